@@ -1,0 +1,52 @@
+"""Package metadata: names, dependencies and extras. Tool settings: pyproject."""
+
+import pathlib
+import re
+
+import setuptools
+
+ROOT = pathlib.Path(__file__).parent
+VERSION = re.search(
+  r"__version__ = '([^']+)'", (ROOT / 'spacetime/__init__.py').read_text()
+).group(1)
+
+TEST = ['pytest>=8', 'pytest-xdist>=3.6', 'ruff>=0.15']
+
+setuptools.setup(
+  name='spacetime-video',
+  version=VERSION,
+  description='The open JAX stack for Sora-class video',
+  long_description=(ROOT / 'README.md').read_text(),
+  long_description_content_type='text/markdown',
+  license='Apache-2.0',
+  python_requires='>=3.11',
+  packages=setuptools.find_namespace_packages(include=['spacetime*']),
+  package_data={'spacetime': ['assets/**/*']},
+  install_requires=[
+    'absl-py>=2.1',
+    'av>=15',
+    'einops>=0.8',
+    'etils[epath]>=1.10',
+    'flax>=0.12.6',
+    'grain>=0.2.14',
+    'jax>=0.10,<0.12',
+    'matplotlib>=3.9',
+    'ml-collections>=1.0',
+    'numpy>=2.0',
+    'optax>=0.2.6',
+    'orbax-checkpoint>=0.11.30',
+    'pillow>=11',
+    'safetensors>=0.5',
+    'scikit-learn>=1.6',
+    'scipy>=1.14',
+    'sentencepiece>=0.2',
+    'tensorboardX>=2.6',
+    'tensorflow-datasets>=4.9.8',
+    'tqdm>=4.66',
+  ],
+  extras_require={
+    'tpu': ['jax[tpu]'],
+    'cuda': ['jax[cuda12]'],
+    'test': TEST,
+  },
+)
