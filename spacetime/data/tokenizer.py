@@ -1,0 +1,180 @@
+"""Text -> tokens_BS by sentencepiece: 0 pads, 1 ends the text, 2 is unknown."""
+
+from collections.abc import Iterable
+import dataclasses
+import functools
+import io
+import os
+import pathlib
+
+import numpy as np
+import sentencepiece
+
+PAD, END, UNKNOWN = 0, 1, 2
+# 256 bytes, the three special tokens and some room for letters.
+SMALLEST_VOCABULARY = 300
+
+
+@dataclasses.dataclass(frozen=True)
+class Tokenizer:
+  """A sentencepiece model.
+
+  Attributes:
+    serialized: the model's bytes, which go with every checkpoint.
+
+  Raises:
+    ValueError: the bytes are no model, or pad is not 0 or </s> not 1.
+  """
+
+  serialized: bytes = dataclasses.field(repr=False)
+
+  def __post_init__(self):
+    try:
+      pad, end = self._model.pad_id(), self._model.eos_id()
+    except (RuntimeError, TypeError) as e:
+      raise ValueError(
+        f'tokenizer: {len(self.serialized)} bytes that are not a '
+        'sentencepiece model; change --checkpoint or data.tokenizer'
+      ) from e
+    if (pad, end) != (PAD, END):
+      raise ValueError(
+        f'tokenizer: pad is {pad} and </s> is {end}; expected {PAD} and '
+        f'{END}; train it with spacetime.data.tokenizer.train'
+      )
+
+  @functools.cached_property
+  def _model(self) -> sentencepiece.SentencePieceProcessor:
+    return sentencepiece.SentencePieceProcessor(model_proto=self.serialized)
+
+  @classmethod
+  def from_bytes(cls, serialized: bytes) -> 'Tokenizer':
+    """The tokenizer whose `serialized` these bytes are."""
+    return cls(serialized)
+
+  @classmethod
+  def load(cls, path: str | os.PathLike) -> 'Tokenizer':
+    """Reads a sentencepiece model file."""
+    path = pathlib.Path(path)
+    if not path.is_file():
+      raise ValueError(
+        f'{path}: no such tokenizer; expected a sentencepiece model file; '
+        'change --checkpoint or data.tokenizer'
+      )
+    return cls(path.read_bytes())
+
+  @property
+  def size(self) -> int:
+    """Pieces in the vocabulary: every token is below it."""
+    return self._model.get_piece_size()
+
+  def encode(self, text: str, *, length: int) -> np.ndarray:
+    """Tokens of one text, ended by </s> and padded with 0.
+
+    Args:
+      text: the prompt; '' gives a lone </s>, the unconditional text.
+      length: S, of which one token is </s>.
+
+    Returns:
+      int32 (length,).
+
+    Raises:
+      ValueError: the text does not fit.
+    """
+    pieces = self._model.encode(text)
+    if len(pieces) + 1 > length:
+      shown = text if len(text) <= 60 else text[:57] + '...'
+      raise ValueError(
+        f'prompt has {len(pieces)} tokens; the model takes at most '
+        f'{length - 1}; shorten --prompt (or the caption) or train with a '
+        f'larger model.text_length: {shown!r}'
+      )
+    tokens_S = np.full((length,), PAD, np.int32)
+    tokens_S[: len(pieces)] = pieces
+    tokens_S[len(pieces)] = END
+    return tokens_S
+
+  def decode(self, tokens_S: np.ndarray) -> str:
+    """Text of the tokens before the first </s>."""
+    tokens = [int(t) for t in tokens_S]
+    if END in tokens:
+      tokens = tokens[: tokens.index(END)]
+    return self._model.decode([t for t in tokens if t != PAD])
+
+  def check_prompt(self, prompt: str, *, length: int) -> str:
+    """The prompt without outer blanks.
+
+    Raises:
+      ValueError: the prompt is empty, or has more tokens than fit.
+    """
+    prompt = prompt.strip()
+    if not prompt:
+      raise ValueError(
+        'prompt is empty; expected a description of the video; set --prompt'
+      )
+    self.encode(prompt, length=length)
+    return prompt
+
+
+def train(
+  captions: Iterable[str],
+  *,
+  vocab_size: int,
+  path: str | os.PathLike | None = None,
+) -> Tokenizer:
+  """Trains a unigram model; the same captions give the same bytes.
+
+  Case is folded, digits stand alone, and what was never seen falls back to
+  bytes, so that every prompt has tokens.
+
+  Args:
+    captions: texts.
+    vocab_size: at most so many pieces, 256 of which are bytes.
+    path: where to write the model too.
+
+  Returns:
+    The tokenizer.
+
+  Raises:
+    ValueError: no captions, or a vocabulary with no room for bytes and letters.
+
+  Source: Kudo 2018, arXiv 1804.10959.
+  """
+  if vocab_size < SMALLEST_VOCABULARY:
+    raise ValueError(
+      f'vocab_size={vocab_size}: expected at least {SMALLEST_VOCABULARY}, '
+      'since 256 pieces are bytes; change model.vocab_size'
+    )
+  captions = [c for c in captions if c.strip()]
+  if not captions:
+    raise ValueError('captions: none given; expected at least one text')
+  model = io.BytesIO()
+  try:
+    sentencepiece.SentencePieceTrainer.train(
+      sentence_iterator=iter(captions),
+      model_writer=model,
+      model_type='unigram',
+      vocab_size=vocab_size,
+      hard_vocab_limit=False,
+      byte_fallback=True,
+      split_digits=True,
+      normalization_rule_name='nmt_nfkc_cf',
+      character_coverage=1.0,
+      pad_id=PAD,
+      eos_id=END,
+      unk_id=UNKNOWN,
+      bos_id=-1,
+      num_threads=1,
+      minloglevel=2,
+    )
+  except RuntimeError as e:
+    raise ValueError(
+      f'vocab_size={vocab_size} does not suit these {len(captions)} captions; '
+      f'change model.vocab_size ({e})'
+    ) from e
+  tokenizer = Tokenizer(model.getvalue())
+  if path is not None:
+    path = pathlib.Path(path)
+    temporary = path.with_name(path.name + '.tmp')
+    temporary.write_bytes(tokenizer.serialized)
+    temporary.replace(path)
+  return tokenizer
