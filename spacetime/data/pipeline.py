@@ -11,8 +11,8 @@ which process p of P takes records p, p + P, p + 2P ...: the global batch of a
 step is the same set of clips on any number of processes.
 """
 
-from collections.abc import Mapping
 import dataclasses
+from collections.abc import Mapping
 from typing import Any, Protocol
 
 import grain

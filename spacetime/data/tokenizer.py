@@ -1,11 +1,11 @@
 """Text -> tokens_BS by sentencepiece: 0 pads, 1 ends the text, 2 is unknown."""
 
-from collections.abc import Iterable
 import dataclasses
 import functools
 import io
 import os
 import pathlib
+from collections.abc import Iterable
 
 import numpy as np
 import sentencepiece
