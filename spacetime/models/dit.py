@@ -1,0 +1,227 @@
+"""The diffusion transformer: Wan's, with a noise level for every patch.
+
+Source: Peebles & Xie 2022 (DiT), arXiv 2212.09748; Wan 2.1, arXiv 2503.20314.
+With one level for the whole clip it is Wan 2.1; with one per token it is Wan
+2.2 TI2V-5B. Children's names are the checkpoint's format.
+"""
+
+import dataclasses
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from spacetime.models import patches, rope
+from spacetime.models.attention import Attention
+from spacetime.sharding import constrain
+
+REMAT = ('none', 'full')
+
+
+@dataclasses.dataclass(frozen=True)
+class DiTConfig:
+  """Sizes of the transformer.
+
+  Attributes:
+    channels: latent channels c, in and out.
+    patch: latent cells a token holds (time, height, width); time is 1.
+    width: D.
+    heads: A; E = D / A is even and at least 6.
+    layers: L.
+    mlp: M.
+    text_width: Y of the text that is attended to.
+    frequencies: sines and cosines of the level's embedding.
+    eps: of every norm.
+    theta: base of the rotary wavelengths; 10,000 in Wan, less for small grids.
+    dtype: of matrix products; norms, modulation and softmax stay float32.
+    remat: 'none' keeps every activation, 'full' recomputes each block.
+  """
+
+  channels: int
+  patch: tuple[int, int, int]
+  width: int
+  heads: int
+  layers: int
+  mlp: int
+  text_width: int
+  frequencies: int = 256
+  eps: float = 1e-6
+  theta: float = 10000.0
+  dtype: str = 'float32'
+  remat: str = 'none'
+
+  def __post_init__(self):
+    head = self.width // self.heads
+    if self.width % self.heads or head % 2 or head < 6:
+      raise ValueError(
+        f'model.width={self.width}, model.heads={self.heads}: expected heads '
+        'that divide the width into an even size of at least 6'
+      )
+    if self.remat not in REMAT:
+      raise ValueError(f'model.remat={self.remat!r}: expected one of {REMAT}')
+    if self.frequencies % 2:
+      raise ValueError(f'model.frequencies={self.frequencies}: expected even')
+
+
+def level_features(t_BT: jax.Array, frequencies: int) -> jax.Array:
+  """[cos(1000 t f), sin(1000 t f)] with f = 10000^(-i / half), float32.
+
+  Source: Vaswani et al. 2017, arXiv 1706.03762; cosines first as in Wan.
+  """
+  half = frequencies // 2
+  f = np.exp(-np.log(10000.0) * np.arange(half) / half).astype(np.float32)
+  angle = 1000.0 * t_BT[..., None].astype(jnp.float32) * f
+  return jnp.concatenate([jnp.cos(angle), jnp.sin(angle)], axis=-1)
+
+
+def layer_norm(x: jax.Array, eps: float) -> jax.Array:
+  """Zero mean and unit variance over the last axis, float32, no weights."""
+  x = x.astype(jnp.float32)
+  centred = x - jnp.mean(x, axis=-1, keepdims=True)
+  variance = jnp.mean(jnp.square(centred), axis=-1, keepdims=True)
+  return centred * jax.lax.rsqrt(variance + eps)
+
+
+def to_tokens(m_BTD: jax.Array, frame_N: np.ndarray) -> jax.Array:
+  """A row for every token from a table of levels; one row broadcasts."""
+  if m_BTD.shape[1] == 1:
+    return m_BTD
+  return jnp.take(m_BTD, frame_N, axis=1, mode='clip')
+
+
+class Block(nn.Module):
+  """Self-attention, cross-attention and MLP, modulated by the level.
+
+  The carry is the residual stream; everything else is the same in each layer.
+  """
+
+  config: DiTConfig
+
+  @nn.compact
+  def __call__(self, x_BND, time_BT6D, text_BSD, rope_tables, frame_N):
+    config = self.config
+    dtype = x_BND.dtype
+    table = self.param('modulation', nn.initializers.zeros, (6, config.width))
+    m_BT6D = time_BT6D + table.astype(jnp.float32)
+    shift_a, scale_a, gate_a, shift_m, scale_m, gate_m = (
+      to_tokens(m_BT6D[:, :, i], frame_N) for i in range(6)
+    )
+    x_BND = constrain(x_BND, 'batch', 'tokens', 'width')
+
+    y_BND = layer_norm(x_BND, config.eps) * (1 + scale_a) + shift_a
+    y_BND = y_BND.astype(dtype)
+    y_BND = Attention(config.heads, config.eps, dtype, name='self_attention')(
+      y_BND, y_BND, rope_tables
+    )
+    x_BND = (x_BND.astype(jnp.float32) + y_BND * gate_a).astype(dtype)
+
+    norm = nn.LayerNorm(
+      epsilon=config.eps,
+      dtype=jnp.float32,
+      use_fast_variance=False,
+      name='norm_cross',
+    )
+    y_BND = norm(x_BND.astype(jnp.float32)).astype(dtype)
+    x_BND = x_BND + Attention(
+      config.heads, config.eps, dtype, zero=True, name='cross_attention'
+    )(y_BND, text_BSD)
+
+    y_BND = layer_norm(x_BND, config.eps) * (1 + scale_m) + shift_m
+    y_BNM = nn.Dense(config.mlp, dtype=dtype, name='mlp_in')(
+      y_BND.astype(dtype)
+    )
+    y_BNM = constrain(nn.gelu(y_BNM), 'batch', 'tokens', 'mlp')
+    y_BND = nn.Dense(config.width, dtype=dtype, name='mlp_out')(y_BNM)
+    x_BND = (x_BND.astype(jnp.float32) + y_BND * gate_m).astype(dtype)
+    return x_BND, None
+
+
+class DiT(nn.Module):
+  """Predicts the flow at latents, given a level per frame and a text."""
+
+  config: DiTConfig
+
+  @nn.compact
+  def __call__(self, z_Bfhwc, t_BT, text_BSY):
+    """One prediction.
+
+    Args:
+      z_Bfhwc: noisy latents, float.
+      t_BT: level of each latent frame in [0, 1], (B, f); or (B, 1), one for
+        the whole clip, at no cost.
+      text_BSY: text features; rows past the text are zeros and take part.
+
+    Returns:
+      float32 (B, f, h, w, c): a velocity or a sample, as it was trained.
+
+    Raises:
+      ValueError: latents that the patches do not divide, or levels for
+        another number of frames.
+    """
+    config = self.config
+    dtype = jnp.dtype(config.dtype)
+    grid = self.grid(z_Bfhwc.shape, t_BT.shape)
+    position_N3 = patches.positions(grid)
+    frame_N = position_N3[:, 0]
+    rope_tables = rope.tables(
+      position_N3, head_size=config.width // config.heads, theta=config.theta
+    )
+
+    x_BNV = patches.patchify(z_Bfhwc, config.patch).astype(dtype)
+    x_BND = nn.Dense(config.width, dtype=dtype, name='patch_embed')(x_BNV)
+
+    def dense(name, size, dtype=dtype, **kwargs):
+      return nn.Dense(size, dtype=dtype, name=name, **kwargs)
+
+    features_BTY = level_features(t_BT, config.frequencies)
+    time_BTD = dense('time_in', config.width, jnp.float32)(features_BTY)
+    time_BTD = dense('time_out', config.width, jnp.float32)(nn.silu(time_BTD))
+    time_BT6D = dense(
+      'time_modulation', 6 * config.width, kernel_init=nn.initializers.zeros
+    )(nn.silu(time_BTD.astype(dtype))).astype(jnp.float32)
+    time_BT6D = time_BT6D.reshape(*t_BT.shape, 6, config.width)
+
+    text_BSD = dense('text_in', config.width)(text_BSY.astype(dtype))
+    text_BSD = dense('text_out', config.width)(nn.gelu(text_BSD))
+
+    x_BND = self.blocks()(x_BND, time_BT6D, text_BSD, rope_tables, frame_N)[0]
+
+    table = self.param(
+      'head_modulation', nn.initializers.zeros, (2, config.width)
+    ).astype(jnp.float32)
+    shift = to_tokens(time_BTD + table[0], frame_N)
+    scale = to_tokens(time_BTD + table[1], frame_N)
+    x_BND = layer_norm(x_BND, config.eps) * (1 + scale) + shift
+    volume = int(np.prod(config.patch)) * config.channels
+    x_BNV = dense('head', volume, kernel_init=nn.initializers.zeros)(
+      x_BND.astype(dtype)
+    )
+    return patches.unpatchify(x_BNV, config.patch, grid).astype(jnp.float32)
+
+  def blocks(self):
+    """The stack of blocks: one traced body, parameters stacked on axis 0."""
+    block = Block
+    if self.config.remat == 'full':
+      block = nn.remat(Block, prevent_cse=False, static_argnums=())
+    return nn.scan(
+      block,
+      variable_axes={'params': 0},
+      split_rngs={'params': True},
+      in_axes=(nn.broadcast,) * 4,
+      length=self.config.layers,
+    )(self.config, name='blocks')
+
+  def grid(self, shape, levels) -> tuple[int, int, int]:
+    """Tokens along time, height and width of latents of this shape."""
+    sizes, patch = shape[1:4], self.config.patch
+    if any(n % p for n, p in zip(sizes, patch, strict=True)):
+      raise ValueError(
+        f'latents {shape}: model.patch={patch} does not divide (f, h, w)'
+      )
+    if levels[1] not in (1, sizes[0]):
+      raise ValueError(
+        f'levels {levels}: expected (B, 1) or (B, {sizes[0]}), one for each '
+        'latent frame'
+      )
+    return tuple(n // p for n, p in zip(sizes, patch, strict=True))

@@ -1,0 +1,221 @@
+"""The mesh and the two tables that place every array on it.
+
+RULES sends a logical axis name to mesh axes; PARAM_AXES sends a parameter's
+path to logical axis names. A name or a path without an entry is an error:
+a silent default is how a tensor ends up whole on every chip.
+"""
+
+import dataclasses
+import math
+import re
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
+
+AXES = ('data', 'fsdp', 'context', 'tensor')
+
+# Logical axis -> mesh axes. None: not split.
+RULES = {
+  # activations
+  'batch': ('data', 'fsdp'),
+  'tokens': 'context',
+  'heads': 'tensor',
+  'mlp': 'tensor',
+  'width': None,
+  'frames': None,
+  # parameters
+  'layers': None,
+  'embed': ('fsdp', 'context'),
+  'heads_out': 'tensor',
+  'mlp_out': 'tensor',
+  'whole': None,
+}
+
+# Path of a parameter -> one logical axis per dimension. The first match
+# counts. Stacked blocks carry a leading 'layers'. Adding a parameter means
+# adding a row.
+PARAM_AXES = (
+  # transformer
+  (r'dit/blocks/.*/(q|k|v)/kernel', ('layers', 'embed', 'heads_out')),
+  (r'dit/blocks/.*/(q|k|v)/bias', ('layers', 'heads_out')),
+  (r'dit/blocks/.*/out/kernel', ('layers', 'heads_out', 'embed')),
+  (r'dit/blocks/.*/norm_(q|k)/scale', ('layers', 'heads_out')),
+  (r'dit/blocks/mlp_in/kernel', ('layers', 'embed', 'mlp_out')),
+  (r'dit/blocks/mlp_in/bias', ('layers', 'mlp_out')),
+  (r'dit/blocks/mlp_out/kernel', ('layers', 'mlp_out', 'embed')),
+  (r'dit/blocks/.*/bias', ('layers', 'embed')),
+  (r'dit/blocks/norm_cross/scale', ('layers', 'embed')),
+  (r'dit/blocks/modulation', ('layers', 'whole', 'embed')),
+  (r'dit/(time|text)_(in|out)/kernel', ('whole', 'embed')),
+  (r'dit/time_modulation/kernel', ('embed', 'whole')),
+  (r'dit/patch_embed/kernel', ('whole', 'embed')),
+  (r'dit/head/kernel', ('embed', 'whole')),
+  (r'dit/head_modulation', ('whole', 'embed')),
+  (r'dit/(head|time_modulation)/bias', ('whole',)),
+  (r'dit/.*/bias', ('embed',)),
+  # The text encoder and the autoencoder are small beside the transformer or
+  # run once a clip: whole on every device.
+  (r'(text|autoencoder)/.*', None),
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class MeshConfig:
+  """Devices along each axis; -1 on one axis takes what is left."""
+
+  data: int = -1
+  fsdp: int = 1
+  context: int = 1
+  tensor: int = 1
+
+
+def mesh_shape(config: MeshConfig, *, devices: int) -> tuple[int, ...]:
+  """Resolves -1 and checks that the mesh uses every device.
+
+  Raises:
+    ValueError: sizes whose product is not the number of devices.
+  """
+  sizes = [getattr(config, axis) for axis in AXES]
+  told = ', '.join(f'{a}={s}' for a, s in zip(AXES, sizes, strict=True))
+  free = [i for i, size in enumerate(sizes) if size == -1]
+  if len(free) > 1 or any(s == 0 or s < -1 for s in sizes):
+    raise ValueError(
+      f'mesh ({told}): expected positive sizes and at most one -1; change '
+      'mesh.data, mesh.fsdp, mesh.context or mesh.tensor'
+    )
+  known = math.prod(size for size in sizes if size != -1)
+  if devices % known or (not free and known != devices):
+    raise ValueError(
+      f'mesh ({told}): {known} does not divide {devices} devices evenly; '
+      'change mesh.data, mesh.fsdp, mesh.context, mesh.tensor or --cpu_devices'
+    )
+  for i in free:
+    sizes[i] = devices // known
+  return tuple(sizes)
+
+
+def make_mesh(config: MeshConfig, *, devices=None) -> jax.sharding.Mesh:
+  """The mesh over all devices, or over those given. Axes are Auto."""
+  devices = jax.devices() if devices is None else devices
+  shape = mesh_shape(config, devices=len(devices))
+  return jax.make_mesh(
+    shape, AXES, devices=devices, axis_types=(AxisType.Auto,) * len(AXES)
+  )
+
+
+def spec(*names: str | None) -> PartitionSpec:
+  """Logical axis names, one a dimension -> PartitionSpec.
+
+  Raises:
+    ValueError: a name that RULES does not know.
+  """
+  unknown = [n for n in names if n is not None and n not in RULES]
+  if unknown:
+    raise ValueError(
+      f'logical axes {unknown}: not in RULES; known are {sorted(RULES)}'
+    )
+  return PartitionSpec(*(None if n is None else RULES[n] for n in names))
+
+
+def constrain(x: jax.Array, *names: str | None) -> jax.Array:
+  """Places an activation, one logical axis name a dimension.
+
+  Outside of a mesh (`with jax.set_mesh(mesh):`) it only checks the names.
+
+  Raises:
+    ValueError: unknown names, or as many names as there are not dimensions.
+  """
+  if len(names) != x.ndim:
+    raise ValueError(f'constrain{names}: expected {x.ndim} names')
+  placed = spec(*names)
+  if jax.sharding.get_abstract_mesh().empty:
+    return x
+  return jax.lax.with_sharding_constraint(x, placed)
+
+
+def param_spec(path: str, shape: tuple[int, ...]) -> PartitionSpec:
+  """The placement of one parameter by its path, such as 'dit/head/kernel'.
+
+  Raises:
+    ValueError: no rule, or a rule of another number of dimensions.
+  """
+  for pattern, names in PARAM_AXES:
+    if re.fullmatch(pattern, path):
+      if names is None:
+        return PartitionSpec()
+      if len(names) != len(shape):
+        raise ValueError(
+          f'{path} {shape}: its rule {pattern!r} names {len(names)} axes'
+        )
+      return spec(*names)
+  raise ValueError(f'{path} {shape}: no rule in sharding.PARAM_AXES')
+
+
+def path_name(path) -> str:
+  """A tree path as 'dit/blocks/...'."""
+  return '/'.join(str(getattr(k, 'key', getattr(k, 'idx', k))) for k in path)
+
+
+def param_shardings(params, mesh: jax.sharding.Mesh):
+  """NamedShardings for a tree of parameters (arrays or ShapeDtypeStructs).
+
+  Raises:
+    ValueError: a parameter without a rule, or one that the mesh does not
+      divide.
+  """
+
+  def place(path, leaf):
+    name = path_name(path)
+    partition = param_spec(name, leaf.shape)
+    for size, axes in zip(leaf.shape, partition, strict=False):
+      axes = (axes,) if isinstance(axes, str) else (axes or ())
+      ways = math.prod(mesh.shape[a] for a in axes)
+      if size % ways:
+        told = ' x '.join(f'mesh.{a}={mesh.shape[a]}' for a in axes)
+        raise ValueError(
+          f'{name} {leaf.shape}: {told} does not divide {size}; change the '
+          'mesh or model.width, model.heads, model.mlp'
+        )
+    return NamedSharding(mesh, partition)
+
+  return jax.tree_util.tree_map_with_path(place, params)
+
+
+def state_shardings(state, params, mesh: jax.sharding.Mesh):
+  """Shardings for params-like trees nested in optimizer state.
+
+  A leaf whose path ends in a parameter's path and has its shape is placed as
+  that parameter; anything else (counters, scales) is whole everywhere.
+  """
+  flat = jax.tree_util.tree_leaves_with_path(params)
+  placed = jax.tree_util.tree_leaves(param_shardings(params, mesh))
+  table = {
+    path_name(path): (leaf.shape, sharding)
+    for (path, leaf), sharding in zip(flat, placed, strict=True)
+  }
+  whole = NamedSharding(mesh, PartitionSpec())
+
+  def place(path, leaf):
+    parts = path_name(path).split('/')
+    for i in range(len(parts)):
+      shape, sharding = table.get('/'.join(parts[i:]), (None, None))
+      if shape == leaf.shape:
+        return sharding
+    return whole
+
+  return jax.tree_util.tree_map_with_path(place, state)
+
+
+def batch_sharding(mesh: jax.sharding.Mesh) -> NamedSharding:
+  """The placement of a batch: its first dimension over data and fsdp."""
+  return NamedSharding(mesh, spec('batch'))
+
+
+def put_batch(batch: dict[str, np.ndarray], mesh: jax.sharding.Mesh):
+  """Makes global arrays from this process's rows of the batch."""
+  sharding = batch_sharding(mesh)
+  return {
+    name: jax.make_array_from_process_local_data(sharding, rows)
+    for name, rows in batch.items()
+  }

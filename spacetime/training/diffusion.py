@@ -1,0 +1,81 @@
+"""The transformer's stage: loss, and the held-out loss on a fixed grid."""
+
+import dataclasses
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+
+from spacetime import flow
+from spacetime.training import given
+
+# Held-out loss is told at these levels, from little noise to much.
+HELD_OUT_LEVELS = (0.1, 0.3, 0.5, 0.7, 0.9)
+
+
+@dataclasses.dataclass(frozen=True)
+class Diffusion:
+  """What this stage needs of the networks, as functions.
+
+  Attributes:
+    encode: (frozen, video_BFHWC) -> z_Bfhwc, unit scale.
+    embed: (params, tokens_BS) -> text_BSY.
+    transform: (params, z_Bfhwc, t_BT, text_BSY) -> prediction_Bfhwc.
+    flow: prediction and levels.
+    given: which frames are given.
+  """
+
+  encode: Callable
+  embed: Callable
+  transform: Callable
+  flow: flow.FlowConfig
+  given: given.GivenConfig
+
+  def velocity(self, params, z_t_Bfhwc, t_Bf, text_BSY):
+    """The predicted velocity, whatever the network predicts."""
+    y_Bfhwc = self.transform(params, z_t_Bfhwc, t_Bf, text_BSY)
+    if self.flow.prediction == 'velocity':
+      return y_Bfhwc
+    return flow.to_velocity(z_t_Bfhwc, y_Bfhwc, t_Bf, floor=self.flow.floor)
+
+  def losses(self, params, z_Bfhwc, text_BSY, t_Bf, key):
+    """Squared error of the velocity for each latent frame, (B, f)."""
+    noise = jax.random.normal(key, z_Bfhwc.shape)
+    z_t = flow.noised(z_Bfhwc, noise, t_Bf)
+    v = self.velocity(params, z_t, t_Bf, text_BSY)
+    return flow.frame_loss(v, flow.velocity(z_Bfhwc, noise))
+
+  def loss(self, params, frozen, batch, key):
+    """The training loss of a batch {'frames': uint8, 'tokens': int32}."""
+    z_Bfhwc = self.encode(frozen, to_video(batch['frames']))
+    level_key, given_key, noise_key = jax.random.split(key, 3)
+    rows, frames = z_Bfhwc.shape[:2]
+    t_B1 = flow.sample_levels(level_key, (rows, 1), self.flow)
+    given_Bf = given.sample_given(given_key, rows, frames, self.given)
+    t_Bf = jnp.where(given_Bf, 0.0, t_B1)
+    text_BSY = self.embed(params, batch['tokens'])
+    loss_Bf = self.losses(params, z_Bfhwc, text_BSY, t_Bf, noise_key)
+    loss = flow.masked_mean(loss_Bf, given_Bf)
+    return loss, {'loss': loss}
+
+  def held_out(self, params, frozen, batch):
+    """The loss at each of HELD_OUT_LEVELS with noise that never changes."""
+    z_Bfhwc = self.encode(frozen, to_video(batch['frames']))
+    text_BSY = self.embed(params, batch['tokens'])
+
+    def at(level):
+      t_Bf = jnp.full(z_Bfhwc.shape[:2], level)
+      key = jax.random.key(0)
+      return jnp.mean(self.losses(params, z_Bfhwc, text_BSY, t_Bf, key))
+
+    losses = jax.lax.map(at, jnp.asarray(HELD_OUT_LEVELS))
+    told = {
+      f'held_out/loss_t{level}': losses[i]
+      for i, level in enumerate(HELD_OUT_LEVELS)
+    }
+    return dict(told, **{'held_out/loss': jnp.mean(losses)})
+
+
+def to_video(frames_BFHWC: jax.Array) -> jax.Array:
+  """Bytes (uint8, 0 to 255) -> float32 in [-1, 1]."""
+  return frames_BFHWC.astype(jnp.float32) / 127.5 - 1.0

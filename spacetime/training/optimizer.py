@@ -1,0 +1,117 @@
+"""Optimizers: AdamW and Muon, with warm-up, a plateau and a decay to zero."""
+
+import dataclasses
+
+import jax
+import optax
+from optax.contrib import MuonDimensionNumbers
+
+from spacetime.sharding import path_name
+
+NAMES = ('adamw', 'muon')
+
+
+@dataclasses.dataclass(frozen=True)
+class OptimizerConfig:
+  """How parameters move.
+
+  Attributes:
+    name: 'adamw', or 'muon' for the matrices inside blocks and AdamW for the
+      rest (Jordan 2024; RMS-matched as in Liu et al. 2025, arXiv 2502.16982).
+    learning_rate: on the plateau.
+    adam_rate: of the parameters that Muon leaves to Adam.
+    warmup: steps from 0 to the plateau.
+    decay: share of all steps, at the end, that falls linearly to 0.
+    clip: largest norm of the gradient.
+    b1: of the first moment.
+    b2: of the second moment.
+    weight_decay: decoupled; matrices only.
+    newton_schulz: Muon's iterations; 3 are enough for small batches.
+  """
+
+  name: str = 'adamw'
+  learning_rate: float = 1e-4
+  adam_rate: float = 1e-3
+  warmup: int = 100
+  decay: float = 0.3
+  clip: float = 1.0
+  b1: float = 0.9
+  b2: float = 0.95
+  weight_decay: float = 0.0
+  newton_schulz: int = 5
+
+  def __post_init__(self):
+    if self.name not in NAMES:
+      raise ValueError(f'optimizer.name={self.name!r}: expected one of {NAMES}')
+    if self.learning_rate <= 0 or self.clip <= 0 or not 0 <= self.decay <= 1:
+      raise ValueError(
+        f'optimizer.learning_rate={self.learning_rate}, clip={self.clip}, '
+        f'decay={self.decay}: expected positive rates and 0 <= decay <= 1'
+      )
+
+
+def schedule(config: OptimizerConfig, *, steps: int) -> optax.Schedule:
+  """Warm-up, plateau, linear decay, as a multiple of the plateau in [0, 1].
+
+  Source: Hu et al. 2024 (MiniCPM), arXiv 2404.06395, section 4.
+  """
+  decay = round(config.decay * steps)
+  warmup = min(config.warmup, max(steps - decay, 0))
+  return optax.join_schedules(
+    [
+      optax.linear_schedule(1.0 / (warmup + 1), 1.0, warmup),
+      optax.constant_schedule(1.0),
+      optax.linear_schedule(1.0, 0.0, max(decay, 1)),
+    ],
+    [warmup, steps - decay],
+  )
+
+
+def matrix_axes(params):
+  """Which parameters are matrices to Muon, and along which axes.
+
+  Kernels of stacked blocks (L, in, out) are L matrices; convolution kernels
+  (..., in, out) are one matrix with every axis but the last reduced. The
+  first and last layers, embeddings, norms and modulation stay with Adam.
+  """
+
+  def axes(path, leaf):
+    name = path_name(path)
+    if not name.endswith('kernel') or leaf.ndim < 2:
+      return None
+    if '/blocks/' in name and leaf.ndim == 3:
+      return MuonDimensionNumbers(reduction_axis=1, output_axis=2)
+    if name.startswith('autoencoder') and 'conv_in' not in name:
+      reduced = tuple(range(leaf.ndim - 1))
+      return MuonDimensionNumbers(reduced, leaf.ndim - 1)
+    return None
+
+  return jax.tree_util.tree_map_with_path(axes, params)
+
+
+def make_optimizer(
+  config: OptimizerConfig, *, steps: int
+) -> optax.GradientTransformation:
+  """The transformation of gradients for a run of so many steps."""
+  shape = schedule(config, steps=steps)
+  kernels = lambda tree: jax.tree.map(lambda leaf: leaf.ndim > 1, tree)  # noqa: E731
+  if config.name == 'adamw':
+    update = optax.adamw(
+      lambda step: config.learning_rate * shape(step),
+      b1=config.b1,
+      b2=config.b2,
+      weight_decay=config.weight_decay,
+      mask=kernels,
+    )
+  else:
+    update = optax.contrib.muon(
+      lambda step: config.learning_rate * shape(step),
+      adam_learning_rate=lambda step: config.adam_rate * shape(step),
+      ns_steps=config.newton_schulz,
+      adam_b1=config.b1,
+      adam_b2=config.b2,
+      weight_decay=config.weight_decay,
+      muon_weight_dimension_numbers=matrix_axes,
+      consistent_rms=0.2,
+    )
+  return optax.chain(optax.clip_by_global_norm(config.clip), update)

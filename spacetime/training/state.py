@@ -1,0 +1,76 @@
+"""The state of a run: what a checkpoint must hold for it to go on."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import NamedSharding, PartitionSpec
+
+from spacetime import sharding
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class State:
+  """A pytree of arrays.
+
+  Attributes:
+    step: int32 scalar, updates made.
+    params: float32 tree.
+    ema: float32 tree, the average of params.
+    opt_state: the optimizer's.
+  """
+
+  step: jax.Array
+  params: dict
+  ema: dict
+  opt_state: optax.OptState
+
+
+def new_state(params: dict, optimizer: optax.GradientTransformation) -> State:
+  """The state before the first step."""
+  return State(
+    step=jnp.zeros((), jnp.int32),
+    params=params,
+    ema=jax.tree.map(jnp.copy, params),
+    opt_state=optimizer.init(params),
+  )
+
+
+def state_shardings(state: State, mesh: jax.sharding.Mesh) -> State:
+  """Where every array of the state lies; `state` may be abstract."""
+  placed = sharding.param_shardings(state.params, mesh)
+  return State(
+    step=NamedSharding(mesh, PartitionSpec()),
+    params=placed,
+    ema=placed,
+    opt_state=sharding.state_shardings(state.opt_state, state.params, mesh),
+  )
+
+
+def init_state(init, key, optimizer, mesh: jax.sharding.Mesh) -> State:
+  """Makes the state in its place: no device ever holds more than its share.
+
+  Args:
+    init: key -> params.
+    key: for the parameters.
+    optimizer: as made by make_optimizer.
+    mesh: where the state is to lie.
+  """
+  make = lambda key: new_state(init(key), optimizer)  # noqa: E731
+  placed = state_shardings(jax.eval_shape(make, key), mesh)
+  with jax.set_mesh(mesh):
+    return jax.jit(make, out_shardings=placed)(key)
+
+
+def abstract_state(init, key, optimizer, mesh: jax.sharding.Mesh) -> State:
+  """The state's shapes with their shardings, and no memory: to restore into."""
+  state = jax.eval_shape(lambda key: new_state(init(key), optimizer), key)
+  return jax.tree.map(
+    lambda leaf, place: jax.ShapeDtypeStruct(
+      leaf.shape, leaf.dtype, sharding=place
+    ),
+    state,
+    state_shardings(state, mesh),
+  )

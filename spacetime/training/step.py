@@ -1,0 +1,89 @@
+"""One step of training, pure: (state, batch) -> (state, metrics)."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from spacetime.training.state import State
+
+Loss = Callable[..., tuple[jax.Array, dict[str, jax.Array]]]
+
+
+def ema_decay(step: jax.Array, decay: float) -> jax.Array:
+  """The decay at a step: lower at first, so that the start is forgotten."""
+  return jnp.minimum(decay, (1.0 + step) / (10.0 + step))
+
+
+def gradients(loss: Loss, params, frozen, batch, key, *, accumulate: int):
+  """The mean gradient over `accumulate` equal parts of the batch.
+
+  Returns:
+    (metrics, gradient): float32 scalars, and a tree like params.
+  """
+
+  def part(rows, key):
+    grad = jax.value_and_grad(loss, has_aux=True)
+    (_, metrics), gradient = grad(params, frozen, rows, key)
+    return metrics, gradient
+
+  if accumulate == 1:
+    return part(batch, key)
+  # Every part takes rows from every device: part i is rows i, i + A, ...
+  parts = jax.tree.map(
+    lambda x: jnp.moveaxis(
+      x.reshape(x.shape[0] // accumulate, accumulate, *x.shape[1:]), 1, 0
+    ),
+    batch,
+  )
+  keys = jax.random.split(key, accumulate)
+  zeros = jax.tree.map(
+    lambda leaf: jnp.zeros(leaf.shape, leaf.dtype),
+    jax.eval_shape(part, jax.tree.map(lambda x: x[0], parts), keys[0]),
+  )
+  add = lambda total, xs: (jax.tree.map(jnp.add, total, part(*xs)), None)  # noqa: E731
+  total, _ = jax.lax.scan(add, zeros, (parts, keys))
+  return jax.tree.map(lambda leaf: leaf / accumulate, total)
+
+
+def make_step(
+  loss: Loss,
+  optimizer: optax.GradientTransformation,
+  *,
+  ema: float,
+  accumulate: int = 1,
+):
+  """Builds the step; the loop jits it.
+
+  Args:
+    loss: (params, frozen, batch, key) -> (scalar, metrics).
+    optimizer: as made by make_optimizer.
+    ema: decay of the average of the parameters.
+    accumulate: parts into which each batch is cut.
+
+  Returns:
+    step(state, frozen, batch, key) -> (state, metrics). The key is the run's;
+    the step folds its own number in.
+  """
+
+  def step(state: State, frozen, batch, key):
+    key = jax.random.fold_in(key, state.step)
+    metrics, gradient = gradients(
+      loss, state.params, frozen, batch, key, accumulate=accumulate
+    )
+    updates, opt_state = optimizer.update(
+      gradient, state.opt_state, state.params
+    )
+    params = optax.apply_updates(state.params, updates)
+    decay = ema_decay(state.step, ema)
+    average = jax.tree.map(
+      lambda old, new: decay * old + (1 - decay) * new, state.ema, params
+    )
+    metrics = dict(metrics, gradient_norm=optax.global_norm(gradient))
+    new = State(
+      step=state.step + 1, params=params, ema=average, opt_state=opt_state
+    )
+    return new, metrics
+
+  return step
