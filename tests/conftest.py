@@ -1,0 +1,29 @@
+"""Eight emulated CPU devices and float32 matmuls for every test."""
+
+import os
+
+_flags = [
+  os.environ.get('XLA_FLAGS', ''),
+  '--xla_force_host_platform_device_count=8',
+]
+if 'PYTEST_XDIST_WORKER' in os.environ:
+  # The workers are the parallelism; their thread pools would only fight.
+  _flags.append('--xla_cpu_multi_thread_eigen=false')
+  for _name in ('OMP_NUM_THREADS', 'OPENBLAS_NUM_THREADS'):
+    os.environ.setdefault(_name, '1')
+os.environ['XLA_FLAGS'] = ' '.join(_flags).strip()
+os.environ.setdefault('JAX_PLATFORMS', 'cpu')
+
+import jax  # noqa: E402
+import pytest  # noqa: E402
+
+jax.config.update('jax_default_matmul_precision', 'float32')
+
+
+@pytest.fixture(autouse=True)
+def no_leaking_mesh():
+  """A bare `jax.set_mesh` in one test would change the next."""
+  yield
+  assert jax.sharding.get_abstract_mesh().empty, (
+    'the test left a mesh set; use `with jax.set_mesh(mesh):`'
+  )
