@@ -1,0 +1,404 @@
+"""Frames -> files: MP4, WebM, GIF, PNG, contact sheets, JSON sidecars.
+
+A file appears whole or not at all: it is written beside its place under
+another name, and renamed.
+"""
+
+import fractions
+import json
+import os
+import pathlib
+import shutil
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import av
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+Path = str | os.PathLike
+
+# Suffix -> codec and its options. H.264 at CRF 16 is hard to tell from the
+# source.
+CODECS = {
+  '.mp4': ('libx264', {'crf': '16', 'preset': 'medium'}),
+  '.webm': ('libvpx-vp9', {'crf': '20', 'b': '0', 'row-mt': '1'}),
+}
+CONTAINER = {'.mp4': {'movflags': '+faststart'}, '.webm': {}}
+SUFFIXES = ('.mp4', '.webm', '.gif', '.png')
+
+
+class VideoWriter:
+  """Writes a video as its frames come, in memory constant in duration.
+
+  Players want even sides in YUV 4:2:0: an odd one is padded by its last row or
+  column.
+
+  Args:
+    path: FILE.mp4 or FILE.webm.
+    fps: frames per second, at least 1/1000.
+
+  Raises:
+    ValueError: another suffix, a path that cannot be written, or chunks of
+      unequal size.
+  """
+
+  def __init__(self, path: Path, *, fps: float = 8):
+    self.path = check_output(path)
+    if self.path.suffix.lower() not in CODECS:
+      raise ValueError(
+        f'{path}: a stream is written as {" or ".join(CODECS)}; change --out'
+      )
+    self._fps = _check_fps(fps)
+    self._temporary = _beside(self.path)
+    self._suffix = self.path.suffix.lower()
+    self._container = self._stream = self._shape = None
+    self.frames = 0
+
+  def __enter__(self) -> 'VideoWriter':
+    return self
+
+  def __exit__(self, kind, *exception) -> None:
+    if kind is None:
+      self.close()
+    else:
+      self.discard()
+
+  def append(self, frames_FHWC: np.ndarray) -> None:
+    """Writes frames: uint8 (F, H, W, 3)."""
+    _check_frames(frames_FHWC)
+    if self._shape is None:
+      self._open(*frames_FHWC.shape[1:3])
+    if frames_FHWC.shape[1:3] != self._shape:
+      raise ValueError(
+        f'frames are {frames_FHWC.shape[1:3]}; expected {self._shape}, as the '
+        f'first ones in {self.path}'
+      )
+    height, width = self._shape
+    frames_FHWC = np.pad(
+      frames_FHWC, ((0, 0), (0, height % 2), (0, width % 2), (0, 0)), 'edge'
+    )
+    for image_HWC in frames_FHWC:
+      frame = av.VideoFrame.from_ndarray(
+        np.ascontiguousarray(image_HWC), format='rgb24'
+      )
+      # BT.709, named in the file, else players guess and colours drift.
+      frame = frame.reformat(
+        format='yuv420p', src_colorspace='ITU709', dst_colorspace='ITU709'
+      )
+      frame.pts = self.frames
+      self._container.mux(self._stream.encode(frame))
+      self.frames += 1
+
+  def close(self) -> None:
+    """Ends the file and gives it its name."""
+    if self._container is None:
+      raise ValueError(f'{self.path}: no frames to write; expected 1 or more')
+    self._container.mux(self._stream.encode())
+    self._container.close()
+    self._container = None
+    self._temporary.replace(self.path)
+
+  def discard(self) -> None:
+    """Removes what was written so far."""
+    if self._container is not None:
+      self._container.close()
+      self._container = None
+    self._temporary.unlink(missing_ok=True)
+
+  def _open(self, height: int, width: int) -> None:
+    codec, options = CODECS[self._suffix]
+    self._shape = (height, width)
+    self._container = av.open(
+      os.fspath(self._temporary),
+      'w',
+      format=self._suffix[1:],
+      options=CONTAINER[self._suffix],
+    )
+    stream = self._container.add_stream(
+      codec, rate=self._fps, options=dict(options)
+    )
+    stream.height, stream.width = height + height % 2, width + width % 2
+    stream.pix_fmt = 'yuv420p'
+    context = stream.codec_context
+    context.time_base = 1 / self._fps
+    context.color_primaries = context.color_trc = context.colorspace = 1
+    context.color_range = 1
+    self._stream = stream
+
+
+def write_video(
+  path: Path, frames_FHWC: np.ndarray, *, fps: float = 8
+) -> pathlib.Path:
+  """Writes frames in the form that the path names.
+
+  Args:
+    path: FILE.mp4 (H.264), FILE.webm (VP9), FILE.gif (loops for ever), FILE.png
+      (one frame: the image; more: a folder FILE/ of 00000.png, 00001.png ...),
+      or a folder, without suffix or with a final slash, for PNG frames.
+    frames_FHWC: uint8 (F, H, W, 3).
+    fps: frames per second.
+
+  Returns:
+    The file or folder written.
+
+  Raises:
+    ValueError: frames, rate or path that cannot be written.
+  """
+  _check_frames(frames_FHWC)
+  rate = _check_fps(fps)
+  target = check_output(path)
+  suffix = target.suffix.lower()
+  if _is_folder(path):
+    return _write_frames(target, frames_FHWC)
+  if suffix in CODECS:
+    with VideoWriter(path, fps=fps) as writer:
+      writer.append(frames_FHWC)
+    return target
+  if suffix == '.gif':
+    temporary = _beside(target)
+    _write_gif(temporary, frames_FHWC, rate=rate)
+    temporary.replace(target)
+    return target
+  if suffix == '.png' and len(frames_FHWC) == 1:
+    return write_image(target, frames_FHWC[0])
+  return _write_frames(target.with_suffix(''), frames_FHWC)
+
+
+def write_image(path: Path, image_HWC: np.ndarray) -> pathlib.Path:
+  """Writes one image, uint8 (H, W, 3), as PNG or JPEG by its suffix."""
+  path = pathlib.Path(path)
+  temporary = _beside(path)
+  Image.fromarray(np.ascontiguousarray(image_HWC)).save(temporary)
+  temporary.replace(path)
+  return path
+
+
+def write_sidecar(path: Path, settings: Mapping[str, Any]) -> pathlib.Path:
+  """Writes what made a video as FILE.json beside FILE.mp4.
+
+  Args:
+    path: the video, or a folder of frames.
+    settings: plain values.
+
+  Returns:
+    The JSON's path.
+  """
+  path = pathlib.Path(path)
+  path = path.with_suffix('.json')
+  temporary = _beside(path)
+  temporary.write_text(
+    json.dumps(settings, indent=2, ensure_ascii=False) + '\n'
+  )
+  temporary.replace(path)
+  return path
+
+
+def check_output(path: Path) -> pathlib.Path:
+  """Makes the folder of a path to be written and tries to write in it.
+
+  Call it before sampling.
+
+  Raises:
+    ValueError: an unknown suffix, or a folder that cannot be written.
+  """
+  target = pathlib.Path(path).expanduser()
+  suffix = target.suffix.lower()
+  folder = _is_folder(path)
+  if not str(path) or not folder and suffix not in SUFFIXES:
+    raise ValueError(
+      f'{str(path)!r}: cannot write {suffix or "that"}; expected '
+      f'{", ".join(SUFFIXES)} or a folder; change --out'
+    )
+  if not folder and target.is_dir():
+    raise ValueError(f'{path} is a folder; expected a file name; change --out')
+  if folder and target.exists() and not target.is_dir():
+    raise ValueError(f'{path} is a file; expected a folder; change --out')
+  if folder:
+    _check_folder(target)
+  probe = target.parent / f'.probe.{os.getpid()}'
+  try:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    probe.write_text('')
+    probe.unlink()
+  except OSError as e:
+    raise ValueError(
+      f'{target.parent} cannot be written ({e.strerror}); change --out'
+    ) from e
+  return target
+
+
+def contact_sheet(
+  clips: Sequence[np.ndarray],
+  captions: Sequence[str],
+  *,
+  columns: int = 5,
+  scale: int = 2,
+) -> np.ndarray:
+  """One image of many clips: a row per clip, its caption above its frames.
+
+  Args:
+    clips: each uint8 (F, H, W, 3).
+    captions: one per clip.
+    columns: frames shown per clip, evenly from the first to the last.
+    scale: enlargement, by nearest neighbour.
+
+  Returns:
+    uint8 (H, W, 3).
+
+  Raises:
+    ValueError: no clips, or not as many captions.
+  """
+  if not clips or len(clips) != len(captions):
+    raise ValueError(
+      f'{len(clips)} clips and {len(captions)} captions; expected as many, '
+      'and at least one'
+    )
+  for frames_FHWC in clips:
+    _check_frames(frames_FHWC)
+  gap, font = 4, ImageFont.load_default(14)
+  rows = [_row(frames_FHWC, columns, scale, gap) for frames_FHWC in clips]
+  width = max(row_HWC.shape[1] for row_HWC in rows)
+  texts = [_wrap(text, font, width - 2 * gap) for text in captions]
+  line = sum(font.getmetrics()) + 2
+  height = sum(
+    row_HWC.shape[0] + len(text) * line + 2 * gap
+    for row_HWC, text in zip(rows, texts, strict=True)
+  )
+  sheet = Image.new('RGB', (width, height), 'white')
+  draw, y = ImageDraw.Draw(sheet), 0
+  for row_HWC, text in zip(rows, texts, strict=True):
+    y += gap
+    for words in text:
+      draw.text((gap, y), words, fill='black', font=font)
+      y += line
+    sheet.paste(Image.fromarray(row_HWC), (0, y))
+    y += row_HWC.shape[0] + gap
+  return np.asarray(sheet)
+
+
+def write_sheet(
+  path: Path,
+  clips: Sequence[np.ndarray],
+  captions: Sequence[str],
+  *,
+  columns: int = 5,
+  scale: int = 2,
+) -> pathlib.Path:
+  """Writes the contact sheet of the clips as an image."""
+  sheet_HWC = contact_sheet(clips, captions, columns=columns, scale=scale)
+  return write_image(path, sheet_HWC)
+
+
+# -- within --------------------------------------------------------------------
+
+
+def _check_frames(frames_FHWC: np.ndarray) -> None:
+  shape = np.shape(frames_FHWC)
+  if len(shape) != 4 or shape[3] != 3 or 0 in shape:
+    raise ValueError(f'frames are {shape}; expected (F, H, W, 3)')
+  if frames_FHWC.dtype != np.uint8:
+    raise ValueError(f'frames are {frames_FHWC.dtype}; expected uint8')
+
+
+def _check_fps(fps: float) -> fractions.Fraction:
+  if not 1e-3 <= fps <= 1000:
+    raise ValueError(f'fps={fps}: expected 0.001 to 1000; change --fps')
+  return fractions.Fraction(fps).limit_denominator(1001)
+
+
+def _beside(path: pathlib.Path) -> pathlib.Path:
+  # The suffix stays, since it tells encoders the format.
+  return path.with_name(f'.{path.stem}.{os.getpid()}.tmp{path.suffix}')
+
+
+def _write_gif(
+  path: pathlib.Path, frames_FHWC: np.ndarray, *, rate: fractions.Fraction
+) -> None:
+  # One palette for all frames, of all their colours: none flickers.
+  count, height, width, _ = frames_FHWC.shape
+  tall = Image.fromarray(
+    np.ascontiguousarray(frames_FHWC).reshape(count * height, width, 3)
+  )
+  palette = tall.quantize(256, method=Image.Quantize.MEDIANCUT)
+  images = [
+    Image.fromarray(np.ascontiguousarray(image_HWC)).quantize(
+      palette=palette, dither=Image.Dither.NONE
+    )
+    for image_HWC in frames_FHWC
+  ]
+  # GIF counts hundredths of a second; round the times, not the lengths, so that
+  # the clip keeps its duration. Many players slow down a length below 2.
+  times = [round(i * 100 / rate) for i in range(count + 1)]
+  lengths = [
+    10 * max(2, b - a) for a, b in zip(times[:-1], times[1:], strict=True)
+  ]
+  images[0].save(
+    path,
+    save_all=True,
+    append_images=images[1:],
+    duration=lengths,
+    loop=0,
+    disposal=1,
+    optimize=False,
+  )
+
+
+def _write_frames(
+  folder: pathlib.Path, frames_FHWC: np.ndarray
+) -> pathlib.Path:
+  _check_folder(folder)
+  temporary = _beside(folder)
+  shutil.rmtree(temporary, ignore_errors=True)
+  temporary.mkdir()
+  for i, image_HWC in enumerate(frames_FHWC):
+    write_image(temporary / f'{i:05d}.png', image_HWC)
+  shutil.rmtree(folder, ignore_errors=True)
+  temporary.replace(folder)
+  return folder
+
+
+def _is_folder(path: Path) -> bool:
+  return os.fspath(path).endswith('/') or not pathlib.Path(path).suffix
+
+
+def _check_folder(folder: pathlib.Path) -> None:
+  """Frames may replace frames, and nothing else."""
+  if not folder.exists():
+    return
+  for path in folder.iterdir():
+    if path.suffix != '.png' or not path.stem.isdigit():
+      raise ValueError(
+        f'{folder} holds other files, such as {path.name}; expected an empty '
+        'folder or one of frames; change --out'
+      )
+
+
+def _row(
+  frames_FHWC: np.ndarray, columns: int, scale: int, gap: int
+) -> np.ndarray:
+  picks = np.linspace(0, len(frames_FHWC) - 1, columns).round().astype(int)
+  shown_FHWC = frames_FHWC[picks].repeat(scale, 1).repeat(scale, 2)
+  shown_FHWC = np.pad(
+    shown_FHWC,
+    ((0, 0), (0, 0), (gap // 2, gap // 2), (0, 0)),
+    constant_values=255,
+  )
+  return np.concatenate(list(shown_FHWC), axis=1)
+
+
+def _wrap(text: str, font: ImageFont.FreeTypeFont, width: int) -> list[str]:
+  """Lines no wider than `width` pixels; a longer word is broken."""
+  lines = ['']
+  for word in text.split():
+    longer = f'{lines[-1]} {word}'.strip()
+    if font.getlength(longer) <= width:
+      lines[-1] = longer
+      continue
+    if lines[-1]:
+      lines.append('')
+    for letter in word:
+      if lines[-1] and font.getlength(lines[-1] + letter) > width:
+        lines.append('')
+      lines[-1] += letter
+  return lines
