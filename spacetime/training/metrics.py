@@ -1,0 +1,144 @@
+"""What a run reports: JSON lines, TensorBoard, pictures, a progress bar."""
+
+import json
+import math
+import os
+import pathlib
+from collections.abc import Mapping
+
+import numpy as np
+import tensorboardX
+import tqdm
+
+FILE, BOARD = 'metrics.jsonl', 'tensorboard'
+
+
+class MetricsWriter:
+  """Writes scalars by step to WORKDIR/metrics.jsonl and to TensorBoard.
+
+  Args:
+    workdir: the run's directory; made if there is none.
+    step: where the run starts or resumes: lines and events after it, left by
+      the part of a run that its last checkpoint does not hold, are dropped.
+
+  Raises:
+    ValueError: the directory cannot be written.
+  """
+
+  def __init__(self, workdir: str | os.PathLike, *, step: int = 0):
+    workdir = pathlib.Path(workdir)
+    self._step = step
+    try:
+      workdir.mkdir(parents=True, exist_ok=True)
+      _truncate(workdir / FILE, step=step)
+      self._lines = (workdir / FILE).open('a', encoding='utf-8')
+    except OSError as e:
+      raise ValueError(
+        f'{workdir} cannot be written ({e.strerror}); change --workdir'
+      ) from e
+    self._board = tensorboardX.SummaryWriter(
+      os.fspath(workdir / BOARD), purge_step=step + 1 if step else None
+    )
+
+  def __enter__(self) -> 'MetricsWriter':
+    return self
+
+  def __exit__(self, *exception) -> None:
+    self.close()
+
+  def write(self, step: int, scalars: Mapping[str, float]) -> None:
+    """Writes one line: the step, and scalars by name.
+
+    Args:
+      step: finished steps.
+      scalars: flat; Python numbers, or arrays of one element. What is not
+        finite becomes null in the line, since JSON knows no NaN.
+
+    Raises:
+      ValueError: a value of more than one element.
+    """
+    values = {name: _scalar(name, value) for name, value in scalars.items()}
+    line = {'step': int(step)} | {
+      name: value if math.isfinite(value) else None
+      for name, value in values.items()
+    }
+    self._lines.write(json.dumps(line) + '\n')
+    self._lines.flush()
+    for name, value in values.items():
+      self._board.add_scalar(name, value, int(step))
+
+  def image(self, step: int, name: str, image_HWC: np.ndarray) -> None:
+    """Shows a picture, uint8 (H, W, 3), in TensorBoard."""
+    self._board.add_image(name, image_HWC, int(step), dataformats='HWC')
+
+  def text(self, name: str, text: str) -> None:
+    """Shows a text, such as the config, in TensorBoard."""
+    self._board.add_text(name, text, self._step)
+
+  def flush(self) -> None:
+    """Puts all that was written on disk."""
+    self._lines.flush()
+    self._board.flush()
+
+  def close(self) -> None:
+    """Flushes and lets go."""
+    self._lines.close()
+    self._board.close()
+
+
+def read_metrics(workdir: str | os.PathLike) -> list[dict[str, float]]:
+  """The lines of WORKDIR/metrics.jsonl; a last, half-written one is left out."""
+  path = pathlib.Path(workdir) / FILE
+  if not path.exists():
+    raise ValueError(f'{path} does not exist; change --workdir')
+  lines = []
+  for text in path.read_text(encoding='utf-8').splitlines():
+    try:
+      lines.append(json.loads(text))
+    except json.JSONDecodeError:
+      break
+  return lines
+
+
+def progress(
+  *, start: int, steps: int, name: str = 'train', quiet: bool = False
+) -> tqdm.tqdm:
+  """A bar with rate and time to go; `update(1)`, `set_postfix(loss=...)`.
+
+  Args:
+    start: finished steps, not counted in the rate.
+    steps: all the steps of the run.
+    name: shown in front.
+    quiet: shows nothing, as on all processes but the first.
+  """
+  return tqdm.tqdm(
+    initial=start,
+    total=steps,
+    desc=name,
+    unit='step',
+    dynamic_ncols=True,
+    smoothing=0.1,
+    mininterval=0.5,
+    disable=quiet,
+  )
+
+
+def _scalar(name: str, value: float) -> float:
+  array = np.asarray(value)
+  if array.size != 1:
+    raise ValueError(
+      f'metric {name} has shape {array.shape}; expected one number'
+    )
+  return float(array.reshape(()).astype(np.float64))
+
+
+def _truncate(path: pathlib.Path, *, step: int) -> None:
+  """Drops the lines after `step`, and a half-written one."""
+  if not path.exists():
+    return
+  kept = [line for line in read_metrics(path.parent) if line['step'] <= step]
+  temporary = path.with_name(f'.{path.name}.{os.getpid()}.tmp')
+  temporary.write_text(
+    ''.join(json.dumps(line) + '\n' for line in kept), encoding='utf-8'
+  )
+  temporary.replace(path)
