@@ -52,7 +52,8 @@ class MetricsWriter:
     Args:
       step: finished steps.
       scalars: flat; Python numbers, or arrays of one element. What is not
-        finite becomes null in the line, since JSON knows no NaN.
+        finite is null in the line, since JSON knows no NaN, and a gap in the
+        curve.
 
     Raises:
       ValueError: a value of more than one element.
@@ -65,7 +66,8 @@ class MetricsWriter:
     self._lines.write(json.dumps(line) + '\n')
     self._lines.flush()
     for name, value in values.items():
-      self._board.add_scalar(name, value, int(step))
+      if math.isfinite(value):
+        self._board.add_scalar(name, value, int(step))
 
   def image(self, step: int, name: str, image_HWC: np.ndarray) -> None:
     """Shows a picture, uint8 (H, W, 3), in TensorBoard."""
@@ -87,7 +89,7 @@ class MetricsWriter:
 
 
 def read_metrics(workdir: str | os.PathLike) -> list[dict[str, float]]:
-  """The lines of WORKDIR/metrics.jsonl; a last, half-written one is left out."""
+  """The lines of WORKDIR/metrics.jsonl up to a half-written one."""
   path = pathlib.Path(workdir) / FILE
   if not path.exists():
     raise ValueError(f'{path} does not exist; change --workdir')
