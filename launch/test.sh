@@ -1,0 +1,22 @@
+#!/usr/bin/env bash
+# Lint, format and tests, as a fresh clone needs them:
+#
+#   bash launch/test.sh [--quick] [arguments of pytest]
+#
+# --quick leaves out the tests marked parity.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+source launch/setup_venv.sh
+
+arguments=()
+for argument in "$@"; do
+  if [[ "$argument" == --quick ]]; then
+    arguments+=(-m 'not parity')
+  else
+    arguments+=("$argument")
+  fi
+done
+setup_venv test
+ruff check .
+ruff format --check .
+exec python -m pytest -n 2 --dist worksteal ${arguments[@]+"${arguments[@]}"}
