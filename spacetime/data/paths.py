@@ -1,0 +1,137 @@
+"""Where characters are: their own motion, then the camera's."""
+
+import dataclasses
+import functools
+
+import numpy as np
+
+from spacetime.data import world as world_lib
+
+PAN = 0.14
+ZOOM = 1.3
+HOPS = {'slow': 2, 'fast': 3}
+HOP_HEIGHT = 0.18
+# A circle's radius as a share of the straight way at the same speed.
+RADIUS = 0.3
+
+
+@dataclasses.dataclass(frozen=True)
+class View:
+  """The camera: pixel = (point - middle - shift) * zoom + middle.
+
+  Attributes:
+    shift_F2: the camera's own way, (y, x) in pixels.
+    zoom_F: magnification about the middle of the frame.
+    middle_2: the middle of the frame.
+  """
+
+  shift_F2: np.ndarray
+  zoom_F: np.ndarray
+  middle_2: np.ndarray
+
+  def project(self, point_xF2: np.ndarray) -> np.ndarray:
+    """Points on the ground, per frame, to pixels."""
+    zoom_F1 = self.zoom_F[:, None]
+    return (point_xF2 - self.middle_2 - self.shift_F2) * zoom_F1 + self.middle_2
+
+  def unproject(self, pixel_xF2: np.ndarray) -> np.ndarray:
+    """Pixels, per frame, to points on the ground."""
+    zoom_F1 = self.zoom_F[:, None]
+    return (pixel_xF2 - self.middle_2) / zoom_F1 + self.middle_2 + self.shift_F2
+
+
+@dataclasses.dataclass(frozen=True)
+class Trajectories:
+  """What the frames show of each character.
+
+  Attributes:
+    centre_FP2: (y, x) in pixels.
+    size_FP: edge of the glyph's square in pixels.
+  """
+
+  centre_FP2: np.ndarray
+  size_FP: np.ndarray
+
+
+def _times(world: world_lib.World) -> np.ndarray:
+  return np.arange(world.frames) / max(world.frames - 1, 1)
+
+
+@functools.lru_cache(maxsize=512)
+def offsets(motion: str, speed: str, *, world: world_lib.World) -> np.ndarray:
+  """A character's way from its start, on the ground.
+
+  Eight straight directions; 'bouncing' hops like a ball; 'circling' is one
+  clockwise loop from its topmost point; 'still' is zero.
+
+  Returns:
+    offset_F2: (y, x) in pixels, zero in frame 0.
+
+  Raises:
+    ValueError: an unknown motion.
+  """
+  time_F = _times(world)
+  way = world_lib.SPEEDS[speed] * world.side
+  zero_F = np.zeros_like(time_F)
+  if motion in world_lib.DIRECTIONS:
+    step_2 = np.array(world_lib.DIRECTIONS[motion], float)
+    return time_F[:, None] * step_2 * (way / np.linalg.norm(step_2))
+  if motion == 'bouncing':
+    hop_F = np.abs(np.sin(np.pi * HOPS[speed] * time_F))
+    return np.stack([-HOP_HEIGHT * world.side * hop_F, zero_F], 1)
+  if motion == 'circling':
+    turn_F, radius = 2 * np.pi * time_F, RADIUS * way
+    return np.stack([radius * (1 - np.cos(turn_F)), radius * np.sin(turn_F)], 1)
+  if motion == 'still':
+    return np.stack([zero_F, zero_F], 1)
+  raise ValueError(f'motion={motion!r}: expected one of {world_lib.MOTIONS}')
+
+
+@functools.lru_cache(maxsize=64)
+def view(camera: str, *, world: world_lib.World) -> View:
+  """The camera's way over the clip.
+
+  'pan left' moves the camera left, so that the ground moves right. Zooming in
+  goes from 1 to 1.3, zooming out from 1.3 to 1.
+
+  Raises:
+    ValueError: an unknown camera.
+  """
+  if camera not in world_lib.CAMERAS:
+    raise ValueError(f'camera={camera!r}: expected one of {world_lib.CAMERAS}')
+  time_F = _times(world)
+  step_2 = np.array(world_lib.PANS.get(camera, (0, 0)), float)
+  power_F = {'zoom in': time_F, 'zoom out': 1 - time_F}.get(camera, 0 * time_F)
+  return View(
+    shift_F2=time_F[:, None] * step_2 * PAN * world.side,
+    zoom_F=ZOOM**power_F,
+    middle_2=np.array([world.height, world.width]) / 2,
+  )
+
+
+def ground_paths(scene: world_lib.Scene, world: world_lib.World) -> np.ndarray:
+  """Each character's way without the camera, for judging its motion.
+
+  Returns:
+    point_FP2: (y, x) in pixels.
+  """
+  return np.stack(
+    [
+      np.array(c.start) + offsets(c.motion, c.speed, world=world)
+      for c in scene.characters
+    ],
+    1,
+  )
+
+
+def trajectories(
+  scene: world_lib.Scene, world: world_lib.World
+) -> Trajectories:
+  """Each character's centre and size in every frame, seen by the camera."""
+  lens = view(scene.camera, world=world)
+  point_PF2 = ground_paths(scene, world).swapaxes(0, 1)
+  size_P = np.array([world_lib.SIZES[c.size] for c in scene.characters])
+  return Trajectories(
+    centre_FP2=lens.project(point_PF2).swapaxes(0, 1),
+    size_FP=lens.zoom_F[:, None] * size_P * world.side,
+  )

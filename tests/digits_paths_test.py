@@ -1,0 +1,93 @@
+import dataclasses
+
+import numpy as np
+import pytest
+
+from spacetime.data import paths
+from spacetime.data import world as world_lib
+
+CHARACTER = world_lib.Character(
+  digit=3,
+  glyph=45,
+  colour='red',
+  size='small',
+  start=(20.25, 31.1),
+  motion='up-left',
+  speed='slow',
+)
+SCENE = world_lib.Scene(
+  characters=(CHARACTER,),
+  background=world_lib.Background('vertical', 'navy', 'plum'),
+  camera='pan left',
+)
+WORLD = world_lib.World(frames=17, height=64, width=80)
+
+
+@pytest.mark.parametrize('speed', world_lib.SPEEDS)
+@pytest.mark.parametrize('motion', world_lib.DIRECTIONS)
+def test_directions_are_straight_and_even(motion, speed):
+  offset_F2 = paths.offsets(motion, speed, world=WORLD)
+  np.testing.assert_allclose(
+    np.diff(offset_F2, axis=0), np.tile(offset_F2[1], (16, 1)), atol=1e-9
+  )
+  np.testing.assert_array_equal(
+    np.sign(offset_F2[-1]), world_lib.DIRECTIONS[motion]
+  )
+  way = np.linalg.norm(offset_F2[-1])
+  assert 0.8 <= way / 16 <= 2
+  assert way >= 12
+
+
+@pytest.mark.parametrize('speed', world_lib.SPEEDS)
+def test_bouncing_hops_upwards_only(speed):
+  offset_F2 = paths.offsets('bouncing', speed, world=WORLD)
+  assert (offset_F2[:, 1] == 0).all()
+  assert (offset_F2[:, 0] <= 0).all() and offset_F2[:, 0].min() < -8
+  landings = np.isclose(offset_F2[:, 0], 0, atol=2.5).sum()
+  assert landings >= 2
+
+
+@pytest.mark.parametrize('speed', world_lib.SPEEDS)
+def test_circling_is_one_clockwise_loop(speed):
+  offset_F2 = paths.offsets('circling', speed, world=WORLD)
+  np.testing.assert_allclose(offset_F2[-1], 0, atol=1e-9)
+  assert offset_F2[4, 1] > 3  # Rightwards from the top: clockwise.
+  centre_2 = (offset_F2.min(0) + offset_F2.max(0)) / 2
+  radius_F = np.linalg.norm(offset_F2 - centre_2, axis=1)
+  np.testing.assert_allclose(radius_F, radius_F[0], rtol=1e-6)
+
+
+def test_still_is_still_and_an_unknown_motion_an_error():
+  assert not paths.offsets('still', 'fast', world=WORLD).any()
+  with pytest.raises(ValueError, match="motion='warp': expected one of"):
+    paths.offsets('warp', 'fast', world=WORLD)
+  with pytest.raises(ValueError, match="camera='orbit': expected one of"):
+    paths.view('orbit', world=WORLD)
+
+
+@pytest.mark.parametrize('camera', world_lib.CAMERAS)
+def test_unproject_inverts_project(camera):
+  lens = paths.view(camera, world=WORLD)
+  point_PF2 = np.random.default_rng(0).uniform(0, 64, (3, 17, 2))
+  np.testing.assert_allclose(
+    lens.unproject(lens.project(point_PF2)), point_PF2, atol=1e-9
+  )
+
+
+def test_a_pan_to_the_left_moves_the_ground_to_the_right():
+  still = dataclasses.replace(CHARACTER, motion='still')
+  scene = dataclasses.replace(SCENE, characters=(still,))
+  seen = paths.trajectories(scene, WORLD)
+  np.testing.assert_allclose(seen.centre_FP2[0, 0], CHARACTER.start)
+  way_2 = seen.centre_FP2[-1, 0] - seen.centre_FP2[0, 0]
+  np.testing.assert_allclose(way_2, (0, paths.PAN * 64))
+  ground_FP2 = paths.ground_paths(scene, WORLD)
+  np.testing.assert_allclose(ground_FP2, np.tile(still.start, (17, 1, 1)))
+
+
+def test_zooming_in_magnifies():
+  scene = dataclasses.replace(SCENE, camera='zoom in')
+  size_F = paths.trajectories(scene, WORLD).size_FP[:, 0]
+  assert (np.diff(size_F) > 0).all()
+  assert size_F[0] == pytest.approx(16)
+  assert size_F[-1] == pytest.approx(16 * paths.ZOOM)
