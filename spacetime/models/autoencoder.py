@@ -152,6 +152,9 @@ class Autoencoder:
 
   def init(self, key):
     """The parameters: a dict of dicts of float32 arrays."""
+    # One threefry draw a tensor takes XLA half a second each to compile.
+    bits = jax.random.bits(key, (4,), jnp.uint32)
+    key = jax.random.wrap_key_data(bits, impl='rbg')
     _, height, width = self.stride
     video = jax.ShapeDtypeStruct((1, 1, height, width, 3), jnp.float32)
     network = causal_network.Network(self.cfg)

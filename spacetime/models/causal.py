@@ -18,7 +18,7 @@ from jax import lax
 CONV_FORMS = ('auto', 'native', 'taps')
 
 # Not zero: an RMS norm has no finite slope where its input is exactly zero.
-BIAS_INIT = nn.initializers.normal(1e-2)
+BIAS_INIT = nn.initializers.constant(1e-2)
 
 
 def part(cache, name: str):

@@ -1,0 +1,59 @@
+"""Torch's layouts of tensors and the paths of parameter trees, in numpy."""
+
+import re
+from collections.abc import Iterator
+
+# Torch writes the channels out first and in second, space last.
+FROM_TORCH = {
+  'same': lambda w: w,
+  'linear': lambda w: w.T,
+  'conv2': lambda w: w.transpose(2, 3, 1, 0),
+  'conv3': lambda w: w.transpose(2, 3, 4, 1, 0),
+  'point2': lambda w: w[:, :, 0, 0].T,
+  'point3': lambda w: w[:, :, 0, 0, 0].T,
+  'gain2': lambda w: w[:, 0, 0],
+  'gain3': lambda w: w[:, 0, 0, 0],
+}
+TO_TORCH = {
+  'same': lambda w: w,
+  'linear': lambda w: w.T,
+  'conv2': lambda w: w.transpose(3, 2, 0, 1),
+  'conv3': lambda w: w.transpose(4, 3, 0, 1, 2),
+  'point2': lambda w: w.T[:, :, None, None],
+  'point3': lambda w: w.T[:, :, None, None, None],
+  'gain2': lambda w: w[:, None, None],
+  'gain3': lambda w: w[:, None, None, None],
+}
+
+
+def match(name: str, table) -> tuple[str, str]:
+  """The other name and the layout, by the first row that matches `name`.
+
+  Raises:
+    ValueError: no row matches.
+  """
+  for pattern, target, layout in table:
+    found = re.fullmatch(pattern, name)
+    if found:
+      return found.expand(target), layout
+  raise ValueError(
+    f'tensor {name!r}: expected a name that one of {len(table)} patterns '
+    f'matches, from {table[0][0]!r} to {table[-1][0]!r}; the file is of '
+    'another model'
+  )
+
+
+def put(tree: dict, path: list[str], value) -> None:
+  """Sets a leaf, making the dicts on its path."""
+  for key in path[:-1]:
+    tree = tree.setdefault(key, {})
+  tree[path[-1]] = value
+
+
+def leaves(tree: dict, path: tuple[str, ...] = ()) -> Iterator:
+  """Yields (path, leaf) of nested dicts."""
+  for key, value in tree.items():
+    if isinstance(value, dict):
+      yield from leaves(value, (*path, key))
+    else:
+      yield (*path, key), value
