@@ -6,6 +6,7 @@ With one level for the whole clip it is Wan 2.1; with one per token it is Wan
 """
 
 import dataclasses
+import math
 
 import flax.linen as nn
 import jax
@@ -62,6 +63,11 @@ class DiTConfig:
       raise ValueError(f'model.remat={self.remat!r}: expected one of {REMAT}')
     if self.frequencies % 2:
       raise ValueError(f'model.frequencies={self.frequencies}: expected even')
+
+  @property
+  def patch_volume(self) -> int:
+    """Values in one token, V."""
+    return math.prod(self.patch) * self.channels
 
 
 def level_features(t_BT: jax.Array, frequencies: int) -> jax.Array:
@@ -193,10 +199,9 @@ class DiT(nn.Module):
     shift = to_tokens(time_BTD + table[0], frame_N)
     scale = to_tokens(time_BTD + table[1], frame_N)
     x_BND = layer_norm(x_BND, config.eps) * (1 + scale) + shift
-    volume = int(np.prod(config.patch)) * config.channels
-    x_BNV = dense('head', volume, kernel_init=nn.initializers.zeros)(
-      x_BND.astype(dtype)
-    )
+    x_BNV = dense(
+      'head', config.patch_volume, kernel_init=nn.initializers.zeros
+    )(x_BND.astype(dtype))
     return patches.unpatchify(x_BNV, config.patch, grid).astype(jnp.float32)
 
   def blocks(self):

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from spacetime import flow
+from spacetime.pixels import to_video
 from spacetime.training import given
 
 # Held-out loss is told at these levels, from little noise to much.
@@ -74,8 +75,3 @@ class Diffusion:
       for i, level in enumerate(HELD_OUT_LEVELS)
     }
     return dict(told, **{'held_out/loss': jnp.mean(losses)})
-
-
-def to_video(frames_BFHWC: jax.Array) -> jax.Array:
-  """Bytes (uint8, 0 to 255) -> float32 in [-1, 1]."""
-  return frames_BFHWC.astype(jnp.float32) / 127.5 - 1.0

@@ -6,7 +6,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from spacetime.training.diffusion import to_video
+from spacetime.pixels import to_video
 
 
 @dataclasses.dataclass(frozen=True)

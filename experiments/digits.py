@@ -1,0 +1,85 @@
+"""Text to video on the digits world.
+
+  python -m spacetime.train --config=experiments/digits.py:cpu --workdir=DIR
+
+Sizes:
+  tiny     seconds; for tests.
+  cpu      pixel patches; 15 minutes on two cores.
+  pixels   the bundled model: as cpu, wider and longer.
+  latent   latents of a small autoencoder (experiments/digits_autoencoder.py);
+           for an accelerator.
+"""
+
+import ml_collections
+
+from experiments import digits_data
+
+SIZES = {
+  #         width heads layers steps batch
+  'tiny': (48, 2, 2, 4, 4),
+  'cpu': (192, 3, 4, 700, 32),
+  'pixels': (256, 4, 6, 4000, 32),
+  'latent': (512, 8, 12, 12000, 128),
+}
+
+
+def get_config(size: str = 'cpu') -> ml_collections.ConfigDict:
+  width, heads, layers, steps, batch = SIZES[size]
+  latent = size == 'latent'
+  text_width = 32 if size == 'tiny' else 128
+  return ml_collections.ConfigDict(
+    dict(
+      stage='diffusion',
+      seed=0,
+      data=digits_data.get_data(size, batch=batch),
+      autoencoder=dict(kind='weights', weights='digits_autoencoder')
+      if latent
+      else dict(kind='identity', time=4),
+      text=dict(
+        length=64,
+        vocab_size=512,
+        d_model=text_width,
+        d_kv=text_width // 4,
+        num_heads=4,
+        d_ff=2 * text_width,
+        num_layers=2,
+      ),
+      model=dict(
+        patch=(1, 2, 2) if latent else (1, 16, 16),
+        width=width,
+        heads=heads,
+        layers=layers,
+        mlp=4 * width,
+        theta=100.0,
+        dtype='bfloat16' if latent else 'float32',
+        remat='none',
+      ),
+      flow=dict(prediction='velocity' if latent else 'sample', shift=1.0),
+      given=dict(
+        none=0.75, first=0.1, first_k=0.05, last_k=0.04, ends=0.03, random=0.03
+      ),
+      optimizer=dict(
+        name='muon',
+        learning_rate=1e-3 if latent else 2e-3,
+        adam_rate=1e-3,
+        warmup=min(100, steps // 4),
+        decay=0.3,
+        newton_schulz=3,
+      ),
+      mesh=dict(data=-1, fsdp=1, context=1, tensor=1),
+      train=dict(
+        steps=steps,
+        ema=0.999 if steps > 2000 else 0.99,
+        accumulate=1,
+        log_every=10 if steps > 10 else 1,
+        evaluate_every=200,
+        sheet_every=1000,
+        checkpoint_every=200,
+        keep=3,
+        held_out=64 if steps > 10 else 4,
+      ),
+      sampling=dict(
+        steps=16, solver='heun', guidance=2.5, interval=(0.0, 1.0), shift=1.0
+      ),
+    )
+  )

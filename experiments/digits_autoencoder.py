@@ -1,0 +1,61 @@
+"""The small video autoencoder of the digits world, Wan 2.2's form.
+
+  python -m spacetime.train --config=experiments/digits_autoencoder.py \
+    --workdir=DIR
+
+Sizes:
+  tiny  seconds; for tests.
+  cpu   about an hour on two cores; held-out PSNR over 30 dB.
+"""
+
+import ml_collections
+
+from experiments import digits_data
+
+
+def get_config(size: str = 'cpu') -> ml_collections.ConfigDict:
+  tiny = size == 'tiny'
+  steps = 4 if tiny else 6000
+  return ml_collections.ConfigDict(
+    dict(
+      stage='autoencoder',
+      seed=0,
+      data=digits_data.get_data(
+        size, batch=4 if tiny else 8, crop=None if tiny else (9, 64, 64)
+      ),
+      autoencoder=dict(
+        kind='causal',
+        base_dim=4 if tiny else 16,
+        z_dim=8 if tiny else 48,
+        dim_mult=(1, 2, 2) if tiny else (1, 2, 4),
+        num_res_blocks=1,
+        temporal_downsample=(True, True),
+        is_residual=True,
+        patch_size=2,
+        initial_logvar=-6.0,
+      ),
+      reconstruction=dict(
+        squared=1.0, absolute=1.0, scales=2, gradient=0.5, kl=1e-6
+      ),
+      optimizer=dict(
+        name='adamw',
+        learning_rate=8e-4,
+        warmup=min(100, steps // 4),
+        decay=0.3,
+        b2=0.99,
+        newton_schulz=5,
+      ),
+      mesh=dict(data=-1, fsdp=1, context=1, tensor=1),
+      train=dict(
+        steps=steps,
+        ema=0.99,
+        accumulate=1,
+        log_every=1 if tiny else 10,
+        evaluate_every=100,
+        sheet_every=500,
+        checkpoint_every=200,
+        keep=2,
+        held_out=4 if tiny else 32,
+      ),
+    )
+  )

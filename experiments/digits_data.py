@@ -1,0 +1,22 @@
+"""The digits world's data, shared by its experiments."""
+
+
+def get_data(size: str, *, batch: int, crop=None) -> dict:
+  """The `data` section; `tiny` is a smaller world of a few clips."""
+  tiny = size == 'tiny'
+  return dict(
+    name='digits',
+    dir='data',
+    clips=32 if tiny else 20000,
+    held_out_clips=16 if tiny else 512,
+    world=dict(
+      frames=5 if tiny else 17,
+      height=32 if tiny else 64,
+      width=32 if tiny else 64,
+      max_characters=1 if tiny else 3,
+    ),
+    batch_size=batch,
+    caption_dropout=0.1,
+    crop=crop,
+    fps=8,
+  )

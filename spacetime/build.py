@@ -1,0 +1,257 @@
+"""From a config to networks, tasks and samplers. What cannot work is refused
+here, before anything is compiled."""
+
+import dataclasses
+import os
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from spacetime import config as config_lib
+from spacetime import flops, geometry, sharding, solver
+from spacetime.config import section, unpack
+from spacetime.models import autoencoder as autoencoder_lib
+from spacetime.models import dit as dit_lib
+from spacetime.models import identity
+from spacetime.models import text as text_lib
+from spacetime.sampling import sampler as sampler_lib
+from spacetime.training import diffusion, given, loop, optimizer, reconstruction
+
+
+@dataclasses.dataclass(frozen=True)
+class Networks:
+  """The three networks as pure functions of their parameters.
+
+  Attributes:
+    autoencoder: video <-> latents.
+    text: tokens -> text features.
+    dit: latents, levels and text -> prediction.
+    text_length: S.
+  """
+
+  autoencoder: Any
+  text: Any
+  dit: dit_lib.DiT
+  text_length: int
+
+  def init(self, key) -> dict:
+    """Fresh trainable parameters: {'dit', 'text'}."""
+    dit_key, text_key = jax.random.split(key)
+    _, height, width = self.dit.config.patch
+    z = jnp.zeros((1, 1, height, width, self.autoencoder.z_dim))
+    text = jnp.zeros((1, 1, self.dit.config.text_width))
+    return {
+      'dit': self.dit.init(dit_key, z, jnp.zeros((1, 1)), text)['params'],
+      'text': self.text.init(text_key),
+    }
+
+  def embed(self, params, tokens_BS):
+    """Text features text_BSY."""
+    return self.text.encode(params['text'], tokens_BS)
+
+  def transform(self, params, z_Bfhwc, t_BT, text_BSY):
+    """The transformer's prediction."""
+    return self.dit.apply({'params': params['dit']}, z_Bfhwc, t_BT, text_BSY)
+
+  def encode(self, frozen, video_BFHWC):
+    """Latents of unit scale."""
+    return self.autoencoder.encode(frozen.get('autoencoder', {}), video_BFHWC)
+
+  def decode(self, frozen, z_Bfhwc):
+    """Video in [-1, 1]."""
+    return self.autoencoder.decode(frozen.get('autoencoder', {}), z_Bfhwc)
+
+
+def autoencoder(config, *, weights: Mapping | None = None):
+  """The autoencoder that the config names.
+
+  Args:
+    config: with an `autoencoder` section of kind 'identity', 'causal', or
+      'weights' (a trained one, whose own config is `weights`).
+    weights: the config beside those weights.
+  """
+  values = section(config, 'autoencoder')
+  kind = values.pop('kind', None)
+  if kind == 'identity':
+    return unpack(values, identity.IdentityAutoencoder, 'autoencoder')
+  if kind == 'causal':
+    sizes = unpack(values, autoencoder_lib.AutoencoderConfig, 'autoencoder')
+    return autoencoder_lib.Autoencoder(sizes)
+  if kind == 'weights' and weights is not None:
+    return autoencoder(weights)
+  raise ValueError(
+    f"autoencoder.kind={kind!r}: expected 'identity', 'causal' or 'weights'"
+  )
+
+
+def networks(config, *, weights: Mapping | None = None) -> Networks:
+  """The networks of a transformer's config; see `autoencoder` for weights."""
+  codec = autoencoder(config, weights=weights)
+  values = section(config, 'text')
+  length = values.pop('length')
+  text = unpack(values, text_lib.TextConfig, 'text')
+  model = unpack(
+    section(config, 'model'),
+    dit_lib.DiTConfig,
+    'model',
+    channels=codec.z_dim,
+    text_width=text.d_model,
+  )
+  return Networks(
+    codec, text_lib.TextEncoder(text), dit_lib.DiT(model), length
+  )
+
+
+def grids(config, nets: Networks, size=None) -> geometry.Geometry:
+  """The grids of the config's clips, or of (frames, height, width)."""
+  world = config_lib.data(config).world
+  frames, height, width = size or (world.frames, world.height, world.width)
+  return geometry.Geometry(
+    frames,
+    height,
+    width,
+    tuple(nets.autoencoder.stride),
+    tuple(nets.dit.config.patch),
+  )
+
+
+@dataclasses.dataclass(frozen=True)
+class Task:
+  """A stage of training, as the loop wants it.
+
+  Attributes:
+    init: key -> params.
+    loss: (params, frozen, batch, key) -> (scalar, metrics).
+    held_out: (params, frozen, batch) -> metrics.
+  """
+
+  init: Callable
+  loss: Callable
+  held_out: Callable
+
+
+def diffusion_task(config, nets: Networks) -> Task:
+  """The transformer's stage."""
+  task = diffusion.Diffusion(
+    encode=nets.encode,
+    embed=nets.embed,
+    transform=nets.transform,
+    flow=config_lib.flow_config(config),
+    given=unpack(section(config, 'given'), given.GivenConfig, 'given'),
+  )
+  return Task(nets.init, task.loss, task.held_out)
+
+
+def reconstruction_stage(config, codec) -> reconstruction.Reconstruction:
+  """The autoencoder's stage, as functions of {'autoencoder': params}."""
+
+  def posterior(params, video_BFHWC):
+    found = codec.posterior(params['autoencoder'], video_BFHWC)
+    return found.mean_Bfhwc, found.logvar_Bfhwc
+
+  def decode_raw(params, z_Bfhwc):
+    z_Bfhwc = codec.normalise(z_Bfhwc)
+    return codec.decode_unclipped(params['autoencoder'], z_Bfhwc)
+
+  weights = unpack(
+    section(config, 'reconstruction'),
+    reconstruction.ReconstructionConfig,
+    'reconstruction',
+  )
+  return reconstruction.Reconstruction(posterior, decode_raw, weights)
+
+
+def reconstruction_task(config, codec) -> Task:
+  """The autoencoder's stage."""
+  stage = reconstruction_stage(config, codec)
+
+  def init(key):
+    return {'autoencoder': codec.init(key)}
+
+  return Task(init, stage.loss, stage.held_out)
+
+
+def make_optimizer(config):
+  """The optimizer of the config's run."""
+  values = unpack(
+    section(config, 'optimizer'), optimizer.OptimizerConfig, 'optimizer'
+  )
+  return optimizer.make_optimizer(values, steps=config_lib.train(config).steps)
+
+
+def mesh(config) -> jax.sharding.Mesh:
+  """The mesh over all devices.
+
+  Raises:
+    ValueError: it does not divide the devices or the batch.
+  """
+  values = unpack(section(config, 'mesh'), sharding.MeshConfig, 'mesh')
+  made = sharding.make_mesh(values)
+  rows = made.shape['data'] * made.shape['fsdp']
+  batch = config_lib.data(config).batch_size
+  parts = config_lib.train(config).accumulate
+  if batch % (rows * parts):
+    fits = -(-batch // (rows * parts)) * rows * parts
+    raise ValueError(
+      f'data.batch_size={batch}: mesh.data x mesh.fsdp = {rows} and '
+      f'train.accumulate={parts} do not divide it; the next that fits is {fits}'
+    )
+  return made
+
+
+def sampler(
+  config, nets: Networks, settings: config_lib.SamplingConfig
+) -> sampler_lib.Sampler:
+  """The sampler of these settings."""
+  return sampler_lib.Sampler(
+    embed=nets.embed,
+    transform=nets.transform,
+    flow=config_lib.flow_config(config),
+    levels=tuple(solver.time_grid(settings.steps, shift=settings.shift)),
+    solver=settings.solver,
+    guidance=settings.guidance,
+    interval=settings.interval,
+  )
+
+
+def rates(config, nets: Networks | None) -> loop.Rates:
+  """Clips, tokens and model FLOPs of one step of training."""
+  batch = config_lib.data(config).batch_size
+  if nets is None:
+    return loop.Rates(clips=batch)
+  grid, model = grids(config, nets), nets.dit.config
+  forward = flops.transformer(
+    tokens=grid.tokens,
+    text_tokens=nets.text_length,
+    width=model.width,
+    layers=model.layers,
+    mlp=model.mlp,
+    text_width=model.text_width,
+    patch_volume=model.patch_volume,
+    levels=grid.latent[0],
+    frequencies=model.frequencies,
+  )
+  return loop.Rates(
+    clips=batch,
+    tokens=batch * grid.tokens,
+    flops=batch * flops.training(forward),
+  )
+
+
+def resolve(path: str, *, beside: str | os.PathLike = '') -> str:
+  """A folder: as given, beside a model, or one of the bundled ones by name.
+
+  Raises:
+    ValueError: there is none.
+  """
+  bundled = os.path.join(os.path.dirname(__file__), 'assets', path)
+  inside = os.path.join(os.fspath(beside), path) if beside else ''
+  for candidate in (inside, path, bundled):
+    if candidate and os.path.isdir(candidate):
+      return candidate
+  raise ValueError(
+    f'{path!r}: no such folder, and no model of that name is bundled; change '
+    '--checkpoint or autoencoder.weights'
+  )

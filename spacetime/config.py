@@ -1,0 +1,171 @@
+"""From a ConfigDict to frozen dataclasses. With build.py the only reader of
+one: below, everything is a dataclass that has been checked."""
+
+import dataclasses
+import difflib
+from collections.abc import Mapping
+
+import ml_collections
+
+from spacetime import flow, solver
+from spacetime.data import world as world_lib
+
+STAGES = ('diffusion', 'autoencoder')
+
+
+@dataclasses.dataclass(frozen=True)
+class DataConfig:
+  """The clips.
+
+  Attributes:
+    name: 'digits', the embedded world, or 'folder', your own files.
+    dir: where the digits' records are (made if not there), or your clips.
+    clips: digits to render for training.
+    held_out_clips: digits to render for each held-out split.
+    world: the digits world; its frames, height and width hold for a folder.
+    batch_size: clips per step, over all devices.
+    caption_dropout: share of clips whose caption is left out.
+    crop: (frames, height, width) to cut out of each clip; None is the whole.
+    fps: frames a second of the clips, for playing and resampling.
+  """
+
+  name: str
+  dir: str
+  clips: int
+  held_out_clips: int
+  world: world_lib.World
+  batch_size: int
+  caption_dropout: float
+  crop: tuple[int, int, int] | None
+  fps: float
+
+  def __post_init__(self):
+    if self.name not in ('digits', 'folder'):
+      raise ValueError(
+        f"data.name={self.name!r}: expected 'digits' or 'folder'"
+      )
+    if not 0 <= self.caption_dropout <= 1:
+      raise ValueError(
+        f'data.caption_dropout={self.caption_dropout}: expected 0 to 1'
+      )
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainConfig:
+  """The run: steps, and how often what happens. 0 is never."""
+
+  steps: int
+  ema: float
+  accumulate: int
+  log_every: int
+  evaluate_every: int
+  sheet_every: int
+  checkpoint_every: int
+  keep: int
+  held_out: int
+
+  def __post_init__(self):
+    if self.steps < 1 or self.accumulate < 1 or self.log_every < 1:
+      raise ValueError(
+        f'train.steps={self.steps}, train.accumulate={self.accumulate}, '
+        f'train.log_every={self.log_every}: expected 1 or more'
+      )
+    if not 0 <= self.ema < 1:
+      raise ValueError(f'train.ema={self.ema}: expected 0 <= ema < 1')
+
+
+@dataclasses.dataclass(frozen=True)
+class SamplingConfig:
+  """What `sample` does unless its flags say otherwise."""
+
+  steps: int
+  solver: str
+  guidance: float
+  interval: tuple[float, float]
+  shift: float
+
+  def __post_init__(self):
+    solver.get(self.solver)
+    solver.time_grid(self.steps, shift=self.shift)
+    if self.guidance < 0:
+      raise ValueError(
+        f'guidance={self.guidance}: expected 0 or more; change --guidance'
+      )
+
+
+def plain(config) -> dict:
+  """A ConfigDict as nested plain values, as a checkpoint keeps it."""
+  if isinstance(config, ml_collections.ConfigDict):
+    config = config.to_dict()
+  return {
+    k: plain(v) if isinstance(v, Mapping) else v for k, v in config.items()
+  }
+
+
+def unpack(section, cls, where: str, **derived):
+  """A section of a config as a frozen dataclass.
+
+  Args:
+    section: a mapping; lists become tuples.
+    cls: the dataclass.
+    where: the section's name, for messages.
+    **derived: fields that other sections determine.
+
+  Raises:
+    ValueError: an unknown key (the nearest known one is named), a missing one,
+      or a value that the dataclass refuses.
+  """
+  fields = {f.name: f for f in dataclasses.fields(cls)}
+  values = dict(derived)
+  for key, value in dict(section).items():
+    if key not in fields or key in derived:
+      known = sorted(set(fields) - set(derived))
+      near = difflib.get_close_matches(key, known, n=1)
+      hint = f'; did you mean {where}.{near[0]}?' if near else ''
+      raise ValueError(f'{where}.{key}: unknown; known are {known}{hint}')
+    values[key] = tuple(value) if isinstance(value, list) else value
+  missing = [
+    name
+    for name, f in fields.items()
+    if name not in values and f.default is dataclasses.MISSING
+  ]
+  if missing:
+    raise ValueError(f'{where}: expected {missing} too')
+  return cls(**values)
+
+
+def section(config, name: str) -> dict:
+  """A section by name.
+
+  Raises:
+    ValueError: the config has none.
+  """
+  if name not in config:
+    raise ValueError(f'config has no {name!r}; it has {sorted(config)}')
+  return dict(config[name])
+
+
+def data(config) -> DataConfig:
+  """The `data` section."""
+  values = section(config, 'data')
+  values['world'] = unpack(
+    values.get('world', {}), world_lib.World, 'data.world'
+  )
+  return unpack(values, DataConfig, 'data')
+
+
+def train(config) -> TrainConfig:
+  """The `train` section."""
+  return unpack(section(config, 'train'), TrainConfig, 'train')
+
+
+def sampling(config, **changes) -> SamplingConfig:
+  """The `sampling` section, with what the flags change; None changes nothing."""
+  values = section(config, 'sampling')
+  values |= {k: v for k, v in changes.items() if v is not None}
+  return unpack(values, SamplingConfig, 'sampling')
+
+
+def flow_config(config) -> flow.FlowConfig:
+  """The `flow` section."""
+  return unpack(section(config, 'flow'), flow.FlowConfig, 'flow')

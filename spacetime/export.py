@@ -1,0 +1,50 @@
+"""Writes a trained model as a weights folder: safetensors, config, tokenizer.
+
+  python -m spacetime.export --checkpoint=runs/digits --out=models/digits
+"""
+
+import pathlib
+import shutil
+
+import jax
+from absl import flags
+
+from spacetime import build, checkpoint, command, pretrained, sharding
+
+_CHECKPOINT = flags.DEFINE_string('checkpoint', None, 'A work directory.')
+_OUT = flags.DEFINE_string('out', None, 'The folder to make.')
+
+
+def main() -> None:
+  """Loads the averaged parameters and writes them."""
+  if not _CHECKPOINT.value or not _OUT.value:
+    raise ValueError('--checkpoint and --out: expected both; see --help')
+  mesh = sharding.make_mesh(
+    sharding.MeshConfig(data=1), devices=jax.devices()[:1]
+  )
+  folder = build.resolve(_CHECKPOINT.value)
+  config = checkpoint.read_config(folder)
+  if config['stage'] == 'autoencoder':
+    codec = build.autoencoder(config)
+    if not codec.cfg.latents_std:
+      raise ValueError(
+        f'{folder}: its latents have not been measured, which happens when '
+        'training ends; train it to train.steps, or change --checkpoint'
+      )
+    params = pretrained.load_own(config, folder, mesh=mesh)
+  else:
+    params = pretrained.load(folder, mesh=mesh).params
+  checkpoint.save_weights(
+    _OUT.value,
+    params,
+    config=config,
+    tokenizer=checkpoint.read_tokenizer(folder),
+  )
+  beside = pathlib.Path(folder) / config['autoencoder'].get('weights', '-')
+  if beside.is_dir():
+    shutil.copytree(beside, pathlib.Path(_OUT.value) / beside.name)
+  print(f'{_OUT.value}: {checkpoint.weights_hash(_OUT.value)}')
+
+
+if __name__ == '__main__':
+  command.run(main)

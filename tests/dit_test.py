@@ -1,0 +1,173 @@
+"""The transformer's laws, and the sizes of the published ones."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from spacetime.models import dit as dit_lib
+from spacetime.models.attention import attend
+
+TINY = dit_lib.DiTConfig(
+  channels=3,
+  patch=(1, 2, 2),
+  width=24,
+  heads=2,
+  layers=3,
+  mlp=40,
+  text_width=7,
+  frequencies=10,
+)
+Z = jax.random.normal(jax.random.key(0), (2, 5, 4, 6, 3))
+T = jax.random.uniform(jax.random.key(1), (2, 5))
+TEXT = jax.random.normal(jax.random.key(2), (2, 8, 7))
+
+
+def random_params(config=TINY, seed=3):
+  """Parameters without a zero among them, so that every path shows."""
+  params = dit_lib.DiT(config).init(jax.random.key(0), Z, T, TEXT)
+  leaves, tree = jax.tree.flatten(params)
+  keys = jax.random.split(jax.random.key(seed), len(leaves))
+  return tree.unflatten(
+    [
+      leaf + 0.2 * jax.random.normal(key, leaf.shape)
+      for leaf, key in zip(leaves, keys, strict=True)
+    ]
+  )
+
+
+def apply(params, z=Z, t=T, text=TEXT, config=TINY):
+  return dit_lib.DiT(config).apply(params, z, t, text)
+
+
+@pytest.mark.parametrize(
+  'channels, width, heads, layers, mlp, count',
+  [
+    (16, 1536, 12, 30, 8960, 1_418_996_800),
+    (16, 5120, 40, 40, 13824, 14_288_491_584),
+    (48, 3072, 24, 30, 14336, 4_999_787_712),
+  ],
+)
+def test_sizes_of_wan(channels, width, heads, layers, mlp, count):
+  config = dit_lib.DiTConfig(
+    channels, (1, 2, 2), width, heads, layers, mlp, text_width=4096
+  )
+  shapes = jax.eval_shape(
+    dit_lib.DiT(config).init,
+    jax.random.key(0),
+    jnp.zeros((1, 1, 2, 2, channels)),
+    jnp.zeros((1, 1)),
+    jnp.zeros((1, 1, 4096)),
+  )
+  assert sum(leaf.size for leaf in jax.tree.leaves(shapes)) == count
+
+
+def test_one_level_equals_the_same_level_for_every_frame():
+  params = random_params()
+  one = apply(params, t=jnp.array([[0.3], [0.8]]))
+  many = apply(params, t=jnp.array([[0.3] * 5, [0.8] * 5]))
+  np.testing.assert_allclose(one, many, atol=1e-5)
+
+
+def test_a_level_reaches_its_frame_and_through_attention_the_others():
+  params = random_params()
+  moved = apply(params, t=T.at[0, 2].add(0.1))
+  difference = np.abs(np.asarray(moved - apply(params))).max(axis=(2, 3, 4))
+  assert difference[0].argmax() == 2 and difference[0].min() > 1e-6
+  assert np.all(difference[1] == 0)
+
+
+def test_text_is_read():
+  params = random_params()
+  moved = apply(params, text=TEXT.at[1].add(1.0))
+  difference = np.abs(np.asarray(moved - apply(params))).max(axis=(1, 2, 3, 4))
+  assert difference[0] == 0 and difference[1] > 1e-4
+
+
+def test_a_fresh_block_is_the_identity():
+  block = dit_lib.Block(TINY)
+  x = jax.random.normal(jax.random.key(4), (2, 6, 24))
+  time = jnp.zeros((2, 1, 6, 24))
+  text = jax.random.normal(jax.random.key(5), (2, 8, 24))
+  inputs = (x, time, text, None, np.zeros(6, np.int32))
+  params = block.init(jax.random.key(0), *inputs)
+  np.testing.assert_array_equal(block.apply(params, *inputs)[0], x)
+
+
+def test_a_fresh_transformer_predicts_zero():
+  params = dit_lib.DiT(TINY).init(jax.random.key(0), Z, T, TEXT)
+  np.testing.assert_array_equal(apply(params), np.zeros_like(Z))
+
+
+def test_scan_equals_a_loop_over_the_blocks():
+  params = random_params()['params']
+  captured = {}
+
+  class Loop(dit_lib.DiT):
+    def blocks(self):
+      def run(x, *args):
+        for i in range(TINY.layers):
+          layer = jax.tree.map(lambda leaf: leaf[i], params['blocks'])  # noqa: B023
+          x, _ = dit_lib.Block(TINY).apply({'params': layer}, x, *args)
+        captured['ran'] = True
+        return x, None
+
+      return run
+
+  rest = {k: v for k, v in params.items() if k != 'blocks'}
+  looped = Loop(TINY).apply({'params': rest}, Z, T, TEXT)
+  np.testing.assert_allclose(apply({'params': params}), looped, atol=1e-5)
+  assert captured['ran']
+
+
+def test_remat_changes_nothing():
+  params = random_params()
+  config = dataclasses.replace(TINY, remat='full')
+
+  def loss(params, config):
+    return jnp.sum(jnp.sin(apply(params, config=config)))
+
+  plain, remat = (jax.grad(loss)(params, c) for c in (TINY, config))
+  jax.tree.map(
+    lambda a, b: np.testing.assert_allclose(a, b, atol=1e-4), plain, remat
+  )
+
+
+def test_bfloat16_stays_near_and_leaves_in_float32():
+  params = random_params()
+  config = dataclasses.replace(TINY, dtype='bfloat16')
+  half, whole = apply(params, config=config), apply(params)
+  assert half.dtype == jnp.float32
+  scale = float(jnp.abs(whole).max())
+  assert 0 < float(jnp.abs(half - whole).max()) < 0.1 * scale
+
+
+def test_attend_is_softmax_attention():
+  q, k, v = (
+    jax.random.normal(jax.random.key(i), (2, n, 3, 4))
+    for i, n in ((0, 5), (1, 7), (2, 7))
+  )
+  want = jax.nn.dot_product_attention(q, k, v)
+  np.testing.assert_allclose(attend(q, k, v), want, atol=1e-5)
+
+
+def test_level_features_put_cosines_first():
+  features = dit_lib.level_features(jnp.array([[0.0, 0.25]]), 10)
+  np.testing.assert_allclose(features[0, 0], [1] * 5 + [0] * 5)
+  np.testing.assert_allclose(features[0, 1, 0], np.cos(250.0), atol=1e-4)
+  np.testing.assert_allclose(features[0, 1, 5], np.sin(250.0), atol=1e-4)
+
+
+def test_refuses():
+  with pytest.raises(ValueError, match='model.width=24, model.heads=5'):
+    dataclasses.replace(TINY, heads=5)
+  with pytest.raises(ValueError, match="model.remat='some': expected one of"):
+    dataclasses.replace(TINY, remat='some')
+  with pytest.raises(ValueError, match='model.frequencies=5: expected even'):
+    dataclasses.replace(TINY, frequencies=5)
+  with pytest.raises(ValueError, match='does not divide'):
+    apply(random_params(), z=Z[:, :, :3])
+  with pytest.raises(ValueError, match='expected \\(B, 1\\) or \\(B, 5\\)'):
+    apply(random_params(), t=T[:, :3])

@@ -1,0 +1,25 @@
+"""Latents <-> tokens."""
+
+import jax
+import numpy as np
+
+from spacetime.models import patches
+
+
+def test_unpatchify_inverts_patchify():
+  z = jax.random.normal(jax.random.key(0), (2, 3, 4, 6, 5))
+  x = patches.patchify(z, (1, 2, 3))
+  assert x.shape == (2, 3 * 2 * 2, 1 * 2 * 3 * 5)
+  np.testing.assert_array_equal(
+    patches.unpatchify(x, (1, 2, 3), (3, 2, 2)), z
+  )
+
+
+def test_order_of_tokens_and_of_values_within():
+  z = np.arange(2 * 4 * 6 * 3).reshape(1, 2, 4, 6, 3)
+  x = np.asarray(patches.patchify(z, (1, 2, 2)))
+  position = patches.positions((2, 2, 3))
+  for n in (0, 4, 7, 11):
+    t, h, w = position[n]
+    cut = z[0, t, 2 * h : 2 * h + 2, 2 * w : 2 * w + 2]
+    np.testing.assert_array_equal(x[0, n], cut.reshape(-1))
