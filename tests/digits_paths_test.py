@@ -47,6 +47,15 @@ def test_bouncing_hops_upwards_only(speed):
   assert landings >= 2
 
 
+@pytest.mark.parametrize('frames', [5, 9, 17, 33])
+@pytest.mark.parametrize('motion', [*world_lib.DIRECTIONS, 'bouncing'])
+def test_motions_are_seen_in_clips_of_any_length(motion, frames):
+  world = dataclasses.replace(WORLD, frames=frames)
+  for speed in world_lib.SPEEDS:
+    offset_F2 = paths.offsets(motion, speed, world=world)
+    assert np.linalg.norm(offset_F2, axis=1).max() > 10
+
+
 @pytest.mark.parametrize('speed', world_lib.SPEEDS)
 def test_circling_is_one_clockwise_loop(speed):
   offset_F2 = paths.offsets('circling', speed, world=WORLD)

@@ -10,6 +10,8 @@ from spacetime.data import world as world_lib
 PAN = 0.14
 ZOOM = 1.3
 HOPS = {'slow': 2, 'fast': 3}
+# Fewer frames than this do not show a hop: short clips have fewer hops.
+HOP_FRAMES = 5
 HOP_HEIGHT = 0.18
 # A circle's radius as a share of the straight way at the same speed.
 RADIUS = 0.3
@@ -77,7 +79,8 @@ def offsets(motion: str, speed: str, *, world: world_lib.World) -> np.ndarray:
     step_2 = np.array(world_lib.DIRECTIONS[motion], float)
     return time_F[:, None] * step_2 * (way / np.linalg.norm(step_2))
   if motion == 'bouncing':
-    hop_F = np.abs(np.sin(np.pi * HOPS[speed] * time_F))
+    hops = max(1, min(HOPS[speed], (world.frames - 1) // HOP_FRAMES))
+    hop_F = np.abs(np.sin(np.pi * hops * time_F))
     return np.stack([-HOP_HEIGHT * world.side * hop_F, zero_F], 1)
   if motion == 'circling':
     turn_F, radius = 2 * np.pi * time_F, RADIUS * way

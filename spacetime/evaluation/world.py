@@ -1,0 +1,247 @@
+"""What is in the pixels of a clip of the digits world, and is it as asked?
+
+`measure` sees pixels only: it segments, tracks, and names colours and digits.
+`score` compares that with a scene.
+"""
+
+import dataclasses
+from collections.abc import Iterable, Mapping
+
+import numpy as np
+from scipy import optimize
+
+from spacetime.data import paths
+from spacetime.data import world as world_lib
+from spacetime.evaluation import digits, segments
+
+# Shares of the shorter side: the furthest a character goes in a whole clip, were
+# it always at its fastest, and at most between two frames; what another colour
+# counts as in distance.
+RUN = 2.5
+JUMP = 0.5
+OTHER_COLOUR = 0.08
+# A character is there in at least this share of the frames.
+PRESENCE = 0.5
+# Views of a character that vote on its digit.
+VOTES = 6
+# A way this many times as long as the template's is still that motion.
+STRETCH = (0.6, 1.6)
+
+SCORES = ('count', 'colour', 'digit', 'motion', 'all')
+
+
+@dataclasses.dataclass(frozen=True)
+class Track:
+  """One character, followed over the frames.
+
+  Attributes:
+    colour: the palette colour of most of its blobs.
+    digit: 0 to 9.
+    path_F2: (y, x) of its centroid in pixels; between sightings a straight
+      line, before the first and after the last the nearest one.
+    motion: a name in world.MOTIONS as the frame shows it, camera included.
+  """
+
+  colour: str
+  digit: int
+  path_F2: np.ndarray
+  motion: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Measurement:
+  """What a clip shows.
+
+  Attributes:
+    shape: frames, height and width of the clip.
+    tracks: its characters, the largest first.
+  """
+
+  shape: tuple[int, int, int]
+  tracks: tuple[Track, ...]
+
+  @property
+  def count(self) -> int:
+    """The number of characters."""
+    return len(self.tracks)
+
+
+def measure(frames_FHWC: np.ndarray) -> Measurement:
+  """What the pixels show, without any knowledge of what was asked.
+
+  The first call fits the digit classifier, which takes seconds.
+
+  Args:
+    frames_FHWC: uint8, at least 16 rows and columns.
+
+  Returns:
+    The characters that stay for at least half of the clip.
+
+  Raises:
+    ValueError: not such an array.
+  """
+  shape = frames_FHWC.shape
+  good = len(shape) == 4 and shape[3] == 3 and min(shape[1:3]) >= 16
+  if not good or frames_FHWC.dtype != np.uint8:
+    raise ValueError(
+      f'frames are {frames_FHWC.dtype} {shape}: expected uint8 (F, H, W, 3) '
+      'of at least 16 rows and columns'
+    )
+  frames, height, width, _ = shape
+  side = min(height, width)
+  jump = side * min(JUMP, RUN / max(frames - 1, 1))
+  chains = _chains(segments.blobs(frames_FHWC), side=side, jump=jump)
+  chains = [chain for chain in chains if len(chain) >= PRESENCE * frames]
+  chains.sort(key=lambda chain: -np.mean([blob.area for blob in chain]))
+  tracks = tuple(_track(chain, shape[:3]) for chain in chains)
+  return Measurement(shape=shape[:3], tracks=tracks)
+
+
+def _chains(found, *, side: int, jump: float) -> list[list[segments.Blob]]:
+  """Blobs of one character each, one or none a frame, in order."""
+  chains = []
+  for frame in sorted({blob.frame for blob in found}):
+    here = [blob for blob in found if blob.frame == frame]
+    cost_TR = np.array(
+      [[_distance(chain[-1], blob, side) for blob in here] for chain in chains]
+    ).reshape(len(chains), len(here))
+    rows, columns = optimize.linear_sum_assignment(cost_TR)
+    free = set(range(len(here)))
+    for row, column in zip(rows, columns, strict=True):
+      gap = frame - chains[row][-1].frame
+      if cost_TR[row, column] <= jump * min(gap, 3):
+        chains[row].append(here[column])
+        free.discard(column)
+    chains += [[here[column]] for column in sorted(free)]
+  return chains
+
+
+def _distance(a: segments.Blob, b: segments.Blob, side: int) -> float:
+  away = np.hypot(*(a.centre_2 - b.centre_2))
+  return away + OTHER_COLOUR * side * (a.colour != b.colour)
+
+
+def _track(chain: list[segments.Blob], shape) -> Track:
+  seen = [blob.frame for blob in chain]
+  path_F2 = np.stack(
+    [
+      np.interp(np.arange(shape[0]), seen, [b.centre_2[axis] for b in chain])
+      for axis in (0, 1)
+    ],
+    1,
+  )
+  colours = [blob.colour for blob in chain]
+  some = np.linspace(0, len(chain) - 1, min(VOTES, len(chain))).round()
+  return Track(
+    colour=max(sorted(set(colours)), key=colours.count),
+    digit=digits.classify([chain[int(i)].cover_HW for i in some]),
+    path_F2=path_F2,
+    motion=motion(path_F2, shape=shape),
+  )
+
+
+def motion(
+  path_F2: np.ndarray, *, shape: tuple[int, int, int], camera: str = 'still'
+) -> str:
+  """The motion whose path is nearest, with the camera's own taken away.
+
+  Each motion at each speed is a template, free in its start and, within
+  bounds, in its extent.
+
+  Args:
+    path_F2: (y, x) in pixels.
+    shape: frames, height and width of the clip.
+    camera: a name in world.CAMERAS.
+
+  Returns:
+    A name in world.MOTIONS; 'still' for an image.
+  """
+  frames, height, width = shape
+  world = world_lib.World(frames=frames, height=height, width=width)
+  ground_F2 = paths.view(camera, world=world).unproject(path_F2)
+  ground_F2 = ground_F2 - ground_F2.mean(0)
+  errors = {'still': np.square(ground_F2).sum()}
+  for name in world.active_motions:
+    if name == 'still':
+      continue
+    for speed in world_lib.SPEEDS:
+      way_F2 = paths.offsets(name, speed, world=world)
+      way_F2 = way_F2 - way_F2.mean(0)
+      extent = (way_F2 * ground_F2).sum() / np.square(way_F2).sum()
+      miss = np.square(ground_F2 - np.clip(extent, *STRETCH) * way_F2).sum()
+      errors[name] = min(miss, errors.get(name, np.inf))
+  return min(errors, key=errors.get)
+
+
+def score(measured: Measurement, scene: world_lib.Scene) -> dict[str, float]:
+  """How much of a scene a clip shows.
+
+  The characters asked for are paired with those found by the assignment that
+  gets most right, colour before digit before motion; one that is not found
+  counts as wrong in everything.
+
+  Args:
+    measured: what the clip shows.
+    scene: what was asked for. Its camera's way is taken from the paths.
+
+  Returns:
+    In [0, 1]: count (right or not); colour, digit and motion (the share of the
+    characters asked for); all (everything right or not). Beside them the
+    number of `characters` and whether the scene is `held_out`, that is, has a
+    composition that no training scene has.
+  """
+  right_PT3 = np.zeros((len(scene.characters), measured.count, 3))
+  for t, track in enumerate(measured.tracks):
+    way = motion(track.path_F2, shape=measured.shape, camera=scene.camera)
+    for p, asked in enumerate(scene.characters):
+      right_PT3[p, t] = (
+        track.colour == asked.colour,
+        track.digit == asked.digit,
+        way == asked.motion,
+      )
+  pairs = optimize.linear_sum_assignment(-right_PT3 @ (4, 2, 1))
+  share_3 = right_PT3[pairs].sum(0) / len(scene.characters)
+  count = float(measured.count == len(scene.characters))
+  return {
+    'count': count,
+    **dict(zip(SCORES[1:4], share_3.tolist(), strict=True)),
+    'all': float(count == 1 and (share_3 == 1).all()),
+    'characters': float(len(scene.characters)),
+    'held_out': float(
+      any(
+        world_lib.held_out(c.digit, c.colour, c.motion)
+        for c in scene.characters
+      )
+    ),
+  }
+
+
+def summarise(scores: Iterable[Mapping[str, float]]) -> dict[str, float]:
+  """Means over clips: of all, of one character, of held-out compositions.
+
+  Args:
+    scores: what `score` returned for each clip, at least one.
+
+  Returns:
+    The mean of each score by its name; 'one/NAME' over clips that ask for one
+    character and 'held_out/NAME' over held-out compositions, where there are
+    any; 'clips', 'one/clips' and 'held_out/clips', the numbers of clips.
+
+  Raises:
+    ValueError: no clips.
+  """
+  scores = list(scores)
+  if not scores:
+    raise ValueError('0 scores: expected at least one clip; change --num')
+  groups = {
+    '': scores,
+    'one/': [s for s in scores if s['characters'] == 1],
+    'held_out/': [s for s in scores if s['held_out']],
+  }
+  summary = {}
+  for prefix, group in groups.items():
+    summary[f'{prefix}clips'] = float(len(group))
+    if group:
+      for name in SCORES:
+        summary[prefix + name] = float(np.mean([s[name] for s in group]))
+  return summary
