@@ -129,6 +129,15 @@ def test_one_frame_as_an_image(tmp_path):
   np.testing.assert_array_equal(Image.open(tmp_path / 'a.png'), clip_FHWC[0])
 
 
+@pytest.mark.parametrize('name', ['a.mp4', 'a.webm', 'a.gif'])
+def test_same_frames_same_bytes(tmp_path, name):
+  seen = set()
+  for _ in range(25):
+    writer.write_video(tmp_path / name, make_clip(11))
+    seen.add((tmp_path / name).read_bytes())
+  assert len(seen) == 1
+
+
 def test_chunks_equal_the_whole(tmp_path):
   clip_FHWC = make_clip(11)
   writer.write_video(tmp_path / 'whole.mp4', clip_FHWC)
