@@ -207,6 +207,28 @@ def test_the_classifier_is_fitted_on_training_glyphs_alone(monkeypatch):
   np.testing.assert_array_equal(digit_R, np.repeat(np.arange(10), 3))
 
 
+def test_a_crop_is_centred_and_of_one_size():
+  for height, width in ((10, 30), (30, 10), (9, 9)):
+    cover_HW = np.pad(np.ones((height, width)), ((1, 3), (2, 1)))
+    crop_GG = digits.crop(cover_HW)
+    np.testing.assert_allclose(crop_GG, crop_GG[::-1, ::-1], atol=1e-6)
+    rows, columns = crop_GG.sum(0).max(), crop_GG.sum(1).max()
+    assert max(rows, columns) == pytest.approx(digits.REACH, abs=0.6)
+    assert rows / columns == pytest.approx(height / width, rel=0.1)
+
+
+def test_pieces_are_bridged_and_specks_dropped():
+  frames_FHWC = np.full((1, 64, 48, 3), 20, np.uint8)
+  red = world_lib.COLOURS['red']
+  frames_FHWC[0, 5:15, 5:15] = red
+  frames_FHWC[0, 5:15, 18:22] = red  # Three pixels away: the same blob.
+  frames_FHWC[0, 40:50, 5:15] = red
+  frames_FHWC[0, 58:62, 30:33] = red  # Twelve pixels: a speck.
+  found = segments.blobs(frames_FHWC)
+  assert sorted(blob.area for blob in found) == [100, 140]
+  assert {blob.colour for blob in found} == {'red'}
+
+
 def test_crops_do_not_depend_on_size():
   def crop(size):
     scene = _one(size=size, motion='still', start=(32.0, 32.0))

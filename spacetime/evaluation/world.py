@@ -14,9 +14,9 @@ from spacetime.data import paths
 from spacetime.data import world as world_lib
 from spacetime.evaluation import digits, segments
 
-# Shares of the shorter side: the furthest a character goes in a whole clip, were
-# it always at its fastest, and at most between two frames; what another colour
-# counts as in distance.
+# Shares of the shorter side: how far a character goes in a clip, were it always
+# at its fastest, and at most between two frames; what another colour counts as
+# in distance.
 RUN = 2.5
 JUMP = 0.5
 OTHER_COLOUR = 0.08
