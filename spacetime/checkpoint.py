@@ -106,11 +106,10 @@ class Checkpoints:
         f'step {step} comes before step {latest} in {self.directory}; go on '
         'from the latest step or change --workdir'
       )
-    if step != latest:
-      items = {'state': ocp.args.StandardSave(state)}
-      if iterator is not None:
-        items['data'] = grain.checkpoint.CheckpointSave(iterator)
-      self._manager.save(step, args=ocp.args.Composite(**items))
+    items = {'state': ocp.args.StandardSave(state)}
+    if iterator is not None:
+      items['data'] = grain.checkpoint.CheckpointSave(iterator)
+    self._manager.save(step, args=ocp.args.Composite(**items))
     if wait:
       self.wait()
 

@@ -76,6 +76,8 @@ def test_odd_sides_are_padded(tmp_path):
   decoded_FHWC, *_ = decode(tmp_path / 'a.mp4')
   assert decoded_FHWC.shape == (5, 34, 48, 3)
   assert psnr(decoded_FHWC[:, :33, :47], clip_FHWC) > 30
+  assert psnr(decoded_FHWC[:, 33], decoded_FHWC[:, 32]) > 30
+  assert psnr(decoded_FHWC[:, :, 47], decoded_FHWC[:, :, 46]) > 30
 
 
 def test_fractional_rate_and_default(tmp_path):
@@ -153,7 +155,8 @@ def test_nothing_half_written_stays(tmp_path):
   (tmp_path / 'a.mp4').write_text('older')
   with pytest.raises(RuntimeError, match='stop'):
     with VideoWriter(tmp_path / 'a.mp4') as video:
-      video.append(make_clip())
+      video.append(make_clip(120))
+      assert len(os.listdir(tmp_path)) == 2
       raise RuntimeError('stop')
   assert os.listdir(tmp_path) == ['a.mp4']
   assert (tmp_path / 'a.mp4').read_text() == 'older'

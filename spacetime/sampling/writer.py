@@ -345,7 +345,6 @@ def _write_gif(
     append_images=images[1:],
     duration=lengths,
     loop=0,
-    disposal=1,
     optimize=False,
   )
 
