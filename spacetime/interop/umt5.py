@@ -61,9 +61,7 @@ def params_from_torch_names(tensors: dict[str, np.ndarray]) -> dict:
   layers = 1 + max((int(m[1]) for m in indices if m), default=0)
   biases = [BLOCK.format(i=i) + POSITION for i in range(layers)]
   rows = list(BLOCK_TABLE)
-  if sum(name in left for name in biases) > 1:
-    rows.append((POSITION, 'position_bias', 'same'))
-  elif layers == 1:
+  if layers == 1 or sum(name in left for name in biases) > 1:
     rows.append((POSITION, 'position_bias', 'same'))
   else:
     params['position_bias'] = take(biases[0])

@@ -1,0 +1,95 @@
+"""Writes golden.npz: what diffusers and transformers make of small weights.
+
+  pip install torch diffusers transformers
+  python tests/interop/make_golden.py
+
+Run it again only if a case in golden_cases.py changes; then say so in the
+commit, with the versions printed.
+"""
+
+import pathlib
+import sys
+
+import numpy as np
+
+FILE = pathlib.Path(__file__).with_name('golden.npz')
+sys.path[:0] = [str(FILE.parent), str(FILE.parents[1]), str(FILE.parents[2])]
+
+import diffusers  # noqa: E402
+import golden_cases  # noqa: E402
+import seeded_weights  # noqa: E402
+import torch  # noqa: E402
+import transformers  # noqa: E402
+
+
+def load(model) -> None:
+  """Fills a torch model with seeded weights."""
+  state = model.state_dict()
+  state.pop('encoder.embed_tokens.weight', None)
+  drawn = seeded_weights.weights({k: tuple(v.shape) for k, v in state.items()})
+  drawn = {k: torch.from_numpy(v) for k, v in drawn.items()}
+  if 'shared.weight' in drawn:
+    drawn['encoder.embed_tokens.weight'] = drawn['shared.weight']
+  model.load_state_dict(drawn)
+
+
+def autoencoder_numbers(name: str) -> dict[str, np.ndarray]:
+  """Posterior and video of one form."""
+  config = golden_cases.AUTOENCODERS[name]
+  side = config.patch_size
+  model = diffusers.AutoencoderKLWan(
+    base_dim=config.base_dim,
+    decoder_base_dim=config.decoder_base_dim or None,
+    z_dim=config.z_dim,
+    dim_mult=list(config.dim_mult),
+    num_res_blocks=config.num_res_blocks,
+    temperal_downsample=list(config.temporal_downsample),
+    is_residual=config.is_residual,
+    in_channels=3 * side**2,
+    out_channels=3 * side**2,
+    patch_size=side if side > 1 else None,
+    scale_factor_spatial=config.stride[1],
+    scale_factor_temporal=config.stride[0],
+  ).eval()
+  load(model)
+  video = np.moveaxis(golden_cases.video(config), -1, 1)
+  z = np.moveaxis(golden_cases.latents(config), -1, 1)
+  found = model.encode(torch.from_numpy(video.copy())).latent_dist
+  decoded = model.decode(torch.from_numpy(z.copy())).sample
+  return {
+    f'{name}_mean': np.moveaxis(found.mean.numpy(), 1, -1),
+    f'{name}_logvar': np.moveaxis(found.logvar.numpy(), 1, -1),
+    f'{name}_video': np.moveaxis(decoded.numpy(), 1, -1),
+  }
+
+
+def text_numbers() -> dict[str, np.ndarray]:
+  """Features of two prompts, rows of padding zero."""
+  config = golden_cases.TEXT
+  model = transformers.UMT5EncoderModel(
+    transformers.UMT5Config(
+      vocab_size=config.vocab_size,
+      d_model=config.d_model,
+      d_kv=config.d_kv,
+      num_heads=config.num_heads,
+      d_ff=config.d_ff,
+      num_layers=config.num_layers,
+      feed_forward_proj='gated-gelu',
+    )
+  ).eval()
+  load(model)
+  tokens = torch.tensor(golden_cases.TOKENS)
+  mask = (tokens != 0).long()
+  features = model(tokens, mask).last_hidden_state * mask[..., None]
+  return {'text': features.numpy()}
+
+
+if __name__ == '__main__':
+  with torch.no_grad():
+    numbers = text_numbers()
+    for form in golden_cases.AUTOENCODERS:
+      numbers |= autoencoder_numbers(form)
+  np.savez_compressed(FILE, **numbers)
+  print('torch', torch.__version__, 'diffusers', diffusers.__version__)
+  print('transformers', transformers.__version__)
+  print(FILE.name, FILE.stat().st_size, 'bytes')
