@@ -391,8 +391,10 @@ def check_writable(directory: Path) -> None:
 
 
 def _absolute(path: Path) -> epath.Path:
-  path = epath.Path(path).expanduser()
-  return path if '://' in str(path) else path.absolute()
+  path = os.fspath(path)
+  if '://' not in path:
+    path = os.path.abspath(os.path.expanduser(path))
+  return epath.Path(path)
 
 
 def _check_directory(directory: Path) -> epath.Path:
