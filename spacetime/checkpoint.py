@@ -376,11 +376,11 @@ def check_writable(directory: Path) -> None:
     ValueError: it cannot.
   """
   directory = _absolute(directory)
-  probe = directory / f'.probe.{os.getpid()}'
+  probe = directory / f'.probe.{jax.process_index()}.{os.getpid()}'
   try:
     directory.mkdir(parents=True, exist_ok=True)
     probe.write_text('')
-    probe.unlink()
+    probe.unlink(missing_ok=True)
   except OSError as e:
     raise ValueError(
       f'{directory} cannot be written ({e.strerror}); change --workdir or --out'
@@ -484,7 +484,10 @@ def _holds(directory: pathlib.Path, files: Mapping[str, bytes]) -> bool:
 
 def _reader() -> ocp.Checkpointer:
   return ocp.Checkpointer(
-    ocp.CompositeCheckpointHandler(state=ocp.PyTreeCheckpointHandler())
+    ocp.CompositeCheckpointHandler(
+      state=ocp.PyTreeCheckpointHandler(),
+      data=grain.checkpoint.CheckpointHandler(),
+    )
   )
 
 

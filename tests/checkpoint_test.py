@@ -2,9 +2,11 @@
 
 import dataclasses
 import json
+import os
 import pathlib
 import random
 import shutil
+import socket
 import subprocess
 import sys
 import time
@@ -244,6 +246,80 @@ def test_kill_in_the_middle_of_a_save_loses_nothing_older(tmp_path):
   assert half, 'no kill met a save: the test showed nothing'
   with Checkpoints(tmp_path) as checkpoints:
     assert checkpoints.latest_step() >= last
+
+
+CLUSTER = """
+import sys
+import grain
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
+from spacetime import checkpoint
+
+workdir, port, index = sys.argv[1], sys.argv[2], int(sys.argv[3])
+jax.config.update('jax_num_cpu_devices', 2)
+jax.config.update('jax_cpu_collectives_implementation', 'gloo')
+jax.distributed.initialize(f'localhost:{port}', 2, index)
+mesh = jax.make_mesh((4,), ('a',), axis_types=(AxisType.Auto,))
+value = np.arange(24, dtype=np.float32).reshape(8, 3)
+state = {'ema': {'x': jax.make_array_from_callback(
+  (8, 3), NamedSharding(mesh, PartitionSpec('a')), lambda at: value[at]
+)}}
+
+def make_iterator():
+  data = grain.MapDataset.range(40)[index::2].batch(2)
+  return iter(data.to_iter_dataset())
+
+def check(x):
+  for shard in x.addressable_shards:
+    np.testing.assert_array_equal(shard.data, value[shard.index])
+
+iterator = make_iterator()
+next(iterator)
+checkpoint.write_config(workdir, {'width': 24}, tokenizer=b'model')
+with checkpoint.Checkpoints(workdir, keep=2) as checkpoints:
+  for step in (3, 4, 5):
+    checkpoints.save(step, state, iterator=iterator)
+want = next(iterator)
+abstract = jax.tree.map(
+  lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=a.sharding), state
+)
+with checkpoint.Checkpoints(workdir) as checkpoints:
+  assert checkpoints.latest_step() == 5
+  other = make_iterator()
+  check(checkpoints.restore(abstract, iterator=other)['ema']['x'])
+  np.testing.assert_array_equal(next(other), want)
+check(checkpoint.load_params(workdir, abstract['ema'])['x'])
+print('equal', want.tolist(), flush=True)
+"""
+
+
+def test_two_processes_save_and_restore(tmp_path):
+  with socket.socket() as probe:
+    probe.bind(('localhost', 0))
+    port = str(probe.getsockname()[1])
+  environment = {k: v for k, v in os.environ.items() if k != 'XLA_FLAGS'}
+  processes = [
+    subprocess.Popen(
+      [sys.executable, '-c', CLUSTER, str(tmp_path), port, str(i)],
+      cwd=pathlib.Path(__file__).parents[1],
+      env=environment,
+      stdout=subprocess.PIPE,
+      stderr=subprocess.PIPE,
+      text=True,
+    )
+    for i in range(2)
+  ]
+  try:
+    told = [process.communicate(timeout=120) for process in processes]
+  finally:
+    for process in processes:
+      process.kill()
+  for i, (out, error) in enumerate(told):
+    assert f'equal [{4 + i}, {6 + i}]\n' in out, error
+  names = {p.name for p in (tmp_path / 'checkpoints').iterdir()}
+  assert names == {'4', '5'}
 
 
 # -- config and tokenizer ------------------------------------------------------
