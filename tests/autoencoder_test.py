@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from seeded_weights import draw
 
-from spacetime.models import autoencoder, causal, identity, streaming
+from spacetime.models import autoencoder, causal, identity, shortcuts, streaming
 
 RESIDUAL = autoencoder.AutoencoderConfig(
   base_dim=2,
@@ -306,3 +306,26 @@ def test_identity_refuses():
     model.decode({}, np.zeros((1, 2, 1, 1, 9), np.float32))
   with pytest.raises(ValueError, match='a chunk of 4 frames'):
     model.encode({}, np.zeros((1, 4, 1, 1, 3), np.float32))
+
+
+def test_shortcuts_average_and_repeat():
+  x = draw('x', (2, 3, 4, 6, 5))
+  down = functools.partial(shortcuts.average_down, time=2, space=2)
+  y = down(x, features=10, opens=True)
+  assert y.shape == (2, 2, 2, 3, 10)
+  # Channel 0 is the first half of channel 0's fold: here the zero frame.
+  np.testing.assert_allclose(y[:, 0, ..., ::2], 0)
+  expected = x[:, 1, :2, 2:4, 3].mean(axis=(1, 2))
+  np.testing.assert_allclose(y[:, 1, 0, 1, 6], expected, atol=1e-6)
+  y = down(x[:, 1:], features=5, opens=False)
+  np.testing.assert_allclose(
+    y[:, 0, 1, 2], x[:, 1:, 2:, 4:].mean(axis=(1, 2, 3)), atol=1e-6
+  )
+  wide = shortcuts.average_down(x, features=15, time=1, space=1, opens=False)
+  np.testing.assert_array_equal(wide, np.repeat(x, 3, axis=-1))
+  up = functools.partial(shortcuts.repeat_up, time=2, space=2)
+  y = up(x, features=5, opens=False)
+  assert y.shape == (2, 6, 8, 12, 5)
+  np.testing.assert_array_equal(y[:, ::2, ::2, ::2], x)
+  np.testing.assert_array_equal(y[:, 1::2, 1::2, 1::2], x)
+  np.testing.assert_array_equal(up(x, features=5, opens=True), y[:, 1:])

@@ -9,7 +9,7 @@ import einops
 import flax.linen as nn
 import jax.numpy as jnp
 
-from spacetime.models import causal
+from spacetime.models import causal, shortcuts
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,7 +54,7 @@ class DownBlock(nn.Module):
   @nn.compact
   def __call__(self, cache, x_BFHWC):
     level, after = self.level, {}
-    short_BFHWC = causal.average_down(
+    short_BFHWC = shortcuts.average_down(
       x_BFHWC,
       features=level.after,
       time=level.time,
@@ -101,7 +101,7 @@ class UpBlock(nn.Module):
     )
     after[name], x_BFHWC = up(causal.part(cache, name), x_BFHWC)
     if self.is_residual:
-      x_BFHWC += causal.repeat_up(
+      x_BFHWC += shortcuts.repeat_up(
         short_BFHWC,
         features=level.after,
         time=level.time,

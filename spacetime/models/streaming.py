@@ -3,6 +3,7 @@
 For any codec with the interface of `Autoencoder`.
 """
 
+import einops
 import jax
 import jax.numpy as jnp
 
@@ -82,7 +83,7 @@ def decode_scan(autoencoder, params, z_Bfhwc):
   def body(cache, z_Bhwc):
     return autoencoder.decode_step(params, cache, z_Bhwc[:, None])
 
-  _, rest = jax.lax.scan(body, cache, jnp.moveaxis(z_Bfhwc[:, 1:], 1, 0))
-  batch, _, *size = first.shape
-  rest = jnp.moveaxis(rest, 0, 1).reshape(batch, -1, *size)
+  z_fBhwc = einops.rearrange(z_Bfhwc[:, 1:], 'B f h w c -> f B h w c')
+  _, rest = jax.lax.scan(body, cache, z_fBhwc)
+  rest = einops.rearrange(rest, 'f B t H W C -> B (f t) H W C')
   return jnp.concatenate([first, rest], axis=1)
