@@ -36,8 +36,8 @@ def get_config(size: str = 'cpu') -> ml_collections.ConfigDict:
       if latent
       else dict(kind='identity', time=4),
       text=dict(
-        length=64,
-        vocab_size=512,
+        length=80,
+        vocab_size=640,
         d_model=text_width,
         d_kv=text_width // 4,
         num_heads=4,
@@ -54,7 +54,9 @@ def get_config(size: str = 'cpu') -> ml_collections.ConfigDict:
         dtype='bfloat16' if latent else 'float32',
         remat='none',
       ),
-      flow=dict(prediction='velocity' if latent else 'sample', shift=1.0),
+      flow=dict(prediction='velocity', shift=1.0)
+      if latent
+      else dict(prediction='sample', mean=0.8, std=0.8),
       given=dict(
         none=0.75, first=0.1, first_k=0.05, last_k=0.04, ends=0.03, random=0.03
       ),

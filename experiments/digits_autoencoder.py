@@ -21,29 +21,30 @@ def get_config(size: str = 'cpu') -> ml_collections.ConfigDict:
       stage='autoencoder',
       seed=0,
       data=digits_data.get_data(
-        size, batch=4 if tiny else 8, crop=None if tiny else (9, 64, 64)
+        size, batch=4
       ),
       autoencoder=dict(
         kind='causal',
-        base_dim=4 if tiny else 16,
-        z_dim=8 if tiny else 48,
+        base_dim=4 if tiny else 32,
+        z_dim=8 if tiny else 128,
         dim_mult=(1, 2, 2) if tiny else (1, 2, 4),
         num_res_blocks=1,
         temporal_downsample=(True, True),
         is_residual=True,
-        patch_size=2,
+        patch_size=2 if tiny else 4,
         initial_logvar=-6.0,
       ),
       reconstruction=dict(
         squared=1.0, absolute=1.0, scales=2, gradient=0.5, kl=1e-6
       ),
       optimizer=dict(
-        name='adamw',
-        learning_rate=8e-4,
+        name='muon',
+        learning_rate=1e-3,
+        adam_rate=1e-3,
         warmup=min(100, steps // 4),
         decay=0.3,
         b2=0.99,
-        newton_schulz=5,
+        newton_schulz=3,
       ),
       mesh=dict(data=-1, fsdp=1, context=1, tensor=1),
       train=dict(

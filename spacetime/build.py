@@ -99,9 +99,7 @@ def networks(config, *, weights: Mapping | None = None) -> Networks:
     channels=codec.z_dim,
     text_width=text.d_model,
   )
-  return Networks(
-    codec, text_lib.TextEncoder(text), dit_lib.DiT(model), length
-  )
+  return Networks(codec, text_lib.TextEncoder(text), dit_lib.DiT(model), length)
 
 
 def grids(config, nets: Networks, size=None) -> geometry.Geometry:

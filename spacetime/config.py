@@ -160,7 +160,7 @@ def train(config) -> TrainConfig:
 
 
 def sampling(config, **changes) -> SamplingConfig:
-  """The `sampling` section, with what the flags change; None changes nothing."""
+  """The `sampling` section with changes, of which None changes nothing."""
   values = section(config, 'sampling')
   values |= {k: v for k, v in changes.items() if v is not None}
   return unpack(values, SamplingConfig, 'sampling')

@@ -1,6 +1,6 @@
 """Writes a trained model as a weights folder: safetensors, config, tokenizer.
 
-  python -m spacetime.export --checkpoint=runs/digits --out=models/digits
+python -m spacetime.export --checkpoint=runs/digits --out=models/digits
 """
 
 import pathlib

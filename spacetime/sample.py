@@ -14,25 +14,25 @@ import pathlib
 import time
 
 import jax
-import numpy as np
-import tqdm
 from absl import flags
 
 import spacetime
-from spacetime import build, command, geometry, pretrained, sharding
+from spacetime import build, command, generate, pretrained, sharding
 from spacetime import config as config_lib
 from spacetime.data import clips as clips_lib
-from spacetime.models import streaming
-from spacetime.pixels import to_frames, to_video
-from spacetime.sampling import conditions, sampler, writer
+from spacetime.sampling import writer
 
 _PROMPT = flags.DEFINE_string('prompt', None, 'What the video shows.')
 _PROMPTS = flags.DEFINE_string(
-  'prompts_file', None, 'A file with a prompt on each line, instead of --prompt.'
+  'prompts_file',
+  None,
+  'A file with a prompt on each line, instead of --prompt.',
 )
 _OUT = flags.DEFINE_string('out', None, 'Where to write, such as video.mp4.')
 _CHECKPOINT = flags.DEFINE_string(
-  'checkpoint', 'digits', 'A work directory, a weights folder, or a bundled one.'
+  'checkpoint',
+  'digits',
+  'A work directory, a weights folder, or a bundled one.',
 )
 _SEED = flags.DEFINE_integer('seed', 0, 'Same seed, same video.')
 _NUM = flags.DEFINE_integer('num', 1, 'Videos for each prompt.')
@@ -44,7 +44,9 @@ _SHIFT = flags.DEFINE_float(
 _GUIDANCE = flags.DEFINE_float(
   'guidance', None, 'How hard to follow the prompt; 1 is unguided and faster.'
 )
-_NEGATIVE = flags.DEFINE_string('negative_prompt', '', 'What to stay away from.')
+_NEGATIVE = flags.DEFINE_string(
+  'negative_prompt', '', 'What to stay away from.'
+)
 _FRAMES = flags.DEFINE_integer('frames', None, 'Frames; as trained if not set.')
 _SIZE = flags.DEFINE_string('size', None, 'WIDTHxHEIGHT in pixels, as trained.')
 _IMAGE = flags.DEFINE_string('image', None, 'The first frame, an image file.')
@@ -95,7 +97,7 @@ def main() -> None:
     _IMAGE.value, height=grid.height, width=grid.width
   )
   began = time.monotonic()
-  videos = sample(
+  videos = generate.sample(
     model,
     prompts,
     grid=grid,
@@ -147,74 +149,6 @@ def parse_size(text: str | None) -> tuple[int, int] | None:
   if len(parts) != 2 or not all(p.isdigit() for p in parts):
     raise ValueError(f'--size={text}: expected WIDTHxHEIGHT, such as 64x64')
   return int(parts[1]), int(parts[0])
-
-
-def sample(
-  model: pretrained.Model,
-  prompts: list[str],
-  *,
-  grid: geometry.Geometry,
-  settings: config_lib.SamplingConfig,
-  negative: str = '',
-  seed: int = 0,
-  image_HWC: np.ndarray | None = None,
-  batch: int = 16,
-) -> list[np.ndarray]:
-  """Samples a video for every prompt.
-
-  Args:
-    model: networks and parameters.
-    prompts: clip i of the seed is prompts[i].
-    grid: sizes of the video.
-    settings: of the sampler.
-    negative: prompt to steer away from.
-    seed: of the noise.
-    image_HWC: the first frame, uint8, or None.
-    batch: clips at once; the last batch is filled up, so that one program
-      serves all.
-
-  Returns:
-    uint8 frames_FHWC for every prompt.
-  """
-  nets, batch = model.networks, min(batch, len(prompts))
-  latent = (*grid.latent, nets.autoencoder.z_dim)
-  condition = conditions.nothing(batch, latent)
-  if image_HWC is not None:
-    video = np.repeat(to_video(image_HWC)[None, None], batch, axis=0)
-    z = jax.jit(nets.encode)(model.frozen, video)
-    condition = conditions.first_image(z, latent)
-  draw = jax.jit(build.sampler(model.config, nets, settings))
-  decode = Decoder(model)
-  encode = model.tokenizer.encode
-  negative_BS = np.stack([encode(negative, length=nets.text_length)] * batch)
-  videos = []
-  with tqdm.tqdm(total=len(prompts), desc='sample', unit='clip') as bar:
-    for first in range(0, len(prompts), batch):
-      rows = prompts[first : first + batch]
-      filled = rows + [rows[-1]] * (batch - len(rows))
-      tokens = np.stack([encode(p, length=nets.text_length) for p in filled])
-      keys = sampler.clip_keys(seed, batch, first=first)
-      z = draw(model.params, keys, tokens, negative_BS, condition)
-      videos += list(decode(z)[: len(rows)])
-      bar.update(len(rows))
-  return videos
-
-
-class Decoder:
-  """Latents -> frames on the host, a latent frame at a time, jitted once."""
-
-  def __init__(self, model: pretrained.Model):
-    self._codec = model.networks.autoencoder
-    self._params = model.frozen.get('autoencoder', {})
-    self._first = jax.jit(self._codec.decode_first)
-    self._step = jax.jit(self._codec.decode_step)
-
-  def __call__(self, z_Bfhwc) -> np.ndarray:
-    """uint8 frames_BFHWC; device memory does not grow with duration."""
-    chunks = streaming.decode_chunks(
-      self._codec, self._params, z_Bfhwc, first=self._first, step=self._step
-    )
-    return np.concatenate([to_frames(chunk) for chunk in chunks], axis=1)
 
 
 def write(out: pathlib.Path, videos, prompts, about: dict) -> None:

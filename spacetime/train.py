@@ -45,13 +45,31 @@ FREE = (
 
 
 def main() -> None:
-  """Flags -> build -> run."""
+  """Flags -> run."""
   if _CONFIG.value is None or not _WORKDIR.value:
     raise ValueError('--config and --workdir: expected both; see --help')
-  config, workdir = _CONFIG.value, _WORKDIR.value
+  run(_CONFIG.value, _WORKDIR.value, stop=stopper())
+
+
+def run(config, workdir: str, *, stop=lambda: False) -> state.State:
+  """Trains as the config says, going on from what the work directory holds.
+
+  Args:
+    config: an experiment's ConfigDict.
+    workdir: made if there is none.
+    stop: asked after each step; true saves and stops.
+
+  Returns:
+    The last state.
+
+  Raises:
+    ValueError: the config, or what the work directory holds, cannot be.
+  """
   # Everything that can be refused is refused before anything is written.
   if config.get('stage') not in config_lib.STAGES:
-    raise ValueError(f'stage={config.get("stage")!r}: expected one of {config_lib.STAGES}')
+    raise ValueError(
+      f'stage={config.get("stage")!r}: expected one of {config_lib.STAGES}'
+    )
   data, train = config_lib.data(config), config_lib.train(config)
   optimizer, mesh = build.make_optimizer(config), build.mesh(config)
   task, nets, codec, frozen = networks(config, mesh, workdir)
@@ -107,10 +125,11 @@ def main() -> None:
           ),
         ],
         rates=build.rates(config, nets),
-        stop=stopper(),
+        stop=stop,
       )
   if nets is None and int(at.step) == train.steps:
-    save_moments(config, codec, at, loader, mesh)
+    save_moments(config, workdir, codec, at, loader, mesh)
+  return at
 
 
 def networks(config, mesh, workdir):
@@ -176,7 +195,9 @@ def evaluator(task, frozen, held_out, mesh):
   return call
 
 
-def save_moments(config, codec, at, loader, mesh, *, batches: int = 16):
+def save_moments(
+  config, workdir, codec, at, loader, mesh, *, batches: int = 16
+):
   """Puts each latent channel's mean and deviation into the run's config."""
   stage = build.reconstruction_stage(config, codec)
   compiled, found = jax.jit(stage.moments), []
@@ -191,7 +212,7 @@ def save_moments(config, codec, at, loader, mesh, *, batches: int = 16):
     'latents_mean': [round(float(x), 5) for x in mean],
     'latents_std': [round(float(x), 5) for x in deviation],
   }
-  checkpoint.write_config(_WORKDIR.value, plain, free=FREE)
+  checkpoint.write_config(workdir, plain, free=FREE)
 
 
 def stopper():

@@ -10,9 +10,7 @@ def test_unpatchify_inverts_patchify():
   z = jax.random.normal(jax.random.key(0), (2, 3, 4, 6, 5))
   x = patches.patchify(z, (1, 2, 3))
   assert x.shape == (2, 3 * 2 * 2, 1 * 2 * 3 * 5)
-  np.testing.assert_array_equal(
-    patches.unpatchify(x, (1, 2, 3), (3, 2, 2)), z
-  )
+  np.testing.assert_array_equal(patches.unpatchify(x, (1, 2, 3), (3, 2, 2)), z)
 
 
 def test_order_of_tokens_and_of_values_within():

@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 
 import jax
+from jax.sharding import NamedSharding, PartitionSpec
 
 from spacetime import flops, sharding
 from spacetime.checkpoint import Checkpoints
@@ -98,13 +99,12 @@ def run(
     The last state.
   """
   first = int(state.step)
+  key = jax.device_put(key, NamedSharding(mesh, PartitionSpec()))
   # Rates count from the second line on: the first holds the compilation.
   told, since, waited = None, None, 0.0
   with jax.set_mesh(mesh):
     places = jax.tree.map(lambda leaf: leaf.sharding, state)
-    compiled = jax.jit(
-      step_fn, donate_argnums=0, out_shardings=(places, None)
-    )
+    compiled = jax.jit(step_fn, donate_argnums=0, out_shardings=(places, None))
     bar = metrics_lib.progress(
       start=first, steps=steps, quiet=jax.process_index() > 0
     )

@@ -1,0 +1,135 @@
+"""Every experiment: small ones run, large ones have the shapes they claim."""
+
+import importlib
+import math
+import pathlib
+
+import jax
+import ml_collections
+import pytest
+
+from experiments import digits, digits_autoencoder
+from spacetime import build
+from spacetime import config as config_lib
+from spacetime.training import optimizer
+
+ROOT = pathlib.Path(__file__).parents[1]
+
+
+def test_every_experiment_has_a_docstring_with_its_command():
+  for path in sorted((ROOT / 'experiments').glob('*.py')):
+    module = importlib.import_module(f'experiments.{path.stem}')
+    if hasattr(module, 'get_config'):
+      assert f'--config=experiments/{path.name}' in module.__doc__
+
+
+@pytest.mark.parametrize('size', digits.SIZES)
+def test_digits(size):
+  config = digits.get_config(size)
+  weights = digits_autoencoder.get_config() if size == 'latent' else None
+  nets = build.networks(config, weights=weights)
+  grid = build.grids(config, nets)
+  task = build.diffusion_task(config, nets)
+  batch = {
+    'frames': jax.ShapeDtypeStruct(
+      (2, grid.frames, grid.height, grid.width, 3), 'uint8'
+    ),
+    'tokens': jax.ShapeDtypeStruct((2, nets.text_length), 'int32'),
+  }
+  params = jax.eval_shape(task.init, jax.random.key(0))
+  frozen = {}
+  if weights:
+    frozen['autoencoder'] = jax.eval_shape(
+      nets.autoencoder.init, jax.random.key(0)
+    )
+  loss, _ = jax.eval_shape(task.loss, params, frozen, batch, jax.random.key(0))
+  assert loss.shape == ()
+  axes = optimizer.matrix_axes(params)
+  blocks = params['dit']['blocks']['mlp_in']['kernel']
+  assert blocks.shape[0] == config.model.layers
+  assert axes['dit']['blocks']['mlp_in']['kernel'] is not None
+  config_lib.train(config)
+  config_lib.sampling(config)
+  build.make_optimizer(config)
+
+
+@pytest.mark.parametrize('size', ['tiny', 'cpu'])
+def test_digits_autoencoder(size):
+  config = digits_autoencoder.get_config(size)
+  codec = build.autoencoder(config)
+  assert codec.stride == (4, 8, 8)
+  task = build.reconstruction_task(config, codec)
+  params = jax.eval_shape(task.init, jax.random.key(0))
+  count = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(params))
+  assert count < 4e6
+
+
+def test_unknown_keys_name_the_nearest():
+  config = digits.get_config('tiny')
+  with config.unlocked():
+    config.train.stpes = 5
+  with pytest.raises(ValueError, match='train.stpes: unknown.*mean train.steps'):
+    config_lib.train(config)
+  config = digits.get_config('tiny')
+  del config.train.steps
+  with pytest.raises(ValueError, match="train: expected \\['steps'\\] too"):
+    config_lib.train(config)
+  with pytest.raises(ValueError, match="config has no 'train'; it has"):
+    config_lib.train(ml_collections.ConfigDict({'data': {}}))
+
+
+def test_shared_sizes_are_set_once():
+  config = digits.get_config('tiny')
+  with config.unlocked():
+    config.model.channels = 7
+  with pytest.raises(ValueError, match='model.channels: unknown'):
+    build.networks(config)
+
+
+def changed(**values):
+  config = digits.get_config('tiny')
+  config.update_from_flattened_dict(values)
+  return config
+
+
+@pytest.mark.parametrize(
+  'check, values, text',
+  [
+    (config_lib.data, {'data.name': 'films'}, "data.name='films': expected"),
+    (
+      config_lib.data,
+      {'data.caption_dropout': 1.5},
+      'data.caption_dropout=1.5: expected 0 to 1',
+    ),
+    (config_lib.train, {'train.steps': 0}, 'train.steps=0'),
+    (config_lib.train, {'train.ema': 1.0}, 'train.ema=1.0: expected'),
+    (
+      config_lib.sampling,
+      {'sampling.guidance': -1.0},
+      'guidance=-1.0: expected 0 or more; change --guidance',
+    ),
+    (config_lib.sampling, {'sampling.solver': 'rk4'}, "solver 'rk4'"),
+    (build.mesh, {'mesh.data': 3}, '3 does not divide 8 devices'),
+    (
+      build.mesh,
+      {'data.batch_size': 12},
+      'data.batch_size=12.*the next that fits is 16',
+    ),
+    (
+      build.autoencoder,
+      {'autoencoder.kind': 'vq'},
+      "autoencoder.kind='vq': expected",
+    ),
+  ],
+)
+def test_refuses(check, values, text):
+  with pytest.raises(ValueError, match=text):
+    check(changed(**values))
+
+
+def test_resolve_finds_folders_and_refuses_the_rest(tmp_path):
+  (tmp_path / 'inner').mkdir()
+  assert build.resolve('inner', beside=tmp_path) == str(tmp_path / 'inner')
+  assert build.resolve(str(tmp_path)) == str(tmp_path)
+  with pytest.raises(ValueError, match="'nowhere': no such folder"):
+    build.resolve('nowhere')

@@ -1,0 +1,225 @@
+"""Optimizers, given frames, the step and the two losses."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from spacetime import flow
+from spacetime.training import diffusion, given, optimizer, reconstruction
+from spacetime.training import state as state_lib
+from spacetime.training import step as step_lib
+
+ADAM = optimizer.OptimizerConfig(learning_rate=0.1, warmup=4, decay=0.5)
+
+
+def test_schedule_warms_up_stays_and_falls_to_zero():
+  rate = optimizer.schedule(ADAM, steps=20)
+  values = [float(rate(i)) for i in range(21)]
+  assert 0 < values[0] < values[1] < values[4] == 1.0
+  assert values[4:11] == [1.0] * 7
+  assert values[10] > values[12] > values[19] > values[20] == 0.0
+
+
+def test_muon_takes_the_matrices_inside_blocks():
+  params = {
+    'dit': {
+      'blocks': {'mlp_in': {'kernel': jnp.zeros((2, 3, 5))}},
+      'patch_embed': {'kernel': jnp.zeros((3, 5))},
+    }
+  }
+  axes = optimizer.matrix_axes(params)
+  stacked = axes['dit']['blocks']['mlp_in']['kernel']
+  assert (stacked.reduction_axis, stacked.output_axis) == (1, 2)
+  assert axes['dit']['patch_embed']['kernel'] is None
+
+
+def test_muon_moves_every_layer_of_a_stack_alike():
+  config = dataclasses.replace(ADAM, name='muon', warmup=0)
+  moved = optimizer.make_optimizer(config, steps=10)
+  kernel = jnp.zeros((2, 6, 4))
+  params = {'dit': {'blocks': {'mlp_in': {'kernel': kernel}}}}
+  one = jax.random.normal(jax.random.key(0), (6, 4))
+  # Orthogonalised layer by layer, the size of a layer's gradient is nothing.
+  gradient = jax.tree.map(lambda _: jnp.stack([one, 0.01 * one]), params)
+  updates, _ = moved.update(gradient, moved.init(params), params)
+  update = updates['dit']['blocks']['mlp_in']['kernel']
+  np.testing.assert_allclose(update[0], update[1], rtol=1e-3)
+  singular = jnp.linalg.svd(update[0] / update[0].std(), compute_uv=False)
+  assert float(singular.max() / singular.min()) < 2.5
+
+
+def test_optimizer_refuses():
+  with pytest.raises(ValueError, match="optimizer.name='sgd': expected one of"):
+    dataclasses.replace(ADAM, name='sgd')
+  with pytest.raises(ValueError, match='optimizer.learning_rate=0.*positive'):
+    dataclasses.replace(ADAM, learning_rate=0)
+
+
+ONLY = {
+  f.name: 0.0 for f in dataclasses.fields(given.GivenConfig)
+}
+
+
+@pytest.mark.parametrize(
+  'way, rows',
+  [
+    ('none', {'.....'}),
+    ('first', {'#....'}),
+    ('first_k', {'#....', '##...', '###..', '####.'}),
+    ('last_k', {'....#', '...##', '..###', '.####'}),
+    ('ends', {'#...#'}),
+  ],
+)
+def test_given_frames(way, rows):
+  config = given.GivenConfig(**(ONLY | {way: 1.0}))
+  drawn = given.sample_given(jax.random.key(0), 64, 5, config)
+  seen = {''.join('.#'[int(x)] for x in row) for row in np.asarray(drawn)}
+  assert seen == rows
+
+
+def test_given_at_random_leaves_something_to_learn():
+  config = given.GivenConfig(**(ONLY | {'random': 1.0}))
+  drawn = np.asarray(given.sample_given(jax.random.key(0), 512, 3, config))
+  assert not drawn.all(axis=1).any()
+  assert len({tuple(row) for row in drawn}) == 7
+
+
+def test_given_by_weight_and_never_an_image_whole():
+  config = given.GivenConfig(**(ONLY | {'none': 3.0, 'first': 1.0}))
+  drawn = given.sample_given(jax.random.key(0), 4000, 4, config)
+  assert abs(float(drawn[:, 0].mean()) - 0.25) < 0.03
+  assert not given.sample_given(jax.random.key(0), 8, 1, config).any()
+  both = given.GivenConfig(**(ONLY | {'ends': 1.0}))
+  assert not given.sample_given(jax.random.key(0), 8, 2, both)[:, 1].any()
+
+
+def test_given_refuses():
+  with pytest.raises(ValueError, match='expected weights that are not negative'):
+    given.GivenConfig(**ONLY)
+
+
+def quadratic(params, frozen, batch, key):
+  """A loss whose gradient is known."""
+  error = params['w'] - batch['x'].mean(0)
+  loss = 0.5 * jnp.sum(jnp.square(error)) + 0 * jax.random.normal(key)
+  return loss, {'loss': loss}
+
+
+def one_step(accumulate=1, ema=0.5):
+  params = {'w': jnp.zeros(3)}
+  move = optax.sgd(1.0)
+  step = step_lib.make_step(quadratic, move, ema=ema, accumulate=accumulate)
+  batch = {'x': jnp.arange(24.0).reshape(8, 3)}
+  before = state_lib.new_state(params, move)
+  return jax.jit(step)(before, {}, batch, jax.random.key(0)), batch
+
+
+def test_step_moves_counts_and_averages():
+  (state, metrics), batch = one_step()
+  mean = np.asarray(batch['x'].mean(0))
+  assert int(state.step) == 1
+  np.testing.assert_allclose(state.params['w'], mean, rtol=1e-6)
+  # At the first step the average forgets: its decay is (1 + 0) / (10 + 0).
+  np.testing.assert_allclose(state.ema['w'], 0.9 * mean, rtol=1e-6)
+  np.testing.assert_allclose(
+    metrics['gradient_norm'], np.linalg.norm(mean), rtol=1e-6
+  )
+
+
+def test_accumulated_gradients_are_the_mean():
+  whole, parts = one_step()[0][0], one_step(accumulate=4)[0][0]
+  np.testing.assert_allclose(whole.params['w'], parts.params['w'], rtol=1e-6)
+
+
+def test_ema_decay_grows_to_its_limit():
+  assert float(step_lib.ema_decay(jnp.array(0), 0.99)) == pytest.approx(0.1)
+  assert float(step_lib.ema_decay(jnp.array(10**6), 0.99)) == pytest.approx(0.99)
+
+
+def oracle(prediction, answer):
+  """A stage whose network answers by rule: (params, z_t, t, text) -> y."""
+  return diffusion.Diffusion(
+    encode=lambda frozen, video: video,
+    embed=lambda params, tokens: tokens,
+    transform=answer,
+    flow=flow.FlowConfig(prediction=prediction),
+    given=given.GivenConfig(),
+  )
+
+
+BATCH = {
+  'frames': jax.random.randint(
+    jax.random.key(9), (4, 5, 2, 3, 3), 0, 256, jnp.uint8
+  ),
+  'tokens': jnp.zeros((4, 2), jnp.int32),
+}
+
+
+def test_a_perfect_sample_has_no_loss():
+  video = BATCH['frames'].astype(jnp.float32) / 127.5 - 1
+  stage = oracle('sample', lambda params, z, t, text: video)
+  loss, _ = stage.loss({}, {}, BATCH, jax.random.key(0))
+  # Below the floor of t a perfect sample is a velocity that is too small.
+  assert float(loss) < 0.2
+  for name, value in stage.held_out({}, {}, BATCH).items():
+    assert float(value) < 1e-4, name
+
+
+def test_given_frames_enter_clean_and_are_not_in_the_loss():
+  seen = {}
+
+  def answer(params, z, t, text):
+    seen['z'], seen['t'] = z, t
+    return jnp.where((t == 0)[:, :, None, None, None], 1e6, 0.0) + 0 * z
+
+  stage = dataclasses.replace(
+    oracle('velocity', answer),
+    given=given.GivenConfig(**(ONLY | {'first': 1.0})),
+  )
+  loss, _ = stage.loss({}, {}, BATCH, jax.random.key(0))
+  video = BATCH['frames'].astype(jnp.float32) / 127.5 - 1
+  np.testing.assert_allclose(seen['z'][:, 0], video[:, 0], atol=1e-6)
+  assert np.all(seen['t'][:, 0] == 0) and np.all(seen['t'][:, 1:] > 0)
+  assert np.all(seen['t'][:, 1:] == seen['t'][:, 1:2])
+  assert float(loss) < 10
+
+
+def test_held_out_loss_never_changes():
+  stage = oracle('velocity', lambda params, z, t, text: 0.5 * z)
+  first, second = (stage.held_out({}, {}, BATCH) for _ in range(2))
+  assert first == second
+  assert set(first) == {'held_out/loss'} | {
+    f'held_out/loss_t{t}' for t in diffusion.HELD_OUT_LEVELS
+  }
+
+
+def test_psnr():
+  video = jnp.zeros((2, 1, 4, 4, 3))
+  error = jnp.array([0.2, 0.02]).reshape(2, 1, 1, 1, 1)
+  np.testing.assert_allclose(
+    reconstruction.psnr(video, video + error), [20, 40], atol=1e-3
+  )
+
+
+def test_reconstruction_loss_is_least_at_the_truth():
+  def stage(offset):
+    return reconstruction.Reconstruction(
+      posterior=lambda params, video: (video, jnp.full_like(video, -30.0)),
+      decode_raw=lambda params, z: z + offset,
+      config=reconstruction.ReconstructionConfig(kl=0.0),
+    )
+
+  batch = {'frames': BATCH['frames'].repeat(4, 2).repeat(4, 3)}
+  losses = [
+    float(stage(x).loss({}, {}, batch, jax.random.key(0))[0])
+    for x in (0.0, 0.1, 0.3)
+  ]
+  assert losses[0] < 1e-3 < losses[1] < losses[2]
+  found = stage(0.0).held_out({}, {}, batch)
+  assert float(found['held_out/psnr']) > 60
+  mean, square = stage(0.0).moments({}, batch)
+  assert mean.shape == square.shape == (3,)
