@@ -1,10 +1,13 @@
 """Solvers of the flow's ordinary differential equation, as scans.
 
 A solver takes `predict(z_Bfhwc, t) -> velocity` and a falling grid of levels
-and carries the latents from noise to data; it knows nothing of networks.
+and carries the latents from noise to data; it knows nothing of networks. The
+network may be told other levels than those that the solver steps between:
+published schedules round them.
 """
 
-from collections.abc import Callable
+import dataclasses
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +17,23 @@ from spacetime import flow
 
 Predict = Callable[[jax.Array, jax.Array], jax.Array]
 
+# Wan's schedule starts this much below 1, where the log-ratio of signal to
+# noise is infinite.
+MARGIN = 1e-6
+
+
+@dataclasses.dataclass(frozen=True)
+class Grid:
+  """A published schedule of levels.
+
+  Attributes:
+    levels: falling to 0, K + 1 of them, float32; what the solver steps between.
+    told: K levels, float32; what the network is told at each step.
+  """
+
+  levels: tuple[float, ...]
+  told: tuple[float, ...]
+
 
 def time_grid(steps: int, *, shift: float = 1.0) -> np.ndarray:
   """Levels 1 = t_0 > ... > t_K = 0, float32 (K + 1,), computed in float64.
@@ -21,48 +41,226 @@ def time_grid(steps: int, *, shift: float = 1.0) -> np.ndarray:
   Raises:
     ValueError: fewer than one step or a shift that is not positive.
   """
-  if steps < 1 or shift <= 0:
-    raise ValueError(
-      f'steps={steps}, shift={shift}: expected steps >= 1 and shift > 0; '
-      'change --steps or --shift'
-    )
+  _check(steps, shift)
   return flow.shifted(np.linspace(1.0, 0.0, steps + 1), shift).astype(
     np.float32
   )
 
 
-def _scan(step, z_Bfhwc: jax.Array, levels: np.ndarray) -> jax.Array:
-  pairs = (jnp.asarray(levels[:-1]), jnp.asarray(levels[1:]))
-  z_Bfhwc, _ = jax.lax.scan(
-    lambda z, pair: (step(z, *pair), None), z_Bfhwc, pairs
-  )
-  return z_Bfhwc
+def wan_unipc_grid(steps: int, *, shift: float) -> Grid:
+  """Wan's schedule with UniPC: the network is told whole thousandths.
+
+  Raises:
+    ValueError: fewer than one step or a shift that is not positive.
+
+  Source: diffusers 0.42.1, UniPCMultistepScheduler with flow sigmas.
+  """
+  _check(steps, shift)
+  levels = flow.shifted(np.linspace(1.0, 0.001, steps + 1)[:-1], shift)
+  levels[0] = min(levels[0], 1 - MARGIN)
+  return _grid(levels, np.floor(1000 * levels) / 1000)
 
 
-def euler(predict: Predict, z_Bfhwc: jax.Array, levels: np.ndarray):
-  """First order, one prediction a step; exact on a straight path."""
+def flow_dpm_grid(steps: int, *, shift: float) -> Grid:
+  """The flow schedule of diffusers' DPM++, which starts below 1.
 
-  def step(z, t, s):
-    return z + (s - t) * predict(z, t)
+  Raises:
+    ValueError: fewer than one step or a shift that is not positive.
 
-  return _scan(step, z_Bfhwc, levels)
+  Source: diffusers 0.42.1, DPMSolverMultistepScheduler with flow sigmas.
+  """
+  _check(steps, shift)
+  levels = 1.0 - np.linspace(1.0, 0.001, steps + 1)
+  levels = flow.shifted(levels, shift)[:0:-1]
+  return _grid(levels, np.floor(1000 * levels) / 1000)
 
 
-def heun(predict: Predict, z_Bfhwc: jax.Array, levels: np.ndarray):
+def flow_match_euler_grid(steps: int, *, shift: float) -> Grid:
+  """The schedule of diffusers' FlowMatchEuler: its low end is shifted twice.
+
+  Raises:
+    ValueError: fewer than one step or a shift that is not positive.
+
+  Source: diffusers 0.42.1, FlowMatchEulerDiscreteScheduler.
+  """
+  _check(steps, shift)
+  low = flow.shifted(0.001, shift)
+  levels = flow.shifted(np.linspace(1.0, low, steps), shift)
+  return _grid(levels, levels)
+
+
+def _check(steps: int, shift: float) -> None:
+  if steps < 1 or shift <= 0:
+    raise ValueError(
+      f'steps={steps}, shift={shift}: expected steps >= 1 and shift > 0; '
+      'change --steps or --shift'
+    )
+
+
+def _grid(levels: np.ndarray, told: np.ndarray) -> Grid:
+  levels = np.append(levels, 0.0)
+  return Grid(*(tuple(x.astype(np.float32).tolist()) for x in (levels, told)))
+
+
+def _scan(step, carry, levels, told, tables=()):
+  """Scans step(carry, told, level, next level, *row of the tables)."""
+  levels = np.asarray(levels, np.float32)
+  told = levels[:-1] if told is None else np.asarray(told, np.float32)
+  rows = (told, levels[:-1], levels[1:], *np.float32(tables))
+  rows = tuple(jnp.asarray(row) for row in rows)
+  return jax.lax.scan(lambda c, row: (step(c, *row), None), carry, rows)[0]
+
+
+def euler(
+  predict: Predict,
+  z_Bfhwc: jax.Array,
+  levels: Sequence[float],
+  *,
+  told: Sequence[float] | None = None,
+) -> jax.Array:
+  """First order, one prediction a step; exact on a straight path.
+
+  Args:
+    predict: (z_Bfhwc, level) -> velocity.
+    z_Bfhwc: latents at the first level.
+    levels: falling to 0, (K + 1,).
+    told: levels that predict is given at each step, (K,); else `levels`.
+
+  Returns:
+    z_Bfhwc at level 0.
+  """
+
+  def step(z, told, t, s):
+    return z + (s - t) * predict(z, told)
+
+  return _scan(step, z_Bfhwc, levels, told)
+
+
+def heun(
+  predict: Predict,
+  z_Bfhwc: jax.Array,
+  levels: Sequence[float],
+  *,
+  told: Sequence[float] | None = None,
+) -> jax.Array:
   """Second order, two predictions a step; the last step, to 0, is Euler's.
+
+  Args and Returns: as of euler.
 
   Source: Karras et al. 2022 (EDM), arXiv 2206.00364, algorithm 1.
   """
+  told = np.asarray(levels[:-1] if told is None else told, np.float32)
 
-  def step(z, t, s):
-    v = predict(z, t)
-    return z + (s - t) * 0.5 * (v + predict(z + (s - t) * v, s))
+  def step(z, told, t, s, told_next):
+    v = predict(z, told)
+    return z + (s - t) * 0.5 * (v + predict(z + (s - t) * v, told_next))
 
-  z_Bfhwc = _scan(step, z_Bfhwc, levels[:-1])
-  return euler(predict, z_Bfhwc, levels[-2:])
+  z_Bfhwc = _scan(step, z_Bfhwc, levels[:-1], told[:-1], told[None, 1:])
+  return euler(predict, z_Bfhwc, levels[-2:], told=told[-1:])
 
 
-SOLVERS = {'euler': euler, 'heun': heun}
+def dpm(
+  predict: Predict,
+  z_Bfhwc: jax.Array,
+  levels: Sequence[float],
+  *,
+  told: Sequence[float] | None = None,
+) -> jax.Array:
+  """DPM++ 2M: second order, one prediction a step.
+
+  Its first step and its last, to level 0, are of first order.
+
+  Args and Returns: as of euler.
+
+  Source: Lu et al. 2022, arXiv 2211.01095, algorithm 2, with signal 1 - t and
+  noise t.
+  """
+  advance, extrapolate, _, _ = _multistep_tables(levels)
+
+  def step(carry, told, t, s, advance, extrapolate):
+    z, before = carry
+    x = z - t * predict(z, told)
+    return z + advance * (x - z) + extrapolate * (x - before), x
+
+  carry = z_Bfhwc, jnp.zeros_like(z_Bfhwc)
+  return _scan(step, carry, levels, told, (advance, extrapolate))[0]
+
+
+def unipc(
+  predict: Predict,
+  z_Bfhwc: jax.Array,
+  levels: Sequence[float],
+  *,
+  told: Sequence[float] | None = None,
+) -> jax.Array:
+  """UniPC of order 2 (bh2), Wan's solver: one prediction a step.
+
+  DPM++ 2M predicts the next latents; the prediction there also corrects the
+  step that led to them. The first step and the last, to level 0, are of first
+  order.
+
+  Args and Returns: as of euler.
+
+  Source: Zhao et al. 2023, arXiv 2302.04867, algorithms 5 and 6, B(h) =
+  e^h - 1, with signal 1 - t and noise t.
+  """
+  advance, extrapolate, backward, forward = _multistep_tables(levels)
+
+  def step(carry, told, t, s, advance, extrapolate, backward, forward):
+    corrected, x_1, x_2 = carry
+    # Of the step that ends here, whose start was `corrected`.
+    base = corrected + advance * (x_1 - corrected)
+    z = base + extrapolate * (x_1 - x_2)
+    x = z - t * predict(z, told)
+    corrected = base + backward * (x_2 - x_1) + forward * (x - x_1)
+    return corrected, x, x_1
+
+  # A row holds the step that ends at its level; none ends at the first.
+  tables = [
+    np.append(0.0, table[:-1])
+    for table in (advance, extrapolate, backward, forward)
+  ]
+  carry = z_Bfhwc, jnp.zeros_like(z_Bfhwc), jnp.zeros_like(z_Bfhwc)
+  corrected, x, _ = _scan(step, carry, levels, told, tables)
+  return corrected + np.float32(advance[-1]) * (x - corrected)
+
+
+def _multistep_tables(levels: Sequence[float]) -> np.ndarray:
+  """Weights of the steps of UniPC and DPM++, float64 (4, K).
+
+  With x the predicted sample at the start of a step, x_before the one before
+  it and x_after the one at its end, z becomes
+
+    z + advance (x - z) + extrapolate (x - x_before)           as predicted,
+    z + advance (x - z) + backward (x_before - x)
+      + forward (x_after - x)                                  as corrected.
+
+  `advance` is (1 - s) (1 - e^-h) of the papers, s the level at the end: 1 - s
+  / t, which is finite where the step h in the log-ratio of signal to noise is
+  not.
+  """
+  t = np.asarray(levels, np.float32).astype(np.float64)
+  steps = len(t) - 1
+  advance = 1 - t[1:] / t[:-1]
+  extrapolate, backward, forward = np.zeros((3, steps))
+  forward[0] = 0.5 * advance[0]
+  t[0] = min(t[0], np.float32(1 - MARGIN))
+  ratio = np.log1p(-t[:-1]) - np.log(t[:-1])
+  for i in range(1, steps - 1):
+    h = ratio[i + 1] - ratio[i]
+    r = (ratio[i - 1] - ratio[i]) / h
+    extrapolate[i] = -0.5 * advance[i] / r
+    b_h = np.expm1(-h)
+    phi_1 = b_h / -h - 1
+    phi_2 = phi_1 / -h - 0.5
+    backward[i], forward[i] = advance[i] * np.linalg.solve(
+      [[1.0, 1.0], [r, 1.0]], [phi_1 / b_h, 2 * phi_2 / b_h]
+    )
+    backward[i] /= r
+  return np.stack([advance, extrapolate, backward, forward])
+
+
+SOLVERS = {'euler': euler, 'heun': heun, 'dpm': dpm, 'unipc': unipc}
 
 
 def get(name: str):

@@ -17,9 +17,12 @@ def error(name, steps):
   return abs(float(z[0, 0, 0, 0, 0]) - np.exp(np.sin(3) / 3))
 
 
-@pytest.mark.parametrize('name, order', [('euler', 1), ('heun', 2)])
-def test_order_of_convergence(name, order):
-  ratio = error(name, 16) / error(name, 32)
+@pytest.mark.parametrize(
+  'name, order, steps',
+  [('euler', 1, 16), ('heun', 2, 16), ('dpm', 2, 64), ('unipc', 2, 64)],
+)
+def test_order_of_convergence(name, order, steps):
+  ratio = error(name, steps) / error(name, 2 * steps)
   # Heun's last step is of first order, over one step: the order holds.
   assert 2**order * 0.8 < ratio < 2**order * 1.35
 
@@ -34,6 +37,71 @@ def test_exact_on_a_straight_path(name):
     np.testing.assert_allclose(z, data, atol=2e-6)
 
 
+@pytest.mark.parametrize('name', sorted(solver.SOLVERS))
+@pytest.mark.parametrize('steps', [1, 2, 3, 7])
+def test_what_does_not_move_stays_to_the_last_bit(name, steps):
+  z = jax.random.normal(jax.random.key(0), (2, 3, 4, 5, 6))
+  still = jnp.arange(3)[None, :, None, None, None] == 1
+  predict = lambda z, t: jnp.where(still, 0.0, z * t - 1)  # noqa: E731
+  end = solver.get(name)(predict, z, solver.time_grid(steps))
+  np.testing.assert_array_equal(end[:, 1], z[:, 1])
+  assert np.all(np.isfinite(end)) and np.abs(end - z)[:, 0].max() > 0.1
+
+
+@pytest.mark.parametrize('name', sorted(solver.SOLVERS))
+@pytest.mark.parametrize('steps', [2, 3, 8])
+def test_predict_hears_what_it_is_told_once_a_step(name, steps):
+  levels = solver.time_grid(steps)
+  heard = []
+
+  def predict(z, t):
+    heard.append(float(t))
+    return z
+
+  z = jnp.ones((1, 1, 1, 1, 1))
+  solve = solver.get(name)
+  with jax.disable_jit():
+    solve(predict, z, tuple(levels.tolist()))
+    plain, heard = heard, []
+    solve(predict, z, levels, told=levels[:-1] / 2)
+  # Heun asks at both ends of a step, but for the last.
+  calls = 2 * steps - 1 if name == 'heun' else steps
+  assert len(plain) == len(heard) == calls
+  assert sorted(set(plain)) == sorted(levels[:-1].tolist())
+  np.testing.assert_array_equal(np.array(plain) / 2, heard)
+
+
+@pytest.mark.parametrize('name', ['dpm', 'unipc'])
+def test_the_last_step_of_multistep_solvers_is_the_sample(name):
+  sample = jnp.full((1, 1, 1, 1, 1), 0.25)
+  # Only at the last of the levels does the sample come to sight.
+  predict = lambda z, t: (z - jnp.where(t < 0.3, sample, t)) / t  # noqa: E731
+  z = solver.get(name)(predict, sample + 1, solver.time_grid(4))
+  np.testing.assert_allclose(z, sample, atol=1e-6)
+
+
+def test_published_grids():
+  # The double shift of FlowMatchEuler, as printed by diffusers 0.42.1.
+  grid = solver.flow_match_euler_grid(5, shift=3.0)
+  expected = [1, 0.90036, 0.75112, 0.50299, 0.00893, 0]
+  np.testing.assert_allclose(grid.levels, expected, atol=5e-6)
+  assert grid.told == grid.levels[:-1]
+
+  grid = solver.wan_unipc_grid(50, shift=5.0)
+  assert grid.levels[0] == np.float32(1 - 1e-6) and grid.levels[-1] == 0
+  assert grid.told[0] == np.float32(0.999) and len(grid.told) == 50
+
+  grid = solver.flow_dpm_grid(50, shift=5.0)
+  assert 0.999 < grid.levels[0] < 1 and grid.told[0] == np.float32(0.999)
+  for name in ('wan_unipc_grid', 'flow_dpm_grid'):
+    grid = getattr(solver, name)(7, shift=3.0)
+    thousandths = 1000 * np.array(grid.told)
+    np.testing.assert_allclose(thousandths, thousandths.round(), atol=1e-4)
+    gap = np.array(grid.levels[:-1]) - np.array(grid.told)
+    assert np.all(gap > -1e-7) and np.all(gap < 1e-3)
+    assert np.all(np.diff(grid.levels) < 0) and hash(grid)
+
+
 def test_grid_falls_from_one_to_zero_and_shifts():
   plain, moved = solver.time_grid(10), solver.time_grid(10, shift=5.0)
   for grid in (plain, moved):
@@ -45,5 +113,8 @@ def test_grid_falls_from_one_to_zero_and_shifts():
 def test_refuses():
   with pytest.raises(ValueError, match='steps=0.*change --steps'):
     solver.time_grid(0)
+  for name in ('wan_unipc_grid', 'flow_dpm_grid', 'flow_match_euler_grid'):
+    with pytest.raises(ValueError, match='steps=5, shift=0.*--shift'):
+      getattr(solver, name)(5, shift=0)
   with pytest.raises(ValueError, match="solver 'rk4': expected one of"):
     solver.get('rk4')

@@ -11,15 +11,17 @@ import numpy as np
 import pytest
 import seeded_weights
 
-from spacetime.interop import umt5, wan_vae
-from spacetime.models import autoencoder, text
+from spacetime import solver
+from spacetime.interop import umt5, wan_dit, wan_vae
+from spacetime.models import autoencoder, dit, text
 
 GOLDEN = np.load(pathlib.Path(__file__).with_name('golden.npz'))
 
 
-def weights(model, interop):
+def weights(model, interop, *inputs):
   """Seeded weights by the published names, in the model's own tree."""
-  shapes = jax.eval_shape(model.init, jax.random.key(0))
+  shapes = jax.eval_shape(model.init, jax.random.key(0), *inputs)
+  shapes = shapes.get('params', shapes)
   empty = jax.tree.map(
     lambda s: np.broadcast_to(np.float32(0), s.shape), shapes
   )
@@ -50,6 +52,28 @@ def test_text_agrees_with_the_published_code():
   close(encoded, GOLDEN['text'])
 
 
+def test_transformer_agrees_with_the_published_code():
+  model = dit.DiT(golden_cases.TRANSFORMER)
+  z_Bfhwc, text_BSY = golden_cases.transformer_inputs()
+  inputs = z_Bfhwc, np.float32(golden_cases.TIMESTEPS) / 1000, text_BSY
+  params = weights(model, wan_dit, *inputs)
+  velocity = jax.jit(model.apply)({'params': params}, *inputs)
+  close(velocity, GOLDEN['transformer'], 2e-5)
+
+
+@pytest.mark.parametrize('name, grid', list(golden_cases.SOLVERS.items()))
+def test_solvers_agree_with_the_published_code(name, grid):
+  for steps, shift in golden_cases.SCHEDULES:
+    found = getattr(solver, grid)(steps, shift=shift)
+    z_Bfhwc = solver.get(name)(
+      golden_cases.velocity,
+      golden_cases.noise(),
+      found.levels,
+      told=found.told,
+    )
+    close(z_Bfhwc, GOLDEN[f'{name}_{steps}'], 1e-6)
+
+
 def test_names_of_another_model_are_refused():
   with pytest.raises(ValueError, match="tensor 'blocks.0.scale_shift_table'"):
     wan_vae.params_from_torch_names({'blocks.0.scale_shift_table': np.ones(2)})
@@ -66,7 +90,7 @@ def test_a_tensor_that_no_row_has_is_refused():
     umt5.params_from_torch_names(tensors | {'decoder.x': np.ones(2)})
 
 
-def close(ours, theirs):
+def close(ours, theirs, atol=5e-6):
   assert ours.shape == theirs.shape
   assert np.abs(theirs).max() > 0.1
-  np.testing.assert_allclose(ours, theirs, atol=5e-6, rtol=0)
+  np.testing.assert_allclose(ours, theirs, atol=atol, rtol=0)

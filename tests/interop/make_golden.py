@@ -17,6 +17,7 @@ sys.path[:0] = [str(FILE.parent), str(FILE.parents[1]), str(FILE.parents[2])]
 
 import diffusers  # noqa: E402
 import golden_cases  # noqa: E402
+import published_solvers  # noqa: E402
 import seeded_weights  # noqa: E402
 import torch  # noqa: E402
 import transformers  # noqa: E402
@@ -84,9 +85,51 @@ def text_numbers() -> dict[str, np.ndarray]:
   return {'text': features.numpy()}
 
 
+def transformer_numbers() -> dict[str, np.ndarray]:
+  """Velocity of two clips, a level for each frame."""
+  config = golden_cases.TRANSFORMER
+  model = diffusers.WanTransformer3DModel(
+    patch_size=config.patch,
+    num_attention_heads=config.heads,
+    attention_head_dim=config.width // config.heads,
+    in_channels=config.channels,
+    out_channels=config.channels,
+    text_dim=config.text_width,
+    freq_dim=config.frequencies,
+    ffn_dim=config.mlp,
+    num_layers=config.layers,
+  ).eval()
+  load(model)
+  z, text = golden_cases.transformer_inputs()
+  tokens = z.shape[2] * z.shape[3] // 4
+  timesteps = torch.tensor(golden_cases.TIMESTEPS)
+  velocity = model(
+    torch.from_numpy(np.moveaxis(z, -1, 1).copy()),
+    timesteps.repeat_interleave(tokens, 1),
+    torch.from_numpy(text),
+    return_dict=False,
+  )[0]
+  return {'transformer': np.moveaxis(velocity.numpy(), 1, -1)}
+
+
+def solver_numbers() -> dict[str, np.ndarray]:
+  """Latents after the last step of each schedule."""
+  numbers = {}
+  for name, grid in golden_cases.SOLVERS.items():
+    for steps, shift in golden_cases.SCHEDULES:
+      numbers[f'{name}_{steps}'] = published_solvers.trace(
+        grid,
+        golden_cases.velocity,
+        golden_cases.noise(),
+        steps=steps,
+        shift=shift,
+      )[-1]
+  return numbers
+
+
 if __name__ == '__main__':
   with torch.no_grad():
-    numbers = text_numbers()
+    numbers = text_numbers() | transformer_numbers() | solver_numbers()
     for form in golden_cases.AUTOENCODERS:
       numbers |= autoencoder_numbers(form)
   np.savez_compressed(FILE, **numbers)
