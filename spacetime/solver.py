@@ -201,8 +201,8 @@ def unipc(
 
   Args and Returns: as of euler.
 
-  Source: Zhao et al. 2023, arXiv 2302.04867, algorithms 5 and 6, B(h) =
-  e^h - 1, with signal 1 - t and noise t.
+  Source: Zhao et al. 2023, arXiv 2302.04867: multistep, of the predicted
+  sample, B_2(h) = e^h - 1; with signal 1 - t and noise t.
   """
   advance, extrapolate, backward, forward = _multistep_tables(levels)
 

@@ -80,6 +80,19 @@ def test_the_last_step_of_multistep_solvers_is_the_sample(name):
   np.testing.assert_allclose(z, sample, atol=1e-6)
 
 
+@pytest.mark.parametrize('name', ['dpm', 'unipc'])
+def test_a_start_at_one_is_as_good_as_just_below(name):
+  predict = lambda z, t: -z * jnp.cos(3 * t)  # noqa: E731
+  z = jnp.ones((1, 1, 1, 1, 1))
+  levels = solver.time_grid(4)
+  below = np.append(np.float32(1 - 1e-6), levels[1:])
+  with np.errstate(all='raise'):
+    at_one, at_margin = (
+      solver.get(name)(predict, z, grid) for grid in (levels, below)
+    )
+  np.testing.assert_allclose(at_one, at_margin, atol=5e-6)
+
+
 def test_published_grids():
   # The double shift of FlowMatchEuler, as printed by diffusers 0.42.1.
   grid = solver.flow_match_euler_grid(5, shift=3.0)
