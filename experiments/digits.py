@@ -24,6 +24,8 @@ SIZES = {
 
 
 def get_config(size: str = 'cpu') -> ml_collections.ConfigDict:
+  if size not in SIZES:
+    raise ValueError(f'size {size!r}: expected one of {[*SIZES]}')
   width, heads, layers, steps, batch = SIZES[size]
   latent = size == 'latent'
   text_width = 32 if size == 'tiny' else 128
@@ -79,6 +81,7 @@ def get_config(size: str = 'cpu') -> ml_collections.ConfigDict:
         checkpoint_every=200,
         keep=3,
         held_out=64 if steps > 10 else 4,
+        principal_clips=0 if latent else 8 if size == 'tiny' else 256,
       ),
       sampling=dict(
         steps=16, solver='heun', guidance=2.5, interval=(0.0, 1.0), shift=1.0

@@ -14,6 +14,8 @@ from experiments import digits_data
 
 
 def get_config(size: str = 'cpu') -> ml_collections.ConfigDict:
+  if size not in ('tiny', 'cpu'):
+    raise ValueError(f'size {size!r}: expected tiny or cpu')
   tiny = size == 'tiny'
   steps = 4 if tiny else 6000
   return ml_collections.ConfigDict(

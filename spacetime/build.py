@@ -8,16 +8,25 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from spacetime import config as config_lib
 from spacetime import flops, geometry, sharding, solver
 from spacetime.config import section, unpack
 from spacetime.models import autoencoder as autoencoder_lib
 from spacetime.models import dit as dit_lib
-from spacetime.models import identity
+from spacetime.models import identity, patches
 from spacetime.models import text as text_lib
+from spacetime.pixels import to_video
 from spacetime.sampling import sampler as sampler_lib
-from spacetime.training import diffusion, given, loop, optimizer, reconstruction
+from spacetime.training import (
+  diffusion,
+  given,
+  loop,
+  optimizer,
+  principal,
+  reconstruction,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -140,6 +149,21 @@ def diffusion_task(config, nets: Networks) -> Task:
     given=unpack(section(config, 'given'), given.GivenConfig, 'given'),
   )
   return Task(nets.init, task.loss, task.held_out)
+
+
+def components(nets: Networks, frozen, frames_BFHWC):
+  """Principal components of the clips' patches, three quarters of the width:
+  the last quarter is left for what is not in a patch."""
+  model = nets.dit.config
+
+  @jax.jit
+  def cut(frames_FHWC):
+    z = nets.encode(frozen, to_video(frames_FHWC)[None])
+    return patches.patchify(z, model.patch)[0]
+
+  x_BNV = np.stack([np.asarray(cut(frames)) for frames in frames_BFHWC])
+  rank = min(3 * model.width // 4, model.patch_volume)
+  return principal.components(x_BNV, rank=rank)
 
 
 def reconstruction_stage(config, codec) -> reconstruction.Reconstruction:

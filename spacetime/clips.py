@@ -84,5 +84,10 @@ def held_out_batch(source, tokenizer, *, count: int, length: int) -> dict:
   }
 
 
+def first(source, count: int) -> np.ndarray:
+  """The first clips of a source, uint8 (B, F, H, W, 3)."""
+  return np.stack([source[i]['video'] for i in range(min(count, len(source)))])
+
+
 def _text(caption: str | bytes) -> str:
   return caption.decode() if isinstance(caption, bytes) else caption

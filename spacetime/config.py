@@ -52,7 +52,12 @@ class DataConfig:
 
 @dataclasses.dataclass(frozen=True)
 class TrainConfig:
-  """The run: steps, and how often what happens. 0 is never."""
+  """The run: steps, and how often what happens. 0 is never.
+
+  Attributes:
+    principal_clips: clips from whose patches the transformer's first and last
+      layers start (training/principal.py); 0 starts them from nothing.
+  """
 
   steps: int
   ema: float
@@ -63,6 +68,7 @@ class TrainConfig:
   checkpoint_every: int
   keep: int
   held_out: int
+  principal_clips: int = 0
 
   def __post_init__(self):
     if self.steps < 1 or self.accumulate < 1 or self.log_every < 1:

@@ -21,7 +21,7 @@ from spacetime import build, checkpoint, clips, command, pretrained, sharding
 from spacetime import config as config_lib
 from spacetime import sheets as sheets_lib
 from spacetime.data import tokenizer as tokenizer_lib
-from spacetime.training import loop, metrics, state, step
+from spacetime.training import loop, metrics, principal, state, step
 
 _CONFIG = config_flags.DEFINE_config_file(
   'config', None, 'An experiment, such as experiments/digits.py:cpu.'
@@ -48,7 +48,11 @@ def main() -> None:
   """Flags -> run."""
   if _CONFIG.value is None or not _WORKDIR.value:
     raise ValueError('--config and --workdir: expected both; see --help')
-  run(_CONFIG.value, _WORKDIR.value, stop=stopper())
+  try:
+    config = _CONFIG.value.copy_and_resolve_references()
+  except OSError as e:  # of a file that is not there; found on first use
+    raise ValueError(f'--config: {e}') from e
+  run(config, _WORKDIR.value, stop=stopper())
 
 
 def run(config, workdir: str, *, stop=lambda: False) -> state.State:
@@ -95,7 +99,13 @@ def run(config, workdir: str, *, stop=lambda: False) -> state.State:
   init_key, run_key = jax.random.split(jax.random.key(config.seed))
   iterator = iter(loader)
   with checkpoint.Checkpoints(workdir, keep=train.keep) as checkpoints:
-    at = first_state(task, init_key, optimizer, mesh, checkpoints, iterator)
+    if checkpoints.latest_step() is None:
+      init = first_layers(config, task.init, nets, frozen, sources.train)
+      at = state.init_state(init, init_key, optimizer, mesh)
+    else:
+      shapes = state.abstract_state(task.init, init_key, optimizer, mesh)
+      at = checkpoints.restore(shapes, iterator=iterator)
+      logging.info('going on from step %d', int(at.step))
     with metrics.MetricsWriter(workdir, step=int(at.step)) as told:
       draw = (
         sheets_lib.sampled(config, nets, held_out)
@@ -145,14 +155,18 @@ def networks(config, mesh, workdir):
   return build.diffusion_task(config, nets), nets, nets.autoencoder, frozen
 
 
-def first_state(task, key, optimizer, mesh, checkpoints, iterator):
-  """Fresh, or the latest that the work directory holds, data place included."""
-  if checkpoints.latest_step() is None:
-    return state.init_state(task.init, key, optimizer, mesh)
-  shapes = state.abstract_state(task.init, key, optimizer, mesh)
-  at = checkpoints.restore(shapes, iterator=iterator)
-  logging.info('going on from step %d', int(at.step))
-  return at
+def first_layers(config, init, nets, frozen, source):
+  """`init`, with first and last layers of principal components if wanted."""
+  count = config_lib.train(config).principal_clips
+  if nets is None or not count:
+    return init
+  found = build.components(nets, frozen, clips.first(source, count))
+
+  def begin(key):
+    params = init(key)
+    return params | {'dit': principal.start(params['dit'], found)}
+
+  return begin
 
 
 def keep_autoencoder(config, workdir) -> None:

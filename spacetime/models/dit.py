@@ -77,7 +77,11 @@ def level_features(t_BT: jax.Array, frequencies: int) -> jax.Array:
   """
   half = frequencies // 2
   f = np.exp(-np.log(10000.0) * np.arange(half) / half).astype(np.float32)
-  angle = 1000.0 * t_BT[..., None].astype(jnp.float32) * f
+  step = 1000.0 * t_BT[..., None].astype(jnp.float32)
+  # Wan knows whole thousandths; 1000 * float32(0.511) is not quite 511.
+  whole = jnp.round(step)
+  step = jnp.where(jnp.abs(step - whole) <= 2e-7 * step, whole, step)
+  angle = step * f
   return jnp.concatenate([jnp.cos(angle), jnp.sin(angle)], axis=-1)
 
 
@@ -182,7 +186,13 @@ class DiT(nn.Module):
 
     features_BTY = level_features(t_BT, config.frequencies)
     time_BTD = dense('time_in', config.width, jnp.float32)(features_BTY)
-    time_BTD = dense('time_out', config.width, jnp.float32)(nn.silu(time_BTD))
+    # Small at first, as in DiT: the head is modulated by it from the start.
+    time_BTD = dense(
+      'time_out',
+      config.width,
+      jnp.float32,
+      kernel_init=nn.initializers.normal(0.02),
+    )(nn.silu(time_BTD))
     time_BT6D = dense(
       'time_modulation', 6 * config.width, kernel_init=nn.initializers.zeros
     )(nn.silu(time_BTD.astype(dtype))).astype(jnp.float32)

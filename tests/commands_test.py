@@ -1,0 +1,348 @@
+"""The commands as a user meets them: what they write and what they refuse."""
+
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+
+import av
+import numpy as np
+import pytest
+from PIL import Image
+
+ROOT = pathlib.Path(__file__).parents[1]
+TINY = 'experiments/digits.py:tiny'
+TINY_AUTOENCODER = 'experiments/digits_autoencoder.py:tiny'
+# Many bad inputs in one process: parsing flags and refusing takes no time,
+# importing JAX does.
+REFUSALS = """
+import json, sys
+from absl import flags
+from spacetime import command, {module} as module
+for argv in json.load(sys.stdin):
+  flags.FLAGS.unparse_flags()
+  try:
+    command.parse(['{module}', *argv])
+    module.main()
+    print('ACCEPTED')
+  except ValueError as e:
+    print(str(e).replace(chr(10), ' '))
+"""
+
+
+def python(*arguments, **kwargs):
+  environment = dict(os.environ, PYTHONPATH=str(ROOT), JAX_PLATFORMS='cpu')
+  environment.pop('XLA_FLAGS', None)
+  return subprocess.run(
+    [sys.executable, *arguments],
+    cwd=ROOT,
+    env=environment,
+    capture_output=True,
+    text=True,
+    timeout=600,
+    **kwargs,
+  )
+
+
+def refusals(module, cases):
+  """What each list of arguments is answered with."""
+  ran = python(
+    '-c', REFUSALS.format(module=module), input=json.dumps([*cases.values()])
+  )
+  answers = ran.stdout.splitlines()
+  assert len(answers) == len(cases), ran.stderr[-3000:]
+  return dict(zip(cases, answers, strict=True))
+
+
+@pytest.fixture(scope='module')
+def folder(tmp_path_factory):
+  return tmp_path_factory.mktemp('commands')
+
+
+def train(folder, workdir, *more, config=TINY):
+  return python(
+    '-m',
+    'spacetime.train',
+    f'--config={config}',
+    f'--workdir={workdir}',
+    f'--config.data.dir={folder / "data"}',
+    '--config.optimizer.name=adamw',
+    *more,
+  )
+
+
+@pytest.fixture(scope='module')
+def model(folder):
+  """A work directory of a tiny model, of two steps."""
+  workdir = folder / 'model'
+  ran = train(folder, workdir, '--config.train.steps=2', '--cpu_devices=2')
+  assert ran.returncode == 0, ran.stderr[-3000:]
+  return workdir
+
+
+@pytest.fixture(scope='module')
+def codec(folder):
+  """A weights folder of a tiny autoencoder."""
+  workdir, out = folder / 'codec_run', folder / 'codec'
+  ran = train(
+    folder, workdir, '--config.train.steps=2', config=TINY_AUTOENCODER
+  )
+  assert ran.returncode == 0, ran.stderr[-3000:]
+  ran = python(
+    '-m', 'spacetime.export', f'--checkpoint={workdir}', f'--out={out}'
+  )
+  assert ran.returncode == 0, ran.stderr[-3000:]
+  return out
+
+
+def sample(model, out, *more):
+  return python(
+    '-m',
+    'spacetime.sample',
+    f'--checkpoint={model}',
+    f'--out={out}',
+    '--steps=2',
+    *more,
+  )
+
+
+def frames(path):
+  with av.open(str(path)) as container:
+    return [f.to_ndarray(format='rgb24') for f in container.decode(video=0)]
+
+
+def test_train_leaves_a_whole_run(model):
+  names = {path.name for path in model.iterdir()}
+  assert {
+    'config.json',
+    'tokenizer.model',
+    'checkpoints',
+    'metrics.jsonl',
+    'tensorboard',
+    'sheets',
+  } <= names
+  lines = [
+    json.loads(x) for x in (model / 'metrics.jsonl').read_text().splitlines()
+  ]
+  assert any('held_out/loss_t0.5' in line for line in lines)
+  assert Image.open(model / 'sheets' / '0000002.png').width > 100
+
+
+def test_sample_writes_a_video_and_how_it_was_made(model, tmp_path):
+  out = tmp_path / 'three.mp4'
+  ran = sample(model, out, '--prompt=a red 3 moving left', '--seed=5')
+  assert ran.returncode == 0, ran.stderr[-3000:]
+  video = frames(out)
+  assert len(video) == 5 and video[0].shape == (32, 32, 3)
+  made = json.loads((tmp_path / 'three.mp4.json').read_text())
+  assert made['prompt'] == 'a red 3 moving left' and made['seed'] == 5
+  assert made['sampling']['steps'] == 2 and len(made['weights_hash']) == 16
+
+
+def test_sample_many_prompts_from_a_file(model, tmp_path):
+  (tmp_path / 'prompts.txt').write_text('a red 3 moving left\n\na blue 5\n')
+  ran = sample(
+    model,
+    tmp_path / 'clip.gif',
+    f'--prompts_file={tmp_path / "prompts.txt"}',
+    '--num=2',
+    '--batch=3',
+    '--frames=9',
+  )
+  assert ran.returncode == 0, ran.stderr[-3000:]
+  assert len(list(tmp_path.glob('clip-00?.gif'))) == 4
+  assert (tmp_path / 'clip-sheet.png').exists()
+  assert Image.open(tmp_path / 'clip-000.gif').n_frames > 1
+
+
+def test_the_first_frame_can_be_given(model, tmp_path):
+  image = np.zeros((32, 32, 3), np.uint8)
+  image[8:24, 4:20] = (250, 30, 200)
+  Image.fromarray(image).save(tmp_path / 'first.png')
+  ran = sample(
+    model,
+    tmp_path / 'frames.png',
+    '--prompt=a red 3 moving left',
+    f'--image={tmp_path / "first.png"}',
+  )
+  assert ran.returncode == 0, ran.stderr[-3000:]
+  first = sorted(tmp_path.rglob('frames*/*.png'))[0]
+  np.testing.assert_allclose(
+    np.asarray(Image.open(first), np.int32), image, atol=1
+  )
+
+
+def test_export_samples_the_same(model, folder, tmp_path):
+  ran = python(
+    '-m', 'spacetime.export', f'--checkpoint={model}', f'--out={folder}/out'
+  )
+  assert ran.returncode == 0, ran.stderr[-3000:]
+  for name, path in (('a', model), ('b', folder / 'out')):
+    ran = sample(path, tmp_path / f'{name}.png', '--prompt=a red 3')
+    assert ran.returncode == 0, ran.stderr[-3000:]
+  pictures = [sorted(tmp_path.rglob(f'{name}*/*.png')) for name in 'ab']
+  assert len(pictures[0]) == 5
+  for a, b in zip(*pictures, strict=True):
+    assert a.read_bytes() == b.read_bytes()
+
+
+def test_evaluate_measures_samples_and_real_clips(model, tmp_path):
+  ran = python(
+    '-m',
+    'spacetime.evaluate',
+    '--world=digits',
+    f'--checkpoint={model}',
+    '--num=4',
+    '--steps=2',
+    f'--out={tmp_path}',
+  )
+  assert ran.returncode == 0, ran.stderr[-3000:]
+  found = json.loads((tmp_path / 'metrics.json').read_text())
+  assert found['sampled']['clips'] == found['real']['clips'] == 4
+  assert found['real']['colour'] == 1.0
+  assert {p.name for p in tmp_path.iterdir()} >= {'sheet.png', 'chart.png'}
+
+
+def test_trains_on_the_latents_of_an_autoencoder(codec, folder, tmp_path):
+  ran = train(
+    folder,
+    tmp_path / 'run',
+    '--config.train.steps=2',
+    '--config.autoencoder.kind=weights',
+    f'--config.autoencoder.weights={codec}',
+    '--config.model.patch=(1,2,2)',
+    '--config.flow.prediction=velocity',
+  )
+  assert ran.returncode == 0, ran.stderr[-3000:]
+  ran = sample(tmp_path / 'run', tmp_path / 'a.mp4', '--prompt=a red 3')
+  assert ran.returncode == 0, ran.stderr[-3000:]
+  assert len(frames(tmp_path / 'a.mp4')) == 5
+
+
+def test_sigterm_saves_and_exits_well(folder, tmp_path):
+  environment = dict(os.environ, PYTHONPATH=str(ROOT), JAX_PLATFORMS='cpu')
+  environment.pop('XLA_FLAGS', None)
+  run = subprocess.Popen(
+    [
+      sys.executable,
+      '-m',
+      'spacetime.train',
+      f'--config={TINY}',
+      f'--workdir={tmp_path}',
+      f'--config.data.dir={folder / "data"}',
+      '--config.train.steps=1000000',
+      '--config.optimizer.name=adamw',
+      '--config.train.checkpoint_every=0',
+      '--config.train.log_every=1',
+    ],
+    cwd=ROOT,
+    env=environment,
+    stdout=subprocess.PIPE,
+    stderr=subprocess.STDOUT,
+  )
+  until = time.monotonic() + 300
+  metrics = tmp_path / 'metrics.jsonl'
+  while not (metrics.exists() and metrics.read_text().count('\n') > 3):
+    assert time.monotonic() < until and run.poll() is None, run.stdout.read()
+    time.sleep(0.2)
+  run.send_signal(signal.SIGTERM)
+  output, _ = run.communicate(timeout=120)
+  assert run.returncode == 0, output[-2000:]
+  steps = [int(p.name) for p in (tmp_path / 'checkpoints').iterdir()]
+  assert len(steps) == 1 and steps[0] >= 4
+
+
+def test_a_mistake_is_one_line_and_exit_code_2(tmp_path):
+  ran = python('-m', 'spacetime.sample', '--prompt=', f'--out={tmp_path}/a.mp4')
+  assert ran.returncode == 2
+  assert (
+    ran.stderr.strip().splitlines()[-1].startswith('error: prompt is empty')
+  )
+  assert not list(tmp_path.iterdir())
+
+
+def test_sample_refuses(model, tmp_path):
+  good = [
+    '--prompt=a red 3',
+    f'--out={tmp_path}/a.mp4',
+    f'--checkpoint={model}',
+  ]
+  (tmp_path / 'half').mkdir()
+  (tmp_path / 'text.png').write_text('no picture')
+  cases = {
+    'expected one of --prompt and --prompts_file': good[1:],
+    '--out: expected a file': [good[0], good[2]],
+    'prompt has': ['--prompt=' + 'seven ' * 200, *good[1:]],
+    'frames=6: expected 4k+1, such as 5 or 9': [*good, '--frames=6'],
+    'width=40: expected a multiple of 16': [*good, '--size=40x32'],
+    '--size=big: expected WIDTHxHEIGHT': [*good, '--size=big'],
+    'steps=0': [*good, '--steps=0'],
+    "solver 'rk4'": [*good, '--solver=rk4'],
+    'guidance=-1.0: expected 0 or more': [*good, '--guidance=-1'],
+    '--num=0: expected 1 or more': [*good, '--num=0'],
+    '--seed=-1: expected 0 or more': [*good, '--seed=-1'],
+    "'nowhere': no such folder": [*good[:2], '--checkpoint=nowhere'],
+    'is not a checkpoint': [*good[:2], f'--checkpoint={tmp_path}/half'],
+    'cannot be written': [good[0], '--out=/proc/none/a.mp4', good[2]],
+    'text.png': [*good, f'--image={tmp_path}/text.png'],
+    'missing.png': [*good, f'--image={tmp_path}/missing.png'],
+    "Unknown command line flag 'stepz'": [*good, '--stepz=3'],
+  }
+  for text, answer in refusals('sample', cases).items():
+    assert text in answer, answer
+  assert not (tmp_path / 'a.mp4').exists()
+
+
+def test_train_refuses(model, codec, tmp_path):
+  good = [
+    f'--config={TINY}',
+    f'--workdir={tmp_path}/run',
+    f'--config.data.dir={tmp_path}/data',
+  ]
+  cases = {
+    '--config and --workdir: expected both': good[:1],
+    'config does not have': [*good, '--config.train.stepz=3'],
+    "size 'sice': expected one of": [
+      good[0].replace('tiny', 'sice'),
+      *good[1:],
+    ],
+    'missing.py': ['--config=experiments/missing.py', *good[1:]],
+    'mesh (data=3': [*good, '--config.mesh.data=3'],
+    'frames=6: expected 4k+1': [*good, '--config.data.world.frames=6'],
+    'height=40: expected a multiple of 16': [
+      *good,
+      '--config.data.world.height=40',
+    ],
+    'model.width=48, model.heads=5': [*good, '--config.model.heads=5'],
+    "data.name='films'": [*good, '--config.data.name=films'],
+    'cannot be written': [good[0], '--workdir=/proc/none', good[2]],
+    'holds a run with another config': [good[0], f'--workdir={model}', good[2]],
+    'expected an autoencoder': [
+      *good,
+      '--config.autoencoder.kind=weights',
+      f'--config.autoencoder.weights={model}',
+    ],
+  }
+  answers = refusals('train', cases)
+  for text, answer in answers.items():
+    assert text in answer, answer
+  assert not (tmp_path / 'run' / 'config.json').exists()
+  assert not (tmp_path / 'data').exists()
+  answer = refusals(
+    'sample',
+    {'': ['--prompt=a', f'--out={tmp_path}/a.mp4', f'--checkpoint={codec}']},
+  )
+  assert "expected a text-to-video model, stage 'diffusion'" in answer['']
+
+
+def test_evaluate_refuses(tmp_path):
+  cases = {
+    "--world=films: expected 'digits'": ['--world=films'],
+    '--out: expected a folder': [],
+    'expected at least 2, 1 and 0': [f'--out={tmp_path}/a', '--num=1'],
+  }
+  for text, answer in refusals('evaluate', cases).items():
+    assert text in answer, answer

@@ -1,0 +1,67 @@
+"""The linear denoiser that a network can start from."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from spacetime.models import dit as dit_lib
+from spacetime.models import patches
+from spacetime.training import principal
+
+CONFIG = dit_lib.DiTConfig(
+  channels=30,
+  patch=(1, 2, 2),
+  width=128,
+  heads=2,
+  layers=2,
+  mlp=20,
+  text_width=5,
+  frequencies=8,
+)
+
+
+def clips(rank=80):
+  """Latents whose patches lie in some directions, round a mean."""
+  keys = jax.random.split(jax.random.key(0), 2)
+  basis = jax.random.normal(keys[0], (rank, 120)) * 0.2
+  x = 0.5 + jax.random.normal(keys[1], (64, 12, rank)) @ basis
+  return patches.unpatchify(x, (1, 2, 2), (2, 3, 2))
+
+
+def test_components_span_the_patches():
+  x = np.asarray(patches.patchify(clips(), (1, 2, 2)))
+  found = principal.components(x, rank=96)
+  eye = found.basis_VR.T @ found.basis_VR
+  np.testing.assert_allclose(eye, np.eye(96), atol=1e-4)
+  assert np.all(np.diff(found.variance_R) <= 0)
+  assert found.variance_R[79] > 1e-2 > 1e-3 > found.variance_R[80]
+  centred = x - found.mean_V
+  kept = centred @ found.basis_VR @ found.basis_VR.T
+  np.testing.assert_allclose(kept, centred, atol=1e-3)
+
+
+def test_a_fresh_network_denoises_as_well_as_a_line_can():
+  z = clips()
+  x = np.asarray(patches.patchify(z, (1, 2, 2)))
+  found = principal.components(x, rank=96)
+  network = dit_lib.DiT(CONFIG)
+  t, text = jnp.full((64, 1), 0.5), jnp.zeros((64, 3, 5))
+  params = network.init(jax.random.key(1), z, t, text)['params']
+  params = principal.start(params, found)
+  noise = jax.random.normal(jax.random.key(2), z.shape)
+  z_t = 0.5 * z + 0.5 * noise
+  y = jnp.asarray(patches.patchify(z_t, (1, 2, 2)))
+  shrink = 2 * found.variance_R / (found.variance_R + 1)
+  y = (y - 0.5 * found.mean_V) @ found.basis_VR
+  best = found.mean_V + (y * shrink) @ found.basis_VR.T
+  best = patches.unpatchify(best, (1, 2, 2), (2, 3, 2))
+  made = network.apply({'params': params}, z_t, t, text)
+  error = lambda a: float(jnp.mean(jnp.square(a - z)))  # noqa: E731
+  # The final norm measures each token by itself, so it is near, not equal.
+  assert error(made) < 1.3 * error(best) < 0.8 * error(jnp.mean(z))
+
+
+def test_refuses_too_few_patches():
+  with pytest.raises(ValueError, match='3 patches of 12 values: too few for 6'):
+    principal.components(np.zeros((1, 3, 12)), rank=6)
