@@ -1,4 +1,4 @@
-"""The names of the published transformers; no network runs."""
+"""The names and timesteps of the published transformers; no network runs."""
 
 import jax
 import numpy as np
@@ -129,3 +129,16 @@ def test_refuses_a_tensor_that_is_there_twice():
   tensors['head.head.bias'] = tensors['proj_out.bias']
   with pytest.raises(ValueError, match='70 tensors of 69 names'):
     wan_dit.params_from_torch_names(tensors)
+
+
+@pytest.mark.parametrize('form', [lambda f: f, jax.jit])
+def test_levels_in_float32_are_whole_timesteps_again(form):
+  timestep = np.arange(1001, dtype=np.float32)[None]
+  features = form(lambda t: dit.level_features(t, 2))(timestep / 1000)
+  expected = np.stack([np.cos(timestep), np.sin(timestep)], axis=-1)
+  np.testing.assert_allclose(features, expected, atol=1e-6)
+  # Levels between the thousandths keep their place.
+  features = form(lambda t: dit.level_features(t, 2))(timestep / 1024)
+  angle = timestep.astype(np.float64) * 1000 / 1024
+  expected = np.stack([np.cos(angle), np.sin(angle)], axis=-1)
+  np.testing.assert_allclose(features, expected, atol=5e-5)
