@@ -11,6 +11,8 @@ VERSION = re.search(
 ).group(1)
 
 TEST = ['pytest>=8', 'pytest-xdist>=3.6', 'ruff>=0.15']
+# The networks are compared with these, live; nothing else needs them.
+PARITY = ['torch==2.13.0', 'diffusers>=0.42.1', 'transformers>=5.23']
 
 setuptools.setup(
   name='spacetime-video',
@@ -29,6 +31,8 @@ setuptools.setup(
     'etils[epath]>=1.10',
     'flax>=0.12.6',
     'grain>=0.2.14',
+    # Imported by tensorflow-datasets, which asks for it on old Pythons only.
+    'importlib_resources>=6',
     'jax>=0.10,<0.12',
     'matplotlib>=3.9',
     'ml-collections>=1.0',
@@ -48,5 +52,6 @@ setuptools.setup(
     'tpu': ['jax[tpu]'],
     'cuda': ['jax[cuda12]'],
     'test': TEST,
+    'parity': TEST + PARITY,
   },
 )

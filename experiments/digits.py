@@ -66,7 +66,7 @@ def get_config(size: str = 'cpu') -> ml_collections.ConfigDict:
         name='muon',
         learning_rate=1e-3 if latent else 2e-3,
         adam_rate=1e-3,
-        warmup=min(100, steps // 4),
+        warmup=min(30, steps // 4),
         decay=0.3,
         newton_schulz=3,
       ),

@@ -3,20 +3,23 @@
 #
 #   bash launch/test.sh [--quick] [arguments of pytest]
 #
-# --quick leaves out the tests marked parity.
+# --quick leaves out the tests that compare with PyTorch's implementations, and
+# what they need.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 source launch/setup_venv.sh
 
 arguments=()
+extra=parity
 for argument in "$@"; do
   if [[ "$argument" == --quick ]]; then
     arguments+=(-m 'not parity')
+    extra=test
   else
     arguments+=("$argument")
   fi
 done
-setup_venv test
+setup_venv "$extra"
 ruff check .
 ruff format --check .
 exec python -m pytest -n 2 --dist worksteal ${arguments[@]+"${arguments[@]}"}

@@ -68,7 +68,9 @@ def test_unknown_keys_name_the_nearest():
   config = digits.get_config('tiny')
   with config.unlocked():
     config.train.stpes = 5
-  with pytest.raises(ValueError, match='train.stpes: unknown.*mean train.steps'):
+  with pytest.raises(
+    ValueError, match='train.stpes: unknown.*mean train.steps'
+  ):
     config_lib.train(config)
   config = digits.get_config('tiny')
   del config.train.steps

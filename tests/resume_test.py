@@ -73,9 +73,7 @@ def test_two_steps_and_two_are_four(data_dir, whole, tmp_path):
 
 def test_resumes_on_another_mesh(data_dir, whole, tmp_path):
   train.run(config(data_dir), str(tmp_path), stop=stop_after(2))
-  split = config(
-    data_dir, **{'mesh.data': 2, 'mesh.fsdp': 2, 'mesh.tensor': 2}
-  )
+  split = config(data_dir, **{'mesh.data': 2, 'mesh.fsdp': 2, 'mesh.tensor': 2})
   second = train.run(split, str(tmp_path))
   for a, b in zip(leaves(second.params), leaves(whole[0].params), strict=True):
     np.testing.assert_allclose(a, b, atol=1e-5)

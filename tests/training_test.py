@@ -59,9 +59,7 @@ def test_optimizer_refuses():
     dataclasses.replace(ADAM, learning_rate=0)
 
 
-ONLY = {
-  f.name: 0.0 for f in dataclasses.fields(given.GivenConfig)
-}
+ONLY = {f.name: 0.0 for f in dataclasses.fields(given.GivenConfig)}
 
 
 @pytest.mark.parametrize(
@@ -98,7 +96,9 @@ def test_given_by_weight_and_never_an_image_whole():
 
 
 def test_given_refuses():
-  with pytest.raises(ValueError, match='expected weights that are not negative'):
+  with pytest.raises(
+    ValueError, match='expected weights that are not negative'
+  ):
     given.GivenConfig(**ONLY)
 
 
@@ -137,7 +137,9 @@ def test_accumulated_gradients_are_the_mean():
 
 def test_ema_decay_grows_to_its_limit():
   assert float(step_lib.ema_decay(jnp.array(0), 0.99)) == pytest.approx(0.1)
-  assert float(step_lib.ema_decay(jnp.array(10**6), 0.99)) == pytest.approx(0.99)
+  assert float(step_lib.ema_decay(jnp.array(10**6), 0.99)) == pytest.approx(
+    0.99
+  )
 
 
 def oracle(prediction, answer):

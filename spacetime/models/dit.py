@@ -100,6 +100,14 @@ def to_tokens(m_BTD: jax.Array, frame_N: np.ndarray) -> jax.Array:
   return jnp.take(m_BTD, frame_N, axis=1, mode='clip')
 
 
+def _open_gates(key, shape, dtype=jnp.float32):
+  """Shifts and scales of 0, gates of 1: with output projections of 0 a fresh
+  block is the identity, and its projections learn from the first step; behind
+  gates of 0 they would wait for the gates."""
+  del key
+  return jnp.zeros(shape, dtype).at[jnp.array([2, 5])].set(1)
+
+
 class Block(nn.Module):
   """Self-attention, cross-attention and MLP, modulated by the level.
 
@@ -112,7 +120,7 @@ class Block(nn.Module):
   def __call__(self, x_BND, time_BT6D, text_BSD, rope_tables, frame_N):
     config = self.config
     dtype = x_BND.dtype
-    table = self.param('modulation', nn.initializers.zeros, (6, config.width))
+    table = self.param('modulation', _open_gates, (6, config.width))
     m_BT6D = time_BT6D + table.astype(jnp.float32)
     shift_a, scale_a, gate_a, shift_m, scale_m, gate_m = (
       to_tokens(m_BT6D[:, :, i], frame_N) for i in range(6)
@@ -121,9 +129,9 @@ class Block(nn.Module):
 
     y_BND = layer_norm(x_BND, config.eps) * (1 + scale_a) + shift_a
     y_BND = y_BND.astype(dtype)
-    y_BND = Attention(config.heads, config.eps, dtype, name='self_attention')(
-      y_BND, y_BND, rope_tables
-    )
+    y_BND = Attention(
+      config.heads, config.eps, dtype, zero=True, name='self_attention'
+    )(y_BND, y_BND, rope_tables)
     x_BND = (x_BND.astype(jnp.float32) + y_BND * gate_a).astype(dtype)
 
     norm = nn.LayerNorm(
@@ -142,7 +150,12 @@ class Block(nn.Module):
       y_BND.astype(dtype)
     )
     y_BNM = constrain(nn.gelu(y_BNM), 'batch', 'tokens', 'mlp')
-    y_BND = nn.Dense(config.width, dtype=dtype, name='mlp_out')(y_BNM)
+    y_BND = nn.Dense(
+      config.width,
+      dtype=dtype,
+      kernel_init=nn.initializers.zeros,
+      name='mlp_out',
+    )(y_BNM)
     x_BND = (x_BND.astype(jnp.float32) + y_BND * gate_m).astype(dtype)
     return x_BND, None
 
