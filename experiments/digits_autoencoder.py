@@ -17,7 +17,7 @@ def get_config(size: str = 'cpu') -> ml_collections.ConfigDict:
   if size not in ('tiny', 'cpu'):
     raise ValueError(f'size {size!r}: expected tiny or cpu')
   tiny = size == 'tiny'
-  steps = 4 if tiny else 6000
+  steps = 4 if tiny else 3000
   return ml_collections.ConfigDict(
     dict(
       stage='autoencoder',
@@ -28,7 +28,7 @@ def get_config(size: str = 'cpu') -> ml_collections.ConfigDict:
       autoencoder=dict(
         kind='causal',
         base_dim=4 if tiny else 32,
-        z_dim=8 if tiny else 128,
+        z_dim=8 if tiny else 192,
         dim_mult=(1, 2, 2) if tiny else (1, 2, 4),
         num_res_blocks=1,
         temporal_downsample=(True, True),
@@ -37,11 +37,11 @@ def get_config(size: str = 'cpu') -> ml_collections.ConfigDict:
         initial_logvar=-6.0,
       ),
       reconstruction=dict(
-        squared=1.0, absolute=1.0, scales=2, gradient=0.5, kl=1e-6
+        squared=4.0, absolute=0.05, scales=2, gradient=0.5, kl=1e-6
       ),
       optimizer=dict(
         name='muon',
-        learning_rate=1e-3,
+        learning_rate=2e-3,
         adam_rate=1e-3,
         warmup=min(100, steps // 4),
         decay=0.3,

@@ -37,7 +37,7 @@ _CHECKPOINT = flags.DEFINE_string(
 _SEED = flags.DEFINE_integer('seed', 0, 'Same seed, same video.')
 _NUM = flags.DEFINE_integer('num', 1, 'Videos for each prompt.')
 _STEPS = flags.DEFINE_integer('steps', None, 'Steps of the solver.')
-_SOLVER = flags.DEFINE_string('solver', None, 'euler or heun.')
+_SOLVER = flags.DEFINE_string('solver', None, 'euler, heun, dpm or unipc.')
 _SHIFT = flags.DEFINE_float(
   'shift', None, 'Above 1 spends more steps where there is much noise.'
 )
