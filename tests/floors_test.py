@@ -9,7 +9,7 @@ import pytest
 
 ROOT = pathlib.Path(__file__).parents[1]
 FILES = sorted((ROOT / 'spacetime').rglob('*.py'))
-MAINS = ('train', 'sample', 'evaluate', 'export', 'command')
+MAINS = ('train', 'sample', 'evaluate', 'export', 'convert', 'command')
 FLOORS = (
   ('__init__', 'geometry', 'flops'),
   ('sharding', 'checkpoint', 'flow', 'solver', 'guidance', 'pixels', 'data'),

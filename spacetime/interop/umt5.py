@@ -6,6 +6,7 @@ stacked on a leading axis here.
 """
 
 import re
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 
@@ -32,6 +33,26 @@ BLOCK_TABLE = (
 )
 # UMT5 has this in every block, T5 in block 0 for all of them.
 POSITION = 'layer.0.SelfAttention.relative_attention_bias.weight'
+
+
+def rows(
+  shapes: Mapping[str, tuple[int, ...]],
+) -> Iterator[tuple[str, str, int | None, str]]:
+  """Every tensor: published name, path here, layer or None, layout.
+
+  Args:
+    shapes: of the parameters by their paths.
+  """
+  for name, path, layout in TABLE:
+    yield name, path, None, layout
+  if 'position_bias' in shapes:
+    yield BLOCK.format(i=0) + POSITION, 'position_bias', None, 'same'
+  stacked = [*BLOCK_TABLE]
+  if 'blocks.position_bias' in shapes:
+    stacked.append((POSITION, 'position_bias', 'same'))
+  for i in range(shapes['blocks.q.kernel'][0]):
+    for tail, path, layout in stacked:
+      yield BLOCK.format(i=i) + tail, 'blocks.' + path, i, layout
 
 
 def params_from_torch_names(tensors: dict[str, np.ndarray]) -> dict:

@@ -7,6 +7,7 @@ and by an underscore here (`resnets_0`).
 """
 
 import re
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 
@@ -38,6 +39,16 @@ INVERSE = (
 )
 
 
+def rows(
+  paths: Iterable[str],
+) -> Iterator[tuple[str, str, int | None, str]]:
+  """Every tensor: published name, path here, None for its layer, layout."""
+  for path in paths:
+    name = re.sub(r'_(\d+)(?=\.)', r'.\1', path)
+    target, layout = layouts.match(name, INVERSE)
+    yield target, path, None, layout
+
+
 def params_from_torch_names(tensors: dict[str, np.ndarray]) -> dict:
   """Published tensors by name -> the parameter tree of `Autoencoder`.
 
@@ -54,9 +65,8 @@ def params_from_torch_names(tensors: dict[str, np.ndarray]) -> dict:
 
 def torch_names_from_params(params: dict) -> dict[str, np.ndarray]:
   """The parameter tree of `Autoencoder` -> published tensors by name."""
-  tensors = {}
-  for path, array in layouts.leaves(params):
-    name = re.sub(r'_(\d+)(?=\.)', r'.\1', '.'.join(path))
-    target, layout = layouts.match(name, INVERSE)
-    tensors[target] = layouts.TO_TORCH[layout](np.asarray(array))
-  return tensors
+  arrays = {'.'.join(path): array for path, array in layouts.leaves(params)}
+  return {
+    name: layouts.TO_TORCH[layout](np.asarray(arrays[path]))
+    for name, path, _, layout in rows(arrays)
+  }

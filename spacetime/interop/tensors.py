@@ -1,0 +1,270 @@
+"""Safetensors files by mmap: where tensors lie, one read at a time.
+
+Source: the format of huggingface/safetensors: eight bytes of length, a JSON
+header of that length, the data.
+"""
+
+import dataclasses
+import json
+import math
+import mmap
+import pathlib
+import re
+from collections.abc import Iterable
+
+import jax.numpy as jnp
+import numpy as np
+
+DTYPES = {
+  'F32': np.dtype(np.float32),
+  'F16': np.dtype(np.float16),
+  'BF16': np.dtype(jnp.bfloat16),
+}
+PICKLES = ('.bin', '.pt', '.pth', '.ckpt', '.pkl')
+# The names before '.safetensors' that diffusers and transformers write.
+STEMS = ('diffusion_pytorch_model', 'model')
+# Of the dtypes a folder may hold beside or instead of the plain files.
+VARIANTS = ('bf16', 'fp16', 'fp32')
+
+
+@dataclasses.dataclass(frozen=True)
+class Tensor:
+  """One tensor of a file.
+
+  Attributes:
+    name: in the file.
+    path: the file.
+    dtype: of numpy.
+    shape: as stored.
+    start: its first byte, from the start of the file.
+    mapped: the file's mmap.
+  """
+
+  name: str
+  path: pathlib.Path
+  dtype: np.dtype
+  shape: tuple[int, ...]
+  start: int
+  mapped: mmap.mmap = dataclasses.field(repr=False)
+
+  @property
+  def size(self) -> int:
+    """Bytes."""
+    return math.prod(self.shape) * self.dtype.itemsize
+
+  def view(self) -> np.ndarray:
+    """The tensor, read-only, without a copy."""
+    count = math.prod(self.shape)
+    flat = np.frombuffer(self.mapped, self.dtype, count, self.start)
+    return flat.reshape(self.shape)
+
+  def release(self) -> None:
+    """Lets the system take back the pages that were read."""
+    page = mmap.PAGESIZE
+    start = self.start // page * page
+    if self.size and hasattr(mmap, 'MADV_DONTNEED'):
+      length = self.start + self.size - start
+      self.mapped.madvise(mmap.MADV_DONTNEED, start, length)
+
+
+def find(folder: pathlib.Path, *, variant: str | None = None) -> pathlib.Path:
+  """The weights of a folder: a file, or the index of its shards.
+
+  Args:
+    folder: of one network.
+    variant: as in `diffusion_pytorch_model.bf16.safetensors`; None takes the
+      plain file, else one of the variants.
+
+  Raises:
+    ValueError: there are none, only pickles, or not the variant.
+  """
+  folder = pathlib.Path(folder)
+  if not folder.is_dir():
+    raise ValueError(f'{folder}: no such folder; change --checkpoint')
+  for marked in [variant] if variant else [None, *VARIANTS]:
+    mark = f'.{marked}' if marked else ''
+    for stem in STEMS:
+      for name in (
+        f'{stem}{mark}.safetensors',
+        f'{stem}.safetensors.index{mark}.json',
+        f'{stem}{mark}.safetensors.index.json',
+      ):
+        if (folder / name).is_file():
+          return folder / name
+  found = sorted(folder.glob('*.safetensors'))
+  if len(found) == 1 and not variant:
+    return found[0]
+  pickles = [p for p in sorted(folder.iterdir()) if p.suffix in PICKLES]
+  if pickles and not found:
+    refuse_pickle(pickles[0])
+  held = ', '.join(p.name for p in sorted(folder.iterdir())) or 'nothing'
+  raise ValueError(
+    f'{folder} has no weights{f" of variant {variant}" if variant else ""}: '
+    f'expected {STEMS[0]}.safetensors or {STEMS[1]}.safetensors, whole or in '
+    f'shards with an index; it holds {held}; change --checkpoint'
+  )
+
+
+def refuse_pickle(path: pathlib.Path) -> None:
+  """Raises the ValueError that a pickle deserves."""
+  raise ValueError(
+    f'{path} is a pickle, which may run any code when it is read: expected '
+    'safetensors; take the .safetensors file that most publishers offer, or '
+    'convert it where you trust it with safetensors.torch.save_file('
+    "torch.load(path, weights_only=True), 'model.safetensors')"
+  )
+
+
+def open_tensors(path: pathlib.Path) -> dict[str, Tensor]:
+  """The tensors of a file, or of all shards that an index names.
+
+  Raises:
+    ValueError: a file that is missing, damaged or a pickle; an index that does
+      not agree with its shards.
+  """
+  path = pathlib.Path(path)
+  if path.suffix in PICKLES:
+    refuse_pickle(path)
+  if path.suffix != '.json':
+    return open_file(path)
+  index = read_json(path)
+  names = index.get('weight_map')
+  if not isinstance(names, dict) or not names:
+    raise ValueError(f"{path}: expected a 'weight_map' of names to files")
+  files = sorted(set(names.values()))
+  absent = [file for file in files if not (path.parent / file).is_file()]
+  if absent:
+    keys = sorted(key for key, file in names.items() if file in absent)
+    raise ValueError(
+      f'{path} names {listed(absent)}, not there, for {listed(keys)}: expected '
+      'every shard beside its index; download them again'
+    )
+  tensors, doubled = {}, set()
+  for file in files:
+    opened = open_file(path.parent / file)
+    doubled |= opened.keys() & tensors.keys()
+    tensors |= opened
+  moved = {
+    key
+    for key in names.keys() & tensors.keys()
+    if tensors[key].path.name != names[key]
+  }
+  faults = {
+    'in no shard': names.keys() - tensors.keys(),
+    'not in the index': tensors.keys() - names.keys(),
+    'in two shards': doubled,
+    'in another shard than it says': moved - doubled,
+  }
+  told = [f'{what}: {listed(keys)}' for what, keys in faults.items() if keys]
+  if told:
+    raise ValueError(
+      f'{path} does not agree with its shards; {"; ".join(told)}'
+    )
+  return tensors
+
+
+def open_file(path: pathlib.Path) -> dict[str, Tensor]:
+  """The tensors of one safetensors file.
+
+  Raises:
+    ValueError: no such file, not safetensors, cut short, or a dtype that is
+      not F32, F16 or BF16.
+  """
+  path = pathlib.Path(path)
+  if not path.is_file():
+    raise ValueError(f'{path}: no such file; change --checkpoint')
+  size = path.stat().st_size
+  with path.open('rb') as file:
+    length = int.from_bytes(file.read(8), 'little')
+    data = 8 + length
+    if size < 8 or data > size:
+      raise ValueError(
+        f'{path}: {size} bytes, of which the header alone should take {data}: '
+        'cut short, or not safetensors; download it again'
+      )
+    header = _parse_header(path, file.read(length))
+    mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+  tensors, foreign, cut, uneven = {}, [], [], []
+  for name, entry in header.items():
+    start, stop = entry['data_offsets']
+    if entry['dtype'] not in DTYPES:
+      foreign.append(f'{name} {entry["dtype"]}')
+      continue
+    dtype, shape = DTYPES[entry['dtype']], tuple(entry['shape'])
+    tensor = Tensor(name, path, dtype, shape, data + start, mapped)
+    if data + stop > size:
+      cut.append(name)
+    if start < 0 or stop - start != tensor.size:
+      uneven.append(name)
+    tensors[name] = tensor
+  if cut:
+    raise ValueError(
+      f'{path} is cut short at {size} bytes, within {listed(cut)}: download it '
+      'again'
+    )
+  if foreign:
+    raise ValueError(
+      f'{path} has {listed(foreign)}: expected {", ".join(DTYPES)}; take '
+      'weights that are not quantised'
+    )
+  if uneven:
+    raise ValueError(
+      f'{path} gives {listed(uneven)} other bytes than their shapes take: it '
+      'is damaged; download it again'
+    )
+  return tensors
+
+
+def _parse_header(path: pathlib.Path, data: bytes) -> dict:
+  try:
+    header = json.loads(data)
+    header.pop('__metadata__', None)
+    for entry in header.values():
+      entry['dtype'], entry['shape'], entry['data_offsets']
+  except (ValueError, TypeError, KeyError, AttributeError) as e:
+    raise ValueError(
+      f'{path}: its header is not that of safetensors; it is damaged, or '
+      'another kind of file'
+    ) from e
+  return header
+
+
+def read_json(path: pathlib.Path) -> dict:
+  """A JSON object from its file.
+
+  Raises:
+    ValueError: no such file, or something else in it.
+  """
+  path = pathlib.Path(path)
+  if not path.is_file():
+    raise ValueError(f'{path}: no such file; change --checkpoint')
+  try:
+    values = json.loads(path.read_text())
+  except (json.JSONDecodeError, UnicodeDecodeError) as e:
+    raise ValueError(f'{path} is not JSON ({e}); download it again') from e
+  if not isinstance(values, dict):
+    raise ValueError(f'{path}: expected a JSON object')
+  return values
+
+
+def listed(names: Iterable[str]) -> str:
+  """All names, those that differ in a layer's number as one."""
+  layers = {}
+  for name in sorted(names):
+    layer = re.search(r'\b(?:blocks?|layers?)\.(\d+)\.', name)
+    key = name, ''
+    if layer:
+      key = name[: layer.start(1)], name[layer.end(1) :]
+    layers.setdefault(key, []).append(int(layer[1]) if layer else None)
+  told = []
+  for (head, tail), numbers in layers.items():
+    if numbers == [None]:
+      told.append(head)
+    elif len(numbers) == 1:
+      told.append(f'{head}{numbers[0]}{tail}')
+    else:
+      inside = ','.join(str(i) for i in sorted(numbers))
+      if sorted(numbers) == list(range(min(numbers), max(numbers) + 1)):
+        inside = f'{min(numbers)}-{max(numbers)}'
+      told.append(f'{head}{{{inside}}}{tail}')
+  return ', '.join(told)
