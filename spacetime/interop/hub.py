@@ -1,0 +1,42 @@
+"""Published folders by the name of their repository, over a network."""
+
+import pathlib
+import re
+
+# What a folder of weights consists of; pickles and pictures stay there.
+PATTERNS = (
+  '*.json',
+  '*.safetensors',
+  '*/*.json',
+  '*/*.safetensors',
+  '*/*.model',
+)
+
+
+def is_name(path: str) -> bool:
+  """Whether it may name a repository, such as 'Wan-AI/Wan2.1-T2V-1.3B'."""
+  return re.fullmatch(r'\w[\w.-]*/\w[\w.-]*', path) is not None
+
+
+def fetch(name: str) -> pathlib.Path:
+  """The local folder of a repository, downloaded if it is not there yet.
+
+  Raises:
+    ValueError: huggingface_hub is not installed, or cannot get it.
+  """
+  try:
+    import huggingface_hub
+  except ImportError as e:
+    raise ValueError(
+      f'{name!r}: no such folder, and huggingface_hub, which would download a '
+      'repository of that name, is not installed; change --checkpoint'
+    ) from e
+  try:
+    return pathlib.Path(
+      huggingface_hub.snapshot_download(name, allow_patterns=list(PATTERNS))
+    )
+  except Exception as e:
+    raise ValueError(
+      f'{name!r}: no such folder, and no repository of that name that can be '
+      f'downloaded ({type(e).__name__}: {str(e)[:200]}); change --checkpoint'
+    ) from e
