@@ -7,7 +7,7 @@ import numpy as np
 import published_folder
 import pytest
 
-from spacetime import convert, sharding
+from spacetime import convert, guidance, sharding, solver
 from spacetime.interop import folders, networks
 from spacetime.models import autoencoder, dit, text
 
@@ -158,6 +158,60 @@ def test_a_folder_of_diffusers_is_read_and_written_back(form, tmp_path):
     for name, tensor in getattr(theirs, part).state_dict().items():
       assert torch.equal(state[name], tensor), name
   check_outputs(loaded, again)
+
+
+@pytest.mark.parametrize('form', list(FORMS))
+def test_the_whole_pipeline_agrees_from_prompt_to_frames(form, tmp_path):
+  import torch
+
+  theirs, steps, scale = pipeline(form), 4, 5.0
+  theirs.save_pretrained(tmp_path)
+  loaded = load(tmp_path)
+  codec = autoencoder.Autoencoder(loaded['autoencoder'][0])
+  _, height, width = codec.stride
+  rng = np.random.default_rng(2)
+  noise = rng.normal(size=(1, 2, 2, 4, codec.z_dim)).astype(np.float32)
+  theirs.set_progress_bar_config(disable=True)
+  expected = theirs(
+    prompt='aaa',
+    negative_prompt='a',
+    height=2 * height,
+    width=4 * width,
+    num_frames=5,
+    num_inference_steps=steps,
+    guidance_scale=scale,
+    latents=torch_of(noise),
+    output_type='np',
+  ).frames
+  # With text first, without second, as guidance has it.
+  tokens = theirs.tokenizer(
+    ['aaa', 'a'], padding='max_length', max_length=512, return_tensors='np'
+  ).input_ids
+  grid = solver.wan_unipc_grid(steps, shift=5.0)
+  (model, params), (words, text_params) = loaded['dit'], loaded['text']
+
+  def sample(params, text_params, codec_params):
+    text_BSY = text.TextEncoder(words).encode(text_params, tokens)
+
+    def pair(z_Bfhwc, t):
+      t_B1 = np.ones((2, 1), np.float32) * t
+      return dit.DiT(model).apply({'params': params}, z_Bfhwc, t_B1, text_BSY)
+
+    z_Bfhwc = solver.unipc(
+      guidance.classifier_free(pair, scale=scale),
+      noise,
+      grid.levels,
+      told=grid.told,
+    )
+    return codec.decode(codec_params, z_Bfhwc)
+
+  with torch.no_grad(), jax.default_matmul_precision('highest'):
+    video = jax.jit(sample)(params, text_params, loaded['autoencoder'][1])
+  found = np.clip(np.asarray(video) * 0.5 + 0.5, 0, 1)
+  assert found.shape == expected.shape
+  print('difference', np.abs(found - expected).max(), expected.std())
+  assert expected.std() > 0.01
+  np.testing.assert_allclose(found, expected, atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize('vae', ['wan2.1', 'wan2.2'])
