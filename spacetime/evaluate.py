@@ -19,7 +19,14 @@ import tqdm
 from absl import flags
 from matplotlib import pyplot
 
-from spacetime import build, command, generate, pretrained, sharding
+from spacetime import (
+  build,
+  checkpoint,
+  command,
+  generate,
+  pretrained,
+  sharding,
+)
 from spacetime import config as config_lib
 from spacetime.data import captions, digits_tfds
 from spacetime.data import world as world_lib
@@ -56,7 +63,8 @@ def main() -> None:
       f'--num={_NUM.value}, --batch={_BATCH.value}, --seed={_SEED.value}: '
       'expected at least 2, 1 and 0'
     )
-  out = writer.check_output(pathlib.Path(_OUT.value) / 'metrics.json').parent
+  out = pathlib.Path(_OUT.value).absolute()
+  checkpoint.check_writable(out)
   mesh = sharding.make_mesh(
     sharding.MeshConfig(data=1), devices=jax.devices()[:1]
   )

@@ -96,6 +96,7 @@ def run(config, workdir: str, *, stop=lambda: False) -> state.State:
   held_out = clips.held_out_batch(
     sources.held_out, tokenizer, count=train.held_out, length=length
   )
+  # Partitioned Threefry, so that a seed means the same on every mesh.
   init_key, run_key = jax.random.split(jax.random.key(config.seed))
   iterator = iter(loader)
   with checkpoint.Checkpoints(workdir, keep=train.keep) as checkpoints:

@@ -21,6 +21,12 @@ import jax  # noqa: E402
 import pytest  # noqa: E402
 
 jax.config.update('jax_default_matmul_precision', 'float32')
+# The same program is compiled by many tests, and by the next run.
+jax.config.update(
+  'jax_compilation_cache_dir',
+  os.path.join(os.path.dirname(__file__), '..', '.cache', 'jax_tests'),
+)
+jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.2)
 
 
 @pytest.fixture(autouse=True)

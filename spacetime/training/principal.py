@@ -3,7 +3,7 @@
 A patch of pixels has far more values than the transformer is wide, and the
 layers that take it in and give it out are slow to learn from nothing. Started
 from the principal components of real patches, a fresh network is the best
-linear denoiser of a single patch at level 1/2 (the Wiener filter), and every
+linear denoiser of a single patch at one level (the Wiener filter), and every
 step goes into what a linear map of a patch cannot do.
 """
 
@@ -57,30 +57,32 @@ def components(x_BNV: np.ndarray, *, rank: int) -> Components:
   )
 
 
-def start(dit: dict, found: Components) -> dict:
+def start(dit: dict, found: Components, *, level: float = 0.8) -> dict:
   """The transformer's parameters with first and last layers of components.
 
-  With z_t = (z + noise) / 2, a coefficient y of variance (v + 1) / 4 enters at
-  unit variance, and leaves as v / sqrt(v + 1) of itself: together the Wiener
-  estimate 2 v y / (v + 1). The rest of the width starts empty, for what is not
-  in a patch; the final norm scales tokens up by the share that is full.
+  At level t a coefficient y of z_t has variance s^2 = (1 - t)^2 v + t^2, where
+  v is that of the data. It enters as y / s and leaves as (1 - t) v / s of that:
+  together the Wiener estimate. The rest of the width starts empty, for what is
+  not in a patch; the final norm scales tokens up by the share that is full.
 
   Args:
     dit: parameters of a fresh transformer.
     found: as many components as the width, or fewer.
+    level: t. Nearer to 1, strong components are damped less.
 
   Source: Wiener 1949; Pearson 1901.
   """
   rank, width = len(found.variance_R), dit['patch_embed']['kernel'].shape[1]
   empty = width - rank
-  scale_R = 2.0 / np.sqrt(found.variance_R + 1.0)
-  kernel_VR = found.basis_VR * scale_R
-  gain_R = found.variance_R / np.sqrt(found.variance_R + 1.0)
+  clean = 1.0 - level
+  deviation_R = np.sqrt(clean**2 * found.variance_R + level**2)
+  kernel_VR = found.basis_VR / deviation_R
+  gain_R = clean * found.variance_R / deviation_R
   head_RV = (found.basis_VR * gain_R).T * np.sqrt(rank / width)
   return dit | {
     'patch_embed': {
       'kernel': jnp.pad(kernel_VR, ((0, 0), (0, empty))),
-      'bias': jnp.pad(-0.5 * found.mean_V @ kernel_VR, (0, empty)),
+      'bias': jnp.pad(-clean * found.mean_V @ kernel_VR, (0, empty)),
     },
     'head': {
       'kernel': jnp.pad(head_RV, ((0, empty), (0, 0))),

@@ -1,0 +1,71 @@
+"""Step time with the real pipeline against step time with one cached batch.
+
+  PYTHONPATH=. python tests/benchmarks/step_time.py --size=cpu --rounds=6
+
+Rounds of either kind alternate, so that what else the machine does falls on
+both. Prints the medians, their ratio, and model FLOP/s.
+"""
+
+import argparse
+import statistics
+import time
+
+import jax
+
+from experiments import digits
+from spacetime import build, clips, sharding
+from spacetime import config as config_lib
+from spacetime.training import state, step
+
+
+def main() -> None:
+  """Builds the very step that `spacetime.train` runs, and times it."""
+  parser = argparse.ArgumentParser(description=__doc__)
+  parser.add_argument('--size', default='cpu')
+  parser.add_argument('--data_dir', default='data')
+  parser.add_argument('--rounds', type=int, default=6)
+  parser.add_argument('--steps', type=int, default=5, help='in a round')
+  flags = parser.parse_args()
+
+  config = digits.get_config(flags.size)
+  config.data.dir = flags.data_dir
+  data, mesh = config_lib.data(config), build.mesh(config)
+  nets = build.networks(config)
+  task, optimizer = (
+    build.diffusion_task(config, nets),
+    build.make_optimizer(config),
+  )
+  sources = clips.open_sources(data, seed=config.seed)
+  tokenizer = clips.train_tokenizer(
+    sources.train, vocab_size=config.text.vocab_size
+  )
+  loader = clips.make_loader(
+    data, sources.train, tokenizer, length=nets.text_length, seed=config.seed
+  )
+  iterator = iter(loader)
+  key = jax.random.key(config.seed)
+  at = state.init_state(task.init, key, optimizer, mesh)
+  compiled = jax.jit(
+    step.make_step(task.loss, optimizer, ema=0.99), donate_argnums=0
+  )
+  cached = next(iterator)
+  times = {'pipeline': [], 'cached': []}
+  with jax.set_mesh(mesh):
+    for number in range(flags.rounds + 1):
+      for kind in times:
+        began = time.perf_counter()
+        for _ in range(flags.steps):
+          batch = next(iterator) if kind == 'pipeline' else cached
+          at, _ = compiled(at, {}, sharding.put_batch(batch, mesh), key)
+        jax.block_until_ready(at)
+        if number:  # the first round compiles
+          times[kind].append((time.perf_counter() - began) / flags.steps)
+  medians = {kind: statistics.median(each) for kind, each in times.items()}
+  for kind, seconds in medians.items():
+    rates = build.rates(config, nets).told(1, seconds)
+    print(kind, {name: round(value, 4) for name, value in rates.items()})
+  print(f'ratio {medians["pipeline"] / medians["cached"]:.3f}')
+
+
+if __name__ == '__main__':
+  main()
