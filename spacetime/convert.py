@@ -23,6 +23,7 @@ from spacetime.interop import (
   reading,
   sections,
   tensors,
+  tokenizers,
   writing,
 )
 
@@ -45,7 +46,6 @@ _VARIANT = flags.DEFINE_string(
 )
 _SHARD = flags.DEFINE_float('shard_gb', 5.0, 'Largest file, in 10^9 bytes.')
 
-SPIECE = 'spiece.model'
 INSIDE = 'autoencoder'
 
 
@@ -79,12 +79,16 @@ def to_weights(pipeline: folders.Pipeline, target, *, dtype=None) -> None:
   """Writes a weights folder of an opened pipeline.
 
   Raises:
-    ValueError: the target is there, or the pipeline cannot be a config.
+    ValueError: the target is there, the pipeline cannot be a config, or its
+      tokenizer is of another model.
   """
   config = sections.from_pipeline(pipeline, dtype=dtype)
   codec = {'stage': 'autoencoder', 'autoencoder': config['autoencoder']}
   config['autoencoder'] = {'kind': 'weights', 'weights': INSIDE}
   build.networks(config, weights=codec)
+  tokenizer = tokenizers.read(
+    pipeline.tokenizer, vocabulary=config['text']['vocab_size']
+  )
   parts = pipeline.parts
   size = sum(part.size for part in parts.values())
   with writing.whole(target) as folder, _bar(size) as bar:
@@ -93,11 +97,8 @@ def to_weights(pipeline: folders.Pipeline, target, *, dtype=None) -> None:
     _write_weights(folder / INSIDE, {INSIDE: parts[INSIDE]}, dtype, bar)
     writing.write_json(folder / checkpoint.CONFIG, config)
     writing.write_json(folder / INSIDE / checkpoint.CONFIG, codec)
-    if pipeline.tokenizer.is_dir():
-      shutil.copytree(pipeline.tokenizer, folder / folders.TOKENIZER)
-      spiece = pipeline.tokenizer / SPIECE
-      if spiece.is_file():
-        shutil.copyfile(spiece, folder / checkpoint.TOKENIZER)
+    shutil.copytree(pipeline.tokenizer, folder / folders.TOKENIZER)
+    (folder / checkpoint.TOKENIZER).write_bytes(tokenizer.serialized)
 
 
 def _write_weights(folder, parts, dtype, bar) -> None:
@@ -170,7 +171,7 @@ def _write_tokenizer(source: pathlib.Path, folder: pathlib.Path) -> None:
     shutil.copytree(source / folders.TOKENIZER, folder)
     return
   folder.mkdir()
-  (folder / SPIECE).write_bytes(checkpoint.read_tokenizer(source))
+  (folder / tokenizers.MODELS[0]).write_bytes(checkpoint.read_tokenizer(source))
   writing.write_json(
     folder / 'tokenizer_config.json',
     {'tokenizer_class': 'T5Tokenizer', 'extra_ids': 0},

@@ -1,5 +1,6 @@
 """Published folder -> weights folder -> published folder, end to end."""
 
+import dataclasses
 import json
 import os
 import pathlib
@@ -92,6 +93,16 @@ def test_the_weights_folder_is_the_model(source, tmp_path):
   assert (sampling['solver'], sampling['shift']) == ('unipc', 5.0)
   assert model.networks.autoencoder.cfg == published_folder.VAE
   assert model.networks.dit.config == published_folder.TRANSFORMER
+
+
+def test_a_tokenizer_of_another_model_is_refused(tmp_path):
+  source = published_folder.write(tmp_path / 'source')
+  other = dataclasses.replace(published_folder.TEXT, vocab_size=300)
+  published_folder.write_part(source / 'text_encoder', other)
+  pipeline = folders.open_pipeline(source)
+  with pytest.raises(ValueError, match='pieces, .* embedding of 300 rows'):
+    convert.to_weights(pipeline, tmp_path / 'ours')
+  assert [p.name for p in tmp_path.iterdir()] == ['source']
 
 
 def test_dtype_spares_the_autoencoder_and_what_float32_computes(
