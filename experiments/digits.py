@@ -4,8 +4,9 @@
 
 Sizes:
   tiny     seconds; for tests.
-  cpu      pixel patches; 15 minutes on two cores.
-  pixels   the bundled model: as cpu, wider and longer.
+  cpu      pixel patches, one character a clip; about 15 minutes on two cores.
+  bundled  the bundled model: as cpu, a little longer.
+  pixels   one to three characters, wider; hours on two cores.
   latent   latents of a small autoencoder (experiments/digits_autoencoder.py);
            for an accelerator.
 """
@@ -18,7 +19,8 @@ SIZES = {
   #         width heads layers steps batch
   'tiny': (48, 2, 2, 4, 4),
   'cpu': (192, 3, 4, 700, 32),
-  'pixels': (256, 4, 6, 4000, 32),
+  'bundled': (192, 3, 4, 900, 32),
+  'pixels': (256, 4, 6, 8000, 32),
   'latent': (512, 8, 12, 12000, 128),
 }
 
@@ -33,7 +35,9 @@ def get_config(size: str = 'cpu') -> ml_collections.ConfigDict:
     dict(
       stage='diffusion',
       seed=0,
-      data=digits_data.get_data(size, batch=batch),
+      data=digits_data.get_data(
+        size, batch=batch, characters=3 if size in ('pixels', 'latent') else 1
+      ),
       autoencoder=dict(kind='weights', weights='digits_autoencoder')
       if latent
       else dict(kind='identity', time=4),
@@ -47,7 +51,7 @@ def get_config(size: str = 'cpu') -> ml_collections.ConfigDict:
         num_layers=2,
       ),
       model=dict(
-        patch=(1, 2, 2) if latent else (1, 16, 16),
+        patch=(1, 1, 1) if latent else (1, 16, 16),
         width=width,
         heads=heads,
         layers=layers,
@@ -56,9 +60,7 @@ def get_config(size: str = 'cpu') -> ml_collections.ConfigDict:
         dtype='bfloat16' if latent else 'float32',
         remat='none',
       ),
-      # Pixels of 17 frames are so redundant that at t = 0.9 where a character
-      # is, and its colour, can still be read off the noise: what only the
-      # prompt tells is learnt, and decided when sampling, nearer to t = 1.
+      # Why 12: BUILD_NOTES.md. Pixels are redundant, latents less so.
       flow=dict(prediction='velocity', shift=3.0)
       if latent
       else dict(prediction='sample', std=1.2, shift=12.0),
@@ -67,7 +69,7 @@ def get_config(size: str = 'cpu') -> ml_collections.ConfigDict:
       ),
       optimizer=dict(
         name='muon',
-        learning_rate=1e-3 if latent else 2e-3,
+        learning_rate=1e-3 if latent else 3e-3,
         adam_rate=1e-3,
         warmup=min(30, steps // 4),
         decay=0.3,

@@ -1,7 +1,7 @@
 """The digits world's data, shared by its experiments."""
 
 
-def get_data(size: str, *, batch: int, crop=None) -> dict:
+def get_data(size: str, *, batch: int, characters: int) -> dict:
   """The `data` section; `tiny` is a smaller world of a few clips."""
   tiny = size == 'tiny'
   return dict(
@@ -13,10 +13,10 @@ def get_data(size: str, *, batch: int, crop=None) -> dict:
       frames=5 if tiny else 17,
       height=32 if tiny else 64,
       width=32 if tiny else 64,
-      max_characters=1 if tiny else 3,
+      max_characters=characters,
     ),
     batch_size=batch,
     caption_dropout=0.1,
-    crop=crop,
+    crop=None,
     fps=8,
   )

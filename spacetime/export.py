@@ -13,6 +13,12 @@ from spacetime import build, checkpoint, command, pretrained, sharding
 
 _CHECKPOINT = flags.DEFINE_string('checkpoint', None, 'A work directory.')
 _OUT = flags.DEFINE_string('out', None, 'The folder to make.')
+_DTYPE = flags.DEFINE_enum(
+  'dtype',
+  'float32',
+  ['float32', 'float16', 'bfloat16'],
+  'What the numbers are stored as; loading makes them float32 again.',
+)
 
 
 def main() -> None:
@@ -36,13 +42,15 @@ def main() -> None:
     params = pretrained.load(folder, mesh=mesh).params
   checkpoint.save_weights(
     _OUT.value,
-    params,
+    jax.tree.map(lambda leaf: leaf.astype(_DTYPE.value), params),
     config=config,
     tokenizer=checkpoint.read_tokenizer(folder),
   )
-  beside = pathlib.Path(folder) / config['autoencoder'].get('weights', '-')
-  if beside.is_dir():
-    shutil.copytree(beside, pathlib.Path(_OUT.value) / beside.name)
+  if config['autoencoder']['kind'] == 'weights':
+    name = config['autoencoder']['weights']  # a run's copy, by a name within
+    shutil.copytree(
+      pathlib.Path(folder) / name, pathlib.Path(_OUT.value) / name
+    )
   print(f'{_OUT.value}: {checkpoint.weights_hash(_OUT.value)}')
 
 

@@ -79,6 +79,12 @@ def load_autoencoder(
       f'{folder} holds stage {found.get("stage")!r}: expected an autoencoder; '
       'change autoencoder.weights'
     )
+  if not os.path.exists(os.path.join(folder, checkpoint.WEIGHTS)):
+    raise ValueError(
+      f'{folder} is a run: make a weights folder of it with python -m '
+      f'spacetime.export --checkpoint={folder} --out=DIR, and name that in '
+      'autoencoder.weights'
+    )
   return found, load_own(found, folder, mesh=mesh)
 
 

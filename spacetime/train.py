@@ -29,6 +29,7 @@ _CONFIG = config_flags.DEFINE_config_file(
 _WORKDIR = flags.DEFINE_string(
   'workdir', None, 'Where the run lives: checkpoints, metrics, sheets.'
 )
+KEPT = 'autoencoder'  # where a run has its copy of a trained one
 # Keys that a resumed run may change: they do not bear on what is learnt.
 FREE = (
   'train.log_every',
@@ -148,6 +149,9 @@ def networks(config, mesh, workdir):
   if config.stage == 'autoencoder':
     codec = build.autoencoder(config)
     return build.reconstruction_task(config, codec), None, codec, {}
+  if config.autoencoder.kind == 'weights':
+    if (pathlib.Path(workdir) / KEPT).exists():
+      config.autoencoder.weights = KEPT
   weights, frozen = pretrained.load_autoencoder(
     config, beside=workdir, mesh=mesh
   )
@@ -175,11 +179,9 @@ def keep_autoencoder(config, workdir) -> None:
   source = pathlib.Path(
     build.resolve(config.autoencoder.weights, beside=workdir)
   )
-  target = pathlib.Path(workdir) / config.autoencoder.weights
-  if jax.process_index() == 0 and not target.exists():
-    if pathlib.Path(config.autoencoder.weights).is_absolute():
-      return
-    shutil.copytree(source, target)
+  if config.autoencoder.weights != KEPT and jax.process_index() == 0:
+    shutil.copytree(source, pathlib.Path(workdir) / KEPT)
+  config.autoencoder.weights = KEPT
 
 
 def get_tokenizer(config, source, workdir) -> tokenizer_lib.Tokenizer:

@@ -57,11 +57,11 @@ def test_digits(size):
 def test_digits_autoencoder(size):
   config = digits_autoencoder.get_config(size)
   codec = build.autoencoder(config)
-  assert codec.stride == (4, 8, 8)
+  assert codec.stride == (4, 16, 16) if size == 'cpu' else (4, 8, 8)
   task = build.reconstruction_task(config, codec)
   params = jax.eval_shape(task.init, jax.random.key(0))
   count = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(params))
-  assert count < 4e6
+  assert count < 1e7
 
 
 def test_unknown_keys_name_the_nearest():
