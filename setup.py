@@ -12,7 +12,13 @@ VERSION = re.search(
 
 TEST = ['pytest>=8', 'pytest-xdist>=3.6', 'ruff>=0.15']
 # The networks are compared with these, live; nothing else needs them.
-PARITY = ['torch==2.13.0', 'diffusers>=0.42.1', 'transformers>=5.23']
+PARITY = [
+  'accelerate>=1.10',
+  'diffusers>=0.42.1',
+  'ftfy>=6.3',
+  'torch==2.13.0',
+  'transformers>=5.23',
+]
 
 setuptools.setup(
   name='spacetime-video',
@@ -40,6 +46,8 @@ setuptools.setup(
     'optax>=0.2.8',
     'orbax-checkpoint>=0.11.30',
     'pillow>=11',
+    # Of sentencepiece's models, which it does not ask for by itself.
+    'protobuf>=5',
     'safetensors>=0.5',
     'scikit-learn>=1.6',
     'scipy>=1.14',
@@ -51,6 +59,7 @@ setuptools.setup(
   extras_require={
     'tpu': ['jax[tpu]'],
     'cuda': ['jax[cuda12]'],
+    'hub': ['huggingface_hub>=0.34'],
     'test': TEST,
     'parity': TEST + PARITY,
   },

@@ -70,6 +70,11 @@ def get_sections(
       held_out=4,
     ),
     sampling=dict(
-      steps=50, solver='unipc', guidance=5.0, interval=(0.0, 1.0), shift=shift
+      steps=50,
+      solver='unipc',
+      guidance=5.0,
+      interval=(0.0, 1.0),
+      shift=shift,
+      schedule='published',
     ),
   )

@@ -13,6 +13,7 @@ import numpy as np
 from spacetime import config as config_lib
 from spacetime import flops, geometry, sharding, solver
 from spacetime.config import section, unpack
+from spacetime.interop import hub
 from spacetime.models import autoencoder as autoencoder_lib
 from spacetime.models import dit as dit_lib
 from spacetime.models import identity, patches
@@ -227,11 +228,18 @@ def sampler(
   config, nets: Networks, settings: config_lib.SamplingConfig
 ) -> sampler_lib.Sampler:
   """The sampler of these settings."""
+  grid = solver.schedule(
+    settings.schedule,
+    settings.steps,
+    shift=settings.shift,
+    solver=settings.solver,
+  )
   return sampler_lib.Sampler(
     embed=nets.embed,
     transform=nets.transform,
     flow=config_lib.flow_config(config),
-    levels=tuple(solver.time_grid(settings.steps, shift=settings.shift)),
+    levels=grid.levels,
+    told=grid.told,
     solver=settings.solver,
     guidance=settings.guidance,
     interval=settings.interval,
@@ -273,6 +281,8 @@ def resolve(path: str, *, beside: str | os.PathLike = '') -> str:
   for candidate in (inside, path, bundled):
     if candidate and os.path.isdir(candidate):
       return candidate
+  if hub.is_name(path):
+    return os.fspath(hub.fetch(path))
   raise ValueError(
     f'{path!r}: no such folder, and no model of that name is bundled; change '
     '--checkpoint or autoencoder.weights'

@@ -89,10 +89,13 @@ class SamplingConfig:
   guidance: float
   interval: tuple[float, float]
   shift: float
+  schedule: str = 'even'
 
   def __post_init__(self):
     solver.get(self.solver)
-    solver.time_grid(self.steps, shift=self.shift)
+    solver.schedule(
+      self.schedule, self.steps, shift=self.shift, solver=self.solver
+    )
     if self.guidance < 0:
       raise ValueError(
         f'guidance={self.guidance}: expected 0 or more; change --guidance'

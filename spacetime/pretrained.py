@@ -7,6 +7,7 @@ import jax
 
 from spacetime import build, checkpoint, sharding
 from spacetime.data import tokenizer as tokenizer_lib
+from spacetime.interop import folders, sections, tokenizers
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,12 +32,15 @@ class Model:
 
 
 def load(path: str, *, mesh: jax.sharding.Mesh) -> Model:
-  """Loads a work directory, a weights folder, or a bundled model by name.
+  """Loads a work directory, a weights folder, a folder as diffusers writes it,
+  or a bundled model by name.
 
   Raises:
     ValueError: nothing there, half-written, or not a text-to-video model.
   """
   folder = build.resolve(path)
+  if folders.is_pipeline(folder):
+    return load_published(folder, mesh=mesh)
   config = checkpoint.read_config(folder)
   if config.get('stage') != 'diffusion':
     raise ValueError(
@@ -58,6 +62,34 @@ def load(path: str, *, mesh: jax.sharding.Mesh) -> Model:
     frozen,
     tokenizer,
     checkpoint.weights_hash(folder),
+  )
+
+
+def load_published(
+  folder: str | os.PathLike, *, mesh: jax.sharding.Mesh, dtype=None
+) -> Model:
+  """Loads a folder as diffusers writes it.
+
+  Args:
+    folder: that of model_index.json.
+    mesh: where the parameters go.
+    dtype: of the transformer and the text encoder; None keeps it as stored.
+
+  Raises:
+    ValueError: see folders.open_pipeline; or a tokenizer of another model.
+  """
+  pipeline = folders.open_pipeline(folder)
+  config = sections.from_pipeline(pipeline, dtype=dtype)
+  networks = build.networks(config)
+  tokenizer = tokenizers.read(
+    pipeline.tokenizer, vocabulary=networks.text.cfg.vocab_size
+  )
+  params = {
+    root: part.load(mesh, dtype=dtype) for root, part in pipeline.parts.items()
+  }
+  frozen = {'autoencoder': params.pop('autoencoder')}
+  return Model(
+    config, networks, params, frozen, tokenizer, pipeline.fingerprint()
   )
 
 

@@ -260,6 +260,34 @@ def _multistep_tables(levels: Sequence[float]) -> np.ndarray:
   return np.stack([advance, extrapolate, backward, forward])
 
 
+PUBLISHED = {
+  'unipc': wan_unipc_grid,
+  'dpm': flow_dpm_grid,
+  'euler': flow_match_euler_grid,
+}
+SCHEDULES = ('even', 'published')
+
+
+def schedule(name: str, steps: int, *, shift: float, solver: str) -> Grid:
+  """The levels of a solver, evenly spaced or as its published code has them.
+
+  Raises:
+    ValueError: no such schedule, no published one of this solver, or steps and
+      shift that make no grid.
+  """
+  if name not in SCHEDULES:
+    raise ValueError(f'sampling.schedule={name!r}: expected one of {SCHEDULES}')
+  if name == 'even':
+    levels = tuple(time_grid(steps, shift=shift).tolist())
+    return Grid(levels, levels[:-1])
+  if solver not in PUBLISHED:
+    raise ValueError(
+      f"sampling.schedule='published' with solver {solver!r}: expected one of "
+      f'{sorted(PUBLISHED)}; change --solver'
+    )
+  return PUBLISHED[solver](steps, shift=shift)
+
+
 SOLVERS = {'euler': euler, 'heun': heun, 'dpm': dpm, 'unipc': unipc}
 
 

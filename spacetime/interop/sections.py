@@ -76,6 +76,7 @@ def from_pipeline(pipeline: Pipeline, *, dtype=None) -> dict:
       'guidance': 5.0,
       'interval': (0.0, 1.0),
       'shift': shift,
+      'schedule': 'published',
     },
     'published': {'index': pipeline.index, 'scheduler': pipeline.scheduler},
   }

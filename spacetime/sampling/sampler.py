@@ -24,6 +24,7 @@ class Sampler:
     flow: what the network predicts.
     levels: falling grid from 1 to 0, see solver.time_grid; a tuple, so that
       samplers are equal when their settings are and compile once.
+    told: levels that the network is given at each step; () is `levels`.
     solver: a name in solver.SOLVERS.
     guidance: scale; 1 samples without guidance, at half the cost.
     interval: levels within which guidance holds.
@@ -36,6 +37,7 @@ class Sampler:
   solver: str
   guidance: float
   interval: tuple[float, float] = (0.0, 1.0)
+  told: tuple[float, ...] = ()
 
   def __call__(
     self, params, keys_B, tokens_BS, negative_BS, condition: Condition
@@ -76,7 +78,10 @@ class Sampler:
         velocity, scale=self.guidance, interval=self.interval
       )
     return solver.get(self.solver)(
-      predict, start, np.asarray(self.levels, np.float32)
+      predict,
+      start,
+      np.asarray(self.levels, np.float32),
+      told=self.told or None,
     )
 
 
