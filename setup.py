@@ -1,4 +1,4 @@
-"""Package metadata: names, dependencies and extras. Tool settings: pyproject."""
+"""Package metadata: names, dependencies, extras. Tools: see pyproject.toml."""
 
 import pathlib
 import re

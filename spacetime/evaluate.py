@@ -50,6 +50,7 @@ _OUT = flags.DEFINE_string('out', None, 'The folder for what was found.')
 # Records of the evaluation are those of a seed that no training uses.
 SCENES = 1_000_003
 SHOWN = 8
+pyplot.switch_backend('agg')  # files alone: no window is wanted
 
 
 def main() -> None:

@@ -4,6 +4,7 @@ import pathlib
 
 import jax
 import numpy as np
+from matplotlib import pyplot
 
 from spacetime import build
 from spacetime import config as config_lib
@@ -13,6 +14,7 @@ from spacetime.sampling import conditions, sampler, writer
 from spacetime.training import metrics
 
 CLIPS = 6
+pyplot.switch_backend('agg')  # files alone: no window is wanted
 
 
 def sampled(config, nets: build.Networks, held_out: dict):
@@ -70,3 +72,33 @@ def event(draw, frozen, workdir, told: metrics.MetricsWriter):
       told.image(step, 'sheet', image)
 
   return call
+
+
+def curve(workdir) -> pathlib.Path | None:
+  """Draws WORKDIR/curve.png: what metrics.jsonl tells, over steps.
+
+  Left the training loss, right what was measured on held-out clips; nothing
+  is drawn of a run that has told nothing.
+  """
+  lines = metrics.read_metrics(workdir)
+  names = sorted(
+    {n for line in lines for n in line if n.startswith('held_out')}
+  )
+  if jax.process_index() or not lines:
+    return None
+  figure, (left, right) = pyplot.subplots(1, 2, figsize=(10, 3.5))
+  for axes, shown in ((left, ['loss']), (right, names)):
+    for name in shown:
+      points = [(x['step'], x[name]) for x in lines if x.get(name) is not None]
+      axes.plot(*zip(*points, strict=True), label=name, linewidth=1)
+    axes.set_xlabel('step')
+    if not any('psnr' in name for name in shown):
+      axes.set_yscale('log')
+    axes.grid(alpha=0.3)
+    if shown:
+      axes.legend(fontsize=7)
+  figure.tight_layout()
+  path = pathlib.Path(workdir) / 'curve.png'
+  figure.savefig(path, dpi=100)
+  pyplot.close(figure)
+  return path

@@ -139,6 +139,7 @@ def run(config, workdir: str, *, stop=lambda: False) -> state.State:
         rates=build.rates(config, nets),
         stop=stop,
       )
+  sheets_lib.curve(workdir)
   if nets is None and int(at.step) == train.steps:
     save_moments(config, workdir, codec, at, loader, mesh)
   return at

@@ -134,6 +134,7 @@ def test_train_leaves_a_whole_run(model):
     'metrics.jsonl',
     'tensorboard',
     'sheets',
+    'curve.png',
   } <= names
   lines = [
     json.loads(x) for x in (model / 'metrics.jsonl').read_text().splitlines()
