@@ -181,22 +181,11 @@ def write_config(
     ValueError: the directory holds a run with another config or tokenizer, or
       cannot be written.
   """
+  check_config(workdir, config, free=free)
   check_writable(workdir)
   directory = _absolute(workdir)
   path = directory / CONFIG
   config = json.loads(json.dumps(config))
-  if path.exists():
-    changes = {
-      key: pair
-      for key, pair in config_changes(read_config(workdir), config).items()
-      if not any(key == f or key.startswith(f + '.') for f in free)
-    }
-    if changes:
-      lines = [f'{k}: {old!r} -> {new!r}' for k, (old, new) in changes.items()]
-      raise ValueError(
-        f'{workdir} holds a run with another config: {"; ".join(lines)}; '
-        'restore these values or change --workdir'
-      )
   saved = directory / TOKENIZER
   if tokenizer is not None and saved.exists():
     if saved.read_bytes() != tokenizer:
@@ -208,6 +197,30 @@ def write_config(
     if tokenizer is not None:
       _write(saved, tokenizer)
     _write(path, _config_bytes(config))
+
+
+def check_config(
+  workdir: Path, config: Mapping[str, Any], *, free: tuple[str, ...] = ()
+) -> None:
+  """Raises ValueError if the directory holds a run with another config.
+
+  Args:
+    workdir: the run's directory, there or not.
+    config: plain values, nested.
+    free: dotted keys, or parents of keys, that a resumed run may change.
+  """
+  if (_absolute(workdir) / CONFIG).exists():
+    changes = {
+      key: pair
+      for key, pair in config_changes(read_config(workdir), config).items()
+      if not any(key == f or key.startswith(f + '.') for f in free)
+    }
+    if changes:
+      lines = [f'{k}: {old!r} -> {new!r}' for k, (old, new) in changes.items()]
+      raise ValueError(
+        f'{workdir} holds a run with another config: {"; ".join(lines)}; '
+        'restore these values or change --workdir'
+      )
 
 
 def config_changes(

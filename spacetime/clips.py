@@ -1,6 +1,7 @@
 """The clips and the tokenizer of a run: from a config to batches."""
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -9,23 +10,47 @@ import numpy as np
 from spacetime.config import DataConfig
 from spacetime.data import clips as folder_lib
 from spacetime.data import digits_tfds, pipeline
-from spacetime.data import tokenizer as tokenizer_lib
 
 CAPTIONS = 5000  # enough to learn the pieces of the digits world's grammar
-# Of the tokenizer where the config has no text: an autoencoder's stage.
-MAX_LENGTH, VOCABULARY = 128, 512
+VOCABULARY = 512  # of the tokenizer where the config has no text
+HELD_OUT = 20  # of a folder every twentieth clip is held out
+
+
+@dataclasses.dataclass(frozen=True)
+class Part:
+  """Some records of a source."""
+
+  source: Any
+  indices: Sequence[int]
+
+  def __len__(self) -> int:
+    return len(self.indices)
+
+  def __getitem__(self, index: int):
+    return self.source[self.indices[index]]
 
 
 @dataclasses.dataclass(frozen=True)
 class Sources:
-  """Records by split; see data/pipeline.py for what a record is."""
+  """Records by split; see data/pipeline.py for what a record is.
+
+  Attributes:
+    train: to learn from.
+    held_out: to measure with.
+    captions: of the training records; of many records, the first.
+  """
 
   train: Any
   held_out: Any
+  captions: list[str]
 
 
 def open_sources(data: DataConfig, *, seed: int) -> Sources:
-  """Opens the clips, rendering the digits first where they are not there."""
+  """Opens the clips, rendering the digits first where they are not there.
+
+  Raises:
+    ValueError: a folder that holds no two clips, or see data/clips.py.
+  """
   world = data.world
   if data.name == 'digits':
     path = digits_tfds.prepare(
@@ -36,36 +61,49 @@ def open_sources(data: DataConfig, *, seed: int) -> Sources:
       compositions=data.held_out_clips,
       seed=seed,
     )
-    return Sources(
-      digits_tfds.source(path, 'train'), digits_tfds.source(path, 'validation')
-    )
-  source = folder_lib.ClipFolder(
+    train = digits_tfds.source(path, 'train')
+    captions = [
+      _text(train[i]['caption']) for i in range(min(CAPTIONS, len(train)))
+    ]
+    return Sources(train, digits_tfds.source(path, 'validation'), captions)
+  folder = folder_lib.ClipFolder(
     data.dir,
     frames=world.frames,
     height=world.height,
     width=world.width,
     fps=data.fps,
   )
-  return Sources(source, source)
+  count = len(folder)
+  if count < 2:
+    raise ValueError(
+      f'{data.dir} holds {count} clip: expected two or more, one of which is '
+      'held out; change data.dir'
+    )
+  every = min(HELD_OUT, count)
+  held_out = range(every - 1, count, every)
+  train = [i for i in range(count) if i not in held_out]
+  captions = [folder.clips[i].caption for i in train]
+  return Sources(Part(folder, train), Part(folder, held_out), captions)
 
 
-def train_tokenizer(source, *, vocab_size: int) -> tokenizer_lib.Tokenizer:
-  """Learns pieces from the captions of the first records."""
-  count = min(CAPTIONS, len(source))
-  captions = (_text(source[i]['caption']) for i in range(count))
-  return tokenizer_lib.train(captions, vocab_size=vocab_size)
+def check_captions(sources: Sources, tokenizer, *, length: int) -> None:
+  """Raises ValueError if a caption has more tokens than the model takes."""
+  for caption in sources.captions:
+    tokenizer.encode(caption, length=length)
 
 
-def make_loader(data: DataConfig, source, tokenizer, *, length, seed):
-  """This process's share of the batches."""
+def make_loader(
+  data: DataConfig, source, tokenizer, *, length: int | None, seed: int
+):
+  """This process's share of the batches; without text if length is None."""
   world, processes = data.world, jax.process_count()
   return pipeline.make_loader(
     source,
     tokenizer=tokenizer,
-    text_length=length,
+    text_length=length or 1,
     batch_size=data.batch_size // processes,
     seed=seed,
-    caption_dropout=data.caption_dropout,
+    caption_dropout=data.caption_dropout if length else 1.0,
     size=(world.frames, world.height, world.width),
     crop=data.crop,
     process_index=jax.process_index(),
@@ -73,13 +111,17 @@ def make_loader(data: DataConfig, source, tokenizer, *, length, seed):
   )
 
 
-def held_out_batch(source, tokenizer, *, count: int, length: int) -> dict:
+def held_out_batch(
+  source, tokenizer, *, count: int, length: int | None
+) -> dict:
   """The first clips of the held-out split, whole and with their captions."""
   records = [source[i] for i in range(min(count, len(source)))]
   captions = [_text(r['caption']) for r in records]
+  told = captions if length else [''] * len(records)
+  tokens = [tokenizer.encode(c, length=length or 1) for c in told]
   return {
     'frames': np.stack([r['video'] for r in records]),
-    'tokens': np.stack([tokenizer.encode(c, length=length) for c in captions]),
+    'tokens': np.stack(tokens),
     'captions': captions,
   }
 

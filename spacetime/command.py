@@ -58,7 +58,7 @@ def parse(argv: list[str]) -> list[str]:
       f'{" ".join(a for a in argv if a.startswith("--config."))}'
     ) from e
   except OSError as e:
-    raise ValueError(f'{e.filename}: {e.strerror}; change --config') from e
+    raise ValueError(f'{e}; change --config') from e
 
 
 def run(main: Callable[[], None]) -> None:

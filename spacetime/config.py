@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 import ml_collections
 
-from spacetime import flow, solver
+from spacetime import flow, guidance, solver
 from spacetime.data import world as world_lib
 
 STAGES = ('diffusion', 'autoencoder')
@@ -44,6 +44,8 @@ class DataConfig:
       raise ValueError(
         f"data.name={self.name!r}: expected 'digits' or 'folder'"
       )
+    if self.batch_size < 1:
+      raise ValueError(f'data.batch_size={self.batch_size}: expected 1 or more')
     if not 0 <= self.caption_dropout <= 1:
       raise ValueError(
         f'data.caption_dropout={self.caption_dropout}: expected 0 to 1'
@@ -76,6 +78,11 @@ class TrainConfig:
         f'train.steps={self.steps}, train.accumulate={self.accumulate}, '
         f'train.log_every={self.log_every}: expected 1 or more'
       )
+    if self.held_out < 1 or self.keep < 1:
+      raise ValueError(
+        f'train.held_out={self.held_out}, train.keep={self.keep}: expected 1 '
+        'or more'
+      )
     if not 0 <= self.ema < 1:
       raise ValueError(f'train.ema={self.ema}: expected 0 <= ema < 1')
 
@@ -96,6 +103,7 @@ class SamplingConfig:
     solver.schedule(
       self.schedule, self.steps, shift=self.shift, solver=self.solver
     )
+    guidance.check_interval(self.interval)
     if self.guidance < 0:
       raise ValueError(
         f'guidance={self.guidance}: expected 0 or more; change --guidance'
@@ -158,7 +166,7 @@ def data(config) -> DataConfig:
   """The `data` section."""
   values = section(config, 'data')
   values['world'] = unpack(
-    values.get('world', {}), world_lib.World, 'data.world'
+    section(values, 'world'), world_lib.World, 'data.world'
   )
   return unpack(values, DataConfig, 'data')
 

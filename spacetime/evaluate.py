@@ -46,7 +46,9 @@ _SEED = flags.DEFINE_integer('seed', 0, 'Of scenes and noise.')
 _STEPS = flags.DEFINE_integer('steps', None, 'Steps of the solver.')
 _GUIDANCE = flags.DEFINE_float('guidance', None, 'Scale of guidance.')
 _BATCH = flags.DEFINE_integer('batch', 16, 'Videos sampled at once.')
-_OUT = flags.DEFINE_string('out', None, 'The folder for what was found.')
+_OUT = flags.DEFINE_string(
+  'out', 'evaluation', 'The folder for what was found.'
+)
 # Records of the evaluation are those of a seed that no training uses.
 SCENES = 1_000_003
 SHOWN = 8

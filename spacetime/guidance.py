@@ -30,7 +30,7 @@ def classifier_free(
   Source: Ho & Salimans 2022, arXiv 2207.12598, equation 6; the interval is
   Kynkaanniemi et al. 2024, arXiv 2404.07724.
   """
-  _check(interval)
+  check_interval(interval)
 
   def predict(z_Bfhwc, t):
     v_with, v_without = _pair(predict_pair, z_Bfhwc, t)
@@ -67,7 +67,7 @@ def zero_star(
 
   Source: Fan et al. 2025 (CFG-Zero*), arXiv 2503.18886.
   """
-  _check(interval)
+  check_interval(interval)
 
   def predict(z_Bfhwc, t):
     v_with, v_without = _pair(predict_pair, z_Bfhwc, t)
@@ -113,7 +113,7 @@ def projected(
 
   Source: Sadat et al. 2024 (APG), arXiv 2410.02416, with beta = 0.
   """
-  _check(interval)
+  check_interval(interval)
   if not radius > 0:
     raise ValueError(
       f'guidance radius {radius}: expected more than 0; inf shortens nothing'
@@ -134,7 +134,8 @@ def projected(
   return predict
 
 
-def _check(interval: tuple[float, float]) -> None:
+def check_interval(interval: tuple[float, float]) -> None:
+  """Raises ValueError unless 0 <= low < high <= 1."""
   low, high = interval
   if not 0 <= low < high <= 1:
     raise ValueError(

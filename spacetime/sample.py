@@ -6,7 +6,7 @@
 
 --out chooses the form: .mp4 (H.264), .webm, .gif, .png (frames, or one still
 image), and a JSON sidecar beside it tells how it was made. More than one clip
-is numbered: clips-000.mp4, clips-001.mp4, with a contact sheet clips.png.
+is numbered: clips-000.mp4, clips-001.mp4, with a sheet, clips-sheet.png.
 """
 
 import dataclasses
@@ -64,6 +64,8 @@ def main() -> None:
       raise ValueError(f'--{name}={value}: expected 1 or more')
   if _SEED.value < 0:
     raise ValueError(f'--seed={_SEED.value}: expected 0 or more')
+  if _FPS.value is not None and not 0 < _FPS.value <= 240:
+    raise ValueError(f'--fps={_FPS.value}: expected more than 0, at most 240')
   size = parse_size(_SIZE.value)
   out = writer.check_output(_OUT.value)
   # Sampling is not sharded here: every device would hold the same clip.
@@ -77,6 +79,10 @@ def main() -> None:
     for p in prompts
     for _ in range(_NUM.value)
   ]
+  try:
+    model.tokenizer.encode(_NEGATIVE.value, length=length)
+  except ValueError as e:
+    raise ValueError(f'--negative_prompt: {e}') from e
   data = config_lib.data(model.config)
   grid = build.grids(
     model.config,
@@ -107,7 +113,7 @@ def main() -> None:
     image_HWC=image,
     batch=_BATCH.value,
   )
-  fps = _FPS.value or data.fps
+  fps = data.fps if _FPS.value is None else _FPS.value
   about = {
     'version': spacetime.__version__,
     'checkpoint': _CHECKPOINT.value,
@@ -130,6 +136,8 @@ def get_prompts() -> list[str]:
   if (_PROMPT.value is None) == (_PROMPTS.value is None):
     raise ValueError('expected one of --prompt and --prompts_file')
   if _PROMPT.value is not None:
+    if not _PROMPT.value.strip():
+      raise ValueError('prompt is empty; expected what the video shows')
     return [_PROMPT.value]
   path = pathlib.Path(_PROMPTS.value)
   if not path.is_file():

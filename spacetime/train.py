@@ -7,10 +7,13 @@ Started again with the same --workdir, a run goes on where it stopped, bit for
 bit, data included. SIGTERM and Ctrl-C save and stop.
 """
 
+import dataclasses
+import json
 import pathlib
 import shutil
 import signal
 import sys
+from typing import Any
 
 import jax
 import numpy as np
@@ -30,8 +33,11 @@ _WORKDIR = flags.DEFINE_string(
   'workdir', None, 'Where the run lives: checkpoints, metrics, sheets.'
 )
 KEPT = 'autoencoder'  # where a run has its copy of a trained one
-# Keys that a resumed run may change: they do not bear on what is learnt.
+# Keys that a resumed run may change: they do not bear on what was learnt. More
+# steps, and a later decay, are how a run on its plateau is made longer.
 FREE = (
+  'train.steps',
+  'optimizer.decay',
   'train.log_every',
   'train.evaluate_every',
   'train.sheet_every',
@@ -56,6 +62,59 @@ def main() -> None:
   run(config, _WORKDIR.value, stop=stopper())
 
 
+@dataclasses.dataclass(frozen=True)
+class Plan:
+  """A run whose parts have been checked: nothing is written or compiled yet.
+
+  Attributes:
+    config: with the run's own copy of an autoencoder named, if it has one.
+    data, train: sections.
+    mesh, optimizer, task: as build makes them.
+    nets: None for an autoencoder's stage.
+    codec: the autoencoder.
+    frozen: its parameters where they do not move.
+    shapes: the abstract state on the mesh.
+  """
+
+  config: Any
+  data: config_lib.DataConfig
+  train: config_lib.TrainConfig
+  mesh: jax.sharding.Mesh
+  optimizer: Any
+  task: build.Task
+  nets: build.Networks | None
+  codec: Any
+  frozen: dict
+  shapes: state.State
+
+
+def check(config, workdir: str) -> Plan:
+  """Refuses what cannot work.
+
+  Raises:
+    ValueError: the config, or what the work directory holds, cannot be.
+  """
+  if config.get('stage') not in config_lib.STAGES:
+    raise ValueError(
+      f'stage={config.get("stage")!r}: expected one of {config_lib.STAGES}'
+    )
+  data, train = config_lib.data(config), config_lib.train(config)
+  optimizer, mesh = build.make_optimizer(config), build.mesh(config)
+  if (pathlib.Path(workdir) / KEPT).exists():
+    config.autoencoder.weights = KEPT
+  task, nets, codec, frozen = networks(config, mesh, workdir)
+  plain = config_lib.plain(config)
+  if frozen:
+    plain['autoencoder']['weights'] = KEPT
+  checkpoint.check_config(workdir, plain, free=FREE)
+  key = jax.random.key(config.seed)
+  shapes = state.abstract_state(task.init, key, optimizer, mesh)
+  checkpoint.check_writable(workdir)
+  return Plan(
+    config, data, train, mesh, optimizer, task, nets, codec, frozen, shapes
+  )
+
+
 def run(config, workdir: str, *, stop=lambda: False) -> state.State:
   """Trains as the config says, going on from what the work directory holds.
 
@@ -68,81 +127,83 @@ def run(config, workdir: str, *, stop=lambda: False) -> state.State:
     The last state.
 
   Raises:
-    ValueError: the config, or what the work directory holds, cannot be.
+    ValueError: see `check`.
   """
-  # Everything that can be refused is refused before anything is written.
-  if config.get('stage') not in config_lib.STAGES:
-    raise ValueError(
-      f'stage={config.get("stage")!r}: expected one of {config_lib.STAGES}'
-    )
-  data, train = config_lib.data(config), config_lib.train(config)
-  optimizer, mesh = build.make_optimizer(config), build.mesh(config)
-  task, nets, codec, frozen = networks(config, mesh, workdir)
-  checkpoint.check_writable(workdir)
-  if frozen:
+  plan = check(config, workdir)
+  train, nets = plan.train, plan.nets
+  if plan.frozen:
     keep_autoencoder(config, workdir)
-
-  sources = clips.open_sources(data, seed=config.seed)
-  tokenizer = get_tokenizer(config, sources.train, workdir)
+  sources = clips.open_sources(plan.data, seed=config.seed)
+  tokenizer = get_tokenizer(config, sources, workdir)
+  length = nets.text_length if nets else None
+  if length:
+    clips.check_captions(sources, tokenizer, length=length)
   checkpoint.write_config(
     workdir,
-    config_lib.plain(config),
+    with_moments(config_lib.plain(config), workdir),
     tokenizer=tokenizer.serialized,
     free=FREE,
   )
-  length = nets.text_length if nets else clips.MAX_LENGTH
   loader = clips.make_loader(
-    data, sources.train, tokenizer, length=length, seed=config.seed
+    plan.data, sources.train, tokenizer, length=length, seed=config.seed
   )
   held_out = clips.held_out_batch(
     sources.held_out, tokenizer, count=train.held_out, length=length
   )
-  # Partitioned Threefry, so that a seed means the same on every mesh.
   init_key, run_key = jax.random.split(jax.random.key(config.seed))
   iterator = iter(loader)
   with checkpoint.Checkpoints(workdir, keep=train.keep) as checkpoints:
     if checkpoints.latest_step() is None:
-      init = first_layers(config, task.init, nets, frozen, sources.train)
-      at = state.init_state(init, init_key, optimizer, mesh)
+      init = first_layers(plan, sources.train)
+      at = state.init_state(init, init_key, plan.optimizer, plan.mesh)
     else:
-      shapes = state.abstract_state(task.init, init_key, optimizer, mesh)
-      at = checkpoints.restore(shapes, iterator=iterator)
+      at = checkpoints.restore(plan.shapes, iterator=iterator)
       logging.info('going on from step %d', int(at.step))
     with metrics.MetricsWriter(workdir, step=int(at.step)) as told:
-      draw = (
-        sheets_lib.sampled(config, nets, held_out)
-        if nets
-        else sheets_lib.reconstructed(codec, held_out)
-      )
       at = loop.run(
         step.make_step(
-          task.loss, optimizer, ema=train.ema, accumulate=train.accumulate
+          plan.task.loss,
+          plan.optimizer,
+          ema=train.ema,
+          accumulate=train.accumulate,
         ),
         at,
-        frozen,
+        plan.frozen,
         iterator,
         key=run_key,
-        mesh=mesh,
+        mesh=plan.mesh,
         steps=train.steps,
         log_every=train.log_every,
         writer=told,
         checkpoints=checkpoints,
         checkpoint_every=train.checkpoint_every,
-        events=[
-          loop.Every(
-            train.evaluate_every, evaluator(task, frozen, held_out, mesh)
-          ),
-          loop.Every(
-            train.sheet_every, sheets_lib.event(draw, frozen, workdir, told)
-          ),
-        ],
+        events=events(plan, held_out, workdir, told),
         rates=build.rates(config, nets),
         stop=stop,
       )
   sheets_lib.curve(workdir)
   if nets is None and int(at.step) == train.steps:
-    save_moments(config, workdir, codec, at, loader, mesh)
+    save_moments(config, workdir, plan.codec, at, loader, plan.mesh)
   return at
+
+
+def events(plan: Plan, held_out: dict, workdir, told) -> list[loop.Every]:
+  """The held-out measures and the contact sheets."""
+  draw = (
+    sheets_lib.sampled(plan.config, plan.nets, held_out)
+    if plan.nets
+    else sheets_lib.reconstructed(plan.codec, held_out)
+  )
+  return [
+    loop.Every(
+      plan.train.evaluate_every,
+      evaluator(plan.task, plan.frozen, held_out, plan.mesh),
+    ),
+    loop.Every(
+      plan.train.sheet_every,
+      sheets_lib.event(draw, plan.frozen, workdir, told),
+    ),
+  ]
 
 
 def networks(config, mesh, workdir):
@@ -150,26 +211,30 @@ def networks(config, mesh, workdir):
   if config.stage == 'autoencoder':
     codec = build.autoencoder(config)
     return build.reconstruction_task(config, codec), None, codec, {}
-  if config.autoencoder.kind == 'weights':
-    if (pathlib.Path(workdir) / KEPT).exists():
-      config.autoencoder.weights = KEPT
+  if config.autoencoder.kind == 'causal':
+    raise ValueError(
+      "autoencoder.kind='causal' in a transformer's stage has no weights: "
+      "expected 'identity', or 'weights' with autoencoder.weights=DIR"
+    )
   weights, frozen = pretrained.load_autoencoder(
     config, beside=workdir, mesh=mesh
   )
   nets = build.networks(config, weights=weights)
   build.grids(config, nets)
+  build.grids(config, nets, config_lib.data(config).crop)
+  config_lib.sampling(config)
   return build.diffusion_task(config, nets), nets, nets.autoencoder, frozen
 
 
-def first_layers(config, init, nets, frozen, source):
-  """`init`, with first and last layers of principal components if wanted."""
-  count = config_lib.train(config).principal_clips
-  if nets is None or not count:
-    return init
-  found = build.components(nets, frozen, clips.first(source, count))
+def first_layers(plan: Plan, source):
+  """The task's init, with first and last layers of principal components."""
+  count = plan.train.principal_clips
+  if plan.nets is None or not count:
+    return plan.task.init
+  found = build.components(plan.nets, plan.frozen, clips.first(source, count))
 
   def begin(key):
-    params = init(key)
+    params = plan.task.init(key)
     return params | {'dit': principal.start(params['dit'], found)}
 
   return begin
@@ -177,21 +242,35 @@ def first_layers(config, init, nets, frozen, source):
 
 def keep_autoencoder(config, workdir) -> None:
   """Copies the autoencoder into the run, so that the run is whole by itself."""
-  source = pathlib.Path(
-    build.resolve(config.autoencoder.weights, beside=workdir)
-  )
-  if config.autoencoder.weights != KEPT and jax.process_index() == 0:
-    shutil.copytree(source, pathlib.Path(workdir) / KEPT)
+  kept = pathlib.Path(workdir) / KEPT
+  if not kept.exists() and jax.process_index() == 0:
+    source = build.resolve(config.autoencoder.weights, beside=workdir)
+    half = kept.with_name(f'.{KEPT}.tmp')
+    shutil.rmtree(half, ignore_errors=True)
+    shutil.copytree(source, half)
+    half.replace(kept)
   config.autoencoder.weights = KEPT
 
 
-def get_tokenizer(config, source, workdir) -> tokenizer_lib.Tokenizer:
+def with_moments(plain: dict, workdir) -> dict:
+  """The config with the latents' moments that a finished run has measured."""
+  if plain['stage'] == 'autoencoder':
+    path = pathlib.Path(workdir) / checkpoint.CONFIG
+    if path.exists():
+      saved = json.loads(path.read_text())['autoencoder']
+      for name in ('latents_mean', 'latents_std'):
+        if name in saved:
+          plain['autoencoder'][name] = saved[name]
+  return plain
+
+
+def get_tokenizer(config, sources, workdir) -> tokenizer_lib.Tokenizer:
   """The run's tokenizer: the one it has, or one learnt from its captions."""
   path = pathlib.Path(workdir) / checkpoint.TOKENIZER
   if path.exists():
     return tokenizer_lib.Tokenizer.load(path)
   size = config.text.vocab_size if 'text' in config else clips.VOCABULARY
-  return clips.train_tokenizer(source, vocab_size=size)
+  return tokenizer_lib.train(sources.captions, vocab_size=size)
 
 
 def evaluator(task, frozen, held_out, mesh):

@@ -271,7 +271,7 @@ def test_truncated_file_is_told(tmp_path):
 
 
 def test_bad_folders(tmp_path):
-  with pytest.raises(ValueError, match='is no folder; change data.path'):
+  with pytest.raises(ValueError, match='is no folder; change data.dir'):
     ClipFolder(tmp_path / 'absent', **SIZE)
   with pytest.raises(ValueError, match='has no videos; expected files such as'):
     ClipFolder(tmp_path, **SIZE)

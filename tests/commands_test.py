@@ -24,6 +24,8 @@ from absl import flags
 from spacetime import command, {module} as module
 for argv in json.load(sys.stdin):
   flags.FLAGS.unparse_flags()
+  for name in [n for n in flags.FLAGS if n.startswith('config.')]:
+    delattr(flags.FLAGS, name)  # each override of a config is a flag
   sys.argv = ['{module}', *argv]  # config_flags looks for overrides there
   try:
     command.parse(sys.argv)
@@ -218,18 +220,38 @@ def test_evaluate_measures_samples_and_real_clips(model, tmp_path):
   assert {p.name for p in tmp_path.iterdir()} >= {'sheet.png', 'chart.png'}
 
 
+SMALL_LATENT = (
+  '--config.model.width=48',
+  '--config.model.heads=2',
+  '--config.model.layers=2',
+  '--config.model.mlp=96',
+  '--config.model.patch=(1,2,2)',
+  '--config.model.dtype=float32',
+  '--config.data.world.frames=5',
+  '--config.data.world.height=32',
+  '--config.data.world.width=32',
+  '--config.data.world.max_characters=1',
+  '--config.data.clips=32',
+  '--config.data.held_out_clips=16',
+  '--config.data.batch_size=4',
+  '--config.train.steps=2',
+  '--config.train.held_out=4',
+)
+
+
 def test_trains_on_the_latents_of_an_autoencoder(codec, folder, tmp_path):
   ran = train(
     folder,
     tmp_path / 'run',
-    '--config.train.steps=2',
-    '--config.autoencoder.kind=weights',
+    *SMALL_LATENT,
     f'--config.autoencoder.weights={codec}',
-    '--config.model.patch=(1,2,2)',
-    '--config.train.principal_clips=0',
-    '--config.flow.prediction=velocity',
+    config='experiments/digits.py:latent',
   )
   assert ran.returncode == 0, ran.stderr[-3000:]
+  # The run is whole by itself: it has its own copy of the autoencoder.
+  assert (tmp_path / 'run' / 'autoencoder' / 'weights.safetensors').exists()
+  saved = json.loads((tmp_path / 'run' / 'config.json').read_text())
+  assert saved['autoencoder']['weights'] == 'autoencoder'
   ran = sample(tmp_path / 'run', tmp_path / 'a.mp4', '--prompt=a red 3')
   assert ran.returncode == 0, ran.stderr[-3000:]
   assert len(frames(tmp_path / 'a.mp4')) == 5
@@ -296,6 +318,11 @@ def test_sample_refuses(model, tmp_path):
     'guidance=-1.0: expected 0 or more': [*good, '--guidance=-1'],
     '--num=0: expected 1 or more': [*good, '--num=0'],
     '--seed=-1: expected 0 or more': [*good, '--seed=-1'],
+    '--fps=-3.0: expected more than 0': [*good, '--fps=-3'],
+    '--negative_prompt: prompt has': [
+      *good,
+      '--negative_prompt=' + 'seven ' * 200,
+    ],
     "'nowhere': no such folder": [*good[:2], '--checkpoint=nowhere'],
     'is not a checkpoint': [*good[:2], f'--checkpoint={tmp_path}/half'],
     'cannot be written': [good[0], '--out=/proc/none/a.mp4', good[2]],
@@ -333,8 +360,8 @@ def test_train_refuses(model, codec, tmp_path):
     'cannot be written': [good[0], '--workdir=/proc/none', good[2]],
     'holds a run with another config': [good[0], f'--workdir={model}', good[2]],
     'expected an autoencoder': [
-      *good,
-      '--config.autoencoder.kind=weights',
+      '--config=experiments/digits.py:latent',
+      *good[1:],
       f'--config.autoencoder.weights={model}',
     ],
   }
@@ -353,7 +380,7 @@ def test_train_refuses(model, codec, tmp_path):
 def test_evaluate_refuses(tmp_path):
   cases = {
     "--world=films: expected 'digits'": ['--world=films'],
-    '--out: expected a folder': [],
+    '--out: expected a folder': ['--out='],
     'expected at least 2, 1 and 0': [f'--out={tmp_path}/a', '--num=1'],
   }
   for text, answer in refusals('evaluate', cases).items():

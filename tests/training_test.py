@@ -52,6 +52,20 @@ def test_muon_moves_every_layer_of_a_stack_alike():
   assert float(singular.max() / singular.min()) < 2.5
 
 
+def test_only_kernels_decay():
+  config = dataclasses.replace(ADAM, weight_decay=0.5, warmup=0)
+  move = optimizer.make_optimizer(config, steps=10)
+  block = {'q': {'kernel': jnp.ones((2, 3, 3)), 'bias': jnp.ones((2, 3))}}
+  block['modulation'] = jnp.ones((2, 6, 3))
+  params = {'dit': {'blocks': block}}
+  zeros = jax.tree.map(jnp.zeros_like, params)
+  updates, _ = move.update(zeros, move.init(params), params)
+  updates = updates['dit']['blocks']
+  assert np.all(updates['q']['kernel'] < 0)
+  assert not np.any(updates['q']['bias'])
+  assert not np.any(updates['modulation'])
+
+
 def test_optimizer_refuses():
   with pytest.raises(ValueError, match="optimizer.name='sgd': expected one of"):
     dataclasses.replace(ADAM, name='sgd')

@@ -165,13 +165,13 @@ def test_nothing_half_written_stays(tmp_path):
 def test_sidecar(tmp_path):
   settings = {'prompt': 'a red 数', 'seed': 3}
   assert writer.write_sidecar(tmp_path / 'a.mp4', settings) == (
-    tmp_path / 'a.json'
+    tmp_path / 'a.mp4.json'
   )
-  assert json.loads((tmp_path / 'a.json').read_text('utf-8')) == settings
+  assert json.loads((tmp_path / 'a.mp4.json').read_text('utf-8')) == settings
   assert writer.write_sidecar(f'{tmp_path}/b/', settings) == (
     tmp_path / 'b.json'
   )
-  assert sorted(os.listdir(tmp_path)) == ['a.json', 'b.json']
+  assert sorted(os.listdir(tmp_path)) == ['a.mp4.json', 'b.json']
 
 
 def test_sheet(tmp_path):

@@ -180,20 +180,20 @@ def _check_size(*, frames: int, height: int, width: int, fps: float) -> None:
 
 def _check_exists(path: pathlib.Path) -> None:
   if not path.is_file():
-    raise ValueError(f'{path} is no file; change --image, --video or data.path')
+    raise ValueError(f'{path} is no file; change --image, --video or data.dir')
 
 
 def _too_short(path: Path, frames: int, fps: float, got: str) -> ValueError:
   return ValueError(
     f'{path} is too short: expected {frames} frames at {fps} per second, got '
-    f'{got}; remove it, or change data.frames or data.fps'
+    f'{got}; remove it, or change data.world.frames or data.fps'
   )
 
 
 def _unreadable(path: Path, error: Exception) -> ValueError:
   return ValueError(
     f'{path} cannot be read as a video ({error}); change --video or remove it '
-    'from data.path'
+    'from data.dir'
   )
 
 
@@ -207,7 +207,7 @@ def _open(path: Path) -> av.container.InputContainer:
   if not container.streams.video:
     container.close()
     raise ValueError(
-      f'{path} has no video stream; change --video or remove it from data.path'
+      f'{path} has no video stream; change --video or remove it from data.dir'
     )
   return container
 
@@ -274,21 +274,21 @@ def _fit(image: Image.Image, *, height: int, width: int) -> np.ndarray:
 def _captions(folder: pathlib.Path) -> dict[pathlib.Path, str]:
   """Caption by video, in the order of the names."""
   if not folder.is_dir():
-    raise ValueError(f'{folder} is no folder; change data.path')
+    raise ValueError(f'{folder} is no folder; change data.dir')
   table = _table(folder)
   if table:
     absent = [name for name in table if not (folder / name).is_file()]
     if absent:
       raise ValueError(
         f'{folder}: the table names {len(absent)} files that are not there, '
-        f'such as {absent[0]}; correct the table or change data.path'
+        f'such as {absent[0]}; correct the table or change data.dir'
       )
     return {folder / name: table[name] for name in sorted(table)}
   paths = sorted(p for p in folder.rglob('*') if p.suffix.lower() in VIDEOS)
   if not paths:
     raise ValueError(
       f'{folder} has no videos; expected files such as {", ".join(VIDEOS)}; '
-      'change data.path'
+      'change data.dir'
     )
   bare = [p for p in paths if not p.with_suffix('.txt').is_file()]
   if bare:

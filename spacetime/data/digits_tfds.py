@@ -131,10 +131,10 @@ def prepare(
     least = 1 if name == 'train' else 0
     if number < least:
       raise ValueError(
-        f'{name}={number}: expected at least {least} clips; change data.{name}'
+        f'{name}={number}: expected at least {least} clips; change data.clips or data.held_out_clips'
       )
   if seed < 0:
-    raise ValueError(f'seed={seed}: expected at least 0; change data.seed')
+    raise ValueError(f'seed={seed}: expected at least 0; change seed')
   identity = json.dumps([dataclasses.asdict(world), clips, seed])
   digest = hashlib.sha256(identity.encode()).hexdigest()[:10]
   config = DigitsConfig(

@@ -88,7 +88,7 @@ class Tokenizer:
       raise ValueError(
         f'prompt has {len(pieces)} tokens; the model takes at most '
         f'{length - 1}; shorten --prompt (or the caption) or train with a '
-        f'larger model.text_length: {shown!r}'
+        f'larger text.length: {shown!r}'
       )
     tokens_S = np.full((length,), PAD, np.int32)
     tokens_S[: len(pieces)] = pieces
@@ -146,7 +146,7 @@ def train(
   if vocab_size < SMALLEST_VOCABULARY:
     raise ValueError(
       f'vocab_size={vocab_size}: expected at least {SMALLEST_VOCABULARY}, '
-      'since 256 pieces are bytes; change model.vocab_size'
+      'since 256 pieces are bytes; change text.vocab_size'
     )
   captions = [c for c in captions if c.strip()]
   if not captions:
@@ -173,7 +173,7 @@ def train(
   except RuntimeError as e:
     raise ValueError(
       f'vocab_size={vocab_size} does not suit these {len(captions)} captions; '
-      f'change model.vocab_size ({e})'
+      f'change text.vocab_size ({e})'
     ) from e
   tokenizer = Tokenizer(model.getvalue())
   if path is not None:

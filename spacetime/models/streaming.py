@@ -17,14 +17,14 @@ def check_frames(shape, stride, *, opens: bool):
   if frames < 0 or frames % time:
     raise ValueError(
       f'a chunk of {shape[1]} frames: expected {time}k{"+1" if opens else ""}; '
-      'change data.frames'
+      'change data.world.frames'
     )
   if not opens and not frames:
     raise ValueError(f'a chunk of 0 frames: expected {time}k; k at least 1')
   if shape[2] % height or shape[3] % width:
     raise ValueError(
       f'video of {shape[2]} x {shape[3]} pixels: expected multiples of '
-      f'{height} x {width}; change data.height and data.width'
+      f'{height} x {width}; change data.world.height and data.world.width'
     )
 
 

@@ -181,7 +181,7 @@ def write_image(path: Path, image_HWC: np.ndarray) -> pathlib.Path:
 
 
 def write_sidecar(path: Path, settings: Mapping[str, Any]) -> pathlib.Path:
-  """Writes what made a video as FILE.json beside FILE.mp4.
+  """Writes what made a video as FILE.mp4.json beside FILE.mp4.
 
   Args:
     path: the video, or a folder of frames.
@@ -191,7 +191,7 @@ def write_sidecar(path: Path, settings: Mapping[str, Any]) -> pathlib.Path:
     The JSON's path.
   """
   path = pathlib.Path(path)
-  path = path.with_suffix('.json')
+  path = path.with_name(f'{path.name}.json')
   temporary = _beside(path)
   temporary.write_text(
     json.dumps(settings, indent=2, ensure_ascii=False) + '\n'

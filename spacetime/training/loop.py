@@ -128,13 +128,14 @@ def run(
         if step % log_every == 0 or step == steps:
           told = (step, metrics)
         bar.update(1)
+        if checkpoint_every and step % checkpoint_every == 0:
+          with jax.transfer_guard('allow'):  # Orbax copies as it sees fit
+            checkpoints.save(step, state, iterator=iterator)
         for event in events:
           if event.due(step, steps):
             values = event.call(step, state)
             if values:
               writer.write(step, values)
-        if checkpoint_every and step % checkpoint_every == 0:
-          checkpoints.save(step, state, iterator=iterator)
         if stop():
           break
   if told is not None:

@@ -89,19 +89,24 @@ def matrix_axes(params):
   return jax.tree_util.tree_map_with_path(axes, params)
 
 
+def _is_kernel(params):
+  return jax.tree_util.tree_map_with_path(
+    lambda path, _: path_name(path).endswith('kernel'), params
+  )
+
+
 def make_optimizer(
   config: OptimizerConfig, *, steps: int
 ) -> optax.GradientTransformation:
   """The transformation of gradients for a run of so many steps."""
   shape = schedule(config, steps=steps)
-  kernels = lambda tree: jax.tree.map(lambda leaf: leaf.ndim > 1, tree)  # noqa: E731
   if config.name == 'adamw':
     update = optax.adamw(
       lambda step: config.learning_rate * shape(step),
       b1=config.b1,
       b2=config.b2,
       weight_decay=config.weight_decay,
-      mask=kernels,
+      mask=_is_kernel,
     )
   else:
     update = optax.contrib.muon(

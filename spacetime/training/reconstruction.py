@@ -81,7 +81,7 @@ class Reconstruction:
     return loss, told
 
   def held_out(self, params, frozen, batch):
-    """PSNR of the posterior's mean, and the mean and square of latents."""
+    """PSNR of the posterior's mean, in dB."""
     del frozen
     video = to_video(batch['frames'])
     mean, _ = self.posterior(params, video)

@@ -15,6 +15,7 @@ import jax
 from experiments import digits
 from spacetime import build, clips, sharding
 from spacetime import config as config_lib
+from spacetime.data import tokenizer as tokenizer_lib
 from spacetime.training import state, step
 
 
@@ -36,8 +37,8 @@ def main() -> None:
     build.make_optimizer(config),
   )
   sources = clips.open_sources(data, seed=config.seed)
-  tokenizer = clips.train_tokenizer(
-    sources.train, vocab_size=config.text.vocab_size
+  tokenizer = tokenizer_lib.train(
+    sources.captions, vocab_size=config.text.vocab_size
   )
   loader = clips.make_loader(
     data, sources.train, tokenizer, length=nets.text_length, seed=config.seed
