@@ -5,7 +5,7 @@
 Sizes:
   tiny     seconds; for tests.
   cpu      pixel patches, one character a clip; about 15 minutes on two cores.
-  bundled  the bundled model: as cpu, a little longer.
+  bundled  the bundled model: as cpu, for longer.
   pixels   one to three characters, wider; hours on two cores.
   latent   latents of a small autoencoder (experiments/digits_autoencoder.py);
            for an accelerator.
@@ -19,7 +19,7 @@ SIZES = {
   #         width heads layers steps batch
   'tiny': (48, 2, 2, 4, 4),
   'cpu': (192, 3, 4, 700, 32),
-  'bundled': (192, 3, 4, 900, 32),
+  'bundled': (192, 3, 4, 1600, 32),
   'pixels': (256, 4, 6, 8000, 32),
   'latent': (512, 8, 12, 12000, 128),
 }
@@ -72,7 +72,7 @@ def get_config(size: str = 'cpu') -> ml_collections.ConfigDict:
         learning_rate=1e-3 if latent else 3e-3,
         adam_rate=1e-3,
         warmup=min(30, steps // 4),
-        decay=0.3,
+        decay=0.25,
         newton_schulz=3,
       ),
       mesh=dict(data=-1, fsdp=1, context=1, tensor=1),

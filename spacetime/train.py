@@ -7,21 +7,20 @@ Started again with the same --workdir, a run goes on where it stopped, bit for
 bit, data included. SIGTERM and Ctrl-C save and stop.
 """
 
-import dataclasses
 import json
 import pathlib
 import shutil
 import signal
 import sys
-from typing import Any
 
 import jax
 import numpy as np
 from absl import flags, logging
 from ml_collections import config_flags
 
-from spacetime import build, checkpoint, clips, command, pretrained, sharding
+from spacetime import build, checkpoint, clips, command, sharding
 from spacetime import config as config_lib
+from spacetime import plan as plan_lib
 from spacetime import sheets as sheets_lib
 from spacetime.data import tokenizer as tokenizer_lib
 from spacetime.training import loop, metrics, principal, state, step
@@ -31,23 +30,6 @@ _CONFIG = config_flags.DEFINE_config_file(
 )
 _WORKDIR = flags.DEFINE_string(
   'workdir', None, 'Where the run lives: checkpoints, metrics, sheets.'
-)
-KEPT = 'autoencoder'  # where a run has its copy of a trained one
-# Keys that a resumed run may change: they do not bear on what was learnt. More
-# steps, and a later decay, are how a run on its plateau is made longer.
-FREE = (
-  'train.steps',
-  'optimizer.decay',
-  'train.log_every',
-  'train.evaluate_every',
-  'train.sheet_every',
-  'train.checkpoint_every',
-  'train.keep',
-  'autoencoder.latents_mean',
-  'autoencoder.latents_std',
-  'data.dir',
-  'mesh',
-  'sampling',
 )
 
 
@@ -62,59 +44,6 @@ def main() -> None:
   run(config, _WORKDIR.value, stop=stopper())
 
 
-@dataclasses.dataclass(frozen=True)
-class Plan:
-  """A run whose parts have been checked: nothing is written or compiled yet.
-
-  Attributes:
-    config: with the run's own copy of an autoencoder named, if it has one.
-    data, train: sections.
-    mesh, optimizer, task: as build makes them.
-    nets: None for an autoencoder's stage.
-    codec: the autoencoder.
-    frozen: its parameters where they do not move.
-    shapes: the abstract state on the mesh.
-  """
-
-  config: Any
-  data: config_lib.DataConfig
-  train: config_lib.TrainConfig
-  mesh: jax.sharding.Mesh
-  optimizer: Any
-  task: build.Task
-  nets: build.Networks | None
-  codec: Any
-  frozen: dict
-  shapes: state.State
-
-
-def check(config, workdir: str) -> Plan:
-  """Refuses what cannot work.
-
-  Raises:
-    ValueError: the config, or what the work directory holds, cannot be.
-  """
-  if config.get('stage') not in config_lib.STAGES:
-    raise ValueError(
-      f'stage={config.get("stage")!r}: expected one of {config_lib.STAGES}'
-    )
-  data, train = config_lib.data(config), config_lib.train(config)
-  optimizer, mesh = build.make_optimizer(config), build.mesh(config)
-  if (pathlib.Path(workdir) / KEPT).exists():
-    config.autoencoder.weights = KEPT
-  task, nets, codec, frozen = networks(config, mesh, workdir)
-  plain = config_lib.plain(config)
-  if frozen:
-    plain['autoencoder']['weights'] = KEPT
-  checkpoint.check_config(workdir, plain, free=FREE)
-  key = jax.random.key(config.seed)
-  shapes = state.abstract_state(task.init, key, optimizer, mesh)
-  checkpoint.check_writable(workdir)
-  return Plan(
-    config, data, train, mesh, optimizer, task, nets, codec, frozen, shapes
-  )
-
-
 def run(config, workdir: str, *, stop=lambda: False) -> state.State:
   """Trains as the config says, going on from what the work directory holds.
 
@@ -127,9 +56,9 @@ def run(config, workdir: str, *, stop=lambda: False) -> state.State:
     The last state.
 
   Raises:
-    ValueError: see `check`.
+    ValueError: see plan.check.
   """
-  plan = check(config, workdir)
+  plan = plan_lib.check(config, workdir)
   train, nets = plan.train, plan.nets
   if plan.frozen:
     keep_autoencoder(config, workdir)
@@ -142,7 +71,7 @@ def run(config, workdir: str, *, stop=lambda: False) -> state.State:
     workdir,
     with_moments(config_lib.plain(config), workdir),
     tokenizer=tokenizer.serialized,
-    free=FREE,
+    free=plan_lib.FREE,
   )
   loader = clips.make_loader(
     plan.data, sources.train, tokenizer, length=length, seed=config.seed
@@ -187,7 +116,9 @@ def run(config, workdir: str, *, stop=lambda: False) -> state.State:
   return at
 
 
-def events(plan: Plan, held_out: dict, workdir, told) -> list[loop.Every]:
+def events(
+  plan: plan_lib.Plan, held_out: dict, workdir, told
+) -> list[loop.Every]:
   """The held-out measures and the contact sheets."""
   draw = (
     sheets_lib.sampled(plan.config, plan.nets, held_out)
@@ -206,27 +137,7 @@ def events(plan: Plan, held_out: dict, workdir, told) -> list[loop.Every]:
   ]
 
 
-def networks(config, mesh, workdir):
-  """(task, networks or None, autoencoder, frozen) of the config's stage."""
-  if config.stage == 'autoencoder':
-    codec = build.autoencoder(config)
-    return build.reconstruction_task(config, codec), None, codec, {}
-  if config.autoencoder.kind == 'causal':
-    raise ValueError(
-      "autoencoder.kind='causal' in a transformer's stage has no weights: "
-      "expected 'identity', or 'weights' with autoencoder.weights=DIR"
-    )
-  weights, frozen = pretrained.load_autoencoder(
-    config, beside=workdir, mesh=mesh
-  )
-  nets = build.networks(config, weights=weights)
-  build.grids(config, nets)
-  build.grids(config, nets, config_lib.data(config).crop)
-  config_lib.sampling(config)
-  return build.diffusion_task(config, nets), nets, nets.autoencoder, frozen
-
-
-def first_layers(plan: Plan, source):
+def first_layers(plan: plan_lib.Plan, source):
   """The task's init, with first and last layers of principal components."""
   count = plan.train.principal_clips
   if plan.nets is None or not count:
@@ -242,14 +153,14 @@ def first_layers(plan: Plan, source):
 
 def keep_autoencoder(config, workdir) -> None:
   """Copies the autoencoder into the run, so that the run is whole by itself."""
-  kept = pathlib.Path(workdir) / KEPT
+  kept = pathlib.Path(workdir) / plan_lib.KEPT
   if not kept.exists() and jax.process_index() == 0:
     source = build.resolve(config.autoencoder.weights, beside=workdir)
-    half = kept.with_name(f'.{KEPT}.tmp')
+    half = kept.with_name(f'.{plan_lib.KEPT}.tmp')
     shutil.rmtree(half, ignore_errors=True)
     shutil.copytree(source, half)
     half.replace(kept)
-  config.autoencoder.weights = KEPT
+  config.autoencoder.weights = plan_lib.KEPT
 
 
 def with_moments(plain: dict, workdir) -> dict:
@@ -309,7 +220,7 @@ def save_moments(
     'latents_mean': [round(float(x), 5) for x in mean],
     'latents_std': [round(float(x), 5) for x in deviation],
   }
-  checkpoint.write_config(workdir, plain, free=FREE)
+  checkpoint.write_config(workdir, plain, free=plan_lib.FREE)
 
 
 def stopper():

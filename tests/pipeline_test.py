@@ -250,7 +250,10 @@ def test_no_bottleneck(tokenizer):
       {'process_index': 2, 'process_count': 2},
       'process_index=2: expected 0 to process_count - 1 = 1',
     ),
-    ({'size': (5, 8, 6)}, r'\(5, 6, 8\); expected \(5, 8, 6\); change data.world.fr'),
+    (
+      {'size': (5, 8, 6)},
+      r'\(5, 6, 8\); expected \(5, 8, 6\); change data.world.fr',
+    ),
     ({'crop': (5, 7, 8)}, r'smaller than the crop \(5, 7, 8\)'),
     (
       {'batch_size': 8, 'process_count': 2, 'repeat': False},

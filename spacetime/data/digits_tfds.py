@@ -131,7 +131,8 @@ def prepare(
     least = 1 if name == 'train' else 0
     if number < least:
       raise ValueError(
-        f'{name}={number}: expected at least {least} clips; change data.clips or data.held_out_clips'
+        f'{name}={number}: expected at least {least} clips; change '
+        'data.clips or data.held_out_clips'
       )
   if seed < 0:
     raise ValueError(f'seed={seed}: expected at least 0; change seed')

@@ -84,7 +84,8 @@ def _check_record(
   if size is not None and shape[:3] != tuple(size):
     raise ValueError(
       f'video has (frames, height, width) {shape[:3]}; expected '
-      f'{tuple(size)}; change data.world.frames, data.world.height and data.world.width'
+      f'{tuple(size)}; change data.world.frames, data.world.height and '
+      'data.world.width'
     )
   if crop is not None and any(
     have < want for have, want in zip(shape, crop, strict=False)

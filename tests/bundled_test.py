@@ -1,0 +1,82 @@
+"""The bundled models: that they load, are what was measured, and do follow."""
+
+import json
+import pathlib
+
+import jax
+import numpy as np
+import pytest
+
+from spacetime import build, checkpoint, generate, pretrained, sharding
+from spacetime import config as config_lib
+from spacetime.data import captions, digits_tfds
+from spacetime.data import world as world_lib
+from spacetime.evaluation import world as measures
+from spacetime.pixels import to_video
+from spacetime.training import reconstruction
+
+ASSETS = pathlib.Path(__file__).parents[1] / 'spacetime' / 'assets'
+CLIPS = 6
+
+
+@pytest.fixture(scope='module')
+def mesh():
+  return sharding.make_mesh(
+    sharding.MeshConfig(data=1), devices=jax.devices()[:1]
+  )
+
+
+def records(world, split='validation'):
+  """Clips of a seed of their own."""
+  return [
+    digits_tfds.example(i, world=world, split=split, seed=77)
+    for i in range(CLIPS)
+  ]
+
+
+def test_all_of_it_is_at_most_40_megabytes():
+  files = [p for p in ASSETS.rglob('*') if p.is_file()]
+  assert 1e6 < sum(p.stat().st_size for p in files) <= 40e6
+
+
+@pytest.mark.parametrize('name', ['digits', 'digits_autoencoder'])
+def test_is_what_was_measured(name):
+  found = json.loads((ASSETS / name / 'metrics.json').read_text())
+  assert found['weights_hash'] == checkpoint.weights_hash(ASSETS / name)
+  assert found['num'] >= 64
+
+
+def test_the_model_follows_the_prompt_in_colour(mesh):
+  model = pretrained.load('digits', mesh=mesh)
+  world = config_lib.data(model.config).world
+  scenes = [world_lib.from_json(r['scene']) for r in records(world)]
+  clips = generate.sample(
+    model,
+    [captions.canonical_caption(scene) for scene in scenes],
+    grid=build.grids(model.config, model.networks),
+    settings=config_lib.sampling(model.config, steps=8),
+    batch=CLIPS,
+  )
+  assert clips[0].shape == (17, 64, 64, 3)
+  scores = [
+    measures.score(measures.measure(clip), scene)['colour']
+    for clip, scene in zip(clips, scenes, strict=True)
+  ]
+  # By chance one in eight.
+  assert np.mean(scores) >= 0.5
+
+
+def test_the_autoencoder_gives_held_out_clips_back(mesh):
+  folder = ASSETS / 'digits_autoencoder'
+  config = checkpoint.read_config(folder)
+  codec = build.autoencoder(config)
+  params = pretrained.load_own(config, folder, mesh=mesh)['autoencoder']
+  world = config_lib.data(config).world
+  video = to_video(np.stack([r['video'] for r in records(world)]))
+  z = jax.jit(codec.encode)(params, video)
+  decoded = jax.jit(codec.decode)(params, z)
+  recorded = json.loads((folder / 'metrics.json').read_text())['psnr']
+  psnr = float(reconstruction.psnr(video, decoded).mean())
+  assert abs(psnr - recorded) < 2.5
+  # Latents have unit scale, as the transformer wants them.
+  assert 0.7 < float(z.std()) < 1.4 and abs(float(z.mean())) < 0.3
