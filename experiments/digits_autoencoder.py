@@ -5,7 +5,7 @@
 
 Sizes:
   tiny  seconds; for tests.
-  cpu   about an hour on two cores; held-out PSNR over 30 dB.
+  cpu   an hour on two cores beside another run: 27.5 dB on held-out clips.
 """
 
 import ml_collections

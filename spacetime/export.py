@@ -40,6 +40,8 @@ def main() -> None:
     params = pretrained.load_own(config, folder, mesh=mesh)
   else:
     params = pretrained.load(folder, mesh=mesh).params
+  # The folder of somebody's clips is not a part of a model.
+  config['data']['dir'] = pathlib.Path(config['data']['dir']).name
   checkpoint.save_weights(
     _OUT.value,
     jax.tree.map(lambda leaf: leaf.astype(_DTYPE.value), params),

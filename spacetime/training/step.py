@@ -80,7 +80,7 @@ def make_step(
     average = jax.tree.map(
       lambda old, new: decay * old + (1 - decay) * new, state.ema, params
     )
-    metrics = dict(metrics, gradient_norm=optax.global_norm(gradient))
+    metrics = dict(metrics, gradient_norm=optax.tree.norm(gradient))
     new = State(
       step=state.step + 1, params=params, ema=average, opt_state=opt_state
     )
