@@ -1,6 +1,6 @@
 """Loading a transformer of Wan 2.1's 1.3B shape: peak memory and seconds.
 
-  python tests/benchmarks/wan_load.py --dir=/tmp/wan [--dtype=float32]
+  python tests/benchmarks/wan_load.py --dir=DIR [--dtype=float32]
 
 Writes random bfloat16 weights in two shards, 2.8 GB, and loads them in a
 process of its own, from the disk and not from the system's cache of it. The
