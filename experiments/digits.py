@@ -16,19 +16,19 @@ import ml_collections
 from experiments import digits_data
 
 SIZES = {
-  #         width heads layers steps batch
-  'tiny': (48, 2, 2, 4, 4),
-  'cpu': (192, 3, 4, 1000, 32),
-  'bundled': (192, 3, 4, 1600, 32),
-  'pixels': (256, 4, 6, 8000, 32),
-  'latent': (512, 8, 12, 12000, 128),
+  #         width heads layers steps batch rate decay
+  'tiny': (48, 2, 2, 4, 4, 3e-3, 0.25),
+  'cpu': (192, 3, 4, 1000, 32, 3e-3, 0.25),
+  'bundled': (192, 3, 4, 10000, 16, 2e-3, 0.5),
+  'pixels': (256, 4, 6, 8000, 32, 3e-3, 0.25),
+  'latent': (512, 8, 12, 12000, 128, 1e-3, 0.25),
 }
 
 
 def get_config(size: str = 'cpu') -> ml_collections.ConfigDict:
   if size not in SIZES:
     raise ValueError(f'size {size!r}: expected one of {[*SIZES]}')
-  width, heads, layers, steps, batch = SIZES[size]
+  width, heads, layers, steps, batch, rate, decay = SIZES[size]
   latent = size == 'latent'
   text_width = 32 if size == 'tiny' else 128
   return ml_collections.ConfigDict(
@@ -57,6 +57,7 @@ def get_config(size: str = 'cpu') -> ml_collections.ConfigDict:
         layers=layers,
         mlp=4 * width,
         theta=100.0,
+        places=6,
         dtype='bfloat16' if latent else 'float32',
         remat='none',
       ),
@@ -69,10 +70,10 @@ def get_config(size: str = 'cpu') -> ml_collections.ConfigDict:
       ),
       optimizer=dict(
         name='muon',
-        learning_rate=1e-3 if latent else 3e-3,
+        learning_rate=rate,
         adam_rate=1e-3,
         warmup=min(30, steps // 4),
-        decay=0.25,
+        decay=decay,
         newton_schulz=3,
       ),
       mesh=dict(data=-1, fsdp=1, context=1, tensor=1),

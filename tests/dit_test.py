@@ -86,6 +86,34 @@ def test_text_is_read():
   assert difference[0] == 0 and difference[1] > 1e-4
 
 
+def test_rotary_positions_alone_cannot_tell_where_a_token_is():
+  # Every token holds the same, so only its place could make it differ.
+  z = jnp.broadcast_to(Z[:, :1, :1, :1], Z.shape)
+  one = jnp.array([[0.9], [0.9]])
+  y = apply(random_params(), z=z, t=one)
+  first = y[:, :1, :2, :2]
+  again = jnp.tile(first, (1, 5, 2, 3, 1))
+  np.testing.assert_allclose(y, again, atol=2e-5)
+
+  config = dataclasses.replace(TINY, places=3)
+  y = apply(random_params(config), z=z, t=one, config=config)
+  tokens = y[:, :, ::2, ::2].reshape(2, 30, 3)
+  apart = jnp.abs(tokens[:, :, None] - tokens[:, None]).max((0, 3))
+  assert apart[~np.eye(30, dtype=bool)].min() > 1e-3
+
+
+def test_fresh_places_change_nothing():
+  config = dataclasses.replace(TINY, places=3)
+  params = random_params()
+  fresh = dit_lib.DiT(config).init(jax.random.key(0), Z, T, TEXT)
+  place = fresh['params']['place_embed']
+  assert place['kernel'].shape == (9, 24)
+  with_places = {'params': params['params'] | {'place_embed': place}}
+  np.testing.assert_array_equal(
+    apply(with_places, config=config), apply(params)
+  )
+
+
 def test_a_fresh_block_is_the_identity():
   block = dit_lib.Block(TINY)
   x = jax.random.normal(jax.random.key(4), (2, 6, 24))

@@ -21,3 +21,16 @@ def test_order_of_tokens_and_of_values_within():
     t, h, w = position[n]
     cut = z[0, t, 2 * h : 2 * h + 2, 2 * w : 2 * w + 2]
     np.testing.assert_array_equal(x[0, n], cut.reshape(-1))
+
+
+def test_places_are_a_basis_from_edge_to_edge():
+  grid = (4, 3, 5)
+  table = patches.places(grid, 2).reshape(*grid, 3, 2)
+  # Halfway between the edges is the same at any size.
+  np.testing.assert_allclose(table[0, 1, 0, 1], [0, -1], atol=1e-6)
+  np.testing.assert_allclose(table[0, 0, 2, 2], [0, -1], atol=1e-6)
+  along = table[:, 0, 0, 0]
+  np.testing.assert_allclose(along.T @ along, 2 * np.eye(2), atol=1e-6)
+  np.testing.assert_allclose(along[::-1], along * [-1, 1], atol=1e-6)
+  # Each axis has columns of its own.
+  assert (table[..., 1, :] == table[:1, :, :1, 1, :]).all()

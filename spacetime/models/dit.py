@@ -35,6 +35,11 @@ class DiTConfig:
     frequencies: sines and cosines of the level's embedding.
     eps: of every norm.
     theta: base of the rotary wavelengths; 10,000 in Wan, less for small grids.
+    places: K cosines an axis of a token's place between the edges of its clip,
+      added to its embedding; 0 in Wan. Rotary positions are relative: among
+      tokens of pure noise they cannot tell left from right or first from last,
+      so a model learns what a text says of place and motion only from clips
+      where it can be seen through the noise.
     dtype: of matrix products; norms, modulation and softmax stay float32.
     remat: 'none' keeps every activation, 'full' recomputes each block.
   """
@@ -49,6 +54,7 @@ class DiTConfig:
   frequencies: int = 256
   eps: float = 1e-6
   theta: float = 10000.0
+  places: int = 0
   dtype: str = 'float32'
   remat: str = 'none'
 
@@ -63,6 +69,8 @@ class DiTConfig:
       raise ValueError(f'model.remat={self.remat!r}: expected one of {REMAT}')
     if self.frequencies % 2:
       raise ValueError(f'model.frequencies={self.frequencies}: expected even')
+    if self.places < 0:
+      raise ValueError(f'model.places={self.places}: expected 0 or more')
 
   @property
   def patch_volume(self) -> int:
@@ -193,6 +201,15 @@ class DiT(nn.Module):
 
     x_BNV = patches.patchify(z_Bfhwc, config.patch).astype(dtype)
     x_BND = nn.Dense(config.width, dtype=dtype, name='patch_embed')(x_BNV)
+    if config.places:
+      place_ND = nn.Dense(
+        config.width,
+        use_bias=False,
+        dtype=dtype,
+        kernel_init=nn.initializers.zeros,
+        name='place_embed',
+      )(patches.places(grid, config.places).astype(dtype))
+      x_BND = x_BND + place_ND
 
     def dense(name, size, dtype=dtype, **kwargs):
       return nn.Dense(size, dtype=dtype, name=name, **kwargs)

@@ -41,3 +41,16 @@ def positions(grid: tuple[int, int, int]) -> np.ndarray:
   """Each token's place (time, height, width) in the grid, int32 (N, 3)."""
   axes = np.meshgrid(*(np.arange(n) for n in grid), indexing='ij')
   return np.stack(axes, axis=-1).reshape(-1, 3).astype(np.int32)
+
+
+def places(grid: tuple[int, int, int], cosines: int) -> np.ndarray:
+  """Where each token lies between the edges of its clip, float32 (N, 3 K).
+
+  cos(pi k (i + 1/2) / n), k = 1 to K, for token i of n along each axis: a basis
+  of smooth functions from the first to the last, whatever the size.
+
+  Source: the discrete cosine transform, Ahmed et al. 1974.
+  """
+  place_N3 = (positions(grid) + 0.5) / np.array(grid)
+  angle_N3K = np.pi * place_N3[:, :, None] * np.arange(1, cosines + 1)
+  return np.cos(angle_N3K).reshape(len(place_N3), -1).astype(np.float32)
