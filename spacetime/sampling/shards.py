@@ -1,0 +1,122 @@
+"""The autoencoder over several devices, each with some of the rows or columns.
+
+Placement alone: with the frames, the latents and the caches split along one
+side of the picture, XLA's partitioner exchanges the rows that each convolution
+needs of its neighbours, and gathers a frame only where every position meets
+every other, in the attention of the coarsest level. Memory for activations
+falls with the number of devices; the parameters are whole on each.
+"""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
+
+SIDES = {'height': 2, 'width': 3}
+
+
+@dataclasses.dataclass(frozen=True)
+class Coder:
+  """What `streaming.decode_chunks` or `encode_chunks` takes.
+
+  Attributes:
+    params: of the autoencoder, whole on every device.
+    first: (params, x) -> (cache, y), jitted; x from the host.
+    step: (params, cache, x) -> (cache, y), jitted; the cache is given away.
+    side: 'height' or 'width', the one that is split.
+  """
+
+  params: dict
+  first: Callable
+  step: Callable
+  side: str
+
+
+def choose_side(latent: tuple[int, int], devices: int) -> str:
+  """The side of the latents to split: the height where it divides.
+
+  Args:
+    latent: rows and columns of the latents.
+    devices: to split over.
+
+  Raises:
+    ValueError: neither side divides.
+  """
+  for (side, _), size in zip(SIDES.items(), latent, strict=True):
+    if size % devices == 0:
+      return side
+  raise ValueError(
+    f'latents of {latent[0]} x {latent[1]} cells over {devices} devices: '
+    'expected a number that divides the rows or the columns; change '
+    '--decode_shards or the size of the video'
+  )
+
+
+def decoder(
+  codec,
+  params,
+  devices: Sequence[jax.Device],
+  *,
+  latent: tuple[int, int],
+  side: str | None = None,
+) -> Coder:
+  """Decoding split over devices.
+
+  Args:
+    codec: an `Autoencoder` or `IdentityAutoencoder`.
+    params: its parameters.
+    devices: to split over.
+    latent: rows and columns of the latents.
+    side: 'height' or 'width'; None takes `choose_side`.
+
+  Raises:
+    ValueError: an unknown side, or one that the devices do not divide.
+  """
+  functions = codec.decode_first, codec.decode_step
+  return _coder(functions, params, devices, latent=latent, side=side)
+
+
+def encoder(
+  codec,
+  params,
+  devices: Sequence[jax.Device],
+  *,
+  latent: tuple[int, int],
+  side: str | None = None,
+) -> Coder:
+  """Encoding split over devices; see `decoder`."""
+  functions = codec.encode_first, codec.encode_step
+  return _coder(functions, params, devices, latent=latent, side=side)
+
+
+def _coder(functions, params, devices, *, latent, side) -> Coder:
+  side = choose_side(latent, len(devices)) if side is None else side
+  if side not in SIDES:
+    raise ValueError(f'side={side!r}: expected one of {tuple(SIDES)}')
+  size = latent[SIDES[side] - 2]
+  if size % len(devices):
+    raise ValueError(
+      f'a {side} of {size} latent cells over {len(devices)} devices: expected '
+      'a number that divides it; change --decode_shards or the size of the '
+      'video'
+    )
+  mesh = jax.sharding.Mesh(
+    np.asarray(devices), ('side',), axis_types=(AxisType.Auto,)
+  )
+  whole = NamedSharding(mesh, PartitionSpec())
+  # Every array of a cache has the five dimensions of a video.
+  split = NamedSharding(mesh, PartitionSpec(*[None] * SIDES[side], 'side'))
+  first, step = functions
+  return Coder(
+    params=jax.device_put(params, whole),
+    first=jax.jit(first, in_shardings=(whole, split), out_shardings=split),
+    step=jax.jit(
+      step,
+      in_shardings=(whole, split, split),
+      out_shardings=split,
+      donate_argnums=1,
+    ),
+    side=side,
+  )
