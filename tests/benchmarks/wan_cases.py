@@ -1,0 +1,226 @@
+"""The cases of wan_cpu.py: the same work, by spacetime and by torch.
+
+`ours(case)` and `theirs(case)` each return a function that does the work once
+and returns an array to compare. Weights are random, of the published sizes,
+and the same on either side; inputs too.
+"""
+
+import functools
+import pathlib
+import sys
+
+import numpy as np
+
+sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
+from seeded_weights import draw, weights  # noqa: E402
+
+CASES = {
+  'dit_forward': '2 layers of Wan 2.1 1.3B, 1560 tokens, 512 of text',
+  'dit_backward': '1 layer of it, forward and backward',
+  'vae_encode': 'VAE 2.1, 17 frames of 128x128, chunk by chunk',
+  'vae_decode': 'the same clip back, chunk by chunk',
+  'umt5': '1 layer of UMT5-XXL, 512 tokens',
+  'vae_encode_whole': 'as vae_encode, ours in one piece',
+  'vae_decode_whole': 'as vae_decode, ours in one piece',
+  'vae_decode_long': '81 frames of 128x128, chunk by chunk',
+}
+TOKENS = 1000
+SIDE = 128
+
+
+def frames(case: str) -> int:
+  """How many frames the clip of a case has."""
+  return 81 if case.endswith('long') else 17
+
+
+def config(case: str):
+  """The sizes of a case's network."""
+  from spacetime.models import autoencoder, dit, text
+
+  if case.startswith('vae'):
+    return autoencoder.PRESETS['wan2.1']
+  if case == 'umt5':
+    full = vars(text.PRESETS['umt5-xxl'])
+    return text.TextConfig(**{**full, 'num_layers': 1, 'vocab_size': TOKENS})
+  return dit.DiTConfig(
+    channels=16,
+    patch=(1, 2, 2),
+    width=1536,
+    heads=12,
+    layers=2 if case == 'dit_forward' else 1,
+    mlp=8960,
+    text_width=4096,
+  )
+
+
+def tensors(case: str) -> dict[str, np.ndarray]:
+  """The weights by their published names."""
+  from spacetime.interop import networks
+
+  return weights(networks.of(config(case)).published_shapes())
+
+
+def inputs(case: str) -> tuple[np.ndarray, ...]:
+  """What goes in, channels last."""
+  if case == 'umt5':
+    return (np.arange(1, 513, dtype=np.int32)[None] % (TOKENS - 1) + 1,)
+  if case.startswith('vae_encode'):
+    return (draw('video', (1, frames(case), SIDE, SIDE, 3), 0.3).clip(-1, 1),)
+  if case.startswith('vae_decode'):
+    latents = 1 + (frames(case) - 1) // 4
+    return (draw('latents', (1, latents, SIDE // 8, SIDE // 8, 16)),)
+  return draw('latents', (1, 1, 60, 104, 16)), draw('text', (1, 512, 4096))
+
+
+def ours(case: str):
+  """spacetime's side."""
+  import jax
+
+  from spacetime.interop import umt5, wan_dit, wan_vae
+  from spacetime.models import autoencoder, dit, text
+
+  given, sizes = inputs(case), config(case)
+  if case == 'umt5':
+    params = jax.device_put(umt5.params_from_torch_names(tensors(case)))
+    encode = jax.jit(text.TextEncoder(sizes).encode)
+    return lambda: encode(params, *given)
+  if case.startswith('vae'):
+    params = jax.device_put(wan_vae.params_from_torch_names(tensors(case)))
+    return _ours_vae(case, autoencoder.Autoencoder(sizes), params, *given)
+  params = jax.device_put(wan_dit.params_from_torch_names(tensors(case)))
+  z_Bfhwc, text_BSY = given
+  level_BT = np.full((1, 1), 0.5, np.float32)
+
+  def predict(params):
+    return dit.DiT(sizes).apply({'params': params}, z_Bfhwc, level_BT, text_BSY)
+
+  if case == 'dit_forward':
+    run = jax.jit(predict)
+    return lambda: run(params)
+
+  def loss(params):
+    return jax.numpy.mean(jax.numpy.square(predict(params)))
+
+  run = jax.jit(jax.value_and_grad(loss))
+  return lambda: _summary(*run(params))
+
+
+def _summary(loss, grads):
+  """The loss and the norm of all gradients; waits for them."""
+  import jax
+
+  flat = [np.asarray(leaf).ravel() for leaf in jax.tree.leaves(grads)]
+  return np.array([loss, np.sqrt(sum(np.vdot(g, g) for g in flat))])
+
+
+def _ours_vae(case: str, model, params, x):
+  import jax
+
+  from spacetime.models import streaming
+
+  if case.endswith('whole'):
+    run = jax.jit(getattr(model, case.split('_')[1]))
+    return lambda: run(params, x)
+  way = case.split('_')[1]
+  chunks = getattr(streaming, f'{way}_chunks')
+  first = jax.jit(getattr(model, f'{way}_first'))
+  step = jax.jit(getattr(model, f'{way}_step'), donate_argnums=1)
+  run = functools.partial(chunks, model, params, x, first=first, step=step)
+  return lambda: np.concatenate([np.asarray(c) for c in run()], axis=1)
+
+
+def theirs(case: str):
+  """diffusers' and transformers' side, eager."""
+  import torch
+
+  given = [torch.from_numpy(x) for x in inputs(case)]
+  if case == 'umt5':
+    run, last = _their_text(given), lambda x: x
+  elif case.startswith('vae'):
+    run, last = _their_vae(case, given), lambda x: x.movedim(1, -1)
+  else:
+    run, last = _their_transformer(case, given), lambda x: x.movedim(1, -1)
+  if case == 'dit_backward':
+    return run
+
+  def once():
+    with torch.no_grad():
+      return last(run()).numpy()
+
+  return once
+
+
+def _load(model, case: str):
+  import torch
+
+  state = {k: torch.from_numpy(v) for k, v in tensors(case).items()}
+  missing, unexpected = model.load_state_dict(state, strict=False)
+  tied = {'encoder.embed_tokens.weight'}
+  if set(missing) - tied or unexpected:
+    raise SystemExit(f'{case}: missing {missing}, unexpected {unexpected}')
+  return model.eval()
+
+
+def _their_text(given):
+  import transformers
+
+  sizes = config('umt5')
+  model = transformers.UMT5EncoderModel(
+    transformers.UMT5Config(
+      vocab_size=sizes.vocab_size,
+      d_model=sizes.d_model,
+      d_kv=sizes.d_kv,
+      num_heads=sizes.num_heads,
+      d_ff=sizes.d_ff,
+      num_layers=1,
+      feed_forward_proj='gated-gelu',
+    )
+  )
+  model, tokens = _load(model, 'umt5'), given[0].long()
+  mask = tokens.ne(0).long()
+  return lambda: model(tokens, mask).last_hidden_state
+
+
+def _their_vae(case: str, given):
+  import diffusers
+  import torch
+
+  model = _load(diffusers.AutoencoderKLWan(), case)
+  x = given[0].movedim(-1, 1).contiguous()
+  mean, std = (
+    torch.tensor(getattr(config(case), f'latents_{name}')).view(1, -1, 1, 1, 1)
+    for name in ('mean', 'std')
+  )
+  if case.startswith('vae_encode'):
+    return lambda: (model.encode(x).latent_dist.mode() - mean) / std
+  return lambda: model.decode(x * std + mean).sample
+
+
+def _their_transformer(case: str, given):
+  import diffusers
+  import torch
+
+  sizes = config(case)
+  model = diffusers.WanTransformer3DModel(
+    num_attention_heads=sizes.heads,
+    attention_head_dim=sizes.width // sizes.heads,
+    ffn_dim=sizes.mlp,
+    num_layers=sizes.layers,
+  )
+  model = _load(model, case)
+  z, text = given[0].movedim(-1, 1).contiguous(), given[1]
+  run = functools.partial(
+    model, z, torch.tensor([500]), text, return_dict=False
+  )
+  if case == 'dit_forward':
+    return lambda: run()[0]
+
+  def both():
+    model.zero_grad(set_to_none=True)
+    loss = run()[0].square().mean()
+    loss.backward()
+    grads = [p.grad.ravel() for p in model.parameters()]
+    norm = sum(torch.vdot(g, g) for g in grads).sqrt()
+    return np.array([loss.item(), norm.item()])
+
+  return both
