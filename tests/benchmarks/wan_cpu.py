@@ -13,14 +13,16 @@ falls on both. One line a case:
   seconds    medians of the runs, ours and theirs
   ratio      the median of the pairs' ratios: below 1 spacetime is faster
   cpu ratio  the same of processor seconds, which another load disturbs less
-  MiB        the most memory each process has held, weights, libraries and
-             compilation included
+  MiB        the most memory each process has held, compilation included; in
+             brackets what it held before it ran: libraries and weights
   difference of the results, the largest, and the largest value of theirs
 
 Bars (ratio): dit 1.15, vae 1.4, umt5 1.1; memory of vae_decode_long: theirs.
 """
 
 import argparse
+import ctypes
+import gc
 import json
 import os
 import pathlib
@@ -56,9 +58,12 @@ def work(case: str, side: str, threads: int, result: str) -> None:
     torch.set_num_threads(threads)
   run = getattr(wan_cases, side)(case)
   # What drawing the weights took is not the network's.
+  gc.collect()
+  ctypes.CDLL(None).malloc_trim(0)
   pathlib.Path('/proc/self/clear_refs').write_text('5')
+  start = peak()
   np.save(result, np.asarray(run()))
-  print(json.dumps({'peak': peak()}), flush=True)
+  print(json.dumps({'start': start}), flush=True)
   for _ in sys.stdin:
     began, busy = time.perf_counter(), time.process_time()
     np.asarray(run())
@@ -84,7 +89,7 @@ class Worker:
       text=True,
       env={**os.environ, 'PYTHONPATH': path},
     )
-    self.built = self._answer()
+    self.start = self._answer()['start']
 
   def run(self) -> dict[str, float]:
     """One turn: seconds, cpu and peak."""
@@ -118,11 +123,12 @@ def compare(case: str, sides, repeats: int, threads: int) -> None:
       worker.close()
     told = [f'{case}:']
     for side in sides:
-      seconds = [f'{run["seconds"]:.2f}' for run in runs[side]]
+      each = ' '.join(f'{run["seconds"]:.2f}' for run in runs[side])
       middle = statistics.median(run['seconds'] for run in runs[side])
       most = max(run['peak'] for run in runs[side])
+      start = workers[side].start
       told.append(
-        f'{side} {middle:.2f} s ({" ".join(seconds)}), {most:.0f} MiB;'
+        f'{side} {middle:.2f} s ({each}), {most:.0f} MiB ({start:.0f});'
       )
     if len(sides) == 2:
       told += [*_ratios(runs), _difference(files)]
