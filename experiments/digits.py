@@ -18,8 +18,8 @@ from experiments import digits_data
 SIZES = {
   #         width heads layers steps batch rate decay
   'tiny': (48, 2, 2, 4, 4, 3e-3, 0.25),
-  'cpu': (192, 3, 4, 1000, 32, 3e-3, 0.25),
-  'bundled': (192, 3, 4, 10000, 16, 2e-3, 0.5),
+  'cpu': (192, 3, 4, 2000, 16, 2e-3, 0.5),
+  'bundled': (192, 3, 4, 6000, 16, 2e-3, 0.5),
   'pixels': (256, 4, 6, 8000, 32, 3e-3, 0.25),
   'latent': (512, 8, 12, 12000, 128, 1e-3, 0.25),
 }
@@ -75,6 +75,8 @@ def get_config(size: str = 'cpu') -> ml_collections.ConfigDict:
         warmup=min(30, steps // 4),
         decay=decay,
         newton_schulz=3,
+        # The few strongest components of a patch are all that enters.
+        freeze=() if latent else ('dit/patch_embed/kernel',),
       ),
       mesh=dict(data=-1, fsdp=1, context=1, tensor=1),
       train=dict(

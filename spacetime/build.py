@@ -153,8 +153,8 @@ def diffusion_task(config, nets: Networks) -> Task:
 
 
 def components(nets: Networks, frozen, frames_BFHWC):
-  """Principal components of the clips' patches, three quarters of the width:
-  the last quarter is left for what is not in a patch."""
+  """Principal components of the clips' patches, a third of the width: noise
+  fills what it enters by, and text, place and level need room beside it."""
   model = nets.dit.config
 
   @jax.jit
@@ -163,7 +163,7 @@ def components(nets: Networks, frozen, frames_BFHWC):
     return patches.patchify(z, model.patch)[0]
 
   x_BNV = np.stack([np.asarray(cut(frames)) for frames in frames_BFHWC])
-  rank = min(3 * model.width // 4, model.patch_volume)
+  rank = min(model.width // 3, model.patch_volume)
   return principal.components(x_BNV, rank=rank)
 
 

@@ -1,5 +1,7 @@
 """The linear denoiser that a network can start from."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -41,12 +43,12 @@ def test_components_span_the_patches():
   np.testing.assert_allclose(kept, centred, atol=1e-3)
 
 
-@pytest.mark.parametrize('level', [0.5, 0.8])
-def test_a_fresh_network_denoises_as_well_as_a_line_can(level):
+@pytest.mark.parametrize('level, places', [(0.5, 0), (0.8, 0), (0.8, 4)])
+def test_a_fresh_network_denoises_as_well_as_a_line_can(level, places):
   z = clips()
   x = np.asarray(patches.patchify(z, (1, 2, 2)))
   found = principal.components(x, rank=96)
-  network = dit_lib.DiT(CONFIG)
+  network = dit_lib.DiT(dataclasses.replace(CONFIG, places=places))
   t, text = jnp.full((64, 1), level), jnp.zeros((64, 3, 5))
   params = network.init(jax.random.key(1), z, t, text)['params']
   params = principal.start(params, found, level=level)
@@ -59,6 +61,11 @@ def test_a_fresh_network_denoises_as_well_as_a_line_can(level):
   best = patches.unpatchify(found.mean_V + best, (1, 2, 2), (2, 3, 2))
   made = network.apply({'params': params}, z_t, t, text)
   error = lambda a: float(jnp.mean(jnp.square(a - z)))  # noqa: E731
+  if places:
+    shown = patches.places((2, 3, 2), places) @ params['place_embed']['kernel']
+    np.testing.assert_array_equal(shown[:, :96], 0)
+    energy = np.square(shown).sum(1).mean()
+    np.testing.assert_allclose(energy, 96, rtol=0.2)
   # The final norm measures each token by itself, so it is near, not equal.
   assert error(made) < 1.3 * error(best) < error(jnp.mean(z))
 

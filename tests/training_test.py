@@ -66,7 +66,40 @@ def test_only_kernels_decay():
   assert not np.any(updates['modulation'])
 
 
+def test_frozen_parameters_stay_and_take_no_share_of_the_clipped_norm():
+  params = {'a': {'kernel': jnp.ones(2)}, 'b': {'kernel': jnp.ones(2)}}
+  gradient = {'a': {'kernel': 1e3 * jnp.ones(2)}, 'b': {'kernel': jnp.ones(2)}}
+  config = dataclasses.replace(
+    ADAM, weight_decay=0.5, clip=1.0, b1=0.0, freeze=('a/.*',)
+  )
+
+  def moved(config):
+    move = optimizer.make_optimizer(config, steps=10)
+    state = move.init(params)
+    updates, _ = move.update(gradient, state, params)
+    return updates
+
+  still = moved(config)
+  np.testing.assert_array_equal(still['a']['kernel'], 0)
+  # Adam sees a gradient of 1/sqrt(2), not one of 1e-3 beside a's.
+  alone = dict(gradient, a={'kernel': jnp.zeros(2)})
+  np.testing.assert_array_less(still['b']['kernel'], 0)
+  gradient = alone
+  np.testing.assert_allclose(
+    still['b']['kernel'],
+    moved(dataclasses.replace(config, freeze=()))['b']['kernel'],
+    rtol=1e-6,
+  )
+
+
 def test_optimizer_refuses():
+  with pytest.raises(ValueError, match=r"freeze='a': .*such as \('a',\)"):
+    optimizer.OptimizerConfig(freeze='a')
+  move = optimizer.make_optimizer(
+    optimizer.OptimizerConfig(freeze=('b/.*',)), steps=10
+  )
+  with pytest.raises(ValueError, match=r"'b/\.\*' matches no .*'a/kernel'"):
+    move.init({'a': {'kernel': jnp.ones(2)}})
   with pytest.raises(ValueError, match="optimizer.name='sgd': expected one of"):
     dataclasses.replace(ADAM, name='sgd')
   with pytest.raises(ValueError, match='optimizer.learning_rate=0.*positive'):

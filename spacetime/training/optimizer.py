@@ -1,6 +1,7 @@
 """Optimizers: AdamW and Muon, with warm-up, a plateau and a decay to zero."""
 
 import dataclasses
+import re
 
 import jax
 import optax
@@ -27,6 +28,8 @@ class OptimizerConfig:
     b2: of the second moment.
     weight_decay: decoupled; matrices only.
     newton_schulz: Muon's iterations; 3 are enough for small batches.
+    freeze: regular expressions; parameters whose whole name, such as
+      'dit/patch_embed/kernel', one of them matches stay as they start.
   """
 
   name: str = 'adamw'
@@ -39,6 +42,7 @@ class OptimizerConfig:
   b2: float = 0.95
   weight_decay: float = 0.0
   newton_schulz: int = 5
+  freeze: tuple[str, ...] = ()
 
   def __post_init__(self):
     if self.name not in NAMES:
@@ -47,6 +51,11 @@ class OptimizerConfig:
       raise ValueError(
         f'optimizer.learning_rate={self.learning_rate}, clip={self.clip}, '
         f'decay={self.decay}: expected positive rates and 0 <= decay <= 1'
+      )
+    if isinstance(self.freeze, str):
+      raise ValueError(
+        f'optimizer.freeze={self.freeze!r}: expected a tuple of patterns, such '
+        f'as ({self.freeze!r},)'
       )
 
 
@@ -89,6 +98,28 @@ def matrix_axes(params):
   return jax.tree_util.tree_map_with_path(axes, params)
 
 
+def frozen_mask(patterns: tuple[str, ...]):
+  """params -> which of them a pattern names.
+
+  Raises (the function): ValueError, a pattern that names none.
+  """
+
+  def mask(params):
+    flat, tree = jax.tree_util.tree_flatten_with_path(params)
+    names = [path_name(path) for path, _ in flat]
+    for pattern in patterns:
+      if not any(re.fullmatch(pattern, name) for name in names):
+        raise ValueError(
+          f'optimizer.freeze={pattern!r} matches no parameter; there are '
+          f'{sorted(names)}'
+        )
+    return tree.unflatten(
+      [any(re.fullmatch(p, name) for p in patterns) for name in names]
+    )
+
+  return mask
+
+
 def _is_kernel(params):
   return jax.tree_util.tree_map_with_path(
     lambda path, _: path_name(path).endswith('kernel'), params
@@ -119,4 +150,8 @@ def make_optimizer(
       muon_weight_dimension_numbers=matrix_axes,
       consistent_rms=0.2,
     )
-  return optax.chain(optax.clip_by_global_norm(config.clip), update)
+  still = optax.masked(optax.set_to_zero(), frozen_mask(config.freeze))
+  # Before: no share of the clipped norm. After: no decay of weights either.
+  return optax.chain(
+    still, optax.clip_by_global_norm(config.clip), update, still
+  )

@@ -63,7 +63,8 @@ def start(dit: dict, found: Components, *, level: float = 0.8) -> dict:
   At level t a coefficient y of z_t has variance s^2 = (1 - t)^2 v + t^2, where
   v is that of the data. It enters as y / s and leaves as (1 - t) v / s of that:
   together the Wiener estimate. The rest of the width starts empty, for what is
-  not in a patch; the final norm scales tokens up by the share that is full.
+  not in a patch; places, if the transformer knows them, start there, as strong
+  as the noise. The final norm scales tokens up by the share that is full.
 
   Args:
     dit: parameters of a fresh transformer.
@@ -78,7 +79,11 @@ def start(dit: dict, found: Components, *, level: float = 0.8) -> dict:
   deviation_R = np.sqrt(clean**2 * found.variance_R + level**2)
   kernel_VR = found.basis_VR / deviation_R
   gain_R = clean * found.variance_R / deviation_R
-  head_RV = (found.basis_VR * gain_R).T * np.sqrt(rank / width)
+  energy = rank
+  if 'place_embed' in dit and empty:
+    dit = dit | {'place_embed': {'kernel': _places(dit, rank)}}
+    energy = 2 * rank
+  head_RV = (found.basis_VR * gain_R).T * np.sqrt(energy / width)
   return dit | {
     'patch_embed': {
       'kernel': jnp.pad(kernel_VR, ((0, 0), (0, empty))),
@@ -89,3 +94,12 @@ def start(dit: dict, found: Components, *, level: float = 0.8) -> dict:
       'bias': jnp.asarray(found.mean_V),
     },
   }
+
+
+def _places(dit: dict, rank: int) -> jnp.ndarray:
+  """A kernel that turns places into the width that patches leave empty, with
+  the energy of one unit for each of the components there."""
+  features, width = dit['place_embed']['kernel'].shape
+  normal = np.random.default_rng(0).normal(size=(features, width - rank))
+  normal *= np.sqrt(2 * rank / normal.size)
+  return jnp.pad(normal.astype(np.float32), ((0, 0), (rank, 0)))
