@@ -15,7 +15,6 @@ TEST = ['pytest>=8', 'pytest-xdist>=3.6', 'ruff>=0.15']
 PARITY = [
   'accelerate>=1.10',
   'diffusers>=0.42.1',
-  'ftfy>=6.3',
   'torch==2.13.0',
   'transformers>=5.23',
 ]
@@ -36,6 +35,8 @@ setuptools.setup(
     'einops>=0.8',
     'etils[epath]>=1.10',
     'flax>=0.12.6',
+    # Mends broken characters in prompts of the published models.
+    'ftfy>=6.3',
     'grain>=0.2.14',
     # Imported by tensorflow-datasets, which asks for it on old Pythons only.
     'importlib_resources>=6',

@@ -82,18 +82,28 @@ class Tokenizer:
     Raises:
       ValueError: the text does not fit.
     """
-    pieces = self._model.encode(text)
-    if len(pieces) + 1 > length:
+    tokens_S, cut = self.encode_cut(text, length=length)
+    if cut:
       shown = text if len(text) <= 60 else text[:57] + '...'
       raise ValueError(
-        f'prompt has {len(pieces)} tokens; the model takes at most '
+        f'prompt has {length - 1 + cut} tokens; the model takes at most '
         f'{length - 1}; shorten --prompt (or the caption) or train with a '
         f'larger text.length: {shown!r}'
       )
-    tokens_S = np.full((length,), PAD, np.int32)
-    tokens_S[: len(pieces)] = pieces
-    tokens_S[len(pieces)] = END
     return tokens_S
+
+  def encode_cut(self, text: str, *, length: int) -> tuple[np.ndarray, int]:
+    """As encode, but the end of a text that does not fit is cut.
+
+    Returns:
+      int32 (length,), and how many tokens were cut.
+    """
+    pieces = self._model.encode(text)
+    kept = pieces[: length - 1]
+    tokens_S = np.full((length,), PAD, np.int32)
+    tokens_S[: len(kept)] = kept
+    tokens_S[len(kept)] = END
+    return tokens_S, len(pieces) - len(kept)
 
   def decode(self, tokens_S: np.ndarray) -> str:
     """Text of the tokens before the first </s>."""
