@@ -19,6 +19,8 @@ CLEANED = {
   'schÃ¶n â€œquotedâ€\x9d': 'schön "quoted"',
   'a &lt; b &amp;amp; c': 'a < b & c',
   'a &amp;amp;amp; b': 'a & b',
+  # ftfy leaves entities alone where there is a tag.
+  '<b> &amp;lt; &amp;amp;': '<b> < &',
   'ﬁne ﬂow': 'fine flow',
   'ＦＵＬＬ width': 'FULL width',
   'bell\x07 \x1b[31mred\x1b[0m': 'bell red',
@@ -63,7 +65,7 @@ def serialized():
 
 def test_what_is_over_is_cut_and_told(caplog):
   tokenizer = Tokenizer.from_bytes(serialized())
-  text = 'snow ' * 40
+  text = 'snow ' * 20 + 'a red 3 ' * 20
   whole = tokenizer.encode(text, length=200)
   count = list(whole).index(END)
   logging.use_absl_handler()
