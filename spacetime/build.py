@@ -227,7 +227,7 @@ def mesh(config) -> jax.sharding.Mesh:
 def sampler(
   config, nets: Networks, settings: config_lib.SamplingConfig
 ) -> sampler_lib.Sampler:
-  """The sampler of these settings."""
+  """The sampler of these settings, for a model with one transformer."""
   grid = solver.schedule(
     settings.schedule,
     settings.steps,
@@ -235,7 +235,6 @@ def sampler(
     solver=settings.solver,
   )
   return sampler_lib.Sampler(
-    embed=nets.embed,
     transform=nets.transform,
     flow=config_lib.flow_config(config),
     levels=grid.levels,
@@ -244,6 +243,28 @@ def sampler(
     guidance=settings.guidance,
     interval=settings.interval,
   )
+
+
+def samplers(
+  config, nets: Networks, settings: config_lib.SamplingConfig
+) -> dict[str, sampler_lib.Sampler]:
+  """The sampler of each transformer that has steps, in their order.
+
+  Returns:
+    by 'dit', and 'dit_2' for the one below the boundary, if there is one.
+  """
+  whole = sampler(config, nets, settings)
+  if settings.boundary is None:
+    return {'dit': whole}
+  steps = len(whole.told)
+  cut = solver.Grid(whole.levels, whole.told).steps_from(settings.boundary)
+  scale = settings.guidance_2
+  low = settings.guidance if scale is None else scale
+  parts = {
+    'dit': dataclasses.replace(whole, span=(0, cut)),
+    'dit_2': dataclasses.replace(whole, span=(cut, steps), guidance=low),
+  }
+  return {k: part for k, part in parts.items() if part.span[0] < part.span[1]}
 
 
 def rates(config, nets: Networks | None) -> loop.Rates:

@@ -273,6 +273,7 @@ def load_params(
   *,
   tree: str = 'ema',
   step: int | None = None,
+  whole: bool = True,
 ) -> Tree:
   """One tree of parameters, and nothing else, laid out as `abstract` says.
 
@@ -282,23 +283,15 @@ def load_params(
       the first device, one of another dtype is cast.
     tree: which part of a work directory's state: 'ema' or 'params'.
     step: of a work directory; None for the latest.
+    whole: False where `abstract` has only some of the roots that are saved.
 
   Raises:
     ValueError: no checkpoint there, a damaged one, or one of another model.
   """
-  path = _check_directory(directory)
   abstract = _with_shardings(abstract)
-  if (path / WEIGHTS).exists():
-    return _load_safetensors(path / WEIGHTS, abstract)
-  path = path / STEPS
-  path = path / str(_find_step(path, step))
-  prefix = f'{tree}/'
-  saved = {
-    key.removeprefix(prefix): shape
-    for key, shape in _saved_shapes(path).items()
-    if key.startswith(prefix)
-  }
-  _check_tree(saved, abstract, where=f'{path} ({tree})')
+  path = check_params(directory, abstract, tree=tree, step=step, whole=whole)
+  if path.name == WEIGHTS:
+    return _load_safetensors(path, abstract)
   item = {tree: abstract}
   restore = ocp.args.PyTreeRestore(
     item=item,
@@ -312,6 +305,57 @@ def load_params(
       ]
   except Exception as e:
     raise _damaged(path, e) from e
+
+
+def check_params(
+  directory: Path,
+  abstract: Tree,
+  *,
+  tree: str = 'ema',
+  step: int | None = None,
+  whole: bool = True,
+) -> epath.Path:
+  """Where load_params finds these parameters; reads none of them.
+
+  Raises:
+    ValueError: as load_params, but for arrays that turn out damaged.
+  """
+  path = _check_directory(directory)
+  if (path / WEIGHTS).exists():
+    where = path = path / WEIGHTS
+    saved = {key: shape for key, (shape, _) in stored(directory).items()}
+  else:
+    path = path / STEPS
+    path = path / str(_find_step(path, step))
+    where, prefix = f'{path} ({tree})', f'{tree}/'
+    saved = {
+      key.removeprefix(prefix): shape
+      for key, shape in _saved_shapes(path).items()
+      if key.startswith(prefix)
+    }
+  if not whole:
+    roots = tuple(f'{root}/' for root in abstract)
+    saved = {key: saved[key] for key in saved if key.startswith(roots)}
+  _check_tree(saved, abstract, where=where)
+  return path
+
+
+def stored(directory: Path) -> dict[str, tuple[tuple[int, ...], str]]:
+  """Shapes and dtypes ('F32', 'BF16', ...) in a weights directory, by path; {}
+  of a work directory, whose parameters are all float32.
+
+  Raises:
+    ValueError: nothing there, or damaged.
+  """
+  path = _check_directory(directory) / WEIGHTS
+  if not path.exists():
+    return {}
+  with _open_safetensors(path) as file:
+    slices = {key: file.get_slice(key) for key in file.keys()}
+    return {
+      key: (tuple(cut.get_shape()), cut.get_dtype())
+      for key, cut in slices.items()
+    }
 
 
 def save_weights(
@@ -551,14 +595,15 @@ def _check_tree(
     )
 
 
-def _load_safetensors(path: epath.Path, abstract: Tree) -> Tree:
+def _open_safetensors(path: epath.Path):
   try:
-    file = safetensors.safe_open(os.fspath(path), framework='numpy')
+    return safetensors.safe_open(os.fspath(path), framework='numpy')
   except safetensors.SafetensorError as e:
     raise _damaged(path, e) from e
-  with file:
-    shapes = {k: tuple(file.get_slice(k).get_shape()) for k in file.keys()}
-    _check_tree(shapes, abstract, where=path)
+
+
+def _load_safetensors(path: epath.Path, abstract: Tree) -> Tree:
+  with _open_safetensors(path) as file:
 
     def load(key_path, leaf):
       key = jax.tree_util.keystr(key_path, simple=True, separator='/')

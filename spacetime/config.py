@@ -89,7 +89,13 @@ class TrainConfig:
 
 @dataclasses.dataclass(frozen=True)
 class SamplingConfig:
-  """What `sample` does unless its flags say otherwise."""
+  """What `sample` does unless its flags say otherwise.
+
+  Attributes:
+    boundary: of a model with two transformers, the level below which the
+      second one serves; None with one.
+    guidance_2: guidance of the second; None is that of the first.
+  """
 
   steps: int
   solver: str
@@ -97,6 +103,8 @@ class SamplingConfig:
   interval: tuple[float, float]
   shift: float
   schedule: str = 'even'
+  boundary: float | None = None
+  guidance_2: float | None = None
 
   def __post_init__(self):
     solver.get(self.solver)
@@ -107,6 +115,23 @@ class SamplingConfig:
     if self.guidance < 0:
       raise ValueError(
         f'guidance={self.guidance}: expected 0 or more; change --guidance'
+      )
+    if self.boundary is not None and not 0 < self.boundary < 1:
+      raise ValueError(
+        f'sampling.boundary={self.boundary}: expected a level between 0 and 1'
+      )
+    if self.guidance_2 is None:
+      return
+    if self.boundary is None:
+      raise ValueError(
+        f'guidance_2={self.guidance_2}: expected none, since the model has one '
+        'transformer, not two; leave --guidance_2 out'
+      )
+    if self.guidance_2 < 0 or self.guidance == 1 != self.guidance_2:
+      raise ValueError(
+        f'guidance={self.guidance}, guidance_2={self.guidance_2}: expected 0 or '
+        'more, and both 1 if the first is, which leaves guidance out; change '
+        '--guidance or --guidance_2'
       )
 
 

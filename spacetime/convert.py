@@ -79,9 +79,15 @@ def to_weights(pipeline: folders.Pipeline, target, *, dtype=None) -> None:
   """Writes a weights folder of an opened pipeline.
 
   Raises:
-    ValueError: the target is there, the pipeline cannot be a config, or its
-      tokenizer is of another model.
+    ValueError: the target is there, the pipeline cannot be a config or has two
+      transformers, or its tokenizer is of another model.
   """
+  if pipeline.transformer_2:
+    raise ValueError(
+      f'{pipeline.folder} has two transformers, one for each range of levels: '
+      'expected one; choose it with --transformer=transformer or '
+      '--transformer=transformer_2'
+    )
   config = sections.from_pipeline(pipeline, dtype=dtype)
   codec = {'stage': 'autoencoder', 'autoencoder': config['autoencoder']}
   config['autoencoder'] = {'kind': 'weights', 'weights': INSIDE}

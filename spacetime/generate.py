@@ -1,18 +1,26 @@
-"""From a trained model and prompts to frames."""
+"""From a trained model and prompts to frames, a network at a time.
+
+Texts, then latents (with two transformers one after the other), then frames:
+each stage reads its network and lets it go before the next is read, so that
+the largest of them is what has to fit.
+"""
+
+from collections.abc import Iterator
 
 import jax
 import numpy as np
 import tqdm
 
-from spacetime import build, geometry, pretrained
+from spacetime import build, geometry, texts
 from spacetime import config as config_lib
+from spacetime.interop import embeddings
 from spacetime.models import streaming
 from spacetime.pixels import to_frames, to_video
 from spacetime.sampling import conditions, sampler
 
 
 def sample(
-  model: pretrained.Model,
+  model: texts.Model,
   prompts: list[str],
   *,
   grid: geometry.Geometry,
@@ -21,11 +29,12 @@ def sample(
   seed: int = 0,
   image_HWC: np.ndarray | None = None,
   batch: int = 16,
+  cache: embeddings.Cache | None = None,
 ) -> list[np.ndarray]:
   """Samples a video for every prompt.
 
   Args:
-    model: networks and parameters.
+    model: opened, or loaded whole.
     prompts: clip i of the seed is prompts[i].
     grid: sizes of the video.
     settings: of the sampler.
@@ -34,40 +43,116 @@ def sample(
     image_HWC: the first frame, uint8, or None.
     batch: clips at once; the last batch is filled up, so that one program
       serves all.
+    cache: of the prompts' features, for published models.
 
   Returns:
     uint8 frames_FHWC for every prompt.
   """
-  nets, batch = model.networks, min(batch, len(prompts))
+  guided = settings.guidance != 1.0
+  told = texts.from_prompts(
+    model, prompts, negative=negative if guided else None, cache=cache
+  )
+  return from_texts(
+    model,
+    told,
+    grid=grid,
+    settings=settings,
+    seed=seed,
+    image_HWC=image_HWC,
+    batch=batch,
+  )
+
+
+def from_texts(
+  model: texts.Model,
+  told: texts.Texts,
+  *,
+  grid: geometry.Geometry,
+  settings: config_lib.SamplingConfig,
+  seed: int = 0,
+  image_HWC: np.ndarray | None = None,
+  batch: int = 16,
+) -> list[np.ndarray]:
+  """As sample, of texts that have been encoded: a video for each."""
+  nets, count = model.networks, len(told.text)
+  batch = min(batch, count)
   latent = (*grid.latent, nets.autoencoder.z_dim)
   condition = conditions.nothing(batch, latent)
   if image_HWC is not None:
     video = np.repeat(to_video(image_HWC)[None, None], batch, axis=0)
-    z = jax.jit(nets.encode)(model.frozen, video)
+    frozen = {'autoencoder': model.read('autoencoder')}
+    z = jax.jit(nets.encode)(frozen, video)
     condition = conditions.first_image(z, latent)
-  draw = jax.jit(build.sampler(model.config, nets, settings))
-  decode = Decoder(model)
-  encode = model.tokenizer.encode
-  negative_BS = np.stack([encode(negative, length=nets.text_length)] * batch)
+    del frozen
+  latents = draw(
+    model, told, condition, settings=settings, seed=seed, batch=batch
+  )
+  decode = Decoder(nets.autoencoder, model.read('autoencoder'))
   videos = []
-  with tqdm.tqdm(total=len(prompts), desc='sample', unit='clip') as bar:
-    for first in range(0, len(prompts), batch):
-      rows = prompts[first : first + batch]
-      filled = rows + [rows[-1]] * (batch - len(rows))
-      tokens = np.stack([encode(p, length=nets.text_length) for p in filled])
-      keys = sampler.clip_keys(seed, batch, first=first)
-      z = draw(model.params, keys, tokens, negative_BS, condition)
-      videos += list(decode(z)[: len(rows)])
-      bar.update(len(rows))
-  return videos
+  for z_Bfhwc in tqdm.tqdm(latents, desc='decode', unit='batch'):
+    videos += list(decode(z_Bfhwc))
+  return videos[:count]
+
+
+def draw(
+  model: texts.Model,
+  told: texts.Texts,
+  condition: conditions.Condition,
+  *,
+  settings: config_lib.SamplingConfig,
+  seed: int,
+  batch: int,
+) -> list[np.ndarray]:
+  """Latents of all clips on the host, in batches; the last is filled up.
+
+  A transformer takes all batches over its steps before the next one is read.
+  """
+  nets, count = model.networks, len(told.text)
+  parts = build.samplers(model.config, nets, settings)
+  whole = next(iter(parts.values()))
+  rows = [
+    [min(first + i, count - 1) for i in range(batch)]
+    for first in range(0, count, batch)
+  ]
+  begin = jax.jit(whole.begin)
+  carries = [
+    jax.device_get(
+      begin(sampler.clip_keys(seed, batch, first=i * batch), condition)
+    )
+    for i in range(len(rows))
+  ]
+  for root, part in parts.items():
+    # Transformers of one model are one function of their own parameters.
+    params = {'dit': model.read(root)}
+    advance = jax.jit(part.advance, donate_argnums=1)
+    name = 'sample' if len(parts) == 1 else f'sample {root}'
+    with tqdm.tqdm(total=count, desc=name, unit='clip') as bar:
+      for i, text in enumerate(_texts(told, rows, nets.text_length)):
+        carries[i] = jax.device_get(
+          advance(params, carries[i], *text, condition)
+        )
+        bar.update(min(batch, count - i * batch))
+    del params
+  end = jax.jit(whole.end)
+  return [np.asarray(end(carry)) for carry in carries]
+
+
+def _texts(told: texts.Texts, rows, length: int) -> Iterator[tuple]:
+  """(text_BSY, negative_BSY or None) of each batch."""
+  for batch in rows:
+    text_BSY = texts.batch([told.text[i] for i in batch], length=length)
+    negative_BSY = None
+    if told.negative:
+      away = [told.negative[i] for i in batch]
+      negative_BSY = texts.batch(away, length=length)
+    yield text_BSY, negative_BSY
 
 
 class Decoder:
   """Latents -> frames on the host, a latent frame at a time, jitted once."""
 
-  def __init__(self, model: pretrained.Model):
-    self._codec = model.networks.autoencoder
-    self._params = model.frozen.get('autoencoder', {})
+  def __init__(self, codec, params):
+    self._codec, self._params = codec, params
     self._first = jax.jit(self._codec.decode_first)
     self._step = jax.jit(self._codec.decode_step)
 

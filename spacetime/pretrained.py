@@ -1,13 +1,16 @@
 """A trained model from its folder: what sampling and evaluation start from."""
 
 import dataclasses
+import functools
+import hashlib
 import os
+from collections.abc import Callable, Mapping
 
 import jax
 
 from spacetime import build, checkpoint, sharding
 from spacetime.data import tokenizer as tokenizer_lib
-from spacetime.interop import folders, sections, tokenizers
+from spacetime.interop import folders, sections, tensors, tokenizers
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,6 +24,7 @@ class Model:
     frozen: {'autoencoder'}, or {} where that has no parameters.
     tokenizer: of prompts.
     weights_hash: names the parameters.
+    text_hash: names tokenizer and parameters of the text encoder.
   """
 
   config: dict
@@ -29,10 +33,66 @@ class Model:
   frozen: dict
   tokenizer: tokenizer_lib.Tokenizer
   weights_hash: str
+  text_hash: str
+
+  def read(self, root: str) -> dict:
+    """The parameters of a root, {} if it has none."""
+    return (self.params | self.frozen).get(root, {})
+
+
+@dataclasses.dataclass(frozen=True)
+class Opened:
+  """A model that has been checked and of which no parameter has been read.
+
+  Attributes:
+    config, networks, tokenizer, weights_hash, text_hash: as of Model.
+    readers: what reads the parameters of a root: 'text', 'dit', 'autoencoder'
+      where that has any, and 'dit_2', the second of two transformers.
+  """
+
+  config: dict
+  networks: build.Networks
+  tokenizer: tokenizer_lib.Tokenizer
+  weights_hash: str
+  text_hash: str
+  readers: Mapping[str, Callable[[], dict]]
+
+  def read(self, root: str) -> dict:
+    """The parameters of a root, read anew: whoever has them can free them."""
+    return self.readers[root]() if root in self.readers else {}
+
+  def load(self) -> Model:
+    """All of it.
+
+    Raises:
+      ValueError: a model with two transformers, which are read one by one.
+    """
+    if 'dit_2' in self.readers:
+      raise ValueError(
+        'the model has two transformers, one for each range of levels: '
+        'expected one; choose it with --transformer=transformer or '
+        '--transformer=transformer_2'
+      )
+    trees = {root: read() for root, read in self.readers.items()}
+    frozen = {r: trees.pop(r) for r in ('autoencoder',) if r in trees}
+    return Model(
+      self.config,
+      self.networks,
+      trees,
+      frozen,
+      self.tokenizer,
+      self.weights_hash,
+      self.text_hash,
+    )
 
 
 def load(path: str, *, mesh: jax.sharding.Mesh) -> Model:
-  """Loads a work directory, a weights folder, a folder as diffusers writes it,
+  """As open_model, with all parameters read."""
+  return open_model(path, mesh=mesh).load()
+
+
+def open_model(path: str, *, mesh: jax.sharding.Mesh) -> Opened:
+  """Opens a work directory, a weights folder, a folder as diffusers writes it,
   or a bundled model by name.
 
   Raises:
@@ -40,70 +100,112 @@ def load(path: str, *, mesh: jax.sharding.Mesh) -> Model:
   """
   folder = build.resolve(path)
   if folders.is_pipeline(folder):
-    return load_published(folder, mesh=mesh)
+    return open_published(folder, mesh=mesh)
   config = checkpoint.read_config(folder)
   if config.get('stage') != 'diffusion':
     raise ValueError(
       f'{path} holds stage {config.get("stage")!r}: expected a text-to-video '
       "model, stage 'diffusion'; change --checkpoint"
     )
-  codec_config, frozen = load_autoencoder(config, beside=folder, mesh=mesh)
+  codec_config, codec_folder = find_autoencoder(config, beside=folder)
   networks = build.networks(config, weights=codec_config)
   tokenizer = tokenizer_lib.Tokenizer.from_bytes(
     checkpoint.read_tokenizer(folder)
   )
-  params = checkpoint.load_params(
-    folder, placed(networks.init, mesh), tree='ema'
-  )
-  return Model(
-    config,
-    networks,
-    params,
-    frozen,
-    tokenizer,
-    checkpoint.weights_hash(folder),
+  shapes = placed(networks.init, mesh, stored=folder)
+  checkpoint.check_params(folder, shapes)
+  readers = {
+    root: functools.partial(_read, folder, root, shapes[root])
+    for root in ('text', 'dit')
+  }
+  if codec_config:
+    readers['autoencoder'] = functools.partial(
+      _read_own, codec_config, codec_folder, mesh
+    )
+  name = checkpoint.weights_hash(folder)
+  return Opened(
+    config, networks, tokenizer, name, _text_hash(tokenizer, name), readers
   )
 
 
 def load_published(
-  folder: str | os.PathLike, *, mesh: jax.sharding.Mesh, dtype=None
+  folder: str | os.PathLike,
+  *,
+  mesh: jax.sharding.Mesh,
+  dtype=None,
+  transformer: str | None = None,
 ) -> Model:
-  """Loads a folder as diffusers writes it.
+  """As open_published, with all parameters read."""
+  return open_published(
+    folder, mesh=mesh, dtype=dtype, transformer=transformer
+  ).load()
+
+
+def open_published(
+  folder: str | os.PathLike,
+  *,
+  mesh: jax.sharding.Mesh,
+  dtype=None,
+  transformer: str | None = None,
+) -> Opened:
+  """Opens a folder as diffusers writes it.
 
   Args:
     folder: that of model_index.json.
     mesh: where the parameters go.
-    dtype: of the transformer and the text encoder; None keeps it as stored.
+    dtype: of the transformers and the text encoder; None keeps it as stored.
+    transformer: which of two, 'transformer' or 'transformer_2', to open alone.
 
   Raises:
     ValueError: see folders.open_pipeline; or a tokenizer of another model.
   """
-  pipeline = folders.open_pipeline(folder)
+  pipeline = folders.open_pipeline(folder, transformer=transformer)
   config = sections.from_pipeline(pipeline, dtype=dtype)
   networks = build.networks(config)
   tokenizer = tokenizers.read(
     pipeline.tokenizer, vocabulary=networks.text.cfg.vocab_size
   )
-  params = {
-    root: part.load(mesh, dtype=dtype) for root, part in pipeline.parts.items()
+  readers = {
+    root: functools.partial(part.load, mesh, dtype=dtype)
+    for root, part in pipeline.parts.items()
   }
-  frozen = {'autoencoder': params.pop('autoencoder')}
-  return Model(
-    config, networks, params, frozen, tokenizer, pipeline.fingerprint()
+  name = f'{pipeline.text_encoder.fingerprint()} {dtype}'
+  return Opened(
+    config,
+    networks,
+    tokenizer,
+    pipeline.fingerprint(),
+    _text_hash(tokenizer, name),
+    readers,
   )
 
 
-def load_autoencoder(
-  config, *, beside: str | os.PathLike, mesh: jax.sharding.Mesh
-) -> tuple[dict | None, dict]:
-  """The trained autoencoder that a config names, if it names one.
+def _text_hash(tokenizer: tokenizer_lib.Tokenizer, weights: str) -> str:
+  return hashlib.sha256(weights.encode() + tokenizer.serialized).hexdigest()
 
-  Returns:
-    (its config, {'autoencoder': params}), or (None, {}).
+
+def _read(folder, root: str, shapes) -> dict:
+  return checkpoint.load_params(
+    folder, {root: shapes}, tree='ema', whole=False
+  )[root]
+
+
+def _read_own(config, folder, mesh) -> dict:
+  return load_own(config, folder, mesh=mesh)['autoencoder']
+
+
+def find_autoencoder(
+  config, *, beside: str | os.PathLike
+) -> tuple[dict | None, str]:
+  """(config, folder) of the trained autoencoder that a config names, or
+  (None, '') where it names none.
+
+  Raises:
+    ValueError: another model there, or a run in place of a weights folder.
   """
   values = config['autoencoder']
   if values['kind'] != 'weights':
-    return None, {}
+    return None, ''
   folder = build.resolve(values['weights'], beside=beside)
   found = checkpoint.read_config(folder)
   if found.get('stage') != 'autoencoder':
@@ -117,23 +219,49 @@ def load_autoencoder(
       f'spacetime.export --checkpoint={folder} --out=DIR, and name that in '
       'autoencoder.weights'
     )
-  return found, load_own(found, folder, mesh=mesh)
+  return found, folder
+
+
+def load_autoencoder(
+  config, *, beside: str | os.PathLike, mesh: jax.sharding.Mesh
+) -> tuple[dict | None, dict]:
+  """The trained autoencoder that a config names, if it names one.
+
+  Returns:
+    (its config, {'autoencoder': params}), or (None, {}).
+  """
+  found, folder = find_autoencoder(config, beside=beside)
+  return found, load_own(found, folder, mesh=mesh) if found else {}
 
 
 def load_own(config, folder, *, mesh: jax.sharding.Mesh) -> dict:
   """The parameters of an autoencoder's own folder: {'autoencoder'}."""
   codec = build.autoencoder(config)
-  shapes = placed(lambda key: {'autoencoder': codec.init(key)}, mesh)
+  shapes = placed(
+    lambda key: {'autoencoder': codec.init(key)}, mesh, stored=folder
+  )
   return checkpoint.load_params(folder, shapes, tree='ema')
 
 
-def placed(init, mesh: jax.sharding.Mesh):
-  """The shapes of init's parameters, with their shardings on the mesh."""
+def placed(init, mesh: jax.sharding.Mesh, *, stored: str | None = None):
+  """The shapes of init's parameters, with their shardings on the mesh.
+
+  Args:
+    init: key -> parameters.
+    mesh: where they go.
+    stored: a folder whose dtypes they have, such as bfloat16 in the weights of
+      a large model; None keeps those of init.
+  """
   shapes = jax.eval_shape(init, jax.random.key(0))
-  return jax.tree.map(
-    lambda leaf, place: jax.ShapeDtypeStruct(
-      leaf.shape, leaf.dtype, sharding=place
-    ),
-    shapes,
-    sharding.param_shardings(shapes, mesh),
+  found = checkpoint.stored(stored) if stored else {}
+
+  def leaf(path, shape, place):
+    name = jax.tree_util.keystr(path, simple=True, separator='/')
+    dtype = tensors.DTYPES.get(found[name][1]) if name in found else None
+    return jax.ShapeDtypeStruct(
+      shape.shape, dtype or shape.dtype, sharding=place
+    )
+
+  return jax.tree_util.tree_map_with_path(
+    leaf, shapes, sharding.param_shardings(shapes, mesh)
   )

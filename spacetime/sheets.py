@@ -29,7 +29,8 @@ def sampled(config, nets: build.Networks, held_out: dict):
   @jax.jit
   def video(params, frozen, keys):
     condition = conditions.nothing(len(captions), latent)
-    z = make(params, keys, tokens, negative, condition)
+    text, away = nets.embed(params, tokens), nets.embed(params, negative)
+    z = make(params, keys, text, away, condition)
     return nets.decode(frozen, z)
 
   def draw(params, frozen):

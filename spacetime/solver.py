@@ -34,6 +34,13 @@ class Grid:
   levels: tuple[float, ...]
   told: tuple[float, ...]
 
+  def steps_from(self, level: float) -> int:
+    """How many steps, the first ones, are told this level or a higher one."""
+    # As the published code compares: in thousandths, of which 0.9 in float32
+    # would be a little less than 900.
+    told = np.round(1000 * np.float64(self.told), 4)
+    return int(np.sum(told >= round(1000 * level, 4)))
+
 
 def time_grid(steps: int, *, shift: float = 1.0) -> np.ndarray:
   """Levels 1 = t_0 > ... > t_K = 0, float32 (K + 1,), computed in float64.
@@ -102,127 +109,151 @@ def _grid(levels: np.ndarray, told: np.ndarray) -> Grid:
   return Grid(*(tuple(x.astype(np.float32).tolist()) for x in (levels, told)))
 
 
-def _scan(step, carry, levels, told, tables=()):
-  """Scans step(carry, told, level, next level, *row of the tables)."""
-  levels = np.asarray(levels, np.float32)
-  told = levels[:-1] if told is None else np.asarray(told, np.float32)
-  rows = (told, levels[:-1], levels[1:], *np.float32(tables))
-  rows = tuple(jnp.asarray(row) for row in rows)
-  return jax.lax.scan(lambda c, row: (step(c, *row), None), carry, rows)[0]
+@dataclasses.dataclass(frozen=True)
+class Solver:
+  """A solver in parts, so that a run can be left at a level and taken up by
+  another network there.
 
-
-def euler(
-  predict: Predict,
-  z_Bfhwc: jax.Array,
-  levels: Sequence[float],
-  *,
-  told: Sequence[float] | None = None,
-) -> jax.Array:
-  """First order, one prediction a step; exact on a straight path.
-
-  Args:
-    predict: (z_Bfhwc, level) -> velocity.
-    z_Bfhwc: latents at the first level.
-    levels: falling to 0, (K + 1,).
-    told: levels that predict is given at each step, (K,); else `levels`.
-
-  Returns:
-    z_Bfhwc at level 0.
+  Attributes:
+    begin: z_Bfhwc -> carry, before the first step.
+    step: (predict, carry, told, level, next level, *row) -> carry.
+    end: carry -> z_Bfhwc, after the last step.
+    tables: (levels, told) -> what `step` gets besides: (R, K), a row of each.
   """
 
-  def step(z, told, t, s):
-    return z + (s - t) * predict(z, told)
+  begin: Callable
+  step: Callable
+  end: Callable
+  tables: Callable = lambda levels, told: ()
 
-  return _scan(step, z_Bfhwc, levels, told)
+  def __call__(
+    self,
+    predict: Predict,
+    z_Bfhwc: jax.Array,
+    levels: Sequence[float],
+    *,
+    told: Sequence[float] | None = None,
+  ) -> jax.Array:
+    """Carries latents from the first level to 0.
 
+    Args:
+      predict: (z_Bfhwc, level) -> velocity.
+      z_Bfhwc: latents at the first level.
+      levels: falling to 0, (K + 1,).
+      told: levels that predict is given at each step, (K,); else `levels`.
 
-def heun(
-  predict: Predict,
-  z_Bfhwc: jax.Array,
-  levels: Sequence[float],
-  *,
-  told: Sequence[float] | None = None,
-) -> jax.Array:
-  """Second order, two predictions a step; the last step, to 0, is Euler's.
+    Returns:
+      z_Bfhwc at level 0.
+    """
+    carry = self.advance(predict, self.begin(z_Bfhwc), levels, told=told)
+    return self.end(carry)
 
-  Args and Returns: as of euler.
-
-  Source: Karras et al. 2022 (EDM), arXiv 2206.00364, algorithm 1.
-  """
-  told = np.asarray(levels[:-1] if told is None else told, np.float32)
-
-  def step(z, told, t, s, told_next):
-    v = predict(z, told)
-    return z + (s - t) * 0.5 * (v + predict(z + (s - t) * v, told_next))
-
-  z_Bfhwc = _scan(step, z_Bfhwc, levels[:-1], told[:-1], told[None, 1:])
-  return euler(predict, z_Bfhwc, levels[-2:], told=told[-1:])
-
-
-def dpm(
-  predict: Predict,
-  z_Bfhwc: jax.Array,
-  levels: Sequence[float],
-  *,
-  told: Sequence[float] | None = None,
-) -> jax.Array:
-  """DPM++ 2M: second order, one prediction a step.
-
-  Its first step and its last, to level 0, are of first order.
-
-  Args and Returns: as of euler.
-
-  Source: Lu et al. 2022, arXiv 2211.01095, algorithm 2, with signal 1 - t and
-  noise t.
-  """
-  advance, extrapolate, _, _ = _multistep_tables(levels)
-
-  def step(carry, told, t, s, advance, extrapolate):
-    z, before = carry
-    x = z - t * predict(z, told)
-    return z + advance * (x - z) + extrapolate * (x - before), x
-
-  carry = z_Bfhwc, jnp.zeros_like(z_Bfhwc)
-  return _scan(step, carry, levels, told, (advance, extrapolate))[0]
+  def advance(
+    self,
+    predict: Predict,
+    carry,
+    levels: Sequence[float],
+    *,
+    told: Sequence[float] | None = None,
+    span: tuple[int, int | None] = (0, None),
+  ):
+    """The steps of a span (first, stop) of all of them: carry -> carry."""
+    levels = np.asarray(levels, np.float32)
+    told = levels[:-1] if told is None else np.asarray(told, np.float32)
+    rows = (told, levels[:-1], levels[1:])
+    rows += tuple(np.float32(self.tables(levels, told)))
+    rows = tuple(jnp.asarray(row[slice(*span)]) for row in rows)
+    return jax.lax.scan(
+      lambda carry, row: (self.step(predict, carry, *row), None), carry, rows
+    )[0]
 
 
-def unipc(
-  predict: Predict,
-  z_Bfhwc: jax.Array,
-  levels: Sequence[float],
-  *,
-  told: Sequence[float] | None = None,
-) -> jax.Array:
-  """UniPC of order 2 (bh2), Wan's solver: one prediction a step.
+def _itself(z):
+  return z
 
-  DPM++ 2M predicts the next latents; the prediction there also corrects the
-  step that led to them. The first step and the last, to level 0, are of first
-  order.
 
-  Args and Returns: as of euler.
+def _euler_step(predict, z, told, t, s):
+  return z + (s - t) * predict(z, told)
 
-  Source: Zhao et al. 2023, arXiv 2302.04867: multistep, of the predicted
-  sample, B_2(h) = e^h - 1; with signal 1 - t and noise t.
-  """
-  advance, extrapolate, backward, forward = _multistep_tables(levels)
 
-  def step(carry, told, t, s, advance, extrapolate, backward, forward):
-    corrected, x_1, x_2 = carry
-    # Of the step that ends here, whose start was `corrected`.
-    base = corrected + advance * (x_1 - corrected)
-    z = base + extrapolate * (x_1 - x_2)
-    x = z - t * predict(z, told)
-    corrected = base + backward * (x_2 - x_1) + forward * (x - x_1)
-    return corrected, x, x_1
+# First order, one prediction a step; exact on a straight path.
+euler = Solver(_itself, _euler_step, _itself)
 
+
+def _heun_tables(levels, told):
+  return np.append(told[1:], 0.0)[None]
+
+
+def _heun_step(predict, z, told, t, s, told_next):
+  v = predict(z, told)
+  v_end = jax.lax.cond(
+    s > 0, lambda: predict(z + (s - t) * v, told_next), lambda: v
+  )
+  return z + (s - t) * 0.5 * (v + v_end)
+
+
+# Second order, two predictions a step; the last step, to 0, is Euler's.
+# Source: Karras et al. 2022 (EDM), arXiv 2206.00364, algorithm 1.
+heun = Solver(_itself, _heun_step, _itself, _heun_tables)
+
+
+def _dpm_begin(z):
+  return z, jnp.zeros_like(z)
+
+
+def _dpm_step(predict, carry, told, t, s, advance, extrapolate):
+  z, before = carry
+  x = z - t * predict(z, told)
+  return z + advance * (x - z) + extrapolate * (x - before), x
+
+
+def _dpm_end(carry):
+  return carry[0]
+
+
+def _dpm_tables(levels, told):
+  return _multistep_tables(levels)[:2]
+
+
+# DPM++ 2M: second order, one prediction a step; its first step and its last,
+# to level 0, are of first order.
+# Source: Lu et al. 2022, arXiv 2211.01095, algorithm 2, with signal 1 - t and
+# noise t.
+dpm = Solver(_dpm_begin, _dpm_step, _dpm_end, _dpm_tables)
+
+
+def _unipc_begin(z):
+  return z, jnp.zeros_like(z), jnp.zeros_like(z)
+
+
+def _unipc_step(
+  predict, carry, told, t, s, advance, extrapolate, backward, forward
+):
+  corrected, x_1, x_2 = carry
+  # Of the step that ends here, whose start was `corrected`.
+  base = corrected + advance * (x_1 - corrected)
+  z = base + extrapolate * (x_1 - x_2)
+  x = z - t * predict(z, told)
+  corrected = base + backward * (x_2 - x_1) + forward * (x - x_1)
+  return corrected, x, x_1
+
+
+def _unipc_end(carry):
+  corrected, x, _ = carry
+  return corrected + (x - corrected)
+
+
+def _unipc_tables(levels, told):
   # A row holds the step that ends at its level; none ends at the first.
-  tables = [
-    np.append(0.0, table[:-1])
-    for table in (advance, extrapolate, backward, forward)
-  ]
-  carry = z_Bfhwc, jnp.zeros_like(z_Bfhwc), jnp.zeros_like(z_Bfhwc)
-  corrected, x, _ = _scan(step, carry, levels, told, tables)
-  return corrected + np.float32(advance[-1]) * (x - corrected)
+  return [np.append(0.0, table[:-1]) for table in _multistep_tables(levels)]
+
+
+# UniPC of order 2 (bh2), Wan's solver: one prediction a step. DPM++ 2M predicts
+# the next latents; the prediction there also corrects the step that led to
+# them. The first step and the last, to level 0, are of first order.
+# Source: Zhao et al. 2023, arXiv 2302.04867: multistep, of the predicted
+# sample, B_2(h) = e^h - 1; with signal 1 - t and noise t.
+unipc = Solver(_unipc_begin, _unipc_step, _unipc_end, _unipc_tables)
 
 
 def _multistep_tables(levels: Sequence[float]) -> np.ndarray:

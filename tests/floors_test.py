@@ -15,7 +15,7 @@ FLOORS = (
   ('sharding', 'checkpoint', 'flow', 'solver', 'guidance', 'pixels', 'data'),
   ('models',),
   ('training', 'sampling', 'interop', 'evaluation'),
-  ('config', 'build', 'pretrained', 'generate', 'clips', 'plan'),
+  ('config', 'build', 'pretrained', 'texts', 'generate', 'clips', 'plan'),
   ('sheets', *MAINS),
 )
 FLOOR = {name: i for i, names in enumerate(FLOORS) for name in names}

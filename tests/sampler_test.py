@@ -10,14 +10,13 @@ from spacetime.sampling import conditions, sampler
 
 LATENT = (3, 2, 4, 5)  # f h w c
 TARGET = jax.random.normal(jax.random.key(7), LATENT)
-TOKENS = jnp.array([[3, 1], [4, 1]], jnp.int32)
-EMPTY = jnp.array([[1, 0], [1, 0]], jnp.int32)
+TEXT = jnp.array([[3.0, 1.0], [4.0, 1.0]])
+EMPTY = jnp.array([[1.0, 0.0], [1.0, 0.0]])
 
 
 def make(transform, *, prediction='sample', guidance=1.0, steps=4):
   return jax.jit(
     sampler.Sampler(
-      embed=lambda params, tokens: tokens,
       transform=transform,
       flow=flow.FlowConfig(prediction=prediction),
       levels=tuple(solver.time_grid(steps)),
@@ -32,10 +31,10 @@ def truth(params, z, t, text):
   return jnp.broadcast_to(TARGET, z.shape)
 
 
-def draw(make, condition=None, *, seed=0, tokens=TOKENS):
+def draw(make, condition=None, *, seed=0, text=TEXT):
   keys = sampler.clip_keys(seed, 2)
   condition = condition or conditions.nothing(2, LATENT)
-  return make({}, keys, tokens, EMPTY, condition)
+  return make({}, keys, text, EMPTY, condition)
 
 
 def test_finds_the_clip_that_the_network_knows():

@@ -71,6 +71,21 @@ def test_predict_hears_what_it_is_told_once_a_step(name, steps):
   np.testing.assert_array_equal(np.array(plain) / 2, heard)
 
 
+@pytest.mark.parametrize('name', sorted(solver.SOLVERS))
+@pytest.mark.parametrize('cut', [0, 1, 3, 5])
+def test_a_run_that_is_left_and_taken_up_is_the_same_to_the_bit(name, cut):
+  z = jax.random.normal(jax.random.key(0), (2, 3, 4, 5, 6))
+  levels = solver.time_grid(5, shift=3.0)
+  told = np.round(levels[:-1], 2)
+  predict = lambda z, t: jnp.sin(3 * z) * t - z  # noqa: E731
+  method = solver.get(name)
+  whole = method(predict, z, levels, told=told)
+  carry = method.begin(z)
+  for span in ((0, cut), (cut, None)):
+    carry = method.advance(predict, carry, levels, told=told, span=span)
+  np.testing.assert_array_equal(method.end(carry), whole)
+
+
 @pytest.mark.parametrize('name', ['dpm', 'unipc'])
 def test_the_last_step_of_multistep_solvers_is_the_sample(name):
   sample = jnp.full((1, 1, 1, 1, 1), 0.25)

@@ -21,6 +21,7 @@ from spacetime.models import dit
 INDEX, CONFIG = 'model_index.json', 'config.json'
 SCHEDULER = 'scheduler/scheduler_config.json'
 TOKENIZER = 'tokenizer'
+SECOND = 'transformer_2'
 # Every published transformer has heads of this size.
 HEAD = 128
 
@@ -69,6 +70,17 @@ class Part:
     root = networks.ROOTS[self.network.kind]
     return reading.load(root, self.parameters, mesh, dtype=dtype, report=report)
 
+  def fingerprint(self) -> str:
+    """Hex digits that name the arrays, of some bytes of each."""
+    digest, root = hashlib.sha256(), networks.ROOTS[self.network.kind]
+    for path, parameter in sorted(self.parameters.items()):
+      for tensor in parameter.tensors:
+        digest.update(f'{root}.{path} {tensor.shape} {tensor.dtype}'.encode())
+        data = tensor.view().reshape(-1)
+        digest.update(data[:512].tobytes() + data[-512:].tobytes())
+        tensor.release()
+    return digest.hexdigest()
+
 
 @dataclasses.dataclass(frozen=True)
 class Pipeline:
@@ -79,6 +91,7 @@ class Pipeline:
     transformer, vae, text_encoder: its networks.
     index: model_index.json.
     scheduler: scheduler_config.json.
+    transformer_2: of two transformers the one for the lower levels.
   """
 
   folder: pathlib.Path
@@ -87,12 +100,20 @@ class Pipeline:
   text_encoder: Part
   index: dict
   scheduler: dict
+  transformer_2: Part | None = None
 
   @property
   def parts(self) -> dict[str, Part]:
-    """The networks by the roots of their parameters."""
+    """The networks by the roots of their parameters; 'dit_2' is the second
+    transformer."""
     parts = (self.transformer, self.text_encoder, self.vae)
-    return {networks.ROOTS[part.network.kind]: part for part in parts}
+    found = {networks.ROOTS[part.network.kind]: part for part in parts}
+    return found | ({'dit_2': self.transformer_2} if self.boundary else {})
+
+  @property
+  def boundary(self) -> float | None:
+    """The level below which the second of two transformers serves."""
+    return self.transformer_2 and self.index['boundary_ratio']
 
   @property
   def tokenizer(self) -> pathlib.Path:
@@ -101,15 +122,8 @@ class Pipeline:
 
   def fingerprint(self) -> str:
     """Sixteen hex digits that name the arrays, of some bytes of each."""
-    digest = hashlib.sha256()
-    for root, part in self.parts.items():
-      for path, parameter in sorted(part.parameters.items()):
-        for tensor in parameter.tensors:
-          digest.update(f'{root}.{path} {tensor.shape} {tensor.dtype}'.encode())
-          data = tensor.view().reshape(-1)
-          digest.update(data[:512].tobytes() + data[-512:].tobytes())
-          tensor.release()
-    return digest.hexdigest()[:16]
+    prints = (part.fingerprint() for part in self.parts.values())
+    return hashlib.sha256(''.join(prints).encode()).hexdigest()[:16]
 
 
 def is_pipeline(path) -> bool:
@@ -127,7 +141,8 @@ def open_pipeline(
 
   Args:
     folder: that of model_index.json.
-    transformer: which of two, 'transformer' or 'transformer_2'.
+    transformer: which of two, 'transformer' or 'transformer_2', to open alone;
+      None opens what there is.
     variant: of the files' dtype, such as 'bf16'.
 
   Raises:
@@ -139,28 +154,46 @@ def open_pipeline(
   configs.check_class(
     index.get('_class_name'), ('WanPipeline',), folder / INDEX
   )
-  held = [
-    name
-    for name in ('transformer', 'transformer_2')
-    if (folder / name).is_dir()
-  ]
-  if len(held) == 2 and transformer is None:
-    raise ValueError(
-      f'{folder} has two transformers, one for each range of levels: expected '
-      'one; choose it with --transformer=transformer or '
-      '--transformer=transformer_2'
-    )
+  kinds = {
+    'transformer': transformer or 'transformer',
+    'vae': 'vae',
+    'text_encoder': 'text_encoder',
+  }
   parts = {
     kind: open_part(folder / name, kind, variant=variant)
-    for kind, name in (
-      ('transformer', transformer or 'transformer'),
-      ('vae', 'vae'),
-      ('text_encoder', 'text_encoder'),
-    )
+    for kind, name in kinds.items()
   }
   _check_fit(folder, **{kind: part.config for kind, part in parts.items()})
   scheduler = tensors.read_json(folder / SCHEDULER)
+  if transformer is None and _has_two(folder, index):
+    second = open_part(folder / SECOND, 'transformer', variant=variant)
+    if second.config != parts['transformer'].config:
+      raise ValueError(
+        f'{folder}: {SECOND}/ is {second.config}, transformer/ '
+        f'{parts["transformer"].config}: expected two of the same sizes'
+      )
+    parts['transformer_2'] = second
   return Pipeline(folder, **parts, index=index, scheduler=scheduler)
+
+
+def _has_two(folder: pathlib.Path, index: Mapping) -> bool:
+  """Whether the folder has a second transformer, and a level to use it from.
+
+  Raises:
+    ValueError: one without the other.
+  """
+  boundary, held = index.get('boundary_ratio'), (folder / SECOND).is_dir()
+  if boundary is None and not held:
+    return False
+  number = isinstance(boundary, (int, float)) and 0 < boundary < 1
+  if not held or not number:
+    raise ValueError(
+      f'{folder / INDEX}: boundary_ratio={boundary}, and {SECOND}/ is '
+      f'{"there" if held else "missing"}: expected both, or neither; '
+      'boundary_ratio is the level below which the second transformer serves, '
+      'such as 0.875'
+    )
+  return True
 
 
 def open_part(path, kind: str, *, variant: str | None = None) -> Part:

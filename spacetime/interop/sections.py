@@ -77,6 +77,7 @@ def from_pipeline(pipeline: Pipeline, *, dtype=None) -> dict:
       'interval': (0.0, 1.0),
       'shift': shift,
       'schedule': 'published',
+      'boundary': pipeline.boundary,
     },
     'published': {'index': pipeline.index, 'scheduler': pipeline.scheduler},
   }
@@ -134,6 +135,7 @@ def to_index(config: Mapping, *, residual: bool) -> tuple[dict, dict]:
     'vae': ['diffusers', configs.CLASSES['vae']],
   }
   shift = config['sampling']['shift']
-  return kept.get('index', index), kept.get(
-    'scheduler', SCHEDULER | {'flow_shift': shift}
-  )
+  index = dict(kept.get('index', index))
+  # Of two transformers a weights folder has one.
+  index |= {'boundary_ratio': None, 'transformer_2': [None, None]}
+  return index, kept.get('scheduler', SCHEDULER | {'flow_shift': shift})

@@ -18,19 +18,17 @@ class Condition:
 
   Attributes:
     z_Bfhwc: float32; what is not given is not read.
-    given_Bf: bool, which latent frames are given.
+    given_Bf: bool, which latent frames are given; None where none is, so that
+      the network is told one level for the whole clip.
   """
 
   z_Bfhwc: jax.Array
-  given_Bf: jax.Array
+  given_Bf: jax.Array | None = None
 
 
 def nothing(batch: int, latent: tuple[int, int, int, int]) -> Condition:
   """Text to video: all is noise. `latent` is (f, h, w, c)."""
-  return Condition(
-    jnp.zeros((batch, *latent), jnp.float32),
-    jnp.zeros((batch, latent[0]), bool),
-  )
+  return Condition(jnp.zeros((batch, *latent), jnp.float32))
 
 
 def first_image(
@@ -44,8 +42,7 @@ def first_image(
     latent: (f, h, w, c) of the video.
   """
   batch = z_B1hwc.shape[0]
-  condition = nothing(batch, latent)
   return Condition(
-    condition.z_Bfhwc.at[:, :1].set(z_B1hwc),
-    condition.given_Bf.at[:, 0].set(True),
+    jnp.zeros((batch, *latent), jnp.float32).at[:, :1].set(z_B1hwc),
+    jnp.zeros((batch, latent[0]), bool).at[:, 0].set(True),
   )

@@ -1,4 +1,4 @@
-"""From noise and what is given to latents: one jitted program.
+"""From noise and what is given to latents: pure functions, jitted by callers.
 
 Knows no optimizer, no training state and no mode; see conditions.py.
 """
@@ -19,7 +19,6 @@ class Sampler:
   """How to sample.
 
   Attributes:
-    embed: (params, tokens_BS) -> text_BSY.
     transform: (params, z_Bfhwc, t_BT, text_BSY) -> prediction_Bfhwc.
     flow: what the network predicts.
     levels: falling grid from 1 to 0, see solver.time_grid; a tuple, so that
@@ -28,9 +27,9 @@ class Sampler:
     solver: a name in solver.SOLVERS.
     guidance: scale; 1 samples without guidance, at half the cost.
     interval: levels within which guidance holds.
+    span: first step and the one to stop before, of `advance`; all as a rule.
   """
 
-  embed: Callable
   transform: Callable
   flow: flow.FlowConfig
   levels: tuple[float, ...]
@@ -38,51 +37,75 @@ class Sampler:
   guidance: float
   interval: tuple[float, float] = (0.0, 1.0)
   told: tuple[float, ...] = ()
+  span: tuple[int, int | None] = (0, None)
 
   def __call__(
-    self, params, keys_B, tokens_BS, negative_BS, condition: Condition
+    self, params, keys_B, text_BSY, negative_BSY, condition: Condition
   ) -> jax.Array:
     """Samples latents.
 
     Args:
-      params: of the transformer and the text encoder.
+      params: of the transformer, as transform takes them.
       keys_B: a key for each clip: a clip does not depend on its batch.
-      tokens_BS: int32, the prompts.
-      negative_BS: int32, what to steer away from; '' as a rule.
+      text_BSY: features of the prompts.
+      negative_BSY: of what to steer away from; '' as a rule.
       condition: what is given.
 
     Returns:
       float32 z_Bfhwc of unit scale.
     """
-    given = condition.given_Bf
-    mask = given[:, :, None, None, None]
+    carry = self.begin(keys_B, condition)
+    carry = self.advance(params, carry, text_BSY, negative_BSY, condition)
+    return self.end(carry)
+
+  def begin(self, keys_B, condition: Condition):
+    """The solver's carry before the first step: noise, and what is given."""
     shape = condition.z_Bfhwc.shape[1:]
-    noise = jax.vmap(lambda key: jax.random.normal(key, shape))(keys_B)
-    start = jnp.where(mask, condition.z_Bfhwc, noise)
+    z_Bfhwc = jax.vmap(lambda key: jax.random.normal(key, shape))(keys_B)
+    if condition.given_Bf is not None:
+      mask = flow.per_frame(condition.given_Bf)
+      z_Bfhwc = jnp.where(mask, condition.z_Bfhwc, z_Bfhwc)
+    return solver.get(self.solver).begin(z_Bfhwc)
+
+  def advance(
+    self, params, carry, text_BSY, negative_BSY, condition: Condition
+  ):
+    """The steps of the span: the carry before them -> the one after them."""
+    given = condition.given_Bf
     guided = self.guidance != 1.0
     if guided:
-      tokens_BS = jnp.concatenate([tokens_BS, negative_BS])
-      given, mask = (jnp.concatenate([x, x]) for x in (given, mask))
-    text = self.embed(params, tokens_BS)
+      text_BSY = jnp.concatenate([text_BSY, negative_BSY])
+      if given is not None:
+        given = jnp.concatenate([given, given])
 
     def velocity(z, t):
-      t_Bf = jnp.where(given, 0.0, t)
-      y = self.transform(params, z, t_Bf, text)
+      # Where nothing is given, one level broadcasts at no cost.
+      t_BT = jnp.full((z.shape[0], 1), t)
+      if given is not None:
+        t_BT = jnp.where(given, 0.0, t)
+      y = self.transform(params, z, t_BT, text_BSY)
       if self.flow.prediction == 'sample':
-        y = flow.to_velocity(z, y, t_Bf, floor=self.flow.floor)
-      return jnp.where(mask, 0.0, y)
+        y = flow.to_velocity(z, y, t_BT, floor=self.flow.floor)
+      if given is not None:
+        y = jnp.where(flow.per_frame(given), 0.0, y)
+      return y
 
     predict = velocity
     if guided:
       predict = guidance.classifier_free(
         velocity, scale=self.guidance, interval=self.interval
       )
-    return solver.get(self.solver)(
+    return solver.get(self.solver).advance(
       predict,
-      start,
+      carry,
       np.asarray(self.levels, np.float32),
       told=self.told or None,
+      span=self.span,
     )
+
+  def end(self, carry) -> jax.Array:
+    """z_Bfhwc of the carry after the last step."""
+    return solver.get(self.solver).end(carry)
 
 
 def clip_keys(seed: int, count: int, *, first: int = 0) -> jax.Array:
