@@ -129,9 +129,9 @@ class SamplingConfig:
       )
     if self.guidance_2 < 0 or self.guidance == 1 != self.guidance_2:
       raise ValueError(
-        f'guidance={self.guidance}, guidance_2={self.guidance_2}: expected 0 or '
-        'more, and both 1 if the first is, which leaves guidance out; change '
-        '--guidance or --guidance_2'
+        f'guidance={self.guidance}, guidance_2={self.guidance_2}: expected 0 '
+        'or more, and both 1 if the first is, which leaves guidance out; '
+        'change --guidance or --guidance_2'
       )
 
 

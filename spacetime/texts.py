@@ -89,19 +89,25 @@ def from_prompts(
   wanted: Sequence[str],
   *,
   negative: str | None,
+  given: Texts | None = None,
   cache: embeddings.Cache | None = None,
 ) -> Texts:
-  """The features of a prompt for each clip.
+  """The features of each clip's text.
 
   Args:
     model: see encode.
     wanted: a prompt for each clip.
     negative: what all steer away from; None without guidance.
+    given: features to take instead of those of the prompts.
     cache: see encode.
   """
-  away = [] if negative is None else [negative] * len(wanted)
+  away = [] if negative is None else [negative]
+  if given:
+    found = encode(model, away, cache=cache)
+    return Texts(given.text, tuple(found) * len(wanted) or given.negative)
   found = encode(model, [*wanted, *away], cache=cache)
-  return Texts(tuple(found[: len(wanted)]), tuple(found[len(wanted) :]))
+  text = tuple(found[: len(wanted)])
+  return Texts(text, tuple(found[len(wanted) :]) * len(wanted))
 
 
 def batch(rows: Sequence[np.ndarray], *, length: int) -> np.ndarray:

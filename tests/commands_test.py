@@ -307,7 +307,7 @@ def test_sample_refuses(model, tmp_path):
   (tmp_path / 'half').mkdir()
   (tmp_path / 'text.png').write_text('no picture')
   cases = {
-    'expected one of --prompt and --prompts_file': good[1:],
+    'expected one of --prompt, --prompts_file and --prompt_embeds': good[1:],
     '--out: expected a file': [good[0], good[2]],
     'prompt has': ['--prompt=' + 'seven ' * 200, *good[1:]],
     'frames=6: expected 4k+1, such as 5 or 9': [*good, '--frames=6'],

@@ -15,7 +15,16 @@ FLOORS = (
   ('sharding', 'checkpoint', 'flow', 'solver', 'guidance', 'pixels', 'data'),
   ('models',),
   ('training', 'sampling', 'interop', 'evaluation'),
-  ('config', 'build', 'pretrained', 'texts', 'generate', 'clips', 'plan'),
+  (
+    'config',
+    'build',
+    'pretrained',
+    'texts',
+    'generate',
+    'clips',
+    'plan',
+    'request',
+  ),
   ('sheets', *MAINS),
 )
 FLOOR = {name: i for i, names in enumerate(FLOORS) for name in names}

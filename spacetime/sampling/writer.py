@@ -155,8 +155,8 @@ def write_video(
   rate = _check_fps(fps)
   target = check_output(path)
   suffix = target.suffix.lower()
-  if _is_folder(path):
-    return _write_frames(target, frames_FHWC)
+  if in_folder(path, frames=len(frames_FHWC)):
+    return _write_frames(place(path, frames=len(frames_FHWC)), frames_FHWC)
   if suffix in CODECS:
     with VideoWriter(path, fps=fps) as writer:
       writer.append(frames_FHWC)
@@ -166,9 +166,27 @@ def write_video(
     _write_gif(temporary, frames_FHWC, rate=rate)
     temporary.replace(target)
     return target
-  if suffix == '.png' and len(frames_FHWC) == 1:
-    return write_image(target, frames_FHWC[0])
-  return _write_frames(target.with_suffix(''), frames_FHWC)
+  return write_image(target, frames_FHWC[0])
+
+
+def in_folder(path: Path, *, frames: int) -> bool:
+  """Whether a video of so many frames is written as a folder of images."""
+  suffix = pathlib.Path(path).suffix.lower()
+  return _is_folder(path) or (suffix == '.png' and frames > 1)
+
+
+def place(path: Path, *, frames: int) -> pathlib.Path:
+  """The file or folder that write_video writes."""
+  target = pathlib.Path(path).expanduser()
+  if in_folder(path, frames=frames) and not _is_folder(path):
+    return target.with_suffix('')
+  return target
+
+
+def sidecar(path: Path) -> pathlib.Path:
+  """FILE.mp4.json beside FILE.mp4."""
+  path = pathlib.Path(path).expanduser()
+  return path.with_name(f'{path.name}.json')
 
 
 def write_image(path: Path, image_HWC: np.ndarray) -> pathlib.Path:
@@ -190,8 +208,7 @@ def write_sidecar(path: Path, settings: Mapping[str, Any]) -> pathlib.Path:
   Returns:
     The JSON's path.
   """
-  path = pathlib.Path(path)
-  path = path.with_name(f'{path.name}.json')
+  path = sidecar(path)
   temporary = _beside(path)
   temporary.write_text(
     json.dumps(settings, indent=2, ensure_ascii=False) + '\n'
@@ -221,7 +238,7 @@ def check_output(path: Path) -> pathlib.Path:
   if folder and target.exists() and not target.is_dir():
     raise ValueError(f'{path} is a file; expected a folder; change --out')
   if folder:
-    _check_folder(target)
+    check_folder(target)
   probe = target.parent / f'.probe.{os.getpid()}'
   try:
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -232,6 +249,26 @@ def check_output(path: Path) -> pathlib.Path:
       f'{target.parent} cannot be written ({e.strerror}); change --out'
     ) from e
   return target
+
+
+def check_folder(folder: pathlib.Path) -> None:
+  """Frames may replace frames, and nothing else.
+
+  Raises:
+    ValueError: a file is there, or a folder with other files.
+  """
+  if not folder.exists():
+    return
+  if not folder.is_dir():
+    raise ValueError(
+      f'{folder} is a file; expected a folder, for frames; change --out'
+    )
+  for path in folder.iterdir():
+    if path.suffix != '.png' or not path.stem.isdigit():
+      raise ValueError(
+        f'{folder} holds other files, such as {path.name}; expected an empty '
+        'folder or one of frames; change --out'
+      )
 
 
 def contact_sheet(
@@ -352,7 +389,7 @@ def _write_gif(
 def _write_frames(
   folder: pathlib.Path, frames_FHWC: np.ndarray
 ) -> pathlib.Path:
-  _check_folder(folder)
+  check_folder(folder)
   temporary = _beside(folder)
   shutil.rmtree(temporary, ignore_errors=True)
   temporary.mkdir()
@@ -365,18 +402,6 @@ def _write_frames(
 
 def _is_folder(path: Path) -> bool:
   return os.fspath(path).endswith('/') or not pathlib.Path(path).suffix
-
-
-def _check_folder(folder: pathlib.Path) -> None:
-  """Frames may replace frames, and nothing else."""
-  if not folder.exists():
-    return
-  for path in folder.iterdir():
-    if path.suffix != '.png' or not path.stem.isdigit():
-      raise ValueError(
-        f'{folder} holds other files, such as {path.name}; expected an empty '
-        'folder or one of frames; change --out'
-      )
 
 
 def _row(

@@ -1,0 +1,245 @@
+"""What is asked of `sample`, checked whole before a parameter is read."""
+
+import dataclasses
+import pathlib
+
+import jax
+import numpy as np
+from absl import logging
+
+from spacetime import build, geometry, pretrained, sharding, texts
+from spacetime import config as config_lib
+from spacetime.data import clips as clips_lib
+from spacetime.interop import embeddings, prompts
+from spacetime.sampling import targets as targets_lib
+
+
+@dataclasses.dataclass(frozen=True)
+class Request:
+  """The flags of `sample`, by their names; None where one is not given."""
+
+  prompt: str | None
+  prompts_file: str | None
+  prompt_embeds: str | None
+  out: str | None
+  checkpoint: str
+  seed: int
+  num: int
+  steps: int | None
+  solver: str | None
+  shift: float | None
+  guidance: float | None
+  guidance_2: float | None
+  negative_prompt: str
+  embeddings_cache: str
+  frames: int | None
+  size: str | None
+  image: str | None
+  fps: float | None
+  batch: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+  """A run of sampling whose parts have been checked.
+
+  Attributes:
+    model: opened.
+    prompts: what each clip is called; encoded unless there is `given`.
+    given: features read from a file, or None.
+    negative: what to encode and steer away from, or None.
+    targets: what is written.
+    grid, settings: sizes, and of the sampler.
+    image_HWC: the first frame, or None.
+    fps: frames a second.
+    cache: of prompts' features, or None.
+  """
+
+  model: pretrained.Opened
+  prompts: tuple[str, ...]
+  given: texts.Texts | None
+  negative: str | None
+  targets: targets_lib.Targets
+  grid: geometry.Geometry
+  settings: config_lib.SamplingConfig
+  image_HWC: np.ndarray | None
+  fps: float
+  cache: embeddings.Cache | None
+
+
+def check(request: Request) -> Plan:
+  """Refuses what cannot work; reads no parameters.
+
+  Raises:
+    ValueError: it names the flag to change.
+  """
+  _check_numbers(request)
+  wanted, found = _wanted(request)
+  size = parse_size(request.size)
+  targets = targets_lib.name(request.out, clips=len(wanted) * request.num)
+  # Sampling is not sharded here: every device would hold the same clip.
+  mesh = sharding.make_mesh(
+    sharding.MeshConfig(data=1), devices=jax.devices()[:1]
+  )
+  model = pretrained.open_model(request.checkpoint, mesh=mesh)
+  data = config_lib.data(model.config)
+  grid = _grid(request, model, size)
+  settings = config_lib.sampling(
+    model.config,
+    steps=request.steps,
+    solver=request.solver,
+    guidance=request.guidance,
+    guidance_2=request.guidance_2,
+    shift=request.shift,
+  )
+  given = None
+  if found:
+    given = _given(request, model, found)
+  else:
+    wanted = [_prompt(model, prompt) for prompt in wanted]
+  inputs = ('image', 'prompts_file', 'prompt_embeds')
+  targets_lib.check(
+    targets,
+    frames=grid.frames,
+    inputs={f'--{name}': getattr(request, name) for name in inputs},
+  )
+  folder = request.embeddings_cache
+  return Plan(
+    model,
+    tuple(prompt for prompt in wanted for _ in range(request.num)),
+    given,
+    _negative(request, model, given, guided=settings.guidance != 1.0),
+    targets,
+    grid,
+    settings,
+    _image(request, model, grid),
+    data.fps if request.fps is None else request.fps,
+    embeddings.Cache(folder) if folder else None,
+  )
+
+
+def parse_size(text: str | None) -> tuple[int, int] | None:
+  """'WIDTHxHEIGHT' -> (height, width)."""
+  if text is None:
+    return None
+  parts = text.lower().split('x')
+  if len(parts) != 2 or not all(p.isdigit() for p in parts):
+    raise ValueError(f'--size={text}: expected WIDTHxHEIGHT, such as 64x64')
+  return int(parts[1]), int(parts[0])
+
+
+def _check_numbers(request: Request) -> None:
+  if not request.out:
+    raise ValueError('--out: expected a file to write, such as video.mp4')
+  for name in ('num', 'batch'):
+    if getattr(request, name) < 1:
+      raise ValueError(f'--{name}={getattr(request, name)}: expected 1 or more')
+  if request.seed < 0:
+    raise ValueError(f'--seed={request.seed}: expected 0 or more')
+  if request.fps is not None and not 0 < request.fps <= 240:
+    raise ValueError(f'--fps={request.fps}: expected more than 0, at most 240')
+
+
+def _wanted(request: Request) -> tuple[list[str], dict | None]:
+  """What is wanted, at least one, and the arrays of --prompt_embeds."""
+  sources = (request.prompt, request.prompts_file, request.prompt_embeds)
+  if sum(source is not None for source in sources) != 1:
+    raise ValueError(
+      'expected one of --prompt, --prompts_file and --prompt_embeds'
+    )
+  if request.prompt is not None:
+    return [request.prompt], None
+  if request.prompts_file is not None:
+    return _lines(pathlib.Path(request.prompts_file)), None
+  try:
+    found = embeddings.read(request.prompt_embeds)
+  except ValueError as e:
+    raise ValueError(f'--prompt_embeds: {e}') from e
+  name = pathlib.Path(request.prompt_embeds).name
+  return [f'{name}[{i}]' for i in range(len(found[embeddings.TEXT]))], found
+
+
+def _lines(path: pathlib.Path) -> list[str]:
+  if not path.is_file():
+    raise ValueError(f'--prompts_file={path}: no such file')
+  try:
+    lines = [line.strip() for line in path.read_text('utf-8').splitlines()]
+  except UnicodeDecodeError as e:
+    raise ValueError(f'--prompts_file={path}: not UTF-8 text ({e})') from e
+  found = [line for line in lines if line]
+  if not found:
+    raise ValueError(f'--prompts_file={path}: expected a prompt on each line')
+  return found
+
+
+def _prompt(model: pretrained.Opened, prompt: str) -> str:
+  if not texts.is_published(model):
+    length = model.networks.text_length
+    return model.tokenizer.check_prompt(prompt, length=length)
+  if not prompts.clean(prompt):
+    raise ValueError('prompt is empty; expected what the video shows')
+  return prompt.strip()
+
+
+def _negative(request: Request, model, given, *, guided: bool) -> str | None:
+  """What is to be encoded to steer away from, if anything is."""
+  if given and given.negative:
+    if request.negative_prompt:
+      raise ValueError(
+        f'--negative_prompt and {embeddings.NEGATIVE} in '
+        f'{request.prompt_embeds}: expected one of them'
+      )
+    return None
+  if not texts.is_published(model):
+    try:
+      texts.check(model, request.negative_prompt)
+    except ValueError as e:
+      raise ValueError(f'--negative_prompt: {e}') from e
+  return request.negative_prompt if guided else None
+
+
+def _given(request: Request, model, found: dict) -> texts.Texts:
+  """The features of --prompt_embeds for each clip."""
+  rows, width = model.networks.text_length, model.networks.text.width
+  count = len(found[embeddings.TEXT])
+  for name, array in found.items():
+    fits = array.shape[1] <= rows and array.shape[2] == width
+    counts = (count,) if name == embeddings.TEXT else (1, count)
+    if not fits or len(array) not in counts:
+      raise ValueError(
+        f'--prompt_embeds={request.prompt_embeds}: {name} {array.shape}: '
+        f'expected ({" or ".join(map(str, counts))}, at most {rows}, {width}), '
+        'as the text encoder of --checkpoint gives them'
+      )
+  away = found.get(embeddings.NEGATIVE, ())
+  return texts.Texts(
+    tuple(row for row in found[embeddings.TEXT] for _ in range(request.num)),
+    tuple(
+      away[i % len(away)]
+      for i in range(count if len(away) else 0)
+      for _ in range(request.num)
+    ),
+  )
+
+
+def _grid(request: Request, model, size) -> geometry.Geometry:
+  world = config_lib.data(model.config).world
+  frames = world.frames if request.frames is None else request.frames
+  height, width = size or (world.height, world.width)
+  return build.grids(model.config, model.networks, (frames, height, width))
+
+
+def _image(request: Request, model, grid) -> np.ndarray | None:
+  if not request.image:
+    return None
+  published = model.config.get('published', {}).get('index', {})
+  if published and not published.get('expand_timesteps'):
+    logging.warning(
+      '--image: %s was published with one noise level for a whole clip: unless '
+      'it was trained on with frames that were given, it will not follow the '
+      'image',
+      request.checkpoint,
+    )
+  return clips_lib.read_image(
+    request.image, height=grid.height, width=grid.width
+  )

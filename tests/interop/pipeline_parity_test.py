@@ -1,0 +1,163 @@
+"""From a folder's prompt to frames by our own stages, against diffusers."""
+
+import json
+
+import folder_parity_test
+import jax
+import numpy as np
+import pytest
+import tokenizers_test
+from PIL import Image
+
+from spacetime import build, generate, pretrained, sharding, texts
+from spacetime import config as config_lib
+from spacetime.pixels import to_video
+from spacetime.sampling import conditions, sampler
+
+pytestmark = pytest.mark.parity
+
+SIZE = 2, 4  # latent rows and columns
+FRAMES, STEPS, SEED = 5, 5, 3
+PROMPT, NEGATIVE = 'a red 3 &amp; snow', 'two   blue digits'
+
+
+def published(folder, *, form='wan2.1', second=False):
+  """A random small WanPipeline with a real tokenizer, and its folder."""
+  import diffusers
+  import torch
+  import transformers
+
+  parts = folder_parity_test.pipeline(form).components
+  source = folder.with_name('tokenizer')
+  source.mkdir()
+  (source / 'spiece.model').write_bytes(
+    tokenizers_test.trained(byte_fallback=False)
+  )
+  (source / 'tokenizer_config.json').write_text(
+    json.dumps({'tokenizer_class': 'T5Tokenizer', 'extra_ids': 0})
+  )
+  parts['tokenizer'] = transformers.AutoTokenizer.from_pretrained(source)
+  more = {'expand_timesteps': form == 'wan2.2'}
+  if second:
+    torch.manual_seed(1)
+    config = parts['transformer'].config
+    parts['transformer_2'] = diffusers.WanTransformer3DModel.from_config(config)
+    more['boundary_ratio'] = 0.875
+  theirs = diffusers.WanPipeline(**parts, **more)
+  theirs.save_pretrained(folder)
+  theirs.set_progress_bar_config(disable=True)
+  return theirs
+
+
+def opened(folder):
+  mesh = sharding.make_mesh(
+    sharding.MeshConfig(data=1), devices=jax.devices()[:1]
+  )
+  return pretrained.open_model(str(folder), mesh=mesh)
+
+
+def ours(model, *, image_HWC=None, **settings):
+  """(noise, video) of our stages, float32 in [-1, 1]."""
+  nets = model.networks
+  _, height, width = nets.autoencoder.stride
+  size = FRAMES, SIZE[0] * height, SIZE[1] * width
+  grid = build.grids(model.config, nets, size)
+  settings = config_lib.sampling(model.config, steps=STEPS, **settings)
+  told = texts.from_prompts(model, [PROMPT], negative=NEGATIVE)
+  condition = conditions.nothing(1, (*grid.latent, nets.autoencoder.z_dim))
+  shape = condition.z_Bfhwc.shape[1:]
+  keys = sampler.clip_keys(SEED, 1)
+  noise = jax.vmap(lambda key: jax.random.normal(key, shape))(keys)
+  frozen = {'autoencoder': model.read('autoencoder')}
+  if image_HWC is not None:
+    z = jax.jit(nets.encode)(frozen, to_video(image_HWC)[None, None])
+    condition = conditions.first_image(z, shape)
+  (z_Bfhwc,) = generate.draw(
+    model, told, condition, settings=settings, seed=SEED, batch=1
+  )
+  return np.asarray(noise), np.asarray(jax.jit(nets.decode)(frozen, z_Bfhwc))
+
+
+def arguments(model, noise, **more):
+  _, height, width = model.networks.autoencoder.stride
+  return dict(
+    prompt=PROMPT,
+    negative_prompt=NEGATIVE,
+    height=SIZE[0] * height,
+    width=SIZE[1] * width,
+    num_frames=FRAMES,
+    num_inference_steps=STEPS,
+    latents=folder_parity_test.torch_of(noise),
+    output_type='np',
+    **more,
+  )
+
+
+def close(video, expected, atol) -> None:
+  found = np.clip(video * 0.5 + 0.5, 0, 1)
+  assert found.shape == expected.shape
+  print('difference', np.abs(found - expected).max(), expected.std())
+  assert expected.std() > 0.01
+  np.testing.assert_allclose(found, expected, atol=atol, rtol=0)
+
+
+@pytest.mark.parametrize('form', list(folder_parity_test.FORMS))
+def test_one_transformer(form, tmp_path):
+  theirs = published(tmp_path / 'folder', form=form)
+  model = opened(tmp_path / 'folder')
+  noise, video = ours(model)
+  expected = theirs(**arguments(model, noise, guidance_scale=5.0)).frames
+  close(video, expected, 1e-5)
+
+
+@pytest.mark.parametrize('scale_2', [None, 3.0])
+@pytest.mark.parametrize('solver', ['unipc', 'dpm', 'euler'])
+def test_two_transformers(solver, scale_2, tmp_path):
+  import diffusers
+
+  theirs = published(tmp_path / 'folder', second=True)
+  if solver == 'dpm':
+    theirs.scheduler = diffusers.DPMSolverMultistepScheduler.from_config(
+      theirs.scheduler.config
+    )
+  elif solver == 'euler':
+    theirs.scheduler = diffusers.FlowMatchEulerDiscreteScheduler(shift=5.0)
+  model = opened(tmp_path / 'folder')
+  settings = config_lib.sampling(model.config, steps=STEPS, solver=solver)
+  spans = [
+    part.span
+    for part in build.samplers(model.config, model.networks, settings).values()
+  ]
+  assert [stop - first > 1 for first, stop in spans] == [True, True]
+  noise, video = ours(model, solver=solver, guidance=4.0, guidance_2=scale_2)
+  scales = dict(guidance_scale=4.0, guidance_scale_2=scale_2)
+  expected = theirs(**arguments(model, noise, **scales)).frames
+  close(video, expected, 1e-5)
+  theirs.transformer_2 = theirs.transformer
+  other = theirs(**arguments(model, noise, **scales)).frames
+  assert np.abs(other - expected).max() > 1e-3
+
+
+def test_a_first_image(tmp_path):
+  import diffusers
+
+  theirs = published(tmp_path / 'folder', form='wan2.2')
+  theirs = diffusers.WanImageToVideoPipeline(
+    **{k: v for k, v in theirs.components.items() if 'transformer_2' not in k},
+    image_encoder=None,
+    image_processor=None,
+    expand_timesteps=True,
+  )
+  theirs.set_progress_bar_config(disable=True)
+  model = opened(tmp_path / 'folder')
+  _, height, width = model.networks.autoencoder.stride
+  size = SIZE[0] * height, SIZE[1] * width, 3
+  image_HWC = np.random.default_rng(0).integers(0, 256, size).astype(np.uint8)
+  noise, video = ours(model, image_HWC=image_HWC)
+  expected = theirs(
+    image=Image.fromarray(image_HWC),
+    **arguments(model, noise, guidance_scale=5.0),
+  ).frames
+  close(video, expected, 1e-5)
+  _, without = ours(model)
+  assert np.abs(video - without).max() > 0.01
