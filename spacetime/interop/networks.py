@@ -54,6 +54,8 @@ class Network:
     return found
 
 
+# Two transformers of one model have one config, and tracing takes a while.
+@functools.lru_cache(maxsize=8)
 def of(config) -> Network:
   """The network of a config, by the class of that."""
   if isinstance(config, dit.DiTConfig):
