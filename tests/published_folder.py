@@ -118,6 +118,12 @@ def write(folder: pathlib.Path, *, vae=VAE, dtype=np.float32) -> pathlib.Path:
   return folder
 
 
+def change_index(folder: pathlib.Path, **changes) -> None:
+  """Changes keys of model_index.json."""
+  path = folder / 'model_index.json'
+  path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
 def tensors(folder: pathlib.Path) -> dict[str, np.ndarray]:
   """Every tensor of a network's folder, whatever its files."""
   found = {}

@@ -1,0 +1,302 @@
+"""What is asked of `sample` is checked before a parameter is read."""
+
+import dataclasses
+import json
+import pickle
+
+import numpy as np
+import published_folder
+import pytest
+import safetensors.numpy
+from absl import logging
+from PIL import Image
+
+from spacetime import generate, pretrained, request, texts
+from spacetime.interop import embeddings
+
+WIDTH = published_folder.TEXT.d_model
+GOOD = request.Request(
+  prompt='a red 3',
+  prompts_file=None,
+  prompt_embeds=None,
+  out=None,
+  checkpoint=None,
+  seed=0,
+  num=1,
+  steps=3,
+  solver=None,
+  shift=None,
+  guidance=None,
+  guidance_2=None,
+  negative_prompt='',
+  embeddings_cache='',
+  frames=3,
+  size='16x8',
+  image=None,
+  fps=None,
+  batch=4,
+)
+
+
+@pytest.fixture(scope='module')
+def folder(tmp_path_factory):
+  return published_folder.write(tmp_path_factory.mktemp('request') / 'tiny')
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_read(monkeypatch):
+  """Neither a parameter nor a program: only what the folder says of them."""
+
+  def refuse(*args, **kwargs):
+    raise AssertionError('a parameter was read')
+
+  monkeypatch.setattr('spacetime.interop.reading.load', refuse)
+
+
+@pytest.fixture
+def asked(folder, tmp_path):
+  def ask(**changes):
+    base = dict(checkpoint=str(folder), out=f'{tmp_path}/a.mp4')
+    return dataclasses.replace(GOOD, **(base | changes))
+
+  return ask
+
+
+def embeds(path, *, count=2, rows=7, width=WIDTH, negative=0, **more):
+  rng = np.random.default_rng(0)
+  arrays = {'prompt_embeds': rng.normal(size=(count, rows, width))}
+  if negative:
+    size = (negative, rows, width)
+    arrays['negative_prompt_embeds'] = rng.normal(size=size)
+  arrays = {k: v.astype(np.float32) for k, v in arrays.items()} | more
+  safetensors.numpy.save_file(arrays, path)
+  return str(path)
+
+
+def test_a_plan_of_all_that_is_to_be_done(asked, tmp_path):
+  plan = request.check(asked(num=2, guidance=1.0, embeddings_cache='x'))
+  assert isinstance(plan.model, pretrained.Opened)
+  assert plan.prompts == ('a red 3', 'a red 3') and plan.given is None
+  assert plan.negative is None  # nothing to steer away from without guidance
+  assert [*plan.targets.videos] == [f'{tmp_path}/a-00{i}.mp4' for i in (0, 1)]
+  assert (plan.grid.frames, plan.grid.height, plan.grid.width) == (3, 8, 16)
+  assert plan.settings.steps == 3 and plan.fps == 16
+  assert str(plan.cache.folder) == 'x'
+  assert request.check(asked(negative_prompt='snow')).negative == 'snow'
+
+
+@pytest.mark.parametrize(
+  'changes, text',
+  [
+    ({'prompt': None}, 'one of --prompt, --prompts_file and --prompt_embeds'),
+    ({'prompts_file': 'x'}, 'expected one of --prompt, --prompts_file and'),
+    ({'prompt_embeds': 'x'}, 'expected one of --prompt, --prompts_file and'),
+    ({'prompt': ' &nbsp; '}, 'prompt is empty'),
+    ({'out': ''}, '--out: expected a file'),
+    ({'out': 'x.avi'}, "'x.avi': cannot write .avi"),
+    ({'num': 0}, '--num=0: expected 1 or more'),
+    ({'batch': 0}, '--batch=0: expected 1 or more'),
+    ({'seed': -1}, '--seed=-1: expected 0 or more'),
+    ({'fps': 0.0}, '--fps=0.0: expected more than 0'),
+    ({'size': 'big'}, '--size=big: expected WIDTHxHEIGHT'),
+    ({'size': '15x8'}, 'width=15: expected a multiple of'),
+    ({'frames': 4}, r'frames=4: expected 2k\+1'),
+    ({'solver': 'heun'}, "'published' with solver 'heun'"),
+    ({'guidance_2': 3.0}, 'one transformer, not two; leave --guidance_2 out'),
+    ({'image': 'none.png'}, 'none.png'),
+    (
+      {'prompt': None, 'prompts_file': 'none.txt'},
+      '--prompts_file=none.txt: no such file',
+    ),
+    (
+      {'prompt': None, 'prompt_embeds': 'none.safetensors'},
+      '--prompt_embeds: none.safetensors: no such file',
+    ),
+  ],
+)
+def test_refuses(changes, text, asked):
+  with pytest.raises(ValueError, match=text):
+    request.check(asked(**changes))
+
+
+def test_refuses_features_that_do_not_fit(asked, tmp_path):
+  def refused(text, path, **changes):
+    with pytest.raises(ValueError, match=text):
+      request.check(asked(prompt=None, prompt_embeds=str(path), **changes))
+
+  path = tmp_path / 'x.safetensors'
+  shape = rf'expected \(2, at most 512, {WIDTH}\)'
+  refused(rf'prompt_embeds \(2, 7, 13\): {shape}', embeds(path, width=13))
+  refused(rf'\(2, 513, {WIDTH}\): {shape}', embeds(path, rows=513))
+  refused(
+    r'negative_prompt_embeds \(3, .*expected \(1 or 2', embeds(path, negative=3)
+  )
+  refused(
+    '--negative_prompt and negative_prompt_embeds in .*: expected one',
+    embeds(path, negative=1),
+    negative_prompt='snow',
+  )
+  refused(
+    'holds prompt_embeds F32, what F32: expected prompt_embeds and at most',
+    embeds(path, what=np.ones(3, np.float32)),
+  )
+  refused(
+    'holds negative_prompt_embeds I32, prompt_embeds F32: expected .* in F32',
+    embeds(path, negative_prompt_embeds=np.ones((1, 2, WIDTH), np.int32)),
+  )
+  bad = {'prompt_embeds': np.ones((2, WIDTH), np.float32)}
+  refused(
+    r'\(2, 12\): expected \(prompts, tokens, width\)', embeds(path, **bad)
+  )
+  bad = {'prompt_embeds': np.full((1, 2, WIDTH), np.nan, np.float32)}
+  refused('has values that are not finite', embeds(path, **bad))
+  safetensors.numpy.save_file({}, path)
+  refused('holds nothing: expected prompt_embeds', path)
+  path.write_bytes(path.read_bytes()[:5])
+  refused('it is damaged, or not safetensors', path)
+  pickled = tmp_path / 'x.pt'
+  pickled.write_bytes(pickle.dumps({}))
+  refused('x.pt is a pickle, which may run any code', pickled)
+
+
+def test_features_of_a_file_for_every_clip(asked, tmp_path):
+  path = embeds(tmp_path / 'x.safetensors', negative=2)
+  plan = request.check(asked(prompt=None, prompt_embeds=path, num=2))
+  assert plan.prompts == (
+    'x.safetensors[0]',
+    'x.safetensors[0]',
+    'x.safetensors[1]',
+    'x.safetensors[1]',
+  )
+  found = safetensors.numpy.load_file(path)
+  for i in range(4):
+    for name, rows in (
+      ('prompt_embeds', plan.given.text),
+      ('negative_prompt_embeds', plan.given.negative),
+    ):
+      np.testing.assert_array_equal(rows[i], found[name][i // 2])
+  assert plan.negative is None
+  path = embeds(tmp_path / 'x.safetensors')
+  plan = request.check(asked(prompt=None, prompt_embeds=path))
+  assert plan.negative == '' and plan.given.negative == ()
+
+
+def test_a_file_of_features_samples_what_its_prompts_do(
+  asked, tmp_path, monkeypatch
+):
+  monkeypatch.undo()
+  plan = request.check(asked())
+  wanted = texts.from_prompts(plan.model, ['a red 3', 'snow'], negative='two')
+  arrays = {
+    'prompt_embeds': texts.batch(wanted.text, length=40),
+    'negative_prompt_embeds': wanted.negative[0][None],
+  }
+  path = tmp_path / 'x.safetensors'
+  safetensors.numpy.save_file(arrays, path)
+  given = request.check(asked(prompt=None, prompt_embeds=str(path)))
+  # No text encoder: all is in the file.
+  given.model.readers.pop('text')
+  told = texts.from_prompts(
+    given.model, given.prompts, negative=None, given=given.given
+  )
+  settings = dict(grid=plan.grid, settings=plan.settings)
+  found = generate.from_texts(given.model, told, **settings)
+  expected = generate.from_texts(plan.model, wanted, **settings)
+  np.testing.assert_array_equal(found, expected)
+  # And what the cache writes is such a file.
+  embeddings.write(path, wanted.text[1][None])
+  given = request.check(asked(prompt=None, prompt_embeds=str(path)))
+  np.testing.assert_array_equal(given.given.text[0], wanted.text[1])
+
+
+def test_every_target_is_checked(asked, tmp_path):
+  out = f'{tmp_path}/a.mp4'
+  cases = [
+    ('a-001.mp4', {'num': 2}),
+    ('a-000.mp4.json', {'num': 2}),
+    ('a-sheet.png', {'num': 2}),
+    ('a.mp4.json', {}),
+  ]
+  for name, changes in cases:
+    (tmp_path / name).mkdir()
+    with pytest.raises(ValueError, match=f'{name} is a folder'):
+      request.check(asked(out=out, **changes))
+    (tmp_path / name).rmdir()
+  (tmp_path / 'a-002').mkdir()
+  (tmp_path / 'a-002' / 'mine.txt').write_text('')
+  with pytest.raises(ValueError, match='a-002 holds other files, such as mine'):
+    request.check(asked(out=f'{tmp_path}/a.png', num=3))
+  with pytest.raises(ValueError, match='a-002 holds other files'):
+    request.check(asked(out=f'{tmp_path}/a/', num=3))
+  (tmp_path / 'a').write_text('')
+  with pytest.raises(ValueError, match='a is a file; expected a folder, for'):
+    request.check(asked(out=f'{tmp_path}/a.png'))
+  # One frame is an image, no folder; a former video is replaced, as always.
+  request.check(asked(out=f'{tmp_path}/a.png', num=3, frames=1))
+  (tmp_path / 'a.mp4').write_text('')
+  request.check(asked(out=out))
+
+
+def test_what_is_read_is_not_written_over(asked, tmp_path):
+  Image.new('RGB', (16, 8)).save(tmp_path / 'first.png')
+  image = str(tmp_path / 'first.png')
+  with pytest.raises(ValueError, match='over .*first.png, which --image reads'):
+    request.check(asked(out=image, image=image, frames=1))
+  (tmp_path / 'a.mp4.json').write_text('a red 3\n')
+  with pytest.raises(ValueError, match='which --prompts_file reads'):
+    path = f'{tmp_path}/a.mp4.json'
+    request.check(asked(prompt=None, prompts_file=path))
+
+
+def test_prompts_of_a_file(asked, tmp_path):
+  path = tmp_path / 'prompts.txt'
+  path.write_text('a red 3\n\n  snow \n')
+  plan = request.check(asked(prompt=None, prompts_file=str(path)))
+  assert plan.prompts == ('a red 3', 'snow')
+  path.write_text('\n')
+  with pytest.raises(ValueError, match='expected a prompt on each line'):
+    request.check(asked(prompt=None, prompts_file=str(path)))
+  path.write_bytes(b'\xff\xfe')
+  with pytest.raises(ValueError, match='not UTF-8 text'):
+    request.check(asked(prompt=None, prompts_file=str(path)))
+
+
+def test_an_image_for_a_model_of_one_level_is_warned_of(
+  asked, tmp_path, caplog
+):
+  logging.use_absl_handler()
+  Image.new('RGB', (16, 8)).save(tmp_path / 'first.png')
+  with caplog.at_level('WARNING'):
+    plan = request.check(asked(image=str(tmp_path / 'first.png')))
+  assert plan.image_HWC.shape == (8, 16, 3)
+  assert 'one noise level for a whole clip' in caplog.records[0].getMessage()
+
+
+def test_two_transformers(asked, tmp_path):
+  source = published_folder.write(tmp_path / 'two')
+  path = str(source)
+  published_folder.change_index(source, boundary_ratio=0.875)
+  with pytest.raises(ValueError, match='0.875, and transformer_2/ is missing'):
+    request.check(asked(checkpoint=path))
+  config = published_folder.TRANSFORMER
+  published_folder.write_part(
+    source / 'transformer_2', dataclasses.replace(config, layers=1)
+  )
+  with pytest.raises(ValueError, match='expected two of the same sizes'):
+    request.check(asked(checkpoint=path))
+  published_folder.write_part(source / 'transformer_2', config)
+  for boundary in (None, 0, 1, 875, 'x'):
+    published_folder.change_index(source, boundary_ratio=boundary)
+    with pytest.raises(ValueError, match=f'boundary_ratio={boundary}, and tra'):
+      request.check(asked(checkpoint=path))
+  published_folder.change_index(source, boundary_ratio=0.9)
+  plan = request.check(asked(checkpoint=path, guidance_2=3.0))
+  assert plan.settings.boundary == 0.9 and plan.settings.guidance_2 == 3.0
+  with pytest.raises(ValueError, match='guidance=1.0, guidance_2=3.0: expec'):
+    request.check(asked(checkpoint=path, guidance=1.0, guidance_2=3.0))
+  with pytest.raises(ValueError, match='guidance=5.0, guidance_2=-1.0: expec'):
+    request.check(asked(checkpoint=path, guidance_2=-1.0))
+  index = json.loads((source / 'model_index.json').read_text())
+  assert index['boundary_ratio'] == 0.9
+  with pytest.raises(ValueError, match='expected one; choose it with --trans'):
+    plan.model.load()
