@@ -1,13 +1,16 @@
 """--checkpoint takes a folder as diffusers writes it."""
 
+import json
+
 import jax
+import jax.numpy as jnp
 import numpy as np
 import published_folder
 import pytest
 
-from spacetime import build, generate, pretrained, sharding, solver
+from spacetime import build, convert, generate, pretrained, sharding, solver
 from spacetime import config as config_lib
-from spacetime.interop import hub
+from spacetime.interop import folders, hub
 
 
 def load(path):
@@ -44,6 +47,38 @@ def test_the_schedule_is_the_published_one(tmp_path):
     config_lib.sampling(model.config, solver='heun')
   with pytest.raises(ValueError, match="schedule='cosine': expected"):
     config_lib.sampling(model.config, schedule='cosine')
+
+
+@pytest.mark.parametrize('data', [1, 4])
+def test_stored_dtypes_are_kept_on_the_mesh(data, tmp_path):
+  source = published_folder.write(tmp_path / 'tiny', dtype=jnp.bfloat16)
+  ours = tmp_path / 'ours'
+  half = jnp.dtype('bfloat16')
+  convert.to_weights(folders.open_pipeline(source), ours, dtype=half)
+  mesh = sharding.make_mesh(
+    sharding.MeshConfig(data=1, fsdp=data), devices=jax.devices()[:data]
+  )
+  for path in (source, ours):
+    model = pretrained.open_model(str(path), mesh=mesh)
+    assert model.config['model']['dtype'] == 'bfloat16'
+    for root, dtype in (('dit', half), ('text', half), ('autoencoder', 'f4')):
+      leaves = jax.tree.leaves(model.read(root))
+      assert {leaf.dtype for leaf in leaves} == {jnp.dtype(dtype)}, root
+      assert all(len(leaf.devices()) == data for leaf in leaves)
+
+
+def test_another_model_is_refused_before_anything_is_read(tmp_path):
+  ours = tmp_path / 'ours'
+  source = published_folder.write(tmp_path / 'tiny')
+  convert.to_weights(folders.open_pipeline(source), ours)
+  config = json.loads((ours / 'config.json').read_text())
+  config['model']['mlp'] += 1
+  (ours / 'config.json').write_text(json.dumps(config))
+  mesh = sharding.make_mesh(
+    sharding.MeshConfig(data=1), devices=jax.devices()[:1]
+  )
+  with pytest.raises(ValueError, match='of another model; other shapes: dit/'):
+    pretrained.open_model(str(ours), mesh=mesh)
 
 
 def test_even_levels_are_told_as_they_are():

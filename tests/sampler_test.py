@@ -1,5 +1,7 @@
 """The sampler with networks whose answer is known."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -71,6 +73,55 @@ def test_given_frames_stay_as_they_are_and_are_told_at_level_zero():
   z = draw(make(transform), condition)
   np.testing.assert_array_equal(z[:, :1], image)
   np.testing.assert_allclose(z[0, 1:], TARGET[1:], atol=1e-5)
+
+
+@pytest.mark.parametrize('prediction', ['velocity', 'sample'])
+def test_one_level_is_told_where_nothing_is_given(prediction):
+  """And a row for each frame, none of them given, comes to the same."""
+  seen = []
+
+  def transform(params, z, t, text):
+    seen.append(t.shape)
+    return jnp.sin(z) * t[:, :, None, None, None]
+
+  z = jnp.zeros((2, *LATENT))
+  none = conditions.Condition(z, jnp.zeros((2, LATENT[0]), bool))
+  made = make(transform, prediction=prediction, guidance=2.0)
+  rows = draw(made, none)
+  assert set(seen) == {(4, LATENT[0])}
+  seen.clear()
+  np.testing.assert_allclose(draw(made), rows, atol=1e-6)
+  assert set(seen) == {(4, 1)}
+
+
+def test_a_run_in_two_spans_is_one_run():
+  def transform(params, z, t, text):
+    return jnp.sin(z) * params['scale'] + text[:, :1, None, None, None]
+
+  whole = sampler.Sampler(
+    transform=transform,
+    flow=flow.FlowConfig(prediction='velocity'),
+    levels=tuple(solver.time_grid(5)),
+    solver='unipc',
+    guidance=3.0,
+  )
+  parts = [
+    dataclasses.replace(whole, span=span, guidance=scale)
+    for span, scale in (((0, 2), 3.0), ((2, 5), 1.0))
+  ]
+  keys, condition = sampler.clip_keys(0, 2), conditions.nothing(2, LATENT)
+  params = {'scale': 1.0}
+
+  def run(parts):
+    carry = whole.begin(keys, condition)
+    for part in parts:
+      carry = part.advance(params, carry, TEXT, EMPTY, condition)
+    return whole.end(carry)
+
+  expected = whole(params, keys, TEXT, EMPTY, condition)
+  same = [dataclasses.replace(part, guidance=3.0) for part in parts]
+  np.testing.assert_allclose(run(same), expected, atol=1e-6)
+  assert np.abs(run(parts) - expected).max() > 0.01
 
 
 def test_guidance_moves_away_from_the_negative_prompt():

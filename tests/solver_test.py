@@ -130,6 +130,14 @@ def test_published_grids():
     assert np.all(np.diff(grid.levels) < 0) and hash(grid)
 
 
+def test_steps_from_a_level_compare_as_timesteps_do():
+  told = tuple(np.float32([0.999, 0.9, 0.875, 0.874, 0.1]).tolist())
+  grid = solver.Grid((1.0,) * 6, told)
+  found = [grid.steps_from(level) for level in (0.9991, 0.9, 0.875, 0.05)]
+  # 0.9 in float32 is a little less, and is the timestep 900 all the same.
+  assert told[1] < 0.9 and found == [0, 2, 3, 5]
+
+
 def test_grid_falls_from_one_to_zero_and_shifts():
   plain, moved = solver.time_grid(10), solver.time_grid(10, shift=5.0)
   for grid in (plain, moved):

@@ -10,6 +10,7 @@ import published_folder
 import pytest
 import safetensors.numpy
 
+from spacetime import convert
 from spacetime.interop import configs, exporting, folders, tensors, writing
 
 CONFIG = published_folder.TRANSFORMER
@@ -227,18 +228,27 @@ def test_pipelines(tmp_path):
     folders.open_pipeline(folder)
 
 
-def test_two_transformers_are_one_at_a_time(tmp_path):
+def test_of_two_transformers_one_may_be_chosen(tmp_path):
   folder = published_folder.write(tmp_path / 'tiny')
   other = published_folder.drawn(CONFIG)
   other['proj_out.bias'] += 1
   published_folder.write_part(folder / 'transformer_2', CONFIG, tensors=other)
+  published_folder.change_index(folder, boundary_ratio=0.875)
+  names = ('transformer', 'transformer_2')
+  both = folders.open_pipeline(folder)
+  assert list(both.parts) == ['dit', 'text', 'autoencoder', 'dit_2']
+  assert both.boundary == 0.875
+  one = [folders.open_pipeline(folder, transformer=name) for name in names]
+  assert len({p.fingerprint() for p in (both, *one)}) == 3
+  assert [p.boundary for p in one] == [None, None]
   with pytest.raises(ValueError, match='has two transformers.*--transformer='):
-    folders.open_pipeline(folder)
-  prints = {
-    folders.open_pipeline(folder, transformer=name).fingerprint()
-    for name in ('transformer', 'transformer_2')
-  }
-  assert len(prints) == 2
+    convert.to_weights(both, tmp_path / 'ours')
+  # A folder made of one of them claims no other.
+  convert.to_weights(one[1], tmp_path / 'ours')
+  convert.to_published(tmp_path / 'ours', tmp_path / 'back')
+  back = folders.open_pipeline(tmp_path / 'back')
+  assert back.transformer_2 is None
+  assert back.transformer.fingerprint() == one[1].transformer.fingerprint()
 
 
 def test_what_cannot_be_written(tmp_path):
