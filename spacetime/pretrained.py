@@ -33,7 +33,7 @@ class Model:
   frozen: dict
   tokenizer: tokenizer_lib.Tokenizer
   weights_hash: str
-  text_hash: str
+  text_hash: str = ''
 
   def read(self, root: str) -> dict:
     """The parameters of a root, {} if it has none."""

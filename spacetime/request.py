@@ -148,6 +148,8 @@ def _wanted(request: Request) -> tuple[list[str], dict | None]:
       'expected one of --prompt, --prompts_file and --prompt_embeds'
     )
   if request.prompt is not None:
+    if not request.prompt.strip():
+      raise ValueError('prompt is empty; expected what the video shows')
     return [request.prompt], None
   if request.prompts_file is not None:
     return _lines(pathlib.Path(request.prompts_file)), None
