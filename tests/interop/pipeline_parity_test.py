@@ -17,7 +17,7 @@ from spacetime.sampling import conditions, sampler
 pytestmark = pytest.mark.parity
 
 SIZE = 2, 4  # latent rows and columns
-FRAMES, STEPS, SEED = 5, 5, 3
+FRAMES, STEPS = 5, 5
 PROMPT, NEGATIVE = 'a red 3 &amp; snow', 'two   blue digits'
 
 
@@ -56,7 +56,7 @@ def opened(folder):
   return pretrained.open_model(str(folder), mesh=mesh)
 
 
-def ours(model, *, image_HWC=None, **settings):
+def ours(model, *, image_HWC=None, seed=3, **settings):
   """(noise, video) of our stages, float32 in [-1, 1]."""
   nets = model.networks
   _, height, width = nets.autoencoder.stride
@@ -66,14 +66,14 @@ def ours(model, *, image_HWC=None, **settings):
   told = texts.from_prompts(model, [PROMPT], negative=NEGATIVE)
   condition = conditions.nothing(1, (*grid.latent, nets.autoencoder.z_dim))
   shape = condition.z_Bfhwc.shape[1:]
-  keys = sampler.clip_keys(SEED, 1)
+  keys = sampler.clip_keys(seed, 1)
   noise = jax.vmap(lambda key: jax.random.normal(key, shape))(keys)
   frozen = {'autoencoder': model.read('autoencoder')}
   if image_HWC is not None:
     z = jax.jit(nets.encode)(frozen, to_video(image_HWC)[None, None])
     condition = conditions.first_image(z, shape)
   (z_Bfhwc,) = generate.draw(
-    model, told, condition, settings=settings, seed=SEED, batch=1
+    model, told, condition, settings=settings, seed=seed, batch=1
   )
   return np.asarray(noise), np.asarray(jax.jit(nets.decode)(frozen, z_Bfhwc))
 
@@ -173,7 +173,8 @@ def test_a_folder_in_bfloat16(tmp_path):
   """No further from float32, with the same weights, than diffusers' is.
 
   The two round at other places, so that they agree no better than either does
-  with float32.
+  with float32. One clip tells little: the ratio of their errors was 0.5 to 1.7
+  for single seeds, and 0.99 over these four.
   """
   import diffusers
   import torch
@@ -184,25 +185,23 @@ def test_a_folder_in_bfloat16(tmp_path):
     tmp_path / 'plain', torch_dtype=half
   )
   theirs.save_pretrained(tmp_path / 'folder')
-  model = opened(tmp_path / 'folder')
-  assert model.config['model']['dtype'] == 'bfloat16'
-  noise, video = ours(model)
-  found = np.clip(video * 0.5 + 0.5, 0, 1)
   exact = diffusers.WanPipeline.from_pretrained(
     tmp_path / 'folder', torch_dtype=torch.float32
   )
-  frames = []
-  for pipe in (theirs, exact):
-    pipe.set_progress_bar_config(disable=True)
-    given = arguments(model, noise, guidance_scale=5.0)
-    frames.append(pipe(**given).frames.astype(np.float32))
+  model = opened(tmp_path / 'folder')
+  assert model.config['model']['dtype'] == 'bfloat16'
+  clips = []
+  for seed in range(4):
+    noise, video = ours(model, seed=seed)
+    clips.append([np.clip(video * 0.5 + 0.5, 0, 1)])
+    for pipe in (theirs, exact):
+      pipe.set_progress_bar_config(disable=True)
+      given = arguments(model, noise, guidance_scale=5.0)
+      clips[-1].append(pipe(**given).frames.astype(np.float32))
+  clips = np.array(clips)  # seed, (ours, theirs, float32), ...
   error, reference, between = (
-    float(np.sqrt(np.mean(np.square(a - b))))
-    for a, b in (
-      (found, frames[1]),
-      (frames[0], frames[1]),
-      (found, frames[0]),
-    )
+    float(np.sqrt(np.mean(np.square(clips[:, a] - clips[:, b]))))
+    for a, b in ((0, 2), (1, 2), (0, 1))
   )
   print('ours', error, 'theirs', reference, 'between', between)
   assert reference > 1e-4  # it does compute in bfloat16
