@@ -17,6 +17,7 @@ from spacetime.interop import hub
 from spacetime.models import autoencoder as autoencoder_lib
 from spacetime.models import dit as dit_lib
 from spacetime.models import identity, patches
+from spacetime.models import lora as lora_lib
 from spacetime.models import text as text_lib
 from spacetime.pixels import to_video
 from spacetime.sampling import sampler as sampler_lib
@@ -39,15 +40,27 @@ class Networks:
     text: tokens -> text features.
     dit: latents, levels and text -> prediction.
     text_length: S.
+    text_kind: 'trained' with the transformer, or 'frozen'.
+    lora: pairs beside the transformer's kernels, trained in its place.
   """
 
   autoencoder: Any
   text: Any
   dit: dit_lib.DiT
   text_length: int
+  text_kind: str = 'trained'
+  lora: lora_lib.LoraConfig = lora_lib.LoraConfig()
+
+  def trainable(self, key) -> dict:
+    """Fresh parameters that training moves: {'dit'}, with 'text' where that is
+    trained too, or {'lora'} alone."""
+    if self.lora.rank:
+      return {'lora': lora_lib.init(key, self.lora, self.dit.config)}
+    params = self.init(key)
+    return params if self.text_kind == 'trained' else {'dit': params['dit']}
 
   def init(self, key) -> dict:
-    """Fresh trainable parameters: {'dit', 'text'}."""
+    """Fresh parameters of both networks: {'dit', 'text'}."""
     dit_key, text_key = jax.random.split(key)
     _, height, width = self.dit.config.patch
     z = jnp.zeros((1, 1, height, width, self.autoencoder.z_dim))
@@ -61,9 +74,14 @@ class Networks:
     """Text features text_BSY."""
     return self.text.encode(params['text'], tokens_BS)
 
-  def transform(self, params, z_Bfhwc, t_BT, text_BSY):
-    """The transformer's prediction."""
-    return self.dit.apply({'params': params['dit']}, z_Bfhwc, t_BT, text_BSY)
+  def transform(self, params, z_Bfhwc, t_BT, text_BSY, key=None):
+    """The transformer's prediction; a key drops inputs of the pairs."""
+    variables, rngs = {'params': params['dit']}, {}
+    if 'lora' in params:
+      variables['lora'] = lora_lib.variables(params['lora'], self.lora)
+      if key is not None and self.lora.dropout:
+        rngs['dropout'] = key
+    return self.dit.apply(variables, z_Bfhwc, t_BT, text_BSY, rngs=rngs)
 
   def encode(self, frozen, video_BFHWC):
     """Latents of unit scale."""
@@ -100,7 +118,11 @@ def networks(config, *, weights: Mapping | None = None) -> Networks:
   """The networks of a transformer's config; see `autoencoder` for weights."""
   codec = autoencoder(config, weights=weights)
   values = section(config, 'text')
-  length = values.pop('length')
+  length, kind = values.pop('length'), values.pop('kind', 'trained')
+  if kind not in config_lib.TEXTS:
+    raise ValueError(
+      f'text.kind={kind!r}: expected one of {config_lib.TEXTS}'
+    )
   text = unpack(values, text_lib.TextConfig, 'text')
   model = unpack(
     section(config, 'model'),
@@ -109,7 +131,15 @@ def networks(config, *, weights: Mapping | None = None) -> Networks:
     channels=codec.z_dim,
     text_width=text.d_model,
   )
-  return Networks(codec, text_lib.TextEncoder(text), dit_lib.DiT(model), length)
+  pairs = section(config, 'lora') if 'lora' in config else {}
+  return Networks(
+    codec,
+    text_lib.TextEncoder(text),
+    dit_lib.DiT(model),
+    length,
+    kind,
+    unpack(pairs, lora_lib.LoraConfig, 'lora'),
+  )
 
 
 def grids(config, nets: Networks, size=None) -> geometry.Geometry:
@@ -149,20 +179,24 @@ def diffusion_task(config, nets: Networks) -> Task:
     flow=config_lib.flow_config(config),
     given=unpack(section(config, 'given'), given.GivenConfig, 'given'),
   )
-  return Task(nets.init, task.loss, task.held_out)
+  return Task(nets.trainable, task.loss, task.held_out)
 
 
-def components(nets: Networks, frozen, frames_BFHWC):
+def components(nets: Networks, frozen, records):
   """Principal components of the clips' patches, a third of the width: noise
   fills what it enters by, and text, place and level need room beside it."""
   model = nets.dit.config
 
   @jax.jit
-  def cut(frames_FHWC):
-    z = nets.encode(frozen, to_video(frames_FHWC)[None])
-    return patches.patchify(z, model.patch)[0]
+  def encoded(frames_FHWC):
+    return nets.encode(frozen, to_video(frames_FHWC)[None])
 
-  x_BNV = np.stack([np.asarray(cut(frames)) for frames in frames_BFHWC])
+  def cut(record):
+    z = record['latents'][None] if 'latents' in record else None
+    z = encoded(record['video']) if z is None else z.astype(np.float32)
+    return np.asarray(patches.patchify(z, model.patch)[0])
+
+  x_BNV = np.stack([cut(record) for record in records])
   rank = min(model.width // 3, model.patch_volume)
   return principal.components(x_BNV, rank=rank)
 
@@ -287,7 +321,8 @@ def rates(config, nets: Networks | None) -> loop.Rates:
   return loop.Rates(
     clips=batch,
     tokens=batch * grid.tokens,
-    flops=batch * flops.training(forward),
+    # Of frozen kernels there are no gradients to compute.
+    flops=batch * (2 * forward if nets.lora.rank else flops.training(forward)),
   )
 
 

@@ -264,6 +264,12 @@ def read_tokenizer(directory: Path) -> bytes:
   return path.read_bytes()
 
 
+def has_step(workdir: Path) -> bool:
+  """Whether the directory holds a whole checkpoint."""
+  steps = _absolute(workdir) / STEPS
+  return steps.exists() and any(_is_whole(path) for path in steps.iterdir())
+
+
 # -- parameters alone ----------------------------------------------------------
 
 

@@ -1,6 +1,7 @@
 """The clips and the tokenizer of a run: from a config to batches."""
 
 import dataclasses
+import hashlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -9,6 +10,7 @@ import numpy as np
 
 from spacetime.config import DataConfig
 from spacetime.data import clips as folder_lib
+from spacetime.data import cache as cache_lib
 from spacetime.data import digits_tfds, pipeline
 
 CAPTIONS = 5000  # enough to learn the pieces of the digits world's grammar
@@ -37,21 +39,34 @@ class Sources:
   Attributes:
     train: to learn from.
     held_out: to measure with.
-    captions: of the training records; of many records, the first.
+    captions: of the training records; of many records, the first; none where
+      they are embedded.
+    cache: that the records are of, if they are of one.
   """
 
   train: Any
   held_out: Any
   captions: list[str]
+  cache: cache_lib.Cache | None = None
 
 
-def open_sources(data: DataConfig, *, seed: int) -> Sources:
+def open_sources(
+  data: DataConfig, *, seed: int, embedded: bool = False
+) -> Sources:
   """Opens the clips, rendering the digits first where they are not there.
 
+  Args:
+    data: section.
+    seed: of the digits.
+    embedded: whether a cache's embedded texts are wanted, not its captions.
+
   Raises:
-    ValueError: a folder that holds no two clips, or see data/clips.py.
+    ValueError: a folder that holds no two clips, or see data/clips.py and
+      data/cache.py.
   """
   world = data.world
+  if data.name == 'cache':
+    return _open_cache(data, embedded)
   if data.name == 'digits':
     path = digits_tfds.prepare(
       data.dir,
@@ -86,6 +101,16 @@ def open_sources(data: DataConfig, *, seed: int) -> Sources:
   return Sources(Part(folder, train), Part(folder, held_out), captions)
 
 
+def _open_cache(data: DataConfig, embedded: bool) -> Sources:
+  cache = cache_lib.Cache(data.dir)
+  train = cache.split('train')
+  captions = []
+  if not embedded:
+    count = min(CAPTIONS, len(train))
+    captions = [train.text(i)['caption'] for i in range(count)]
+  return Sources(train, cache.split('held_out'), captions, cache)
+
+
 def check_captions(sources: Sources, tokenizer, *, length: int) -> None:
   """Raises ValueError if a caption has more tokens than the model takes."""
   for caption in sources.captions:
@@ -93,7 +118,13 @@ def check_captions(sources: Sources, tokenizer, *, length: int) -> None:
 
 
 def make_loader(
-  data: DataConfig, source, tokenizer, *, length: int | None, seed: int
+  data: DataConfig,
+  source,
+  tokenizer,
+  *,
+  length: int | None,
+  seed: int,
+  empty_SY: np.ndarray | None = None,
 ):
   """This process's share of the batches; without text if length is None."""
   world, processes = data.world, jax.process_count()
@@ -106,29 +137,58 @@ def make_loader(
     caption_dropout=data.caption_dropout if length else 1.0,
     size=(world.frames, world.height, world.width),
     crop=data.crop,
+    empty_SY=empty_SY,
     process_index=jax.process_index(),
     process_count=processes,
   )
 
 
 def held_out_batch(
-  source, tokenizer, *, count: int, length: int | None
+  source, tokenizer, *, count: int, length: int | None, embedded: bool = False
 ) -> dict:
-  """The first clips of the held-out split, whole and with their captions."""
-  records = [source[i] for i in range(min(count, len(source)))]
+  """The first clips of the held-out split, whole and with their captions.
+
+  Args:
+    source: of records.
+    tokenizer: of captions that are not embedded.
+    count: at most so many.
+    length: S; None has no text.
+    embedded: whether the records' embedded texts are wanted, not tokens.
+  """
+  records = first(source, count)
   captions = [_text(r['caption']) for r in records]
+  batch = {'captions': captions}
+  for name, key in (('latents', 'latents'), ('frames', 'video')):
+    if key in records[0]:
+      batch[name] = np.stack([r[key] for r in records])
+  if embedded:
+    return batch | {'text': np.stack([r['text'] for r in records])}
   told = captions if length else [''] * len(records)
   tokens = [tokenizer.encode(c, length=length or 1) for c in told]
-  return {
-    'frames': np.stack([r['video'] for r in records]),
-    'tokens': np.stack(tokens),
-    'captions': captions,
-  }
+  return batch | {'tokens': np.stack(tokens)}
 
 
-def first(source, count: int) -> np.ndarray:
-  """The first clips of a source, uint8 (B, F, H, W, 3)."""
-  return np.stack([source[i]['video'] for i in range(min(count, len(source)))])
+def caption(source, index: int) -> str:
+  """A record's caption; a file's video is not read for it."""
+  if isinstance(source, Part):
+    return source.source.clips[source.indices[index]].caption
+  return _text(source[index]['caption'])
+
+
+def identity(data: DataConfig, sources: Sources, *, seed: int) -> str:
+  """Names the list of clips that a config opens."""
+  told = [repr(dataclasses.replace(data, dir='')), str(seed)]
+  if data.name == 'folder':
+    told = [
+      f'{clip.path.name} {clip.path.stat().st_size} {clip.start} {clip.caption}'
+      for clip in sources.train.source.clips
+    ]
+  return hashlib.sha256('\n'.join(told).encode()).hexdigest()[:16]
+
+
+def first(source, count: int) -> list[dict]:
+  """The first records of a source."""
+  return [source[i] for i in range(min(count, len(source)))]
 
 
 def _text(caption: str | bytes) -> str:

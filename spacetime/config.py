@@ -11,6 +11,8 @@ from spacetime import flow, guidance, solver
 from spacetime.data import world as world_lib
 
 STAGES = ('diffusion', 'autoencoder')
+# Of the text encoder: learnt with the transformer, or of published weights.
+TEXTS = ('trained', 'frozen')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -18,8 +20,10 @@ class DataConfig:
   """The clips.
 
   Attributes:
-    name: 'digits', the embedded world, or 'folder', your own files.
-    dir: where the digits' records are (made if not there), or your clips.
+    name: 'digits', the embedded world, 'folder', your own files, or 'cache',
+      the latents that spacetime.encode has made of either.
+    dir: where the digits' records are (made if not there), your clips, or the
+      cache.
     clips: digits to render for training.
     held_out_clips: digits to render for each held-out split.
     world: the digits world; its frames, height and width hold for a folder.
@@ -40,9 +44,14 @@ class DataConfig:
   fps: float
 
   def __post_init__(self):
-    if self.name not in ('digits', 'folder'):
+    if self.name not in ('digits', 'folder', 'cache'):
       raise ValueError(
-        f"data.name={self.name!r}: expected 'digits' or 'folder'"
+        f"data.name={self.name!r}: expected 'digits', 'folder' or 'cache'"
+      )
+    if self.name == 'cache' and self.crop is not None:
+      raise ValueError(
+        f'data.crop={self.crop}: expected None, since latents are not cropped; '
+        'make the cache of smaller clips'
       )
     if self.batch_size < 1:
       raise ValueError(f'data.batch_size={self.batch_size}: expected 1 or more')

@@ -1,13 +1,16 @@
 """A run of training, checked whole before anything is written or compiled."""
 
 import dataclasses
+import json
 import pathlib
 from typing import Any
 
 import jax
 
+from spacetime import base as base_lib
 from spacetime import build, checkpoint, pretrained
 from spacetime import config as config_lib
+from spacetime.data import cache as cache_lib
 from spacetime.training import state
 
 KEPT = 'autoencoder'  # where a run has its copy of a trained one
@@ -24,6 +27,7 @@ FREE = (
   'autoencoder.latents_mean',
   'autoencoder.latents_std',
   'data.dir',
+  'source.path',
   'mesh',
   'sampling',
 )
@@ -41,6 +45,9 @@ class Plan:
     codec: the autoencoder.
     frozen: its parameters where they do not move.
     shapes: the abstract state on the mesh.
+    base: the weights to start from, or that low-rank pairs are of; None where
+      there are none, or the run has gone on from them.
+    origin: what the run remembers of its base and its cache, as sections.
   """
 
   config: Any
@@ -53,13 +60,21 @@ class Plan:
   codec: Any
   frozen: dict
   shapes: state.State
+  base: base_lib.Base | None
+  origin: dict
 
 
-def check(config, workdir: str) -> Plan:
+def check(config, workdir: str, *, checkpoint_path: str | None = None) -> Plan:
   """Refuses what cannot work.
 
+  Args:
+    config: an experiment's ConfigDict.
+    workdir: of the run, there or not.
+    checkpoint_path: of the weights to start from, if not from nothing.
+
   Raises:
-    ValueError: the config, or what the work directory holds, cannot be.
+    ValueError: the config, the weights, or what the work directory holds,
+      cannot be.
   """
   if config.get('stage') not in config_lib.STAGES:
     raise ValueError(
@@ -69,8 +84,21 @@ def check(config, workdir: str) -> Plan:
   optimizer, mesh = build.make_optimizer(config), build.mesh(config)
   if (pathlib.Path(workdir) / KEPT).exists():
     config.autoencoder.weights = KEPT
-  task, nets, codec, frozen = networks(config, mesh, workdir)
-  plain = config_lib.plain(config)
+  base, origin = None, {}
+  if config.stage == 'autoencoder':
+    check_autoencoder_stage(data, checkpoint_path)
+    codec, nets, frozen = build.autoencoder(config), None, {}
+    task = build.reconstruction_task(config, codec)
+  else:
+    nets, frozen = networks(config, mesh, workdir)
+    task, codec = build.diffusion_task(config, nets), nets.autoencoder
+    check_frozen(config, data, nets)
+    base, source = find_base(config, checkpoint_path, workdir, nets)
+    if source:
+      origin['source'] = source
+    if data.name == 'cache':
+      origin['cache'] = check_cache(config, data, nets, source, workdir)
+  plain = config_lib.plain(config) | origin
   if frozen:
     plain['autoencoder']['weights'] = KEPT
   checkpoint.check_config(workdir, plain, free=FREE)
@@ -78,20 +106,24 @@ def check(config, workdir: str) -> Plan:
   shapes = state.abstract_state(task.init, key, optimizer, mesh)
   checkpoint.check_writable(workdir)
   return Plan(
-    config, data, train, mesh, optimizer, task, nets, codec, frozen, shapes
+    config,
+    data,
+    train,
+    mesh,
+    optimizer,
+    task,
+    nets,
+    codec,
+    frozen,
+    shapes,
+    base,
+    origin,
   )
 
 
-def networks(config, mesh, workdir):
-  """(task, networks or None, autoencoder, frozen) of the config's stage."""
-  if config.stage == 'autoencoder':
-    codec = build.autoencoder(config)
-    return build.reconstruction_task(config, codec), None, codec, {}
-  if config.autoencoder.kind == 'causal':
-    raise ValueError(
-      "autoencoder.kind='causal' in a transformer's stage has no weights: "
-      "expected 'identity', or 'weights' with autoencoder.weights=DIR"
-    )
+def networks(config, mesh, workdir) -> tuple[build.Networks, dict]:
+  """The networks of a transformer's stage, and the autoencoder's parameters
+  where they are at hand."""
   weights, frozen = pretrained.load_autoencoder(
     config, beside=workdir, mesh=mesh
   )
@@ -99,4 +131,144 @@ def networks(config, mesh, workdir):
   build.grids(config, nets)
   build.grids(config, nets, config_lib.data(config).crop)
   config_lib.sampling(config)
-  return build.diffusion_task(config, nets), nets, nets.autoencoder, frozen
+  return nets, frozen
+
+
+def check_autoencoder_stage(data, checkpoint_path) -> None:
+  """Refuses for an autoencoder what is of a transformer.
+
+  Raises:
+    ValueError: latents for data, or weights to start from.
+  """
+  if data.name == 'cache':
+    raise ValueError(
+      "data.name='cache' in an autoencoder's stage: expected clips, 'digits' "
+      "or 'folder'"
+    )
+  if checkpoint_path:
+    raise ValueError(
+      f"--checkpoint={checkpoint_path}: expected none in an autoencoder's "
+      'stage, which starts from nothing'
+    )
+
+
+def check_frozen(config, data, nets: build.Networks) -> None:
+  """Refuses a run whose frozen networks would have to run in every step.
+
+  Raises:
+    ValueError: published networks without a cache, or pictures without a
+      decoder.
+  """
+  causal = config.autoencoder.kind == 'causal'
+  told = [
+    *(["autoencoder.kind='causal'"] if causal else []),
+    *(["text.kind='frozen'"] if nets.text_kind == 'frozen' else []),
+  ]
+  if told and data.name != 'cache':
+    raise ValueError(
+      f"{' and '.join(told)} with data.name={data.name!r}: expected 'cache', "
+      'since what these give does not change: compute it once with python -m '
+      'spacetime.encode, and name its folder in data.dir'
+    )
+  if causal and config.train.sheet_every:
+    raise ValueError(
+      f'train.sheet_every={config.train.sheet_every}: expected 0 with '
+      "autoencoder.kind='causal', whose latents are cached: the run has nothing "
+      'to decode with'
+    )
+  if nets.lora.rank and config.optimizer.name != 'adamw':
+    raise ValueError(
+      f'optimizer.name={config.optimizer.name!r} with lora.rank='
+      f"{nets.lora.rank}: expected 'adamw'"
+    )
+
+
+def find_base(
+  config, checkpoint_path, workdir, nets: build.Networks
+) -> tuple[base_lib.Base | None, dict | None]:
+  """The weights to load, and what the run remembers of those it began with.
+
+  A run that has gone on from whole weights needs them no more; low-rank pairs
+  always need what they are of.
+
+  Raises:
+    ValueError: see base.open_base; or pairs of nothing.
+  """
+  workdir = pathlib.Path(workdir)
+  saved = None
+  if (workdir / checkpoint.CONFIG).is_file():
+    saved = json.loads((workdir / checkpoint.CONFIG).read_text()).get('source')
+  gone_on = checkpoint.has_step(workdir)
+  path = checkpoint_path
+  if saved and not path and (nets.lora.rank or not gone_on):
+    path = saved['path']
+  if not path:
+    if nets.lora.rank:
+      raise ValueError(
+        f'lora.rank={nets.lora.rank}: expected --checkpoint, the weights that '
+        'the pairs are of'
+      )
+    return None, saved
+  base = base_lib.open_base(path, nets)
+  return base, base.source()
+
+
+def check_cache(config, data, nets: build.Networks, source, workdir) -> dict:
+  """Refuses latents or texts of other networks than the run's.
+
+  Returns:
+    what the run remembers of the cache.
+
+  Raises:
+    ValueError: no cache, not whole, or made by other networks or of other
+      sizes.
+  """
+  about = cache_lib.Cache(data.dir).about
+  expected = base_lib.fingerprint_of_autoencoder(config, beside=workdir)
+  if not expected and source:
+    expected = source['autoencoder']
+  if expected and expected != about.autoencoder:
+    raise ValueError(
+      f'{data.dir} has latents of another autoencoder, {about.autoencoder}: '
+      f"expected those of {expected}, the run's; make them with python -m "
+      'spacetime.encode, or change data.dir'
+    )
+  if nets.text_kind == 'frozen':
+    if not about.length:
+      raise ValueError(
+        f"text.kind='frozen': {data.dir} has captions that are not embedded: "
+        'make it with python -m spacetime.encode --text=embeddings, or change '
+        'data.dir'
+      )
+    expected = (source or {}).get('text')
+    if expected and expected != about.text:
+      raise ValueError(
+        f'{data.dir} has texts of another text encoder or tokenizer, '
+        f"{about.text}: expected those of {expected}, the run's; make them "
+        'with python -m spacetime.encode, or change data.dir'
+      )
+  _check_sizes(data, nets, about)
+  return {'autoencoder': about.autoencoder, 'text': about.text}
+
+
+def _check_sizes(data, nets: build.Networks, about: cache_lib.About) -> None:
+  world = data.world
+  pairs = {
+    'data.world.frames': (world.frames, about.frames),
+    'data.world.height': (world.height, about.height),
+    'data.world.width': (world.width, about.width),
+    'autoencoder.z_dim': (nets.autoencoder.z_dim, about.latent[3]),
+  }
+  if nets.text_kind == 'frozen':
+    pairs['text.length'] = nets.text_length, about.length
+    pairs['text.d_model'] = nets.text.width, about.features
+  told = [
+    f'{key}={wanted}, there {have}'
+    for key, (wanted, have) in pairs.items()
+    if wanted != have
+  ]
+  if told:
+    raise ValueError(
+      f'{data.dir} is of other sizes than the config: {"; ".join(told)}; '
+      'change these keys, or data.dir'
+    )

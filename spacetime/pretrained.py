@@ -124,7 +124,7 @@ def open_model(path: str, *, mesh: jax.sharding.Mesh) -> Opened:
     )
   name = checkpoint.weights_hash(folder)
   return Opened(
-    config, networks, tokenizer, name, _text_hash(tokenizer, name), readers
+    config, networks, tokenizer, name, text_hash(tokenizer, name), readers
   )
 
 
@@ -175,12 +175,13 @@ def open_published(
     networks,
     tokenizer,
     pipeline.fingerprint(),
-    _text_hash(tokenizer, name),
+    text_hash(tokenizer, name),
     readers,
   )
 
 
-def _text_hash(tokenizer: tokenizer_lib.Tokenizer, weights: str) -> str:
+def text_hash(tokenizer: tokenizer_lib.Tokenizer, weights: str) -> str:
+  """Names a text encoder of these weights with its tokenizer."""
   return hashlib.sha256(weights.encode() + tokenizer.serialized).hexdigest()
 
 

@@ -54,6 +54,8 @@ PARAM_AXES = (
   (r'dit/head_modulation', ('whole', 'embed')),
   (r'dit/(head|time_modulation)/bias', ('whole',)),
   (r'dit/.*/bias', ('embed',)),
+  # Low-rank pairs are small: whole on every device.
+  (r'lora/.*', None),
   # The text encoder and the autoencoder are small beside the transformer or
   # run once a clip: whole on every device.
   (r'(text|autoencoder)/.*', None),

@@ -17,20 +17,33 @@ CLIPS = 6
 pyplot.switch_backend('agg')  # files alone: no window is wanted
 
 
-def sampled(config, nets: build.Networks, held_out: dict):
-  """(params, frozen) -> clips and captions, for the first held-out prompts."""
+def sampled(
+  config, nets: build.Networks, held_out: dict, *, empty_SY=None
+):
+  """(params, frozen) -> clips and captions, for the first held-out prompts.
+
+  `empty_SY` is the embedded empty prompt where `held_out` has embedded texts.
+  """
   captions = held_out['captions'][:CLIPS]
-  tokens = held_out['tokens'][: len(captions)]
-  negative = np.zeros_like(tokens)
-  negative[:, 0] = tokenizer_lib.END
+  rows = len(captions)
+  if empty_SY is None:
+    tokens = held_out['tokens'][:rows]
+    negative = np.zeros_like(tokens)
+    negative[:, 0] = tokenizer_lib.END
+
+  def texts(params):
+    if empty_SY is not None:
+      return held_out['text'][:rows], np.stack([empty_SY] * rows)
+    return nets.embed(params, tokens), nets.embed(params, negative)
+
   make = build.sampler(config, nets, config_lib.sampling(config))
   latent = (*build.grids(config, nets).latent, nets.autoencoder.z_dim)
 
   @jax.jit
   def video(params, frozen, keys):
     condition = conditions.nothing(len(captions), latent)
-    text, away = nets.embed(params, tokens), nets.embed(params, negative)
-    z = make(params, keys, text, away, condition)
+    whole = frozen | params
+    z = make(whole, keys, *texts(whole), condition)
     return nets.decode(frozen, z)
 
   def draw(params, frozen):

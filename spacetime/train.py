@@ -5,6 +5,10 @@
 
 Started again with the same --workdir, a run goes on where it stopped, bit for
 bit, data included. SIGTERM and Ctrl-C save and stop.
+
+--checkpoint starts a new run from trained weights: a published folder, a run, a
+weights folder or a bundled model. With --config.lora.rank=16 it trains low-rank
+pairs beside them (see export).
 """
 
 import json
@@ -18,6 +22,7 @@ import numpy as np
 from absl import flags, logging
 from ml_collections import config_flags
 
+from spacetime import base as base_lib
 from spacetime import build, checkpoint, clips, command, sharding
 from spacetime import config as config_lib
 from spacetime import plan as plan_lib
@@ -31,6 +36,12 @@ _CONFIG = config_flags.DEFINE_config_file(
 _WORKDIR = flags.DEFINE_string(
   'workdir', None, 'Where the run lives: checkpoints, metrics, sheets.'
 )
+_CHECKPOINT = flags.DEFINE_string(
+  'checkpoint',
+  None,
+  'Weights to start from; nothing starts from chance. A run that goes on needs '
+  'it no more, but for low-rank pairs, whose base may have moved.',
+)
 
 
 def main() -> None:
@@ -41,15 +52,18 @@ def main() -> None:
     config = _CONFIG.value.copy_and_resolve_references()
   except OSError as e:  # of a file that is not there; found on first use
     raise ValueError(f'--config: {e}') from e
-  run(config, _WORKDIR.value, stop=stopper())
+  run(config, _WORKDIR.value, start=_CHECKPOINT.value, stop=stopper())
 
 
-def run(config, workdir: str, *, stop=lambda: False) -> state.State:
+def run(
+  config, workdir: str, *, start: str | None = None, stop=lambda: False
+) -> state.State:
   """Trains as the config says, going on from what the work directory holds.
 
   Args:
     config: an experiment's ConfigDict.
     workdir: made if there is none.
+    start: weights to start from; see base.py.
     stop: asked after each step; true saves and stops.
 
   Returns:
@@ -58,33 +72,46 @@ def run(config, workdir: str, *, stop=lambda: False) -> state.State:
   Raises:
     ValueError: see plan.check.
   """
-  plan = plan_lib.check(config, workdir)
+  plan = plan_lib.check(config, workdir, checkpoint_path=start)
   train, nets = plan.train, plan.nets
   if plan.frozen:
     keep_autoencoder(config, workdir)
-  sources = clips.open_sources(plan.data, seed=config.seed)
-  tokenizer = get_tokenizer(config, sources, workdir)
+  embedded = nets is not None and nets.text_kind == 'frozen'
+  sources = clips.open_sources(plan.data, seed=config.seed, embedded=embedded)
+  tokenizer = get_tokenizer(config, sources, workdir, plan.base)
   length = nets.text_length if nets else None
   if length:
     clips.check_captions(sources, tokenizer, length=length)
   checkpoint.write_config(
     workdir,
-    with_moments(config_lib.plain(config), workdir),
+    with_moments(config_lib.plain(config) | plan.origin, workdir),
     tokenizer=tokenizer.serialized,
     free=plan_lib.FREE,
   )
+  empty_SY = sources.cache.empty_SY if embedded else None
   loader = clips.make_loader(
-    plan.data, sources.train, tokenizer, length=length, seed=config.seed
+    plan.data,
+    sources.train,
+    tokenizer,
+    length=length,
+    seed=config.seed,
+    empty_SY=empty_SY,
   )
   held_out = clips.held_out_batch(
-    sources.held_out, tokenizer, count=train.held_out, length=length
+    sources.held_out,
+    tokenizer,
+    count=train.held_out,
+    length=length,
+    embedded=embedded,
   )
+  frozen = plan.frozen
+  if nets and nets.lora.rank:
+    frozen = frozen | plan.base.load(nets, plan.mesh, dtype=nets.dit.config.dtype)
   init_key, run_key = jax.random.split(jax.random.key(config.seed))
   iterator = iter(loader)
   with checkpoint.Checkpoints(workdir, keep=train.keep) as checkpoints:
     if checkpoints.latest_step() is None:
-      init = first_layers(plan, sources.train)
-      at = state.init_state(init, init_key, plan.optimizer, plan.mesh)
+      at = begin(plan, sources.train, init_key)
     else:
       at = checkpoints.restore(plan.shapes, iterator=iterator)
       logging.info('going on from step %d', int(at.step))
@@ -97,7 +124,7 @@ def run(config, workdir: str, *, stop=lambda: False) -> state.State:
           accumulate=train.accumulate,
         ),
         at,
-        plan.frozen,
+        frozen,
         iterator,
         key=run_key,
         mesh=plan.mesh,
@@ -106,7 +133,7 @@ def run(config, workdir: str, *, stop=lambda: False) -> state.State:
         writer=told,
         checkpoints=checkpoints,
         checkpoint_every=train.checkpoint_every,
-        events=events(plan, held_out, workdir, told),
+        events=events(plan, frozen, held_out, workdir, told, empty_SY),
         rates=build.rates(config, nets),
         stop=stop,
       )
@@ -116,23 +143,33 @@ def run(config, workdir: str, *, stop=lambda: False) -> state.State:
   return at
 
 
+def begin(plan: plan_lib.Plan, source, key) -> state.State:
+  """The state of a run that has made no step."""
+  if plan.base is not None and not plan.nets.lora.rank:
+    params = plan.base.load(plan.nets, plan.mesh)
+    kept = {root: params[root] for root in plan.shapes.params}
+    return state.state_from(kept, plan.optimizer, plan.mesh)
+  init = first_layers(plan, source)
+  return state.init_state(init, key, plan.optimizer, plan.mesh)
+
+
 def events(
-  plan: plan_lib.Plan, held_out: dict, workdir, told
+  plan: plan_lib.Plan, frozen: dict, held_out: dict, workdir, told, empty_SY
 ) -> list[loop.Every]:
   """The held-out measures and the contact sheets."""
   draw = (
-    sheets_lib.sampled(plan.config, plan.nets, held_out)
+    sheets_lib.sampled(plan.config, plan.nets, held_out, empty_SY=empty_SY)
     if plan.nets
     else sheets_lib.reconstructed(plan.codec, held_out)
   )
   return [
     loop.Every(
       plan.train.evaluate_every,
-      evaluator(plan.task, plan.frozen, held_out, plan.mesh),
+      evaluator(plan.task, frozen, held_out, plan.mesh),
     ),
     loop.Every(
       plan.train.sheet_every,
-      sheets_lib.event(draw, plan.frozen, workdir, told),
+      sheets_lib.event(draw, frozen, workdir, told),
     ),
   ]
 
@@ -140,7 +177,7 @@ def events(
 def first_layers(plan: plan_lib.Plan, source):
   """The task's init, with first and last layers of principal components."""
   count = plan.train.principal_clips
-  if plan.nets is None or not count:
+  if plan.nets is None or plan.nets.lora.rank or not count:
     return plan.task.init
   found = build.components(plan.nets, plan.frozen, clips.first(source, count))
 
@@ -175,11 +212,18 @@ def with_moments(plain: dict, workdir) -> dict:
   return plain
 
 
-def get_tokenizer(config, sources, workdir) -> tokenizer_lib.Tokenizer:
-  """The run's tokenizer: the one it has, or one learnt from its captions."""
+def get_tokenizer(
+  config, sources, workdir, base: base_lib.Base | None
+) -> tokenizer_lib.Tokenizer:
+  """The run's tokenizer: the one it has, that of the weights it starts from or
+  of its cache, or one learnt from its captions."""
   path = pathlib.Path(workdir) / checkpoint.TOKENIZER
   if path.exists():
     return tokenizer_lib.Tokenizer.load(path)
+  if base is not None and base.tokenizer is not None:
+    return tokenizer_lib.Tokenizer.from_bytes(base.tokenizer)
+  if sources.cache is not None and not sources.captions:  # they are embedded
+    return tokenizer_lib.Tokenizer.from_bytes(sources.cache.tokenizer)
   size = config.text.vocab_size if 'text' in config else clips.VOCABULARY
   return tokenizer_lib.train(sources.captions, vocab_size=size)
 
@@ -190,7 +234,8 @@ def evaluator(task, frozen, held_out, mesh):
   count = -(-len(held_out['captions']) // rows) * rows
   batch = {
     name: np.resize(held_out[name], (count, *held_out[name].shape[1:]))
-    for name in ('frames', 'tokens')
+    for name in held_out
+    if name != 'captions'
   }
   batch = sharding.put_batch(batch, mesh)
   compiled = jax.jit(task.held_out)

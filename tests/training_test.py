@@ -190,7 +190,7 @@ def test_ema_decay_grows_to_its_limit():
 
 
 def oracle(prediction, answer):
-  """A stage whose network answers by rule: (params, z_t, t, text) -> y."""
+  """A stage whose network answers: (params, z_t, t, text, key) -> y."""
   return diffusion.Diffusion(
     encode=lambda frozen, video: video,
     embed=lambda params, tokens: tokens,
@@ -210,7 +210,7 @@ BATCH = {
 
 def test_a_perfect_sample_has_no_loss():
   video = BATCH['frames'].astype(jnp.float32) / 127.5 - 1
-  stage = oracle('sample', lambda params, z, t, text: video)
+  stage = oracle('sample', lambda params, z, t, text, key: video)
   loss, _ = stage.loss({}, {}, BATCH, jax.random.key(0))
   # Below the floor of t a perfect sample is a velocity that is too small.
   assert float(loss) < 0.2
@@ -221,7 +221,7 @@ def test_a_perfect_sample_has_no_loss():
 def test_given_frames_enter_clean_and_are_not_in_the_loss():
   seen = {}
 
-  def answer(params, z, t, text):
+  def answer(params, z, t, text, key):
     seen['z'], seen['t'] = z, t
     return jnp.where((t == 0)[:, :, None, None, None], 1e6, 0.0) + 0 * z
 
@@ -238,7 +238,7 @@ def test_given_frames_enter_clean_and_are_not_in_the_loss():
 
 
 def test_held_out_loss_never_changes():
-  stage = oracle('velocity', lambda params, z, t, text: 0.5 * z)
+  stage = oracle('velocity', lambda params, z, t, text, key: 0.5 * z)
   first, second = (stage.held_out({}, {}, BATCH) for _ in range(2))
   assert first == second
   assert set(first) == {'held_out/loss'} | {

@@ -6,6 +6,9 @@ A source is any object with `__len__` and `__getitem__` (such as
   video    uint8 (F, H, W, 3)
   caption  str or bytes
 
+or, of a cache (data/cache.py), latents (f, h, w, c) in place of the video, and
+text (S, Y) beside the caption.
+
 The order of the records is one global sequence, fixed by the seed alone, of
 which process p of P takes records p, p + P, p + 2P ...: the global batch of a
 step is the same set of clips on any number of processes.
@@ -62,6 +65,28 @@ class _Clip(grain.transforms.RandomMap):
     return {'frames': frames_FHWC, 'tokens': tokens_S}
 
 
+@dataclasses.dataclass(frozen=True)
+class _Latents(grain.transforms.RandomMap):
+  """Record of a cache -> latents_fhwc and text_SY, or tokens_S."""
+
+  tokenizer: Tokenizer
+  text_length: int
+  caption_dropout: float
+  empty_SY: np.ndarray | None
+
+  def random_map(
+    self, record: Mapping[str, Any], rng: np.random.Generator
+  ) -> dict[str, np.ndarray]:
+    dropped = rng.random() < self.caption_dropout
+    latents_fhwc = record['latents']
+    if self.empty_SY is not None:
+      text_SY = self.empty_SY if dropped else record['text']
+      return {'latents': latents_fhwc, 'text': text_SY}
+    caption = '' if dropped else record['caption']
+    tokens_S = self.tokenizer.encode(caption, length=self.text_length)
+    return {'latents': latents_fhwc, 'tokens': tokens_S}
+
+
 def _check_record(
   record: Mapping[str, Any],
   *,
@@ -106,6 +131,7 @@ def make_loader(
   caption_dropout: float = 0.1,
   size: tuple[int, int, int] | None = None,
   crop: tuple[int, int, int] | None = None,
+  empty_SY: np.ndarray | None = None,
   process_index: int = 0,
   process_count: int = 1,
   shuffle: bool = True,
@@ -129,6 +155,8 @@ def make_loader(
     caption_dropout: share of captions replaced by '', in [0, 1].
     size: the (frames, height, width) that every clip must have; None for any.
     crop: (frames, height, width) cut out of each clip at a uniform place.
+    empty_SY: of records with embedded texts, that of the empty caption; None
+      takes captions to tokens.
     process_index: this process, from 0.
     process_count: processes that share the source.
     shuffle: else the source's order.
@@ -139,14 +167,21 @@ def make_loader(
       Outside `absl.app.run`, parse absl's flags before iterating.
 
   Returns:
-    An iterable of {'frames': uint8 (B, F, H, W, 3), 'tokens': int32 (B, S)}.
+    An iterable of {'frames': uint8 (B, F, H, W, 3), 'tokens': int32 (B, S)};
+    of a cache 'latents' (B, f, h, w, c) in place of 'frames', and where its
+    texts are embedded, 'text' (B, S, Y) in place of 'tokens'.
 
   Raises:
     ValueError: an argument out of its range, too few records, or a clip of the
       wrong size; the first clip is looked at here, the others as they come.
   """
   _check_arguments(locals())
-  _check_record(source[0], size=size, crop=crop)
+  first = source[0]
+  if 'latents' in first:
+    transform = _Latents(tokenizer, text_length, caption_dropout, empty_SY)
+  else:
+    _check_record(first, size=size, crop=crop)
+    transform = _Clip(tokenizer, text_length, caption_dropout, size, crop)
   data = grain.MapDataset.source(source).seed(seed)
   if shuffle:
     data = data.shuffle()
@@ -154,9 +189,7 @@ def make_loader(
     data = data.repeat()
   # The generator of a record hangs on its place in the global sequence, so the
   # processes part after it.
-  data = data.random_map(
-    _Clip(tokenizer, text_length, caption_dropout, size, crop)
-  )
+  data = data.random_map(transform)
   if process_count > 1:
     data = data[process_index::process_count]
   if not repeat:

@@ -46,8 +46,7 @@ def from_pipeline(pipeline: Pipeline, *, dtype=None) -> dict:
   model = dataclasses.asdict(pipeline.transformer.config)
   del model['channels'], model['text_width']  # those of the other networks
   shift, solver = schedule(pipeline.scheduler, pipeline.folder)
-  # Wan 2.2's 5B model was made for 720 rows and 24 frames a second.
-  large = vae.is_residual
+  size, fps = clips(vae)
   return {
     'stage': 'diffusion',
     'seed': 0,
@@ -56,15 +55,11 @@ def from_pipeline(pipeline: Pipeline, *, dtype=None) -> dict:
       'dir': '',
       'clips': 0,
       'held_out_clips': 0,
-      'world': {
-        'frames': 121 if large else 81,
-        'height': 704 if large else 480,
-        'width': 1280 if large else 832,
-      },
+      'world': dict(zip(('frames', 'height', 'width'), size, strict=True)),
       'batch_size': 1,
       'caption_dropout': 0.1,
       'crop': None,
-      'fps': 24 if large else 16,
+      'fps': fps,
     },
     'autoencoder': {'kind': 'causal'} | dataclasses.asdict(vae),
     'text': {'length': TEXT_LENGTH} | text | {'dtype': compute},
@@ -81,6 +76,12 @@ def from_pipeline(pipeline: Pipeline, *, dtype=None) -> dict:
     },
     'published': {'index': pipeline.index, 'scheduler': pipeline.scheduler},
   }
+
+
+def clips(vae) -> tuple[tuple[int, int, int], int]:
+  """((frames, height, width), frames a second) that a model was made for, by
+  its autoencoder: Wan 2.2's 5B has 720 rows and 24 frames a second."""
+  return ((121, 704, 1280), 24) if vae.is_residual else ((81, 480, 832), 16)
 
 
 def schedule(scheduler: Mapping, where) -> tuple[float, str]:

@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 
 from spacetime.models import rope
+from spacetime.models.layers import Dense
 from spacetime.sharding import constrain
 
 
@@ -67,7 +68,7 @@ class Attention(nn.Module):
     width = x_BND.shape[-1]
 
     def project(name, x):
-      return nn.Dense(width, dtype=self.dtype, name=name)(x)
+      return Dense(width, dtype=self.dtype, name=name)(x)
 
     def split(x):
       x = x.reshape(*x.shape[:-1], self.heads, width // self.heads)
@@ -80,6 +81,4 @@ class Attention(nn.Module):
       q, k = rope.rotate(q, *rope_tables), rope.rotate(k, *rope_tables)
     y_BND = attend(q, k, v).reshape(x_BND.shape)
     init = nn.initializers.zeros if self.zero else nn.linear.default_kernel_init
-    return nn.Dense(width, dtype=self.dtype, kernel_init=init, name='out')(
-      y_BND
-    )
+    return Dense(width, dtype=self.dtype, kernel_init=init, name='out')(y_BND)

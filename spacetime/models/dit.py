@@ -15,6 +15,7 @@ import numpy as np
 
 from spacetime.models import patches, rope
 from spacetime.models.attention import Attention
+from spacetime.models.layers import DROPOUT, LORA, Dense
 from spacetime.sharding import constrain
 
 REMAT = ('none', 'full')
@@ -154,11 +155,9 @@ class Block(nn.Module):
     )(y_BND, text_BSD)
 
     y_BND = layer_norm(x_BND, config.eps) * (1 + scale_m) + shift_m
-    y_BNM = nn.Dense(config.mlp, dtype=dtype, name='mlp_in')(
-      y_BND.astype(dtype)
-    )
+    y_BNM = Dense(config.mlp, dtype=dtype, name='mlp_in')(y_BND.astype(dtype))
     y_BNM = constrain(nn.gelu(y_BNM), 'batch', 'tokens', 'mlp')
-    y_BND = nn.Dense(
+    y_BND = Dense(
       config.width,
       dtype=dtype,
       kernel_init=nn.initializers.zeros,
@@ -251,8 +250,8 @@ class DiT(nn.Module):
       block = nn.remat(Block, prevent_cse=False, static_argnums=())
     return nn.scan(
       block,
-      variable_axes={'params': 0},
-      split_rngs={'params': True},
+      variable_axes={'params': 0, LORA: 0},
+      split_rngs={'params': True, DROPOUT: True},
       in_axes=(nn.broadcast,) * 4,
       length=self.config.layers,
     )(self.config, name='blocks')

@@ -21,7 +21,8 @@ class Diffusion:
   Attributes:
     encode: (frozen, video_BFHWC) -> z_Bfhwc, unit scale.
     embed: (params, tokens_BS) -> text_BSY.
-    transform: (params, z_Bfhwc, t_BT, text_BSY) -> prediction_Bfhwc.
+    transform: (params, z_Bfhwc, t_BT, text_BSY, key) -> prediction_Bfhwc; the
+      key is for dropout, None drops nothing.
     flow: prediction and levels.
     given: which frames are given.
   """
@@ -32,42 +33,62 @@ class Diffusion:
   flow: flow.FlowConfig
   given: given.GivenConfig
 
-  def velocity(self, params, z_t_Bfhwc, t_Bf, text_BSY):
+  def inputs(self, params, frozen, batch):
+    """(z_Bfhwc, text_BSY), computed where the batch does not bring them."""
+    if 'latents' in batch:
+      z_Bfhwc = batch['latents'].astype(jnp.float32)
+    else:
+      z_Bfhwc = self.encode(frozen, to_video(batch['frames']))
+    if 'text' in batch:
+      return z_Bfhwc, batch['text']
+    return z_Bfhwc, self.embed(params, batch['tokens'])
+
+  def velocity(self, params, z_t_Bfhwc, t_Bf, text_BSY, key=None):
     """The predicted velocity, whatever the network predicts."""
-    y_Bfhwc = self.transform(params, z_t_Bfhwc, t_Bf, text_BSY)
+    y_Bfhwc = self.transform(params, z_t_Bfhwc, t_Bf, text_BSY, key)
     if self.flow.prediction == 'velocity':
       return y_Bfhwc
     return flow.to_velocity(z_t_Bfhwc, y_Bfhwc, t_Bf, floor=self.flow.floor)
 
-  def losses(self, params, z_Bfhwc, text_BSY, t_Bf, key):
+  def losses(self, params, z_Bfhwc, text_BSY, t_Bf, key, dropout=None):
     """Squared error of the velocity for each latent frame, (B, f)."""
     noise = jax.random.normal(key, z_Bfhwc.shape)
     z_t = flow.noised(z_Bfhwc, noise, t_Bf)
-    v = self.velocity(params, z_t, t_Bf, text_BSY)
+    v = self.velocity(params, z_t, t_Bf, text_BSY, dropout)
     return flow.frame_loss(v, flow.velocity(z_Bfhwc, noise))
 
   def loss(self, params, frozen, batch, key):
-    """The training loss of a batch {'frames': uint8, 'tokens': int32}."""
-    z_Bfhwc = self.encode(frozen, to_video(batch['frames']))
+    """The training loss of a batch.
+
+    Args:
+      params: those that are trained.
+      frozen: the others.
+      batch: 'frames' (uint8) or 'latents', and 'tokens' (int32) or 'text'.
+      key: of this step.
+    """
+    whole = frozen | params
+    z_Bfhwc, text_BSY = self.inputs(whole, frozen, batch)
     level_key, given_key, noise_key = jax.random.split(key, 3)
     rows, frames = z_Bfhwc.shape[:2]
     t_B1 = flow.sample_levels(level_key, (rows, 1), self.flow)
     given_Bf = given.sample_given(given_key, rows, frames, self.given)
     t_Bf = jnp.where(given_Bf, 0.0, t_B1)
-    text_BSY = self.embed(params, batch['tokens'])
-    loss_Bf = self.losses(params, z_Bfhwc, text_BSY, t_Bf, noise_key)
+    dropout_key = jax.random.fold_in(noise_key, 1)
+    loss_Bf = self.losses(
+      whole, z_Bfhwc, text_BSY, t_Bf, noise_key, dropout_key
+    )
     loss = flow.masked_mean(loss_Bf, given_Bf)
     return loss, {'loss': loss}
 
   def held_out(self, params, frozen, batch):
     """The loss at each of HELD_OUT_LEVELS with noise that never changes."""
-    z_Bfhwc = self.encode(frozen, to_video(batch['frames']))
-    text_BSY = self.embed(params, batch['tokens'])
+    whole = frozen | params
+    z_Bfhwc, text_BSY = self.inputs(whole, frozen, batch)
 
     def at(level):
       t_Bf = jnp.full(z_Bfhwc.shape[:2], level)
       key = jax.random.key(0)
-      return jnp.mean(self.losses(params, z_Bfhwc, text_BSY, t_Bf, key))
+      return jnp.mean(self.losses(whole, z_Bfhwc, text_BSY, t_Bf, key))
 
     losses = jax.lax.map(at, jnp.asarray(HELD_OUT_LEVELS))
     told = {

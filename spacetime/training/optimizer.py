@@ -120,9 +120,10 @@ def frozen_mask(patterns: tuple[str, ...]):
   return mask
 
 
-def _is_kernel(params):
+def _is_matrix(params):
+  """Kernels, and the low-rank pairs beside them."""
   return jax.tree_util.tree_map_with_path(
-    lambda path, _: path_name(path).endswith('kernel'), params
+    lambda path, _: path_name(path).endswith(('/kernel', '/a', '/b')), params
   )
 
 
@@ -137,7 +138,7 @@ def make_optimizer(
       b1=config.b1,
       b2=config.b2,
       weight_decay=config.weight_decay,
-      mask=_is_kernel,
+      mask=_is_matrix,
     )
   else:
     update = optax.contrib.muon(

@@ -64,6 +64,20 @@ def init_state(init, key, optimizer, mesh: jax.sharding.Mesh) -> State:
     return jax.jit(make, out_shardings=placed)(key)
 
 
+def state_from(params: dict, optimizer, mesh: jax.sharding.Mesh) -> State:
+  """The state before the first step of a run that starts from weights.
+
+  Args:
+    params: float32, in their places on the mesh; donated.
+    optimizer: as made by make_optimizer.
+    mesh: where they lie.
+  """
+  make = lambda params: new_state(params, optimizer)  # noqa: E731
+  placed = state_shardings(jax.eval_shape(make, params), mesh)
+  with jax.set_mesh(mesh):
+    return jax.jit(make, out_shardings=placed, donate_argnums=0)(params)
+
+
 def abstract_state(init, key, optimizer, mesh: jax.sharding.Mesh) -> State:
   """The state's shapes with their shardings, and no memory: to restore into."""
   state = jax.eval_shape(lambda key: new_state(init(key), optimizer), key)
