@@ -1,6 +1,15 @@
-"""What the experiments on the published weights of Wan share."""
+"""What the experiments on the published weights of Wan share.
+
+  python -m spacetime.encode --checkpoint=WAN --data=CLIPS --out=CACHE
+  python -m spacetime.train --config=experiments/wan_t2v_1_3b.py \
+    --checkpoint=WAN --workdir=DIR --config.data.dir=CACHE
+
+--config.lora.rank=16 --config.optimizer.learning_rate=1e-4 trains low-rank
+pairs instead of every parameter.
+"""
 
 TEXT = dict(  # UMT5-XXL
+  kind='frozen',
   length=512,
   vocab_size=256384,
   d_model=4096,
@@ -43,8 +52,8 @@ def get_sections(
     stage='diffusion',
     seed=0,
     data=dict(
-      name='folder',
-      dir='clips',
+      name='cache',
+      dir='cache',
       clips=0,
       held_out_clips=0,
       world=dict(frames=frames, height=height, width=width),
@@ -56,6 +65,7 @@ def get_sections(
     autoencoder=dict(kind='causal', **AUTOENCODERS[autoencoder]),
     text=dict(TEXT),
     flow=dict(prediction='velocity', shift=shift),
+    lora=dict(rank=0, alpha=16.0, dropout=0.0),
     optimizer=dict(name='adamw', learning_rate=1e-5, warmup=100, decay=0.2),
     mesh=mesh,
     train=dict(
@@ -64,7 +74,7 @@ def get_sections(
       accumulate=1,
       log_every=10,
       evaluate_every=200,
-      sheet_every=500,
+      sheet_every=0,  # nothing in a run decodes
       checkpoint_every=200,
       keep=2,
       held_out=4,

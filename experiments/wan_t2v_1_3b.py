@@ -1,6 +1,7 @@
-"""Wan 2.1 T2V-1.3B: 1,418,996,800 parameters, fine-tuned on a folder of clips.
+"""Wan 2.1 T2V-1.3B: 1,418,996,800 parameters, fine-tuned.
 
-  python -m spacetime.train --config=experiments/wan_t2v_1_3b.py --workdir=DIR
+  python -m spacetime.train --config=experiments/wan_t2v_1_3b.py \
+    --checkpoint=WAN --workdir=DIR --config.data.dir=CACHE
 
 Sizes:
   image  single frames of 480 x 832; 1,560 tokens.

@@ -1,6 +1,7 @@
 """Wan 2.2 TI2V-5B: 4,999,787,712 parameters; text, or a first frame too.
 
-  python -m spacetime.train --config=experiments/wan_ti2v_5b.py --workdir=DIR
+  python -m spacetime.train --config=experiments/wan_ti2v_5b.py \
+    --checkpoint=WAN --workdir=DIR --config.data.dir=CACHE
 
 Sizes:
   480p  121 frames of 480 x 832; 12,090 tokens.

@@ -120,9 +120,7 @@ def networks(config, *, weights: Mapping | None = None) -> Networks:
   values = section(config, 'text')
   length, kind = values.pop('length'), values.pop('kind', 'trained')
   if kind not in config_lib.TEXTS:
-    raise ValueError(
-      f'text.kind={kind!r}: expected one of {config_lib.TEXTS}'
-    )
+    raise ValueError(f'text.kind={kind!r}: expected one of {config_lib.TEXTS}')
   text = unpack(values, text_lib.TextConfig, 'text')
   model = unpack(
     section(config, 'model'),

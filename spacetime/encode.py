@@ -12,8 +12,7 @@ of an experiment. Training reads the cache with --config.data.name=cache
 
 import dataclasses
 import pathlib
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Iterator
 
 import jax
 import numpy as np
@@ -21,21 +20,10 @@ import tqdm
 from absl import flags
 from ml_collections import config_flags
 
-from spacetime import (
-  base,
-  build,
-  checkpoint,
-  clips,
-  command,
-  geometry,
-  pretrained,
-  sharding,
-  texts,
-)
+from spacetime import clips, command, encoders, geometry, texts
 from spacetime import config as config_lib
 from spacetime.data import cache
 from spacetime.data import world as world_lib
-from spacetime.interop import folders
 from spacetime.models import streaming
 from spacetime.pixels import to_video
 
@@ -67,27 +55,6 @@ _BATCH = flags.DEFINE_integer('batch', 1, 'Clips that are encoded at once.')
 _SHARD = flags.DEFINE_integer('shard', 64, 'Clips in a file of the cache.')
 
 
-@dataclasses.dataclass(frozen=True)
-class Encoder:
-  """What a cache is made with.
-
-  Attributes:
-    fingerprint: of the autoencoder.
-    codec: video <-> latents.
-    read: -> its parameters.
-    model: that has a text encoder; None where there is none.
-    size: (frames, height, width) that it was made for.
-    fps: likewise.
-  """
-
-  fingerprint: str
-  codec: Any
-  read: Callable[[], dict] = dataclasses.field(repr=False)
-  model: pretrained.Opened | None
-  size: tuple[int, int, int]
-  fps: float
-
-
 def main() -> None:
   """Flags -> a cache."""
   if not _CHECKPOINT.value or not _OUT.value:
@@ -96,7 +63,7 @@ def main() -> None:
     raise ValueError('expected one of --data and --config')
   if _BATCH.value < 1:
     raise ValueError(f'--batch={_BATCH.value}: expected 1 or more')
-  found = open_encoder(_CHECKPOINT.value)
+  found = encoders.open_encoder(_CHECKPOINT.value)
   data, seed = clips_section(found)
   run(
     found,
@@ -111,47 +78,8 @@ def main() -> None:
   print(f'{_OUT.value}: written')
 
 
-def open_encoder(path: str) -> Encoder:
-  """Opens a published folder, a text-to-video model or an autoencoder.
-
-  Raises:
-    ValueError: none of these, or damaged.
-  """
-  mesh = sharding.make_mesh(
-    sharding.MeshConfig(data=1), devices=jax.devices()[:1]
-  )
-  folder = build.resolve(path)
-  if folders.is_pipeline(folder):
-    model = pretrained.open_published(folder, mesh=mesh)
-    name = folders.open_part(folder, 'vae').fingerprint()
-  else:
-    config = checkpoint.read_config(folder)
-    if config.get('stage') == 'autoencoder':
-      codec = build.autoencoder(config)
-      name = checkpoint.weights_hash(folder)
-      read = lambda: pretrained.load_own(config, folder, mesh=mesh)  # noqa: E731
-      return Encoder(
-        name, codec, lambda: read()['autoencoder'], None, *_clips(config)
-      )
-    model = pretrained.open_model(path, mesh=mesh)
-    name = base.fingerprint_of_autoencoder(config, beside=folder)
-  return Encoder(
-    name,
-    model.networks.autoencoder,
-    lambda: model.read('autoencoder'),
-    model,
-    *_clips(model.config),
-  )
-
-
-def _clips(config) -> tuple[tuple[int, int, int], float]:
-  data = config_lib.data(config)
-  world = data.world
-  return (world.frames, world.height, world.width), data.fps
-
-
 def run(
-  found: Encoder,
+  found: encoders.Encoder,
   data: config_lib.DataConfig,
   out,
   *,
@@ -211,9 +139,7 @@ def run(
   write_latents(pathlib.Path(out), about, sources, found, batch=batch)
 
 
-def write_texts(
-  out, about: cache.About, sources: clips.Sources, model
-) -> None:
+def write_texts(out, about: cache.About, sources: clips.Sources, model) -> None:
   """Writes the shards of captions, embedded if there is a model."""
   missing = cache.missing(out, about, 'text')
   empty = out / cache.EMPTY
@@ -228,8 +154,7 @@ def write_texts(
 
   def records(split, numbers) -> Iterator[list[dict]]:
     source = getattr(sources, split)
-    for i in numbers:
-      yield embedded(model, [clips.caption(source, i)], about)
+    yield embedded(model, [clips.caption(source, i) for i in numbers], about)
 
   write(out, missing, records, name='text', total=sum(about.counts))
 
@@ -248,7 +173,7 @@ def embedded(model, captions: list[str], about: cache.About) -> list[dict]:
 
 
 def write_latents(
-  out, about: cache.About, sources, found: Encoder, *, batch: int
+  out, about: cache.About, sources, found: encoders.Encoder, *, batch: int
 ) -> None:
   """Writes the shards of latents."""
   missing = cache.missing(out, about, 'latents')
@@ -299,7 +224,7 @@ def parts(numbers: range, size: int) -> list[range]:
 
 
 def clips_section(
-  found: Encoder,
+  found: encoders.Encoder,
 ) -> tuple[config_lib.DataConfig, int]:
   """The clips that the flags name, and the seed of the digits."""
   sizes = dict(zip(('frames', 'height', 'width'), found.size, strict=True))

@@ -173,8 +173,8 @@ def check_frozen(config, data, nets: build.Networks) -> None:
   if causal and config.train.sheet_every:
     raise ValueError(
       f'train.sheet_every={config.train.sheet_every}: expected 0 with '
-      "autoencoder.kind='causal', whose latents are cached: the run has nothing "
-      'to decode with'
+      "autoencoder.kind='causal', whose latents are cached: the run has "
+      'nothing to decode with'
     )
   if nets.lora.rank and config.optimizer.name != 'adamw':
     raise ValueError(

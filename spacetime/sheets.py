@@ -17,9 +17,7 @@ CLIPS = 6
 pyplot.switch_backend('agg')  # files alone: no window is wanted
 
 
-def sampled(
-  config, nets: build.Networks, held_out: dict, *, empty_SY=None
-):
+def sampled(config, nets: build.Networks, held_out: dict, *, empty_SY=None):
   """(params, frozen) -> clips and captions, for the first held-out prompts.
 
   `empty_SY` is the embedded empty prompt where `held_out` has embedded texts.

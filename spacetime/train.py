@@ -106,7 +106,9 @@ def run(
   )
   frozen = plan.frozen
   if nets and nets.lora.rank:
-    frozen = frozen | plan.base.load(nets, plan.mesh, dtype=nets.dit.config.dtype)
+    frozen = frozen | plan.base.load(
+      nets, plan.mesh, dtype=nets.dit.config.dtype
+    )
   init_key, run_key = jax.random.split(jax.random.key(config.seed))
   iterator = iter(loader)
   with checkpoint.Checkpoints(workdir, keep=train.keep) as checkpoints:

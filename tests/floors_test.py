@@ -9,13 +9,22 @@ import pytest
 
 ROOT = pathlib.Path(__file__).parents[1]
 FILES = sorted((ROOT / 'spacetime').rglob('*.py'))
-MAINS = ('train', 'sample', 'evaluate', 'export', 'convert', 'encode', 'command')
+MAINS = (
+  'train',
+  'sample',
+  'evaluate',
+  'export',
+  'convert',
+  'encode',
+  'command',
+)
 FLOORS = (
   ('__init__', 'geometry', 'flops'),
   ('sharding', 'checkpoint', 'flow', 'solver', 'guidance', 'pixels', 'data'),
   ('models',),
   ('training', 'sampling', 'interop', 'evaluation'),
   (
+    *('config', 'build', 'pretrained', 'texts', 'generate', 'clips'),
     *('config', 'build', 'pretrained', 'texts', 'generate', 'clips'),
     *('base', 'encoders', 'exports', 'plan', 'request'),
   ),
