@@ -15,6 +15,7 @@ TEST = ['pytest>=8', 'pytest-xdist>=3.6', 'ruff>=0.15']
 PARITY = [
   'accelerate>=1.10',
   'diffusers>=0.42.1',
+  'peft>=0.21.2',
   'torch==2.13.0',
   'transformers>=5.23',
 ]

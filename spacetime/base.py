@@ -62,20 +62,19 @@ class Base:
     Args:
       nets: of the run.
       mesh: where they go.
-      dtype: of the transformer; what the published code computes in float32
-        stays as it is stored.
+      dtype: of the transformer, of which what the published code computes in
+        float32 stays as stored; a text encoder gets float32. None keeps all.
     """
     if self.part is not None:
       return {'dit': self.part.load(mesh, dtype=dtype)}
-    shapes = pretrained.placed(nets.init, mesh)
+    shapes = pretrained.placed(nets.init, mesh, stored=self.folder)
     if not self.trained_text:
       shapes = {'dit': shapes['dit']}
-    kinds = {'dit': dtype, 'text': jnp.float32}
 
     def kind(path, leaf):
       root, *names = [key.key for key in path]
-      name = '.'.join(names)
-      target = reading.target_dtype(root, name, leaf.dtype, kinds[root])
+      wanted = dtype if root == 'dit' else dtype and jnp.float32
+      target = reading.target_dtype(root, '.'.join(names), leaf.dtype, wanted)
       return jax.ShapeDtypeStruct(leaf.shape, target, sharding=leaf.sharding)
 
     shapes = jax.tree_util.tree_map_with_path(kind, shapes)

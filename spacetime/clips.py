@@ -9,8 +9,8 @@ import jax
 import numpy as np
 
 from spacetime.config import DataConfig
-from spacetime.data import clips as folder_lib
 from spacetime.data import cache as cache_lib
+from spacetime.data import clips as folder_lib
 from spacetime.data import digits_tfds, pipeline
 
 CAPTIONS = 5000  # enough to learn the pieces of the digits world's grammar

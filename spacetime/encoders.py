@@ -1,14 +1,29 @@
-"""The networks that do not move while training, opened to compute with once."""
+"""What does not change while training, computed once: latents and texts."""
 
 import dataclasses
-from collections.abc import Callable
+import pathlib
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
+import numpy as np
+import tqdm
 
-from spacetime import base, build, checkpoint, pretrained, sharding
+from spacetime import (
+  base,
+  build,
+  checkpoint,
+  clips,
+  geometry,
+  pretrained,
+  sharding,
+  texts,
+)
 from spacetime import config as config_lib
+from spacetime.data import cache
 from spacetime.interop import folders
+from spacetime.models import streaming
+from spacetime.pixels import to_video
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,3 +84,148 @@ def _clips(config) -> tuple[tuple[int, int, int], float]:
   data = config_lib.data(config)
   world = data.world
   return (world.frames, world.height, world.width), data.fps
+
+
+def encode(
+  found: Encoder,
+  data: config_lib.DataConfig,
+  out,
+  *,
+  seed: int = 0,
+  text: str | None = None,
+  dtype: str = 'float32',
+  batch: int = 1,
+  shard: int = 64,
+) -> None:
+  """Writes what is not there of a cache.
+
+  Args:
+    found: what encodes.
+    data: the clips.
+    out: the cache's folder, made if it is not there.
+    seed: of the digits world.
+    text: 'embeddings' or 'captions'; None embeds where there is an encoder.
+    dtype: of latents and embeddings.
+    batch: clips at once.
+    shard: clips in a file.
+
+  Raises:
+    ValueError: clips or sizes that cannot be, or another cache there.
+  """
+  if data.name == 'cache':
+    raise ValueError("data.name='cache': expected clips, 'digits' or 'folder'")
+  if text == 'embeddings' and found.model is None:
+    raise ValueError(
+      '--text=embeddings: --checkpoint is an autoencoder, which has no text '
+      'encoder: expected captions; change --text or --checkpoint'
+    )
+  model = None if text == 'captions' else found.model
+  nets, world = model and model.networks, data.world
+  grid = geometry.Geometry(
+    world.frames, world.height, world.width, found.codec.stride, (1, 1, 1)
+  )
+  sources = clips.open_sources(data, seed=seed)
+  about = cache.About(
+    autoencoder=found.fingerprint,
+    text=model.text_hash if model else '',
+    frames=world.frames,
+    height=world.height,
+    width=world.width,
+    fps=data.fps,
+    latent=(*grid.latent, found.codec.z_dim),
+    length=nets.text_length if nets else 0,
+    features=nets.text.width if nets else 0,
+    dtype=dtype,
+    source=clips.identity(data, sources, seed=seed),
+    counts=(len(sources.train), len(sources.held_out)),
+    shard=shard,
+  )
+  tokenizer = model.tokenizer.serialized if model else None
+  cache.begin(out, about, tokenizer=tokenizer)
+  # The text encoder is let go before the autoencoder is read.
+  write_texts(pathlib.Path(out), about, sources, model)
+  write_latents(pathlib.Path(out), about, sources, found, batch=batch)
+
+
+def write_texts(out, about: cache.About, sources: clips.Sources, model) -> None:
+  """Writes the shards of captions, embedded if there is a model."""
+  missing = cache.missing(out, about, 'text')
+  empty = out / cache.EMPTY
+  if not missing and (model is None or empty.is_file()):
+    return
+  if model is not None:
+    # Read once for all shards, and gone with this function.
+    params = model.read('text')
+    model = dataclasses.replace(model, readers={'text': lambda: params})
+    if not empty.is_file():
+      cache.write_shard(empty, [embedded(model, [''], about)[0]])
+
+  def records(split, numbers) -> Iterator[list[dict]]:
+    source = getattr(sources, split)
+    yield embedded(model, [clips.caption(source, i) for i in numbers], about)
+
+  write(out, missing, records, name='text', total=sum(about.counts))
+
+
+def embedded(model, captions: list[str], about: cache.About) -> list[dict]:
+  """Records of captions, with their embeddings if there is a model."""
+  if model is None:
+    return [cache.text_record(caption) for caption in captions]
+  dtype = cache.DTYPES[about.dtype]
+  return [
+    cache.text_record(caption, text_SY.astype(dtype))
+    for caption, text_SY in zip(
+      captions, texts.encode(model, captions), strict=True
+    )
+  ]
+
+
+def write_latents(
+  out, about: cache.About, sources, found: Encoder, *, batch: int
+) -> None:
+  """Writes the shards of latents."""
+  missing = cache.missing(out, about, 'latents')
+  if not missing:
+    return
+  params = found.read()
+  first = jax.jit(found.codec.encode_first)
+  step = jax.jit(found.codec.encode_step)
+
+  def latents(frames_BFHWC):
+    chunks = streaming.encode_chunks(
+      found.codec, params, to_video(frames_BFHWC), first=first, step=step
+    )
+    z_Bfhwc = np.concatenate([np.asarray(chunk) for chunk in chunks], axis=1)
+    return z_Bfhwc.astype(cache.DTYPES[about.dtype])
+
+  def records(split, numbers) -> Iterator[list[dict]]:
+    source = getattr(sources, split)
+    for rows in parts(numbers, batch):
+      frames = [source[i]['video'] for i in rows]
+      # The last batch is filled up, so that one program serves all.
+      filled = frames + frames[-1:] * (batch - len(frames))
+      z_Bfhwc = latents(np.stack(filled))[: len(rows)]
+      yield [{'latents': z_fhwc} for z_fhwc in z_Bfhwc]
+
+  write(out, missing, records, name='latents', total=sum(about.counts))
+
+
+def write(out, missing, records, *, name: str, total: int) -> None:
+  """Writes the missing shards; a bar tells how far."""
+  left = sum(len(numbers) for _, _, numbers in missing)
+  with tqdm.tqdm(
+    total=total, initial=total - left, desc=name, unit='clip'
+  ) as bar:
+
+    def told(split, numbers):
+      for batch in records(split, numbers):
+        yield from batch
+        bar.update(len(batch))
+
+    for split, file, numbers in missing:
+      cache.write_shard(out / file, told(split, numbers))
+
+
+def parts(numbers: range, size: int) -> list[range]:
+  """Runs of at most `size`."""
+  return [numbers[i : i + size] for i in range(0, len(numbers), size)]

@@ -1,59 +1,57 @@
-"""Writes a trained model as a weights folder: safetensors, config, tokenizer.
+"""Writes a trained model as a folder: safetensors, config, tokenizer.
 
-python -m spacetime.export --checkpoint=runs/digits --out=models/digits
+  python -m spacetime.export --checkpoint=runs/digits --out=models/digits
+  python -m spacetime.export --checkpoint=runs/tuned --out=models/tuned
+  python -m spacetime.export --checkpoint=runs/pairs --out=DIR --lora=diffusers
+
+A transformer that started from published weights is written into a copy of
+their folder, which diffusers loads. Of low-rank pairs --lora chooses: their
+file as diffusers or the original repository names it, or the model with them
+merged.
 """
 
 import pathlib
-import shutil
 
 import jax
 from absl import flags
 
-from spacetime import build, checkpoint, command, pretrained, sharding
+from spacetime import command, exports
 
 _CHECKPOINT = flags.DEFINE_string('checkpoint', None, 'A work directory.')
 _OUT = flags.DEFINE_string('out', None, 'The folder to make.')
 _DTYPE = flags.DEFINE_enum(
   'dtype',
-  'float32',
+  None,
   ['float32', 'float16', 'bfloat16'],
-  'What the numbers are stored as; loading makes them float32 again.',
+  'What the numbers are stored as; as they are if not set: float32, and what '
+  'pairs are merged into as that is stored.',
+)
+_LORA = flags.DEFINE_enum(
+  'lora',
+  None,
+  [*exports.LORA],
+  'Of low-rank pairs: their file in one dialect of names, or the model with '
+  'them merged.',
+)
+_BASE = flags.DEFINE_string(
+  'base',
+  None,
+  'The weights that the run started from, if they are not where they were.',
 )
 
 
 def main() -> None:
-  """Loads the averaged parameters and writes them."""
+  """Flags -> a folder with the averaged parameters."""
   if not _CHECKPOINT.value or not _OUT.value:
     raise ValueError('--checkpoint and --out: expected both; see --help')
-  mesh = sharding.make_mesh(
-    sharding.MeshConfig(data=1), devices=jax.devices()[:1]
+  told = exports.write(
+    _CHECKPOINT.value,
+    pathlib.Path(_OUT.value),
+    dtype=_DTYPE.value and jax.numpy.dtype(_DTYPE.value),
+    lora=_LORA.value,
+    base=_BASE.value,
   )
-  folder = build.resolve(_CHECKPOINT.value)
-  config = checkpoint.read_config(folder)
-  if config['stage'] == 'autoencoder':
-    codec = build.autoencoder(config)
-    if not codec.cfg.latents_std:
-      raise ValueError(
-        f'{folder}: its latents have not been measured, which happens when '
-        'training ends; train it to train.steps, or change --checkpoint'
-      )
-    params = pretrained.load_own(config, folder, mesh=mesh)
-  else:
-    params = pretrained.load(folder, mesh=mesh).params
-  # The folder of somebody's clips is not a part of a model.
-  config['data']['dir'] = pathlib.Path(config['data']['dir']).name
-  checkpoint.save_weights(
-    _OUT.value,
-    jax.tree.map(lambda leaf: leaf.astype(_DTYPE.value), params),
-    config=config,
-    tokenizer=checkpoint.read_tokenizer(folder),
-  )
-  if config['autoencoder']['kind'] == 'weights':
-    name = config['autoencoder']['weights']  # a run's copy, by a name within
-    shutil.copytree(
-      pathlib.Path(folder) / name, pathlib.Path(_OUT.value) / name
-    )
-  print(f'{_OUT.value}: {checkpoint.weights_hash(_OUT.value)}')
+  print(f'{_OUT.value}: {told}')
 
 
 if __name__ == '__main__':

@@ -109,6 +109,13 @@ def open_model(path: str, *, mesh: jax.sharding.Mesh) -> Opened:
     )
   codec_config, codec_folder = find_autoencoder(config, beside=folder)
   networks = build.networks(config, weights=codec_config)
+  if networks.lora.rank or networks.text_kind == 'frozen':
+    more = ' --lora=merged' if networks.lora.rank else ''
+    raise ValueError(
+      f'{path} holds what was trained alone, not the weights that it started '
+      'from: make a whole folder of it with python -m spacetime.export '
+      f'--checkpoint={path}{more} --out=DIR, and change --checkpoint'
+    )
   tokenizer = tokenizer_lib.Tokenizer.from_bytes(
     checkpoint.read_tokenizer(folder)
   )

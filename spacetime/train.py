@@ -149,7 +149,11 @@ def begin(plan: plan_lib.Plan, source, key) -> state.State:
   """The state of a run that has made no step."""
   if plan.base is not None and not plan.nets.lora.rank:
     params = plan.base.load(plan.nets, plan.mesh)
-    kept = {root: params[root] for root in plan.shapes.params}
+    # What the published code computes in float32 may be stored as less.
+    kept = {
+      root: jax.tree.map(lambda leaf: leaf.astype('float32'), params[root])
+      for root in plan.shapes.params
+    }
     return state.state_from(kept, plan.optimizer, plan.mesh)
   init = first_layers(plan, source)
   return state.init_state(init, key, plan.optimizer, plan.mesh)

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 import pytest
 
-from spacetime import encode, encoders, texts
+from spacetime import encoders, texts
 from spacetime.data import cache
 from spacetime.data import clips as clips_lib
 from spacetime.pixels import to_video
@@ -35,7 +35,8 @@ def test_what_is_kept_is_what_the_networks_give(folder):
     )
     z = jax.jit(nets.encode)(whole.frozen, to_video(video)[None])
     np.testing.assert_allclose(record['latents'], z[0], atol=1e-5)
-    tokens = whole.tokenizer.encode('a red %d moves left & right' % number, length=512)
+    cleaned = f'a red {number} moves left & right'
+    tokens = whole.tokenizer.encode(cleaned, length=512)
     text = jax.jit(nets.embed)(whole.params, tokens[None])
     np.testing.assert_allclose(record['text'], text[0], atol=1e-5)
   (empty,) = texts.encode(model, [''])
@@ -57,12 +58,12 @@ def test_goes_on_where_it_was_stopped(folder, tmp_path, monkeypatch):
 
   monkeypatch.setattr(cache, 'write_shard', killed)
   with pytest.raises(KeyboardInterrupt):
-    encode.run(found, data, out, shard=3)
+    encoders.encode(found, data, out, shard=3)
   with pytest.raises(ValueError, match='is not whole: 3 shards are missing'):
     cache.Cache(out)
   before = {p.name: p.stat().st_mtime_ns for p in out.iterdir()}
   written.clear()
-  encode.run(found, data, out, shard=3)
+  encoders.encode(found, data, out, shard=3)
   assert len(written) == 3
   for name, time in before.items():
     assert (out / name).stat().st_mtime_ns == time, name
@@ -72,8 +73,8 @@ def test_goes_on_where_it_was_stopped(folder, tmp_path, monkeypatch):
       a, b = whole.split(split)[i], again.split(split)[i]
       np.testing.assert_array_equal(a['latents'], b['latents'])
       np.testing.assert_array_equal(a['text'], b['text'])
-  encode.run(found, data, out, shard=3)
+  encoders.encode(found, data, out, shard=3)
   assert len(written) == 3
   other = dataclasses.replace(data, fps=7.0)
   with pytest.raises(ValueError, match='another cache; fps: 8, now 7.0'):
-    encode.run(found, other, out, shard=3)
+    encoders.encode(found, other, out, shard=3)

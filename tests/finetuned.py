@@ -7,8 +7,8 @@ import numpy as np
 import published_folder
 
 from experiments import wan_t2v_1_3b, wan_ti2v_5b
-from spacetime import encode, encoders
 from spacetime import config as config_lib
+from spacetime import encoders
 from spacetime.data import world as world_lib
 from spacetime.sampling import writer
 
@@ -48,7 +48,7 @@ def write(folder: pathlib.Path, *, vae=published_folder.VAE) -> pathlib.Path:
   published_folder.write(folder / 'wan', vae=vae)
   write_clips(folder / 'clips')
   found = encoders.open_encoder(str(folder / 'wan'))
-  encode.run(found, data(folder), folder / 'cache', shard=3)
+  encoders.encode(found, data(folder), folder / 'cache', shard=3)
   return folder
 
 

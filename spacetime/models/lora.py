@@ -120,7 +120,7 @@ def merge(dit: Mapping, pairs: Mapping, *, scale: float) -> dict:
   def walk(tree, part):
     if 'a' in part:
       product = jnp.einsum(
-        'Lir,Lro->Lio',
+        '...ir,...ro->...io',
         part['a'].astype(jnp.float32),
         part['b'].astype(jnp.float32),
         precision=jax.lax.Precision.HIGHEST,
