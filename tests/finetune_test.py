@@ -1,6 +1,7 @@
 """Training that starts from weights: published ones and our own."""
 
 import json
+import shutil
 
 import finetuned
 import jax
@@ -8,6 +9,7 @@ import numpy as np
 import published_folder
 import pytest
 
+from experiments import digits_autoencoder
 from spacetime import build, checkpoint, plan, sharding, train
 from spacetime.interop import folders
 from spacetime.training import metrics
@@ -139,3 +141,130 @@ def test_begins_at_the_published_weights(form, kind, folder, tmp_path):
     found = jax.jit(ready.task.held_out)(params, frozen, batch)
     for name, value in wanted.items():
       np.testing.assert_allclose(found[name], value, rtol=1e-5)
+
+
+# -- what is refused -----------------------------------------------------------
+
+
+@pytest.fixture(scope='module')
+def tiny(tmp_path_factory):
+  return finetuned.write(tmp_path_factory.mktemp('refuse') / 'all')
+
+
+def check(folder, workdir, start='wan', **values):
+  start = start and str(folder / start)
+  plan.check(
+    finetuned.config(folder, **values), str(workdir), checkpoint_path=start
+  )
+
+
+@pytest.mark.parametrize(
+  'values, text',
+  [
+    (
+      {'data.name': 'folder', 'data.dir': 'clips'},
+      "autoencoder.kind='causal' and text.kind='frozen' with data.name="
+      "'folder': expected 'cache'.*python -m spacetime.encode",
+    ),
+    ({'train.sheet_every': 5}, 'train.sheet_every=5: expected 0'),
+    ({'model.mlp': 36}, r'model.mlp=36, there 40.*change --checkpoint'),
+    ({'data.crop': (5, 16, 16)}, 'data.crop=.*latents are not cropped'),
+    (
+      {'data.world.width': 64, 'text.length': 77},
+      'other sizes.*data.world.width=64, there 32; text.length=77, there 512',
+    ),
+    ({'data.dir': 'nowhere'}, 'nowhere is no cache of latents'),
+    (
+      {'text.kind': 'trained'},
+      "text.kind='trained' with published weights: expected 'frozen'",
+    ),
+    ({'text.kind': 'half'}, "text.kind='half': expected one of"),
+    (LORA | {'optimizer.name': 'muon'}, "'muon' with lora.rank=2: expected"),
+    (LORA | {'lora.targets': ('q',)}, r"lora.targets=.*unknown \['q'\]"),
+    ({'lora.rank': 99}, 'lora.rank=99: .* has a kernel of'),
+  ],
+)
+def test_refuses(values, text, tiny, tmp_path):
+  with pytest.raises(ValueError, match=text):
+    check(tiny, tmp_path / 'run', **values)
+  assert not (tmp_path / 'run' / 'config.json').exists()
+
+
+def test_refuses_pairs_of_nothing(tiny, tmp_path):
+  with pytest.raises(ValueError, match='lora.rank=2: expected --checkpoint'):
+    check(tiny, tmp_path, start=None, **LORA)
+
+
+def changed_cache(tiny, folder, **values):
+  """A copy of the cache that says it was made by others."""
+  shutil.copytree(tiny / 'cache', folder)
+  path = folder / 'cache.json'
+  path.write_text(json.dumps(json.loads(path.read_text()) | values))
+  return {'data.dir': str(folder)}
+
+
+@pytest.mark.parametrize(
+  'values, text',
+  [
+    (
+      {'autoencoder': 'x'},
+      'latents of another autoencoder, x: expected those of .*, the run',
+    ),
+    (
+      {'text': 'x'},
+      'texts of another text encoder or tokenizer, x: expected those of',
+    ),
+    (
+      {'length': 0, 'features': 0, 'text': ''},
+      "text.kind='frozen': .* captions that are not embedded",
+    ),
+  ],
+)
+def test_refuses_a_cache_of_other_networks(values, text, tiny, tmp_path):
+  other = changed_cache(tiny, tmp_path / 'cache', **values)
+  with pytest.raises(ValueError, match=text):
+    check(tiny, tmp_path / 'run', **other)
+
+
+def test_refuses_two_transformers_and_takes_one(tiny, tmp_path):
+  folder = tmp_path / 'all'
+  shutil.copytree(tiny, folder)
+  (folder / 'wan/transformer_2').symlink_to(folder / 'wan/transformer')
+  with pytest.raises(ValueError, match='two transformers.*/transformer_2'):
+    check(folder, tmp_path / 'run')
+  check(folder, tmp_path / 'run', start='wan/transformer_2')
+
+
+def test_a_run_goes_on_from_the_weights_it_began_with(tiny, tmp_path):
+  workdir = tmp_path / 'run'
+  made = finetuned.config(tiny, **LORA)
+  ready = plan.check(made, str(workdir), checkpoint_path=str(tiny / 'wan'))
+  checkpoint.write_config(workdir, made.to_dict() | ready.origin)
+  # Pairs need their base again, and know where it was.
+  again = plan.check(finetuned.config(tiny, **LORA), str(workdir))
+  assert again.base.path == str(tiny / 'wan')
+  other = tmp_path / 'other'
+  shutil.copytree(tiny / 'wan', other)
+  published_folder.write_part(
+    other / 'transformer',
+    published_folder.TRANSFORMER,
+    tensors={
+      name: tensor + 1
+      for name, tensor in published_folder.tensors(
+        tiny / 'wan/transformer'
+      ).items()
+    },
+  )
+  with pytest.raises(ValueError, match='another config: source.fingerprint'):
+    plan.check(
+      finetuned.config(tiny, **LORA), str(workdir), checkpoint_path=str(other)
+    )
+
+
+def test_an_autoencoders_stage_starts_from_nothing(tiny, tmp_path):
+  made = digits_autoencoder.get_config('tiny')
+  with pytest.raises(ValueError, match="expected none in an autoencoder's"):
+    plan.check(made, str(tmp_path), checkpoint_path='digits')
+  made.data.name = 'cache'
+  with pytest.raises(ValueError, match="data.name='cache' in an autoencoder's"):
+    plan.check(made, str(tmp_path))
