@@ -75,6 +75,6 @@ def test_goes_on_where_it_was_stopped(folder, tmp_path, monkeypatch):
       np.testing.assert_array_equal(a['text'], b['text'])
   encoders.encode(found, data, out, shard=3)
   assert len(written) == 3
-  other = dataclasses.replace(data, fps=7.0)
-  with pytest.raises(ValueError, match='another cache; fps: 8, now 7.0'):
+  other = dataclasses.replace(data, fps=9.0)
+  with pytest.raises(ValueError, match='another cache; fps: 8, now 9.0'):
     encoders.encode(found, other, out, shard=3)

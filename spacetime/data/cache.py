@@ -251,6 +251,7 @@ def _about(folder: pathlib.Path) -> About:
 
 def _bits(array: np.ndarray) -> np.ndarray:
   """numpy's safetensors know no bfloat16: its bits are kept."""
+  array = np.ascontiguousarray(array)
   return array.view(np.uint16) if array.dtype == ml_dtypes.bfloat16 else array
 
 

@@ -178,7 +178,7 @@ def _sorted(path, rows, root: str) -> tuple[dict, list[str]]:
     for dialect in (wan_dit.original_name, str)
   }
   found, unknown = {}, []
-  for name, tensor in tensors.open_file(path).items():
+  for name, tensor in tensors.open_tensors(path).items():
     if (root == 'dit_2') != name.startswith(SECOND):
       continue
     stem, kind = _split(name.removeprefix(SECOND))

@@ -112,7 +112,7 @@ def test_other_modules_and_plain_changes_are_added_too(tmp_path):
 def test_unlike_ranks_share_a_stack(tmp_path):
   arrays = pair('transformer.blocks.0.attn1.to_q') | {
     'transformer.blocks.1.attn1.to_q.lora_A.weight': DOWN[:1],
-    'transformer.blocks.1.attn1.to_q.lora_B.weight': UP[:, :1],
+    'transformer.blocks.1.attn1.to_q.lora_B.weight': UP[:, :1].copy(),
   }
   adapter = lora.read(save(tmp_path / 'a.safetensors', arrays), MODEL)
   kernel = adapter.merge(zeros())['blocks']['self_attention']['q']['kernel']
