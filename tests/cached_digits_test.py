@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 
 from experiments import digits
-from spacetime import encoders, plan, train
 from spacetime import config as config_lib
+from spacetime import encoders, plan, train
 from spacetime.training import metrics
 
 

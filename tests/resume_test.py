@@ -119,3 +119,20 @@ def test_overfits_a_handful_of_clips(data_dir, tmp_path):
   train.run(made, str(tmp_path))
   seen = losses(tmp_path)
   assert seen[60] < 0.5 * seen[5]
+
+
+def test_muon_and_principal_components_go_on_bit_for_bit(data_dir, tmp_path):
+  """As the bundled model is trained."""
+  values = {'optimizer.name': 'muon', 'train.principal_clips': 8}
+  states = []
+  for name, stops in (('whole', (None,)), ('parts', (2, None))):
+    for stop in stops:
+      state = train.run(
+        config(data_dir, **values),
+        str(tmp_path / name),
+        **({'stop': stop_after(stop)} if stop else {}),
+      )
+    states.append(leaves(state))
+  for a, b in zip(*states, strict=True):
+    np.testing.assert_array_equal(a, b)
+  assert losses(tmp_path / 'whole') == losses(tmp_path / 'parts')
