@@ -25,7 +25,6 @@ FLOORS = (
   ('training', 'sampling', 'interop', 'evaluation'),
   (
     *('config', 'build', 'pretrained', 'texts', 'generate', 'clips'),
-    *('config', 'build', 'pretrained', 'texts', 'generate', 'clips'),
     *('base', 'encoders', 'exports', 'plan', 'request'),
   ),
   ('sheets', *MAINS),

@@ -54,12 +54,8 @@ class Network:
     return found
 
 
-<<<<<<< HEAD
 # Two transformers of one model have one config, and tracing takes a while.
 @functools.lru_cache(maxsize=8)
-=======
-@functools.lru_cache(maxsize=16)
->>>>>>> ed33df7 (What is refused of fine-tuning; files of pairs; a benchmark of one step)
 def of(config) -> Network:
   """The network of a config, by the class of that."""
   if isinstance(config, dit.DiTConfig):
