@@ -10,7 +10,7 @@ import jax
 
 from spacetime import build, checkpoint, sharding
 from spacetime.data import tokenizer as tokenizer_lib
-from spacetime.interop import folders, sections, tensors, tokenizers
+from spacetime.interop import folders, lora, sections, tensors, tokenizers
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,6 +60,33 @@ class Opened:
   def read(self, root: str) -> dict:
     """The parameters of a root, read anew: whoever has them can free them."""
     return self.readers[root]() if root in self.readers else {}
+
+  def with_pairs(
+    self, path: str | os.PathLike, *, root: str = 'dit', strength: float = 1.0
+  ) -> 'Opened':
+    """With a file of low-rank pairs, merged whenever a transformer is read.
+
+    Args:
+      path: a safetensors file, of any dialect.
+      root: 'dit', or 'dit_2', the second of two.
+      strength: what the pairs are multiplied by.
+
+    Raises:
+      ValueError: no such file, or pairs of another base.
+    """
+    adapter = lora.read(path, self.networks.dit.config, root=root)
+    read = self.readers[root]
+
+    def merged():
+      return adapter.merge(read(), strength=strength)
+
+    with open(path, 'rb') as file:
+      name = hashlib.file_digest(file, 'sha256').hexdigest()[:16]
+    return dataclasses.replace(
+      self,
+      weights_hash=f'{self.weights_hash}+{strength}*{name}',
+      readers=dict(self.readers) | {root: merged},
+    )
 
   def load(self) -> Model:
     """All of it.

@@ -117,8 +117,6 @@ def test_only_what_is_trained_is_in_the_checkpoint(kind, folder, whole):
   source = json.loads((workdir / 'config.json').read_text())['source']
   opened = folders.open_part(folder / 'wan', 'transformer')
   assert source['fingerprint'] == opened.fingerprint()
-  lines = metrics.read_metrics(workdir)
-  assert any('held_out/loss' in line for line in lines)
 
 
 def test_begins_at_the_published_weights(form, kind, folder, tmp_path):

@@ -85,7 +85,8 @@ def read(path, model: dit_lib.DiTConfig, *, root: str = 'dit') -> Adapter:
   Args:
     path: a safetensors file.
     model: the base's sizes.
-    root: 'dit', or 'dit_2' for what the file has for the second of two.
+    root: 'dit', or 'dit_2' for the second of two transformers: what the file
+      has for that one, or all where it names none.
 
   Raises:
     ValueError: no safetensors, none for this root, or pairs of another base:
@@ -178,9 +179,13 @@ def _sorted(path, rows, root: str) -> tuple[dict, list[str]]:
     for dialect in (wan_dit.original_name, str)
   }
   found, unknown = {}, []
-  for name, tensor in tensors.open_tensors(path).items():
-    if (root == 'dit_2') != name.startswith(SECOND):
-      continue
+  opened = tensors.open_tensors(path)
+  second = {n: t for n, t in opened.items() if n.startswith(SECOND)}
+  if root == 'dit_2':
+    opened = second or opened
+  else:
+    opened = {n: t for n, t in opened.items() if n not in second}
+  for name, tensor in opened.items():
     stem, kind = _split(name.removeprefix(SECOND))
     if stem.startswith(KOHYA):
       published = kohya.get(stem.removeprefix(KOHYA), stem)

@@ -9,6 +9,7 @@ import published_folder
 import pytest
 import safetensors.numpy
 
+from spacetime import pretrained, sharding
 from spacetime.interop import lora, wan_dit
 from spacetime.models import lora as lora_lib
 
@@ -194,3 +195,22 @@ def test_every_kernel_has_a_name_in_the_original_dialect():
   for name, path, *_ in wan_dit.rows(2):
     if path.removeprefix('blocks.').removesuffix('.kernel') in lora_lib.TARGETS:
       assert wan_dit.original_name(name) != name
+
+
+def test_a_model_is_opened_with_pairs(tmp_path):
+  mesh = sharding.make_mesh(
+    sharding.MeshConfig(data=1), devices=jax.devices()[:1]
+  )
+  published_folder.write(tmp_path / 'wan')
+  model = pretrained.open_model(str(tmp_path / 'wan'), mesh=mesh)
+  path = save(tmp_path / 'a.safetensors', NAMES[0])
+  plain = model.read('dit')['blocks']['self_attention']['out']['kernel']
+  for strength in (1.0, 0.25):
+    tuned = model.with_pairs(path, strength=strength)
+    found = tuned.read('dit')['blocks']['self_attention']['out']['kernel']
+    change = np.asarray(found) - np.asarray(plain)
+    assert not change[0].any()
+    np.testing.assert_allclose(change[1], strength * (UP @ DOWN).T, atol=1e-5)
+    assert tuned.weights_hash != model.weights_hash
+  with pytest.raises(ValueError, match='no such file'):
+    model.with_pairs(tmp_path / 'nowhere.safetensors')
