@@ -209,10 +209,11 @@ def check_config(
     config: plain values, nested.
     free: dotted keys, or parents of keys, that a resumed run may change.
   """
-  if (_absolute(workdir) / CONFIG).exists():
+  path = _absolute(workdir) / CONFIG
+  if path.exists():  # maybe of a run that was stopped before its first save
     changes = {
       key: pair
-      for key, pair in config_changes(read_config(workdir), config).items()
+      for key, pair in config_changes(_read_json(path), config).items()
       if not any(key == f or key.startswith(f + '.') for f in free)
     }
     if changes:
@@ -241,7 +242,10 @@ def read_config(directory: Path) -> dict[str, Any]:
   Raises:
     ValueError: no such directory, or it holds neither.
   """
-  path = _check_directory(directory) / CONFIG
+  return _read_json(_check_directory(directory) / CONFIG)
+
+
+def _read_json(path: epath.Path) -> dict[str, Any]:
   try:
     return json.loads(path.read_text())
   except json.JSONDecodeError as e:

@@ -261,6 +261,7 @@ def test_a_run_goes_on_from_the_weights_it_began_with(tiny, tmp_path):
 
 def test_an_autoencoders_stage_starts_from_nothing(tiny, tmp_path):
   made = digits_autoencoder.get_config('tiny')
+  made.data.batch_size = 8
   with pytest.raises(ValueError, match="expected none in an autoencoder's"):
     plan.check(made, str(tmp_path), checkpoint_path='digits')
   made.data.name = 'cache'
