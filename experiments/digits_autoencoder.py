@@ -22,7 +22,7 @@ def get_config(size: str = 'cpu') -> ml_collections.ConfigDict:
     dict(
       stage='autoencoder',
       seed=0,
-      data=digits_data.get_data(size, batch=4, characters=1 if tiny else 3),
+      data=digits_data.get_data(size if tiny else 'pixels', batch=4),
       autoencoder=dict(
         kind='causal',
         base_dim=4 if tiny else 32,

@@ -15,10 +15,16 @@ from spacetime.training import state
 
 KEPT = 'autoencoder'  # where a run has its copy of a trained one
 # Keys that a resumed run may change: they do not bear on what was learnt. More
-# steps, and a later decay, are how a run on its plateau is made longer.
+# steps, and a later decay, are how a run on its plateau is made longer; levels
+may move as it learns.
 FREE = (
   'train.steps',
   'optimizer.decay',
+  'flow.mean',
+  'flow.std',
+  'flow.shift',
+  'train.ema',
+  'train.held_out',
   'train.log_every',
   'train.evaluate_every',
   'train.sheet_every',
