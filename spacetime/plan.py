@@ -16,7 +16,7 @@ from spacetime.training import state
 KEPT = 'autoencoder'  # where a run has its copy of a trained one
 # Keys that a resumed run may change: they do not bear on what was learnt. More
 # steps, and a later decay, are how a run on its plateau is made longer; levels
-may move as it learns.
+# may move as it learns.
 FREE = (
   'train.steps',
   'optimizer.decay',
