@@ -170,8 +170,24 @@ def test_forms_of_the_convolution_agree(kernel, stride):
   run = functools.partial(causal.convolve, stride=stride)
   taps = run(x, weight, form='taps')
   assert taps.shape == (2, (7 - kernel[0]) // stride + 1, 5, 4, 6)
-  np.testing.assert_allclose(taps, run(x, weight, form='native'), atol=1e-5)
-  np.testing.assert_allclose(taps, run(x, weight, form='auto'), atol=1e-5)
+  for form in ('native', 'summed', 'auto'):
+    np.testing.assert_allclose(taps, run(x, weight, form=form), atol=1e-5)
+
+
+@pytest.mark.parametrize('channels, form', [(63, 'taps'), (64, 'summed')])
+def test_the_form_on_a_cpu_is_of_the_channels(channels, form):
+  x = jax.ShapeDtypeStruct((1, 4, 5, 6, channels), jnp.float32)
+  weight = jax.ShapeDtypeStruct((3, 3, 3, channels, 7), jnp.float32)
+  lowered = {
+    name: str(
+      jax.make_jaxpr(functools.partial(causal.convolve, stride=1, form=name))(
+        x, weight
+      )
+    )
+    for name in causal.CONV_FORMS
+  }
+  assert lowered['auto'] == lowered[form]
+  assert len(set(lowered.values())) == 3
 
 
 def test_latents_are_normalised_and_the_video_clipped():

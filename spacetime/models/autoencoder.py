@@ -36,7 +36,7 @@ class AutoencoderConfig:
     latents_mean: mean of the posterior mean per channel; () is 0.
     latents_std: its standard deviation; () is 1.
     initial_logvar: log-variance of the posterior before training.
-    conv_form: 'auto', 'native' or 'taps'; see `causal.convolve`.
+    conv_form: 'auto', 'native', 'taps' or 'summed'; see `causal.convolve`.
     dtype: of the computation; parameters are float32.
 
   Raises:

@@ -9,13 +9,18 @@ unchanged and starts at frame 1.
 Source: Wan team, 2025, arXiv:2503.20314, section 4.1.
 """
 
+import functools
+
 import einops
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax import lax
 
-CONV_FORMS = ('auto', 'native', 'taps')
+CONV_FORMS = ('auto', 'native', 'taps', 'summed')
+# Channels from which on 'summed' is the fastest form on a CPU, forward by a
+# third to twice and backward by a little: BUILD_NOTES.md.
+SUMMED_CHANNELS = 64
 
 # Not zero: an RMS norm has no finite slope where its input is exactly zero.
 BIAS_INIT = nn.initializers.constant(1e-2)
@@ -34,14 +39,16 @@ def convolve(x_BFHWC, kernel, *, stride: int, form: str):
     kernel: (time, height, width, in, out).
     stride: frames a step.
     form: 'native' is one 3-D convolution; 'taps' is one 2-D convolution over
-      the time taps joined on channels, which XLA runs faster on a CPU; 'auto'
-      takes 'taps' on a CPU, else 'native'.
+      the time taps joined on channels; 'summed' is one 2-D convolution a tap,
+      and their sum. XLA runs the last two faster on a CPU: 'auto' takes 'taps'
+      of few channels and 'summed' of many there, else 'native'.
 
   Returns:
     y_BFHWC with (F - time) // stride + 1 frames.
   """
   if form == 'auto':
-    form = 'taps' if jax.default_backend() == 'cpu' else 'native'
+    form = 'summed' if x_BFHWC.shape[-1] >= SUMMED_CHANNELS else 'taps'
+    form = form if jax.default_backend() == 'cpu' else 'native'
   time, height, width = kernel.shape[:3]
   pads = [(height // 2, height // 2), (width // 2, width // 2)]
   if form == 'native':
@@ -53,13 +60,21 @@ def convolve(x_BFHWC, kernel, *, stride: int, form: str):
       dimension_numbers=('NDHWC', 'DHWIO', 'NDHWC'),
     )
   last = x_BFHWC.shape[1] - time
-  x_BFHWC = jnp.concatenate(
-    [x_BFHWC[:, i : i + last + 1 : stride] for i in range(time)], axis=-1
-  )
+  taps = [x_BFHWC[:, i : i + last + 1 : stride] for i in range(time)]
+  if form == 'summed':
+    # Not sum(): its start of 0 would be a pass over the first tap.
+    return functools.reduce(
+      jnp.add,
+      (_each_frame(x, k, pads) for x, k in zip(taps, kernel, strict=True)),
+    )
   kernel = einops.rearrange(kernel, 't h w i o -> h w (t i) o')
-  if height == width == 1:
+  return _each_frame(jnp.concatenate(taps, axis=-1), kernel, pads)
+
+
+def _each_frame(x_BFHWC, kernel, pads):
+  """A convolution in space, (height, width, in, out), of every frame."""
+  if kernel.shape[:2] == (1, 1):
     return x_BFHWC @ kernel[0, 0]
-  batch = x_BFHWC.shape[0]
   y_NHWC = lax.conv_general_dilated(
     einops.rearrange(x_BFHWC, 'B F H W C -> (B F) H W C'),
     kernel,
@@ -67,7 +82,9 @@ def convolve(x_BFHWC, kernel, *, stride: int, form: str):
     padding=pads,
     dimension_numbers=('NHWC', 'HWIO', 'NHWC'),
   )
-  return einops.rearrange(y_NHWC, '(B F) H W C -> B F H W C', B=batch)
+  return einops.rearrange(
+    y_NHWC, '(B F) H W C -> B F H W C', B=x_BFHWC.shape[0]
+  )
 
 
 class CausalConv(nn.Module):

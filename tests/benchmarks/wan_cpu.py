@@ -2,7 +2,7 @@
 
   python tests/benchmarks/wan_cpu.py                       # every timed case
   python tests/benchmarks/wan_cpu.py vae_decode umt5 --repeats=9
-  python tests/benchmarks/wan_cpu.py vae_decode vae_decode_long --repeats=1
+  python tests/benchmarks/wan_cpu.py vae_decode vae_decode_long --repeats=0
   python tests/benchmarks/wan_cpu.py --side=ours           # without torch
 
 spacetime and diffusers (transformers for the text encoder) do the same work
@@ -63,7 +63,7 @@ def work(case: str, side: str, threads: int, result: str) -> None:
   pathlib.Path('/proc/self/clear_refs').write_text('5')
   start = peak()
   np.save(result, np.asarray(run()))
-  print(json.dumps({'start': start}), flush=True)
+  print(json.dumps({'start': start, 'peak': peak()}), flush=True)
   for _ in sys.stdin:
     began, busy = time.perf_counter(), time.process_time()
     np.asarray(run())
@@ -89,7 +89,7 @@ class Worker:
       text=True,
       env={**os.environ, 'PYTHONPATH': path},
     )
-    self.start = self._answer()['start']
+    self.built = self._answer()
 
   def run(self) -> dict[str, float]:
     """One turn: seconds, cpu and peak."""
@@ -123,20 +123,26 @@ def compare(case: str, sides, repeats: int, threads: int) -> None:
       worker.close()
     told = [f'{case}:']
     for side in sides:
-      each = ' '.join(f'{run["seconds"]:.2f}' for run in runs[side])
-      middle = statistics.median(run['seconds'] for run in runs[side])
-      most = max(run['peak'] for run in runs[side])
-      start = workers[side].start
-      told.append(
-        f'{side} {middle:.2f} s ({each}), {most:.0f} MiB ({start:.0f});'
-      )
+      told.append(_told(side, runs[side], workers[side].built))
     if len(sides) == 2:
       told += [*_ratios(runs), _difference(files)]
     print(*told, flush=True)
 
 
+def _told(side: str, runs, built) -> str:
+  most = max(run['peak'] for run in [built, *runs])
+  memory = f'{most:.0f} MiB ({built["start"]:.0f});'
+  if not runs:
+    return f'{side} {memory}'
+  each = ' '.join(f'{run["seconds"]:.2f}' for run in runs)
+  middle = statistics.median(run['seconds'] for run in runs)
+  return f'{side} {middle:.2f} s ({each}), {memory}'
+
+
 def _ratios(runs):
   pairs = list(zip(runs['ours'], runs['theirs'], strict=True))
+  if not pairs:
+    return
   for name, key in (('ratio', 'seconds'), ('cpu ratio', 'cpu')):
     ratio = statistics.median(ours[key] / other[key] for ours, other in pairs)
     yield f'{name} {ratio:.3f},'
@@ -162,7 +168,12 @@ def main() -> None:
   parser.add_argument(
     'cases', nargs='*', metavar='case', help='see below; the timed ones if none'
   )
-  parser.add_argument('--repeats', type=int, default=5, help='pairs of runs')
+  parser.add_argument(
+    '--repeats',
+    type=int,
+    default=5,
+    help='pairs of runs after the first; 0 tells memory only',
+  )
   parser.add_argument('--threads', type=int, default=2, help='of each process')
   parser.add_argument('--side', choices=SIDES, help='only this one')
   parser.add_argument('--work', choices=SIDES, help=argparse.SUPPRESS)
@@ -171,8 +182,8 @@ def main() -> None:
   unknown = set(args.cases) - set(wan_cases.CASES)
   if unknown:
     parser.error(f'{sorted(unknown)}: expected of {list(wan_cases.CASES)}')
-  if args.repeats < 1 or args.threads < 1:
-    parser.error('--repeats and --threads: expected positive integers')
+  if args.repeats < 0 or args.threads < 1:
+    parser.error('--repeats: expected 0 or more; --threads: 1 or more')
   if args.work:
     work(args.cases[0], args.work, args.threads, args.result)
     return
