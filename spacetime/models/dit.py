@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from spacetime.models import patches, rope
+from spacetime.models import activations, patches, rope
 from spacetime.models.attention import Attention
 from spacetime.models.layers import DROPOUT, LORA, Dense
 from spacetime.sharding import constrain
@@ -156,7 +156,7 @@ class Block(nn.Module):
 
     y_BND = layer_norm(x_BND, config.eps) * (1 + scale_m) + shift_m
     y_BNM = Dense(config.mlp, dtype=dtype, name='mlp_in')(y_BND.astype(dtype))
-    y_BNM = constrain(nn.gelu(y_BNM), 'batch', 'tokens', 'mlp')
+    y_BNM = constrain(activations.gelu(y_BNM), 'batch', 'tokens', 'mlp')
     y_BND = Dense(
       config.width,
       dtype=dtype,
@@ -228,7 +228,7 @@ class DiT(nn.Module):
     time_BT6D = time_BT6D.reshape(*t_BT.shape, 6, config.width)
 
     text_BSD = dense('text_in', config.width)(text_BSY.astype(dtype))
-    text_BSD = dense('text_out', config.width)(nn.gelu(text_BSD))
+    text_BSD = dense('text_out', config.width)(activations.gelu(text_BSD))
 
     x_BND = self.blocks()(x_BND, time_BT6D, text_BSD, rope_tables, frame_N)[0]
 

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from spacetime.models import activations
 from spacetime.models.attention import RMSNorm
 
 BIASES = ('layer', 'shared')
@@ -152,7 +153,7 @@ class Block(nn.Module):
     x_BSY += dense(cfg.d_model, 'out', inner)(y_BSY)
 
     y_BSY = RMSNorm(cfg.eps, name='norm_mlp')(x_BSY)
-    gate_BSM = nn.gelu(dense(cfg.d_ff, 'mlp_gate', cfg.d_model)(y_BSY))
+    gate_BSM = activations.gelu(dense(cfg.d_ff, 'mlp_gate', cfg.d_model)(y_BSY))
     y_BSM = gate_BSM * dense(cfg.d_ff, 'mlp_in', cfg.d_model)(y_BSY)
     x_BSY += dense(cfg.d_model, 'mlp_out', cfg.d_ff)(y_BSM)
     return x_BSY, None
