@@ -151,8 +151,11 @@ def make_optimizer(
       muon_weight_dimension_numbers=matrix_axes,
       consistent_rms=0.2,
     )
+  clipped = optax.clip_by_global_norm(config.clip), update
+  # A run without frozen parameters keeps the state it had before there were
+  # any: its checkpoints stay readable.
+  if not config.freeze:
+    return optax.chain(*clipped)
   still = optax.masked(optax.set_to_zero(), frozen_mask(config.freeze))
   # Before: no share of the clipped norm. After: no decay of weights either.
-  return optax.chain(
-    still, optax.clip_by_global_norm(config.clip), update, still
-  )
+  return optax.chain(still, *clipped, still)
