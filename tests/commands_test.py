@@ -257,6 +257,61 @@ def test_trains_on_the_latents_of_an_autoencoder(codec, folder, tmp_path):
   assert len(frames(tmp_path / 'a.mp4')) == 5
 
 
+def test_encodes_once_and_trains_on_the_cache(codec, folder, tmp_path):
+  clips = [
+    flag
+    for flag in SMALL_LATENT
+    if flag.startswith('--config.data') and 'batch' not in flag
+  ]
+  ran = python(
+    '-m',
+    'spacetime.encode',
+    f'--checkpoint={codec}',
+    '--config=experiments/digits.py:latent',
+    f'--config.data.dir={folder / "data"}',
+    *clips,
+    f'--out={tmp_path / "cache"}',
+    '--batch=16',
+    '--dtype=bfloat16',
+  )
+  assert ran.returncode == 0, ran.stderr[-3000:]
+  assert '48/48' in ran.stderr and 'latents: 100%' in ran.stderr
+  ran = train(
+    folder,
+    tmp_path / 'run',
+    *SMALL_LATENT,
+    f'--config.autoencoder.weights={codec}',
+    '--config.data.name=cache',
+    f'--config.data.dir={tmp_path / "cache"}',
+    config='experiments/digits.py:latent',
+  )
+  assert ran.returncode == 0, ran.stderr[-3000:]
+  saved = json.loads((tmp_path / 'run' / 'config.json').read_text())
+  assert len(saved['cache']['autoencoder']) == 16
+
+
+def test_encode_refuses(codec, tmp_path):
+  good = [f'--checkpoint={codec}', f'--out={tmp_path}/cache']
+  data = f'--data={tmp_path}'
+  cases = {
+    '--checkpoint and --out: expected both': [*good[1:], data],
+    'expected one of --data and --config': good,
+    '--batch=0: expected 1 or more': [*good, data, '--batch=0'],
+    'has no videos': [*good, data],
+    "'nowhere': no such folder": ['--checkpoint=nowhere', *good[1:], data],
+    'has no text encoder: expected captions': [
+      *good,
+      data,
+      '--text=embeddings',
+    ],
+    'frames=6: expected 4k+1': [*good, data, '--frames=6'],
+    '--dtype=int8: value should be one of': [*good, data, '--dtype=int8'],
+  }
+  for text, answer in refusals('encode', cases).items():
+    assert text in answer, answer
+  assert not (tmp_path / 'cache').exists()
+
+
 def test_sigterm_saves_and_exits_well(folder, tmp_path):
   run = subprocess.Popen(
     [
