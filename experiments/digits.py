@@ -4,7 +4,8 @@
 
 Sizes:
   tiny     seconds; for tests.
-  cpu      pixel patches, the world's easier half; minutes on two cores.
+  cpu      pixel patches, the world's easier half; a quarter of an hour on two
+           cores.
   bundled  the bundled model: as cpu, for longer.
   pixels   one to three characters, wider; hours on two cores.
   latent   latents of a small autoencoder (experiments/digits_autoencoder.py);
@@ -18,7 +19,7 @@ from experiments import digits_data
 SIZES = {
   #         width heads layers steps batch rate decay
   'tiny': (48, 2, 2, 4, 4, 3e-3, 0.25),
-  'cpu': (192, 3, 4, 2000, 16, 2e-3, 0.5),
+  'cpu': (192, 3, 4, 2400, 16, 2e-3, 0.5),
   'bundled': (192, 3, 4, 7500, 16, 2e-3, 0.5),
   'pixels': (256, 4, 6, 8000, 32, 3e-3, 0.25),
   'latent': (512, 8, 12, 12000, 128, 1e-3, 0.25),
