@@ -55,8 +55,8 @@ def opened(folder):
 
 
 def ema(workdir, root):
-  saved = checkpoint._saved_shapes(
-    checkpoint._absolute(workdir) / 'checkpoints/1'
+  saved = checkpoint.saved_shapes(
+    checkpoint.absolute(workdir) / 'checkpoints/1'
   )
   tree = {}
   for key, shape in saved.items():

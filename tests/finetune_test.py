@@ -104,8 +104,8 @@ def test_only_what_is_trained_is_in_the_checkpoint(kind, folder, whole):
   state, workdir = whole
   roots = {'whole': {'dit'}, 'lora': {'lora'}}[kind]
   assert set(state.params) == set(state.ema) == roots
-  saved = checkpoint._saved_shapes(
-    checkpoint._absolute(workdir) / 'checkpoints' / '4'
+  saved = checkpoint.saved_shapes(
+    checkpoint.absolute(workdir) / 'checkpoints' / '4'
   )
   trees = {key.split('/')[1] for key in saved if key.startswith('params/')}
   assert trees == roots

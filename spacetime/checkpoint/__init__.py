@@ -1,0 +1,56 @@
+"""What a run leaves on disk, and how it comes back. Knows no model.
+
+A work directory, written while training:
+
+  config.json  tokenizer.model
+  checkpoints/STEP/{state,data}   by Orbax, whole or not there
+
+A weights directory, for release:
+
+  config.json  tokenizer.model  weights.safetensors
+
+`read_config`, `read_tokenizer`, `load_params` and `weights_hash` take either.
+"""
+
+from spacetime.checkpoint.configs import (
+  check_config,
+  config_changes,
+  read_config,
+  read_tokenizer,
+  write_config,
+)
+from spacetime.checkpoint.params import check_params, load_params, stored
+from spacetime.checkpoint.places import (
+  CONFIG,
+  STEPS,
+  TOKENIZER,
+  WEIGHTS,
+  absolute,
+  check_writable,
+  has_step,
+)
+from spacetime.checkpoint.steps import Checkpoints
+from spacetime.checkpoint.trees import saved_shapes
+from spacetime.checkpoint.weights import save_weights, weights_hash
+
+__all__ = [
+  'CONFIG',
+  'STEPS',
+  'TOKENIZER',
+  'WEIGHTS',
+  'Checkpoints',
+  'absolute',
+  'check_config',
+  'check_params',
+  'check_writable',
+  'config_changes',
+  'has_step',
+  'load_params',
+  'read_config',
+  'read_tokenizer',
+  'save_weights',
+  'saved_shapes',
+  'stored',
+  'weights_hash',
+  'write_config',
+]

@@ -1,0 +1,130 @@
+"""A work directory's config and tokenizer."""
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+from etils import epath
+
+from spacetime.checkpoint import places
+from spacetime.checkpoint.places import CONFIG, TOKENIZER, Path
+
+
+def write_config(
+  workdir: Path,
+  config: Mapping[str, Any],
+  *,
+  tokenizer: bytes | None = None,
+  free: tuple[str, ...] = (),
+) -> None:
+  """Writes config.json and tokenizer.model, or checks those that are there.
+
+  Args:
+    workdir: the run's directory; made if there is none.
+    config: plain values, nested.
+    tokenizer: sentencepiece model.
+    free: dotted keys, or parents of keys, that a resumed run may change.
+
+  Raises:
+    ValueError: the directory holds a run with another config or tokenizer, or
+      cannot be written.
+  """
+  check_config(workdir, config, free=free)
+  places.check_writable(workdir)
+  directory = places.absolute(workdir)
+  path = directory / CONFIG
+  config = json.loads(json.dumps(config))
+  saved = directory / TOKENIZER
+  if tokenizer is not None and saved.exists():
+    if saved.read_bytes() != tokenizer:
+      raise ValueError(
+        f'{workdir} holds a run with another tokenizer; use the one there or '
+        'change --workdir'
+      )
+  if jax.process_index() == 0:
+    if tokenizer is not None:
+      places.write_file(saved, tokenizer)
+    places.write_file(path, config_bytes(config))
+
+
+def check_config(
+  workdir: Path, config: Mapping[str, Any], *, free: tuple[str, ...] = ()
+) -> None:
+  """Raises ValueError if the directory holds a run with another config.
+
+  Args:
+    workdir: the run's directory, there or not.
+    config: plain values, nested.
+    free: dotted keys, or parents of keys, that a resumed run may change.
+  """
+  path = places.absolute(workdir) / CONFIG
+  if path.exists():  # maybe of a run that was stopped before its first save
+    changes = {
+      key: pair
+      for key, pair in config_changes(_read_json(path), config).items()
+      if not any(key == f or key.startswith(f + '.') for f in free)
+    }
+    if changes:
+      lines = [f'{k}: {old!r} -> {new!r}' for k, (old, new) in changes.items()]
+      raise ValueError(
+        f'{workdir} holds a run with another config: {"; ".join(lines)}; '
+        'restore these values or change --workdir'
+      )
+
+
+def config_changes(
+  old: Mapping[str, Any], new: Mapping[str, Any]
+) -> dict[str, tuple[Any, Any]]:
+  """Dotted keys whose values differ: (old, new); None where there is none."""
+  old, new = (_flat_config(json.loads(json.dumps(c))) for c in (old, new))
+  return {
+    key: (old.get(key), new.get(key))
+    for key in sorted(old.keys() | new.keys())
+    if old.get(key) != new.get(key)
+  }
+
+
+def read_config(directory: Path) -> dict[str, Any]:
+  """The config beside a work directory's or a weights directory's arrays.
+
+  Raises:
+    ValueError: no such directory, or it holds neither.
+  """
+  return _read_json(places.check_directory(directory) / CONFIG)
+
+
+def read_tokenizer(directory: Path) -> bytes:
+  """The sentencepiece model beside the arrays.
+
+  Raises:
+    ValueError: no such directory, or no tokenizer in it.
+  """
+  path = places.check_directory(directory) / TOKENIZER
+  if not path.exists():
+    raise ValueError(
+      f'{directory} has no {TOKENIZER}; change --checkpoint or --workdir'
+    )
+  return path.read_bytes()
+
+
+def _read_json(path: epath.Path) -> dict[str, Any]:
+  try:
+    return json.loads(path.read_text())
+  except json.JSONDecodeError as e:
+    raise ValueError(
+      f'{path} is not JSON ({e}); change --checkpoint or --workdir'
+    ) from e
+
+
+def _flat_config(config: Any, prefix: str = '') -> dict[str, Any]:
+  if not isinstance(config, Mapping):
+    return {prefix: config}
+  flat = {}
+  for key, value in config.items():
+    flat |= _flat_config(value, f'{prefix}.{key}' if prefix else key)
+  return flat
+
+
+def config_bytes(config: Mapping[str, Any]) -> bytes:
+  return (json.dumps(config, indent=2, sort_keys=True) + '\n').encode()

@@ -1,0 +1,103 @@
+"""Where things lie in a work or a weights directory, and whether they do."""
+
+import os
+from typing import Any
+
+import jax
+import orbax.checkpoint as ocp
+from etils import epath
+
+CONFIG, TOKENIZER = 'config.json', 'tokenizer.model'
+WEIGHTS, STEPS = 'weights.safetensors', 'checkpoints'
+
+Path = str | os.PathLike
+Tree = Any
+
+
+def absolute(path: Path) -> epath.Path:
+  path = os.fspath(path)
+  if '://' not in path:
+    path = os.path.abspath(os.path.expanduser(path))
+  return epath.Path(path)
+
+
+def check_directory(directory: Path) -> epath.Path:
+  """The path of a work or weights directory; ValueError for anything else."""
+  path = absolute(directory)
+  change = 'change --checkpoint or --workdir'
+  if not path.exists():
+    raise ValueError(f'{directory} does not exist; {change}')
+  if not path.is_dir():
+    raise ValueError(
+      f'{directory} is a file; expected the directory that holds it; {change}'
+    )
+  arrays = (path / WEIGHTS).exists() or (path / STEPS).exists()
+  if not arrays or not (path / CONFIG).exists():
+    raise ValueError(
+      f'{directory} is not a checkpoint; expected {CONFIG} with {WEIGHTS} or '
+      f'{STEPS}/; {change}'
+    )
+  return path
+
+
+def check_writable(directory: Path) -> None:
+  """Makes the directory and a file in it.
+
+  Raises:
+    ValueError: it cannot.
+  """
+  directory = absolute(directory)
+  probe = directory / f'.probe.{jax.process_index()}.{os.getpid()}'
+  try:
+    directory.mkdir(parents=True, exist_ok=True)
+    probe.write_text('')
+    probe.unlink(missing_ok=True)
+  except OSError as e:
+    raise ValueError(
+      f'{directory} cannot be written ({e.strerror}); change --workdir or --out'
+    ) from e
+
+
+def has_step(workdir: Path) -> bool:
+  """Whether the directory holds a whole checkpoint."""
+  steps = absolute(workdir) / STEPS
+  return steps.exists() and any(is_whole(path) for path in steps.iterdir())
+
+
+def is_whole(step: epath.Path) -> bool:
+  return (
+    step.name.isdigit()
+    and ocp.utils.is_checkpoint_finalized(step)
+    and (step / '_CHECKPOINT_METADATA').exists()
+    and (step / 'state' / '_METADATA').exists()
+  )
+
+
+def find_step(directory: epath.Path, step: int | None) -> int:
+  entries = list(directory.iterdir()) if directory.exists() else []
+  whole = sorted(int(p.name) for p in entries if is_whole(p))
+  if not whole:
+    half = f', only {len(entries)} half-written' if entries else ''
+    raise ValueError(
+      f'{directory} has no whole checkpoint{half}; change --checkpoint or '
+      '--workdir'
+    )
+  if step is not None and step not in whole:
+    raise ValueError(
+      f'{directory} has no step {step}; expected one of {whole}; change '
+      '--step, --checkpoint or --workdir'
+    )
+  return whole[-1] if step is None else step
+
+
+def damaged(path: Path, error: Exception) -> ValueError:
+  return ValueError(
+    f'{path} cannot be read ({type(error).__name__}: {str(error)[:200]}); it '
+    'is damaged: remove it, or change --checkpoint or --workdir'
+  )
+
+
+def write_file(path: epath.Path, data: bytes) -> None:
+  temporary = path.with_name(f'.{path.name}.{os.getpid()}.tmp')
+  temporary.write_bytes(data)
+  temporary.replace(path)

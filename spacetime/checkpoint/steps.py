@@ -1,0 +1,132 @@
+"""The numbered checkpoints of a run."""
+
+import grain
+import jax
+import orbax.checkpoint as ocp
+from absl import logging
+
+from spacetime.checkpoint import places, trees
+from spacetime.checkpoint.places import STEPS, Path, Tree
+
+
+class Checkpoints:
+  """The numbered checkpoints of one work directory.
+
+  Saving is asynchronous: the arrays are copied before `save` returns, so that
+  the next step may donate them, and written behind it. A step appears whole or
+  not at all; half-written ones are swept away here, and said so.
+
+  Args:
+    workdir: the run's directory; made if there is none.
+    keep: how many of the newest steps stay.
+
+  Raises:
+    ValueError: the directory cannot be written, or keep is below 1.
+  """
+
+  def __init__(self, workdir: Path, *, keep: int = 3):
+    if keep < 1:
+      raise ValueError(f'keep={keep}: expected 1 or more; change train.keep')
+    self.directory = places.absolute(workdir) / STEPS
+    places.check_writable(workdir)
+    self.directory.mkdir(parents=True, exist_ok=True)
+    for path in sorted(self.directory.iterdir()):
+      if path.is_dir() and not places.is_whole(path):
+        logging.warning('%s: half-written; removed', path)
+        # Only a number that is not whole is Orbax's blind spot; its own
+        # temporary directories it removes itself.
+        if path.name.isdigit() and jax.process_index() == 0:
+          path.rmtree()
+    self._manager = ocp.CheckpointManager(
+      self.directory,
+      options=ocp.CheckpointManagerOptions(
+        max_to_keep=keep, cleanup_tmp_directories=True
+      ),
+    )
+
+  def __enter__(self) -> 'Checkpoints':
+    return self
+
+  def __exit__(self, *exception) -> None:
+    self.close()
+
+  def latest_step(self) -> int | None:
+    """The newest whole step, None if there is none."""
+    return self._manager.latest_step()
+
+  def save(
+    self,
+    step: int,
+    state: Tree,
+    *,
+    iterator: grain.DatasetIterator | None = None,
+    wait: bool = False,
+  ) -> None:
+    """Saves the state and the place in the data; a step already there stands.
+
+    Args:
+      step: finished steps.
+      state: a tree of jax arrays.
+      iterator: of the loader; its place is taken before this returns.
+      wait: until the step is on disk.
+
+    Raises:
+      ValueError: a later step is there already.
+    """
+    latest = self.latest_step()
+    if latest is not None and step < latest:
+      raise ValueError(
+        f'step {step} comes before step {latest} in {self.directory}; go on '
+        'from the latest step or change --workdir'
+      )
+    items = {'state': ocp.args.StandardSave(state)}
+    if iterator is not None:
+      items['data'] = grain.checkpoint.CheckpointSave(iterator)
+    self._manager.save(step, args=ocp.args.Composite(**items))
+    if wait:
+      self.wait()
+
+  def restore(
+    self,
+    abstract: Tree,
+    *,
+    iterator: grain.DatasetIterator | None = None,
+    step: int | None = None,
+  ) -> Tree:
+    """The state, laid out on the mesh at hand; moves `iterator` to its place.
+
+    Args:
+      abstract: tree of jax.ShapeDtypeStruct with the shardings wanted.
+      iterator: of an equal loader, on as many processes as saved it.
+      step: None for the latest.
+
+    Raises:
+      ValueError: no such step, a damaged one, or one of another model.
+    """
+    step = places.find_step(self.directory, step)
+    path = self.directory / str(step)
+    trees.check_tree(trees.saved_shapes(path), abstract, where=path)
+    items = {'state': ocp.args.StandardRestore(trees.with_shardings(abstract))}
+    if iterator is not None:
+      name = f'process_{jax.process_index()}-of-{jax.process_count()}.json'
+      if not (path / 'data' / name).exists():
+        raise ValueError(
+          f'{path} has no place in the data for process '
+          f'{jax.process_index()} of {jax.process_count()}; resume on as many '
+          'processes as saved it, or change --workdir'
+        )
+      items['data'] = grain.checkpoint.CheckpointRestore(iterator)
+    try:
+      return self._manager.restore(step, args=ocp.args.Composite(**items))[
+        'state'
+      ]
+    except Exception as e:
+      raise places.damaged(path, e) from e
+
+  def wait(self) -> None:
+    """Returns when all is on disk; raises what went wrong on the way."""
+    self._manager.wait_until_finished()
+
+  def close(self) -> None:
+    """Waits and lets go."""
+    self._manager.close()

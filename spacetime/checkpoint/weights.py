@@ -1,0 +1,90 @@
+"""Writes a weights directory, and names what is in one."""
+
+import hashlib
+import os
+import pathlib
+import shutil
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import numpy as np
+import safetensors.numpy
+
+from spacetime.checkpoint import places, trees
+from spacetime.checkpoint.configs import config_bytes
+from spacetime.checkpoint.places import CONFIG, STEPS, TOKENIZER, WEIGHTS, Path
+
+
+def save_weights(
+  directory: Path,
+  params: Mapping[str, Any],
+  *,
+  config: Mapping[str, Any],
+  tokenizer: bytes | None = None,
+) -> None:
+  """Writes a weights directory, whole or not at all.
+
+  Args:
+    directory: where; may exist only if empty or equal.
+    params: nested dicts of arrays, all of which this process can read.
+    config: plain values, nested.
+    tokenizer: sentencepiece model.
+
+  Raises:
+    ValueError: something else is there, or it cannot be written.
+  """
+  directory = pathlib.Path(os.path.abspath(directory))
+  places.check_writable(directory.parent)
+  files = {CONFIG: config_bytes(config)}
+  if tokenizer is not None:
+    files[TOKENIZER] = tokenizer
+  arrays = {
+    key: np.ascontiguousarray(jax.device_get(value)).reshape(value.shape)
+    for key, value in trees.flat(params).items()
+  }
+  files[WEIGHTS] = safetensors.numpy.save(arrays)
+  if directory.exists():
+    if not directory.is_dir() or (
+      any(directory.iterdir()) and not _holds(directory, files)
+    ):
+      raise ValueError(
+        f'{directory} exists and holds something else; change --out'
+      )
+  temporary = directory.with_name(f'.{directory.name}.{os.getpid()}.tmp')
+  shutil.rmtree(temporary, ignore_errors=True)
+  temporary.mkdir()
+  try:
+    for name, data in files.items():
+      (temporary / name).write_bytes(data)
+    if not directory.exists() or not any(directory.iterdir()):
+      temporary.replace(directory)
+  finally:
+    shutil.rmtree(temporary, ignore_errors=True)
+
+
+def weights_hash(directory: Path, *, step: int | None = None) -> str:
+  """Sixteen hex digits that name the arrays.
+
+  The head of the SHA-256 of weights.safetensors; in a work directory that of
+  the step's manifest, which no two saves share.
+  """
+  path = places.check_directory(directory)
+  if (path / WEIGHTS).exists():
+    digest = hashlib.sha256()
+    with (path / WEIGHTS).open('rb') as f:
+      while block := f.read(1 << 20):
+        digest.update(block)
+    return digest.hexdigest()[:16]
+  path = path / STEPS
+  step = path / str(places.find_step(path, step))
+  return hashlib.sha256(
+    (step / '_CHECKPOINT_METADATA').read_bytes()
+    + (step / 'state' / 'manifest.ocdbt').read_bytes()
+  ).hexdigest()[:16]
+
+
+def _holds(directory: pathlib.Path, files: Mapping[str, bytes]) -> bool:
+  return {p.name for p in directory.iterdir()} == set(files) and all(
+    (directory / name).read_bytes() == data for name, data in files.items()
+  )
