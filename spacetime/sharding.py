@@ -11,6 +11,7 @@ import re
 
 import jax
 import numpy as np
+from jax.experimental import mesh_utils
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 AXES = ('data', 'fsdp', 'context', 'tensor')
@@ -101,8 +102,12 @@ def make_mesh(config: MeshConfig, *, devices=None) -> jax.sharding.Mesh:
   """The mesh over all devices, or over those given. Axes are Auto."""
   devices = jax.devices() if devices is None else devices
   shape = mesh_shape(config, devices=len(devices))
-  return jax.make_mesh(
-    shape, AXES, devices=devices, axis_types=(AxisType.Auto,) * len(AXES)
+  # jax.make_mesh would refuse to split an axis of a torus in two.
+  placed = mesh_utils.create_device_mesh(
+    shape, devices, allow_split_physical_axes=True
+  )
+  return jax.sharding.Mesh(
+    placed, AXES, axis_types=(AxisType.Auto,) * len(AXES)
   )
 
 
@@ -134,6 +139,24 @@ def constrain(x: jax.Array, *names: str | None) -> jax.Array:
   if jax.sharding.get_abstract_mesh().empty:
     return x
   return jax.lax.with_sharding_constraint(x, placed)
+
+
+def ways(name: str, mesh) -> int:
+  """Into how many parts a logical axis is split; 1 without a mesh.
+
+  Raises:
+    ValueError: a name that RULES does not know.
+  """
+  (axes,) = spec(name)
+  if mesh.empty or axes is None:
+    return 1
+  axes = (axes,) if isinstance(axes, str) else axes
+  return math.prod(mesh.shape.get(axis, 1) for axis in axes)
+
+
+def fitting(name: str, size: int, mesh) -> str | None:
+  """The logical axis where the mesh divides the size, else None: whole."""
+  return None if size % ways(name, mesh) else name
 
 
 def param_spec(path: str, shape: tuple[int, ...]) -> PartitionSpec:

@@ -1,32 +1,13 @@
-"""Attention: the one place where queries meet keys."""
+"""Multi-head attention as a module; how it is computed is in attend.py."""
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
 from spacetime.models import rope
+from spacetime.models.attend import attend
 from spacetime.models.layers import Dense
 from spacetime.sharding import constrain
-
-
-def attend(q_BNAE: jax.Array, k_BSAE: jax.Array, v_BSAE: jax.Array):
-  """softmax(q k' / sqrt(E)) v for every head; softmax in float32.
-
-  Plain matrix products: on a CPU their backward pass is faster than that of
-  jax.nn.dot_product_attention (see BUILD_NOTES.md).
-
-  Returns:
-    (B, N, A, E), in the dtype of q.
-  """
-  scale = q_BNAE.shape[-1] ** -0.5
-  logits_BANS = jnp.einsum(
-    'BNAE,BSAE->BANS',
-    q_BNAE * scale,
-    k_BSAE,
-    preferred_element_type=jnp.float32,
-  )
-  weights_BANS = jax.nn.softmax(logits_BANS, axis=-1).astype(q_BNAE.dtype)
-  return jnp.einsum('BANS,BSAE->BNAE', weights_BANS, v_BSAE)
 
 
 class RMSNorm(nn.Module):
@@ -56,29 +37,52 @@ class Attention(nn.Module):
     dtype: of the matrix products.
     zero: starts the output projection at zero, so that a branch without a
       gate begins as nothing.
+    kernel: of attend.KERNELS.
+    exchange: of attend.EXCHANGES.
   """
 
   heads: int
   eps: float
   dtype: jnp.dtype
   zero: bool = False
+  kernel: str = 'auto'
+  exchange: str = 'auto'
 
   @nn.compact
-  def __call__(self, x_BND, context_BSD, rope_tables=None):
+  def __call__(self, x_BND, context_BSD, rope_tables=None, *, keys=None):
+    """Attends.
+
+    Args:
+      x_BND: what asks.
+      context_BSD: what is asked.
+      rope_tables: of rope.tables, if positions turn queries and keys.
+      keys: 'tokens' where the context is split over devices as x is, None
+        where it is whole, as a text is.
+    """
     width = x_BND.shape[-1]
 
     def project(name, x):
       return Dense(width, dtype=self.dtype, name=name)(x)
 
-    def split(x):
+    def split(x, along):
       x = x.reshape(*x.shape[:-1], self.heads, width // self.heads)
-      return constrain(x, 'batch', None, 'heads', None)
+      return constrain(x, 'batch', along, 'heads', None)
 
-    q = split(RMSNorm(self.eps, name='norm_q')(project('q', x_BND)))
-    k = split(RMSNorm(self.eps, name='norm_k')(project('k', context_BSD)))
-    v = split(project('v', context_BSD))
+    q = split(RMSNorm(self.eps, name='norm_q')(project('q', x_BND)), 'tokens')
+    k = split(RMSNorm(self.eps, name='norm_k')(project('k', context_BSD)), keys)
+    v = split(project('v', context_BSD), keys)
     if rope_tables is not None:
       q, k = rope.rotate(q, *rope_tables), rope.rotate(k, *rope_tables)
-    y_BND = attend(q, k, v).reshape(x_BND.shape)
+    # Shapes are all that matters to fresh parameters: no mesh divides them.
+    fresh = self.is_initializing()
+    y_BNAE = attend(
+      q,
+      k,
+      v,
+      keys=None if fresh else keys,
+      kernel='xla' if fresh else self.kernel,
+      exchange=self.exchange,
+    )
+    y_BND = y_BNAE.reshape(x_BND.shape)
     init = nn.initializers.zeros if self.zero else nn.linear.default_kernel_init
     return Dense(width, dtype=self.dtype, kernel_init=init, name='out')(y_BND)

@@ -6,19 +6,19 @@ With one level for the whole clip it is Wan 2.1; with one per token it is Wan
 """
 
 import dataclasses
+import functools
 import math
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.ad_checkpoint import checkpoint_name
 
-from spacetime.models import activations, patches, rope
+from spacetime.models import activations, attend, patches, remat, rope
 from spacetime.models.attention import Attention
 from spacetime.models.layers import DROPOUT, LORA, Dense
 from spacetime.sharding import constrain
-
-REMAT = ('none', 'full')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,7 +42,10 @@ class DiTConfig:
       so a model learns what a text says of place and motion only from clips
       where it can be seen through the noise.
     dtype: of matrix products; norms, modulation and softmax stay float32.
-    remat: 'none' keeps every activation, 'full' recomputes each block.
+    attention: kernel, of attend.KERNELS; 'auto' is the platform's.
+    context_attention: how keys meet queries where mesh.context splits the
+      tokens, of attend.EXCHANGES.
+    remat: what is saved for the backward pass, of remat.NAMES.
   """
 
   channels: int
@@ -57,6 +60,8 @@ class DiTConfig:
   theta: float = 10000.0
   places: int = 0
   dtype: str = 'float32'
+  attention: str = 'auto'
+  context_attention: str = 'auto'
   remat: str = 'none'
 
   def __post_init__(self):
@@ -66,8 +71,19 @@ class DiTConfig:
         f'model.width={self.width}, model.heads={self.heads}: expected heads '
         'that divide the width into an even size of at least 6'
       )
-    if self.remat not in REMAT:
-      raise ValueError(f'model.remat={self.remat!r}: expected one of {REMAT}')
+    if self.remat not in remat.NAMES:
+      raise ValueError(
+        f'model.remat={self.remat!r}: expected one of {remat.NAMES}'
+      )
+    if self.attention not in attend.KERNELS:
+      raise ValueError(
+        f'model.attention={self.attention!r}: expected one of {attend.KERNELS}'
+      )
+    if self.context_attention not in attend.EXCHANGES:
+      raise ValueError(
+        f'model.context_attention={self.context_attention!r}: expected one of '
+        f'{attend.EXCHANGES}'
+      )
     if self.frequencies % 2:
       raise ValueError(f'model.frequencies={self.frequencies}: expected even')
     if self.places < 0:
@@ -135,12 +151,22 @@ class Block(nn.Module):
       to_tokens(m_BT6D[:, :, i], frame_N) for i in range(6)
     )
     x_BND = constrain(x_BND, 'batch', 'tokens', 'width')
+    x_BND = checkpoint_name(x_BND, remat.BLOCK)
 
     y_BND = layer_norm(x_BND, config.eps) * (1 + scale_a) + shift_a
     y_BND = y_BND.astype(dtype)
-    y_BND = Attention(
-      config.heads, config.eps, dtype, zero=True, name='self_attention'
-    )(y_BND, y_BND, rope_tables)
+    attention = functools.partial(
+      Attention,
+      config.heads,
+      config.eps,
+      dtype,
+      zero=True,
+      kernel=config.attention,
+      exchange=config.context_attention,
+    )
+    y_BND = attention(name='self_attention')(
+      y_BND, y_BND, rope_tables, keys='tokens'
+    )
     x_BND = (x_BND.astype(jnp.float32) + y_BND * gate_a).astype(dtype)
 
     norm = nn.LayerNorm(
@@ -150,9 +176,7 @@ class Block(nn.Module):
       name='norm_cross',
     )
     y_BND = norm(x_BND.astype(jnp.float32)).astype(dtype)
-    x_BND = x_BND + Attention(
-      config.heads, config.eps, dtype, zero=True, name='cross_attention'
-    )(y_BND, text_BSD)
+    x_BND = x_BND + attention(name='cross_attention')(y_BND, text_BSD)
 
     y_BND = layer_norm(x_BND, config.eps) * (1 + scale_m) + shift_m
     y_BNM = Dense(config.mlp, dtype=dtype, name='mlp_in')(y_BND.astype(dtype))
@@ -245,11 +269,8 @@ class DiT(nn.Module):
 
   def blocks(self):
     """The stack of blocks: one traced body, parameters stacked on axis 0."""
-    block = Block
-    if self.config.remat == 'full':
-      block = nn.remat(Block, prevent_cse=False, static_argnums=())
     return nn.scan(
-      block,
+      remat.remat(Block, self.config.remat),
       variable_axes={'params': 0, LORA: 0},
       split_rngs={'params': True, DROPOUT: True},
       in_axes=(nn.broadcast,) * 4,

@@ -1,0 +1,112 @@
+"""Attention on one device: plain matrix products, and cuDNN's kernel.
+
+Every kernel takes q_BNAE, k_BSAE, v_BSAE and, where some keys are padding,
+mask_BS: true where a key is real; padding follows what is real.
+"""
+
+import dataclasses
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
+
+# What a kernel leaves for its backward pass carries this name, so that a
+# policy can save it (see remat.py).
+RESIDUALS = 'attention'
+# A finite stand-in for -inf: a row without a key stays a number, whose weight
+# beside any other is exactly 0.
+MASKED = -1e30
+
+
+@dataclasses.dataclass(frozen=True)
+class Kernel:
+  """A way to compute attention on one device.
+
+  Attributes:
+    attend: (q, k, v, mask_BS or None) -> y_BNAE, differentiable.
+    forward: (q, k, v, mask_BS) -> (y_BNAE, lse_BAN), the logarithm of the sum
+      of exponentials in float32: what a ring joins parts by. None where a
+      kernel does not tell it.
+    backward: (q, k, v, mask_BS, y, lse, dy) -> (dq, dk, dv) of these keys'
+      part, y, lse and dy being of all keys. None likewise.
+  """
+
+  attend: Callable
+  forward: Callable | None = None
+  backward: Callable | None = None
+
+
+def _logits(q_BNAE, k_BSAE, mask_BS):
+  logits_BANS = jnp.einsum(
+    'BNAE,BSAE->BANS',
+    q_BNAE * q_BNAE.shape[-1] ** -0.5,
+    k_BSAE,
+    preferred_element_type=jnp.float32,
+  )
+  if mask_BS is None:
+    return logits_BANS
+  return jnp.where(mask_BS[:, None, None], logits_BANS, MASKED)
+
+
+def plain(q_BNAE, k_BSAE, v_BSAE, mask_BS=None):
+  """softmax(q k' / sqrt(E)) v for every head; softmax in float32.
+
+  Plain matrix products: on a CPU their backward pass is faster than that of
+  jax.nn.dot_product_attention (see BUILD_NOTES.md).
+
+  Returns:
+    (B, N, A, E), in the dtype of q.
+  """
+  weights_BANS = jax.nn.softmax(_logits(q_BNAE, k_BSAE, mask_BS), axis=-1)
+  weights_BANS = checkpoint_name(weights_BANS, RESIDUALS)
+  return jnp.einsum(
+    'BANS,BSAE->BNAE', weights_BANS.astype(q_BNAE.dtype), v_BSAE
+  )
+
+
+def plain_forward(q_BNAE, k_BSAE, v_BSAE, mask_BS=None):
+  """See Kernel.forward."""
+  logits_BANS = _logits(q_BNAE, k_BSAE, mask_BS)
+  lse_BAN = jax.nn.logsumexp(logits_BANS, axis=-1)
+  weights_BANS = jnp.exp(logits_BANS - lse_BAN[..., None]).astype(v_BSAE.dtype)
+  return jnp.einsum('BANS,BSAE->BNAE', weights_BANS, v_BSAE), lse_BAN
+
+
+def plain_backward(q_BNAE, k_BSAE, v_BSAE, mask_BS, y_BNAE, lse_BAN, dy_BNAE):
+  """See Kernel.backward.
+
+  Source: Dao et al. 2022 (FlashAttention), arXiv 2205.14135, appendix B.2.
+  """
+  f32 = dict(preferred_element_type=jnp.float32)
+  logits_BANS = _logits(q_BNAE, k_BSAE, mask_BS)
+  weights_BANS = jnp.exp(logits_BANS - lse_BAN[..., None])
+  dy32, y32 = dy_BNAE.astype(jnp.float32), y_BNAE.astype(jnp.float32)
+  mean_BAN = jnp.einsum('BNAE,BNAE->BAN', dy32, y32)
+  dweights_BANS = jnp.einsum('BNAE,BSAE->BANS', dy_BNAE, v_BSAE, **f32)
+  dlogits_BANS = weights_BANS * (dweights_BANS - mean_BAN[..., None])
+  dlogits_BANS = dlogits_BANS.astype(q_BNAE.dtype)
+  weights_BANS = weights_BANS.astype(q_BNAE.dtype)
+  scale = q_BNAE.shape[-1] ** -0.5
+  dq = jnp.einsum('BANS,BSAE->BNAE', dlogits_BANS, k_BSAE * scale, **f32)
+  dk = jnp.einsum('BANS,BNAE->BSAE', dlogits_BANS, q_BNAE * scale, **f32)
+  dv = jnp.einsum('BANS,BNAE->BSAE', weights_BANS, dy_BNAE, **f32)
+  return dq, dk, dv
+
+
+def cudnn(q_BNAE, k_BSAE, v_BSAE, mask_BS=None):
+  """cuDNN's fused attention, for GPUs; bfloat16 or float16."""
+  lengths_B = None
+  if mask_BS is not None:
+    lengths_B = jnp.sum(mask_BS, axis=1, dtype=jnp.int32)
+  return jax.nn.dot_product_attention(
+    q_BNAE,
+    k_BSAE,
+    v_BSAE,
+    key_value_seq_lengths=lengths_B,
+    implementation='cudnn',
+  )
+
+
+PLAIN = Kernel(plain, plain_forward, plain_backward)
+CUDNN = Kernel(cudnn)
