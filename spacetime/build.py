@@ -265,6 +265,7 @@ def sampler(
     settings.steps,
     shift=settings.shift,
     solver=settings.solver,
+    strength=settings.strength,
   )
   return sampler_lib.Sampler(
     transform=nets.transform,

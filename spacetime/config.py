@@ -104,6 +104,7 @@ class SamplingConfig:
     boundary: of a model with two transformers, the level below which the
       second one serves; None with one.
     guidance_2: guidance of the second; None is that of the first.
+    strength: the level to begin at; below 1 what is there is edited.
   """
 
   steps: int
@@ -114,11 +115,16 @@ class SamplingConfig:
   schedule: str = 'even'
   boundary: float | None = None
   guidance_2: float | None = None
+  strength: float = 1.0
 
   def __post_init__(self):
     solver.get(self.solver)
     solver.schedule(
-      self.schedule, self.steps, shift=self.shift, solver=self.solver
+      self.schedule,
+      self.steps,
+      shift=self.shift,
+      solver=self.solver,
+      strength=self.strength,
     )
     guidance.check_interval(self.interval)
     if self.guidance < 0:

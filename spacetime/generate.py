@@ -11,11 +11,11 @@ import jax
 import numpy as np
 import tqdm
 
-from spacetime import build, geometry, texts
+from spacetime import build, decoding, geometry, texts
 from spacetime import config as config_lib
 from spacetime.interop import embeddings
 from spacetime.models import streaming
-from spacetime.pixels import to_frames, to_video
+from spacetime.pixels import to_video
 from spacetime.sampling import conditions, sampler
 
 
@@ -27,7 +27,7 @@ def sample(
   settings: config_lib.SamplingConfig,
   negative: str = '',
   seed: int = 0,
-  image_HWC: np.ndarray | None = None,
+  window: conditions.Window | None = None,
   batch: int = 16,
   cache: embeddings.Cache | None = None,
 ) -> list[np.ndarray]:
@@ -40,7 +40,7 @@ def sample(
     settings: of the sampler.
     negative: prompt to steer away from.
     seed: of the noise.
-    image_HWC: the first frame, uint8, or None.
+    window: what is given, or None.
     batch: clips at once; the last batch is filled up, so that one program
       serves all.
     cache: of the prompts' features, for published models.
@@ -58,7 +58,7 @@ def sample(
     grid=grid,
     settings=settings,
     seed=seed,
-    image_HWC=image_HWC,
+    window=window,
     batch=batch,
   )
 
@@ -70,28 +70,61 @@ def from_texts(
   grid: geometry.Geometry,
   settings: config_lib.SamplingConfig,
   seed: int = 0,
-  image_HWC: np.ndarray | None = None,
+  window: conditions.Window | None = None,
   batch: int = 16,
+  layout: decoding.Layout = decoding.WHOLE,
 ) -> list[np.ndarray]:
   """As sample, of texts that have been encoded: a video for each."""
   nets, count = model.networks, len(told.text)
   batch = min(batch, count)
-  latent = (*grid.latent, nets.autoencoder.z_dim)
-  condition = conditions.nothing(batch, latent)
-  if image_HWC is not None:
-    video = np.repeat(to_video(image_HWC)[None, None], batch, axis=0)
-    frozen = {'autoencoder': model.read('autoencoder')}
-    z = jax.jit(nets.encode)(frozen, video)
-    condition = conditions.first_image(z, latent)
-    del frozen
+  condition = conditions.nothing(batch, (*grid.latent, nets.autoencoder.z_dim))
+  if window is not None:
+    condition = given(model, window, settings=settings, batch=batch)
   latents = draw(
     model, told, condition, settings=settings, seed=seed, batch=batch
   )
-  decode = Decoder(nets.autoencoder, model.read('autoencoder'))
+  decode = decoding.Decoder(nets.autoencoder, model.read('autoencoder'), layout)
   videos = []
   for z_Bfhwc in tqdm.tqdm(latents, desc='decode', unit='batch'):
     videos += list(decode(z_Bfhwc))
+  if window is not None:
+    videos = [window.whole(video) for video in videos]
   return videos[:count]
+
+
+def given(
+  model: texts.Model,
+  window: conditions.Window,
+  *,
+  settings: config_lib.SamplingConfig,
+  batch: int,
+) -> conditions.Condition:
+  """The window encoded, up to the last latent frame that is needed of it."""
+  nets = model.networks
+  known_fhwc = nets.autoencoder.known(window.known_FHW)
+  count = len(known_fhwc)
+  strength = 1.0
+  if settings.strength < 1:
+    # What the grid begins at, which is less where it was published.
+    parts = build.samplers(model.config, nets, settings)
+    strength = next(iter(parts.values())).levels[0]
+  else:
+    count = 1 + np.flatnonzero(known_fhwc.any((1, 2, 3)))[-1]
+  params = model.read('autoencoder')
+  video_1FHWC = np.asarray(to_video(window.frames_FHWC))[None]
+  codes = streaming.encode_chunks(
+    nets.autoencoder,
+    params,
+    video_1FHWC[:, : 1 + (count - 1) * nets.autoencoder.stride[0]],
+    first=jax.jit(nets.autoencoder.encode_first),
+    step=jax.jit(nets.autoencoder.encode_step, donate_argnums=1),
+  )
+  found = np.concatenate([np.asarray(z) for z in codes], axis=1)
+  z_1fhwc = np.zeros((1, *known_fhwc.shape), np.float32)
+  z_1fhwc[:, :count] = found
+  return conditions.given(
+    np.repeat(z_1fhwc, batch, axis=0), known_fhwc, strength=strength
+  )
 
 
 def draw(
@@ -146,19 +179,3 @@ def _texts(told: texts.Texts, rows, length: int) -> Iterator[tuple]:
       away = [told.negative[i] for i in batch]
       negative_BSY = texts.batch(away, length=length)
     yield text_BSY, negative_BSY
-
-
-class Decoder:
-  """Latents -> frames on the host, a latent frame at a time, jitted once."""
-
-  def __init__(self, codec, params):
-    self._codec, self._params = codec, params
-    self._first = jax.jit(self._codec.decode_first)
-    self._step = jax.jit(self._codec.decode_step)
-
-  def __call__(self, z_Bfhwc) -> np.ndarray:
-    """uint8 frames_BFHWC; device memory does not grow with duration."""
-    chunks = streaming.decode_chunks(
-      self._codec, self._params, z_Bfhwc, first=self._first, step=self._step
-    )
-    return np.concatenate([to_frames(chunk) for chunk in chunks], axis=1)

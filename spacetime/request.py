@@ -1,17 +1,31 @@
 """What is asked of `sample`, checked whole before a parameter is read."""
 
 import dataclasses
+import math
 import pathlib
 
 import jax
-import numpy as np
 from absl import logging
 
-from spacetime import build, geometry, pretrained, sharding, texts
+from spacetime import (
+  build,
+  decoding,
+  geometry,
+  modes,
+  pretrained,
+  sharding,
+  texts,
+)
 from spacetime import config as config_lib
-from spacetime.data import clips as clips_lib
 from spacetime.interop import embeddings, prompts
+from spacetime.sampling import conditions, tiles
 from spacetime.sampling import targets as targets_lib
+
+# Flags that name files which are read.
+INPUTS = (
+  *('image', 'video', 'video2', 'mask'),
+  *('prompts_file', 'prompt_embeds', 'lora', 'lora_2'),
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,6 +51,19 @@ class Request:
   image: str | None
   fps: float | None
   batch: int
+  lora: str | None = None
+  lora_2: str | None = None
+  lora_strength: float = 1.0
+  decode_tiles: str | None = None
+  decode_overlap: int = tiles.OVERLAP
+  decode_shards: int = 1
+  mode: str | None = None
+  image_at: str | None = None
+  video: str | None = None
+  video2: str | None = None
+  mask: str | None = None
+  strength: float | None = None
+  given: int | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,9 +77,11 @@ class Plan:
     negative: what to encode and steer away from, or None.
     targets: what is written.
     grid, settings: sizes, and of the sampler.
-    image_HWC: the first frame, or None.
+    window: what is given, or None.
+    mode: its name.
     fps: frames a second.
     cache: of prompts' features, or None.
+    layout: of decoding.
   """
 
   model: pretrained.Opened
@@ -62,9 +91,11 @@ class Plan:
   targets: targets_lib.Targets
   grid: geometry.Geometry
   settings: config_lib.SamplingConfig
-  image_HWC: np.ndarray | None
+  window: conditions.Window | None
+  mode: str
   fps: float
   cache: embeddings.Cache | None
+  layout: decoding.Layout
 
 
 def check(request: Request) -> Plan:
@@ -74,6 +105,7 @@ def check(request: Request) -> Plan:
     ValueError: it names the flag to change.
   """
   _check_numbers(request)
+  mode = modes.name(request)
   wanted, found = _wanted(request)
   size = parse_size(request.size)
   targets = targets_lib.name(request.out, clips=len(wanted) * request.num)
@@ -82,8 +114,15 @@ def check(request: Request) -> Plan:
     sharding.MeshConfig(data=1), devices=jax.devices()[:1]
   )
   model = pretrained.open_model(request.checkpoint, mesh=mesh)
+  model = _tuned(request, model)
   data = config_lib.data(model.config)
-  grid = _grid(request, model, size)
+  grid = _grid(request, model, size, still=mode == 'still')
+  layout = decoding.parse(
+    request.decode_tiles,
+    overlap=request.decode_overlap,
+    devices=request.decode_shards,
+    latent=grid.latent[1:],
+  )
   settings = config_lib.sampling(
     model.config,
     steps=request.steps,
@@ -91,17 +130,21 @@ def check(request: Request) -> Plan:
     guidance=request.guidance,
     guidance_2=request.guidance_2,
     shift=request.shift,
+    strength=request.strength,
   )
   given = None
   if found:
     given = _given(request, model, found)
   else:
     wanted = [_prompt(model, prompt) for prompt in wanted]
-  inputs = ('image', 'prompts_file', 'prompt_embeds')
+  codec = model.networks.autoencoder
+  window = modes.window(request, mode, grid, codec, fps=data.fps)
+  if window:
+    _warn_of_levels(request, model, mode)
   targets_lib.check(
     targets,
-    frames=grid.frames,
-    inputs={f'--{name}': getattr(request, name) for name in inputs},
+    frames=window.length if window else grid.frames,
+    inputs={f'--{name}': getattr(request, name) for name in INPUTS},
   )
   folder = request.embeddings_cache
   return Plan(
@@ -112,9 +155,11 @@ def check(request: Request) -> Plan:
     targets,
     grid,
     settings,
-    _image(request, model, grid),
+    window,
+    mode,
     data.fps if request.fps is None else request.fps,
     embeddings.Cache(folder) if folder else None,
+    layout,
   )
 
 
@@ -183,6 +228,26 @@ def _prompt(model: pretrained.Opened, prompt: str) -> str:
   return prompt.strip()
 
 
+def _tuned(request: Request, model: pretrained.Opened) -> pretrained.Opened:
+  """The model with the pairs of --lora and --lora_2."""
+  strength = request.lora_strength
+  if not math.isfinite(strength):
+    raise ValueError(f'--lora_strength={strength}: expected a finite number')
+  for flag, root in (('lora', 'dit'), ('lora_2', 'dit_2')):
+    path = getattr(request, flag)
+    if path is None:
+      continue
+    if root not in model.readers:
+      raise ValueError(
+        f'--{flag}={path}: the model has one transformer, not two; give --lora'
+      )
+    try:
+      model = model.with_pairs(path, root=root, strength=strength)
+    except ValueError as e:
+      raise ValueError(f'--{flag}: {e}') from e
+  return model
+
+
 def _negative(request: Request, model, given, *, guided: bool) -> str | None:
   """What is to be encoded to steer away from, if anything is."""
   if given and given.negative:
@@ -224,24 +289,22 @@ def _given(request: Request, model, found: dict) -> texts.Texts:
   )
 
 
-def _grid(request: Request, model, size) -> geometry.Geometry:
+def _grid(request: Request, model, size, *, still: bool) -> geometry.Geometry:
   world = config_lib.data(model.config).world
-  frames = world.frames if request.frames is None else request.frames
+  frames = 1 if still else world.frames
+  if request.frames is not None:
+    frames = request.frames
   height, width = size or (world.height, world.width)
   return build.grids(model.config, model.networks, (frames, height, width))
 
 
-def _image(request: Request, model, grid) -> np.ndarray | None:
-  if not request.image:
-    return None
+def _warn_of_levels(request: Request, model, mode: str) -> None:
   published = model.config.get('published', {}).get('index', {})
   if published and not published.get('expand_timesteps'):
     logging.warning(
-      '--image: %s was published with one noise level for a whole clip: unless '
-      'it was trained on with frames that were given, it will not follow the '
-      'image',
+      '--mode=%s: %s was published with one noise level for a whole clip: '
+      'unless it was trained on with frames that were given, it will not '
+      'follow what it is given',
+      mode,
       request.checkpoint,
     )
-  return clips_lib.read_image(
-    request.image, height=grid.height, width=grid.width
-  )

@@ -1,12 +1,19 @@
-"""Samples videos from a prompt.
+"""Samples videos from a prompt, and from what is given beside it.
 
   python -m spacetime.sample --prompt="a red 3 moving left" --out=three.mp4
   python -m spacetime.sample --prompts_file=prompts.txt --num=2 --out=clips.mp4
   python -m spacetime.sample --prompt="..." --image=first.png --out=video.gif
+  python -m spacetime.sample --prompt="..." --mode=extend --video=clip.mp4 \\
+    --out=longer.mp4
 
 --out chooses the form: .mp4 (H.264), .webm, .gif, .png (frames, or one still
 image), and a JSON sidecar beside it tells how it was made. More than one clip
 is numbered: clips-000.mp4, clips-001.mp4, with a sheet, clips-sheet.png.
+
+--mode: an image (--image) as any frame; extend or extend_backward, loop
+(--video); connect (--video, --video2); inpaint (--video, --mask), outpaint
+(--video in a larger --size); edit (--video, --strength); still. --frames and
+--size are then of the part that is made, with what of the video is given.
 """
 
 import dataclasses
@@ -15,8 +22,8 @@ import time
 from absl import flags
 
 import spacetime
-from spacetime import command, generate, request, texts
-from spacetime.sampling import writer
+from spacetime import command, generate, modes, request, texts
+from spacetime.sampling import tiles, writer
 
 flags.DEFINE_string('prompt', None, 'What the video shows.')
 flags.DEFINE_string(
@@ -58,9 +65,58 @@ flags.DEFINE_string(
 )
 flags.DEFINE_integer('frames', None, 'Frames; as trained if not set.')
 flags.DEFINE_string('size', None, 'WIDTHxHEIGHT in pixels, as trained.')
-flags.DEFINE_string('image', None, 'The first frame, an image file.')
+flags.DEFINE_string(
+  'mode', None, f'What is given: one of {", ".join(modes.MODES)}.'
+)
+flags.DEFINE_string('image', None, 'One frame of the video, an image file.')
+flags.DEFINE_string(
+  'image_at', None, 'Which frame that is: first, last or its number from 0.'
+)
+flags.DEFINE_string(
+  'video', None, 'The video that is extended, looped, painted in or edited.'
+)
+flags.DEFINE_string('video2', None, 'The video that --video leads to.')
+flags.DEFINE_string(
+  'mask', None, 'An image of the size of --video, light where it is made anew.'
+)
+flags.DEFINE_float(
+  'strength',
+  None,
+  'How much noise an edit starts from: above 0 (nothing changes) to 1 (nothing '
+  'stays).',
+)
+flags.DEFINE_integer(
+  'given',
+  None,
+  'Frames of a video that what is made goes on from, or leads to; with '
+  '--mode=edit the last ones, that stay. About half of --frames if not set.',
+)
 flags.DEFINE_float('fps', None, 'Frames a second of the file.')
 flags.DEFINE_integer('batch', 16, 'Videos sampled at once.')
+flags.DEFINE_string(
+  'lora',
+  None,
+  'A safetensors file of low-rank pairs, added to the transformer.',
+)
+flags.DEFINE_string(
+  'lora_2', None, 'The same for the second of two transformers.'
+)
+flags.DEFINE_float('lora_strength', 1.0, 'What the pairs are multiplied by.')
+flags.DEFINE_string(
+  'decode_tiles',
+  None,
+  'COLUMNSxROWS: decode each frame in tiles, for a picture that memory does '
+  'not hold whole; they are blended, but seams may be seen.',
+)
+flags.DEFINE_integer(
+  'decode_overlap', tiles.OVERLAP, 'Latent cells that neighbouring tiles share.'
+)
+flags.DEFINE_integer(
+  'decode_shards',
+  1,
+  'Devices that share the rows or columns of each frame while it is decoded: '
+  'no seams.',
+)
 
 
 def main() -> None:
@@ -82,8 +138,9 @@ def main() -> None:
     grid=plan.grid,
     settings=plan.settings,
     seed=asked.seed,
-    image_HWC=plan.image_HWC,
+    window=plan.window,
     batch=asked.batch,
+    layout=plan.layout,
   )
   about = {
     'version': spacetime.__version__,
@@ -92,7 +149,13 @@ def main() -> None:
     'seed': asked.seed,
     'negative_prompt': asked.negative_prompt,
     'prompt_embeds': asked.prompt_embeds,
-    'image': asked.image,
+    'mode': plan.mode,
+    **{name: getattr(asked, name) for name in modes.FLAGS},
+    'lora': asked.lora,
+    'lora_2': asked.lora_2,
+    'lora_strength': asked.lora_strength,
+    'decode_tiles': asked.decode_tiles,
+    'decode_shards': asked.decode_shards,
     'frames': plan.grid.frames,
     'height': plan.grid.height,
     'width': plan.grid.width,

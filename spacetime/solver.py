@@ -42,14 +42,21 @@ class Grid:
     return int(np.sum(told >= round(1000 * level, 4)))
 
 
-def time_grid(steps: int, *, shift: float = 1.0) -> np.ndarray:
-  """Levels 1 = t_0 > ... > t_K = 0, float32 (K + 1,), computed in float64.
+def time_grid(
+  steps: int, *, shift: float = 1.0, strength: float = 1.0
+) -> np.ndarray:
+  """Levels strength = t_0 > ... > t_K = 0, float32 (K + 1,), computed in
+  float64, evenly spaced before the shift.
 
   Raises:
-    ValueError: fewer than one step or a shift that is not positive.
+    ValueError: fewer than one step, a shift that is not positive, or a strength
+      outside (0, 1].
   """
   _check(steps, shift)
-  return flow.shifted(np.linspace(1.0, 0.0, steps + 1), shift).astype(
+  _check_strength(strength)
+  # The inverse of a shift is one by its inverse.
+  start = flow.shifted(strength, 1 / shift)
+  return flow.shifted(np.linspace(start, 0.0, steps + 1), shift).astype(
     np.float32
   )
 
@@ -101,6 +108,13 @@ def _check(steps: int, shift: float) -> None:
     raise ValueError(
       f'steps={steps}, shift={shift}: expected steps >= 1 and shift > 0; '
       'change --steps or --shift'
+    )
+
+
+def _check_strength(strength: float) -> None:
+  if not 0 < strength <= 1:
+    raise ValueError(
+      f'strength={strength}: expected more than 0, at most 1; change --strength'
     )
 
 
@@ -299,24 +313,48 @@ PUBLISHED = {
 SCHEDULES = ('even', 'published')
 
 
-def schedule(name: str, steps: int, *, shift: float, solver: str) -> Grid:
+def schedule(
+  name: str,
+  steps: int,
+  *,
+  shift: float,
+  solver: str,
+  strength: float = 1.0,
+) -> Grid:
   """The levels of a solver, evenly spaced or as its published code has them.
 
+  Args:
+    name: one of SCHEDULES.
+    steps: K.
+    shift: see flow.shifted.
+    solver: one of SOLVERS.
+    strength: the level to begin at; of a published schedule the steps below it
+      are left, as the published code does.
+
   Raises:
-    ValueError: no such schedule, no published one of this solver, or steps and
-      shift that make no grid.
+    ValueError: no such schedule, no published one of this solver, or steps,
+      shift and strength that make no grid.
   """
   if name not in SCHEDULES:
     raise ValueError(f'sampling.schedule={name!r}: expected one of {SCHEDULES}')
   if name == 'even':
-    levels = tuple(time_grid(steps, shift=shift).tolist())
+    levels = time_grid(steps, shift=shift, strength=strength)
+    levels = tuple(levels.tolist())
     return Grid(levels, levels[:-1])
   if solver not in PUBLISHED:
     raise ValueError(
       f"sampling.schedule='published' with solver {solver!r}: expected one of "
       f'{sorted(PUBLISHED)}; change --solver'
     )
-  return PUBLISHED[solver](steps, shift=shift)
+  _check_strength(strength)
+  grid = PUBLISHED[solver](steps, shift=shift)
+  first = sum(level > strength for level in grid.levels)
+  if first == steps:
+    raise ValueError(
+      f'strength={strength}: expected at least {grid.levels[-2]:.3f}, the last '
+      f'level of {steps} steps; change --strength or --steps'
+    )
+  return Grid(grid.levels[first:], grid.told[first:])
 
 
 SOLVERS = {'euler': euler, 'heun': heun, 'dpm': dpm, 'unipc': unipc}

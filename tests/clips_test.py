@@ -263,6 +263,16 @@ def test_too_short(tmp_path):
     ClipFolder(tmp_path, **SIZE | {'frames': 6})
 
 
+@pytest.mark.parametrize('frames', [1, 7])
+def test_all_frames_of_a_file(tmp_path, frames):
+  path = lossless(tmp_path / 'a.mkv', gray_clip(frames))
+  read_FHWC = clips.read_video(path, frames=None, height=8, width=12, fps=10)
+  assert levels(read_FHWC) == list(range(frames))
+  # Held at twice the rate.
+  read_FHWC = clips.read_video(path, frames=None, height=8, width=12, fps=20)
+  assert levels(read_FHWC) == [i // 2 for i in range(2 * frames)]
+
+
 def test_truncated_file_is_told(tmp_path):
   path = lossless(tmp_path / 'a.mkv', gray_clip(20, 64, 96))
   path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])

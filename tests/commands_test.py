@@ -13,6 +13,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from spacetime.sampling import writer
+
 ROOT = pathlib.Path(__file__).parents[1]
 TINY = 'experiments/digits.py:tiny'
 TINY_AUTOENCODER = 'experiments/digits_autoencoder.py:tiny'
@@ -187,6 +189,32 @@ def test_the_first_frame_can_be_given(model, tmp_path):
   np.testing.assert_allclose(
     np.asarray(Image.open(first), np.int32), image, atol=1
   )
+
+
+def test_a_video_goes_on(model, tmp_path):
+  levels = np.arange(40, 180, 20, dtype=np.uint8)[:, None, None, None]
+  source = tmp_path / 'clip.mp4'
+  writer.write_video(source, levels + np.zeros((32, 32, 3), np.uint8), fps=8)
+  ran = sample(
+    model,
+    tmp_path / 'longer.png',
+    '--prompt=a red 3 moving left',
+    '--mode=extend',
+    f'--video={source}',
+    '--given=3',
+    '--decode_shards=2',
+    '--cpu_devices=2',
+  )
+  assert ran.returncode == 0, ran.stderr[-3000:]
+  pictures = sorted((tmp_path / 'longer').iterdir())
+  assert len(pictures) == 7 + 5 - 3
+  for picture, frame in zip(pictures, frames(source), strict=False):
+    np.testing.assert_allclose(
+      np.asarray(Image.open(picture), np.int32), frame, atol=2
+    )
+  made = json.loads((tmp_path / 'longer.png.json').read_text())
+  assert made['mode'] == 'extend' and made['given'] == 3
+  assert made['decode_shards'] == 2 and made['video'] == str(source)
 
 
 def test_export_samples_the_same(model, folder, tmp_path):
@@ -383,7 +411,18 @@ def test_sample_refuses(model, tmp_path):
     'cannot be written': [good[0], '--out=/proc/none/a.mp4', good[2]],
     'text.png': [*good, f'--image={tmp_path}/text.png'],
     'missing.png': [*good, f'--image={tmp_path}/missing.png'],
+    '--mode=dream: expected one of': [*good, '--mode=dream'],
+    'none.mp4 is no file': [*good, '--mode=loop', '--video=none.mp4'],
+    'strength=1.5: expected more than 0, at most 1': [
+      *good,
+      '--mode=edit',
+      '--video=none.mp4',
+      '--strength=1.5',
+    ],
     "Unknown command line flag 'stepz'": [*good, '--stepz=3'],
+    '--decode_tiles=2: expected COLUMNSxROWS': [*good, '--decode_tiles=2'],
+    '--decode_shards=2: expected 1 to 1': [*good, '--decode_shards=2'],
+    'none.safetensors: no such file': [*good, '--lora=none.safetensors'],
   }
   for text, answer in refusals('sample', cases).items():
     assert text in answer, answer

@@ -25,7 +25,8 @@ FLOORS = (
   ('training', 'sampling', 'interop', 'evaluation'),
   (
     *('config', 'build', 'pretrained', 'texts', 'generate', 'clips'),
-    *('base', 'encoders', 'exports', 'plan', 'request'),
+    *('base', 'decoding', 'encoders', 'exports', 'plan', 'request'),
+    *('footage', 'modes'),
   ),
   ('sheets', *MAINS),
 )

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import pickle
 
+import jax
 import numpy as np
 import published_folder
 import pytest
@@ -12,7 +13,8 @@ from absl import logging
 from PIL import Image
 
 from spacetime import generate, pretrained, request, texts
-from spacetime.interop import embeddings
+from spacetime.interop import embeddings, lora
+from spacetime.models import lora as lora_lib
 
 WIDTH = published_folder.TEXT.d_model
 GOOD = request.Request(
@@ -104,6 +106,18 @@ def test_a_plan_of_all_that_is_to_be_done(asked, tmp_path):
     ({'solver': 'heun'}, "'published' with solver 'heun'"),
     ({'guidance_2': 3.0}, 'one transformer, not two; leave --guidance_2 out'),
     ({'image': 'none.png'}, 'none.png'),
+    ({'decode_tiles': '2'}, '--decode_tiles=2: expected COLUMNSxROWS'),
+    ({'decode_tiles': '2x1'}, '2 tiles over 4 latent cells, 8 shared'),
+    (
+      {'decode_tiles': '2x1', 'decode_overlap': 1, 'decode_shards': 2},
+      '--decode_tiles=2x1 and --decode_shards=2: expected one of them',
+    ),
+    ({'decode_shards': 9}, '--decode_shards=9: expected 1 to 8, the devices'),
+    ({'decode_shards': 0}, '--decode_shards=0: expected 1 to 8'),
+    ({'decode_shards': 3}, '2 x 4 cells over 3 devices'),
+    ({'lora': 'none.safetensors'}, '--lora: none.safetensors: no such file'),
+    ({'lora_2': 'x'}, '--lora_2=x: the model has one transformer, not two'),
+    ({'lora_strength': float('nan')}, '--lora_strength=nan: expected a finite'),
     (
       {'prompt': None, 'prompts_file': 'none.txt'},
       '--prompts_file=none.txt: no such file',
@@ -117,6 +131,49 @@ def test_a_plan_of_all_that_is_to_be_done(asked, tmp_path):
 def test_refuses(changes, text, asked):
   with pytest.raises(ValueError, match=text):
     request.check(asked(**changes))
+
+
+def write_pairs(path, model=published_folder.TRANSFORMER, **kwargs):
+  """Pairs of that base, none of them zero."""
+  config = lora_lib.LoraConfig(rank=2, alpha=4.0)
+  fresh = jax.eval_shape(
+    lambda key: lora_lib.init(key, config, model), jax.random.key(0)
+  )
+  rng = np.random.default_rng(0)
+  pairs = jax.tree.map(lambda x: rng.normal(size=x.shape), fresh)
+  lora.write(path, pairs, config, model, **kwargs)
+  return str(path)
+
+
+@pytest.mark.parametrize('dialect', lora.DIALECTS)
+def test_pairs_are_added_to_what_is_sampled(
+  dialect, asked, tmp_path, monkeypatch
+):
+  path = write_pairs(tmp_path / 'a.safetensors', dialect=dialect)
+  plain = request.check(asked())
+  tuned = request.check(asked(lora=path, lora_strength=0.5))
+  assert plain.model.weights_hash != tuned.model.weights_hash
+  monkeypatch.undo()
+  before, after = (
+    np.asarray(plan.model.read('dit')['blocks']['mlp_in']['kernel'])
+    for plan in (plain, tuned)
+  )
+  found = lora.read(path, published_folder.TRANSFORMER).pairs['blocks']
+  made = found['mlp_in']
+  np.testing.assert_allclose(
+    after - before, 0.5 * np.asarray(made['a'] @ made['b']), atol=1e-5
+  )
+
+
+def test_pairs_of_another_base_are_refused_by_their_keys(asked, tmp_path):
+  other = dataclasses.replace(published_folder.TRANSFORMER, mlp=44, layers=3)
+  path = write_pairs(tmp_path / 'a.safetensors', other, dialect='diffusers')
+  with pytest.raises(ValueError, match='change --lora or --checkpoint') as e:
+    request.check(asked(lora=path))
+  told = str(e.value)
+  assert told.startswith(f'--lora: {path} does not fit this transformer of 2')
+  assert 'unknown: transformer.blocks.2.' in told
+  assert 'ffn.net.0.proj.lora_B.weight (44, 2), expected (40, 2)' in told
 
 
 def test_refuses_features_that_do_not_fit(asked, tmp_path):
@@ -238,10 +295,10 @@ def test_every_target_is_checked(asked, tmp_path):
 
 
 def test_what_is_read_is_not_written_over(asked, tmp_path):
-  Image.new('RGB', (16, 8)).save(tmp_path / 'first.png')
-  image = str(tmp_path / 'first.png')
-  with pytest.raises(ValueError, match='over .*first.png, which --image reads'):
-    request.check(asked(out=image, image=image, frames=1))
+  image = str(tmp_path / 'a.mp4.json')
+  Image.new('RGB', (16, 8)).save(image, format='PNG')
+  with pytest.raises(ValueError, match='over .*mp4.json, which --image reads'):
+    request.check(asked(image=image))
   (tmp_path / 'a.mp4.json').write_text('a red 3\n')
   with pytest.raises(ValueError, match='which --prompts_file reads'):
     path = f'{tmp_path}/a.mp4.json'
@@ -268,7 +325,7 @@ def test_an_image_for_a_model_of_one_level_is_warned_of(
   Image.new('RGB', (16, 8)).save(tmp_path / 'first.png')
   with caplog.at_level('WARNING'):
     plan = request.check(asked(image=str(tmp_path / 'first.png')))
-  assert plan.image_HWC.shape == (8, 16, 3)
+  assert plan.mode == 'image' and plan.window.frames_FHWC.shape[1:3] == (8, 16)
   assert 'one noise level for a whole clip' in caplog.records[0].getMessage()
 
 
@@ -289,7 +346,13 @@ def test_two_transformers(asked, tmp_path):
     published_folder.change_index(source, boundary_ratio=boundary)
     with pytest.raises(ValueError, match=f'boundary_ratio={boundary}, and tra'):
       request.check(asked(checkpoint=path))
+  pairs = write_pairs(tmp_path / 'a.safetensors', dialect='diffusers')
   published_folder.change_index(source, boundary_ratio=0.9)
+  names = {
+    request.check(asked(checkpoint=path, **changes)).model.weights_hash
+    for changes in ({}, {'lora': pairs}, {'lora': pairs, 'lora_2': pairs})
+  }
+  assert len(names) == 3
   plan = request.check(asked(checkpoint=path, guidance_2=3.0))
   assert plan.settings.boundary == 0.9 and plan.settings.guidance_2 == 3.0
   with pytest.raises(ValueError, match='guidance=1.0, guidance_2=3.0: expec'):

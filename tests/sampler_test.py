@@ -63,7 +63,11 @@ def test_a_clip_does_not_depend_on_its_batch():
 
 def test_given_frames_stay_as_they_are_and_are_told_at_level_zero():
   image = jax.random.normal(jax.random.key(1), (2, 1, *LATENT[1:]))
-  condition = conditions.first_image(image, LATENT)
+  z = jnp.pad(image, ((0, 0), (0, 2), (0, 0), (0, 0), (0, 0)))
+  known = np.zeros(LATENT, bool)
+  known[0] = True
+  condition = conditions.given(z, known)
+  assert condition.known_Bfhwc is None
 
   def transform(params, z, t, text):
     # Both the level and the frame that the network sees are the given ones.
@@ -85,13 +89,104 @@ def test_one_level_is_told_where_nothing_is_given(prediction):
     return jnp.sin(z) * t[:, :, None, None, None]
 
   z = jnp.zeros((2, *LATENT))
-  none = conditions.Condition(z, jnp.zeros((2, LATENT[0]), bool))
+  none = conditions.Condition(z, jnp.ones((2, LATENT[0])))
   made = make(transform, prediction=prediction, guidance=2.0)
   rows = draw(made, none)
   assert set(seen) == {(4, LATENT[0])}
   seen.clear()
   np.testing.assert_allclose(draw(made), rows, atol=1e-6)
   assert set(seen) == {(4, 1)}
+
+
+@pytest.mark.parametrize('name', sorted(solver.SOLVERS))
+@pytest.mark.parametrize('guidance', [1.0, 2.0])
+def test_known_values_go_straight_to_what_they_are(name, guidance):
+  """In a frame that is told one level, whatever the network makes of it."""
+  z = jax.random.normal(jax.random.key(3), (2, *LATENT))
+  known = np.zeros(LATENT, bool)
+  known[1, :, 2:] = True
+  known[0] = True
+  condition = conditions.given(z, known)
+  assert condition.known_Bfhwc.sum() == 2 * 2 * 2 * 5
+
+  def transform(params, z_t, t, text):
+    # Known values are noised to the level of their frame, no other.
+    level = t[:, 1, None, None, None]
+    first = (
+      z_t[:, 1, :, 2:]
+      - (1 - level) * jnp.tile(z, (2, 1, 1, 1, 1))[: len(z_t), 1, :, 2:]
+    )
+    noise = first / level
+    right = jnp.all(t[:, 0] == 0) & jnp.all(jnp.abs(noise - NOISE) < 1e-4)
+    return jnp.where(right, jnp.sin(5 * z_t), jnp.nan)
+
+  keys = sampler.clip_keys(0, 2)
+  noise = jax.vmap(lambda key: jax.random.normal(key, LATENT))(keys)
+  NOISE = noise[:, 1, :, 2:]
+  if guidance != 1:
+    NOISE = jnp.concatenate([NOISE, NOISE])
+  made = sampler.Sampler(
+    transform=transform,
+    flow=flow.FlowConfig(prediction='velocity'),
+    levels=tuple(solver.time_grid(5, shift=3.0).tolist()),
+    solver=name,
+    guidance=guidance,
+  )
+  found = jax.jit(made)({}, keys, TEXT, EMPTY, condition)
+  mask = np.broadcast_to(known, found.shape)
+  np.testing.assert_allclose(found[mask], z[mask], atol=1e-5)
+  assert np.abs(found - z)[~mask].min() > 1e-4
+
+
+def test_an_edit_begins_at_its_strength_and_joins_what_is_given():
+  z = jax.random.normal(jax.random.key(3), (2, *LATENT))
+  known = np.zeros(LATENT, bool)
+  known[2] = True
+  levels = tuple(solver.time_grid(3, strength=0.6, shift=5.0).tolist())
+  condition = conditions.given(z, known, strength=levels[0])
+  np.testing.assert_allclose(
+    condition.level_BT, np.float32([[0.6, 0.6, 0.0]] * 2)
+  )
+  seen = []
+
+  def transform(params, z_t, t, text):
+    jax.debug.callback(lambda t, z: seen.append((t, z)), t, z_t, ordered=True)
+    return jnp.broadcast_to(TARGET, z_t.shape)
+
+  made = sampler.Sampler(
+    transform=transform,
+    flow=flow.FlowConfig(prediction='sample'),
+    levels=levels,
+    solver='euler',
+    guidance=1.0,
+  )
+  keys = sampler.clip_keys(0, 2)
+  found = jax.jit(made)({}, keys, TEXT, EMPTY, condition)
+  noise = jax.vmap(lambda key: jax.random.normal(key, LATENT))(keys)
+  t, start = seen[0]
+  np.testing.assert_allclose(t, condition.level_BT)
+  np.testing.assert_allclose(
+    start[:, :2], 0.4 * z[:, :2] + 0.6 * noise[:, :2], atol=1e-6
+  )
+  np.testing.assert_array_equal(found[:, 2], z[:, 2])
+  np.testing.assert_allclose(found[0, :2], TARGET[:2], atol=1e-5)
+
+
+def test_a_frame_waits_for_the_others_to_come_to_its_level():
+  z = jax.random.normal(jax.random.key(3), (2, *LATENT))
+  level = jnp.tile(jnp.float32([1.0, 0.5, 0.0]), (2, 1))
+  told = []
+
+  def transform(params, z_t, t, text):
+    jax.debug.callback(lambda t: told.append(t), t, ordered=True)
+    return jnp.broadcast_to(TARGET, z_t.shape)
+
+  found = draw(make(transform), conditions.Condition(z, level))
+  rows = np.stack(told)[:, 0]
+  np.testing.assert_allclose(rows[:, 0], [1, 0.75, 0.5, 0.25])
+  np.testing.assert_allclose(rows[:, 1], [0.5, 0.5, 0.5, 0.25])
+  np.testing.assert_array_equal(found[:, 2], z[:, 2])
+  np.testing.assert_allclose(found[0, :2], TARGET[:2], atol=1e-5)
 
 
 def test_a_run_in_two_spans_is_one_run():

@@ -138,6 +138,27 @@ def test_steps_from_a_level_compare_as_timesteps_do():
   assert told[1] < 0.9 and found == [0, 2, 3, 5]
 
 
+@pytest.mark.parametrize('shift', [1.0, 5.0, 24.0])
+def test_a_grid_of_less_strength_is_the_lower_part_of_a_longer_one(shift):
+  whole = solver.time_grid(8, shift=shift)
+  part = solver.time_grid(6, shift=shift, strength=float(whole[2]))
+  np.testing.assert_allclose(part, whole[2:], atol=1e-6)
+  made = solver.schedule('even', 3, shift=shift, solver='dpm', strength=0.3)
+  assert made.levels[0] == made.told[0] == np.float32(0.3)
+  assert len(made.told) == 3
+
+
+def test_a_published_schedule_keeps_the_steps_below_a_strength():
+  whole = solver.schedule('published', 10, shift=3.0, solver='unipc')
+  part = solver.schedule(
+    'published', 10, shift=3.0, solver='unipc', strength=0.7
+  )
+  count = len(part.told)
+  assert part.levels == whole.levels[-count - 1 :] and 0 < count < 10
+  assert part.told == whole.told[-count:]
+  assert part.levels[0] <= 0.7 < whole.levels[-count - 2]
+
+
 def test_grid_falls_from_one_to_zero_and_shifts():
   plain, moved = solver.time_grid(10), solver.time_grid(10, shift=5.0)
   for grid in (plain, moved):
@@ -154,3 +175,17 @@ def test_refuses():
       getattr(solver, name)(5, shift=0)
   with pytest.raises(ValueError, match="solver 'rk4': expected one of"):
     solver.get('rk4')
+
+
+@pytest.mark.parametrize('strength', [0.0, -0.5, 1.1])
+@pytest.mark.parametrize('name', solver.SCHEDULES)
+def test_refuses_a_strength(name, strength):
+  with pytest.raises(
+    ValueError, match=f'strength={strength}: expected more th'
+  ):
+    solver.schedule(name, 4, shift=1.0, solver='unipc', strength=strength)
+
+
+def test_refuses_a_strength_below_every_published_step():
+  with pytest.raises(ValueError, match='strength=0.01: expected at least 0.'):
+    solver.schedule('published', 4, shift=3.0, solver='unipc', strength=0.01)

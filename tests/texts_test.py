@@ -11,6 +11,7 @@ from absl import logging
 from spacetime import build, generate, pretrained, sharding, texts
 from spacetime import config as config_lib
 from spacetime.interop import embeddings
+from spacetime.sampling import conditions
 
 
 def opened(folder):
@@ -71,9 +72,10 @@ def sample(model, prompts=('a red 3',), **more):
 def test_a_network_is_freed_before_the_next_is_read(tmp_path):
   log = []
   image = np.zeros((8, 16, 3), np.uint8)
+  window = conditions.image(image, frames=3, at=0)
   prompts = ('a red 3', 'snow', 'a red 3')
   model = watched(opened(two(tmp_path / 'tiny')), log)
-  videos = sample(model, prompts, batch=2, image_HWC=image)
+  videos = sample(model, prompts, batch=2, window=window)
   assert len(videos) == 3
   roots = ['text', 'autoencoder', 'dit', 'dit_2', 'autoencoder']
   assert log == [(root, []) for root in roots]

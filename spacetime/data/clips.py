@@ -3,6 +3,7 @@
 import csv
 import dataclasses
 import json
+import math
 import os
 import pathlib
 from collections.abc import Iterator, Mapping
@@ -91,7 +92,7 @@ class ClipFolder:
 def read_video(
   path: Path,
   *,
-  frames: int,
+  frames: int | None,
   height: int,
   width: int,
   fps: float,
@@ -104,7 +105,7 @@ def read_video(
 
   Args:
     path: any container and codec that FFmpeg reads.
-    frames: how many.
+    frames: how many; None is all.
     height: rows.
     width: columns.
     fps: frames per second.
@@ -116,33 +117,52 @@ def read_video(
   Raises:
     ValueError: no such file, no video in it, unreadable, or too short.
   """
-  _check_size(frames=frames, height=height, width=width, fps=fps)
+  _check_size(frames=frames or 1, height=height, width=width, fps=fps)
   chosen = []
   end = held = None
+  most = math.inf if frames is None else frames
   try:
     with _open(path) as container:
       for time, length, frame in _timed_frames(container, start=start):
         # A millisecond forgives the rounded times of Matroska.
-        while held is not None and len(chosen) < frames:
+        while held is not None and len(chosen) < most:
           if start + len(chosen) / fps >= time - 1e-3:
             break
           chosen.append(held)
-        if len(chosen) == frames:
+        if len(chosen) == most:
           break
         held, end = frame, time + length
-      while held is not None and len(chosen) < frames:
+      while held is not None and len(chosen) < most:
         if start + len(chosen) / fps > end - 1e-3:
+          if frames is None:
+            break
           raise _too_short(path, frames, fps, f'{len(chosen)} from {start} s')
         chosen.append(held)
   except av.FFmpegError as e:
     raise _unreadable(path, e) from e
   if not chosen:
-    raise _too_short(path, frames, fps, f'0 from {start} s')
+    raise _too_short(path, frames or 1, fps, f'0 from {start} s')
   fitted = {}
   for frame in chosen:
     if id(frame) not in fitted:
       fitted[id(frame)] = _fit(_upright(frame), height=height, width=width)
   return np.stack([fitted[id(frame)] for frame in chosen])
+
+
+def video_size(path: Path) -> tuple[int, int]:
+  """Rows and columns of a file's first frame, upright.
+
+  Raises:
+    ValueError: no such file, no video in it, or unreadable.
+  """
+  try:
+    with _open(path) as container:
+      for _, _, frame in _timed_frames(container, start=0):
+        width, height = _upright(frame).size
+        return height, width
+  except av.FFmpegError as e:
+    raise _unreadable(path, e) from e
+  raise _too_short(path, 1, 1, 'none')
 
 
 def read_image(path: Path, *, height: int, width: int) -> np.ndarray:

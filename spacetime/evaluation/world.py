@@ -90,15 +90,23 @@ def measure(frames_FHWC: np.ndarray) -> Measurement:
   frames, height, width, _ = shape
   side = min(height, width)
   jump = side * min(JUMP, RUN / max(frames - 1, 1))
-  chains = _chains(segments.blobs(frames_FHWC), side=side, jump=jump)
+  chains = followed(segments.blobs(frames_FHWC), side=side, jump=jump)
   chains = [chain for chain in chains if len(chain) >= PRESENCE * frames]
   chains.sort(key=lambda chain: -np.mean([blob.area for blob in chain]))
   tracks = tuple(_track(chain, shape[:3]) for chain in chains)
   return Measurement(shape=shape[:3], tracks=tracks)
 
 
-def _chains(found, *, side: int, jump: float) -> list[list[segments.Blob]]:
-  """Blobs of one character each, one or none a frame, in order."""
+def followed(
+  found: list[segments.Blob], *, side: int, jump: float
+) -> list[list[segments.Blob]]:
+  """Blobs of one character each, one or none a frame, in order.
+
+  Args:
+    found: of a clip.
+    side: the shorter one of its frames, in pixels.
+    jump: pixels from one frame to the next that are still one character.
+  """
   chains = []
   for frame in sorted({blob.frame for blob in found}):
     here = [blob for blob in found if blob.frame == frame]
@@ -121,15 +129,20 @@ def _distance(a: segments.Blob, b: segments.Blob, side: int) -> float:
   return away + OTHER_COLOUR * side * (a.colour != b.colour)
 
 
-def _track(chain: list[segments.Blob], shape) -> Track:
+def path(chain: list[segments.Blob], *, frames: int) -> np.ndarray:
+  """(y, x) in every frame, (F, 2): straight where it was not seen."""
   seen = [blob.frame for blob in chain]
-  path_F2 = np.stack(
+  return np.stack(
     [
-      np.interp(np.arange(shape[0]), seen, [b.centre_2[axis] for b in chain])
+      np.interp(np.arange(frames), seen, [b.centre_2[axis] for b in chain])
       for axis in (0, 1)
     ],
     1,
   )
+
+
+def _track(chain: list[segments.Blob], shape) -> Track:
+  path_F2 = path(chain, frames=shape[0])
   colours = [blob.colour for blob in chain]
   some = np.linspace(0, len(chain) - 1, min(VOTES, len(chain))).round()
   return Track(

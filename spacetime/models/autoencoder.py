@@ -12,6 +12,7 @@ arXiv:2410.10733) for the shortcuts of the 2.2 form.
 import dataclasses
 import math
 
+import einops
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -203,6 +204,21 @@ class Autoencoder:
   def decode_step(self, params, cache, z_Bfhwc):
     """The video of the next latent frames: (cache, video_BFHWC)."""
     return self._decode(params, cache, z_Bfhwc)
+
+  def known(self, known_FHW: np.ndarray) -> np.ndarray:
+    """Which values of the latents a mask of pixels makes known, (f, h, w, c):
+    those of a cell all of whose pixels are."""
+    time, height, width = self.stride
+    copies = np.repeat(known_FHW[:1], time - 1, axis=0)
+    known_fhw = einops.reduce(
+      np.concatenate([copies, known_FHW]),
+      '(f t) (h a) (w b) -> f h w',
+      np.all,
+      t=time,
+      a=height,
+      b=width,
+    )
+    return np.repeat(known_fhw[..., None], self.z_dim, axis=-1)
 
   def normalise(self, mean_Bfhwc):
     """Posterior mean -> latents of unit scale."""

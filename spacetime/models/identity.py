@@ -5,6 +5,7 @@ import dataclasses
 import einops
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from spacetime.models import streaming
 
@@ -81,6 +82,16 @@ class IdentityAutoencoder:
   def decode_step(self, params, cache, z_Bfhwc):
     """The video of the next latent frames: (cache, video_BFHWC)."""
     return {}, jnp.clip(self._unfold(z_Bfhwc), -1, 1)
+
+  def known(self, known_FHW: np.ndarray) -> np.ndarray:
+    """Which values of the latents a mask of pixels makes known, (f, h, w, c):
+    each by itself."""
+    copies = np.repeat(known_FHW[:1], self.time - 1, axis=0)
+    known_FHW = np.concatenate([copies, known_FHW])
+    known_fHWt = einops.rearrange(
+      known_FHW, '(f t) H W -> f H W t', t=self.time
+    )
+    return np.repeat(known_fHWt, 3, axis=-1)
 
   def normalise(self, mean_Bfhwc):
     """Pixels have unit scale as they are."""

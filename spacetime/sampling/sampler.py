@@ -21,7 +21,7 @@ class Sampler:
   Attributes:
     transform: (params, z_Bfhwc, t_BT, text_BSY) -> prediction_Bfhwc.
     flow: what the network predicts.
-    levels: falling grid from 1 to 0, see solver.time_grid; a tuple, so that
+    levels: falling grid to 0, see solver.schedule; a tuple, so that
       samplers are equal when their settings are and compile once.
     told: levels that the network is given at each step; () is `levels`.
     solver: a name in solver.SOLVERS.
@@ -59,53 +59,56 @@ class Sampler:
     return self.end(carry)
 
   def begin(self, keys_B, condition: Condition):
-    """The solver's carry before the first step: noise, and what is given."""
+    """The carry before the first step: the solver's, and the noise of values
+    that are known; None where none are."""
     shape = condition.z_Bfhwc.shape[1:]
-    z_Bfhwc = jax.vmap(lambda key: jax.random.normal(key, shape))(keys_B)
-    if condition.given_Bf is not None:
-      mask = flow.per_frame(condition.given_Bf)
-      z_Bfhwc = jnp.where(mask, condition.z_Bfhwc, z_Bfhwc)
-    return solver.get(self.solver).begin(z_Bfhwc)
+    noise = jax.vmap(lambda key: jax.random.normal(key, shape))(keys_B)
+    z_Bfhwc = flow.noised(condition.z_Bfhwc, noise, condition.level_BT)
+    kept = None if condition.known_Bfhwc is None else noise
+    return solver.get(self.solver).begin(z_Bfhwc), kept
 
   def advance(
     self, params, carry, text_BSY, negative_BSY, condition: Condition
   ):
     """The steps of the span: the carry before them -> the one after them."""
-    given = condition.given_Bf
+    inner, noise = carry
+    level, known, path = condition.level_BT, condition.known_Bfhwc, None
+    if known is not None:
+      path = flow.velocity(condition.z_Bfhwc, noise)
     guided = self.guidance != 1.0
     if guided:
       text_BSY = jnp.concatenate([text_BSY, negative_BSY])
-      if given is not None:
-        given = jnp.concatenate([given, given])
+      level, known, path = jax.tree.map(
+        lambda x: jnp.concatenate([x, x]), (level, known, path)
+      )
 
     def velocity(z, t):
-      # Where nothing is given, one level broadcasts at no cost.
-      t_BT = jnp.full((z.shape[0], 1), t)
-      if given is not None:
-        t_BT = jnp.where(given, 0.0, t)
+      t_BT = jnp.minimum(t, level)
       y = self.transform(params, z, t_BT, text_BSY)
       if self.flow.prediction == 'sample':
         y = flow.to_velocity(z, y, t_BT, floor=self.flow.floor)
-      if given is not None:
-        y = jnp.where(flow.per_frame(given), 0.0, y)
-      return y
+      if known is not None:
+        y = jnp.where(known, path, y)
+      # A frame waits where it began until the others have come there.
+      return jnp.where(flow.per_frame(t <= level), y, 0.0)
 
     predict = velocity
     if guided:
       predict = guidance.classifier_free(
         velocity, scale=self.guidance, interval=self.interval
       )
-    return solver.get(self.solver).advance(
+    inner = solver.get(self.solver).advance(
       predict,
-      carry,
+      inner,
       np.asarray(self.levels, np.float32),
       told=self.told or None,
       span=self.span,
     )
+    return inner, noise
 
   def end(self, carry) -> jax.Array:
     """z_Bfhwc of the carry after the last step."""
-    return solver.get(self.solver).end(carry)
+    return solver.get(self.solver).end(carry[0])
 
 
 def clip_keys(seed: int, count: int, *, first: int = 0) -> jax.Array:

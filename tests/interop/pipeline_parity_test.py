@@ -11,7 +11,6 @@ from PIL import Image
 
 from spacetime import build, generate, pretrained, sharding, texts
 from spacetime import config as config_lib
-from spacetime.pixels import to_video
 from spacetime.sampling import conditions, sampler
 
 pytestmark = pytest.mark.parity
@@ -70,8 +69,8 @@ def ours(model, *, image_HWC=None, seed=3, **settings):
   noise = jax.vmap(lambda key: jax.random.normal(key, shape))(keys)
   frozen = {'autoencoder': model.read('autoencoder')}
   if image_HWC is not None:
-    z = jax.jit(nets.encode)(frozen, to_video(image_HWC)[None, None])
-    condition = conditions.first_image(z, shape)
+    window = conditions.image(image_HWC, frames=FRAMES, at=0)
+    condition = generate.given(model, window, settings=settings, batch=1)
   (z_Bfhwc,) = generate.draw(
     model, told, condition, settings=settings, seed=seed, batch=1
   )

@@ -1,0 +1,105 @@
+"""What is left of the seams: divided decoding against the whole.
+
+  python tests/benchmarks/decode_seams.py
+
+A clip of the digits world, larger than the bundled autoencoder was trained on,
+is encoded and decoded whole, in tiles and over devices. Differences are of
+values in [-1, 1]; 'shared' are the pixels that two tiles have in common,
+'elsewhere' the others.
+"""
+
+import argparse
+
+import jax
+import numpy as np
+
+from spacetime import build, checkpoint, pretrained, sharding
+from spacetime import config as config_lib
+from spacetime.data import digits_tfds, render
+from spacetime.data import world as world_lib
+from spacetime.models import streaming
+from spacetime.pixels import to_video
+from spacetime.sampling import shards, tiles
+
+
+def shared(cut: tiles.Tiles, latent, stride) -> np.ndarray:
+  """Which pixels (H, W) belong to two tiles or more."""
+  counts = []
+  for size, count, side in zip(
+    latent, (cut.rows, cut.columns), stride, strict=True
+  ):
+    total = np.zeros(size * side)
+    for cells in tiles.spans(size, count, cut.overlap):
+      total[cells.start * side : cells.stop * side] += 1
+    counts.append(total)
+  return np.einsum('H,W->HW', *counts) > 1
+
+
+def row(name: str, found, whole, shared_HW=None) -> str:
+  """A line of the table."""
+  away = np.abs(found - whole)
+  told = []
+  for mask in (shared_HW, None if shared_HW is None else ~shared_HW):
+    values = away if mask is None else away[:, :, mask]
+    told += [f'{values.max():9.2e}', f'{values.mean():9.2e}']
+  if shared_HW is None:
+    told[:2] = ['        -', '        -']
+  decibels = -10 * np.log10(np.square(away).mean() / 4 + 1e-20)
+  return f'{name:24} {"  ".join(told)}  {decibels:6.1f}'
+
+
+def main() -> None:
+  parser = argparse.ArgumentParser(description=__doc__)
+  parser.add_argument('--height', type=int, default=192)
+  parser.add_argument('--width', type=int, default=256)
+  parser.add_argument('--frames', type=int, default=17)
+  parser.add_argument('--checkpoint', default='digits_autoencoder')
+  args = parser.parse_args()
+  jax.config.update('jax_num_cpu_devices', 4)
+  folder = build.resolve(args.checkpoint)
+  config = checkpoint.read_config(folder)
+  mesh = sharding.make_mesh(
+    sharding.MeshConfig(data=1), devices=jax.devices()[:1]
+  )
+  codec = build.autoencoder(config)
+  params = pretrained.load_own(config, folder, mesh=mesh)['autoencoder']
+  size = {'height': args.height, 'width': args.width, 'frames': args.frames}
+  world = world_lib.World(**{**vars(config_lib.data(config).world), **size})
+  record = digits_tfds.example(3, world=world, split='validation', seed=77)
+  frames = render.clip(world_lib.from_json(record['scene']), world)
+  z = np.asarray(jax.jit(codec.encode)(params, to_video(frames)[None]))
+  latent, stride = z.shape[2:4], codec.stride[1:]
+  jitted = {'first': codec.decode_first, 'step': codec.decode_step}
+  jitted = {name: jax.jit(function) for name, function in jitted.items()}
+
+  def joined(chunks) -> np.ndarray:
+    return np.concatenate([np.asarray(chunk) for chunk in chunks], axis=1)
+
+  whole = joined(streaming.decode_chunks(codec, params, z, **jitted))
+  print(f'latents {latent}, a cell {stride} pixels, spread {whole.std():.2f}')
+  heads = ('max shared', 'mean', 'max elsewhere', 'mean', 'dB')
+  print(f'{"":24} {"  ".join(heads)}')
+  for columns, rows, overlap in (
+    (2, 1, 2),
+    (2, 1, 4),
+    (2, 1, 8),
+    (2, 2, 2),
+    (2, 2, 4),
+    (2, 2, 8),
+  ):
+    cut = tiles.Tiles(rows=rows, columns=columns, overlap=overlap)
+    found = tiles.decode(codec, params, z, cut, **jitted)
+    name = f'tiles {columns}x{rows}, {overlap} shared'
+    print(row(name, found, whole, shared(cut, latent, stride)), flush=True)
+  for count in (2, 4):
+    coder = shards.decoder(codec, params, jax.devices()[:count], latent=latent)
+    found = joined(
+      streaming.decode_chunks(
+        codec, coder.params, z, first=coder.first, step=coder.step
+      )
+    )
+    print(row(f'shards {count}, {coder.side}', found, whole), flush=True)
+
+
+if __name__ == '__main__':
+  main()

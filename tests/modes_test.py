@@ -1,0 +1,234 @@
+"""Modes of sampling: what they ask for, and what they refuse."""
+
+import dataclasses
+import types
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from spacetime import footage, geometry, modes
+from spacetime.models import autoencoder, identity
+from spacetime.sampling import writer
+
+PIXELS = identity.IdentityAutoencoder(time=4)
+GRID = geometry.Geometry(9, 32, 48, (4, 1, 1), (1, 16, 16))
+CELLS = autoencoder.Autoencoder(
+  autoencoder.AutoencoderConfig(
+    base_dim=4,
+    z_dim=3,
+    dim_mult=(1, 2, 2),
+    num_res_blocks=1,
+    temporal_downsample=(True, True),
+  )
+)
+CELL_GRID = geometry.Geometry(9, 32, 48, CELLS.stride, (1, 2, 2))
+
+
+def asked(**changes):
+  flags = dict.fromkeys((*modes.FLAGS, 'mode', 'frames'))
+  return types.SimpleNamespace(**(flags | changes))
+
+
+def window(grid=GRID, codec=PIXELS, **changes):
+  flags = asked(**changes)
+  return modes.window(flags, modes.name(flags), grid, codec, fps=8)
+
+
+@pytest.fixture(scope='module')
+def folder(tmp_path_factory):
+  """clip.webm-like PNG-exact clips of 14 and 6 frames, an image and masks."""
+  path = tmp_path_factory.mktemp('modes')
+  rng = np.random.default_rng(0)
+  for name, frames, height, width in (
+    ('long', 14, 32, 48),
+    ('short', 6, 32, 48),
+    ('large', 9, 64, 96),
+    ('tall', 9, 48, 32),
+    ('small', 9, 16, 32),
+  ):
+    levels = rng.integers(40, 200, (frames, 1, 1, 3))
+    clip = np.broadcast_to(levels, (frames, height, width, 3))
+    writer.write_video(path / f'{name}.mp4', clip.astype(np.uint8), fps=8)
+  image = np.zeros((32, 48, 3), np.uint8)
+  image[:, :16] = 255
+  Image.fromarray(image).save(path / 'mask.png')
+  Image.fromarray(image[:16]).save(path / 'flat.png')
+  Image.fromarray(0 * image).save(path / 'black.png')
+  Image.fromarray(image).resize((96, 64)).save(path / 'mask_large.png')
+  (path / 'text.png').write_text('no image')
+  return path
+
+
+def test_the_mode_follows_from_the_flags():
+  assert modes.name(asked()) == 'text'
+  assert modes.name(asked(image='a.png')) == 'image'
+  assert modes.name(asked(mode='still', frames=1)) == 'still'
+  assert window() is None and window(mode='still') is None
+
+
+@pytest.mark.parametrize(
+  'changes, text',
+  [
+    ({'mode': 'dream'}, '--mode=dream: expected one of text, still, image'),
+    ({'mode': 'extend'}, '--mode=extend: expected --video too'),
+    ({'mode': 'connect', 'video': 'a'}, 'connect: expected --video2 too'),
+    ({'mode': 'inpaint', 'video': 'a'}, 'inpaint: expected --mask too'),
+    ({'mode': 'edit', 'video': 'a'}, 'edit: expected --strength too'),
+    ({'mode': 'image'}, 'image: expected --image too'),
+    ({'video': 'a'}, '--video=a: --mode=text has no use for it, it takes no f'),
+    (
+      {'mode': 'extend', 'video': 'a', 'mask': 'm'},
+      '--mask=m: --mode=extend has no use for it, it takes --video, --given',
+    ),
+    ({'image_at': 'last'}, '--image_at=last: --mode=text has no use for it'),
+    ({'mode': 'still', 'frames': 9}, 'still: --frames=9: expected 1'),
+  ],
+)
+def test_refuses_flags(changes, text):
+  with pytest.raises(ValueError, match=text):
+    modes.name(asked(**changes))
+
+
+def test_every_mode_gives_something(folder):
+  video, mask = str(folder / 'long.mp4'), str(folder / 'mask.png')
+  cases = {
+    'extend': ({}, 14 + 4, [0, 1, 2, 3, 4]),
+    'extend_backward': ({}, 14 + 5, [5, 6, 7, 8]),
+    'loop': ({'given': 3}, 14 + 3, [0, 1, 2, 6, 7, 8]),
+    'connect': (
+      {'video2': str(folder / 'short.mp4'), 'given': 3},
+      20 + 3,
+      [0, 1, 2, 6, 7, 8],
+    ),
+    'edit': ({'strength': 0.5, 'given': 4}, 14, [5, 6, 7, 8]),
+  }
+  for mode, (more, length, given) in cases.items():
+    made = window(mode=mode, video=video, **more)
+    assert made.length == length, mode
+    assert np.flatnonzero(made.known_FHW.all((1, 2))).tolist() == given, mode
+  made = window(mode='inpaint', video=video, mask=mask)
+  expected = np.arange(48) >= 16
+  assert (made.known_FHW == expected).all() and made.length == 9
+  made = window(mode='edit', video=video, mask=mask, strength=0.5)
+  assert (made.known_FHW == expected).all()
+  # A mask of a video that is read smaller; what it touches is new.
+  large = str(folder / 'large.mp4')
+  made = window(
+    mode='inpaint', video=large, mask=str(folder / 'mask_large.png')
+  )
+  assert made.known_FHW[:, :, 18:].all() and not made.known_FHW[:, :, :16].any()
+  made = window(mode='outpaint', video=str(folder / 'small.mp4'))
+  assert made.known_FHW[:, 8:24, 8:40].all()
+  assert made.known_FHW.sum() == 9 * 16 * 32
+
+
+def test_an_image_is_held_where_a_codec_takes_frames_together(folder):
+  image = str(folder / 'mask.png')
+  for codec, grid, known in (
+    (PIXELS, GRID, [8]),
+    (CELLS, CELL_GRID, [5, 6, 7, 8]),
+  ):
+    made = window(grid, codec, image=image, image_at='last')
+    assert np.flatnonzero(made.known_FHW[:, 0, 0]).tolist() == known
+    made = window(grid, codec, image=image)
+    assert np.flatnonzero(made.known_FHW[:, 0, 0]).tolist() == [0]
+  made = window(image=image, image_at='3')
+  assert np.flatnonzero(made.known_FHW[:, 0, 0]).tolist() == [3]
+
+
+EDIT = {'mode': 'edit', 'video': 'long.mp4', 'strength': 0.5}
+
+
+@pytest.mark.parametrize(
+  'changes, text',
+  [
+    ({'mode': 'extend', 'video': 'none.mp4'}, 'none.mp4 is no file'),
+    ({'mode': 'extend', 'video': 'text.png'}, 'cannot be read as a video'),
+    (
+      {'mode': 'extend', 'video': 'tall.mp4'},
+      'tall.mp4 is 32x48 pixels: expected the proportions of 48x32; change '
+      '--size, such as --size=32x48',
+    ),
+    (
+      {'mode': 'extend', 'video': 'short.mp4', 'given': 7},
+      'has 6 frames at 8 a second: expected 7 or more; the nearest that it has '
+      'is --given=6',
+    ),
+    (
+      {'mode': 'connect', 'video': 'long.mp4', 'video2': 'tall.mp4'},
+      '--video2=.*tall.mp4 is 32x48 pixels',
+    ),
+    (
+      {'mode': 'edit', 'video': 'short.mp4', 'strength': 0.5},
+      'expected 9 or more; the nearest that it has is --frames=5',
+    ),
+    ({'mode': 'extend', 'video': 'long.mp4', 'given': 0}, '--given=0: expect'),
+    (
+      {'mode': 'extend', 'video': 'long.mp4', 'given': 9},
+      '--given=9, --frames=9: nothing is left .* at most 8, or --frames of 13',
+    ),
+    (
+      {'mode': 'loop', 'video': 'long.mp4', 'given': 5},
+      '--given=5, --frames=9: nothing is left .* at most 4, or --frames of 13',
+    ),
+    (EDIT | {'given': 9}, '--given=9: expected 0 to 8'),
+    (EDIT | {'mask': 'flat.png'}, 'flat.png is 48x16 pixels: expected 48x32'),
+    (EDIT | {'mask': 'none.png'}, '--mask=.*none.png: no such file'),
+    (EDIT | {'mask': 'text.png'}, '--mask=.*text.png: not an image'),
+    (EDIT | {'mask': 'black.png'}, 'black.png is all black: expected light'),
+    (
+      {'mode': 'outpaint', 'video': 'long.mp4'},
+      'long.mp4 is 48x32 pixels: expected less than the 48x32',
+    ),
+    ({'image': 'mask.png', 'image_at': '9'}, '--image_at=9: .* 0 to 8'),
+    ({'image': 'mask.png', 'image_at': 'mid'}, '--image_at=mid: expected fir'),
+    ({'image': 'none.png'}, 'none.png is no file'),
+  ],
+)
+def test_refuses_files(changes, text, folder):
+  for flag in ('video', 'video2', 'mask', 'image'):
+    if changes.get(flag):
+      changes = changes | {flag: str(folder / changes[flag])}
+  with pytest.raises(ValueError, match=text):
+    window(**changes)
+
+
+def test_refuses_what_cells_cannot_hold(folder):
+  with pytest.raises(ValueError, match='--given=3: the autoencoder knows 4'):
+    window(
+      CELL_GRID,
+      CELLS,
+      mode='extend_backward',
+      video=str(folder / 'long.mp4'),
+      given=3,
+    )
+  with pytest.raises(ValueError, match='nothing of the video is kept: a late'):
+    window(
+      CELL_GRID, CELLS, **EDIT | {'video': str(folder / 'long.mp4'), 'given': 2}
+    )
+  one = dataclasses.replace(GRID, frames=1)
+  with pytest.raises(ValueError, match='--frames=1 with --image: nothing is'):
+    window(one, image=str(folder / 'mask.png'))
+
+
+def test_the_nearest_size_has_the_proportions():
+  assert footage.nearest_size(1080, 1920, GRID) == '48x32'
+  wide = geometry.Geometry(9, 480, 832, (4, 8, 8), (1, 2, 2))
+  assert footage.nearest_size(1080, 1920, wide) == '848x480'
+  assert footage.nearest_size(1920, 1080, wide) == '480x848'
+
+
+def test_default_frames_are_whole_latent_frames():
+  grid = dataclasses.replace(GRID, frames=17)
+  found = {
+    mode: modes.default_given(mode, grid)
+    for mode in ('extend', 'extend_backward', 'connect', 'loop')
+  }
+  assert found == {
+    'extend': (9, 0),
+    'extend_backward': (0, 8),
+    'connect': (5, 4),
+    'loop': (5, 4),
+  }
+  assert modes.default_given('loop', GRID) == (1, 4)
