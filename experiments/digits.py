@@ -4,12 +4,10 @@
 
 Sizes:
   tiny     seconds; for tests.
-  cpu      pixel patches, the world's easier half; a quarter of an hour on two
-           cores.
+  cpu      pixel patches, the world's easier half; 15 minutes on two cores.
   bundled  the bundled model: as cpu, for longer.
   pixels   one to three characters, wider; hours on two cores.
-  latent   latents of a small autoencoder (experiments/digits_autoencoder.py);
-           for an accelerator.
+  latent   latents of experiments/digits_autoencoder.py; for an accelerator.
 """
 
 import ml_collections
@@ -87,6 +85,7 @@ def get_config(size: str = 'cpu') -> ml_collections.ConfigDict:
         sheet_every=1000,
         checkpoint_every=200,
         keep=3,
+        **digits_data.SAFE,
         held_out=64 if steps > 10 else 4,
         principal_clips=0 if latent else 8 if size == 'tiny' else 256,
       ),

@@ -1,5 +1,7 @@
 """The digits world's data, shared by its experiments."""
 
+SAFE = dict(skip_nan=True, spike=0.0)  # steps that are left out: config.py
+
 
 def get_data(size: str, *, batch: int) -> dict:
   """The `data` section; `tiny` is a smaller world of a few clips."""

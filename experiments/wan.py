@@ -73,6 +73,8 @@ def get_sections(
       ema=0.99,
       accumulate=1,
       log_every=10,
+      skip_nan=True,
+      spike=0.0,
       evaluate_every=200,
       sheet_every=0,  # nothing in a run decodes
       checkpoint_every=200,

@@ -3,6 +3,7 @@ one: below, everything is a dataclass that has been checked."""
 
 import dataclasses
 import difflib
+import math
 from collections.abc import Mapping
 
 import ml_collections
@@ -68,6 +69,8 @@ class TrainConfig:
   Attributes:
     principal_clips: clips from whose patches the transformer's first and last
       layers start (training/principal.py); 0 starts them from nothing.
+    skip_nan: whether a step that gives NaN or infinity is left out.
+    spike: a step whose loss is above it is left out; 0 sets no bound.
   """
 
   steps: int
@@ -80,6 +83,8 @@ class TrainConfig:
   keep: int
   held_out: int
   principal_clips: int = 0
+  skip_nan: bool = True
+  spike: float = 0.0
 
   def __post_init__(self):
     if self.steps < 1 or self.accumulate < 1 or self.log_every < 1:
@@ -94,6 +99,17 @@ class TrainConfig:
       )
     if not 0 <= self.ema < 1:
       raise ValueError(f'train.ema={self.ema}: expected 0 <= ema < 1')
+    if self.spike < 0:
+      raise ValueError(
+        f'train.spike={self.spike}: expected a loss above 0, or 0 for no bound'
+      )
+
+  @property
+  def limit(self) -> float | None:
+    """The largest loss of a step that is taken; None takes every step."""
+    if self.spike:
+      return self.spike
+    return math.inf if self.skip_nan else None
 
 
 @dataclasses.dataclass(frozen=True)

@@ -30,6 +30,8 @@ FREE = (
   'train.sheet_every',
   'train.checkpoint_every',
   'train.keep',
+  'train.skip_nan',
+  'train.spike',
   'autoencoder.latents_mean',
   'autoencoder.latents_std',
   'data.dir',

@@ -124,6 +124,7 @@ def run(
           plan.optimizer,
           ema=train.ema,
           accumulate=train.accumulate,
+          limit=train.limit,
         ),
         at,
         frozen,

@@ -16,6 +16,12 @@ def ema_decay(step: jax.Array, decay: float) -> jax.Array:
   return jnp.minimum(decay, (1.0 + step) / (10.0 + step))
 
 
+def is_sound(loss: jax.Array, norm: jax.Array, *, limit: float) -> jax.Array:
+  """Whether a step may be taken: its loss and the norm of its gradient are
+  finite, and the loss is at most `limit`."""
+  return jnp.isfinite(loss) & jnp.isfinite(norm) & (loss <= limit)
+
+
 def gradients(loss: Loss, params, frozen, batch, key, *, accumulate: int):
   """The mean gradient over `accumulate` equal parts of the batch.
 
@@ -53,6 +59,7 @@ def make_step(
   *,
   ema: float,
   accumulate: int = 1,
+  limit: float | None = None,
 ):
   """Builds the step; the loop jits it.
 
@@ -61,6 +68,8 @@ def make_step(
     optimizer: as made by make_optimizer.
     ema: decay of the average of the parameters.
     accumulate: parts into which each batch is cut.
+    limit: a step whose loss is above it, or not finite, or whose gradient is
+      not finite, moves nothing and is told as 'skipped'; None takes them all.
 
   Returns:
     step(state, frozen, batch, key) -> (state, metrics). The key is the run's;
@@ -80,10 +89,16 @@ def make_step(
     average = jax.tree.map(
       lambda old, new: decay * old + (1 - decay) * new, state.ema, params
     )
-    metrics = dict(metrics, gradient_norm=optax.tree.norm(gradient))
-    new = State(
-      step=state.step + 1, params=params, ema=average, opt_state=opt_state
-    )
-    return new, metrics
+    norm = optax.tree.norm(gradient)
+    metrics = dict(metrics, gradient_norm=norm)
+    moved = params, average, opt_state
+    if limit is not None:
+      sound = is_sound(metrics['loss'], norm, limit=limit)
+      stayed = state.params, state.ema, state.opt_state
+      moved = jax.tree.map(
+        lambda new, old: jnp.where(sound, new, old), moved, stayed
+      )
+      metrics['skipped'] = 1.0 - sound
+    return State(state.step + 1, *moved), metrics
 
   return step
