@@ -3,24 +3,11 @@ import itertools
 
 import numpy as np
 import pytest
+from digits_cases import CHARACTER, SCENE
 
 from spacetime.data import captions, scenes
 from spacetime.data import world as world_lib
 
-CHARACTER = world_lib.Character(
-  digit=3,
-  glyph=45,
-  colour='red',
-  size='small',
-  start=(20.25, 31.1),
-  motion='up-left',
-  speed='slow',
-)
-SCENE = world_lib.Scene(
-  characters=(CHARACTER,),
-  background=world_lib.Background('vertical', 'navy', 'plum'),
-  camera='pan left',
-)
 WORLD = world_lib.World()
 
 

@@ -1,23 +1,9 @@
 import itertools
 
 import pytest
+from digits_cases import SCENE
 
 from spacetime.data import world as world_lib
-
-CHARACTER = world_lib.Character(
-  digit=3,
-  glyph=45,
-  colour='red',
-  size='small',
-  start=(20.25, 31.1),
-  motion='up-left',
-  speed='slow',
-)
-SCENE = world_lib.Scene(
-  characters=(CHARACTER,),
-  background=world_lib.Background('vertical', 'navy', 'plum'),
-  camera='pan left',
-)
 
 
 def test_json_round_trip():
