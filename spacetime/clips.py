@@ -135,7 +135,7 @@ def make_loader(
     batch_size=data.batch_size // processes,
     seed=seed,
     caption_dropout=data.caption_dropout if length else 1.0,
-    size=(world.frames, world.height, world.width),
+    size=None if world.mixed else (world.frames, world.height, world.width),
     crop=data.crop,
     empty_SY=empty_SY,
     process_index=jax.process_index(),
@@ -178,6 +178,8 @@ def caption(source, index: int) -> str:
 def identity(data: DataConfig, sources: Sources, *, seed: int) -> str:
   """Names the list of clips that a config opens."""
   told = [repr(dataclasses.replace(data, dir='')), str(seed)]
+  if data.world.mixed is not None:
+    told.append(repr(data.world.mixed))
   if data.name == 'folder':
     told = [
       f'{clip.path.name} {clip.path.stat().st_size} {clip.start} {clip.caption}'

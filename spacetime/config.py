@@ -9,6 +9,7 @@ from collections.abc import Mapping
 import ml_collections
 
 from spacetime import flow, guidance, solver
+from spacetime.data import sizes as sizes_lib
 from spacetime.data import world as world_lib
 
 STAGES = ('diffusion', 'autoencoder')
@@ -53,6 +54,11 @@ class DataConfig:
       raise ValueError(
         f'data.crop={self.crop}: expected None, since latents are not cropped; '
         'make the cache of smaller clips'
+      )
+    if self.world.mixed is not None and (self.name != 'digits' or self.crop):
+      raise ValueError(
+        f'data.world.mixed with data.name={self.name!r}, data.crop={self.crop}'
+        ": expected 'digits' and None; leave data.world.mixed out"
       )
     if self.batch_size < 1:
       raise ValueError(f'data.batch_size={self.batch_size}: expected 1 or more')
@@ -221,9 +227,10 @@ def section(config, name: str) -> dict:
 def data(config) -> DataConfig:
   """The `data` section."""
   values = section(config, 'data')
-  values['world'] = unpack(
-    section(values, 'world'), world_lib.World, 'data.world'
-  )
+  world = section(values, 'world')
+  if world.get('mixed') is not None:
+    world['mixed'] = unpack(world['mixed'], sizes_lib.Sizes, 'data.world.mixed')
+  values['world'] = unpack(world, world_lib.World, 'data.world')
   return unpack(values, DataConfig, 'data')
 
 

@@ -47,6 +47,8 @@ class Digits(tfds.core.GeneratorBasedBuilder):
   def _info(self) -> tfds.core.DatasetInfo:
     world = self.builder_config.world
     shape = (world.frames, world.height, world.width, 3)
+    if world.mixed is not None:
+      shape = (None, None, None, 3)
     return self.dataset_info_from_configs(
       description=self.__doc__,
       features=tfds.features.FeaturesDict(
@@ -83,9 +85,15 @@ class Digits(tfds.core.GeneratorBasedBuilder):
 def example(
   index: int, *, world: world_lib.World, split: str, seed: int
 ) -> dict:
-  """Record `index` of a split: video (F, H, W, 3) uint8, caption, scene."""
+  """Record `index` of a split: video (F, H, W, 3) uint8, caption, scene.
+
+  In a world of mixed sizes training records differ in F, H and W; held-out
+  ones have those of the world.
+  """
   place = world_lib.SPLITS.index(split)
   rng = np.random.default_rng([seed, place, index])
+  if split == 'train':
+    world = world.drawn(rng)
   scene = scenes.sample_scene(rng, world=world, split=split)
   return {
     'video': render.clip(scene, world),
@@ -136,10 +144,11 @@ def prepare(
       )
   if seed < 0:
     raise ValueError(f'seed={seed}: expected at least 0; change seed')
-  identity = json.dumps([dataclasses.asdict(world), clips, seed])
+  identity = json.dumps([world.identity(), clips, seed])
   digest = hashlib.sha256(identity.encode()).hexdigest()[:10]
+  size = f'{world.frames}x{world.height}x{world.width}'
   config = DigitsConfig(
-    name=f'{world.frames}x{world.height}x{world.width}_{digest}',
+    name=f'{size if world.mixed is None else "mixed"}_{digest}',
     description=identity,
     world=world,
     clips=clips,

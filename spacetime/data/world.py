@@ -7,6 +7,10 @@ a trailing 2 is (y, x) in pixels, y downwards.
 import dataclasses
 import json
 
+import numpy as np
+
+from spacetime.data.sizes import Sizes
+
 # The names are the captions' words; the numbers are sRGB.
 COLOURS = {
   'red': (240, 44, 44),
@@ -77,6 +81,8 @@ class World:
     digits, colours, motions, sizes, speeds, backgrounds, cameras: the names
       in use, each drawn with equal chance (cameras: see still_camera).
     still_camera: chance of a still camera, where `cameras` has it and others.
+    mixed: sizes that training clips are drawn from; None has them all of
+      frames, height and width, as held-out clips always are.
 
   Raises:
     ValueError: a size out of range or an unknown name.
@@ -94,6 +100,8 @@ class World:
   backgrounds: tuple[str, ...] = _FULL_WORLD['backgrounds']
   cameras: tuple[str, ...] = _FULL_WORLD['cameras']
   still_camera: float = 0.7
+  # Not in the repr, which names the clips of worlds of one size.
+  mixed: Sizes | None = dataclasses.field(default=None, repr=False)
 
   def __post_init__(self):
     for name, known in _FULL_WORLD.items():
@@ -122,6 +130,24 @@ class World:
         f'still_camera={self.still_camera}: expected a chance in [0, 1]; '
         'change data.world.still_camera'
       )
+
+  def sized(self, frames: int, height: int, width: int) -> 'World':
+    """This world with clips of one size."""
+    return dataclasses.replace(
+      self, frames=frames, height=height, width=width, mixed=None
+    )
+
+  def drawn(self, rng: np.random.Generator) -> 'World':
+    """The world of one training clip: itself, or one of the mixed sizes."""
+    return self if self.mixed is None else self.sized(*self.mixed.draw(rng))
+
+  def identity(self) -> dict:
+    """All of it by name; `mixed` only where there is one, so that worlds of
+    one size keep the names they had."""
+    told = dataclasses.asdict(self)
+    if self.mixed is None:
+      del told['mixed']
+    return told
 
   @property
   def side(self) -> int:

@@ -1,0 +1,105 @@
+"""Sizes that clips are drawn from, so that one model learns many."""
+
+import dataclasses
+import functools
+
+import numpy as np
+
+
+@dataclasses.dataclass(frozen=True)
+class Sizes:
+  """Durations and frame sizes within bounds, on the grid of the patches.
+
+  Attributes:
+    frames: fewest and most frames; a clip has 1 + k * multiple[0].
+    height: fewest and most pixel rows, multiples of multiple[1].
+    width: fewest and most pixel columns, multiples of multiple[1].
+    multiple: pixels of a patch, in time and along a side.
+    aspect: the longer side over the shorter, at most.
+    volume: the most pixels in a clip, frames x height x width; None bounds
+      them by the sizes alone.
+    images: share of clips with one frame.
+
+  Raises:
+    ValueError: bounds that no clip fits, or a share that is none.
+  """
+
+  frames: tuple[int, int] = (1, 49)
+  height: tuple[int, int] = (32, 128)
+  width: tuple[int, int] = (32, 128)
+  multiple: tuple[int, int] = (4, 16)
+  aspect: float = 2.0
+  volume: int | None = None
+  images: float = 0.15
+
+  def __post_init__(self):
+    for name in ('frames', 'height', 'width', 'multiple'):
+      pair = tuple(getattr(self, name))
+      object.__setattr__(self, name, pair)
+      if len(pair) != 2 or min(pair) < 1:
+        raise ValueError(
+          f'{name}={pair}: expected two positive integers; change '
+          f'data.world.mixed.{name}'
+        )
+    if self.aspect < 1 or not 0 <= self.images <= 1:
+      raise ValueError(
+        f'aspect={self.aspect}, images={self.images}: expected 1 or more, and '
+        'a share in [0, 1]; change data.world.mixed'
+      )
+    for frames in self.durations:
+      if not self.sides(frames):
+        raise ValueError(
+          f'no clip of {frames} frames has height {self.height}, width '
+          f'{self.width}, multiples of {self.multiple[1]}, aspect up to '
+          f'{self.aspect} and {self.volume} pixels; change data.world.mixed'
+        )
+    if not self.durations:
+      raise ValueError(
+        f'frames={self.frames}: expected bounds that hold a multiple of '
+        f'{self.multiple[0]} and one, or images=1; change data.world.mixed'
+      )
+
+  @functools.cached_property
+  def durations(self) -> tuple[int, ...]:
+    """Frames of the clips; 1 is among them where there are images."""
+    first, last = self.frames
+    step = self.multiple[0]
+    found = range(1 + -(-(first - 1) // step) * step, last + 1, step)
+    moving = tuple(n for n in found if n > 1) if self.images < 1 else ()
+    if self.images < 1 and not moving:
+      return ()
+    return (1, *moving) if self.images else moving
+
+  def sides(self, frames: int) -> tuple[tuple[int, int], ...]:
+    """The (height, width) that a clip of so many frames may have."""
+    return _sides(self, frames)
+
+  @property
+  def shapes(self) -> list[tuple[int, int, int]]:
+    """Every (frames, height, width)."""
+    return [(n, *side) for n in self.durations for side in self.sides(n)]
+
+  def draw(self, rng: np.random.Generator) -> tuple[int, int, int]:
+    """A clip's (frames, height, width): an image or not, then the duration,
+    then the sides, each with equal chance."""
+    image = rng.random() < self.images
+    moving = [n for n in self.durations if n > 1]
+    frames = 1 if image else moving[rng.integers(len(moving))]
+    sides = self.sides(frames)
+    return (frames, *sides[rng.integers(len(sides))])
+
+
+@functools.lru_cache(maxsize=256)
+def _sides(sizes: Sizes, frames: int) -> tuple[tuple[int, int], ...]:
+  step = sizes.multiple[1]
+
+  def along(bounds):
+    return range(-(-bounds[0] // step) * step, bounds[1] + 1, step)
+
+  return tuple(
+    (height, width)
+    for height in along(sizes.height)
+    for width in along(sizes.width)
+    if max(height, width) <= sizes.aspect * min(height, width)
+    and (sizes.volume is None or frames * height * width <= sizes.volume)
+  )
