@@ -21,6 +21,7 @@ from typing import Any, Protocol
 import grain
 import numpy as np
 
+from spacetime.data import packing as packing_lib
 from spacetime.data.tokenizer import Tokenizer
 
 
@@ -132,6 +133,8 @@ def make_loader(
   size: tuple[int, int, int] | None = None,
   crop: tuple[int, int, int] | None = None,
   empty_SY: np.ndarray | None = None,
+  packing: packing_lib.Rows | packing_lib.Buckets | None = None,
+  cut: packing_lib.Cut | None = None,
   process_index: int = 0,
   process_count: int = 1,
   shuffle: bool = True,
@@ -157,6 +160,9 @@ def make_loader(
     crop: (frames, height, width) cut out of each clip at a uniform place.
     empty_SY: of records with embedded texts, that of the empty caption; None
       takes captions to tokens.
+    packing: how clips of many sizes come together; None has them all of one.
+      Rows are packed of each process's own clips.
+    cut: to patches, for rows.
     process_index: this process, from 0.
     process_count: processes that share the source.
     shuffle: else the source's order.
@@ -169,7 +175,8 @@ def make_loader(
   Returns:
     An iterable of {'frames': uint8 (B, F, H, W, 3), 'tokens': int32 (B, S)};
     of a cache 'latents' (B, f, h, w, c) in place of 'frames', and where its
-    texts are embedded, 'text' (B, S, Y) in place of 'tokens'.
+    texts are embedded, 'text' (B, S, Y) in place of 'tokens'. Of rows see
+    packing.pack.
 
   Raises:
     ValueError: an argument out of its range, too few records, or a clip of the
@@ -196,13 +203,29 @@ def make_loader(
     # As many batches on every process, or the last step waits for ever.
     batches = len(source) // (batch_size * process_count)
     data = data[: batches * batch_size]
-  data = data.batch(batch_size, drop_remainder=True)
-  data = data.to_iter_dataset(
-    grain.ReadOptions(num_threads=threads, prefetch_buffer_size=buffer)
-  )
+  options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=buffer)
+  data = _batches(data, batch_size, options, packing, cut)
   if workers:
     data = data.mp_prefetch(grain.MultiprocessingOptions(num_workers=workers))
   return data
+
+
+def _batches(
+  data: grain.MapDataset,
+  batch_size: int,
+  options: grain.ReadOptions,
+  packing: packing_lib.Rows | packing_lib.Buckets | None,
+  cut: packing_lib.Cut | None,
+) -> grain.IterDataset:
+  """Clips -> batches, of rows where clips are packed."""
+  if isinstance(packing, packing_lib.Rows):
+    data = data.map(cut).to_iter_dataset(options)
+    data = packing_lib.pack(data, packing)
+    return data.batch(batch_size, drop_remainder=True)
+  if isinstance(packing, packing_lib.Buckets):
+    data = data.to_iter_dataset(options)
+    return packing_lib.gather(data, packing, batch=batch_size)
+  return data.batch(batch_size, drop_remainder=True).to_iter_dataset(options)
 
 
 def _check_arguments(given: dict[str, Any]) -> None:

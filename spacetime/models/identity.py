@@ -53,14 +53,22 @@ class IdentityAutoencoder:
   def encode_first(self, params, video_BFHWC):
     """Latents of an opening chunk of 1 + k * time frames: (cache, z)."""
     streaming.check_frames(video_BFHWC.shape, self.stride, opens=True)
-    copies = jnp.repeat(video_BFHWC[:, :1], self.time - 1, axis=1)
-    video_BFHWC = jnp.concatenate([copies, video_BFHWC], axis=1)
-    return self._fold(video_BFHWC)
+    return {}, self.fold(video_BFHWC)
 
   def encode_step(self, params, cache, video_BFHWC):
     """Latents of the next k * time frames: (cache, z_Bfhwc)."""
     streaming.check_frames(video_BFHWC.shape, self.stride, opens=False)
-    return self._fold(video_BFHWC)
+    return {}, self._fold(video_BFHWC)
+
+  def fold(self, video_BFHWC, xp=jnp):
+    """Latents of a whole clip, of the dtype that it has.
+
+    Args:
+      video_BFHWC: pixels, as numbers or bytes.
+      xp: `numpy` on the host, or `jax.numpy`.
+    """
+    copies = xp.repeat(video_BFHWC[:, :1], self.time - 1, axis=1)
+    return self._fold(xp.concatenate([copies, video_BFHWC], axis=1))
 
   def decode(self, params, z_Bfhwc):
     """The video_BFHWC of whole latents, clipped to [-1, 1]."""
@@ -102,7 +110,7 @@ class IdentityAutoencoder:
     return z_Bfhwc
 
   def _fold(self, video_BFHWC):
-    return {}, einops.rearrange(
+    return einops.rearrange(
       video_BFHWC, 'B (f t) H W C -> B f H W (t C)', t=self.time
     )
 
