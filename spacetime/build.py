@@ -74,14 +74,18 @@ class Networks:
     """Text features text_BSY."""
     return self.text.encode(params['text'], tokens_BS)
 
-  def transform(self, params, z_Bfhwc, t_BT, text_BSY, key=None):
+  def transform(
+    self, params, z_Bfhwc, t_BT, text_BSY, key=None, *, row_fhw=None
+  ):
     """The transformer's prediction; a key drops inputs of the pairs."""
     variables, rngs = {'params': params['dit']}, {}
     if 'lora' in params:
       variables['lora'] = lora_lib.variables(params['lora'], self.lora)
       if key is not None and self.lora.dropout:
         rngs['dropout'] = key
-    return self.dit.apply(variables, z_Bfhwc, t_BT, text_BSY, rngs=rngs)
+    return self.dit.apply(
+      variables, z_Bfhwc, t_BT, text_BSY, row_fhw, rngs=rngs
+    )
 
   def encode(self, frozen, video_BFHWC):
     """Latents of unit scale."""

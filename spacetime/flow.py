@@ -46,8 +46,9 @@ class FlowConfig:
 
 
 def per_frame(t_Bf: jax.Array) -> jax.Array:
-  """Levels (B, f) or (B, 1), ready to multiply latents (B, f, h, w, c)."""
-  return t_Bf[:, :, None, None, None]
+  """Levels (B, f) or (B, 1), ready to multiply latents (B, f, h, w, c); those
+  of cells, (B, f, h, w, 1), are so already."""
+  return t_Bf if t_Bf.ndim == 5 else t_Bf[:, :, None, None, None]
 
 
 def noised(z_Bfhwc, noise_Bfhwc, t_Bf):

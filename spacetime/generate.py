@@ -123,7 +123,10 @@ def given(
   z_1fhwc = np.zeros((1, *known_fhwc.shape), np.float32)
   z_1fhwc[:, :count] = found
   return conditions.given(
-    np.repeat(z_1fhwc, batch, axis=0), known_fhwc, strength=strength
+    np.repeat(z_1fhwc, batch, axis=0),
+    known_fhwc,
+    patch=nets.dit.config.patch,
+    strength=strength,
   )
 
 

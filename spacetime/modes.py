@@ -90,7 +90,7 @@ def window(
   if mode in ('text', 'still'):
     return None
   if mode == 'image':
-    return _image(asked, grid, codec)
+    return _image(asked, grid)
   if mode == 'outpaint':
     return _outpaint(asked, grid, codec, fps=fps)
   video = footage.read(asked.video, 'video', grid, fps=fps)
@@ -99,7 +99,7 @@ def window(
   return _joined(asked, mode, video, grid, codec, fps=fps)
 
 
-def _image(asked: Asked, grid, codec) -> conditions.Window:
+def _image(asked: Asked, grid) -> conditions.Window:
   at = _place(asked.image_at or 'first', grid.frames)
   if grid.frames == 1:
     raise ValueError(
@@ -109,9 +109,6 @@ def _image(asked: Asked, grid, codec) -> conditions.Window:
   image_HWC = clips.read_image(
     asked.image, height=grid.height, width=grid.width
   )
-  made = conditions.image(image_HWC, frames=grid.frames, at=at)
-  if codec.known(made.known_FHW).any():
-    return made
   return conditions.image(
     image_HWC, frames=grid.frames, at=at, hold=grid.stride[0]
   )

@@ -43,10 +43,10 @@ def made(window):
 
 def test_an_image_is_any_frame():
   image = numbered(1, 7)[0]
-  window = conditions.image(image, frames=9, at=8)
-  assert numbers(window.frames_FHWC) == [7] * 9 and known(window) == [8]
+  window = conditions.image(image, frames=9, at=8, hold=4)
+  assert numbers(window.frames_FHWC) == [7] * 9
   assert made(window) == list(range(100, 109)) and window.length == 9
-  # A codec of four frames at a time is given those of one latent frame.
+  # It is held for the frames of one latent frame, of which the first has one.
   for at, held in (
     (0, [0]),
     (1, [1, 2, 3, 4]),
@@ -155,24 +155,31 @@ def test_cells_are_known_if_all_their_pixels_are():
   np.testing.assert_array_equal(found, np.stack([expected] * 3, axis=-1))
 
 
-def test_what_is_known_whole_is_given_and_the_rest_in_part():
+def test_frames_and_tokens_known_whole_are_given_and_the_rest_in_part():
   rng = np.random.default_rng(0)
-  z = rng.normal(size=(2, 3, 2, 3, 4)).astype(np.float32)
-  known_fhwc = np.zeros((3, 2, 3, 4), bool)
-  plain = conditions.given(z, known_fhwc, strength=0.5)
+  z = rng.normal(size=(2, 3, 2, 6, 4)).astype(np.float32)
+  known_fhwc = np.zeros((3, 2, 6, 4), bool)
+  patch = (1, 2, 3)
+  plain = conditions.given(z, known_fhwc, patch=patch, strength=0.5)
   np.testing.assert_array_equal(plain.level_BT, [[0.5], [0.5]])
-  assert plain.known_Bfhwc is None
+  assert plain.known_Bfhwc is None and plain.row_fhw is None
   known_fhwc[2] = True
-  frame = conditions.given(z, known_fhwc)
+  frame = conditions.given(z, known_fhwc, patch=patch)
   np.testing.assert_array_equal(frame.level_BT, [[1, 1, 0]] * 2)
-  assert frame.known_Bfhwc is None
-  known_fhwc[1, :, 0] = True
-  both = conditions.given(z, known_fhwc)
-  np.testing.assert_array_equal(both.level_BT, [[1, 1, 0]] * 2)
-  expected = np.zeros((2, 3, 2, 3, 4), bool)
-  expected[:, 1, :, 0] = True
-  np.testing.assert_array_equal(both.known_Bfhwc, expected)
-  np.testing.assert_array_equal(both.z_Bfhwc, z)
+  assert frame.known_Bfhwc is None and frame.row_fhw is None
+  # All of a token of frame 1, and a part of the other one.
+  known_fhwc[1, :, :4] = True
+  tokens = conditions.given(z, known_fhwc, patch=patch, strength=0.5)
+  np.testing.assert_array_equal(tokens.level_BT, [[0.5, 0.5, 0, 0]] * 2)
+  np.testing.assert_array_equal(tokens.row_fhw[1, 1], [3, 3, 3, 1, 1, 1])
+  assert (tokens.row_fhw[0] == 0).all() and (tokens.row_fhw[2] == 3).all()
+  np.testing.assert_array_equal(
+    tokens.cells(tokens.level_BT)[1, 1, 0, :, 0], [0, 0, 0, 0.5, 0.5, 0.5]
+  )
+  expected = np.zeros((2, 3, 2, 6, 4), bool)
+  expected[:, 1, :, 3] = True
+  np.testing.assert_array_equal(tokens.known_Bfhwc, expected)
+  np.testing.assert_array_equal(tokens.z_Bfhwc, z)
 
 
 @pytest.mark.parametrize('codec', [PIXELS, CELLS], ids=['pixels', 'cells'])

@@ -123,18 +123,16 @@ def test_every_mode_gives_something(folder):
   assert made.known_FHW.sum() == 9 * 16 * 32
 
 
-def test_an_image_is_held_where_a_codec_takes_frames_together(folder):
+def test_an_image_is_held_for_a_latent_frame(folder):
   image = str(folder / 'mask.png')
-  for codec, grid, known in (
-    (PIXELS, GRID, [8]),
-    (CELLS, CELL_GRID, [5, 6, 7, 8]),
+  for at, known in (
+    ('last', [5, 6, 7, 8]),
+    ('first', [0]),
+    (None, [0]),
+    ('3', [1, 2, 3, 4]),
   ):
-    made = window(grid, codec, image=image, image_at='last')
+    made = window(image=image, image_at=at)
     assert np.flatnonzero(made.known_FHW[:, 0, 0]).tolist() == known
-    made = window(grid, codec, image=image)
-    assert np.flatnonzero(made.known_FHW[:, 0, 0]).tolist() == [0]
-  made = window(image=image, image_at='3')
-  assert np.flatnonzero(made.known_FHW[:, 0, 0]).tolist() == [3]
 
 
 EDIT = {'mode': 'edit', 'video': 'long.mp4', 'strength': 0.5}

@@ -11,6 +11,7 @@ from spacetime import flow, solver
 from spacetime.sampling import conditions, sampler
 
 LATENT = (3, 2, 4, 5)  # f h w c
+PATCH = (1, 2, 4)
 TARGET = jax.random.normal(jax.random.key(7), LATENT)
 TEXT = jnp.array([[3.0, 1.0], [4.0, 1.0]])
 EMPTY = jnp.array([[1.0, 0.0], [1.0, 0.0]])
@@ -66,7 +67,7 @@ def test_given_frames_stay_as_they_are_and_are_told_at_level_zero():
   z = jnp.pad(image, ((0, 0), (0, 2), (0, 0), (0, 0), (0, 0)))
   known = np.zeros(LATENT, bool)
   known[0] = True
-  condition = conditions.given(z, known)
+  condition = conditions.given(z, known, patch=PATCH)
   assert condition.known_Bfhwc is None
 
   def transform(params, z, t, text):
@@ -106,7 +107,7 @@ def test_known_values_go_straight_to_what_they_are(name, guidance):
   known = np.zeros(LATENT, bool)
   known[1, :, 2:] = True
   known[0] = True
-  condition = conditions.given(z, known)
+  condition = conditions.given(z, known, patch=PATCH)
   assert condition.known_Bfhwc.sum() == 2 * 2 * 2 * 5
 
   def transform(params, z_t, t, text):
@@ -138,12 +139,43 @@ def test_known_values_go_straight_to_what_they_are(name, guidance):
   assert np.abs(found - z)[~mask].min() > 1e-4
 
 
+@pytest.mark.parametrize('prediction', ['velocity', 'sample'])
+@pytest.mark.parametrize('guidance', [1.0, 2.0])
+def test_given_tokens_stay_and_are_told_at_level_zero(prediction, guidance):
+  z = jax.random.normal(jax.random.key(3), (2, *LATENT))
+  known = np.zeros(LATENT, bool)
+  known[1, :, 2:] = True
+  known[0] = True
+  condition = conditions.given(z, known, patch=(1, 2, 2))
+  assert condition.known_Bfhwc is None
+
+  def transform(params, z_t, t, text, *, row_fhw):
+    level = t[:, row_fhw]
+    first, second = (level[:, i] for i in (0, 1))
+    told = jnp.all(first == 0) & jnp.all(second[:, :, 2:] == 0)
+    told &= jnp.all(second[:, :, :2] == level[:, 2, :, 2:])
+    told &= jnp.all(level[:, 2] > 0)
+    stay = jnp.all(z_t[:2, 1, :, 2:] == z[:, 1, :, 2:])
+    target = jnp.broadcast_to(TARGET, z_t.shape)
+    if prediction == 'velocity':
+      target = (z_t - target) / jnp.maximum(level[..., None], 1e-6)
+    return jnp.where(told & stay, target, jnp.nan)
+
+  found = draw(
+    make(transform, prediction=prediction, guidance=guidance), condition
+  )
+  mask = np.broadcast_to(known, found.shape)
+  np.testing.assert_array_equal(found[mask], z[mask])
+  target = np.broadcast_to(TARGET, found.shape)
+  np.testing.assert_allclose(found[~mask], target[~mask], atol=1e-5)
+
+
 def test_an_edit_begins_at_its_strength_and_joins_what_is_given():
   z = jax.random.normal(jax.random.key(3), (2, *LATENT))
   known = np.zeros(LATENT, bool)
   known[2] = True
   levels = tuple(solver.time_grid(3, strength=0.6, shift=5.0).tolist())
-  condition = conditions.given(z, known, strength=levels[0])
+  condition = conditions.given(z, known, patch=PATCH, strength=levels[0])
   np.testing.assert_allclose(
     condition.level_BT, np.float32([[0.6, 0.6, 0.0]] * 2)
   )

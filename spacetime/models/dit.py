@@ -118,11 +118,11 @@ def layer_norm(x: jax.Array, eps: float) -> jax.Array:
   return centred * jax.lax.rsqrt(variance + eps)
 
 
-def to_tokens(m_BTD: jax.Array, frame_N: np.ndarray) -> jax.Array:
+def to_tokens(m_BTD: jax.Array, row_N: np.ndarray | jax.Array) -> jax.Array:
   """A row for every token from a table of levels; one row broadcasts."""
   if m_BTD.shape[1] == 1:
     return m_BTD
-  return jnp.take(m_BTD, frame_N, axis=1, mode='clip')
+  return jnp.take(m_BTD, row_N, axis=1, mode='clip')
 
 
 def _open_gates(key, shape, dtype=jnp.float32):
@@ -142,13 +142,13 @@ class Block(nn.Module):
   config: DiTConfig
 
   @nn.compact
-  def __call__(self, x_BND, time_BT6D, text_BSD, rope_tables, frame_N):
+  def __call__(self, x_BND, time_BT6D, text_BSD, rope_tables, row_N):
     config = self.config
     dtype = x_BND.dtype
     table = self.param('modulation', _open_gates, (6, config.width))
     m_BT6D = time_BT6D + table.astype(jnp.float32)
     shift_a, scale_a, gate_a, shift_m, scale_m, gate_m = (
-      to_tokens(m_BT6D[:, :, i], frame_N) for i in range(6)
+      to_tokens(m_BT6D[:, :, i], row_N) for i in range(6)
     )
     x_BND = constrain(x_BND, 'batch', 'tokens', 'width')
     x_BND = checkpoint_name(x_BND, remat.BLOCK)
@@ -197,7 +197,7 @@ class DiT(nn.Module):
   config: DiTConfig
 
   @nn.compact
-  def __call__(self, z_Bfhwc, t_BT, text_BSY):
+  def __call__(self, z_Bfhwc, t_BT, text_BSY, row_fhw=None):
     """One prediction.
 
     Args:
@@ -205,6 +205,8 @@ class DiT(nn.Module):
       t_BT: level of each latent frame in [0, 1], (B, f); or (B, 1), one for
         the whole clip, at no cost.
       text_BSY: text features; rows past the text are zeros and take part.
+      row_fhw: which of (B, T) levels each latent cell has, int, the same in a
+        token; None is that of its frame.
 
     Returns:
       float32 (B, f, h, w, c): a velocity or a sample, as it was trained.
@@ -215,9 +217,12 @@ class DiT(nn.Module):
     """
     config = self.config
     dtype = jnp.dtype(config.dtype)
-    grid = self.grid(z_Bfhwc.shape, t_BT.shape)
+    grid = self.grid(z_Bfhwc.shape, t_BT.shape, rows=row_fhw is not None)
     position_N3 = patches.positions(grid)
-    frame_N = position_N3[:, 0]
+    row_N = position_N3[:, 0]
+    if row_fhw is not None:
+      _, height, width = config.patch
+      row_N = jnp.ravel(row_fhw[:, ::height, ::width])
     rope_tables = rope.tables(
       position_N3, head_size=config.width // config.heads, theta=config.theta
     )
@@ -254,13 +259,13 @@ class DiT(nn.Module):
     text_BSD = dense('text_in', config.width)(text_BSY.astype(dtype))
     text_BSD = dense('text_out', config.width)(activations.gelu(text_BSD))
 
-    x_BND = self.blocks()(x_BND, time_BT6D, text_BSD, rope_tables, frame_N)[0]
+    x_BND = self.blocks()(x_BND, time_BT6D, text_BSD, rope_tables, row_N)[0]
 
     table = self.param(
       'head_modulation', nn.initializers.zeros, (2, config.width)
     ).astype(jnp.float32)
-    shift = to_tokens(time_BTD + table[0], frame_N)
-    scale = to_tokens(time_BTD + table[1], frame_N)
+    shift = to_tokens(time_BTD + table[0], row_N)
+    scale = to_tokens(time_BTD + table[1], row_N)
     x_BND = layer_norm(x_BND, config.eps) * (1 + scale) + shift
     x_BNV = dense(
       'head', config.patch_volume, kernel_init=nn.initializers.zeros
@@ -277,14 +282,14 @@ class DiT(nn.Module):
       length=self.config.layers,
     )(self.config, name='blocks')
 
-  def grid(self, shape, levels) -> tuple[int, int, int]:
+  def grid(self, shape, levels, *, rows: bool) -> tuple[int, int, int]:
     """Tokens along time, height and width of latents of this shape."""
     sizes, patch = shape[1:4], self.config.patch
     if any(n % p for n, p in zip(sizes, patch, strict=True)):
       raise ValueError(
         f'latents {shape}: model.patch={patch} does not divide (f, h, w)'
       )
-    if levels[1] not in (1, sizes[0]):
+    if not rows and levels[1] not in (1, sizes[0]):
       raise ValueError(
         f'levels {levels}: expected (B, 1) or (B, {sizes[0]}), one for each '
         'latent frame'

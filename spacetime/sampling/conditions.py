@@ -8,18 +8,22 @@ at which level each latent frame begins:
   1         noise
   between   edited: noised to there, and back (SDEdit)
 
-Values that are known within a frame that is not (a part of the picture, or one
-of the four frames of a latent frame) take the way of their frame from noise to
-data, whose end is known: z_t = (1 - t) z + t noise, with the noise they began
-as. So the network sees a frame of one level, as all were in training; a second
-level within a frame it has never met.
+A token all of which is known, in a frame that is not, is given too: the table
+of levels has a row of 0 for it, since a model that has learnt from given frames
+follows given tokens (by far better than what comes next). Values that are known
+within a token that is not (an edge of the mask, one of the four frames of a
+latent frame) take the way of their token from noise to data, whose end is
+known: z_t = (1 - t) z + t noise, with the noise they began as.
 """
 
 import dataclasses
 
+import einops
 import jax
 import jax.numpy as jnp
 import numpy as np
+
+from spacetime import flow
 
 
 @jax.tree_util.register_dataclass
@@ -29,14 +33,23 @@ class Condition:
 
   Attributes:
     z_Bfhwc: float32, finite; read where it is known or edited.
-    level_BT: float32 in [0, 1], where each latent frame begins: (B, f), or
-      (B, 1) for all, which the network is told at no cost.
-    known_Bfhwc: bool, values known of frames that are not given; None is none.
+    level_BT: float32 in [0, 1], where latents begin: (B, f), (B, 1) for all,
+      which the network is told at no cost, or as row_fhw has it.
+    row_fhw: int32, which of the T levels a latent cell has; None is that of its
+      frame.
+    known_Bfhwc: bool, values known of what is not given; None is none.
   """
 
   z_Bfhwc: jax.Array
   level_BT: jax.Array
+  row_fhw: jax.Array | None = None
   known_Bfhwc: jax.Array | None = None
+
+  def cells(self, t_BT: jax.Array) -> jax.Array:
+    """A table of levels, ready to multiply latents."""
+    if self.row_fhw is None:
+      return flow.per_frame(t_BT)
+    return jnp.take(t_BT, self.row_fhw, axis=1, mode='clip')[..., None]
 
 
 def nothing(batch: int, latent: tuple[int, int, int, int]) -> Condition:
@@ -47,28 +60,48 @@ def nothing(batch: int, latent: tuple[int, int, int, int]) -> Condition:
 
 
 def given(
-  z_Bfhwc: jax.Array, known_fhwc: np.ndarray, *, strength: float = 1.0
+  z_Bfhwc: jax.Array,
+  known_fhwc: np.ndarray,
+  *,
+  patch: tuple[int, int, int],
+  strength: float = 1.0,
 ) -> Condition:
   """Some values are known, the others begin at a level.
 
   Args:
     z_Bfhwc: latents of the window.
-    known_fhwc: bool; a latent frame all of which is known is given.
+    known_fhwc: bool; a token all of which is known is given.
+    patch: latent cells of a token; time is 1.
     strength: where the others begin: 1, or less to edit what is there.
   """
-  batch, latent = z_Bfhwc.shape[0], z_Bfhwc.shape[1:]
-  whole_f = known_fhwc.all((1, 2, 3))
-  level_f = np.where(whole_f, 0, strength).astype(np.float32)
-  if not whole_f.any():
-    level_f = level_f[:1]
-  parts_fhwc = known_fhwc & ~whole_f[:, None, None, None]
+  batch, frames = z_Bfhwc.shape[:2]
+  given_fhw = _tokens(known_fhwc, patch)
+  whole_f = given_fhw.all((1, 2))
+  level_T = np.where(whole_f, 0, strength)
+  row_fhw = None
+  if (given_fhw & ~whole_f[:, None, None]).any():
+    level_T = np.append(level_T, 0)
+    frame_f11 = np.arange(frames)[:, None, None]
+    row_fhw = jnp.asarray(np.where(given_fhw, frames, frame_f11), jnp.int32)
+  elif not whole_f.any():
+    level_T = level_T[:1]
+  level_T = level_T.astype(np.float32)
+  parts_fhwc = known_fhwc & ~given_fhw[..., None]
   return Condition(
     jnp.asarray(z_Bfhwc, jnp.float32),
-    jnp.broadcast_to(level_f, (batch, len(level_f))),
-    jnp.broadcast_to(parts_fhwc, (batch, *latent))
-    if parts_fhwc.any()
-    else None,
+    jnp.broadcast_to(level_T, (batch, len(level_T))),
+    row_fhw,
+    jnp.broadcast_to(parts_fhwc, z_Bfhwc.shape) if parts_fhwc.any() else None,
   )
+
+
+def _tokens(known_fhwc: np.ndarray, patch) -> np.ndarray:
+  """Which cells are of tokens that are known whole, (f, h, w)."""
+  _, a, b = patch
+  token_fhw = einops.reduce(
+    known_fhwc, 'f (h a) (w b) c -> f h w', np.all, a=a, b=b
+  )
+  return einops.repeat(token_fhw, 'f h w -> f (h a) (w b)', a=a, b=b)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -122,17 +155,17 @@ def _window(frames_FHWC, known, before=(), after=(), written=None) -> Window:
   )
 
 
-def image(
-  image_HWC: np.ndarray, *, frames: int, at: int, hold: int = 1
-) -> Window:
+def image(image_HWC: np.ndarray, *, frames: int, at: int, hold: int) -> Window:
   """A clip one of whose frames is an image.
 
   Args:
     image_HWC: uint8.
     frames: of the window.
     at: which.
-    hold: frames of one latent frame, of which a codec knows all or none: those
-      around the image hold it too. The first stands alone in any case.
+    hold: frames of one latent frame. Where the image is not the first, which
+      stands alone, it is held for all of them: what is known of a part of a
+      latent frame alone says little while there is much noise, which is when
+      places are chosen.
   """
   place_F = np.arange(frames)
   known_F = (place_F + hold - 1) // hold == (at + hold - 1) // hold

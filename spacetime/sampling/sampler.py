@@ -19,7 +19,8 @@ class Sampler:
   """How to sample.
 
   Attributes:
-    transform: (params, z_Bfhwc, t_BT, text_BSY) -> prediction_Bfhwc.
+    transform: (params, z_Bfhwc, t_BT, text_BSY) -> prediction_Bfhwc; with
+      row_fhw too where a condition has it.
     flow: what the network predicts.
     levels: falling grid to 0, see solver.schedule; a tuple, so that
       samplers are equal when their settings are and compile once.
@@ -63,7 +64,8 @@ class Sampler:
     that are known; None where none are."""
     shape = condition.z_Bfhwc.shape[1:]
     noise = jax.vmap(lambda key: jax.random.normal(key, shape))(keys_B)
-    z_Bfhwc = flow.noised(condition.z_Bfhwc, noise, condition.level_BT)
+    level = condition.cells(condition.level_BT)
+    z_Bfhwc = flow.noised(condition.z_Bfhwc, noise, level)
     kept = None if condition.known_Bfhwc is None else noise
     return solver.get(self.solver).begin(z_Bfhwc), kept
 
@@ -73,6 +75,9 @@ class Sampler:
     """The steps of the span: the carry before them -> the one after them."""
     inner, noise = carry
     level, known, path = condition.level_BT, condition.known_Bfhwc, None
+    rows = {}
+    if condition.row_fhw is not None:
+      rows = {'row_fhw': condition.row_fhw}
     if known is not None:
       path = flow.velocity(condition.z_Bfhwc, noise)
     guided = self.guidance != 1.0
@@ -84,13 +89,14 @@ class Sampler:
 
     def velocity(z, t):
       t_BT = jnp.minimum(t, level)
-      y = self.transform(params, z, t_BT, text_BSY)
+      y = self.transform(params, z, t_BT, text_BSY, **rows)
       if self.flow.prediction == 'sample':
-        y = flow.to_velocity(z, y, t_BT, floor=self.flow.floor)
+        t_cells = condition.cells(t_BT)
+        y = flow.to_velocity(z, y, t_cells, floor=self.flow.floor)
       if known is not None:
         y = jnp.where(known, path, y)
-      # A frame waits where it began until the others have come there.
-      return jnp.where(flow.per_frame(t <= level), y, 0.0)
+      # What begins at less noise waits until the rest has come there.
+      return jnp.where(condition.cells(t <= level), y, 0.0)
 
     predict = velocity
     if guided:

@@ -69,7 +69,7 @@ def ours(model, *, image_HWC=None, seed=3, **settings):
   noise = jax.vmap(lambda key: jax.random.normal(key, shape))(keys)
   frozen = {'autoencoder': model.read('autoencoder')}
   if image_HWC is not None:
-    window = conditions.image(image_HWC, frames=FRAMES, at=0)
+    window = conditions.image(image_HWC, frames=FRAMES, at=0, hold=4)
     condition = generate.given(model, window, settings=settings, batch=1)
   (z_Bfhwc,) = generate.draw(
     model, told, condition, settings=settings, seed=seed, batch=1
