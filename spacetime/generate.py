@@ -109,7 +109,7 @@ def given(
     parts = build.samplers(model.config, nets, settings)
     strength = next(iter(parts.values())).levels[0]
   else:
-    count = 1 + np.flatnonzero(known_fhwc.any((1, 2, 3)))[-1]
+    count = 1 + max(np.flatnonzero(known_fhwc.any((1, 2, 3))), default=0)
   params = model.read('autoencoder')
   video_1FHWC = np.asarray(to_video(window.frames_FHWC))[None]
   codes = streaming.encode_chunks(

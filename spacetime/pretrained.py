@@ -25,6 +25,7 @@ class Model:
     tokenizer: of prompts.
     weights_hash: names the parameters.
     text_hash: names tokenizer and parameters of the text encoder.
+    text_stamp: names the files of a published one, as they stand on the disk.
   """
 
   config: dict
@@ -34,6 +35,7 @@ class Model:
   tokenizer: tokenizer_lib.Tokenizer
   weights_hash: str
   text_hash: str = ''
+  text_stamp: str = ''
 
   def read(self, root: str) -> dict:
     """The parameters of a root, {} if it has none."""
@@ -48,6 +50,7 @@ class Opened:
     config, networks, tokenizer, weights_hash, text_hash: as of Model.
     readers: what reads the parameters of a root: 'text', 'dit', 'autoencoder'
       where that has any, and 'dit_2', the second of two transformers.
+    text_stamp: as of Model.
   """
 
   config: dict
@@ -56,6 +59,7 @@ class Opened:
   weights_hash: str
   text_hash: str
   readers: Mapping[str, Callable[[], dict]]
+  text_stamp: str = ''
 
   def read(self, root: str) -> dict:
     """The parameters of a root, read anew: whoever has them can free them."""
@@ -110,6 +114,7 @@ class Opened:
       self.tokenizer,
       self.weights_hash,
       self.text_hash,
+      self.text_stamp,
     )
 
 
@@ -211,6 +216,7 @@ def open_published(
     pipeline.fingerprint(),
     text_hash(tokenizer, name),
     readers,
+    pipeline.text_encoder.stamp(),
   )
 
 

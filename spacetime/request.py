@@ -2,7 +2,6 @@
 
 import dataclasses
 import math
-import pathlib
 
 import jax
 from absl import logging
@@ -15,12 +14,17 @@ from spacetime import (
   pretrained,
   sharding,
   texts,
+  wording,
 )
 from spacetime import config as config_lib
-from spacetime.interop import embeddings, prompts
+from spacetime.interop import embeddings
 from spacetime.sampling import conditions, tiles
 from spacetime.sampling import targets as targets_lib
 
+# Flags that the config's sampling section has too.
+SETTINGS = (
+  *('steps', 'solver', 'shift', 'strength', 'guidance', 'guidance_2'),
+)
 # Flags that name files which are read.
 INPUTS = (
   *('image', 'video', 'video2', 'mask'),
@@ -106,7 +110,7 @@ def check(request: Request) -> Plan:
   """
   _check_numbers(request)
   mode = modes.name(request)
-  wanted, found = _wanted(request)
+  wanted, found = wording.wanted(request)
   size = parse_size(request.size)
   targets = targets_lib.name(request.out, clips=len(wanted) * request.num)
   # Sampling is not sharded here: every device would hold the same clip.
@@ -124,19 +128,13 @@ def check(request: Request) -> Plan:
     latent=grid.latent[1:],
   )
   settings = config_lib.sampling(
-    model.config,
-    steps=request.steps,
-    solver=request.solver,
-    guidance=request.guidance,
-    guidance_2=request.guidance_2,
-    shift=request.shift,
-    strength=request.strength,
+    model.config, **{name: getattr(request, name) for name in SETTINGS}
   )
   given = None
   if found:
-    given = _given(request, model, found)
+    given = wording.given(request, model, found)
   else:
-    wanted = [_prompt(model, prompt) for prompt in wanted]
+    wanted = [wording.prompt(model, prompt) for prompt in wanted]
   codec = model.networks.autoencoder
   window = modes.window(request, mode, grid, codec, fps=data.fps)
   if window:
@@ -151,7 +149,7 @@ def check(request: Request) -> Plan:
     model,
     tuple(prompt for prompt in wanted for _ in range(request.num)),
     given,
-    _negative(request, model, given, guided=settings.guidance != 1.0),
+    wording.negative(request, model, given, guided=settings.guidance != 1.0),
     targets,
     grid,
     settings,
@@ -185,49 +183,6 @@ def _check_numbers(request: Request) -> None:
     raise ValueError(f'--fps={request.fps}: expected more than 0, at most 240')
 
 
-def _wanted(request: Request) -> tuple[list[str], dict | None]:
-  """What is wanted, at least one, and the arrays of --prompt_embeds."""
-  sources = (request.prompt, request.prompts_file, request.prompt_embeds)
-  if sum(source is not None for source in sources) != 1:
-    raise ValueError(
-      'expected one of --prompt, --prompts_file and --prompt_embeds'
-    )
-  if request.prompt is not None:
-    if not request.prompt.strip():
-      raise ValueError('prompt is empty; expected what the video shows')
-    return [request.prompt], None
-  if request.prompts_file is not None:
-    return _lines(pathlib.Path(request.prompts_file)), None
-  try:
-    found = embeddings.read(request.prompt_embeds)
-  except ValueError as e:
-    raise ValueError(f'--prompt_embeds: {e}') from e
-  name = pathlib.Path(request.prompt_embeds).name
-  return [f'{name}[{i}]' for i in range(len(found[embeddings.TEXT]))], found
-
-
-def _lines(path: pathlib.Path) -> list[str]:
-  if not path.is_file():
-    raise ValueError(f'--prompts_file={path}: no such file')
-  try:
-    lines = [line.strip() for line in path.read_text('utf-8').splitlines()]
-  except UnicodeDecodeError as e:
-    raise ValueError(f'--prompts_file={path}: not UTF-8 text ({e})') from e
-  found = [line for line in lines if line]
-  if not found:
-    raise ValueError(f'--prompts_file={path}: expected a prompt on each line')
-  return found
-
-
-def _prompt(model: pretrained.Opened, prompt: str) -> str:
-  if not texts.is_published(model):
-    length = model.networks.text_length
-    return model.tokenizer.check_prompt(prompt, length=length)
-  if not prompts.clean(prompt):
-    raise ValueError('prompt is empty; expected what the video shows')
-  return prompt.strip()
-
-
 def _tuned(request: Request, model: pretrained.Opened) -> pretrained.Opened:
   """The model with the pairs of --lora and --lora_2."""
   strength = request.lora_strength
@@ -246,47 +201,6 @@ def _tuned(request: Request, model: pretrained.Opened) -> pretrained.Opened:
     except ValueError as e:
       raise ValueError(f'--{flag}: {e}') from e
   return model
-
-
-def _negative(request: Request, model, given, *, guided: bool) -> str | None:
-  """What is to be encoded to steer away from, if anything is."""
-  if given and given.negative:
-    if request.negative_prompt:
-      raise ValueError(
-        f'--negative_prompt and {embeddings.NEGATIVE} in '
-        f'{request.prompt_embeds}: expected one of them'
-      )
-    return None
-  if not texts.is_published(model):
-    try:
-      texts.check(model, request.negative_prompt)
-    except ValueError as e:
-      raise ValueError(f'--negative_prompt: {e}') from e
-  return request.negative_prompt if guided else None
-
-
-def _given(request: Request, model, found: dict) -> texts.Texts:
-  """The features of --prompt_embeds for each clip."""
-  rows, width = model.networks.text_length, model.networks.text.width
-  count = len(found[embeddings.TEXT])
-  for name, array in found.items():
-    fits = array.shape[1] <= rows and array.shape[2] == width
-    counts = (count,) if name == embeddings.TEXT else (1, count)
-    if not fits or len(array) not in counts:
-      raise ValueError(
-        f'--prompt_embeds={request.prompt_embeds}: {name} {array.shape}: '
-        f'expected ({" or ".join(map(str, counts))}, at most {rows}, {width}), '
-        'as the text encoder of --checkpoint gives them'
-      )
-  away = found.get(embeddings.NEGATIVE, ())
-  return texts.Texts(
-    tuple(row for row in found[embeddings.TEXT] for _ in range(request.num)),
-    tuple(
-      away[i % len(away)]
-      for i in range(count if len(away) else 0)
-      for _ in range(request.num)
-    ),
-  )
 
 
 def _grid(request: Request, model, size, *, still: bool) -> geometry.Geometry:

@@ -66,7 +66,7 @@ def encode(
     for text in tokens:
       keys[text] = embeddings.key(
         prompts.clean(text),
-        encoder=model.text_hash,
+        encoder=f'{model.text_hash} {model.text_stamp}',
         length=nets.text_length,
         dtype=nets.text.cfg.dtype,
       )

@@ -26,7 +26,7 @@ FLOORS = (
   (
     *('config', 'build', 'pretrained', 'texts', 'generate', 'clips'),
     *('base', 'decoding', 'encoders', 'exports', 'plan', 'request'),
-    *('footage', 'modes'),
+    *('footage', 'modes', 'wording'),
   ),
   ('sheets', *MAINS),
 )

@@ -1,5 +1,6 @@
 """Texts of a published model: cached by content, and the encoder let go."""
 
+import os
 import weakref
 
 import jax
@@ -131,6 +132,30 @@ def test_a_damaged_file_is_encoded_again_and_told(folder, tmp_path, caplog):
   embeddings.write(path, right[None, :, :5])
   texts.encode(model, ['snow'], cache=cache)
   assert 'expected (1, S, 12)' in caplog.records[-1].getMessage()
+
+
+def test_a_change_in_the_middle_of_an_array_is_seen(tmp_path):
+  folder = published_folder.write(tmp_path / 'tiny')
+  cache = embeddings.Cache(tmp_path / 'cache')
+  first, name = opened(folder), 'shared.weight'
+  (before,) = texts.encode(first, ['snow'], cache=cache)
+  tensors = published_folder.drawn(published_folder.TEXT)
+  # Of each array the first and last 512 values are in the hash alone.
+  tensors[name].reshape(-1)[512:-512] += 1
+  path = published_folder.write_part(
+    folder / 'text_encoder', published_folder.TEXT, tensors=tensors
+  )
+  os.utime(path, ns=(0, 1))  # another time than the first one's in any case
+  second = opened(folder)
+  assert second.text_hash == first.text_hash
+  (after,) = texts.encode(second, ['snow'], cache=cache)
+  assert np.abs(after - before).max() > 1e-3
+  assert len(list(cache.folder.iterdir())) == 2
+  # Nothing is read again where nothing has changed.
+  again = opened(folder)
+  again.readers.pop('text')
+  (same,) = texts.encode(again, ['snow'], cache=cache)
+  np.testing.assert_array_equal(same, after)
 
 
 def test_a_cache_that_cannot_be_written_is_told(folder, tmp_path, caplog):
