@@ -16,7 +16,7 @@ from spacetime.config import section, unpack
 from spacetime.interop import hub
 from spacetime.models import autoencoder as autoencoder_lib
 from spacetime.models import dit as dit_lib
-from spacetime.models import identity, patches
+from spacetime.models import attend, gathering, identity, patches
 from spacetime.models import lora as lora_lib
 from spacetime.models import text as text_lib
 from spacetime.pixels import to_video
@@ -78,7 +78,8 @@ class Networks:
     self, params, z_Bfhwc, t_BT, text_BSY, key=None, *, row_fhw=None
   ):
     """The transformer's prediction; a key drops inputs of the pairs."""
-    variables, rngs = {'params': params['dit']}, {}
+    dit = gathering.cast(params['dit'], self.dit.config.dtype)
+    variables, rngs = {'params': dit}, {}
     if 'lora' in params:
       variables['lora'] = lora_lib.variables(params['lora'], self.lora)
       if key is not None and self.lora.dropout:

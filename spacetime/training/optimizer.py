@@ -4,12 +4,17 @@ import dataclasses
 import re
 
 import jax
+import jax.numpy as jnp
 import optax
 from optax.contrib import MuonDimensionNumbers
 
 from spacetime.sharding import path_name
 
 NAMES = ('adamw', 'muon')
+MOMENTS = ('float32', 'bfloat16')
+# The largest b2 that a second moment in bfloat16 follows: its eight bits round
+# away what moves it by less than a share of 2^-9.
+SLOWEST = 0.98
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,6 +32,7 @@ class OptimizerConfig:
     b1: of the first moment.
     b2: of the second moment.
     weight_decay: decoupled; matrices only.
+    moments: dtype in which moments are stored; they are computed in float32.
     newton_schulz: Muon's iterations; 3 are enough for small batches.
     freeze: regular expressions; parameters whose whole name, such as
       'dit/patch_embed/kernel', one of them matches stay as they start.
@@ -41,6 +47,7 @@ class OptimizerConfig:
   b1: float = 0.9
   b2: float = 0.95
   weight_decay: float = 0.0
+  moments: str = 'float32'
   newton_schulz: int = 5
   freeze: tuple[str, ...] = ()
 
@@ -51,6 +58,15 @@ class OptimizerConfig:
       raise ValueError(
         f'optimizer.learning_rate={self.learning_rate}, clip={self.clip}, '
         f'decay={self.decay}: expected positive rates and 0 <= decay <= 1'
+      )
+    if self.moments not in MOMENTS:
+      raise ValueError(
+        f'optimizer.moments={self.moments!r}: expected one of {MOMENTS}'
+      )
+    if self.moments == 'bfloat16' and self.b2 > SLOWEST:
+      raise ValueError(
+        f"optimizer.moments='bfloat16' with optimizer.b2={self.b2}: expected "
+        f'at most {SLOWEST}, since so slow an average would round to no change'
       )
     if isinstance(self.freeze, str):
       raise ValueError(
@@ -127,6 +143,32 @@ def _is_matrix(params):
   )
 
 
+def stored_as(
+  update: optax.GradientTransformation, dtype: str
+) -> optax.GradientTransformation:
+  """The same, with every moment of its state kept in a dtype and computed in
+  float32; counters and other scalars stay as they are."""
+  if dtype == 'float32':
+    return update
+
+  def cast(state, to):
+    return jax.tree.map(
+      lambda x: x.astype(to)
+      if x.ndim and jnp.issubdtype(x.dtype, jnp.floating)
+      else x,
+      state,
+    )
+
+  def init(params):
+    return cast(update.init(params), dtype)
+
+  def step(gradient, state, params=None):
+    updates, state = update.update(gradient, cast(state, jnp.float32), params)
+    return updates, cast(state, dtype)
+
+  return optax.GradientTransformation(init, step)
+
+
 def make_optimizer(
   config: OptimizerConfig, *, steps: int
 ) -> optax.GradientTransformation:
@@ -151,6 +193,7 @@ def make_optimizer(
       muon_weight_dimension_numbers=matrix_axes,
       consistent_rms=0.2,
     )
+  update = stored_as(update, config.moments)
   clipped = optax.clip_by_global_norm(config.clip), update
   # A run without frozen parameters keeps the state it had before there were
   # any: its checkpoints stay readable.

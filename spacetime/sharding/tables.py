@@ -1,20 +1,15 @@
-"""The mesh and the two tables that place every array on it.
+"""The two tables that place every array on the mesh.
 
 RULES sends a logical axis name to mesh axes; PARAM_AXES sends a parameter's
 path to logical axis names. A name or a path without an entry is an error:
 a silent default is how a tensor ends up whole on every chip.
 """
 
-import dataclasses
 import math
 import re
 
 import jax
-import numpy as np
-from jax.experimental import mesh_utils
-from jax.sharding import AxisType, NamedSharding, PartitionSpec
-
-AXES = ('data', 'fsdp', 'context', 'tensor')
+from jax.sharding import NamedSharding, PartitionSpec
 
 # Logical axis -> mesh axes. None: not split.
 RULES = {
@@ -61,54 +56,6 @@ PARAM_AXES = (
   # run once a clip: whole on every device.
   (r'(text|autoencoder)/.*', None),
 )
-
-
-@dataclasses.dataclass(frozen=True)
-class MeshConfig:
-  """Devices along each axis; -1 on one axis takes what is left."""
-
-  data: int = -1
-  fsdp: int = 1
-  context: int = 1
-  tensor: int = 1
-
-
-def mesh_shape(config: MeshConfig, *, devices: int) -> tuple[int, ...]:
-  """Resolves -1 and checks that the mesh uses every device.
-
-  Raises:
-    ValueError: sizes whose product is not the number of devices.
-  """
-  sizes = [getattr(config, axis) for axis in AXES]
-  told = ', '.join(f'{a}={s}' for a, s in zip(AXES, sizes, strict=True))
-  free = [i for i, size in enumerate(sizes) if size == -1]
-  if len(free) > 1 or any(s == 0 or s < -1 for s in sizes):
-    raise ValueError(
-      f'mesh ({told}): expected positive sizes and at most one -1; change '
-      'mesh.data, mesh.fsdp, mesh.context or mesh.tensor'
-    )
-  known = math.prod(size for size in sizes if size != -1)
-  if devices % known or (not free and known != devices):
-    raise ValueError(
-      f'mesh ({told}): {known} does not divide {devices} devices evenly; '
-      'change mesh.data, mesh.fsdp, mesh.context, mesh.tensor or --cpu_devices'
-    )
-  for i in free:
-    sizes[i] = devices // known
-  return tuple(sizes)
-
-
-def make_mesh(config: MeshConfig, *, devices=None) -> jax.sharding.Mesh:
-  """The mesh over all devices, or over those given. Axes are Auto."""
-  devices = jax.devices() if devices is None else devices
-  shape = mesh_shape(config, devices=len(devices))
-  # jax.make_mesh would refuse to split an axis of a torus in two.
-  placed = mesh_utils.create_device_mesh(
-    shape, devices, allow_split_physical_axes=True
-  )
-  return jax.sharding.Mesh(
-    placed, AXES, axis_types=(AxisType.Auto,) * len(AXES)
-  )
 
 
 def spec(*names: str | None) -> PartitionSpec:
@@ -230,17 +177,3 @@ def state_shardings(state, params, mesh: jax.sharding.Mesh):
     return whole
 
   return jax.tree_util.tree_map_with_path(place, state)
-
-
-def batch_sharding(mesh: jax.sharding.Mesh) -> NamedSharding:
-  """The placement of a batch: its first dimension over data and fsdp."""
-  return NamedSharding(mesh, spec('batch'))
-
-
-def put_batch(batch: dict[str, np.ndarray], mesh: jax.sharding.Mesh):
-  """Makes global arrays from this process's rows of the batch."""
-  sharding = batch_sharding(mesh)
-  return {
-    name: jax.make_array_from_process_local_data(sharding, rows)
-    for name, rows in batch.items()
-  }
