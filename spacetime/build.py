@@ -11,12 +11,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from spacetime import config as config_lib
-from spacetime import flops, geometry, sharding, solver
+from spacetime import flops, geometry, solver
 from spacetime.config import section, unpack
 from spacetime.interop import hub
 from spacetime.models import autoencoder as autoencoder_lib
 from spacetime.models import dit as dit_lib
-from spacetime.models import attend, gathering, identity, patches
+from spacetime.models import gathering, identity, patches
 from spacetime.models import lora as lora_lib
 from spacetime.models import text as text_lib
 from spacetime.pixels import to_video
@@ -239,26 +239,6 @@ def make_optimizer(config):
     section(config, 'optimizer'), optimizer.OptimizerConfig, 'optimizer'
   )
   return optimizer.make_optimizer(values, steps=config_lib.train(config).steps)
-
-
-def mesh(config) -> jax.sharding.Mesh:
-  """The mesh over all devices.
-
-  Raises:
-    ValueError: it does not divide the devices or the batch.
-  """
-  values = unpack(section(config, 'mesh'), sharding.MeshConfig, 'mesh')
-  made = sharding.make_mesh(values)
-  rows = made.shape['data'] * made.shape['fsdp']
-  batch = config_lib.data(config).batch_size
-  parts = config_lib.train(config).accumulate
-  if batch % (rows * parts):
-    fits = -(-batch // (rows * parts)) * rows * parts
-    raise ValueError(
-      f'data.batch_size={batch}: mesh.data x mesh.fsdp = {rows} and '
-      f'train.accumulate={parts} do not divide it; the next that fits is {fits}'
-    )
-  return made
 
 
 def sampler(

@@ -8,7 +8,7 @@ from typing import Any
 import jax
 
 from spacetime import base as base_lib
-from spacetime import build, checkpoint, pretrained
+from spacetime import build, checkpoint, meshes, pretrained
 from spacetime import config as config_lib
 from spacetime.data import cache as cache_lib
 from spacetime.training import state
@@ -37,6 +37,9 @@ FREE = (
   'data.dir',
   'source.path',
   'mesh',
+  'model.attention',
+  'model.context_attention',
+  'model.remat',
   'sampling',
 )
 
@@ -89,7 +92,7 @@ def check(config, workdir: str, *, checkpoint_path: str | None = None) -> Plan:
       f'stage={config.get("stage")!r}: expected one of {config_lib.STAGES}'
     )
   data, train = config_lib.data(config), config_lib.train(config)
-  optimizer, mesh = build.make_optimizer(config), build.mesh(config)
+  optimizer, mesh = build.make_optimizer(config), meshes.mesh(config)
   if (pathlib.Path(workdir) / KEPT).exists():
     config.autoencoder.weights = KEPT
   base, origin = None, {}
@@ -136,8 +139,10 @@ def networks(config, mesh, workdir) -> tuple[build.Networks, dict]:
     config, beside=workdir, mesh=mesh
   )
   nets = build.networks(config, weights=weights)
-  build.grids(config, nets)
-  build.grids(config, nets, config_lib.data(config).crop)
+  # Clips to train on may be cropped, held-out ones are whole.
+  for size in (None, config_lib.data(config).crop):
+    tokens = build.grids(config, nets, size).tokens
+    meshes.check_model(nets.dit.config, tokens, mesh)
   config_lib.sampling(config)
   return nets, frozen
 

@@ -9,7 +9,7 @@ import ml_collections
 import pytest
 
 from experiments import digits, digits_autoencoder
-from spacetime import build
+from spacetime import build, meshes
 from spacetime import config as config_lib
 from spacetime.training import optimizer
 
@@ -111,9 +111,9 @@ def changed(**values):
       'guidance=-1.0: expected 0 or more; change --guidance',
     ),
     (config_lib.sampling, {'sampling.solver': 'rk4'}, "solver 'rk4'"),
-    (build.mesh, {'mesh.data': 3}, '3 does not divide 8 devices'),
+    (meshes.mesh, {'mesh.data': 3}, '3 does not divide 8 devices'),
     (
-      build.mesh,
+      meshes.mesh,
       {'data.batch_size': 12},
       'data.batch_size=12.*the next that fits is 16',
     ),

@@ -167,16 +167,21 @@ def test_scan_equals_a_loop_over_the_blocks():
   assert captured['ran']
 
 
-def test_remat_changes_nothing():
+@pytest.mark.parametrize('name', ['full', 'attention', 'offload'])
+def test_remat_changes_nothing(name):
   params = random_params()
-  config = dataclasses.replace(TINY, remat='full')
+  config = dataclasses.replace(TINY, remat=name)
 
-  def loss(params, config):
-    return jnp.sum(jnp.sin(apply(params, config=config)))
+  def gradient(config):
+    def loss(params):
+      return jnp.sum(jnp.sin(apply(params, config=config)))
 
-  plain, remat = (jax.grad(loss)(params, c) for c in (TINY, config))
+    return jax.jit(jax.grad(loss))(params)
+
   jax.tree.map(
-    lambda a, b: np.testing.assert_allclose(a, b, atol=1e-4), plain, remat
+    lambda a, b: np.testing.assert_allclose(a, b, atol=1e-4),
+    gradient(TINY),
+    gradient(config),
   )
 
 
@@ -210,6 +215,10 @@ def test_refuses():
     dataclasses.replace(TINY, heads=5)
   with pytest.raises(ValueError, match="model.remat='some': expected one of"):
     dataclasses.replace(TINY, remat='some')
+  with pytest.raises(ValueError, match="model.attention='flash': expected one"):
+    dataclasses.replace(TINY, attention='flash')
+  with pytest.raises(ValueError, match="context_attention='tree': expected"):
+    dataclasses.replace(TINY, context_attention='tree')
   with pytest.raises(ValueError, match='model.frequencies=5: expected even'):
     dataclasses.replace(TINY, frequencies=5)
   with pytest.raises(ValueError, match='does not divide'):

@@ -24,7 +24,7 @@ FLOORS = (
   ('models',),
   ('training', 'sampling', 'interop', 'evaluation'),
   (
-    *('config', 'build', 'pretrained', 'texts', 'generate', 'clips'),
+    *('config', 'build', 'meshes', 'pretrained', 'texts', 'generate', 'clips'),
     *('base', 'decoding', 'encoders', 'exports', 'plan', 'request'),
     *('footage', 'modes', 'wording'),
   ),

@@ -1,5 +1,7 @@
 """The mesh and its two tables."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,6 +9,7 @@ import pytest
 from jax.sharding import PartitionSpec as P
 
 from spacetime import sharding
+from spacetime.sharding import mesh as mesh_lib
 
 
 def test_mesh_takes_what_is_left():
@@ -28,6 +31,79 @@ def test_mesh_takes_what_is_left():
 def test_refuses_meshes(sizes, text):
   with pytest.raises(ValueError, match=text):
     sharding.mesh_shape(sharding.MeshConfig(**sizes), devices=8)
+
+
+@pytest.mark.parametrize(
+  'sizes, slices, want',
+  [
+    (dict(data=4, context=2), 2, (2, 1, 1, 1)),
+    (dict(data=1, fsdp=8), 4, (1, 4, 1, 1)),
+    (dict(data=2, fsdp=2, tensor=2), 4, (2, 2, 1, 1)),
+  ],
+)
+def test_only_data_and_fsdp_lie_across_slices(sizes, slices, want):
+  shape = sharding.mesh_shape(sharding.MeshConfig(**sizes), devices=8)
+  assert mesh_lib.across_slices(shape, slices) == want
+  made = sharding.make_mesh(sharding.MeshConfig(**sizes, num_slices=slices))
+  size = 8 // slices
+  number = np.vectorize(lambda device: device.id // size)(made.devices)
+  assert sorted(number.ravel()) == sorted([*range(slices)] * size)
+  # Along context and tensor every device is of one slice.
+  assert np.all(number == number[:, :, :1, :1])
+
+
+@pytest.mark.parametrize(
+  'sizes, text',
+  [
+    (dict(context=8, data=1, num_slices=2), 'num_slices=2: expected mesh.data'),
+    (dict(data=2, tensor=4, num_slices=4), 'num_slices=4: expected mesh.data'),
+    (dict(num_slices=0), 'num_slices=0: expected 1 or more'),
+  ],
+)
+def test_refuses_slices(sizes, text):
+  with pytest.raises(ValueError, match=text):
+    sharding.make_mesh(sharding.MeshConfig(**sizes))
+
+
+@dataclasses.dataclass(frozen=True)
+class Chip:
+  """A device that is not there."""
+
+  id: int
+  slice_index: int = 0
+  process_index: int = 0
+  platform: str = 'tpu'
+
+
+def test_tpus_know_their_slices():
+  chips = [Chip(i, slice_index=i % 2) for i in range(4)]
+  first, second = mesh_lib.by_slice(chips, 2)
+  assert [c.id for c in first] == [0, 2] and [c.id for c in second] == [1, 3]
+  with pytest.raises(ValueError, match='are of 2 slices; change mesh.num_sli'):
+    mesh_lib.by_slice(chips, 1)
+
+
+@pytest.mark.parametrize(
+  'sizes, shares',
+  [
+    # Two processes of four devices.
+    ((8, 1, 1, 1), [(0, 2), (1, 2)]),
+    ((1, 4, 2, 1), [(0, 2), (1, 2)]),
+    # Clips that both share: both read all.
+    ((1, 1, 8, 1), [(0, 1), (0, 1)]),
+  ],
+)
+def test_processes_read_the_rows_that_they_hold(sizes, shares):
+  chips = [Chip(i, process_index=i // 4) for i in range(8)]
+  made = jax.sharding.Mesh(np.array(chips).reshape(sizes), sharding.AXES)
+  assert [sharding.data_share(made, process) for process in (0, 1)] == shares
+
+
+def test_refuses_rows_that_processes_share_in_part():
+  chips = [Chip(i, process_index=i // 3) for i in range(6)]
+  made = jax.sharding.Mesh(np.array(chips).reshape(3, 1, 2, 1), sharding.AXES)
+  with pytest.raises(ValueError, match='share in part'):
+    sharding.data_share(made, 0)
 
 
 def test_constrain_checks_names_without_a_mesh_too():

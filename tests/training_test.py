@@ -92,7 +92,32 @@ def test_frozen_parameters_stay_and_take_no_share_of_the_clipped_norm():
   )
 
 
+def test_moments_in_bfloat16_are_half_and_move_alike():
+  params = {'w': {'kernel': jnp.ones((4, 3))}}
+  moved = {}
+  for moments in optimizer.MOMENTS:
+    config = dataclasses.replace(ADAM, moments=moments)
+    made = optimizer.make_optimizer(config, steps=10)
+    state, moved[moments] = made.init(params), params
+    for i in range(5):
+      gradient = jax.tree.map(
+        lambda x, i=i: jax.random.normal(jax.random.key(i), x.shape), params
+      )
+      updates, state = made.update(gradient, state, moved[moments])
+      moved[moments] = optax.apply_updates(moved[moments], updates)
+    kept = {str(x.dtype) for x in jax.tree.leaves(state) if x.ndim}
+    assert kept == {moments}
+  half, whole = (moved[m]['w']['kernel'] for m in ('bfloat16', 'float32'))
+  assert half.dtype == jnp.float32
+  np.testing.assert_allclose(half, whole, atol=0.01)
+  assert np.abs(whole - 1).max() > 0.1
+
+
 def test_optimizer_refuses():
+  with pytest.raises(ValueError, match="optimizer.moments='int8': expected"):
+    dataclasses.replace(ADAM, moments='int8')
+  with pytest.raises(ValueError, match='with optimizer.b2=0.99: expected at'):
+    dataclasses.replace(ADAM, moments='bfloat16', b2=0.99)
   with pytest.raises(ValueError, match=r"freeze='a': .*such as \('a',\)"):
     optimizer.OptimizerConfig(freeze='a')
   move = optimizer.make_optimizer(

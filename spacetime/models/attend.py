@@ -213,7 +213,7 @@ def on_mesh(kernel, way: Way | None, *, keys: str | None, mesh):
 
   def part(q, k, v, mask_BS):
     if way is None:
-      return kernel.attend(q, k, v, mask_BS)
+      return _parts(kernel, 1, 1, q, k, v, mask_BS)
     return _exchanged(kernel, way, q, k, v, mask_BS)
 
   def call(q_BNAE, k_BSAE, v_BSAE, mask_BS=None):
@@ -251,10 +251,12 @@ def _exchanged(kernel, way: Way, q, k, v, mask_BS):
     mask_BS = jax.lax.all_gather(
       mask_BS, axis, axis=1, tiled=True, axis_index_groups=groups
     )
-  if way.ring > 1:
-    y = ring.attend(
-      q, k, v, mask_BS, kernel, ring.Ring(axis, way.ring, way.ulysses)
-    )
-  else:
-    y = kernel.attend(q, k, v, mask_BS)
-  return swap(y, 1, 2)
+  return swap(_parts(kernel, way.ring, size, q, k, v, mask_BS), 1, 2)
+
+
+def _parts(kernel, count: int, step: int, q, k, v, mask_BS):
+  """A kernel, or a ring of it over so many groups of `step` neighbours."""
+  if kernel.backward is None:
+    return kernel.attend(q, k, v, mask_BS)
+  around = ring.Ring(sharding.RULES['tokens'], count, step)
+  return ring.attend(q, k, v, mask_BS, kernel, around)

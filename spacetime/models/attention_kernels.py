@@ -49,6 +49,20 @@ def _logits(q_BNAE, k_BSAE, mask_BS):
   return jnp.where(mask_BS[:, None, None], logits_BANS, MASKED)
 
 
+@jax.custom_jvp
+def _softmax(logits):
+  """jax.nn.softmax, whose result, all that its derivative needs, is named."""
+  return jax.nn.softmax(logits, axis=-1)
+
+
+@_softmax.defjvp
+def _softmax_jvp(primals, tangents):
+  weights = checkpoint_name(jax.nn.softmax(*primals, axis=-1), RESIDUALS)
+  (moved,) = tangents
+  mean = jnp.sum(weights * moved, axis=-1, keepdims=True)
+  return weights, weights * (moved - mean)
+
+
 def plain(q_BNAE, k_BSAE, v_BSAE, mask_BS=None):
   """softmax(q k' / sqrt(E)) v for every head; softmax in float32.
 
@@ -58,8 +72,7 @@ def plain(q_BNAE, k_BSAE, v_BSAE, mask_BS=None):
   Returns:
     (B, N, A, E), in the dtype of q.
   """
-  weights_BANS = jax.nn.softmax(_logits(q_BNAE, k_BSAE, mask_BS), axis=-1)
-  weights_BANS = checkpoint_name(weights_BANS, RESIDUALS)
+  weights_BANS = _softmax(_logits(q_BNAE, k_BSAE, mask_BS))
   return jnp.einsum(
     'BANS,BSAE->BNAE', weights_BANS.astype(q_BNAE.dtype), v_BSAE
   )

@@ -122,7 +122,8 @@ def to_tokens(m_BTD: jax.Array, row_N: np.ndarray | jax.Array) -> jax.Array:
   """A row for every token from a table of levels; one row broadcasts."""
   if m_BTD.shape[1] == 1:
     return m_BTD
-  return jnp.take(m_BTD, row_N, axis=1, mode='clip')
+  m_BND = jnp.take(m_BTD, row_N, axis=1, mode='clip')
+  return constrain(m_BND, 'batch', 'tokens', 'width')
 
 
 def _open_gates(key, shape, dtype=jnp.float32):
@@ -244,6 +245,7 @@ class DiT(nn.Module):
 
     features_BTY = level_features(t_BT, config.frequencies)
     time_BTD = dense('time_in', config.width, jnp.float32)(features_BTY)
+    time_BTD = constrain(time_BTD, 'batch', None, 'width')
     # Small at first, as in DiT: the head is modulated by it from the start.
     time_BTD = dense(
       'time_out',
@@ -251,14 +253,19 @@ class DiT(nn.Module):
       jnp.float32,
       kernel_init=nn.initializers.normal(0.02),
     )(nn.silu(time_BTD))
+    time_BTD = constrain(time_BTD, 'batch', None, 'width')
     time_BT6D = dense(
       'time_modulation', 6 * config.width, kernel_init=nn.initializers.zeros
     )(nn.silu(time_BTD.astype(dtype))).astype(jnp.float32)
     time_BT6D = time_BT6D.reshape(*t_BT.shape, 6, config.width)
+    time_BT6D = constrain(time_BT6D, 'batch', None, None, 'width')
 
     text_BSD = dense('text_in', config.width)(text_BSY.astype(dtype))
+    text_BSD = constrain(text_BSD, 'batch', None, 'width')
     text_BSD = dense('text_out', config.width)(activations.gelu(text_BSD))
+    text_BSD = constrain(text_BSD, 'batch', None, 'width')
 
+    x_BND = constrain(x_BND, 'batch', 'tokens', 'width')
     x_BND = self.blocks()(x_BND, time_BT6D, text_BSD, rope_tables, row_N)[0]
 
     table = self.param(

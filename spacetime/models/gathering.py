@@ -35,8 +35,6 @@ def cast(params: dict, dtype: str) -> dict:
     if not name.endswith('/kernel') or re.fullmatch(FLOAT32, name):
       return leaf
     spec: PartitionSpec = sharding.param_spec(name, leaf.shape)
-    return jax.lax.with_sharding_constraint(
-      leaf.astype(jnp.dtype(dtype)), spec
-    )
+    return jax.lax.with_sharding_constraint(leaf.astype(jnp.dtype(dtype)), spec)
 
   return jax.tree_util.tree_map_with_path(place, params)

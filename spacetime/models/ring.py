@@ -6,7 +6,8 @@ their sums of exponentials, in float32. Runs inside shard_map.
 The backward pass is written out and not left to autodiff, which would keep the
 keys and values of every turn, the whole sequence on each device, or with remat
 go round once more before it starts: here they go round again with their
-gradients, and only this device's own part is kept.
+gradients, and only this device's own part is kept. What is kept carries a name
+where policies see it, so that a ring of one is how any kernel is trained.
 
 Source: Liu et al. 2023 (Ring Attention), arXiv 2310.01889, section 3.
 """

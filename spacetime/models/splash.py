@@ -77,8 +77,7 @@ def kernel(device_kind: str, *, interpret: bool = False) -> Kernel:
 
 
 def attend(q_BNAE, k_BSAE, v_BSAE, mask_BS=None, *, blocks, interpret=False):
-  """See Kernel.attend. Its residuals carry a name: saving them by it, and not
-  the result, is what keeps the forward kernel from running twice."""
+  """See Kernel.attend."""
   call = _Call(q_BNAE, k_BSAE, mask_BS, blocks, interpret)
   y_BANE = jax.vmap(call.made())(
     call.queries(q_BNAE), call.keys(k_BSAE), call.keys(v_BSAE), call.segments

@@ -15,6 +15,7 @@ import numpy as np
 
 from spacetime.models import activations
 from spacetime.models.attention import RMSNorm
+from spacetime.sharding import constrain
 
 BIASES = ('layer', 'shared')
 
@@ -118,6 +119,7 @@ class Block(nn.Module):
   def __call__(self, x_BSY, bias_AST, mask_BS):
     cfg = self.cfg
     inner = cfg.num_heads * cfg.d_kv
+    x_BSY = constrain(x_BSY, 'batch', None, 'width')
     if cfg.bias == 'layer':
       bias_AST = position_bias(self, cfg, length=x_BSY.shape[1])
 
@@ -189,6 +191,7 @@ class Network(nn.Module):
       embedding_init=nn.initializers.normal(1.0),
       name='embed',
     )(tokens_BS)
+    x_BSY = constrain(x_BSY, 'batch', None, 'width')
     bias_AST = None
     if cfg.bias == 'shared':
       bias_AST = position_bias(self, cfg, length=tokens_BS.shape[1])

@@ -93,9 +93,7 @@ def make_mesh(config: MeshConfig, *, devices=None) -> jax.sharding.Mesh:
   within = tuple(n // a for n, a in zip(shape, across, strict=True))
   # jax.make_mesh would refuse to split an axis of a torus in two.
   slices = [
-    mesh_utils.create_device_mesh(
-      within, part, allow_split_physical_axes=True
-    )
+    mesh_utils.create_device_mesh(within, part, allow_split_physical_axes=True)
     for part in by_slice(devices, config.num_slices)
   ]
   placed = np.stack(slices).reshape(*across[:2], *within)

@@ -52,9 +52,15 @@ PARAM_AXES = (
   (r'dit/.*/bias', ('embed',)),
   # Low-rank pairs are small: whole on every device.
   (r'lora/.*', None),
-  # The text encoder and the autoencoder are small beside the transformer or
-  # run once a clip: whole on every device.
-  (r'(text|autoencoder)/.*', None),
+  # text encoder
+  (r'text/embed/embedding', ('whole', 'embed')),
+  (r'text/blocks/(q|k|v|mlp_gate|mlp_in)/kernel', ('layers', 'embed', 'whole')),
+  (r'text/blocks/(out|mlp_out)/kernel', ('layers', 'whole', 'embed')),
+  (r'text/blocks/norm_.*/scale', ('layers', 'embed')),
+  (r'text/norm_out/scale', ('embed',)),
+  (r'text/(blocks/)?position_bias', None),
+  # The autoencoder is small beside the transformer: whole on every device.
+  (r'autoencoder/.*', None),
 )
 
 
@@ -147,7 +153,7 @@ def param_shardings(params, mesh: jax.sharding.Mesh):
         told = ' x '.join(f'mesh.{a}={mesh.shape[a]}' for a in axes)
         raise ValueError(
           f'{name} {leaf.shape}: {told} does not divide {size}; change the '
-          'mesh or model.width, model.heads, model.mlp'
+          'mesh or model.width, model.heads, model.mlp, text.d_model'
         )
     return NamedSharding(mesh, partition)
 

@@ -153,9 +153,9 @@ def stored_as(
 
   def cast(state, to):
     return jax.tree.map(
-      lambda x: x.astype(to)
-      if x.ndim and jnp.issubdtype(x.dtype, jnp.floating)
-      else x,
+      lambda x: (
+        x.astype(to) if x.ndim and jnp.issubdtype(x.dtype, jnp.floating) else x
+      ),
       state,
     )
 

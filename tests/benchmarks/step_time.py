@@ -13,7 +13,7 @@ import time
 import jax
 
 from experiments import digits
-from spacetime import build, clips, sharding
+from spacetime import build, clips, meshes, sharding
 from spacetime import config as config_lib
 from spacetime.data import tokenizer as tokenizer_lib
 from spacetime.training import state, step
@@ -30,7 +30,7 @@ def main() -> None:
 
   config = digits.get_config(flags.size)
   config.data.dir = flags.data_dir
-  data, mesh = config_lib.data(config), build.mesh(config)
+  data, mesh = config_lib.data(config), meshes.mesh(config)
   nets = build.networks(config)
   task, optimizer = (
     build.diffusion_task(config, nets),

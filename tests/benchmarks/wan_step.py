@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments import wan_t2v_1_3b
-from spacetime import build, sharding
+from spacetime import build, meshes, sharding
 from spacetime.training import state, step
 
 
@@ -36,7 +36,7 @@ def main() -> None:
   config.model.dtype, config.model.layers = flags.dtype, flags.layers
   config.lora.rank = flags.rank
   config.data.batch_size = 1
-  nets, mesh = build.networks(config), build.mesh(config)
+  nets, mesh = build.networks(config), meshes.mesh(config)
   task, move = build.diffusion_task(config, nets), build.make_optimizer(config)
   rng = np.random.default_rng(0)
 
