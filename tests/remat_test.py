@@ -50,7 +50,9 @@ def calls(attend, name: str, primitive: str) -> int:
 
 def ringed(q, k, v, size=1):
   """The TPU's kernel as it is trained, on a ring of devices."""
-  mesh = jax.sharding.AbstractMesh((size,), ('context',))
+  mesh = jax.sharding.AbstractMesh(
+    (size,), ('context',), axis_types=(jax.sharding.AxisType.Auto,)
+  )
   spec = jax.sharding.PartitionSpec(None, 'context')
   part = functools.partial(
     ring.attend,
