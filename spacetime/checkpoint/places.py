@@ -74,6 +74,11 @@ def is_whole(step: epath.Path) -> bool:
 
 
 def find_step(directory: epath.Path, step: int | None) -> int:
+  """The step asked for, or the last whole one for None.
+
+  Raises:
+    ValueError: no whole checkpoint, or none of that step.
+  """
   entries = list(directory.iterdir()) if directory.exists() else []
   whole = sorted(int(p.name) for p in entries if is_whole(p))
   if not whole:
