@@ -1,24 +1,8 @@
-"""Analytic FLOPs of the networks and peaks of the chips (stdlib only).
+"""Analytic FLOPs of the networks (stdlib only).
 
 XLA's own count sees the body of a scan once and no Pallas kernel, so FLOPs
 are counted here: two for a multiply and add, attention whole.
 """
-
-# Dense bfloat16 peak of one JAX device, FLOP/s, by `device.device_kind`.
-# Vendors' datasheets; a v4 or v5p device is a chip, a tpu7x device is half.
-PEAKS = {
-  'TPU v4': 275e12,
-  'TPU v5 lite': 197e12,
-  'TPU v5e': 197e12,
-  'TPU v5': 459e12,
-  'TPU v5p': 459e12,
-  'TPU v6 lite': 918e12,
-  'TPU v6e': 918e12,
-  'TPU7x': 1153.5e12,
-  'NVIDIA H100 80GB HBM3': 989e12,
-  'NVIDIA H200': 989e12,
-  'NVIDIA B200': 2250e12,
-}
 
 
 def transformer(
@@ -37,11 +21,16 @@ def transformer(
   d, n, s = width, tokens, text_tokens
   block = 2 * n * (4 * d * d + 2 * d * d + 2 * d * mlp)  # self, cross, MLP
   block += 2 * s * 2 * d * d  # keys and values of the text
-  block += 4 * n * n * d + 4 * n * s * d  # attention
+  block += attention(tokens=n, text_tokens=s, width=d)
   ends = 2 * n * 2 * patch_volume * d
   ends += 2 * s * (text_width * d + d * d)
   ends += 2 * levels * (frequencies * d + d * d + 6 * d * d)
   return float(layers * block + ends)
+
+
+def attention(*, tokens: int, text_tokens: int, width: int) -> float:
+  """Forward FLOPs of the two attentions of a block, projections apart."""
+  return 4.0 * tokens * (tokens + text_tokens) * width
 
 
 def training(forward: float) -> float:
@@ -49,7 +38,19 @@ def training(forward: float) -> float:
   return 3.0 * forward
 
 
-def utilisation(flops_per_second: float, *, kind: str, devices: int):
-  """Model FLOPs utilisation in [0, 1]; None where the peak is not known."""
-  peak = PEAKS.get(kind)
-  return None if peak is None else flops_per_second / (peak * devices)
+def executed(forward: float, attended: float, *, remat: str) -> float:
+  """FLOPs that a training step runs, with what it computes again.
+
+  Args:
+    forward: FLOPs of the forward pass.
+    attended: those of them in attention kernels.
+    remat: of the config. Where the kernels' residuals are saved, the forward
+      pass runs again without them.
+
+  A flash kernel's backward pass multiplies seven times where the forward pass
+  does twice, since both its halves compute the logits again (Dao 2023, arXiv
+  2307.08691, section 3.1, with the gradients of queries apart): one and a half
+  forward passes more than is counted for the model.
+  """
+  again = {'none': 0.0, 'full': forward}.get(remat, forward - attended)
+  return training(forward) + again + 1.5 * attended

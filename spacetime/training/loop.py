@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 import jax
 from jax.sharding import NamedSharding, PartitionSpec
 
-from spacetime import flops, sharding
+from spacetime import chips, sharding
 from spacetime.checkpoint import Checkpoints
 from spacetime.training import metrics as metrics_lib
 from spacetime.training import state as state_lib
@@ -50,7 +50,7 @@ class Rates:
       told['tokens_per_second'] = self.tokens * rate
     if self.flops:
       told['model_tflops'] = self.flops * rate / 1e12
-      mfu = flops.utilisation(
+      mfu = chips.utilisation(
         self.flops * rate,
         kind=jax.devices()[0].device_kind,
         devices=jax.device_count(),
@@ -58,6 +58,23 @@ class Rates:
       if mfu is not None:
         told['mfu'] = mfu
     return told
+
+
+def jit_step(step_fn: Callable, state: state_lib.State, mesh):
+  """The step as it is compiled, here and by the dry run (dry_run.py).
+
+  Args:
+    step_fn: as made by make_step.
+    state: arrays, or their shapes, with the shardings of the mesh; donated.
+    mesh: its devices may be described only.
+  """
+  places = jax.tree.map(lambda leaf: leaf.sharding, state)
+  return jax.jit(
+    step_fn,
+    donate_argnums=0,
+    out_shardings=(places, None),
+    compiler_options=chips.options(mesh.devices.flat[0].device_kind),
+  )
 
 
 def run(
@@ -103,8 +120,7 @@ def run(
   # Rates count from the second line on: the first holds the compilation.
   told, since, waited = None, None, 0.0
   with jax.set_mesh(mesh):
-    places = jax.tree.map(lambda leaf: leaf.sharding, state)
-    compiled = jax.jit(step_fn, donate_argnums=0, out_shardings=(places, None))
+    compiled = jit_step(step_fn, state, mesh)
     bar = metrics_lib.progress(
       start=first, steps=steps, quiet=jax.process_index() > 0
     )
