@@ -71,7 +71,7 @@ def main() -> None:
 def as_json(wanted: topology.Topology, report: dry_run.Report) -> str:
   """The report in one line."""
   told = dataclasses.asdict(report) | {
-    'config': _CONFIG.value and str(flags.FLAGS['config'].config_filename),
+    'config': config_flags.get_config_filename(flags.FLAGS['config']),
     'program': _PROGRAM.value,
     'topology': wanted.raw,
     'num_slices': wanted.slices,
@@ -86,7 +86,7 @@ def as_json(wanted: topology.Topology, report: dry_run.Report) -> str:
   }
   if report.roofline:
     told['estimate'] = dict(
-      seconds=(report.roofline.overlapped, report.roofline.serial),
+      seconds=spans(report.roofline),
       mfu=tuple(report.roofline.mfu(s) for s in spans(report.roofline)),
     )
   return json.dumps(told)

@@ -1,0 +1,368 @@
+"""The dry run: names of slices, the compiled text read, memory, verdicts."""
+
+import importlib.util
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import jax
+import pytest
+
+from experiments import digits, pods
+from spacetime import build, chips, dry_run, estimate, hlo, topology, train
+from spacetime import config as config_lib
+from spacetime.training import loop
+
+ROOT = pathlib.Path(__file__).parents[1]
+GIB = 2**30
+
+
+@pytest.mark.parametrize(
+  'name, raw, count, devices',
+  [
+    ('v5e-256', 'v5e:16x16', 256, 256),
+    ('v5litepod-8', 'v5e:2x4', 8, 8),
+    ('v6e-256', 'v6e:16x16', 256, 256),
+    ('v5p-256', 'v5p:4x4x8', 128, 128),  # TensorCores
+    ('tpu7x-128', 'tpu7x:4x4x4', 64, 128),  # TensorCores, a device each
+    ('V6e:4x8', 'v6e:4x8', 32, 32),
+    ('v5p:4x4x12', 'v5p:4x4x12', 192, 192),
+  ],
+)
+def test_slices_by_name(name, raw, count, devices):
+  found = topology.parse(name)
+  assert (found.raw, found.chips, found.devices) == (raw, count, devices)
+  assert topology.parse(name, slices=3).devices == 3 * devices
+
+
+@pytest.mark.parametrize(
+  'name, text',
+  [
+    ('v5p-250', 'no such slice; the nearest is v5p-256'),
+    ('v6e-300', 'the nearest is v6e-256'),
+    ('v5-litepod-16', 'the nearest is v5litepod-16'),
+    ('v9:2x2', 'no such slice'),
+    ('v6e:4x4x4', '3 sides, expected 2, such as v6e:4x4'),
+    ('v5p:4by4', 'expected sides in chips after the colon.*v5p:4x4x4'),
+  ],
+)
+def test_unknown_slices_name_the_nearest(name, text):
+  with pytest.raises(ValueError, match=text):
+    topology.parse(name)
+
+
+def test_refuses_no_slices_and_a_missing_compiler(monkeypatch):
+  with pytest.raises(ValueError, match='--num_slices=0: expected 1 or more'):
+    topology.parse('v5e-8', slices=0)
+  monkeypatch.setattr(importlib.util, 'find_spec', lambda name: None)
+  with pytest.raises(ValueError, match=r'pip install .*\[tpu-compile\]'):
+    topology.devices(topology.parse('v5e-8'))
+
+
+def test_peaks_and_options_by_kind_of_device():
+  assert chips.utilisation(459e12, kind='TPU v5', devices=2) == 0.5
+  assert chips.utilisation(1.0, kind='abacus', devices=2) is None
+  assert chips.options('cpu') == {}
+  fused = 'xla_tpu_enable_async_collective_fusion'
+  assert fused in chips.options('TPU v5 lite')
+  assert fused not in chips.options('TPU v6 lite')
+  for chip in chips.CHIPS:
+    assert all(isinstance(v, str) for v in chip.options.values())
+
+
+# Shortened from the text of a training step for v6e: a loop of four layers,
+# whose body gathers a kernel, runs another loop of three, and a kernel.
+TEXT = """HloModule jit_step, is_scheduled=true
+%inner (p: (u32[], bf16[8,16])) -> (u32[], bf16[8,16]) {
+  %p = (u32[]{:T(128)}, bf16[8,16]{1,0:T(8,128)(2,1)S(1)}) parameter(0)
+  %y = bf16[8,16]{1,0} get-tuple-element(%p), index=1
+  %collective-permute-start = (bf16[8,16]{1,0}, bf16[8,16]{1,0}, u32[]{:S(2)}, u32[]{:S(2)}) collective-permute-start(%y), channel_id=3, source_target_pairs={{0,1},{1,0}}
+  ROOT %t = (u32[], bf16[8,16]) tuple(%p, %y)
+}
+%inner_condition (p.1: (u32[], bf16[8,16])) -> pred[] {
+  %three = u32[]{:T(128)} constant(3), metadata={op_name="x"}
+  ROOT %less.1 = pred[]{:T(512)} compare(%p.1, %three), direction=LT
+}
+%called (p.2: f32[8,16]) -> f32[8,16] {
+  %p.2 = f32[8,16]{1,0} parameter(0)
+  ROOT %tanh = f32[8,16]{1,0} tanh(%p.2)
+}
+%body (wide: (s32[], f32[4,16,32])) -> (s32[], f32[4,16,32]) {
+  %wide = (s32[]{:T(128)}, f32[4,16,32]{2,1,0:T(8,128)}) parameter(0)
+  %stack = f32[4,16,32]{2,1,0:T(8,128)} get-tuple-element(%wide), index=1
+  %slice_fusion = f32[16,32]{1,0} fusion(%stack), kind=kLoop, calls=%called
+  %all-gather.7 = bf16[64,32]{1,0:T(8,128)(2,1)S(1)} all-gather(%slice_fusion), channel_id=1, replica_groups=mesh['data'=2,'fsdp'=4,'context'=1,'tensor'=1] {'fsdp'}, dimensions={0}, metadata={op_name="jit(step)/blocks/q/dot" stack_frame_id=3}
+  %while.2 = (u32[], bf16[8,16]) while(%wide), condition=%inner_condition, body=%inner
+  %splash_mha_fwd.clone.3 = f32[8,16]{1,0} custom-call(%slice_fusion), custom_call_target="tpu_custom_call"
+  ROOT %t.2 = (s32[], f32[4,16,32]) tuple(%wide, %stack)
+}
+%condition (wide.1: (s32[], f32[4,16,32])) -> pred[] {
+  %four = s32[]{:T(128)} constant(4)
+  ROOT %less = pred[]{:T(512)} compare(%wide.1, %four), direction=LT
+}
+ENTRY %main (a: f32[4,16,32]) -> f32[8] {
+  %a = f32[4,16,32]{2,1,0} parameter(0)
+  %while.1 = (s32[], f32[4,16,32]) while(%a), condition=%condition, body=%body
+  %all-reduce.1 = (f32[8]{0}, f32[2]{0}) all-reduce(%a), channel_id=2, replica_groups=[2,4]<=[8], to_apply=%called
+  ROOT %all-to-all.1 = f32[8]{0} all-to-all(%all-reduce.1), replica_groups={{0,1},{2,3}}, dimensions={0}
+}
+"""
+
+
+def test_a_loop_counts_as_often_as_it_runs():
+  found = {c.kind: c for c in hlo.Program(TEXT).collectives()}
+  gather = found['all-gather']
+  assert (gather.count, gather.group, gather.axes) == (4, 4, ('fsdp',))
+  assert gather.bytes == 64 * 32 * 2
+  assert gather.wire == gather.bytes * 3 / 4
+  assert gather.scope == 'jit(step)/blocks/q/dot'
+  assert found['collective-permute'].count == 4 * 3
+  assert found['collective-permute'].bytes == 8 * 16 * 2
+  assert found['all-reduce'].group == 4
+  assert found['all-reduce'].bytes == 10 * 4
+  assert found['all-reduce'].wire == 2 * 40 * 3 / 4
+  assert (found['all-to-all'].group, found['all-to-all'].count) == (2, 1)
+  assert hlo.Program(TEXT).kernels() == {'splash_mha_fwd': 4}
+  assert estimate.per_kind([gather]) == {('all-gather', 'bf16'): (4, 16384.0)}
+
+
+def test_a_known_number_of_rounds_is_taken():
+  text = TEXT.replace(
+    'body=%body', 'body=%body, backend_config={"known_trip_count":{"n":"9"}}'
+  )
+  found = {c.kind: c for c in hlo.Program(text).collectives()}
+  assert found['all-gather'].count == 9
+
+
+def test_memory_traffic_takes_a_slice_a_round_and_no_vmem():
+  # Of the stack of four a round takes one; the gather's result is in VMEM.
+  stack, part, row = 16 * 32 * 4, 16 * 32 * 4, 8 * 16 * 4
+  body = (stack + part) + part + (part + row)
+  inner = 3 * (8 * 16 * 2 * 3 + 2 * 4)
+  entry = (4 * stack + 40) + (40 + 32)
+  traffic = hlo.Program(TEXT).memory_traffic()
+  assert abs(traffic - (4 * (body + inner) + entry)) < 200
+
+
+def test_text_without_an_entry_is_refused():
+  with pytest.raises(ValueError, match='with an ENTRY'):
+    hlo.Program('HloModule nothing')
+
+
+def gather(shape, kind='all-gather', count=1):
+  arrays = (hlo.Array('bf16', shape),)
+  return hlo.Collective(kind, arrays, 8, ('context',), count, 'here')
+
+
+def test_whole_activations_are_told_from_weights():
+  weights = estimate.layer_weights(
+    {'/dit/blocks/q/kernel': (4, 64, 96), '/dit/head/kernel': (96, 80)},
+    layers=4,
+    tensor=2,
+  )
+  assert 64 * 96 in weights and 96 * 80 // 2 in weights
+  found = estimate.whole_activations(
+    [
+      gather((64, 96)),
+      gather((1, 100, 60)),
+      gather((1, 10, 60)),
+      gather((1, 100, 60), kind='all-to-all'),
+    ],
+    elements=100 * 60,
+    weights=weights,
+  )
+  assert [c.arrays[0].shape for c in found] == [(1, 100, 60)]
+
+
+OUT = (
+  'RESOURCE_EXHAUSTED: XLA:TPU compile permanent error. Ran out of memory in '
+  'memory space hbm. Used 120.24G of 95.74G hbm. Exceeded hbm capacity by 24.5G.'
+)
+
+
+def test_out_of_memory_is_read():
+  used, limit = estimate.refused(OUT)
+  assert (used / GIB, limit / GIB) == (pytest.approx(120.24), 95.74)
+  assert estimate.refused('INTERNAL: something else') is None
+  assert estimate.refused('Ran out of memory in memory space vmem') is None
+
+
+def test_memory_adds_up_and_decides():
+  fits = estimate.Memory({'parameters': 3.0, 'temporaries': 4.0}, 8.0)
+  assert (fits.total, fits.fits) == (7.0, True)
+  assert not estimate.Memory({'parameters': 9.0}, 8.0).fits
+  assert not estimate.Memory({'parameters': 1.0}, 8.0, told=7.0).fits
+
+
+@pytest.mark.parametrize(
+  'state, mesh, rows, remat, text',
+  [
+    (7, dict(data=2, fsdp=4, context=1), 1, 'full', 'move mesh.data=2 to mesh'),
+    (7, dict(data=1, fsdp=8, context=1), 1, 'full', 'slice of more chips'),
+    (1, dict(data=1, fsdp=8, context=1), 1, 'none', "model.remat='attention'"),
+    (1, dict(data=1, fsdp=8, context=1), 4, 'full', 'train.accumulate=4'),
+    (1, dict(data=1, fsdp=8, context=4), 1, 'full', 'mesh.context=8'),
+    (1, dict(data=1, fsdp=1, context=4), 1, 'attention', "'offload'"),
+    (1, dict(data=1, fsdp=1, context=4), 1, 'full', 'slice of more chips'),
+  ],
+)
+def test_what_does_not_fit_says_what_to_change(state, mesh, rows, remat, text):
+  memory = estimate.Memory({'parameters': float(state)}, 8.0, told=12.0)
+  told = estimate.advice(
+    memory, mesh=mesh, rows=rows, remat=remat, moved=('parameters',)
+  )
+  assert text in told
+
+
+def test_exchanges_take_the_links_that_they_span():
+  chip = topology.parse('v5p-256').chip
+  one = gather((1000, 1000))
+  wire = 2e6 * 7 / 8
+
+  def seconds(collective, **kwargs):
+    return estimate.exchange_seconds(
+      collective, chip, **dict(axes=1, dcn=False) | kwargs
+    )
+
+  assert seconds(one) == pytest.approx(wire / (2 * chip.link))
+  assert seconds(one, axes=2) == pytest.approx(wire / (4 * chip.link))
+  assert seconds(one, dcn=True) == pytest.approx(wire / chip.dcn)
+  moved = gather((1000, 1000), kind='collective-permute', count=3)
+  assert seconds(moved) == pytest.approx(3 * 2e6 / chip.link)
+  swapped = gather((1000, 1000), kind='all-to-all')
+  assert seconds(swapped) == pytest.approx(wire * 2 / (2 * chip.link))
+  assert estimate.sides([(0, 0, 1), (0, 1, 2), (0, 1, 0)]) == 2
+  assert estimate.sides([(0, 0, 0)]) == 1
+
+
+def test_the_roofline_is_its_slowest_part():
+  found = estimate.Roofline(
+    matrix=2.0, hbm=1.0, interconnect=0.5, flops=3e12, peak=3e12
+  )
+  assert (found.overlapped, found.serial) == (2.0, 2.5)
+  assert found.mfu(found.overlapped) == 0.5
+
+
+def tiny(**values):
+  config = digits.get_config('tiny')
+  config.update_from_flattened_dict(
+    {
+      'data.batch_size': 8,
+      'train.steps': 1,
+      'train.sheet_every': 0,
+      'train.evaluate_every': 0,
+      'train.principal_clips': 0,
+    }
+    | values
+  )
+  return config
+
+
+def test_the_dry_run_compiles_the_very_step_of_the_trainer(
+  tmp_path, monkeypatch
+):
+  config = tiny(**{'data.dir': str(tmp_path / 'data'), 'mesh.fsdp': 2})
+  lowered, jit_step = [], loop.jit_step
+
+  def spied(step_fn, state, mesh):
+    made = jit_step(step_fn, state, mesh)
+
+    def call(*arguments):
+      lowered.append(made.lower(*arguments).as_text())
+      raise StopIteration  # no need to compile it
+
+    return call
+
+  monkeypatch.setattr(loop, 'jit_step', spied)
+  with pytest.raises(StopIteration):
+    train.run(config.copy_and_resolve_references(), str(tmp_path / 'run'))
+  monkeypatch.undo()
+  found = dry_run.lower(config, 'train', jax.devices())
+  assert found.lowered.as_text() == lowered[0]
+  assert found.rows == 1
+  parameters = dry_run.bytes_of(found.parts['parameters'])
+  assert parameters == dry_run.bytes_of(found.parts['average'])
+
+
+@pytest.mark.parametrize('program', ['sample', 'decode'])
+def test_other_programs_are_lowered_too(program):
+  found = dry_run.lower(tiny(), program, jax.devices())
+  assert 'main' in found.lowered.as_text()
+  assert (found.flops > 0) == (program == 'sample')
+
+
+@pytest.mark.parametrize(
+  'program, values, text',
+  [
+    ('tain', {}, '--program=tain: expected one of'),
+    ('train', {'stage': 'autoencoder'}, "stage='autoencoder': expected"),
+    ('train', {'mesh.data': 3}, '3 does not divide 8 devices'),
+    ('train', {'data.batch_size': 12}, 'the next that fits is 16'),
+    ('train', {'autoencoder.kind': 'weights'}, "kind='weights': expected"),
+  ],
+)
+def test_refuses_before_lowering(program, values, text):
+  with pytest.raises(ValueError, match=text):
+    dry_run.lower(tiny(**values), program, jax.devices())
+
+
+@pytest.mark.parametrize('name', pods.names())
+def test_presets_for_pods_divide_their_slices(name):
+  config = pods.get_config(name)
+  slice_ = name.split('-', 2)[2]
+  assert topology.parse(slice_).devices == pods.DEVICES[slice_]
+  nets = build.networks(config)
+  tokens = build.grids(config, nets).tokens
+  assert tokens % config.mesh.context == 0
+  assert config.mesh.fsdp * config.mesh.context == pods.DEVICES[slice_]
+  assert config_lib.data(config).batch_size % config.mesh.fsdp == 0
+  if 'minute' in name:
+    assert tokens == 375_960
+
+
+def test_an_unknown_preset_for_pods_is_refused():
+  with pytest.raises(ValueError, match='expected one of'):
+    pods.get_config('14b-minute-v5e-256')
+
+
+# Seconds of compilation: a step so small that only its form is left.
+LIVE = (
+  '--config=experiments/digits.py:tiny',
+  '--config.mesh.fsdp=4',
+  '--config.mesh.data=1',
+  '--config.model.layers=2',
+  '--config.data.batch_size=4',
+  '--topology=v5e-4',
+)
+
+
+def dry(*arguments):
+  return subprocess.run(
+    [sys.executable, '-m', 'spacetime.compile', *arguments],
+    cwd=ROOT,
+    env=dict(os.environ, PYTHONPATH=str(ROOT), JAX_PLATFORMS='cpu'),
+    capture_output=True,
+    text=True,
+    timeout=600,
+  )
+
+
+def test_compiles_for_a_slice_that_is_not_there():
+  ran = dry(*LIVE, '--json')
+  assert ran.returncode == 0, ran.stderr[-3000:]
+  told = json.loads(ran.stdout.splitlines()[-1])
+  assert told['fits'] and not told['whole']
+  assert (told['topology'], told['devices']) == ('v5e:2x2', 4)
+  kinds = {row['kind'] for row in told['collectives']}
+  assert 'all-gather' in kinds
+  assert sum(told['kernels'].values()) > 0
+  assert told['flops'] > 0 and told['roofline']['matrix'] > 0
+
+
+def test_the_command_refuses_in_one_line():
+  ran = dry(*LIVE[:-1], '--topology=v5e-5')
+  assert ran.returncode == 2
+  assert ran.stderr.strip().endswith('such as v6e:4x8 or v5p:4x4x12')
+  assert 'Traceback' not in ran.stderr
