@@ -10,7 +10,10 @@ VERSION = re.search(
   r"__version__ = '([^']+)'", (ROOT / 'spacetime/__init__.py').read_text()
 ).group(1)
 
-TEST = ['pytest>=8', 'pytest-xdist>=3.6', 'ruff>=0.15']
+# The TPUs' compiler, of the version that JAX asks for; it runs without a TPU.
+LINUX = 'platform_system == "Linux" and platform_machine == "x86_64"'
+TPU_COMPILE = [f'jax[tpu]; {LINUX}']
+TEST = ['pytest>=8', 'pytest-xdist>=3.6', 'ruff>=0.15', *TPU_COMPILE]
 # The networks are compared with these, live; nothing else needs them.
 PARITY = [
   'accelerate>=1.10',
@@ -60,6 +63,7 @@ setuptools.setup(
   ],
   extras_require={
     'tpu': ['jax[tpu]'],
+    'tpu-compile': TPU_COMPILE,
     'cuda': ['jax[cuda12]'],
     'hub': ['huggingface_hub>=0.34'],
     'test': TEST,

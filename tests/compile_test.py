@@ -4,6 +4,7 @@ import importlib.util
 import json
 import os
 import pathlib
+import platform
 import subprocess
 import sys
 
@@ -351,6 +352,9 @@ def dry(*arguments):
 
 def test_compiles_for_a_slice_that_is_not_there():
   ran = dry(*LIVE, '--json')
+  if (platform.system(), platform.machine()) != ('Linux', 'x86_64'):
+    assert ran.returncode == 2 and '[tpu-compile]' in ran.stderr
+    return
   assert ran.returncode == 0, ran.stderr[-3000:]
   told = json.loads(ran.stdout.splitlines()[-1])
   assert told['fits'] and not told['whole']
