@@ -31,8 +31,10 @@ _FUSED = {
   'xla_tpu_enable_async_collective_fusion_fuse_all_gather': 'true',
   'xla_tpu_enable_async_collective_fusion_multiple_steps': 'true',
 }
-# SparseCores carry collectives by themselves.
+# SparseCores carry collectives by themselves. A gather that is to run beside
+# the rest has to stay one: the compiler would make it a sum of updates.
 _SPARSE_CORE = {
+  'xla_tpu_prefer_async_allgather_to_allreduce': 'true',
   'xla_tpu_enable_sparse_core_collective_offload_all_gather': 'true',
   'xla_tpu_enable_sparse_core_collective_offload_reduce_scatter': 'true',
   'xla_tpu_enable_sparse_core_collective_offload_all_reduce': 'true',

@@ -19,7 +19,7 @@ import jax
 from absl import flags
 from ml_collections import config_flags
 
-from spacetime import command, dry_run, topology
+from spacetime import command, dry_run, programs, topology
 from spacetime import estimate as estimate_lib
 
 _CONFIG = config_flags.DEFINE_config_file(
@@ -32,7 +32,7 @@ _SLICES = flags.DEFINE_integer(
   'num_slices', 0, 'Slices of this kind; 0 takes mesh.num_slices.'
 )
 _PROGRAM = flags.DEFINE_enum(
-  'program', 'train', dry_run.PROGRAMS, 'What to compile.'
+  'program', 'train', programs.PROGRAMS, 'What to compile.'
 )
 _JSON = flags.DEFINE_bool('json', False, 'Tell it as one line of JSON.')
 _HLO = flags.DEFINE_string(

@@ -111,14 +111,14 @@ def advice(
     return "activations take most of it: model.remat='attention'"
   if rows > 1:
     return (
-      f'{rows} clips at once on a device: train.accumulate={rows}, or a smaller '
-      'data.batch_size'
+      f'{rows} clips at once on a device: train.accumulate={rows}, or a '
+      'smaller data.batch_size'
     )
   if mesh['data'] * mesh['fsdp'] > 1:
     return (
       f'activations of one clip take most of it: mesh.context='
-      f'{2 * mesh["context"]} (now {mesh["context"]}) with half of mesh.data or '
-      'mesh.fsdp'
+      f'{2 * mesh["context"]} (now {mesh["context"]}) with half of mesh.data '
+      'or mesh.fsdp'
     )
   if remat == 'attention':
     return "activations take most of it: model.remat='full' or 'offload'"
@@ -130,19 +130,25 @@ def whole_activations(
   *,
   elements: int,
   weights: Sequence[int],
+  tensor: int,
 ) -> list[hlo.Collective]:
-  """Gathers that make an activation whole which the mesh had split.
+  """Exchanges that make an activation whole which the mesh had split.
+
+  A gather may be written as a sum of updates to zeros, so sums count too, but
+  where the mesh splits products: their partial sums are as large.
 
   Args:
     collectives: of the program.
     elements: of a whole activation of one clip, N D over mesh.tensor.
     weights: elements of what may be gathered whole: the kernels of a layer.
+    tensor: devices along mesh.tensor.
   """
   known = set(weights)
+  kinds = ('all-gather', 'all-reduce') if tensor == 1 else ('all-gather',)
   return [
     c
     for c in collectives
-    if c.kind == 'all-gather'
+    if c.kind in kinds
     and any(a.size >= elements and a.size not in known for a in c.arrays)
   ]
 

@@ -131,10 +131,10 @@ def _nearest(name: str) -> str:
   generation, _, number = name.rpartition('-')
   same = [n for n in names() if n.rpartition('-')[0] == generation]
   if same and number.isdigit():
-    return min(
-      same,
-      key=lambda n: abs(
-        math.log(int(n.rpartition('-')[2]) / max(int(number), 1))
-      ),
-    )
+    wanted = math.log(max(int(number), 1))
+
+    def apart(known: str) -> float:
+      return abs(math.log(int(known.rpartition('-')[2])) - wanted)
+
+    return min(same, key=apart)
   return difflib.get_close_matches(name, names(), n=1, cutoff=0.0)[0]

@@ -28,7 +28,14 @@ from spacetime import config as config_lib
 from spacetime import plan as plan_lib
 from spacetime import sheets as sheets_lib
 from spacetime.data import tokenizer as tokenizer_lib
-from spacetime.training import loop, metrics, principal, state, step
+from spacetime.training import (
+  loop,
+  metrics,
+  principal,
+  profile,
+  state,
+  step,
+)
 
 _CONFIG = config_flags.DEFINE_config_file(
   'config', None, 'An experiment, such as experiments/digits.py:cpu.'
@@ -43,6 +50,12 @@ _CHECKPOINT = flags.DEFINE_string(
   'it no more, but for low-rank pairs, whose base may have moved.',
 )
 
+_PROFILE = flags.DEFINE_string(
+  'profile',
+  None,
+  'START:STOP: writes a trace of these steps for xprof into WORKDIR/profile.',
+)
+
 
 def main() -> None:
   """Flags -> run."""
@@ -52,11 +65,24 @@ def main() -> None:
     config = _CONFIG.value.copy_and_resolve_references()
   except OSError as e:  # of a file that is not there; found on first use
     raise ValueError(f'--config: {e}') from e
-  run(config, _WORKDIR.value, start=_CHECKPOINT.value, stop=stopper())
+  run(
+    config,
+    _WORKDIR.value,
+    start=_CHECKPOINT.value,
+    stop=stopper(),
+    traced=profile.parse(
+      _PROFILE.value, pathlib.Path(_WORKDIR.value) / 'profile'
+    ),
+  )
 
 
 def run(
-  config, workdir: str, *, start: str | None = None, stop=lambda: False
+  config,
+  workdir: str,
+  *,
+  start: str | None = None,
+  stop=lambda: False,
+  traced: profile.Profile | None = None,
 ) -> state.State:
   """Trains as the config says, going on from what the work directory holds.
 
@@ -65,6 +91,7 @@ def run(
     workdir: made if there is none.
     start: weights to start from; see base.py.
     stop: asked after each step; true saves and stops.
+    traced: steps to trace, if any.
 
   Returns:
     The last state.
@@ -118,6 +145,10 @@ def run(
       at = checkpoints.restore(plan.shapes, iterator=iterator)
       logging.info('going on from step %d', int(at.step))
     with metrics.MetricsWriter(workdir, step=int(at.step)) as told:
+      happens = events(plan, frozen, held_out, workdir, told, empty_SY)
+      if traced:
+        traced.begin(int(at.step))
+        happens.append(traced)
       at = loop.run(
         step.make_step(
           plan.task.loss,
@@ -136,10 +167,12 @@ def run(
         writer=told,
         checkpoints=checkpoints,
         checkpoint_every=train.checkpoint_every,
-        events=events(plan, frozen, held_out, workdir, told, empty_SY),
+        events=happens,
         rates=build.rates(config, nets),
         stop=stop,
       )
+      if traced:
+        traced.end()
   sheets_lib.curve(workdir)
   if nets is None and int(at.step) == train.steps:
     save_moments(config, workdir, plan.codec, at, loader, plan.mesh)

@@ -12,7 +12,16 @@ import jax
 import pytest
 
 from experiments import digits, pods
-from spacetime import build, chips, dry_run, estimate, hlo, topology, train
+from spacetime import (
+  build,
+  chips,
+  dry_run,
+  estimate,
+  hlo,
+  programs,
+  topology,
+  train,
+)
 from spacetime import config as config_lib
 from spacetime.training import loop
 
@@ -164,17 +173,23 @@ def test_whole_activations_are_told_from_weights():
     tensor=2,
   )
   assert 64 * 96 in weights and 96 * 80 // 2 in weights
-  found = estimate.whole_activations(
-    [
-      gather((64, 96)),
-      gather((1, 100, 60)),
-      gather((1, 10, 60)),
-      gather((1, 100, 60), kind='all-to-all'),
-    ],
-    elements=100 * 60,
-    weights=weights,
-  )
-  assert [c.arrays[0].shape for c in found] == [(1, 100, 60)]
+  exchanged = [
+    gather((64, 96)),
+    gather((1, 100, 60)),
+    gather((1, 10, 60)),
+    gather((1, 50, 120), kind='all-reduce'),
+    gather((1, 100, 60), kind='all-to-all'),
+  ]
+
+  def found(tensor):
+    whole = estimate.whole_activations(
+      exchanged, elements=100 * 60, weights=weights, tensor=tensor
+    )
+    return [(c.kind, c.arrays[0].shape) for c in whole]
+
+  assert found(2) == [('all-gather', (1, 100, 60))]
+  # A gather written as a sum; where products are split, sums are as large.
+  assert found(1) == [*found(2), ('all-reduce', (1, 50, 120))]
 
 
 OUT = (
@@ -280,7 +295,7 @@ def test_the_dry_run_compiles_the_very_step_of_the_trainer(
   with pytest.raises(StopIteration):
     train.run(config.copy_and_resolve_references(), str(tmp_path / 'run'))
   monkeypatch.undo()
-  found = dry_run.lower(config, 'train', jax.devices())
+  found = programs.lower(config, 'train', jax.devices())
   assert found.lowered.as_text() == lowered[0]
   assert found.rows == 1
   parameters = dry_run.bytes_of(found.parts['parameters'])
@@ -289,7 +304,7 @@ def test_the_dry_run_compiles_the_very_step_of_the_trainer(
 
 @pytest.mark.parametrize('program', ['sample', 'decode'])
 def test_other_programs_are_lowered_too(program):
-  found = dry_run.lower(tiny(), program, jax.devices())
+  found = programs.lower(tiny(), program, jax.devices())
   assert 'main' in found.lowered.as_text()
   assert (found.flops > 0) == (program == 'sample')
 
@@ -306,7 +321,7 @@ def test_other_programs_are_lowered_too(program):
 )
 def test_refuses_before_lowering(program, values, text):
   with pytest.raises(ValueError, match=text):
-    dry_run.lower(tiny(**values), program, jax.devices())
+    programs.lower(tiny(**values), program, jax.devices())
 
 
 @pytest.mark.parametrize('name', pods.names())

@@ -78,17 +78,20 @@ def make_step(
 
   def step(state: State, frozen, batch, key):
     key = jax.random.fold_in(key, state.step)
-    metrics, gradient = gradients(
-      loss, state.params, frozen, batch, key, accumulate=accumulate
-    )
-    updates, opt_state = optimizer.update(
-      gradient, state.opt_state, state.params
-    )
-    params = optax.apply_updates(state.params, updates)
-    decay = ema_decay(state.step, ema)
-    average = jax.tree.map(
-      lambda old, new: decay * old + (1 - decay) * new, state.ema, params
-    )
+    with jax.named_scope('gradient'):
+      metrics, gradient = gradients(
+        loss, state.params, frozen, batch, key, accumulate=accumulate
+      )
+    with jax.named_scope('update'):
+      updates, opt_state = optimizer.update(
+        gradient, state.opt_state, state.params
+      )
+      params = optax.apply_updates(state.params, updates)
+    with jax.named_scope('average'):
+      decay = ema_decay(state.step, ema)
+      average = jax.tree.map(
+        lambda old, new: decay * old + (1 - decay) * new, state.ema, params
+      )
     norm = optax.tree.norm(gradient)
     metrics = dict(metrics, gradient_norm=norm)
     moved = params, average, opt_state

@@ -40,9 +40,11 @@ def main() -> None:
 
 def read(path: pathlib.Path) -> list[dict]:
   """Lines of an earlier run."""
-  return [json.loads(x) for x in path.read_text().splitlines()] if (
-    path.exists()
-  ) else []
+  return (
+    [json.loads(x) for x in path.read_text().splitlines()]
+    if (path.exists())
+    else []
+  )
 
 
 def compiled(name: str) -> dict:
