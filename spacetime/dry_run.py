@@ -137,7 +137,6 @@ def whole(made: programs.Lowered, config, collectives) -> tuple[str, ...]:
     collectives,
     elements=tokens * model.width // tensor,
     weights=estimate.layer_weights(shapes, layers=model.layers, tensor=tensor),
-    tensor=tensor,
   )
   return tuple(
     f'{c.scope} {[(a.dtype, a.shape) for a in c.arrays]} x {c.count}'

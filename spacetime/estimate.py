@@ -130,25 +130,19 @@ def whole_activations(
   *,
   elements: int,
   weights: Sequence[int],
-  tensor: int,
 ) -> list[hlo.Collective]:
-  """Exchanges that make an activation whole which the mesh had split.
-
-  A gather may be written as a sum of updates to zeros, so sums count too, but
-  where the mesh splits products: their partial sums are as large.
+  """Gathers that make an activation whole which the mesh had split.
 
   Args:
     collectives: of the program.
     elements: of a whole activation of one clip, N D over mesh.tensor.
     weights: elements of what may be gathered whole: the kernels of a layer.
-    tensor: devices along mesh.tensor.
   """
   known = set(weights)
-  kinds = ('all-gather', 'all-reduce') if tensor == 1 else ('all-gather',)
   return [
     c
     for c in collectives
-    if c.kind in kinds
+    if c.kind == 'all-gather'
     and any(a.size >= elements and a.size not in known for a in c.arrays)
   ]
 

@@ -1,6 +1,6 @@
 """Every preset of experiments/pods.py compiled for its slice, as a table.
 
-  PYTHONPATH=. python tests/benchmarks/dry_runs.py --out=dry_runs.jsonl [NAME ...]
+  PYTHONPATH=. python tests/benchmarks/dry_runs.py --out=runs.jsonl [NAME ...]
 
 A minute or several each, one at a time. What is in the file already is not
 compiled again; the table is of the whole file.
@@ -15,8 +15,10 @@ import sys
 from experiments import pods
 
 HEAD = (
-  '| preset | mesh | GiB a device | of | fits | whole activations | compiled, s '
-  '| step, s (estimate) | MFU at most |\n' + '| --- ' * 9 + '|'
+  '| preset | mesh | GiB a device | of | fits | whole activations '
+  '| seconds to compile | step, s (estimate) | MFU at most |\n'
+  + '| --- ' * 9
+  + '|'
 )
 
 
