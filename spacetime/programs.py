@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import NamedSharding, PartitionSpec
 
-from spacetime import build, chips, flops, sharding
+from spacetime import build, chips, flops, meshes, sharding
 from spacetime import config as config_lib
 from spacetime.sampling import conditions, sampler
 from spacetime.training import loop, state, step
@@ -61,9 +61,10 @@ def lower(config, program: str, devices) -> Lowered:
       "autoencoder.kind='weights': expected a config whose autoencoder is "
       "'identity' or 'causal', since a dry run reads no weights"
     )
-  mesh = build.mesh(config, devices=devices)
+  mesh = meshes.mesh(config, devices=devices)
   nets = build.networks(config)
-  build.grids(config, nets)
+  tokens = build.grids(config, nets).tokens
+  meshes.check_model(nets.dit.config, tokens, mesh)
   return _LOWER[program](config, nets, mesh)
 
 
