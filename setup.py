@@ -65,6 +65,7 @@ setuptools.setup(
     'tpu': ['jax[tpu]'],
     'tpu-compile': TPU_COMPILE,
     'cuda': ['jax[cuda12]'],
+    'gcs': ['gcsfs>=2025.2'],
     'hub': ['huggingface_hub>=0.34'],
     'test': TEST,
     'parity': TEST + PARITY,
