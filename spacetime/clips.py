@@ -5,7 +5,6 @@ import hashlib
 from collections.abc import Sequence
 from typing import Any
 
-import jax
 import numpy as np
 
 from spacetime.config import DataConfig
@@ -125,21 +124,23 @@ def make_loader(
   length: int | None,
   seed: int,
   empty_SY: np.ndarray | None = None,
+  share: tuple[int, int] = (0, 1),
 ):
-  """This process's share of the batches; without text if length is None."""
-  world, processes = data.world, jax.process_count()
+  """A share of the batches, all of them or part i of n; without text if length
+  is None."""
+  world, (index, count) = data.world, share
   return pipeline.make_loader(
     source,
     tokenizer=tokenizer,
     text_length=length or 1,
-    batch_size=data.batch_size // processes,
+    batch_size=data.batch_size // count,
     seed=seed,
     caption_dropout=data.caption_dropout if length else 1.0,
     size=None if world.mixed else (world.frames, world.height, world.width),
     crop=data.crop,
     empty_SY=empty_SY,
-    process_index=jax.process_index(),
-    process_count=processes,
+    process_index=index,
+    process_count=count,
   )
 
 

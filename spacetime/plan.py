@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import pathlib
 from typing import Any
 
 import jax
@@ -93,7 +92,7 @@ def check(config, workdir: str, *, checkpoint_path: str | None = None) -> Plan:
     )
   data, train = config_lib.data(config), config_lib.train(config)
   optimizer, mesh = build.make_optimizer(config), meshes.mesh(config)
-  if (pathlib.Path(workdir) / KEPT).exists():
+  if (checkpoint.absolute(workdir) / KEPT).exists():
     config.autoencoder.weights = KEPT
   base, origin = None, {}
   if config.stage == 'autoencoder':
@@ -207,7 +206,7 @@ def find_base(
   Raises:
     ValueError: see base.open_base; or pairs of nothing.
   """
-  workdir = pathlib.Path(workdir)
+  workdir = checkpoint.absolute(workdir)
   saved = None
   if (workdir / checkpoint.CONFIG).is_file():
     saved = json.loads((workdir / checkpoint.CONFIG).read_text()).get('source')

@@ -1,12 +1,15 @@
 """Contact sheets while training: what the model makes of held-out clips."""
 
+import contextlib
 import pathlib
+import tempfile
 
 import jax
 import numpy as np
+from etils import epath
 from matplotlib import pyplot
 
-from spacetime import build
+from spacetime import build, checkpoint, sharding
 from spacetime import config as config_lib
 from spacetime.data import tokenizer as tokenizer_lib
 from spacetime.pixels import to_frames, to_video
@@ -42,7 +45,7 @@ def sampled(config, nets: build.Networks, held_out: dict, *, empty_SY=None):
     condition = conditions.nothing(len(captions), latent)
     whole = frozen | params
     z = make(whole, keys, *texts(whole), condition)
-    return nets.decode(frozen, z)
+    return everywhere(nets.decode(frozen, z))
 
   def draw(params, frozen):
     keys = sampler.clip_keys(0, len(captions))
@@ -58,7 +61,7 @@ def reconstructed(codec, held_out: dict):
   @jax.jit
   def video(params):
     z = codec.encode(params, to_video(frames))
-    return codec.decode(params, z)
+    return everywhere(codec.decode(params, z))
 
   def draw(params, frozen):
     del frozen
@@ -70,6 +73,11 @@ def reconstructed(codec, held_out: dict):
   return draw
 
 
+def everywhere(video_BFHWC: jax.Array) -> jax.Array:
+  """Whole on every device, so that any process can read it."""
+  return sharding.constrain(video_BFHWC, *[None] * video_BFHWC.ndim)
+
+
 def event(draw, frozen, workdir, told: metrics.MetricsWriter):
   """step, state -> a sheet in WORKDIR/sheets and in TensorBoard."""
 
@@ -77,16 +85,27 @@ def event(draw, frozen, workdir, told: metrics.MetricsWriter):
     with jax.transfer_guard('allow'):
       clips, captions = draw(state.ema, frozen)
     if jax.process_index() == 0:
-      path = pathlib.Path(workdir) / 'sheets' / f'{step:07d}.png'
+      path = checkpoint.absolute(workdir) / 'sheets' / f'{step:07d}.png'
       path.parent.mkdir(exist_ok=True)
       image = writer.contact_sheet(list(clips), captions)
-      writer.write_image(path, image)
+      with written(path) as file:
+        writer.write_image(file, image)
       told.image(step, 'sheet', image)
 
   return call
 
 
-def curve(workdir) -> pathlib.Path | None:
+@contextlib.contextmanager
+def written(path: epath.Path):
+  """A file of this machine that is at `path` afterwards, which may be in a
+  bucket."""
+  with tempfile.TemporaryDirectory() as folder:
+    file = pathlib.Path(folder) / path.name
+    yield file
+    path.write_bytes(file.read_bytes())
+
+
+def curve(workdir) -> epath.Path | None:
   """Draws WORKDIR/curve.png: what metrics.jsonl tells, over steps.
 
   Left the training loss, right what was measured on held-out clips; nothing
@@ -110,7 +129,8 @@ def curve(workdir) -> pathlib.Path | None:
     if shown:
       axes.legend(fontsize=7)
   figure.tight_layout()
-  path = pathlib.Path(workdir) / 'curve.png'
-  figure.savefig(path, dpi=100)
+  path = checkpoint.absolute(workdir) / 'curve.png'
+  with written(path) as file:
+    figure.savefig(file, dpi=100)
   pyplot.close(figure)
   return path

@@ -525,11 +525,11 @@ def test_damaged_files(tmp_path):
     checkpoint.load_params(run, abstract(params))
 
 
-def test_data_of_other_processes(tmp_path):
+def test_no_place_in_the_data(tmp_path):
   state = make_state()
   with Checkpoints(tmp_path) as checkpoints:
     checkpoints.save(1, state, wait=True)
-    with pytest.raises(ValueError, match='no place in the data for process 0 '):
+    with pytest.raises(ValueError, match='no place in the data; change --w'):
       checkpoints.restore(abstract(state), iterator=make_iterator())
 
 
@@ -547,3 +547,22 @@ def test_a_place_that_cannot_be_written(tmp_path):
       ValueError, match='cannot be written .*change --workdir'
     ):
       call()
+
+
+def test_places_in_the_data_of_other_processes(tmp_path):
+  """One for all goes on anywhere; places of their own only on as many."""
+  state, iterator = make_state(), make_iterator()
+  next(iterator)
+  with Checkpoints(tmp_path) as checkpoints:
+    checkpoints.save(1, state, iterator=iterator, wait=True)
+    data = tmp_path / 'checkpoints' / '1' / 'data'
+    saved = data / 'process_0-of-1.json'
+    for i in range(2):
+      shutil.copy(saved, data / f'process_{i}-of-2.json')
+    saved.unlink()
+    other = make_iterator()
+    checkpoints.restore(abstract(state), iterator=other)
+    np.testing.assert_array_equal(next(iterator), next(other))
+    (data / 'process_1-of-2.json').write_text('{}')
+    with pytest.raises(ValueError, match='2 processes are at places of their'):
+      checkpoints.restore(abstract(state), iterator=make_iterator())

@@ -22,18 +22,18 @@ MAINS = (
 FLOORS = (
   ('__init__', 'geometry', 'flops', 'chips', 'hlo'),
   (
-    *('sharding', 'checkpoint', 'flow', 'solver', 'guidance', 'pixels', 'data'),
-    *('topology', 'estimate'),
+    *('sharding', 'cluster', 'checkpoint', 'flow', 'solver', 'guidance'),
+    *('pixels', 'data', 'topology', 'estimate'),
   ),
   ('models',),
   ('training', 'sampling', 'interop', 'evaluation'),
   (
     *('config', 'build', 'meshes', 'pretrained', 'texts', 'generate', 'clips'),
     *('base', 'decoding', 'encoders', 'exports', 'plan', 'request'),
-    *('footage', 'modes', 'wording'),
+    *('footage', 'modes', 'wording', 'workdirs', 'beginning'),
     *('dry_run', 'programs'),
   ),
-  ('sheets', *MAINS),
+  ('sheets', 'events', *MAINS),
 )
 STDLIB = {'collections', 'dataclasses', 'math', 're'}  # of floor 0
 FLOOR = {name: i for i, names in enumerate(FLOORS) for name in names}

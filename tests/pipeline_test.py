@@ -121,7 +121,7 @@ def test_one_epoch_without_repeat(make):
 
 @pytest.mark.parametrize('count', [2, 4])
 def test_processes_make_the_batch_of_one(make, count):
-  """The same clips, crops and dropped captions on any number of processes."""
+  """The same clips, crops and dropped captions, in the same order."""
   shared = {'crop': (2, 3, 4), 'caption_dropout': 0.4}
   whole = take(make(Numbered(21), batch_size=8, **shared), 5)
   parts = [
@@ -139,9 +139,26 @@ def test_processes_make_the_batch_of_one(make, count):
   ]
   for step, batch in enumerate(whole):
     for name in batch:
-      mixed = np.stack([part[step][name] for part in parts], axis=1)
+      joined = np.concatenate([part[step][name] for part in parts])
+      np.testing.assert_array_equal(batch[name], joined)
+
+
+def test_a_place_in_the_data_is_that_of_any_number_of_processes(make):
+  one = iter(make(Numbered(21), batch_size=8))
+  for _ in range(3):
+    next(one)
+  state = one.get_state()
+  parts = [
+    iter(make(Numbered(21), batch_size=4, process_index=i, process_count=2))
+    for i in range(2)
+  ]
+  for part in parts:
+    part.set_state(state)
+  for _ in range(3):
+    batch, shares = next(one), [next(part) for part in parts]
+    for name in batch:
       np.testing.assert_array_equal(
-        batch[name], mixed.reshape(batch[name].shape)
+        batch[name], np.concatenate([share[name] for share in shares])
       )
 
 

@@ -1,9 +1,13 @@
 """The numbered checkpoints of a run."""
 
+import json
+
 import grain
 import jax
 import orbax.checkpoint as ocp
 from absl import logging
+from etils import epath
+from jax.experimental import multihost_utils
 
 from spacetime.checkpoint import places, trees
 from spacetime.checkpoint.places import STEPS, Path, Tree
@@ -30,13 +34,10 @@ class Checkpoints:
     self.directory = places.absolute(workdir) / STEPS
     places.check_writable(workdir)
     self.directory.mkdir(parents=True, exist_ok=True)
-    for path in sorted(self.directory.iterdir()):
-      if path.is_dir() and not places.is_whole(path):
-        logging.warning('%s: half-written; removed', path)
-        # Only a number that is not whole is Orbax's blind spot; its own
-        # temporary directories it removes itself.
-        if path.name.isdigit() and jax.process_index() == 0:
-          path.rmtree()
+    if jax.process_index() == 0:
+      self._sweep()
+    if jax.process_count() > 1:  # none looks before all is swept
+      multihost_utils.sync_global_devices('swept')
     self._manager = ocp.CheckpointManager(
       self.directory,
       options=ocp.CheckpointManagerOptions(
@@ -44,11 +45,22 @@ class Checkpoints:
       ),
     )
 
+  def _sweep(self) -> None:
+    for path in sorted(self.directory.iterdir()):
+      if path.is_dir() and not places.is_whole(path):
+        logging.warning('%s: half-written; removed', path)
+        # Only a number that is not whole is Orbax's blind spot; its own
+        # temporary directories it removes itself.
+        if path.name.isdigit():
+          path.rmtree()
+
   def __enter__(self) -> 'Checkpoints':
     return self
 
-  def __exit__(self, *exception) -> None:
-    self.close()
+  def __exit__(self, kind, *exception) -> None:
+    # To close waits for all processes, of which one may be gone.
+    if kind is None or jax.process_count() == 1:
+      self.close()
 
   def latest_step(self) -> int | None:
     """The newest whole step, None if there is none."""
@@ -72,6 +84,7 @@ class Checkpoints:
 
     Raises:
       ValueError: a later step is there already.
+      OSError: this step, or the one before it, could not be written.
     """
     latest = self.latest_step()
     if latest is not None and step < latest:
@@ -82,7 +95,10 @@ class Checkpoints:
     items = {'state': ocp.args.StandardSave(state)}
     if iterator is not None:
       items['data'] = grain.checkpoint.CheckpointSave(iterator)
-    self._manager.save(step, args=ocp.args.Composite(**items))
+    try:
+      self._manager.save(step, args=ocp.args.Composite(**items))
+    except Exception as e:  # of this save, or of the one before it
+      raise self._failed(e) from e
     if wait:
       self.wait()
 
@@ -97,7 +113,8 @@ class Checkpoints:
 
     Args:
       abstract: tree of jax.ShapeDtypeStruct with the shardings wanted.
-      iterator: of an equal loader, on as many processes as saved it.
+      iterator: of an equal loader; on any number of processes, unless clips
+        are packed.
       step: None for the latest.
 
     Raises:
@@ -107,26 +124,48 @@ class Checkpoints:
     path = self.directory / str(step)
     trees.check_tree(trees.saved_shapes(path), abstract, where=path)
     items = {'state': ocp.args.StandardRestore(trees.with_shardings(abstract))}
-    if iterator is not None:
-      name = f'process_{jax.process_index()}-of-{jax.process_count()}.json'
-      if not (path / 'data' / name).exists():
-        raise ValueError(
-          f'{path} has no place in the data for process '
-          f'{jax.process_index()} of {jax.process_count()}; resume on as many '
-          'processes as saved it, or change --workdir'
-        )
-      items['data'] = grain.checkpoint.CheckpointRestore(iterator)
+    place = None if iterator is None else _place(path)
     try:
-      return self._manager.restore(step, args=ocp.args.Composite(**items))[
-        'state'
-      ]
+      restored = self._manager.restore(step, args=ocp.args.Composite(**items))
+      if iterator is not None:
+        iterator.set_state(place)
+      return restored['state']
     except Exception as e:
       raise places.damaged(path, e) from e
 
   def wait(self) -> None:
     """Returns when all is on disk; raises what went wrong on the way."""
-    self._manager.wait_until_finished()
+    try:
+      self._manager.wait_until_finished()
+    except Exception as e:
+      raise self._failed(e) from e
+
+  def _failed(self, error: Exception) -> OSError:
+    return OSError(
+      f'{self.directory}: a checkpoint could not be written '
+      f'({type(error).__name__}: {str(error)[:300]})'
+    )
 
   def close(self) -> None:
     """Waits and lets go."""
     self._manager.close()
+
+
+def _place(step: epath.Path) -> dict:
+  """The place in the data: this process's, or where all have the same, that."""
+  folder = step / 'data'
+  name = f'process_{jax.process_index()}-of-{jax.process_count()}.json'
+  mine, files = folder / name, sorted(folder.glob('process_*-of-*.json'))
+  if not files:
+    raise ValueError(
+      f'{step} has no place in the data; change --workdir to begin a new run'
+    )
+  if mine.exists():
+    return json.loads(mine.read_text())
+  places_there = {path.read_text() for path in files}
+  if len(places_there) > 1:
+    raise ValueError(
+      f'{step}: its {len(files)} processes are at places of their own in the '
+      'data, as where clips are packed; resume on as many'
+    )
+  return json.loads(places_there.pop())

@@ -9,9 +9,10 @@ A source is any object with `__len__` and `__getitem__` (such as
 or, of a cache (data/cache.py), latents (f, h, w, c) in place of the video, and
 text (S, Y) beside the caption.
 
-The order of the records is one global sequence, fixed by the seed alone, of
-which process p of P takes records p, p + P, p + 2P ...: the global batch of a
-step is the same set of clips on any number of processes.
+The order of the records is one global sequence, fixed by the seed alone. Of
+each batch of it, process p of P takes the p-th of P equal runs: the batch of a
+step is the same on any number of processes, in the same order, and so is a
+place in the data, which is the number of batches taken.
 """
 
 import dataclasses
@@ -197,13 +198,15 @@ def make_loader(
   # The generator of a record hangs on its place in the global sequence, so the
   # processes part after it.
   data = data.random_map(transform)
+  options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=buffer)
+  if packing is None:
+    data = data.batch(batch_size, drop_remainder=True)
   if process_count > 1:
     data = data[process_index::process_count]
   if not repeat:
-    # As many batches on every process, or the last step waits for ever.
+    # As much on every process, or the last step waits for ever.
     batches = len(source) // (batch_size * process_count)
-    data = data[: batches * batch_size]
-  options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=buffer)
+    data = data[: batches if packing is None else batches * batch_size]
   data = _batches(data, batch_size, options, packing, cut)
   if workers:
     data = data.mp_prefetch(grain.MultiprocessingOptions(num_workers=workers))
@@ -217,7 +220,7 @@ def _batches(
   packing: packing_lib.Rows | packing_lib.Buckets | None,
   cut: packing_lib.Cut | None,
 ) -> grain.IterDataset:
-  """Clips -> batches, of rows where clips are packed."""
+  """Batches as they come; where clips are packed, clips -> batches of them."""
   if isinstance(packing, packing_lib.Rows):
     data = data.map(cut).to_iter_dataset(options)
     data = packing_lib.pack(data, packing)
@@ -225,7 +228,7 @@ def _batches(
   if isinstance(packing, packing_lib.Buckets):
     data = data.to_iter_dataset(options)
     return packing_lib.gather(data, packing, batch=batch_size)
-  return data.batch(batch_size, drop_remainder=True).to_iter_dataset(options)
+  return data.to_iter_dataset(options)
 
 
 def _check_arguments(given: dict[str, Any]) -> None:

@@ -1,14 +1,17 @@
 """The only training loop, with its effects in the order they happen."""
 
+import contextlib
 import dataclasses
 import time
 from collections.abc import Callable, Iterator, Sequence
 
 import jax
+from absl import logging
 from jax.sharding import NamedSharding, PartitionSpec
 
 from spacetime import chips, sharding
 from spacetime.checkpoint import Checkpoints
+from spacetime.training import ledger as ledger_lib
 from spacetime.training import metrics as metrics_lib
 from spacetime.training import state as state_lib
 
@@ -77,6 +80,62 @@ def jit_step(step_fn: Callable, state: state_lib.State, mesh):
   )
 
 
+class _Teller:
+  """Tells metrics one step late, so that no step is waited for."""
+
+  def __init__(self, writer, ledger: ledger_lib.Ledger, rates: Rates, bar):
+    self._writer, self._ledger = writer, ledger
+    self._rates, self._bar = rates, bar
+    self._due, self._skips = None, []
+    # Rates count from the second line on: the first holds the compilation.
+    self._since = None
+
+  def hear(self, step: int, metrics: dict, *, due: bool) -> None:
+    """Keeps what a step gives, still on its device."""
+    if 'skipped' in metrics:
+      self._skips.append(metrics['skipped'])
+    if due:
+      self._due, self._skips = (step, metrics, self._skips), []
+
+  def tell(self) -> None:
+    """Writes the metrics that are due, if there are any."""
+    if self._due is None:
+      return
+    step, metrics, skips = self._due
+    self._due = None
+    values = {k: float(v) for k, v in jax.device_get(metrics).items()}
+    if skips:
+      values['skipped'] = self._count(step, skips)
+    now, waited = time.monotonic(), self._ledger.seconds['data']
+    if self._since is not None:
+      before, began, data = self._since
+      values |= self._rates.told(step - before, now - began)
+      values['data_wait'] = (waited - data) / (now - began)
+    self._since = step, now, waited
+    self._writer.write(step, values)
+    self._bar.set_postfix(loss=f'{values["loss"]:.4f}')
+    self._ledger.write()
+
+  def finish(self) -> None:
+    """Tells the last; counts the steps of which no line is due."""
+    self.tell()
+    if self._skips:
+      self._count(self._ledger.step, self._skips)
+
+  def _count(self, step: int, skips: list) -> float:
+    skipped = sum(map(float, jax.device_get(skips)))
+    self._ledger.skipped += int(skipped)
+    if skipped:
+      logging.warning(
+        'step %d: of the last %d steps %d moved nothing: loss or gradient not '
+        'finite, or loss above train.spike',
+        step,
+        len(skips),
+        skipped,
+      )
+    return skipped
+
+
 def run(
   step_fn: Callable,
   state: state_lib.State,
@@ -90,6 +149,7 @@ def run(
   writer: metrics_lib.MetricsWriter,
   checkpoints: Checkpoints,
   checkpoint_every: int,
+  ledger: ledger_lib.Ledger,
   events: Sequence[Every] = (),
   rates: Rates,
   stop: Callable[[], bool] = lambda: False,
@@ -108,56 +168,54 @@ def run(
     writer: of metrics.
     checkpoints: of the work directory.
     checkpoint_every: steps between checkpoints; 0 saves only at the end.
+    ledger: of where time goes.
     events: what else happens.
     rates: what one step is worth.
-    stop: asked after each step.
+    stop: asked after each step, on every process.
 
   Returns:
     The last state.
   """
   first = int(state.step)
-  key = jax.device_put(key, NamedSharding(mesh, PartitionSpec()))
-  # Rates count from the second line on: the first holds the compilation.
-  told, since, waited = None, None, 0.0
-  with jax.set_mesh(mesh):
+  whole = NamedSharding(mesh, PartitionSpec())
+  # Not device_put: it reaches no devices of other processes.
+  key = jax.jit(lambda key: key, out_shardings=whole)(key)
+  bar = metrics_lib.progress(
+    start=first, steps=steps, quiet=jax.process_index() > 0
+  )
+  teller = _Teller(writer, ledger, rates, bar)
+  with contextlib.ExitStack() as stack:
+    stack.enter_context(jax.set_mesh(mesh))
     compiled = jit_step(step_fn, state, mesh)
-    bar = metrics_lib.progress(
-      start=first, steps=steps, quiet=jax.process_index() > 0
-    )
-    with bar, jax.transfer_guard('disallow'):
-      for step in range(first + 1, steps + 1):
-        asked = time.monotonic()
+    stack.enter_context(bar)
+    stack.enter_context(jax.transfer_guard('disallow'))
+    stack.enter_context(ledger.during('step'))
+    for step in range(first + 1, steps + 1):
+      with ledger.during('data'):
         batch = next(iterator)
-        waited += time.monotonic() - asked
+      with jax.transfer_guard_host_to_device('allow'):
         batch = sharding.put_batch(batch, mesh)
+      with ledger.during('compile' if step == first + 1 else 'step'):
         state, metrics = compiled(state, frozen, batch, key)
-        if told is not None:  # of the step before: never wait for this one
-          values = {k: float(v) for k, v in jax.device_get(told[1]).items()}
-          now = time.monotonic()
-          if since is not None:
-            seconds = now - since[1]
-            values |= rates.told(step - 1 - since[0], seconds)
-            values['data_wait'] = waited / seconds
-          writer.write(told[0], values)
-          bar.set_postfix(loss=f'{values["loss"]:.4f}')
-          told, since, waited = None, (step - 1, now), 0.0
-        if step % log_every == 0 or step == steps:
-          told = (step, metrics)
-        bar.update(1)
-        if checkpoint_every and step % checkpoint_every == 0:
-          with jax.transfer_guard('allow'):  # Orbax copies as it sees fit
-            checkpoints.save(step, state, iterator=iterator)
-        for event in events:
-          if event.due(step, steps):
+      teller.tell()  # of the step before: never wait for this one
+      teller.hear(step, metrics, due=step % log_every == 0 or step == steps)
+      bar.update(1)
+      ledger.made(step)
+      if checkpoint_every and step % checkpoint_every == 0:
+        with ledger.during('checkpoint'), jax.transfer_guard('allow'):
+          checkpoints.save(step, state, iterator=iterator)
+      for event in events:
+        if event.due(step, steps):
+          with ledger.during('evaluate'):
             values = event.call(step, state)
-            if values:
-              writer.write(step, values)
-        if stop():
-          break
-  if told is not None:
-    writer.write(told[0], jax.device_get(told[1]))
-  done = int(state.step)
-  if done > first:
-    checkpoints.save(done, state, iterator=iterator, wait=True)
-  writer.flush()
+          if values:
+            writer.write(step, values)
+      if stop():
+        break
+    teller.finish()
+    done = int(state.step)
+  with ledger.during('checkpoint'):
+    if done > first:
+      checkpoints.save(done, state, iterator=iterator, wait=True)
+    writer.flush()
   return state

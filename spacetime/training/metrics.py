@@ -4,11 +4,15 @@ import json
 import math
 import os
 import pathlib
+import shutil
+import tempfile
+import time
 from collections.abc import Mapping
 
 import numpy as np
 import tensorboardX
 import tqdm
+from etils import epath
 
 FILE, BOARD = 'metrics.jsonl', 'tensorboard'
 
@@ -16,8 +20,12 @@ FILE, BOARD = 'metrics.jsonl', 'tensorboard'
 class MetricsWriter:
   """Writes scalars by step to WORKDIR/metrics.jsonl and to TensorBoard.
 
+  Of a bucket, which knows no appending, the files lie in a folder of this
+  machine and are copied whole, at most every half minute.
+
   Args:
-    workdir: the run's directory; made if there is none.
+    workdir: the run's directory; made if there is none. None writes nothing,
+      as on all processes but the first.
     step: where the run starts or resumes: lines and events after it, left by
       the part of a run that its last checkpoint does not hold, are dropped.
 
@@ -25,9 +33,18 @@ class MetricsWriter:
     ValueError: the directory cannot be written.
   """
 
-  def __init__(self, workdir: str | os.PathLike, *, step: int = 0):
-    workdir = pathlib.Path(workdir)
+  def __init__(self, workdir: str | os.PathLike | None, *, step: int = 0):
     self._step = step
+    self._remote, self._silent = None, workdir is None
+    if workdir is None:
+      return
+    if '://' in os.fspath(workdir):
+      self._remote, self._copied = epath.Path(workdir), time.monotonic()
+      workdir = tempfile.mkdtemp(prefix='spacetime_metrics_')
+      if (self._remote / FILE).exists():
+        text = (self._remote / FILE).read_text()
+        (pathlib.Path(workdir) / FILE).write_text(text)
+    self._workdir = workdir = pathlib.Path(workdir)
     try:
       workdir.mkdir(parents=True, exist_ok=True)
       _truncate(workdir / FILE, step=step)
@@ -58,6 +75,8 @@ class MetricsWriter:
     Raises:
       ValueError: a value of more than one element.
     """
+    if self._silent:
+      return
     values = {name: _scalar(name, value) for name, value in scalars.items()}
     line = {'step': int(step)} | {
       name: value if math.isfinite(value) else None
@@ -68,33 +87,49 @@ class MetricsWriter:
     for name, value in values.items():
       if math.isfinite(value):
         self._board.add_scalar(name, value, int(step))
+    if self._remote and time.monotonic() - self._copied > 30:
+      self.flush()
 
   def image(self, step: int, name: str, image_HWC: np.ndarray) -> None:
     """Shows a picture, uint8 (H, W, 3), in TensorBoard."""
+    if self._silent:
+      return
     self._board.add_image(name, image_HWC, int(step), dataformats='HWC')
 
   def text(self, name: str, text: str) -> None:
     """Shows a text, such as the config, in TensorBoard."""
+    if self._silent:
+      return
     self._board.add_text(name, text, self._step)
 
   def flush(self) -> None:
-    """Puts all that was written on disk."""
+    """Puts all that was written on disk, or in the bucket."""
+    if self._silent:
+      return
     self._lines.flush()
     self._board.flush()
+    if self._remote:
+      self._copied = time.monotonic()
+      _copy(self._workdir, self._remote)
 
   def close(self) -> None:
     """Flushes and lets go."""
+    if self._silent:
+      return
     self._lines.close()
     self._board.close()
+    if self._remote:
+      _copy(self._workdir, self._remote)
+      shutil.rmtree(self._workdir, ignore_errors=True)
 
 
 def read_metrics(workdir: str | os.PathLike) -> list[dict[str, float]]:
   """The lines of WORKDIR/metrics.jsonl up to a half-written one."""
-  path = pathlib.Path(workdir) / FILE
+  path = epath.Path(workdir) / FILE
   if not path.exists():
     raise ValueError(f'{path} does not exist; change --workdir')
   lines = []
-  for text in path.read_text(encoding='utf-8').splitlines():
+  for text in path.read_text().splitlines():
     try:
       lines.append(json.loads(text))
     except json.JSONDecodeError:
@@ -144,3 +179,12 @@ def _truncate(path: pathlib.Path, *, step: int) -> None:
     ''.join(json.dumps(line) + '\n' for line in kept), encoding='utf-8'
   )
   temporary.replace(path)
+
+
+def _copy(folder: pathlib.Path, target: epath.Path) -> None:
+  """Files of a folder, in their places below another."""
+  for path in folder.rglob('*'):
+    if path.is_file():
+      there = target / path.relative_to(folder).as_posix()
+      there.parent.mkdir(parents=True, exist_ok=True)
+      there.write_bytes(path.read_bytes())

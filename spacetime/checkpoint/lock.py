@@ -1,0 +1,139 @@
+"""One run at a time in a work directory."""
+
+import contextlib
+import json
+import os
+import pathlib
+import socket
+import threading
+import time
+import uuid
+from collections.abc import Iterator
+
+from absl import logging
+from etils import epath
+
+from spacetime.checkpoint import places
+
+LOCK = 'run.lock'
+BEAT = 10.0  # seconds between signs of life
+
+
+@contextlib.contextmanager
+def held(workdir: places.Path, *, beat: float = BEAT) -> Iterator[None]:
+  """Holds the directory while the block runs.
+
+  The lock names host and process, and its holder renews it. One whose process
+  is no more is taken over: at once on the same machine, else after it has not
+  been renewed for three beats.
+
+  Args:
+    workdir: the run's directory, which is there.
+    beat: seconds between renewals.
+
+  Raises:
+    ValueError: another run is writing there.
+  """
+  path = places.absolute(workdir) / LOCK
+  mine = dict(_here(), id=uuid.uuid4().hex, beat=0)
+  other = _read(path)
+  if other is not None:
+    if _alive(path, other, beat):
+      raise ValueError(
+        f'{workdir}: another run is writing to it, process {other.get("pid")} '
+        f'on {other.get("host")}; end that one, or change --workdir'
+      )
+    logging.warning('%s: of a run that is no more; taken over', path)
+  places.write_file(path, json.dumps(mine).encode())
+  done = threading.Event()
+  thread = threading.Thread(
+    target=_renew, args=(path, mine, beat, done), daemon=True
+  )
+  thread.start()
+  try:
+    yield
+  finally:
+    done.set()
+    thread.join()
+    if (_read(path) or {}).get('id') == mine['id']:
+      path.unlink(missing_ok=True)
+
+
+def _renew(path, mine: dict, beat: float, done: threading.Event) -> None:
+  while not done.wait(beat):
+    mine['beat'] += 1
+    try:
+      other = _read(path) or mine
+      if other['id'] != mine['id']:
+        logging.error(
+          '%s: taken over by process %s on %s',
+          path,
+          other['pid'],
+          other['host'],
+        )
+        return
+      places.write_file(path, json.dumps(mine).encode())
+    except OSError as e:
+      logging.warning('%s: not renewed (%s)', path, e)
+
+
+def _read(path: epath.Path) -> dict | None:
+  try:
+    found = json.loads(path.read_text())
+  except FileNotFoundError:
+    return None
+  except ValueError:
+    return {}  # half-written by a run that was killed
+  return found if isinstance(found, dict) else {}
+
+
+def _alive(path: epath.Path, other: dict, beat: float) -> bool:
+  here = _here()
+  if other.get('machine') == here['machine']:
+    born = _born(other.get('pid', 0))
+    return born is not None and born == other.get('born')
+  before = other
+  until = time.monotonic() + 3 * beat
+  logging.warning('%s: of another machine; waiting for a sign of life', path)
+  while time.monotonic() < until:
+    time.sleep(beat / 4)
+    now = _read(path)
+    if now is None:
+      return False
+    if now != before:
+      return True
+  return False
+
+
+def _here() -> dict:
+  """This process, so that no other is taken for it: not one of another
+  container, nor a later one of the same number."""
+  machine = [socket.gethostname()]
+  with contextlib.suppress(OSError):
+    machine.append(
+      pathlib.Path('/proc/sys/kernel/random/boot_id').read_text().strip()
+    )
+    machine.append(os.readlink('/proc/self/ns/pid'))
+  return {
+    'host': machine[0],
+    'machine': ' '.join(machine),
+    'pid': os.getpid(),
+    'born': _born(os.getpid()),
+  }
+
+
+def _born(pid: int) -> str | None:
+  """When a process of this machine began; None if there is none."""
+  try:
+    os.kill(pid, 0)
+  except ProcessLookupError:
+    return None
+  except PermissionError:
+    pass  # it is another user's
+  try:
+    stat = pathlib.Path(f'/proc/{pid}/stat').read_text()
+  except FileNotFoundError:
+    return ''  # no /proc here
+  # The name, in brackets, may hold blanks; field 22 counts from the front.
+  fields = stat.rpartition(')')[2].split()
+  return None if fields[0] in 'ZX' else fields[19]

@@ -1,0 +1,50 @@
+"""What happens now and then while training: held-out measures, sheets."""
+
+import jax
+import numpy as np
+
+from spacetime import cluster, sharding
+from spacetime import plan as plan_lib
+from spacetime import sheets as sheets_lib
+from spacetime.training import loop
+
+
+def events(
+  plan: plan_lib.Plan, frozen: dict, held_out: dict, workdir, told, empty_SY
+) -> list[loop.Every]:
+  """The held-out measures and the contact sheets."""
+  draw = (
+    sheets_lib.sampled(plan.config, plan.nets, held_out, empty_SY=empty_SY)
+    if plan.nets
+    else sheets_lib.reconstructed(plan.codec, held_out)
+  )
+  return [
+    loop.Every(
+      plan.train.evaluate_every,
+      evaluator(plan.task, frozen, held_out, plan.mesh),
+    ),
+    loop.Every(
+      plan.train.sheet_every,
+      sheets_lib.event(draw, frozen, workdir, told),
+    ),
+  ]
+
+
+def evaluator(task, frozen, held_out, mesh):
+  """step, state -> held-out metrics of the averaged parameters."""
+  parts = mesh.shape['data'] * mesh.shape['fsdp']
+  count = -(-len(held_out['captions']) // parts) * parts
+  batch = {
+    name: np.resize(held_out[name], (count, *held_out[name].shape[1:]))
+    for name in held_out
+    if name != 'captions'
+  }
+  batch = cluster.put_whole(batch, sharding.batch_sharding(mesh))
+  compiled = jax.jit(task.held_out)
+
+  def call(step, at):
+    del step
+    found = jax.device_get(compiled(at.ema, frozen, batch))
+    return {name: float(value) for name, value in found.items()}
+
+  return call

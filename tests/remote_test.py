@@ -1,0 +1,71 @@
+"""A work directory in a bucket: what a run writes beside its arrays."""
+
+import json
+
+import fsspec
+import numpy as np
+import pytest
+from etils import epath
+from fsspec.implementations.memory import MemoryFileSystem
+
+from spacetime import checkpoint, sheets
+from spacetime.checkpoint import lock
+from spacetime.training import metrics
+from spacetime.training.ledger import FILE, Ledger
+
+RUN = 'gs://bucket/run'
+
+
+class Bucket(MemoryFileSystem):
+  """Google's, in memory; like it, it knows no appending."""
+
+  protocol = ('gcs', 'gs')
+  store = {}
+  pseudo_dirs = ['']
+
+  @classmethod
+  def _strip_protocol(cls, path):
+    return super()._strip_protocol(path.replace('gs://', '/', 1))
+
+  def _open(self, path, mode='rb', **kwargs):
+    assert 'a' not in mode, 'a bucket cannot append'
+    return super()._open(path, mode=mode, **kwargs)
+
+
+@pytest.fixture
+def bucket(monkeypatch):
+  fsspec.register_implementation('gcs', Bucket, clobber=True)
+  monkeypatch.setattr(Bucket, 'store', {})
+  monkeypatch.setattr(Bucket, 'pseudo_dirs', [''])
+
+
+def test_config_and_lock(bucket):
+  checkpoint.write_config(RUN, {'seed': 1}, tokenizer=b'model')
+  with pytest.raises(ValueError, match='seed: 1 -> 2'):
+    checkpoint.check_config(RUN, {'seed': 2})
+  with lock.held(RUN), pytest.raises(ValueError, match='another run'):
+    with lock.held(RUN):
+      pass
+  assert not (epath.Path(RUN) / lock.LOCK).exists()
+
+
+def test_metrics_and_ledger_go_on(bucket):
+  with metrics.MetricsWriter(RUN) as writer:
+    for step in (1, 2, 3):
+      writer.write(step, {'loss': step})
+    writer.image(3, 'sheet', np.zeros((4, 6, 3), np.uint8))
+  with metrics.MetricsWriter(RUN, step=2) as writer:
+    writer.write(3, {'loss': 30})
+  lines = metrics.read_metrics(RUN)
+  assert [line['loss'] for line in lines] == [1, 2, 30]
+  assert list((epath.Path(RUN) / metrics.BOARD).iterdir())
+  Ledger(RUN).write(now=True)
+  Ledger(RUN).write(now=True)
+  assert json.loads((epath.Path(RUN) / FILE).read_text())['starts'] == 2
+
+
+def test_pictures(bucket):
+  path = checkpoint.absolute(RUN) / 'sheets' / 'a.png'
+  with sheets.written(path) as file:
+    file.write_bytes(b'png')
+  assert path.read_bytes() == b'png'
