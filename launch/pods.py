@@ -9,6 +9,8 @@ from collections.abc import Sequence
 
 from absl import app, flags
 
+from spacetime import topology
+
 NAME = flags.DEFINE_string(
   'name', 'spacetime', 'Of the run; the resources are called after it.'
 )
@@ -36,77 +38,56 @@ BAD_INPUT = 2  # of one that never will go
 
 
 @dataclasses.dataclass(frozen=True)
-class Chip:
-  """How slices of a generation are sold.
+class Machine:
+  """Where the chips of a generation stand.
 
   Attributes:
     gke: the accelerator's label on GKE's nodes.
-    sold: names that a slice's type may begin with.
-    cores: what the number in the type counts, per chip.
-    per_host: chips of one machine in a slice of several.
+    gcloud: what a slice's accelerator type begins with.
     runtime: image of TPU VMs; '' where they are to be had by GKE alone.
-    grids: sides in chips by number of chips.
   """
 
   gke: str
-  sold: tuple[str, ...]
-  cores: int
-  per_host: int
+  gcloud: str
   runtime: str
-  grids: dict[int, str]
 
 
-_SQUARES = {
-  n * m: f'{n}x{m}'
-  for n, m in ((2, 2), (2, 4), (4, 4), (4, 8), (8, 8), (8, 16), (16, 16))
+# By name in spacetime/chips.py, which has the slices.
+MACHINES = {
+  'v5e': Machine('tpu-v5-lite-podslice', 'v5litepod', 'v2-alpha-tpuv5-lite'),
+  'v5p': Machine('tpu-v5p-slice', 'v5p', 'v2-alpha-tpuv5'),
+  'v6e': Machine('tpu-v6e-slice', 'v6e', 'v2-alpha-tpuv6e'),
+  'tpu7x': Machine('tpu7x', 'tpu7x', ''),
 }
-_CUBES = {
-  4: '2x2x1',
-  8: '2x2x2',
-  16: '2x2x4',
-  32: '2x4x4',
-  64: '4x4x4',
-  128: '4x4x8',
-  256: '4x8x8',
-  512: '8x8x8',
-  1024: '8x8x16',
-}
-CHIPS = (
-  Chip(
-    'tpu-v5-lite-podslice',
-    ('v5litepod', 'v5e'),
-    1,
-    4,
-    'v2-alpha-tpuv5-lite',
-    _SQUARES,
-  ),
-  Chip('tpu-v5p-slice', ('v5p',), 2, 4, 'v2-alpha-tpuv5', _CUBES),
-  Chip('tpu-v6e-slice', ('v6e',), 1, 4, 'v2-alpha-tpuv6e', _SQUARES),
-  Chip('tpu7x', ('tpu7x',), 2, 4, '', _CUBES),
-)
+PER_HOST = 4  # chips of a machine, in slices of several
 
 
 @dataclasses.dataclass(frozen=True)
 class Slice:
-  """A slice by its type: generation and number of chips."""
+  """A slice by its type."""
 
-  chip: Chip
-  chips: int
+  topology: topology.Topology
+
+  @property
+  def machine(self) -> Machine:
+    """What it is made of."""
+    return MACHINES[self.topology.chip.name]
 
   @property
   def grid(self) -> str:
     """Sides in chips, as GKE's nodes are labelled."""
-    return self.chip.grids[self.chips]
+    return 'x'.join(map(str, self.topology.grid))
 
   @property
   def hosts(self) -> int:
     """Machines."""
-    return max(self.chips // self.chip.per_host, 1)
+    return max(self.topology.chips // PER_HOST, 1)
 
   @property
   def accelerator(self) -> str:
     """The type as gcloud takes it."""
-    return f'{self.chip.sold[0]}-{self.chips * self.chip.cores}'
+    count = self.topology.chips * self.topology.chip.counted
+    return f'{self.machine.gcloud}-{count}'
 
 
 def parse(name: str) -> Slice:
@@ -115,19 +96,13 @@ def parse(name: str) -> Slice:
   Raises:
     app.UsageError: there is none.
   """
-  sold, _, number = name.rpartition('-')
-  for chip in CHIPS:
-    if sold in chip.sold:
-      counts = [n * chip.cores for n in chip.grids]
-      if number.isdigit() and int(number) in counts:
-        return Slice(chip, int(number) // chip.cores)
-      raise app.UsageError(
-        f'--type={name}: expected {sold}- and one of {counts}'
-      )
-  known = sorted(n for chip in CHIPS for n in chip.sold)
-  raise app.UsageError(
-    f'--type={name}: expected one of {known} with a number, such as v5p-256'
-  )
+  try:
+    if ':' in name:
+      raise ValueError('expected a name as bought, such as v5p-256')
+    return Slice(topology.parse(name))
+  except ValueError as e:
+    reason = str(e).removeprefix(f'--topology={name}: ').partition('. ')[0]
+    raise app.UsageError(f'--type={name}: {reason}') from e
 
 
 def check(needed: Sequence[flags.FlagHolder]) -> None:

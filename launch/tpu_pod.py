@@ -47,7 +47,7 @@ def main(argv: list[str]) -> int:
     return delete()
   pods.check((*(pods.PROJECT, pods.ZONE, pods.TYPE), pods.WORKDIR, pods.CONFIG))
   wanted = pods.parse(pods.TYPE.value)
-  if not wanted.chip.runtime:
+  if not wanted.machine.runtime:
     raise app.UsageError(
       f'--type={pods.TYPE.value}: to be had on GKE alone; use python -m '
       'launch.gke.jobset'
@@ -111,7 +111,7 @@ def create(wanted: pods.Slice) -> None:
     [
       *(*QUEUE, 'create', name, *place()),
       f'--accelerator-type={wanted.accelerator}',
-      f'--runtime-version={_RUNTIME.value or wanted.chip.runtime}',
+      f'--runtime-version={_RUNTIME.value or wanted.machine.runtime}',
       *(
         [f'--node-count={pods.SLICES.value}', f'--node-prefix={name}']
         if several

@@ -94,39 +94,6 @@ def first(call: Callable[[], None]) -> None:
     raise ValueError(told.decode(errors='replace'))
 
 
-def share(sharding: NamedSharding, *, rows: int) -> tuple[int, int]:
-  """Which part of a batch this process must bring.
-
-  Processes whose devices hold the same rows, as along `context` or `tensor`,
-  bring the same.
-
-  Args:
-    sharding: of a batch, over its first dimension.
-    rows: of a batch.
-
-  Returns:
-    (index, count): the part, and how many parts there are.
-
-  Raises:
-    ValueError: processes whose rows overlap in part.
-  """
-  parts = {}
-  for device, (cut,) in sharding.devices_indices_map((rows,)).items():
-    parts.setdefault(device.process_index, set()).add(cut.start or 0)
-  distinct = sorted({tuple(sorted(part)) for part in parts.values()})
-  union = set().union(*distinct)
-  if len({len(p) for p in distinct}) > 1 or len(union) < sum(
-    len(p) for p in distinct
-  ):
-    raise ValueError(
-      f'the mesh gives processes rows {distinct} of a batch, which overlap in '
-      'part; expected mesh.data x mesh.fsdp to divide, or to be divided by, '
-      f'the {jax.process_count()} processes'
-    )
-  mine = tuple(sorted(parts[jax.process_index()]))
-  return distinct.index(mine), len(distinct)
-
-
 def put_whole(batch: dict[str, np.ndarray], sharding: NamedSharding) -> dict:
   """Global arrays from a batch of which every process has all rows."""
 

@@ -1,4 +1,7 @@
-"""Slices of TPUs that are not there, by the names that one buys them under."""
+"""Slices of TPUs that are not there, by the names that one buys them under.
+
+Names are read without JAX: launchers use them on machines that lack it.
+"""
 
 import dataclasses
 import difflib
@@ -6,9 +9,6 @@ import importlib.util
 import math
 import os
 import re
-
-import jax
-from jax.experimental import topologies
 
 from spacetime import chips
 
@@ -93,6 +93,9 @@ def devices(topology: Topology) -> list:
       "'spacetime-video[tpu-compile]', or in a clone pip install -e "
       "'.[tpu-compile]' (Linux on x86-64)"
     )
+  import jax
+  from jax.experimental import topologies
+
   # Without these libtpu looks for the machine of a TPU, complains, and keeps a
   # second dry run from starting beside this one.
   os.environ.setdefault('TPU_SKIP_MDS_QUERY', '1')

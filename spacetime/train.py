@@ -219,9 +219,7 @@ def train(
     length=length,
     seed=config.seed,
     empty_SY=empty_SY,
-    share=cluster.share(
-      sharding.batch_sharding(plan.mesh), rows=plan.data.batch_size
-    ),
+    share=sharding.data_share(plan.mesh, jax.process_index()),
   )
   held_out = clips.held_out_batch(
     sources.held_out,

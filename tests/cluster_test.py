@@ -1,6 +1,5 @@
 """Several processes train as one: the same losses, one set of files."""
 
-import dataclasses
 import json
 import os
 import pathlib
@@ -156,46 +155,6 @@ def test_halves_of_a_cluster_are_refused():
   ):
     with pytest.raises(ValueError, match=text):
       cluster.join(given[0], processes=given[1], process=given[2])
-
-
-@dataclasses.dataclass(frozen=True, order=True)
-class Device:
-  id: int
-  process_index: int
-
-
-class Placed:
-  """A sharding of a batch over devices of several processes."""
-
-  def __init__(self, *rows):
-    self.rows = rows  # of each process, those of its devices
-
-  def devices_indices_map(self, shape):
-    del shape
-    return {
-      Device(10 * process + i, process): (slice(row, row + 1),)
-      for process, rows in enumerate(self.rows)
-      for i, row in enumerate(rows)
-    }
-
-
-@pytest.mark.parametrize(
-  ('rows', 'share'),
-  [
-    (((0, 1), (2, 3)), (0, 2)),
-    (((2, 3), (0, 1)), (1, 2)),
-    (((0, 2), (1, 3)), (0, 2)),  # as chips lie in a torus
-    (((0, 0), (0, 0)), (0, 1)),  # context over both: the same rows
-    (((1, 1), (0, 0), (1, 1), (0, 0)), (1, 2)),
-  ],
-)
-def test_the_share_of_a_process_hangs_on_the_mesh(rows, share):
-  assert cluster.share(Placed(*rows), rows=4) == share
-
-
-def test_rows_that_overlap_in_part_are_refused():
-  with pytest.raises(ValueError, match='overlap in part'):
-    cluster.share(Placed((0, 1), (1, 2)), rows=3)
 
 
 def test_a_whole_batch_is_put_on_any_mesh():

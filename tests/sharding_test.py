@@ -91,6 +91,7 @@ def test_tpus_know_their_slices():
     ((1, 4, 2, 1), [(0, 2), (1, 2)]),
     # Clips that both share: both read all.
     ((1, 1, 8, 1), [(0, 1), (0, 1)]),
+    ((1, 1, 1, 8), [(0, 1), (0, 1)]),
   ],
 )
 def test_processes_read_the_rows_that_they_hold(sizes, shares):

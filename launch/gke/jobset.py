@@ -104,14 +104,14 @@ def jobset(wanted: pods.Slice, overrides: list[str]) -> dict:
 
 def pod(wanted: pods.Slice, overrides: list[str]) -> dict:
   """One worker."""
-  chips = min(wanted.chips, wanted.chip.per_host)
+  chips = min(wanted.topology.chips, pods.PER_HOST)
   spot = {'cloud.google.com/gke-spot': 'true'} if pods.SPOT.value else {}
   account = {'serviceAccountName': _ACCOUNT.value} if _ACCOUNT.value else {}
   return {
     'restartPolicy': 'Never',
     'terminationGracePeriodSeconds': 300,  # a checkpoint is saved in it
     'nodeSelector': {
-      'cloud.google.com/gke-tpu-accelerator': wanted.chip.gke,
+      'cloud.google.com/gke-tpu-accelerator': wanted.machine.gke,
       'cloud.google.com/gke-tpu-topology': wanted.grid,
       **spot,
     },
