@@ -78,9 +78,11 @@ def pod(folder, workdir, *, processes, devices, **values):
 def devices(monkeypatch, count):
   """Makes every mesh of so many devices."""
   make = sharding.make_mesh
-  monkeypatch.setattr(
-    sharding, 'make_mesh', lambda c: make(c, devices=jax.devices()[:count])
-  )
+
+  def of(config, *, devices=None):
+    return make(config, devices=devices or jax.devices()[:count])
+
+  monkeypatch.setattr(sharding, 'make_mesh', of)
 
 
 @pytest.fixture(scope='module')
