@@ -48,6 +48,7 @@ _CHECKPOINT = flags.DEFINE_string(
 _NUM = flags.DEFINE_integer('num', 256, 'Videos to sample and measure.')
 _SEED = flags.DEFINE_integer('seed', 0, 'Of scenes and noise.')
 _STEPS = flags.DEFINE_integer('steps', None, 'Steps of the solver.')
+_SOLVER = flags.DEFINE_string('solver', None, 'euler, heun, dpm or unipc.')
 _GUIDANCE = flags.DEFINE_float('guidance', None, 'Scale of guidance.')
 _BATCH = flags.DEFINE_integer('batch', 16, 'Videos sampled at once.')
 _OUT = flags.DEFINE_string(
@@ -123,7 +124,10 @@ def evaluate_model(out: pathlib.Path, mesh) -> dict:
   """What the model's videos show, beside real clips of the same scenes."""
   model = pretrained.load(_CHECKPOINT.value, mesh=mesh)
   settings = config_lib.sampling(
-    model.config, steps=_STEPS.value, guidance=_GUIDANCE.value
+    model.config,
+    steps=_STEPS.value,
+    solver=_SOLVER.value,
+    guidance=_GUIDANCE.value,
   )
   world = config_lib.data(model.config).world
   real, scenes = real_clips(world, count=_NUM.value, seed=_SEED.value)
@@ -143,6 +147,8 @@ def evaluate_model(out: pathlib.Path, mesh) -> dict:
     'weights_hash': model.weights_hash,
     'num': _NUM.value,
     'seed': _SEED.value,
+    'solver': settings.solver,
+    'steps': settings.steps,
     'seconds_per_video': round(seconds / _NUM.value, 3),
     'sampled': summary(made, scenes),
     'real': summary(real, scenes),

@@ -27,6 +27,57 @@ def test_order_of_convergence(name, order, steps):
   assert 2**order * 0.8 < ratio < 2**order * 1.35
 
 
+def gaussian(name, steps):
+  """Error on data of mean 2 and deviation 0.5, from the noise 1: the flow
+  carries it to 2 + 0.5 * 1."""
+
+  def predict(z, t):
+    deviation = jnp.sqrt(jnp.square(0.5 * (1 - t)) + jnp.square(t))
+    slope = (t - 0.25 * (1 - t)) / jnp.square(deviation)
+    return -2 + slope * (z - 2 * (1 - t))
+
+  z = jnp.ones((1, 1, 1, 1, 1))
+  z = solver.get(name)(predict, z, solver.time_grid(steps))
+  return abs(float(z[0, 0, 0, 0, 0]) - 2.5)
+
+
+@pytest.mark.parametrize(
+  'name, order', [('euler', 1), ('heun', 2), ('dpm', 2), ('unipc', 2)]
+)
+def test_order_on_the_flow_of_a_gaussian(name, order):
+  steps = np.array([96, 128, 192, 256])
+  errors = [gaussian(name, int(k)) for k in steps]
+  found = -np.polyfit(np.log(steps), np.log(errors), 1)[0]
+  # DPM++ comes to its order from below: 1.66 from 32 to 192 steps.
+  assert abs(found - order) < 0.25, errors
+
+
+@pytest.mark.parametrize('name', sorted(solver.SOLVERS))
+@pytest.mark.parametrize('cut', [0, 2])
+def test_a_predict_that_remembers_is_asked_in_order(name, cut):
+  """It counts its calls and keeps the last level; without a use of what it
+  remembers, the result is that of one that forgets."""
+
+  def predict(z, t):
+    return jnp.sin(3 * z) * t - z
+
+  def remembering(z, t, memory):
+    count, last = memory
+    right = (t <= last) & (t > 0)
+    return jnp.where(right, predict(z, t), jnp.nan), (count + 1, t)
+
+  z = jax.random.normal(jax.random.key(0), (2, 3, 4, 5, 6))
+  method, levels = solver.get(name), solver.time_grid(4)
+  carry, memory = method.begin(z), (jnp.int32(0), jnp.float32(1))
+  for span in ((0, cut), (cut, None)):
+    carry, memory = method.advance_with(
+      remembering, carry, memory, levels, span=span
+    )
+  np.testing.assert_array_equal(method.end(carry), method(predict, z, levels))
+  assert memory[0] == (7 if name == 'heun' else 4)
+  assert memory[1] == levels[3]
+
+
 @pytest.mark.parametrize('name', sorted(solver.SOLVERS))
 def test_exact_on_a_straight_path(name):
   noise = jax.random.normal(jax.random.key(0), (2, 3, 4, 5, 6))
@@ -157,6 +208,17 @@ def test_a_published_schedule_keeps_the_steps_below_a_strength():
   assert part.levels == whole.levels[-count - 1 :] and 0 < count < 10
   assert part.told == whole.told[-count:]
   assert part.levels[0] <= 0.7 < whole.levels[-count - 2]
+
+
+def test_a_grid_without_its_first_steps():
+  grid = solver.schedule('published', 5, shift=3.0, solver='unipc')
+  short = grid.without_first(2)
+  assert short.levels == grid.levels[2:] and short.told == grid.told[2:]
+  assert grid.without_first(0) == grid
+  with pytest.raises(
+    ValueError, match='zero_steps=5 of 5 steps: expected less'
+  ):
+    grid.without_first(5)
 
 
 def test_grid_falls_from_one_to_zero_and_shifts():
