@@ -16,7 +16,7 @@ from spacetime.config import section, unpack
 from spacetime.interop import hub
 from spacetime.models import autoencoder as autoencoder_lib
 from spacetime.models import dit as dit_lib
-from spacetime.models import gathering, identity, patches
+from spacetime.models import gathering, identity, patches, step_cache, text_keys
 from spacetime.models import lora as lora_lib
 from spacetime.models import text as text_lib
 from spacetime.pixels import to_video
@@ -74,19 +74,24 @@ class Networks:
     """Text features text_BSY."""
     return self.text.encode(params['text'], tokens_BS)
 
-  def transform(
-    self, params, z_Bfhwc, t_BT, text_BSY, key=None, *, row_fhw=None
-  ):
-    """The transformer's prediction; a key drops inputs of the pairs."""
+  def variables(self, params) -> dict:
+    """The transformer's, with pairs if there are any."""
     dit = gathering.cast(params['dit'], self.dit.config.dtype)
-    variables, rngs = {'params': dit}, {}
-    if 'lora' in params:
-      variables['lora'] = lora_lib.variables(params['lora'], self.lora)
-      if key is not None and self.lora.dropout:
-        rngs['dropout'] = key
-    return self.dit.apply(
-      variables, z_Bfhwc, t_BT, text_BSY, row_fhw, rngs=rngs
-    )
+    if 'lora' not in params:
+      return {'params': dit}
+    pairs = lora_lib.variables(params['lora'], self.lora)
+    return {'params': dit, 'lora': pairs}
+
+  def transform(self, params, z_Bfhwc, t_BT, text, key=None, *, row_fhw=None):
+    """The transformer's prediction; a key drops inputs of the pairs."""
+    variables, rngs = self.variables(params), {}
+    if 'lora' in params and key is not None and self.lora.dropout:
+      rngs['dropout'] = key
+    return self.dit.apply(variables, z_Bfhwc, t_BT, text, row_fhw, rngs=rngs)
+
+  def prepare(self, params, text_BSY):
+    """The text as `transform` takes it too, for many calls."""
+    return text_keys.prepare(self.dit.config, self.variables(params), text_BSY)
 
   def encode(self, frozen, video_BFHWC):
     """Latents of unit scale."""
@@ -95,6 +100,36 @@ class Networks:
   def decode(self, frozen, z_Bfhwc):
     """Video in [-1, 1]."""
     return self.autoencoder.decode(frozen.get('autoencoder', {}), z_Bfhwc)
+
+
+@dataclasses.dataclass(frozen=True)
+class Skipping:
+  """The transformer in a loop over steps, of which near ones skip blocks.
+
+  Attributes:
+    networks: whose transformer it is.
+    threshold: see step_cache.predict.
+  """
+
+  networks: Networks
+  threshold: float
+
+  def begin(self, shape):
+    """What is remembered before the first step; `shape` is of latents."""
+    return step_cache.begin(self.networks.dit.config, shape)
+
+  def __call__(self, params, z_Bfhwc, t_BT, text, memory, *, row_fhw=None):
+    """(prediction, memory)."""
+    return step_cache.predict(
+      self.networks.dit,
+      self.networks.variables(params),
+      z_Bfhwc,
+      t_BT,
+      text,
+      memory,
+      row_fhw=row_fhw,
+      threshold=self.threshold,
+    )
 
 
 def autoencoder(config, *, weights: Mapping | None = None):
@@ -245,21 +280,18 @@ def sampler(
   config, nets: Networks, settings: config_lib.SamplingConfig
 ) -> sampler_lib.Sampler:
   """The sampler of these settings, for a model with one transformer."""
-  grid = solver.schedule(
-    settings.schedule,
-    settings.steps,
-    shift=settings.shift,
-    solver=settings.solver,
-    strength=settings.strength,
-  )
+  grid = settings.grid()
   return sampler_lib.Sampler(
     transform=nets.transform,
     flow=config_lib.flow_config(config),
     levels=grid.levels,
     told=grid.told,
     solver=settings.solver,
-    guidance=settings.guidance,
-    interval=settings.interval,
+    guidance=settings.rule(),
+    prepare=nets.prepare,
+    skipping=(
+      Skipping(nets, settings.step_cache) if settings.step_cache else None
+    ),
   )
 
 
@@ -277,7 +309,9 @@ def samplers(
   steps = len(whole.told)
   cut = solver.Grid(whole.levels, whole.told).steps_from(settings.boundary)
   scale = settings.guidance_2
-  low = settings.guidance if scale is None else scale
+  low = whole.guidance
+  if scale is not None:
+    low = dataclasses.replace(low, scale=scale)
   parts = {
     'dit': dataclasses.replace(whole, span=(0, cut)),
     'dit_2': dataclasses.replace(whole, span=(cut, steps), guidance=low),

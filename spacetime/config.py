@@ -127,6 +127,9 @@ class SamplingConfig:
       second one serves; None with one.
     guidance_2: guidance of the second; None is that of the first.
     strength: the level to begin at; below 1 what is there is edited.
+    guidance_kind, guidance_given, zero_steps, momentum, radius, parallel: see
+      guidance.Guidance.
+    step_cache: see models/step_cache.py; 0 computes every step whole.
   """
 
   steps: int
@@ -138,20 +141,21 @@ class SamplingConfig:
   boundary: float | None = None
   guidance_2: float | None = None
   strength: float = 1.0
+  guidance_kind: str = 'cfg'
+  guidance_given: float = 1.0
+  zero_steps: int = 1
+  momentum: float = -0.5
+  radius: float | None = None
+  parallel: float = 0.0
+  step_cache: float = 0.0
 
   def __post_init__(self):
     solver.get(self.solver)
-    solver.schedule(
-      self.schedule,
-      self.steps,
-      shift=self.shift,
-      solver=self.solver,
-      strength=self.strength,
-    )
-    guidance.check_interval(self.interval)
-    if self.guidance < 0:
+    self.grid()
+    if not 0 <= self.step_cache < 1:
       raise ValueError(
-        f'guidance={self.guidance}: expected 0 or more; change --guidance'
+        f'step_cache={self.step_cache}: expected 0, which is none, or a share '
+        'below 1; change --step_cache'
       )
     if self.boundary is not None and not 0 < self.boundary < 1:
       raise ValueError(
@@ -170,6 +174,37 @@ class SamplingConfig:
         'or more, and both 1 if the first is, which leaves guidance out; '
         'change --guidance or --guidance_2'
       )
+
+  def rule(self) -> guidance.Guidance:
+    """How predictions are combined."""
+    return guidance.Guidance(
+      scale=self.guidance,
+      kind=self.guidance_kind,
+      interval=self.interval,
+      given=self.guidance_given,
+      zero_steps=self.zero_steps,
+      momentum=self.momentum,
+      radius=self.radius,
+      parallel=self.parallel,
+    )
+
+  def grid(self) -> solver.Grid:
+    """The levels, without the steps that CFG-Zero* leaves out.
+
+    Its velocity is zero there, which leaves the noise as it is. Left out, such
+    a step is no part of what a multistep solver remembers either. An edit
+    begins with more than noise: it keeps them.
+    """
+    grid = solver.schedule(
+      self.schedule,
+      self.steps,
+      shift=self.shift,
+      solver=self.solver,
+      strength=self.strength,
+    )
+    rule = self.rule()
+    zero = rule.kind == 'cfg_zero' and rule.tells_text and self.strength == 1
+    return grid.without_first(rule.zero_steps) if zero else grid
 
 
 def plain(config) -> dict:

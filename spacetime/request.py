@@ -24,6 +24,7 @@ from spacetime.sampling import targets as targets_lib
 # Flags that the config's sampling section has too.
 SETTINGS = (
   *('steps', 'solver', 'shift', 'strength', 'guidance', 'guidance_2'),
+  *('guidance_kind', 'guidance_given', 'step_cache'),
 )
 # Flags that name files which are read.
 INPUTS = (
@@ -68,6 +69,9 @@ class Request:
   mask: str | None = None
   strength: float | None = None
   given: int | None = None
+  guidance_kind: str | None = None
+  guidance_given: float | None = None
+  step_cache: float | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -139,6 +143,7 @@ def check(request: Request) -> Plan:
   window = modes.window(request, mode, grid, codec, fps=data.fps)
   if window:
     _warn_of_levels(request, model, mode)
+  _check_given_scale(settings, mode, codec, window)
   targets_lib.check(
     targets,
     frames=window.length if window else grid.frames,
@@ -210,6 +215,17 @@ def _grid(request: Request, model, size, *, still: bool) -> geometry.Geometry:
     frames = request.frames
   height, width = size or (world.height, world.width)
   return build.grids(model.config, model.networks, (frames, height, width))
+
+
+def _check_given_scale(settings, mode: str, codec, window) -> None:
+  if settings.guidance_given == 1:
+    return
+  if window and codec.known(window.known_FHW).any():
+    return
+  raise ValueError(
+    f'--guidance_given={settings.guidance_given}: --mode={mode} gives nothing '
+    'here; leave it out, or choose a mode that does, such as extend'
+  )
 
 
 def _warn_of_levels(request: Request, model, mode: str) -> None:

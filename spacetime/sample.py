@@ -56,6 +56,22 @@ flags.DEFINE_float(
 flags.DEFINE_float(
   'guidance_2', None, 'Guidance of the second of two transformers.'
 )
+flags.DEFINE_string(
+  'guidance_kind',
+  None,
+  'cfg, cfg_zero (CFG-Zero*) or apg (adaptive projected guidance).',
+)
+flags.DEFINE_float(
+  'guidance_given',
+  None,
+  'How hard to follow the frames that are given; 1 is as trained and faster.',
+)
+flags.DEFINE_float(
+  'step_cache',
+  None,
+  'Skip all blocks but the first where its output changed by less than this '
+  'share since they were last computed, such as 0.1; 0 skips none.',
+)
 flags.DEFINE_string('negative_prompt', '', 'What to stay away from.')
 flags.DEFINE_string(
   'embeddings_cache',

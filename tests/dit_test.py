@@ -151,7 +151,7 @@ def test_scan_equals_a_loop_over_the_blocks():
   captured = {}
 
   class Loop(dit_lib.DiT):
-    def blocks(self):
+    def blocks(self, text):
       def run(x, *args):
         for i in range(TINY.layers):
           layer = jax.tree.map(lambda leaf: leaf[i], params['blocks'])  # noqa: B023

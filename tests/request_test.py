@@ -105,6 +105,13 @@ def test_a_plan_of_all_that_is_to_be_done(asked, tmp_path):
     ({'frames': 4}, r'frames=4: expected 2k\+1'),
     ({'solver': 'heun'}, "'published' with solver 'heun'"),
     ({'guidance_2': 3.0}, 'one transformer, not two; leave --guidance_2 out'),
+    ({'guidance_kind': 'pag'}, "guidance_kind='pag': expected one of"),
+    ({'guidance_given': 2.0}, '--guidance_given=2.0: --mode=text gives no'),
+    (
+      {'guidance_kind': 'cfg_zero', 'steps': 1},
+      'sampling.zero_steps=1 of 1 steps: expected less',
+    ),
+    ({'step_cache': 1.0}, 'step_cache=1.0: expected 0, which is none, or a'),
     ({'image': 'none.png'}, 'none.png'),
     ({'decode_tiles': '2'}, '--decode_tiles=2: expected COLUMNSxROWS'),
     ({'decode_tiles': '2x1'}, '2 tiles over 4 latent cells, 8 shared'),

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from spacetime import flow, solver
+from spacetime.guidance import Guidance
 from spacetime.sampling import conditions, sampler
 
 LATENT = (3, 2, 4, 5)  # f h w c
@@ -24,7 +25,7 @@ def make(transform, *, prediction='sample', guidance=1.0, steps=4):
       flow=flow.FlowConfig(prediction=prediction),
       levels=tuple(solver.time_grid(steps)),
       solver='euler',
-      guidance=guidance,
+      guidance=Guidance(guidance),
     )
   )
 
@@ -131,7 +132,7 @@ def test_known_values_go_straight_to_what_they_are(name, guidance):
     flow=flow.FlowConfig(prediction='velocity'),
     levels=tuple(solver.time_grid(5, shift=3.0).tolist()),
     solver=name,
-    guidance=guidance,
+    guidance=Guidance(guidance),
   )
   found = jax.jit(made)({}, keys, TEXT, EMPTY, condition)
   mask = np.broadcast_to(known, found.shape)
@@ -190,7 +191,7 @@ def test_an_edit_begins_at_its_strength_and_joins_what_is_given():
     flow=flow.FlowConfig(prediction='sample'),
     levels=levels,
     solver='euler',
-    guidance=1.0,
+    guidance=Guidance(),
   )
   keys = sampler.clip_keys(0, 2)
   found = jax.jit(made)({}, keys, TEXT, EMPTY, condition)
@@ -230,10 +231,10 @@ def test_a_run_in_two_spans_is_one_run():
     flow=flow.FlowConfig(prediction='velocity'),
     levels=tuple(solver.time_grid(5)),
     solver='unipc',
-    guidance=3.0,
+    guidance=Guidance(3.0),
   )
   parts = [
-    dataclasses.replace(whole, span=span, guidance=scale)
+    dataclasses.replace(whole, span=span, guidance=Guidance(scale))
     for span, scale in (((0, 2), 3.0), ((2, 5), 1.0))
   ]
   keys, condition = sampler.clip_keys(0, 2), conditions.nothing(2, LATENT)
@@ -246,7 +247,7 @@ def test_a_run_in_two_spans_is_one_run():
     return whole.end(carry)
 
   expected = whole(params, keys, TEXT, EMPTY, condition)
-  same = [dataclasses.replace(part, guidance=3.0) for part in parts]
+  same = [dataclasses.replace(part, guidance=Guidance(3.0)) for part in parts]
   np.testing.assert_allclose(run(same), expected, atol=1e-6)
   assert np.abs(run(parts) - expected).max() > 0.01
 
@@ -261,6 +262,152 @@ def test_guidance_moves_away_from_the_negative_prompt():
   z3 = draw(make(transform, prediction='velocity', guidance=3.0))
   np.testing.assert_allclose(z3 - z0, 3 * (z1 - z0), atol=1e-5)
   assert not np.allclose(z1[0] - z0[0], z1[1] - z0[1])
+
+
+def frozen_first(frames=1):
+  """A condition of which the first frames are given, and its latents."""
+  z = jax.random.normal(jax.random.key(3), (2, *LATENT))
+  known = np.zeros(LATENT, bool)
+  known[:frames] = True
+  return z, conditions.given(z, known, patch=PATCH)
+
+
+@pytest.mark.parametrize('text', [1.0, 3.0])
+def test_given_frames_have_a_scale_of_their_own(text):
+  """v = none + given (i - none) + text (it - i), of networks that answer with
+  what they are told: of the text, and whether the first frame is given."""
+  z, condition = frozen_first()
+  keys = sampler.clip_keys(0, 2)
+  noise = jax.vmap(lambda key: jax.random.normal(key, LATENT))(keys)
+
+  def transform(params, z_t, t, text_RSY):
+    if t.shape[0] > 2 or text != 1:
+      t_first, t_last = t[:, 0], t[:, -1]
+      rows = t.shape[0] // 2
+      level = t_last[0]
+      # In the last row the first frame is noised to the level of the others.
+      free = (1 - level) * z[:, 0] + level * noise[:, 0]
+      right = jnp.all(t_first[: 2 * rows - 2] == 0)
+      right &= jnp.all(t_first[-2:] == level)
+      right &= jnp.all(jnp.abs(z_t[-2:, 0] - free) < 1e-5)
+      z_t = jnp.where(right, 0.0, jnp.nan) * z_t
+    given = (t[:, :1] == 0).astype(jnp.float32)[:, :, None, None, None]
+    return 0.0 * z_t + text_RSY[:, :1, None, None, None] + 10 * given
+
+  def move(given):
+    made = sampler.Sampler(
+      transform=transform,
+      flow=flow.FlowConfig(prediction='velocity'),
+      levels=tuple(solver.time_grid(4).tolist()),
+      solver='euler',
+      guidance=Guidance(text, given=given),
+    )
+    found = jax.jit(made)({}, keys, TEXT, EMPTY, condition)
+    np.testing.assert_array_equal(found[:, 0], z[:, 0])
+    return np.asarray(noise - found)[:, 1:]
+
+  # Over the whole way the velocity is integrated once.
+  told, away = np.array([3.0, 4.0]), np.array([1.0, 1.0])
+  expected = away + text * (told - away) + 10
+  for given in (0.0, 2.5):
+    extra = 10 * (given - 1)
+    np.testing.assert_allclose(
+      move(given)[:, 0, 0, 0, 0], expected + extra, atol=1e-4
+    )
+
+
+@pytest.mark.parametrize('name', ['euler', 'unipc'])
+def test_a_grid_that_begins_below_one_keeps_what_is_known(name):
+  """As CFG-Zero* leaves out the first steps: the noise stays as it is."""
+  z = jax.random.normal(jax.random.key(3), (2, *LATENT))
+  known = np.zeros(LATENT, bool)
+  known[1, :, 2:] = True
+  grid = solver.schedule('even', 6, shift=1.0, solver=name).without_first(2)
+  made = sampler.Sampler(
+    transform=lambda params, z_t, t, text: jnp.sin(5 * z_t),
+    flow=flow.FlowConfig(prediction='velocity'),
+    levels=grid.levels,
+    told=grid.told,
+    solver=name,
+    guidance=Guidance(2.0, kind='cfg_zero'),
+  )
+  keys, condition = (
+    sampler.clip_keys(0, 2),
+    conditions.given(z, known, patch=PATCH),
+  )
+  start = jax.tree.leaves(made.begin(keys, condition))[0]
+  noise = jax.vmap(lambda key: jax.random.normal(key, LATENT))(keys)
+  mask = np.broadcast_to(known, z.shape)
+  np.testing.assert_allclose(start[~mask], noise[~mask])
+  level = grid.levels[0]
+  path = (1 - level) * z + level * noise
+  np.testing.assert_allclose(start[mask], path[mask], atol=1e-6)
+  found = jax.jit(made)({}, keys, TEXT, EMPTY, condition)
+  np.testing.assert_allclose(found[mask], z[mask], atol=1e-5)
+
+
+def test_momentum_lasts_from_step_to_step():
+  """Directions d in the sample at levels t: after two steps the second is
+  d_2 + momentum d_1."""
+
+  def transform(params, z, t, text):
+    return 0.0 * z + text[:, :1, None, None, None]
+
+  def move(momentum, steps):
+    made = sampler.Sampler(
+      transform=transform,
+      flow=flow.FlowConfig(prediction='velocity'),
+      levels=tuple(solver.time_grid(steps).tolist()),
+      solver='euler',
+      guidance=Guidance(3.0, kind='apg', momentum=momentum, parallel=1.0),
+    )
+    return draw(jax.jit(made))
+
+  # With text 3, without 1: t * (3 - 1) at t = 1, then at t = 0.5; as a
+  # velocity divided by t again, for half of the way.
+  expected = -2 * 0.5 * (-0.5 * 2 / 0.5)
+  found = move(-0.5, 2) - move(0.0, 2)
+  np.testing.assert_allclose(found[0], expected, atol=1e-5)
+  np.testing.assert_allclose(move(-0.5, 1), move(0.0, 1), atol=1e-6)
+
+
+@dataclasses.dataclass(frozen=True)
+class Counting:
+  """A network that remembers how often it was asked, and answers with it."""
+
+  shape: tuple
+
+  def begin(self, shape):
+    assert shape == self.shape
+    return jnp.zeros(shape)
+
+  def __call__(self, params, z, t, text, memory):
+    return memory + text['ready'], memory + 1
+
+
+def test_a_network_that_skips_remembers_and_the_text_is_prepared_once():
+  prepared = []
+
+  def prepare(params, text_RSY):
+    prepared.append(text_RSY.shape)
+    return {'ready': 10 * params['scale']}
+
+  made = sampler.Sampler(
+    transform=None,
+    flow=flow.FlowConfig(prediction='velocity'),
+    levels=tuple(solver.time_grid(4).tolist()),
+    solver='euler',
+    guidance=Guidance(3.0),
+    prepare=prepare,
+    skipping=Counting((4, *LATENT)),
+  )
+  keys, condition = sampler.clip_keys(0, 2), conditions.nothing(2, LATENT)
+  carry = made.begin(keys, condition)
+  noise = jax.tree.leaves(carry)[0]
+  carry = jax.jit(made.advance)({'scale': 1.0}, carry, TEXT, EMPTY, condition)
+  # Steps answered 10, 11, 12 and 13, a quarter of the way each.
+  np.testing.assert_allclose(made.end(carry), noise - 11.5, atol=1e-5)
+  assert np.all(carry[2] == 4) and prepared == [(4, 2)]
 
 
 @pytest.mark.parametrize('guidance, rows', [(1.0, 2), (2.0, 4)])

@@ -1,5 +1,7 @@
 """Multi-head attention as a module; how it is computed is in attend.py."""
 
+from typing import NamedTuple
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -22,6 +24,47 @@ class RMSNorm(nn.Module):
     mean = jnp.mean(jnp.square(x32), axis=-1, keepdims=True)
     return (x32 * jax.lax.rsqrt(mean + self.eps)).astype(x.dtype) * (
       scale.astype(x.dtype)
+    )
+
+
+class KeysValues(NamedTuple):
+  """What is asked, projected: (B, S, A, E) each, keys normalised."""
+
+  k: jax.Array
+  v: jax.Array
+
+
+def _split(x, heads: int, along):
+  x = x.reshape(*x.shape[:-1], heads, x.shape[-1] // heads)
+  return constrain(x, 'batch', along, 'heads', None)
+
+
+def _keys_values(
+  context_BSD, width: int, *, heads: int, eps: float, dtype, along
+) -> KeysValues:
+  """Children k, norm_k and v of the module that calls this."""
+  k = Dense(width, dtype=dtype, name='k')(context_BSD)
+  k = _split(RMSNorm(eps, name='norm_k')(k), heads, along)
+  v = Dense(width, dtype=dtype, name='v')(context_BSD)
+  return KeysValues(k, _split(v, heads, along))
+
+
+class Projection(nn.Module):
+  """The keys and values of an Attention of these sizes, on its parameters."""
+
+  heads: int
+  eps: float
+  dtype: jnp.dtype
+
+  @nn.compact
+  def __call__(self, context_BSD) -> KeysValues:
+    return _keys_values(
+      context_BSD,
+      context_BSD.shape[-1],
+      heads=self.heads,
+      eps=self.eps,
+      dtype=self.dtype,
+      along=None,
     )
 
 
@@ -49,28 +92,30 @@ class Attention(nn.Module):
   exchange: str = 'auto'
 
   @nn.compact
-  def __call__(self, x_BND, context_BSD, rope_tables=None, *, keys=None):
+  def __call__(self, x_BND, context, rope_tables=None, *, keys=None):
     """Attends.
 
     Args:
       x_BND: what asks.
-      context_BSD: what is asked.
+      context: what is asked, (B, S, D); or its KeysValues.
       rope_tables: of rope.tables, if positions turn queries and keys.
       keys: 'tokens' where the context is split over devices as x is, None
         where it is whole, as a text is.
     """
     width = x_BND.shape[-1]
 
-    def project(name, x):
-      return Dense(width, dtype=self.dtype, name=name)(x)
-
-    def split(x, along):
-      x = x.reshape(*x.shape[:-1], self.heads, width // self.heads)
-      return constrain(x, 'batch', along, 'heads', None)
-
-    q = split(RMSNorm(self.eps, name='norm_q')(project('q', x_BND)), 'tokens')
-    k = split(RMSNorm(self.eps, name='norm_k')(project('k', context_BSD)), keys)
-    v = split(project('v', context_BSD), keys)
+    q = Dense(width, dtype=self.dtype, name='q')(x_BND)
+    q = _split(RMSNorm(self.eps, name='norm_q')(q), self.heads, 'tokens')
+    if not isinstance(context, KeysValues):
+      context = _keys_values(
+        context,
+        width,
+        heads=self.heads,
+        eps=self.eps,
+        dtype=self.dtype,
+        along=keys,
+      )
+    k, v = context
     if rope_tables is not None:
       q, k = rope.rotate(q, *rope_tables), rope.rotate(k, *rope_tables)
     # Shapes are all that matters to fresh parameters: no mesh divides them.

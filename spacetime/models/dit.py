@@ -15,9 +15,22 @@ import jax.numpy as jnp
 import numpy as np
 from jax.ad_checkpoint import checkpoint_name
 
-from spacetime.models import activations, attend, patches, remat, rope
-from spacetime.models.attention import Attention
-from spacetime.models.layers import DROPOUT, LORA, Dense
+from spacetime.models import (
+  activations,
+  attend,
+  patches,
+  remat,
+  rope,
+  text_keys,
+)
+from spacetime.models.attention import Attention, KeysValues
+from spacetime.models.layers import (
+  DROPOUT,
+  LORA,
+  Dense,
+  layer_norm,
+  level_features,
+)
 from spacetime.sharding import constrain
 
 
@@ -95,29 +108,6 @@ class DiTConfig:
     return math.prod(self.patch) * self.channels
 
 
-def level_features(t_BT: jax.Array, frequencies: int) -> jax.Array:
-  """[cos(1000 t f), sin(1000 t f)] with f = 10000^(-i / half), float32.
-
-  Source: Vaswani et al. 2017, arXiv 1706.03762; cosines first as in Wan.
-  """
-  half = frequencies // 2
-  f = np.exp(-np.log(10000.0) * np.arange(half) / half).astype(np.float32)
-  step = 1000.0 * t_BT[..., None].astype(jnp.float32)
-  # Wan knows whole thousandths; 1000 * float32(0.511) is not quite 511.
-  whole = jnp.round(step)
-  step = jnp.where(jnp.abs(step - whole) <= 2e-7 * step, whole, step)
-  angle = step * f
-  return jnp.concatenate([jnp.cos(angle), jnp.sin(angle)], axis=-1)
-
-
-def layer_norm(x: jax.Array, eps: float) -> jax.Array:
-  """Zero mean and unit variance over the last axis, float32, no weights."""
-  x = x.astype(jnp.float32)
-  centred = x - jnp.mean(x, axis=-1, keepdims=True)
-  variance = jnp.mean(jnp.square(centred), axis=-1, keepdims=True)
-  return centred * jax.lax.rsqrt(variance + eps)
-
-
 def to_tokens(m_BTD: jax.Array, row_N: np.ndarray | jax.Array) -> jax.Array:
   """A row for every token from a table of levels; one row broadcasts."""
   if m_BTD.shape[1] == 1:
@@ -143,7 +133,7 @@ class Block(nn.Module):
   config: DiTConfig
 
   @nn.compact
-  def __call__(self, x_BND, time_BT6D, text_BSD, rope_tables, row_N):
+  def __call__(self, x_BND, time_BT6D, text, rope_tables, row_N):
     config = self.config
     dtype = x_BND.dtype
     table = self.param('modulation', _open_gates, (6, config.width))
@@ -177,7 +167,7 @@ class Block(nn.Module):
       name='norm_cross',
     )
     y_BND = norm(x_BND.astype(jnp.float32)).astype(dtype)
-    x_BND = x_BND + attention(name='cross_attention')(y_BND, text_BSD)
+    x_BND = x_BND + attention(name='cross_attention')(y_BND, text)
 
     y_BND = layer_norm(x_BND, config.eps) * (1 + scale_m) + shift_m
     y_BNM = Dense(config.mlp, dtype=dtype, name='mlp_in')(y_BND.astype(dtype))
@@ -192,22 +182,30 @@ class Block(nn.Module):
     return x_BND, None
 
 
+def whole_stack(model: 'DiT', x_BND, *inner) -> jax.Array:
+  """All blocks, one after another."""
+  return model.blocks(inner[1])(x_BND, *inner)[0]
+
+
 class DiT(nn.Module):
   """Predicts the flow at latents, given a level per frame and a text."""
 
   config: DiTConfig
 
   @nn.compact
-  def __call__(self, z_Bfhwc, t_BT, text_BSY, row_fhw=None):
+  def __call__(self, z_Bfhwc, t_BT, text, row_fhw=None, *, stack=whole_stack):
     """One prediction.
 
     Args:
       z_Bfhwc: noisy latents, float.
       t_BT: level of each latent frame in [0, 1], (B, f); or (B, 1), one for
         the whole clip, at no cost.
-      text_BSY: text features; rows past the text are zeros and take part.
+      text: features (B, S, Y), of which rows past the text are zeros and take
+        part; or what text_keys.prepare made of them.
       row_fhw: which of (B, T) levels each latent cell has, int, the same in a
         token; None is that of its frame.
+      stack: (model, x_BND, what each block takes besides) -> x_BND, how the
+        blocks are run; see step_cache.py.
 
     Returns:
       float32 (B, f, h, w, c): a velocity or a sample, as it was trained.
@@ -260,13 +258,10 @@ class DiT(nn.Module):
     time_BT6D = time_BT6D.reshape(*t_BT.shape, 6, config.width)
     time_BT6D = constrain(time_BT6D, 'batch', None, None, 'width')
 
-    text_BSD = dense('text_in', config.width)(text_BSY.astype(dtype))
-    text_BSD = constrain(text_BSD, 'batch', None, 'width')
-    text_BSD = dense('text_out', config.width)(activations.gelu(text_BSD))
-    text_BSD = constrain(text_BSD, 'batch', None, 'width')
-
     x_BND = constrain(x_BND, 'batch', 'tokens', 'width')
-    x_BND = self.blocks()(x_BND, time_BT6D, text_BSD, rope_tables, row_N)[0]
+    if not isinstance(text, KeysValues):
+      text = text_keys.embed(config, text)
+    x_BND = stack(self, x_BND, time_BT6D, text, rope_tables, row_N)
 
     table = self.param(
       'head_modulation', nn.initializers.zeros, (2, config.width)
@@ -279,13 +274,15 @@ class DiT(nn.Module):
     )(x_BND.astype(dtype))
     return patches.unpatchify(x_BNV, config.patch, grid).astype(jnp.float32)
 
-  def blocks(self):
-    """The stack of blocks: one traced body, parameters stacked on axis 0."""
+  def blocks(self, text):
+    """The stack of blocks: one traced body, parameters stacked on axis 0, and
+    with them the text's keys and values if it comes as these."""
+    along = 0 if isinstance(text, KeysValues) else nn.broadcast
     return nn.scan(
       remat.remat(Block, self.config.remat),
       variable_axes={'params': 0, LORA: 0},
       split_rngs={'params': True, DROPOUT: True},
-      in_axes=(nn.broadcast,) * 4,
+      in_axes=(nn.broadcast, along, nn.broadcast, nn.broadcast),
       length=self.config.layers,
     )(self.config, name='blocks')
 

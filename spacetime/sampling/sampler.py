@@ -10,7 +10,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from spacetime import flow, guidance, solver
+from spacetime import flow, solver
+from spacetime.guidance import Guidance
 from spacetime.sampling.conditions import Condition
 
 
@@ -19,26 +20,32 @@ class Sampler:
   """How to sample.
 
   Attributes:
-    transform: (params, z_Bfhwc, t_BT, text_BSY) -> prediction_Bfhwc; with
+    transform: (params, z_Bfhwc, t_BT, text) -> prediction_Bfhwc; with
       row_fhw too where a condition has it.
     flow: what the network predicts.
     levels: falling grid to 0, see solver.schedule; a tuple, so that
       samplers are equal when their settings are and compile once.
     told: levels that the network is given at each step; () is `levels`.
     solver: a name in solver.SOLVERS.
-    guidance: scale; 1 samples without guidance, at half the cost.
-    interval: levels within which guidance holds.
+    guidance: what is predicted at each step, and how it is combined; with a
+      scale of 1 nothing but the prediction itself, at half the cost.
     span: first step and the one to stop before, of `advance`; all as a rule.
+    prepare: (params, text_BSY) -> what transform takes as text: what is the
+      same at every step, computed once; None hands the features on.
+    skipping: None, or in place of transform (params, z_Bfhwc, t_BT, text,
+      memory) -> (prediction_Bfhwc, memory), with `begin`: shape of the latents
+      -> memory. A span begins anew.
   """
 
   transform: Callable
   flow: flow.FlowConfig
   levels: tuple[float, ...]
   solver: str
-  guidance: float
-  interval: tuple[float, float] = (0.0, 1.0)
+  guidance: Guidance = Guidance()
   told: tuple[float, ...] = ()
   span: tuple[int, int | None] = (0, None)
+  prepare: Callable | None = None
+  skipping: Callable | None = None
 
   def __call__(
     self, params, keys_B, text_BSY, negative_BSY, condition: Condition
@@ -60,57 +67,96 @@ class Sampler:
     return self.end(carry)
 
   def begin(self, keys_B, condition: Condition):
-    """The carry before the first step: the solver's, and the noise of values
-    that are known; None where none are."""
+    """The carry before the first step: the solver's, the noise of values that
+    are known or given (None where it is not needed), and what
+    `skipping` remembers of the last span (of none)."""
     shape = condition.z_Bfhwc.shape[1:]
     noise = jax.vmap(lambda key: jax.random.normal(key, shape))(keys_B)
     level = condition.cells(condition.level_BT)
     z_Bfhwc = flow.noised(condition.z_Bfhwc, noise, level)
-    kept = None if condition.known_Bfhwc is None else noise
-    return solver.get(self.solver).begin(z_Bfhwc), kept
+    known = condition.known_Bfhwc
+    if known is not None:
+      first = jnp.minimum(level, self.levels[0])
+      path = flow.noised(condition.z_Bfhwc, noise, first)
+      z_Bfhwc = jnp.where(known, path, z_Bfhwc)
+    kept = known is not None or self.guidance.tells_given
+    inner = solver.get(self.solver).begin(z_Bfhwc)
+    return inner, noise if kept else None, ()
 
   def advance(
     self, params, carry, text_BSY, negative_BSY, condition: Condition
   ):
     """The steps of the span: the carry before them -> the one after them."""
-    inner, noise = carry
-    level, known, path = condition.level_BT, condition.known_Bfhwc, None
-    rows = {}
-    if condition.row_fhw is not None:
-      rows = {'row_fhw': condition.row_fhw}
-    if known is not None:
-      path = flow.velocity(condition.z_Bfhwc, noise)
-    guided = self.guidance != 1.0
-    if guided:
-      text_BSY = jnp.concatenate([text_BSY, negative_BSY])
-      level, known, path = jax.tree.map(
-        lambda x: jnp.concatenate([x, x]), (level, known, path)
-      )
+    inner, noise, _ = carry
+    rule = self.guidance
+    text = [text_BSY, negative_BSY][: 1 + rule.tells_text]
+    text_RSY = jnp.concatenate((text + text[-1:])[: rule.rows])
+    text = text_RSY
+    if self.prepare is not None:
+      text = self.prepare(params, text_RSY)
+    predict = self._velocities(params, text, noise, condition)
 
-    def velocity(z, t):
-      t_BT = jnp.minimum(t, level)
-      y = self.transform(params, z, t_BT, text_BSY, **rows)
-      if self.flow.prediction == 'sample':
-        t_cells = condition.cells(t_BT)
-        y = flow.to_velocity(z, y, t_cells, floor=self.flow.floor)
-      if known is not None:
-        y = jnp.where(known, path, y)
-      # What begins at less noise waits until the rest has come there.
-      return jnp.where(condition.cells(t <= level), y, 0.0)
+    def step(z, t, memory):
+      network, directions = memory
+      v_Rfhwc, network = predict(z, t, network)
+      rows = jnp.split(v_Rfhwc, rule.rows)
+      given = condition.cells(condition.level_BT == 0)
+      v_Bfhwc, directions = rule(rows, z, t, directions, given=given)
+      return v_Bfhwc, (network, directions)
 
-    predict = velocity
-    if guided:
-      predict = guidance.classifier_free(
-        velocity, scale=self.guidance, interval=self.interval
-      )
-    inner = solver.get(self.solver).advance(
-      predict,
+    z_Bfhwc, network = condition.z_Bfhwc, ()
+    if self.skipping is not None:
+      batch, *latent = z_Bfhwc.shape
+      network = self.skipping.begin((rule.rows * batch, *latent))
+    inner, memory = solver.get(self.solver).advance_with(
+      step,
       inner,
+      (network, rule.begin(z_Bfhwc)),
       np.asarray(self.levels, np.float32),
       told=self.told or None,
       span=self.span,
     )
-    return inner, noise
+    return inner, noise, memory[0]
+
+  def _velocities(self, params, text, noise, condition: Condition):
+    """(z_Bfhwc, t, memory) -> (velocities of all rows of guidance, one after
+    another; memory of `skipping`).
+
+    The row without what is given has it noised to the level of the
+    others, as clips are trained on of which nothing is given.
+    """
+    rule, known = self.guidance, condition.known_Bfhwc
+    level_BT, cells = condition.level_BT, condition.cells
+    told_BT = [level_BT] * rule.rows
+    if rule.tells_given:
+      told_BT[-1] = jnp.where(level_BT == 0, 1.0, level_BT)
+    told_RT = jnp.concatenate(told_BT)
+    level_RT = jnp.concatenate([level_BT] * rule.rows)
+    path, more = None, {}
+    if known is not None:
+      path = flow.velocity(condition.z_Bfhwc, noise)
+      path, known = (jnp.concatenate([x] * rule.rows) for x in (path, known))
+    if condition.row_fhw is not None:
+      more = {'row_fhw': condition.row_fhw}
+
+    def velocities(z, t, memory):
+      rows = [z] * rule.rows
+      if rule.tells_given:
+        free = flow.noised(condition.z_Bfhwc, noise, jnp.full((1, 1), t))
+        rows[-1] = jnp.where(cells(level_BT == 0), free, z)
+      z, t_RT = jnp.concatenate(rows), jnp.minimum(t, told_RT)
+      if self.skipping is None:
+        y = self.transform(params, z, t_RT, text, **more)
+      else:
+        y, memory = self.skipping(params, z, t_RT, text, memory, **more)
+      if self.flow.prediction == 'sample':
+        y = flow.to_velocity(z, y, cells(t_RT), floor=self.flow.floor)
+      if known is not None:
+        y = jnp.where(known, path, y)
+      # What begins at less noise waits until the rest has come there.
+      return jnp.where(cells(t <= level_RT), y, 0.0), memory
+
+    return velocities
 
   def end(self, carry) -> jax.Array:
     """z_Bfhwc of the carry after the last step."""

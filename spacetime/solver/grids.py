@@ -38,8 +38,8 @@ class Grid:
     """
     if steps >= len(self.told):
       raise ValueError(
-        f'sampling.zero_steps={steps} of {len(self.told)} steps: expected less; '
-        'change it, or --steps'
+        f'sampling.zero_steps={steps} of {len(self.told)} steps: expected '
+        'less; change it, or --steps'
       )
     return Grid(self.levels[steps:], self.told[steps:])
 

@@ -3,6 +3,7 @@
 import dataclasses
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import published_folder
 import pytest
@@ -197,8 +198,12 @@ def test_the_whole_pipeline_agrees_from_prompt_to_frames(form, tmp_path):
       t_B1 = np.ones((2, 1), np.float32) * t
       return dit.DiT(model).apply({'params': params}, z_Bfhwc, t_B1, text_BSY)
 
+    def guided(z_Bfhwc, t):
+      v_with, v_without = jnp.split(pair(jnp.concatenate([z_Bfhwc] * 2), t), 2)
+      return guidance.classifier_free(v_with, v_without, scale)
+
     z_Bfhwc = solver.unipc(
-      guidance.classifier_free(pair, scale=scale),
+      guided,
       noise,
       grid.levels,
       told=grid.told,
