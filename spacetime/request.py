@@ -12,6 +12,7 @@ from spacetime import (
   geometry,
   modes,
   pretrained,
+  prompting,
   sharding,
   texts,
   wording,
@@ -72,6 +73,9 @@ class Request:
   guidance_kind: str | None = None
   guidance_given: float | None = None
   step_cache: float | None = None
+  expand_prompt: str | None = None
+  expand_model: str = 'default'
+  expand_timeout: float = 60.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,6 +85,7 @@ class Plan:
   Attributes:
     model: opened.
     prompts: what each clip is called; encoded unless there is `given`.
+    asked: the same before prompts were expanded.
     given: features read from a file, or None.
     negative: what to encode and steer away from, or None.
     targets: what is written.
@@ -94,6 +99,7 @@ class Plan:
 
   model: pretrained.Opened
   prompts: tuple[str, ...]
+  asked: tuple[str, ...]
   given: texts.Texts | None
   negative: str | None
   targets: targets_lib.Targets
@@ -139,6 +145,8 @@ def check(request: Request) -> Plan:
     given = wording.given(request, model, found)
   else:
     wanted = [wording.prompt(model, prompt) for prompt in wanted]
+  # An endpoint is asked below, when all else has been checked.
+  prompting.expander(request, model)
   codec = model.networks.autoencoder
   window = modes.window(request, mode, grid, codec, fps=data.fps)
   if window:
@@ -150,8 +158,10 @@ def check(request: Request) -> Plan:
     inputs={f'--{name}': getattr(request, name) for name in INPUTS},
   )
   folder = request.embeddings_cache
+  told = wanted if found else prompting.expand(request, model, wanted)
   return Plan(
     model,
+    tuple(prompt for prompt in told for _ in range(request.num)),
     tuple(prompt for prompt in wanted for _ in range(request.num)),
     given,
     wording.negative(request, model, given, guided=settings.guidance != 1.0),

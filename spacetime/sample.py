@@ -74,6 +74,17 @@ flags.DEFINE_float(
 )
 flags.DEFINE_string('negative_prompt', '', 'What to stay away from.')
 flags.DEFINE_string(
+  'expand_prompt',
+  None,
+  "Tell each prompt at length: 'grammar' (the digits world's own), or the URL "
+  "of a chat endpoint of OpenAI's form; its key is SPACETIME_API_KEY in the "
+  'environment.',
+)
+flags.DEFINE_string('expand_model', 'default', "The endpoint's model.")
+flags.DEFINE_float(
+  'expand_timeout', 60.0, 'Seconds to wait for each of its answers.'
+)
+flags.DEFINE_string(
   'embeddings_cache',
   '~/.cache/spacetime/embeddings',
   'Folder for the features of prompts, so that a second run does without the '
@@ -165,6 +176,7 @@ def main() -> None:
     'seed': asked.seed,
     'negative_prompt': asked.negative_prompt,
     'prompt_embeds': asked.prompt_embeds,
+    'expand_prompt': asked.expand_prompt,
     'mode': plan.mode,
     **{name: getattr(asked, name) for name in modes.FLAGS},
     'lora': asked.lora,
@@ -184,10 +196,12 @@ def main() -> None:
 
 def write(plan: request.Plan, videos, about: dict) -> None:
   """Writes each video with its sidecar, and a contact sheet of several."""
-  rows = zip(plan.targets.videos, videos, plan.prompts, strict=True)
-  for i, (path, video, prompt) in enumerate(rows):
+  names = zip(plan.prompts, plan.asked, strict=True)
+  rows = zip(plan.targets.videos, videos, names, strict=True)
+  for i, (path, video, (prompt, asked)) in enumerate(rows):
     written = writer.write_video(path, video, fps=plan.fps)
-    writer.write_sidecar(path, {'prompt': prompt, 'number': i} | about)
+    words = {'prompt': prompt, 'prompt_asked': asked}
+    writer.write_sidecar(path, words | {'number': i} | about)
     print(f'{written}: {prompt}')
   if plan.targets.sheet:
     sheet = writer.write_sheet(plan.targets.sheet, videos, plan.prompts)

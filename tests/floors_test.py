@@ -17,6 +17,7 @@ MAINS = (
   'convert',
   'encode',
   'compile',
+  'caption',
   'command',
 )
 FLOORS = (
@@ -31,6 +32,7 @@ FLOORS = (
     *('config', 'build', 'meshes', 'pretrained', 'texts', 'generate', 'clips'),
     *('base', 'decoding', 'encoders', 'exports', 'plan', 'request'),
     *('footage', 'modes', 'wording', 'workdirs', 'beginning'),
+    *('chat', 'captioning', 'prompting'),
     *('dry_run', 'programs'),
   ),
   ('sheets', 'events', *MAINS),

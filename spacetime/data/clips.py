@@ -291,6 +291,23 @@ def _fit(image: Image.Image, *, height: int, width: int) -> np.ndarray:
   )
 
 
+def find_videos(folder: pathlib.Path) -> list[pathlib.Path]:
+  """The videos of a folder and of those in it, in the order of their names.
+
+  Raises:
+    ValueError: no folder, or none in it.
+  """
+  if not folder.is_dir():
+    raise ValueError(f'{folder} is no folder; change data.dir or --data')
+  paths = sorted(p for p in folder.rglob('*') if p.suffix.lower() in VIDEOS)
+  if not paths:
+    raise ValueError(
+      f'{folder} has no videos; expected files such as {", ".join(VIDEOS)}; '
+      'change data.dir or --data'
+    )
+  return paths
+
+
 def _captions(folder: pathlib.Path) -> dict[pathlib.Path, str]:
   """Caption by video, in the order of the names."""
   if not folder.is_dir():
@@ -304,12 +321,7 @@ def _captions(folder: pathlib.Path) -> dict[pathlib.Path, str]:
         f'such as {absent[0]}; correct the table or change data.dir'
       )
     return {folder / name: table[name] for name in sorted(table)}
-  paths = sorted(p for p in folder.rglob('*') if p.suffix.lower() in VIDEOS)
-  if not paths:
-    raise ValueError(
-      f'{folder} has no videos; expected files such as {", ".join(VIDEOS)}; '
-      'change data.dir'
-    )
+  paths = find_videos(folder)
   bare = [p for p in paths if not p.with_suffix('.txt').is_file()]
   if bare:
     raise ValueError(
