@@ -53,7 +53,7 @@ def test_what_is_drawn_is_of_the_world_and_differs_in_colour():
     WORLD, sizes=('large',), speeds=('fast',), colours=('red', 'blue')
   )
   for seed in range(20):
-    told = expansion.expand(f'1, 2 and some 3s, {seed + 10}', world=world)
+    told = expansion.expand(f'1, 2 and more, {seed + 10}', world=world)
     assert told.count('large') == 2 and 'small' not in told
     assert 'slowly' not in told and 'red' in told and 'blue' in told
 

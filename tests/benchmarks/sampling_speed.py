@@ -1,0 +1,146 @@
+"""What the step cache and the text's keys cost and gain, on a bundled model.
+
+  PYTHONPATH=. python tests/benchmarks/sampling_speed.py --num=64
+
+Prints a row for each threshold: steps computed whole, seconds of sampling
+without compilation (the least of --rounds), PSNR in dB to what is sampled
+without a cache, and the measures of the digits world; then the same seconds
+with the text projected at every step.
+"""
+
+import argparse
+import dataclasses
+import time
+
+import jax
+import numpy as np
+
+from spacetime import build, pretrained, sharding, texts
+from spacetime import config as config_lib
+from spacetime.data import captions, digits_tfds
+from spacetime.data import world as world_lib
+from spacetime.evaluation import world as measures
+from spacetime.pixels import to_frames
+from spacetime.sampling import conditions, sampler
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+  """What one way of sampling came to."""
+
+  video_BFHWC: np.ndarray
+  seconds: float
+  computed: str
+
+
+def main() -> None:
+  """Flags -> a table."""
+  parser = argparse.ArgumentParser(description=__doc__)
+  parser.add_argument('--checkpoint', default='digits')
+  parser.add_argument('--num', type=int, default=64)
+  parser.add_argument('--batch', type=int, default=16)
+  parser.add_argument('--steps', type=int, default=20)
+  parser.add_argument('--solver', default='unipc')
+  parser.add_argument('--rounds', type=int, default=2)
+  parser.add_argument(
+    '--thresholds', type=float, nargs='*', default=[0.02, 0.05, 0.1, 0.2, 0.4]
+  )
+  asked = parser.parse_args()
+  mesh = sharding.make_mesh(
+    sharding.MeshConfig(data=1), devices=jax.devices()[:1]
+  )
+  model = pretrained.load(asked.checkpoint, mesh=mesh)
+  world = config_lib.data(model.config).world
+  scenes = [scene(i, world) for i in range(asked.num)]
+  told = texts.from_prompts(
+    model, [captions.canonical_caption(s) for s in scenes], negative=''
+  )
+  plain = sample(model, told, asked, step_cache=0.0)
+  print('threshold  computed  seconds  PSNR dB  colour  count  motion')
+  print(row('none', plain, plain, scenes))
+  for threshold in asked.thresholds:
+    run = sample(model, told, asked, step_cache=threshold)
+    print(row(f'{threshold:g}', run, plain, scenes), flush=True)
+  each = sample(model, told, asked, step_cache=0.0, prepare=False)
+  print(
+    f'text projected once {plain.seconds:.2f} s, at every step '
+    f'{each.seconds:.2f} s: {each.seconds / plain.seconds:.3f} times; PSNR '
+    f'{psnr(each, plain):.1f} dB'
+  )
+
+
+def scene(i: int, world: world_lib.World) -> world_lib.Scene:
+  """A held-out scene that no training uses."""
+  record = digits_tfds.example(
+    i, world=world, split=world_lib.SPLITS[1], seed=1_000_003
+  )
+  return world_lib.from_json(record['scene'])
+
+
+def sample(model, told, asked, *, step_cache: float, prepare=True) -> Run:
+  """All clips in batches; the first round compiles and is not counted."""
+  nets = model.networks
+  settings = config_lib.sampling(
+    model.config,
+    steps=asked.steps,
+    solver=asked.solver,
+    step_cache=step_cache,
+  )
+  made = build.sampler(model.config, nets, settings)
+  if not prepare:
+    made = dataclasses.replace(made, prepare=None)
+  params = {'dit': model.read('dit')}
+  grid = build.grids(model.config, nets)
+  condition = conditions.nothing(
+    asked.batch, (*grid.latent, nets.autoencoder.z_dim)
+  )
+  advance = jax.jit(made.advance)
+  seconds = []
+  for _ in range(asked.rounds + 1):
+    videos, counts, spent = [], [], 0.0
+    for first in range(0, asked.num, asked.batch):
+      keys = sampler.clip_keys(0, asked.batch, first=first)
+      text_BSY, negative_BSY = (
+        texts.batch(rows[first : first + asked.batch], length=nets.text_length)
+        for rows in (told.text, told.negative)
+      )
+      carry = made.begin(keys, condition)
+      began = time.perf_counter()
+      carry = jax.block_until_ready(
+        advance(params, carry, text_BSY, negative_BSY, condition)
+      )
+      spent += time.perf_counter() - began
+      z_Bfhwc = made.end(carry)
+      frozen = {'autoencoder': model.read('autoencoder')}
+      videos.append(to_frames(np.asarray(nets.decode(frozen, z_Bfhwc))))
+      if made.skipping is not None:
+        counts.append((int(carry[2].computed), int(carry[2].asked)))
+    seconds.append(spent)
+  computed, of = np.sum(counts, 0) if counts else (1, 1)
+  return Run(
+    np.concatenate(videos), min(seconds[1:]), f'{100 * computed / of:.0f} %'
+  )
+
+
+def psnr(run: Run, plain: Run) -> float:
+  """Of pixels, in dB; infinite where nothing differs."""
+  error = np.float64(run.video_BFHWC) - plain.video_BFHWC
+  with np.errstate(divide='ignore'):
+    return float(20 * np.log10(255 / np.sqrt(np.mean(error**2))))
+
+
+def row(name: str, run: Run, plain: Run, scenes) -> str:
+  """A line of the table."""
+  found = measures.summarise(
+    measures.score(measures.measure(clip), scene)
+    for clip, scene in zip(run.video_BFHWC, scenes, strict=True)
+  )
+  return (
+    f'{name:9}  {run.computed:>8}  {run.seconds:7.2f}  '
+    f'{psnr(run, plain):7.1f}  {found["colour"]:6.3f} {found["count"]:6.3f}  '
+    f'{found["motion"]:6.3f}'
+  )
+
+
+if __name__ == '__main__':
+  main()
