@@ -50,7 +50,11 @@ def test_what_is_left_open_is_filled_in(text, parts):
 
 def test_what_is_drawn_is_of_the_world_and_differs_in_colour():
   world = dataclasses.replace(
-    WORLD, sizes=('large',), speeds=('fast',), colours=('red', 'blue')
+    WORLD,
+    max_characters=2,
+    sizes=('large',),
+    speeds=('fast',),
+    colours=('red', 'blue'),
   )
   for seed in range(20):
     told = expansion.expand(f'1, 2 and more, {seed + 10}', world=world)
