@@ -102,14 +102,26 @@ class Decoder:
           step=self._step,
         )
       )
+    stream = self.stream(z_Bfhwc.shape[2:4])
+    chunks = [
+      to_frames(stream(z_Bfhwc[:, i : i + 1])) for i in range(z_Bfhwc.shape[1])
+    ]
+    return np.concatenate(chunks, axis=1)
+
+  def stream(self, latent: tuple[int, int], cache=None) -> streaming.Stream:
+    """What decodes one latent frame after another; not in tiles.
+
+    Args:
+      latent: rows and columns of the latents.
+      cache: of a stream that goes on.
+    """
     params, first, step = self._params, self._first, self._step
     if self._layout.devices:
-      coder = self._sharded(z_Bfhwc.shape[2:4])
+      coder = self._sharded(latent)
       params, first, step = coder.params, coder.first, coder.step
-    chunks = streaming.decode_chunks(
-      self._codec, params, z_Bfhwc, first=first, step=step
+    return streaming.Stream(
+      self._codec, params, first=first, step=step, cache=cache
     )
-    return np.concatenate([to_frames(chunk) for chunk in chunks], axis=1)
 
   def _sharded(self, latent: tuple[int, int]) -> shards.Coder:
     if self._coder is None:

@@ -5,7 +5,8 @@ each stage reads its network and lets it go before the next is read, so that
 the largest of them is what has to fit.
 """
 
-from collections.abc import Iterator
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping
 
 import jax
 import numpy as np
@@ -144,36 +145,64 @@ def draw(
   A transformer takes all batches over its steps before the next one is read.
   """
   nets, count = model.networks, len(told.text)
-  parts = build.samplers(model.config, nets, settings)
-  whole = next(iter(parts.values()))
+  run = programs(model, settings)
   rows = [
     [min(first + i, count - 1) for i in range(batch)]
     for first in range(0, count, batch)
   ]
-  begin = jax.jit(whole.begin)
   carries = [
     jax.device_get(
-      begin(sampler.clip_keys(seed, batch, first=i * batch), condition)
+      run.begin(sampler.clip_keys(seed, batch, first=i * batch), condition)
     )
     for i in range(len(rows))
   ]
-  for root, part in parts.items():
+  for root, advance in run.advance.items():
     # Transformers of one model are one function of their own parameters.
     params = {'dit': model.read(root)}
-    advance = jax.jit(part.advance, donate_argnums=1)
-    name = 'sample' if len(parts) == 1 else f'sample {root}'
+    name = 'sample' if len(run.advance) == 1 else f'sample {root}'
     with tqdm.tqdm(total=count, desc=name, unit='clip') as bar:
-      for i, text in enumerate(_texts(told, rows, nets.text_length)):
+      for i, text in enumerate(batches(told, rows, nets.text_length)):
         carries[i] = jax.device_get(
           advance(params, carries[i], *text, condition)
         )
         bar.update(min(batch, count - i * batch))
     del params
-  end = jax.jit(whole.end)
-  return [np.asarray(end(carry)) for carry in carries]
+  return [np.asarray(run.end(carry)) for carry in carries]
 
 
-def _texts(told: texts.Texts, rows, length: int) -> Iterator[tuple]:
+@dataclasses.dataclass(frozen=True)
+class Programs:
+  """A sampler's parts, jitted; see sampler.Sampler.
+
+  Attributes:
+    begin: as Sampler.begin.
+    advance: Sampler.advance by the transformer that has steps, in their
+      order; the carry is given away.
+    end: as Sampler.end.
+  """
+
+  begin: Callable
+  advance: Mapping[str, Callable]
+  end: Callable
+
+
+def programs(
+  model: texts.Model, settings: config_lib.SamplingConfig
+) -> Programs:
+  """The programs of these settings; each call compiles its own."""
+  parts = build.samplers(model.config, model.networks, settings)
+  whole = next(iter(parts.values()))
+  return Programs(
+    jax.jit(whole.begin),
+    {
+      root: jax.jit(part.advance, donate_argnums=1)
+      for root, part in parts.items()
+    },
+    jax.jit(whole.end),
+  )
+
+
+def batches(told: texts.Texts, rows, length: int) -> Iterator[tuple]:
   """(text_BSY, negative_BSY or None) of each batch."""
   for batch in rows:
     text_BSY = texts.batch([told.text[i] for i in batch], length=length)

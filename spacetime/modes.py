@@ -39,6 +39,7 @@ class Asked(Protocol):
   strength: float | None
   given: int | None
   frames: int | None
+  seconds: float | None
 
 
 def name(asked: Asked) -> str:
@@ -51,6 +52,8 @@ def name(asked: Asked) -> str:
   if mode not in MODES:
     raise ValueError(f'--mode={mode}: expected one of {", ".join(MODES)}')
   needed, allowed = MODES[mode]
+  if asked.seconds is not None and 'given' not in allowed:
+    allowed += ('given',)  # from chunk to chunk
   for flag in FLAGS:
     value = getattr(asked, flag)
     if flag in needed and value in (None, ''):

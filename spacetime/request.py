@@ -13,13 +13,14 @@ from spacetime import (
   modes,
   pretrained,
   prompting,
+  schedule,
   sharding,
   texts,
   wording,
 )
 from spacetime import config as config_lib
 from spacetime.interop import embeddings
-from spacetime.sampling import conditions, tiles
+from spacetime.sampling import conditions, rollout, tiles
 from spacetime.sampling import targets as targets_lib
 
 # Flags that the config's sampling section has too.
@@ -27,6 +28,8 @@ SETTINGS = (
   *('steps', 'solver', 'shift', 'strength', 'guidance', 'guidance_2'),
   *('guidance_kind', 'guidance_given', 'step_cache'),
 )
+# Level of what a chunk is given of the one before: BUILD_NOTES.md.
+TAIL_NOISE = 0.2
 # Flags that name files which are read.
 INPUTS = (
   *('image', 'video', 'video2', 'mask'),
@@ -76,6 +79,9 @@ class Request:
   expand_prompt: str | None = None
   expand_model: str = 'default'
   expand_timeout: float = 60.0
+  seconds: float | None = None
+  schedule: str | None = None
+  tail_noise: float | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,6 +101,8 @@ class Plan:
     fps: frames a second.
     cache: of prompts' features, or None.
     layout: of decoding.
+    division: into chunks, of a video of --seconds; else None. Prompts are then
+      of all clips for each text of the schedule.
   """
 
   model: pretrained.Opened
@@ -110,6 +118,7 @@ class Plan:
   fps: float
   cache: embeddings.Cache | None
   layout: decoding.Layout
+  division: rollout.Rollout | None = None
 
 
 def check(request: Request) -> Plan:
@@ -120,9 +129,13 @@ def check(request: Request) -> Plan:
   """
   _check_numbers(request)
   mode = modes.name(request)
-  wanted, found = wording.wanted(request)
+  wanted, found = schedule.wanted(request)
   size = parse_size(request.size)
-  targets = targets_lib.name(request.out, clips=len(wanted) * request.num)
+  clips = request.num * (1 if request.schedule else len(wanted))
+  schedule.check(request, mode, clips=clips)
+  targets = targets_lib.name(request.out, clips=clips)
+  if request.seconds is not None:
+    targets = targets_lib.streamed(targets, request.out)
   # Sampling is not sharded here: every device would hold the same clip.
   mesh = sharding.make_mesh(
     sharding.MeshConfig(data=1), devices=jax.devices()[:1]
@@ -130,7 +143,9 @@ def check(request: Request) -> Plan:
   model = pretrained.open_model(request.checkpoint, mesh=mesh)
   model = _tuned(request, model)
   data = config_lib.data(model.config)
-  grid = _grid(request, model, size, still=mode == 'still')
+  fps = data.fps if request.fps is None else request.fps
+  grid = _grid(request, model, size, still=mode == 'still', fps=fps)
+  division = schedule.divide(request, grid, fps=fps, noise=TAIL_NOISE)
   layout = decoding.parse(
     request.decode_tiles,
     overlap=request.decode_overlap,
@@ -151,7 +166,8 @@ def check(request: Request) -> Plan:
   window = modes.window(request, mode, grid, codec, fps=data.fps)
   if window:
     _warn_of_levels(request, model, mode)
-  _check_given_scale(settings, mode, codec, window)
+  if division is None or division.noise:
+    _check_given_scale(settings, mode, codec, window)
   targets_lib.check(
     targets,
     frames=window.length if window else grid.frames,
@@ -170,9 +186,10 @@ def check(request: Request) -> Plan:
     settings,
     window,
     mode,
-    data.fps if request.fps is None else request.fps,
+    fps,
     embeddings.Cache(folder) if folder else None,
     layout,
+    division,
   )
 
 
@@ -218,11 +235,16 @@ def _tuned(request: Request, model: pretrained.Opened) -> pretrained.Opened:
   return model
 
 
-def _grid(request: Request, model, size, *, still: bool) -> geometry.Geometry:
+def _grid(
+  request: Request, model, size, *, still: bool, fps: float
+) -> geometry.Geometry:
   world = config_lib.data(model.config).world
   frames = 1 if still else world.frames
   if request.frames is not None:
     frames = request.frames
+  if request.seconds is not None:
+    step = model.networks.autoencoder.stride[0]
+    frames = min(frames, schedule.length(request.seconds, stride=step, fps=fps))
   height, width = size or (world.height, world.width)
   return build.grids(model.config, model.networks, (frames, height, width))
 

@@ -22,8 +22,8 @@ import time
 from absl import flags
 
 import spacetime
-from spacetime import command, generate, modes, request, texts
-from spacetime.sampling import tiles, writer
+from spacetime import command, generate, modes, request, rollouts, texts
+from spacetime.sampling import resume, tiles, writer
 
 flags.DEFINE_string('prompt', None, 'What the video shows.')
 flags.DEFINE_string(
@@ -118,6 +118,25 @@ flags.DEFINE_integer(
   'Frames of a video that what is made goes on from, or leads to; with '
   '--mode=edit the last ones, that stay. About half of --frames if not set.',
 )
+flags.DEFINE_float(
+  'seconds',
+  None,
+  'How long the video is. What is longer than --frames is made in chunks of so '
+  'many, each given the last --given frames of what there is, and written to '
+  'FILE.part.mp4 as it comes; after a stop the same command goes on.',
+)
+flags.DEFINE_string(
+  'schedule',
+  None,
+  'Prompts that change along the way, instead of --prompt: "0: PROMPT; 10: '
+  'PROMPT" has the second from second 10 on.',
+)
+flags.DEFINE_float(
+  'tail_noise',
+  None,
+  'Level of noise on what a chunk of --seconds is given, against drift: 0 (as '
+  'it is) to less than 1.',
+)
 flags.DEFINE_float('fps', None, 'Frames a second of the file.')
 flags.DEFINE_integer('batch', 16, 'Videos sampled at once.')
 flags.DEFINE_string(
@@ -152,23 +171,6 @@ def main() -> None:
   asked = request.Request(**{name: flags.FLAGS[name].value for name in names})
   plan = request.check(asked)
   began = time.monotonic()
-  told = texts.from_prompts(
-    plan.model,
-    plan.prompts,
-    negative=plan.negative,
-    given=plan.given,
-    cache=plan.cache,
-  )
-  videos = generate.from_texts(
-    plan.model,
-    told,
-    grid=plan.grid,
-    settings=plan.settings,
-    seed=asked.seed,
-    window=plan.window,
-    batch=asked.batch,
-    layout=plan.layout,
-  )
   about = {
     'version': spacetime.__version__,
     'checkpoint': asked.checkpoint,
@@ -189,9 +191,34 @@ def main() -> None:
     'width': plan.grid.width,
     'fps': plan.fps,
     'sampling': dataclasses.asdict(plan.settings),
-    'seconds': round(time.monotonic() - began, 3),
   }
-  write(plan, videos, about)
+  state = identity = None
+  if plan.division:
+    identity = rollouts.identity(plan, about)
+    state = resume.read(plan.targets.state, identity)
+  told = texts.from_prompts(
+    plan.model,
+    plan.prompts,
+    negative=plan.negative,
+    given=plan.given,
+    cache=plan.cache,
+  )
+  if plan.division:
+    rollouts.make(plan, told, seed=asked.seed, state=state, about=identity)
+    spent = {'seconds': round(time.monotonic() - began, 3)}
+    rollouts.finish(plan, about | spent, seed=asked.seed)
+    return
+  videos = generate.from_texts(
+    plan.model,
+    told,
+    grid=plan.grid,
+    settings=plan.settings,
+    seed=asked.seed,
+    window=plan.window,
+    batch=asked.batch,
+    layout=plan.layout,
+  )
+  write(plan, videos, about | {'seconds': round(time.monotonic() - began, 3)})
 
 
 def write(plan: request.Plan, videos, about: dict) -> None:

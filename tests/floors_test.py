@@ -31,7 +31,15 @@ FLOORS = (
   (
     *('config', 'build', 'meshes', 'pretrained', 'texts', 'generate', 'clips'),
     *('base', 'decoding', 'encoders', 'exports', 'plan', 'request'),
-    *('footage', 'modes', 'wording', 'workdirs', 'beginning'),
+    *(
+      'footage',
+      'modes',
+      'wording',
+      'schedule',
+      'rollouts',
+      'workdirs',
+      'beginning',
+    ),
     *('chat', 'captioning', 'prompting'),
     *('dry_run', 'programs'),
   ),

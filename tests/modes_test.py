@@ -26,7 +26,7 @@ CELL_GRID = geometry.Geometry(9, 32, 48, CELLS.stride, (1, 2, 2))
 
 
 def asked(**changes):
-  flags = dict.fromkeys((*modes.FLAGS, 'mode', 'frames'))
+  flags = dict.fromkeys((*modes.FLAGS, 'mode', 'frames', 'seconds'))
   return types.SimpleNamespace(**(flags | changes))
 
 

@@ -50,6 +50,36 @@ def encode_chunks(autoencoder, params, video_BFHWC, *, first=None, step=None):
     yield z_Bfhwc
 
 
+class Stream:
+  """Decodes one latent frame after another, however many there will be.
+
+  Attributes:
+    cache: a pytree of fixed shape; None before the first latent frame. It is
+      given away to `step`.
+
+  Args:
+    autoencoder: an `Autoencoder` or `IdentityAutoencoder`.
+    params: its parameters.
+    first: `decode_first`, jitted; None runs it as it is.
+    step: `decode_step`, likewise.
+    cache: of a stream that goes on.
+  """
+
+  def __init__(self, autoencoder, params, *, first=None, step=None, cache=None):
+    self._params = params
+    self._first = first or autoencoder.decode_first
+    self._step = step or autoencoder.decode_step
+    self.cache = cache
+
+  def __call__(self, z_B1hwc):
+    """The video of the next latent frame."""
+    if self.cache is None:
+      self.cache, video_BFHWC = self._first(self._params, z_B1hwc)
+    else:
+      self.cache, video_BFHWC = self._step(self._params, self.cache, z_B1hwc)
+    return video_BFHWC
+
+
 def decode_chunks(autoencoder, params, z_Bfhwc, *, first=None, step=None):
   """Yields the video of one latent frame after the other.
 
@@ -62,13 +92,9 @@ def decode_chunks(autoencoder, params, z_Bfhwc, *, first=None, step=None):
     first: `decode_first`, jitted; None runs it as it is.
     step: `decode_step`, likewise.
   """
-  first = first or autoencoder.decode_first
-  step = step or autoencoder.decode_step
-  cache, video_BFHWC = first(params, z_Bfhwc[:, :1])
-  yield video_BFHWC
-  for i in range(1, z_Bfhwc.shape[1]):
-    cache, video_BFHWC = step(params, cache, z_Bfhwc[:, i : i + 1])
-    yield video_BFHWC
+  stream = Stream(autoencoder, params, first=first, step=step)
+  for i in range(z_Bfhwc.shape[1]):
+    yield stream(z_Bfhwc[:, i : i + 1])
 
 
 def decode_scan(autoencoder, params, z_Bfhwc):

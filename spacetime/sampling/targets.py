@@ -4,7 +4,7 @@ import dataclasses
 import pathlib
 from collections.abc import Mapping
 
-from spacetime.sampling import writer
+from spacetime.sampling import fragments, writer
 
 
 @dataclasses.dataclass(frozen=True)
@@ -15,14 +15,19 @@ class Targets:
     videos: the path of each clip, as writer.write_video takes it; a final
       slash tells a folder.
     sheet: of several clips, or None.
+    parts: of each video while it is made, where that is in chunks.
+    state: of such a run, beside them; None otherwise.
   """
 
   videos: tuple[str, ...]
   sheet: pathlib.Path | None
+  parts: tuple[pathlib.Path, ...] = ()
+  state: pathlib.Path | None = None
 
   def files(self, *, frames: int) -> list[pathlib.Path]:
     """Every path that appears: videos, folders of frames, sidecars, sheet."""
-    found = [] if self.sheet is None else [self.sheet]
+    found = [path for path in (self.sheet, self.state) if path]
+    found += self.parts
     for video in self.videos:
       found += [writer.place(video, frames=frames), writer.sidecar(video)]
     return found
@@ -43,6 +48,25 @@ def name(out: str, *, clips: int) -> Targets:
     for i in range(clips)
   )
   return Targets(videos, path.with_name(f'{path.stem}-sheet.png'))
+
+
+def streamed(targets: Targets, out: str) -> Targets:
+  """The targets of videos that are written as they are made: FILE.part.mp4
+  and FILE.part.safetensors beside FILE.mp4, until it is whole; no sheet.
+
+  Raises:
+    ValueError: --out is no MP4.
+  """
+  path = writer.check_output(out)
+  if path.suffix.lower() != fragments.SUFFIX:
+    raise ValueError(
+      f'--out={out}: a video of --seconds is written as it is made: expected '
+      f'FILE{fragments.SUFFIX}'
+    )
+  videos = [pathlib.Path(video).expanduser() for video in targets.videos]
+  parts = (video.with_name(f'{video.stem}.part.mp4') for video in videos)
+  state = path.with_name(f'{path.stem}.part.safetensors')
+  return Targets(targets.videos, None, tuple(parts), state)
 
 
 def check(

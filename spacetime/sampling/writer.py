@@ -16,17 +16,10 @@ import av
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from spacetime.sampling import coding
+
 Path = str | os.PathLike
 
-# Suffix -> codec and its options. H.264 at CRF 16 is hard to tell from the
-# source; without `cpu-independent` the same frames give other bytes at times.
-CODECS = {
-  '.mp4': (
-    'libx264',
-    {'crf': '16', 'preset': 'medium', 'x264-params': 'cpu-independent=1'},
-  ),
-  '.webm': ('libvpx-vp9', {'crf': '20', 'b': '0', 'row-mt': '1'}),
-}
 CONTAINER = {
   '.mp4': {'movflags': '+faststart'},
   '.webm': {'fflags': '+bitexact'},
@@ -51,11 +44,12 @@ class VideoWriter:
 
   def __init__(self, path: Path, *, fps: float = 8):
     self.path = check_output(path)
-    if self.path.suffix.lower() not in CODECS:
+    if self.path.suffix.lower() not in coding.CODECS:
       raise ValueError(
-        f'{path}: a stream is written as {" or ".join(CODECS)}; change --out'
+        f'{path}: a stream is written as {" or ".join(coding.CODECS)}; change '
+        '--out'
       )
-    self._fps = _check_fps(fps)
+    self._fps = coding.check_fps(fps)
     self._temporary = _beside(self.path)
     self._suffix = self.path.suffix.lower()
     self._container = self._stream = self._shape = None
@@ -72,7 +66,7 @@ class VideoWriter:
 
   def append(self, frames_FHWC: np.ndarray) -> None:
     """Writes frames: uint8 (F, H, W, 3)."""
-    _check_frames(frames_FHWC)
+    coding.check_frames(frames_FHWC)
     if self._shape is None:
       self._open(*frames_FHWC.shape[1:3])
     if frames_FHWC.shape[1:3] != self._shape:
@@ -80,18 +74,7 @@ class VideoWriter:
         f'frames are {frames_FHWC.shape[1:3]}; expected {self._shape}, as the '
         f'first ones in {self.path}'
       )
-    height, width = self._shape
-    frames_FHWC = np.pad(
-      frames_FHWC, ((0, 0), (0, height % 2), (0, width % 2), (0, 0)), 'edge'
-    )
-    for image_HWC in frames_FHWC:
-      frame = av.VideoFrame.from_ndarray(
-        np.ascontiguousarray(image_HWC), format='rgb24'
-      )
-      # BT.709, named in the file, else players guess and colours drift.
-      frame = frame.reformat(
-        format='yuv420p', src_colorspace='ITU709', dst_colorspace='ITU709'
-      )
+    for frame in coding.pictures(frames_FHWC):
       frame.pts = self.frames
       self._container.mux(self._stream.encode(frame))
       self.frames += 1
@@ -113,7 +96,6 @@ class VideoWriter:
     self._temporary.unlink(missing_ok=True)
 
   def _open(self, height: int, width: int) -> None:
-    codec, options = CODECS[self._suffix]
     self._shape = (height, width)
     self._container = av.open(
       os.fspath(self._temporary),
@@ -121,16 +103,13 @@ class VideoWriter:
       format=self._suffix[1:],
       options=CONTAINER[self._suffix],
     )
-    stream = self._container.add_stream(
-      codec, rate=self._fps, options=dict(options)
+    self._stream = coding.add_stream(
+      self._container,
+      self._suffix,
+      rate=self._fps,
+      height=height,
+      width=width,
     )
-    stream.height, stream.width = height + height % 2, width + width % 2
-    stream.pix_fmt = 'yuv420p'
-    context = stream.codec_context
-    context.time_base = 1 / self._fps
-    context.color_primaries = context.color_trc = context.colorspace = 1
-    context.color_range = 1
-    self._stream = stream
 
 
 def write_video(
@@ -151,13 +130,13 @@ def write_video(
   Raises:
     ValueError: frames, rate or path that cannot be written.
   """
-  _check_frames(frames_FHWC)
-  rate = _check_fps(fps)
+  coding.check_frames(frames_FHWC)
+  rate = coding.check_fps(fps)
   target = check_output(path)
   suffix = target.suffix.lower()
   if in_folder(path, frames=len(frames_FHWC)):
     return _write_frames(place(path, frames=len(frames_FHWC)), frames_FHWC)
-  if suffix in CODECS:
+  if suffix in coding.CODECS:
     with VideoWriter(path, fps=fps) as writer:
       writer.append(frames_FHWC)
     return target
@@ -298,7 +277,7 @@ def contact_sheet(
       'and at least one'
     )
   for frames_FHWC in clips:
-    _check_frames(frames_FHWC)
+    coding.check_frames(frames_FHWC)
   gap, font = 4, ImageFont.load_default(14)
   rows = [_row(frames_FHWC, columns, scale, gap) for frames_FHWC in clips]
   width = max(row_HWC.shape[1] for row_HWC in rows)
@@ -334,20 +313,6 @@ def write_sheet(
 
 
 # -- within --------------------------------------------------------------------
-
-
-def _check_frames(frames_FHWC: np.ndarray) -> None:
-  shape = np.shape(frames_FHWC)
-  if len(shape) != 4 or shape[3] != 3 or 0 in shape:
-    raise ValueError(f'frames are {shape}; expected (F, H, W, 3)')
-  if frames_FHWC.dtype != np.uint8:
-    raise ValueError(f'frames are {frames_FHWC.dtype}; expected uint8')
-
-
-def _check_fps(fps: float) -> fractions.Fraction:
-  if not 1e-3 <= fps <= 1000:
-    raise ValueError(f'fps={fps}: expected 0.001 to 1000; change --fps')
-  return fractions.Fraction(fps).limit_denominator(1001)
 
 
 def _beside(path: pathlib.Path) -> pathlib.Path:
