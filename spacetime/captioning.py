@@ -7,7 +7,7 @@ import numpy as np
 import tqdm
 
 from spacetime import chat
-from spacetime.data import clips
+from spacetime.data import clips, folders
 
 RATE = 4.0  # frames a second that are looked at
 SYSTEM = (
@@ -47,7 +47,7 @@ def write_all(
   Raises:
     ValueError: no folder, or no videos in it.
   """
-  paths = clips.find_videos(folder)
+  paths = folders.find_videos(folder)
   wanted = [p for p in paths if overwrite or not p.with_suffix('.txt').exists()]
   failed = []
   for path in tqdm.tqdm(wanted, desc='caption', unit='video'):

@@ -40,7 +40,7 @@ FLOORS = (
       'workdirs',
       'beginning',
     ),
-    *('chat', 'captioning', 'prompting'),
+    *('chat', 'captioning', 'prompting', 'networks'),
     *('dry_run', 'programs'),
   ),
   ('sheets', 'events', *MAINS),
