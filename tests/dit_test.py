@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from spacetime.models import dit as dit_lib
+from spacetime.models import levels
 from spacetime.models.attention import attend
 
 TINY = dit_lib.DiTConfig(
@@ -204,7 +205,7 @@ def test_attend_is_softmax_attention():
 
 
 def test_level_features_put_cosines_first():
-  features = dit_lib.level_features(jnp.array([[0.0, 0.25]]), 10)
+  features = levels.features(jnp.array([[0.0, 0.25]]), 10)
   np.testing.assert_allclose(features[0, 0], [1] * 5 + [0] * 5)
   np.testing.assert_allclose(features[0, 1, 0], np.cos(250.0), atol=1e-4)
   np.testing.assert_allclose(features[0, 1, 5], np.sin(250.0), atol=1e-4)

@@ -18,6 +18,7 @@ from jax.ad_checkpoint import checkpoint_name
 from spacetime.models import (
   activations,
   attend,
+  levels,
   patches,
   remat,
   rope,
@@ -29,7 +30,6 @@ from spacetime.models.layers import (
   LORA,
   Dense,
   layer_norm,
-  level_features,
 )
 from spacetime.sharding import constrain
 
@@ -220,8 +220,7 @@ class DiT(nn.Module):
     position_N3 = patches.positions(grid)
     row_N = position_N3[:, 0]
     if row_fhw is not None:
-      _, height, width = config.patch
-      row_N = jnp.ravel(row_fhw[:, ::height, ::width])
+      row_N = jnp.ravel(row_fhw[:, :: config.patch[1], :: config.patch[2]])
     rope_tables = rope.tables(
       position_N3, head_size=config.width // config.heads, theta=config.theta
     )
@@ -229,48 +228,29 @@ class DiT(nn.Module):
     x_BNV = patches.patchify(z_Bfhwc, config.patch).astype(dtype)
     x_BND = nn.Dense(config.width, dtype=dtype, name='patch_embed')(x_BNV)
     if config.places:
-      place_ND = nn.Dense(
+      x_BND += nn.Dense(
         config.width,
         use_bias=False,
         dtype=dtype,
         kernel_init=nn.initializers.zeros,
         name='place_embed',
       )(patches.places(grid, config.places).astype(dtype))
-      x_BND = x_BND + place_ND
-
-    def dense(name, size, dtype=dtype, **kwargs):
-      return nn.Dense(size, dtype=dtype, name=name, **kwargs)
-
-    features_BTY = level_features(t_BT, config.frequencies)
-    time_BTD = dense('time_in', config.width, jnp.float32)(features_BTY)
-    time_BTD = constrain(time_BTD, 'batch', None, 'width')
-    # Small at first, as in DiT: the head is modulated by it from the start.
-    time_BTD = dense(
-      'time_out',
-      config.width,
-      jnp.float32,
-      kernel_init=nn.initializers.normal(0.02),
-    )(nn.silu(time_BTD))
-    time_BTD = constrain(time_BTD, 'batch', None, 'width')
-    time_BT6D = dense(
-      'time_modulation', 6 * config.width, kernel_init=nn.initializers.zeros
-    )(nn.silu(time_BTD.astype(dtype))).astype(jnp.float32)
-    time_BT6D = time_BT6D.reshape(*t_BT.shape, 6, config.width)
-    time_BT6D = constrain(time_BT6D, 'batch', None, None, 'width')
-
+    time = levels.embed(config, t_BT)
     x_BND = constrain(x_BND, 'batch', 'tokens', 'width')
     if not isinstance(text, KeysValues):
       text = text_keys.embed(config, text)
-    x_BND = stack(self, x_BND, time_BT6D, text, rope_tables, row_N)
+    x_BND = stack(self, x_BND, time.block_BT6D, text, rope_tables, row_N)
 
     table = self.param(
       'head_modulation', nn.initializers.zeros, (2, config.width)
     ).astype(jnp.float32)
-    shift = to_tokens(time_BTD + table[0], row_N)
-    scale = to_tokens(time_BTD + table[1], row_N)
+    shift, scale = (to_tokens(time.head_BTD + row, row_N) for row in table)
     x_BND = layer_norm(x_BND, config.eps) * (1 + scale) + shift
-    x_BNV = dense(
-      'head', config.patch_volume, kernel_init=nn.initializers.zeros
+    x_BNV = nn.Dense(
+      config.patch_volume,
+      dtype=dtype,
+      kernel_init=nn.initializers.zeros,
+      name='head',
     )(x_BND.astype(dtype))
     return patches.unpatchify(x_BNV, config.patch, grid).astype(jnp.float32)
 
@@ -286,16 +266,16 @@ class DiT(nn.Module):
       length=self.config.layers,
     )(self.config, name='blocks')
 
-  def grid(self, shape, levels, *, rows: bool) -> tuple[int, int, int]:
+  def grid(self, shape, table, *, rows: bool) -> tuple[int, int, int]:
     """Tokens along time, height and width of latents of this shape."""
     sizes, patch = shape[1:4], self.config.patch
     if any(n % p for n, p in zip(sizes, patch, strict=True)):
       raise ValueError(
         f'latents {shape}: model.patch={patch} does not divide (f, h, w)'
       )
-    if not rows and levels[1] not in (1, sizes[0]):
+    if not rows and table[1] not in (1, sizes[0]):
       raise ValueError(
-        f'levels {levels}: expected (B, 1) or (B, {sizes[0]}), one for each '
+        f'levels {table}: expected (B, 1) or (B, {sizes[0]}), one for each '
         'latent frame'
       )
     return tuple(n // p for n, p in zip(sizes, patch, strict=True))

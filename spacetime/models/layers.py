@@ -1,28 +1,11 @@
-"""Layers: a dense one that takes a low-rank pair beside its kernel; a
-norm; features of a level."""
+"""Layers: a dense one that takes a low-rank pair beside its kernel; a norm."""
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 LORA = 'lora'  # the collection of the pairs
 DROPOUT = 'dropout'  # the stream of keys
-
-
-def level_features(t_BT: jax.Array, frequencies: int) -> jax.Array:
-  """[cos(1000 t f), sin(1000 t f)] with f = 10000^(-i / half), float32.
-
-  Source: Vaswani et al. 2017, arXiv 1706.03762; cosines first as in Wan.
-  """
-  half = frequencies // 2
-  f = np.exp(-np.log(10000.0) * np.arange(half) / half).astype(np.float32)
-  step = 1000.0 * t_BT[..., None].astype(jnp.float32)
-  # Wan knows whole thousandths; 1000 * float32(0.511) is not quite 511.
-  whole = jnp.round(step)
-  step = jnp.where(jnp.abs(step - whole) <= 2e-7 * step, whole, step)
-  angle = step * f
-  return jnp.concatenate([jnp.cos(angle), jnp.sin(angle)], axis=-1)
 
 
 def layer_norm(x: jax.Array, eps: float) -> jax.Array:
