@@ -1,0 +1,118 @@
+"""A minute of the bundled model: its drift, and memory against five seconds.
+
+  python tests/benchmarks/rollout.py --out=runs/minute
+
+Characters that stand, bounce or circle, since others walk out of the picture.
+Each ten seconds are measured in windows as long as the clips of training. Every
+run is a process of its own.
+"""
+
+import argparse
+import json
+import os
+import pathlib
+import resource
+import subprocess
+import sys
+
+import av
+import numpy as np
+
+from spacetime.data import captions
+from spacetime.data import world as world_lib
+from spacetime.evaluation import world as measures
+from spacetime.sampling import writer
+
+FRAMES, FPS = 17, 8
+COLOURS = tuple(world_lib.COLOURS)
+MOTIONS = ('still', 'bouncing', 'circling')
+GROUNDS = ('black', 'navy', 'brown', 'charcoal')
+
+
+def scene(i: int) -> world_lib.Scene:
+  """One character in the middle, of the bundled model's half of the world."""
+  character = world_lib.Character(
+    digit=i % 10,
+    glyph=0,
+    colour=COLOURS[i % len(COLOURS)],
+    size='medium',
+    start=(32.0, 32.0),
+    motion=MOTIONS[i % len(MOTIONS)],
+    speed='fast',
+  )
+  ground = GROUNDS[i % len(GROUNDS)]
+  return world_lib.Scene(
+    characters=(character,),
+    background=world_lib.Background('plain', ground, ground),
+    camera='still',
+  )
+
+
+def run(out: pathlib.Path, seconds: float, *more: str) -> float:
+  """Samples in a process of its own; its peak of memory in MiB."""
+  command = [sys.executable, '-m', 'spacetime.sample', f'--out={out}']
+  pid = subprocess.Popen([*command, f'--seconds={seconds}', *more]).pid
+  _, status, used = os.wait4(pid, 0)
+  if status:
+    raise SystemExit(f'sampling of {seconds} seconds failed: {status}')
+  return used.ru_maxrss / 1024
+
+
+def read(path: pathlib.Path) -> np.ndarray:
+  with av.open(os.fspath(path)) as file:
+    return np.stack(
+      [f.to_ndarray(format='rgb24') for f in file.decode(video=0)]
+    )
+
+
+def drift(videos, scenes) -> list[dict[str, float]]:
+  """Mean scores of every ten seconds."""
+  found = []
+  for start in range(0, len(videos[0]) - 10 * FPS + 1, 10 * FPS):
+    scores = [
+      measures.score(measures.measure(video[at : at + FRAMES]), asked)
+      for video, asked in zip(videos, scenes, strict=True)
+      for at in range(start, start + 10 * FPS - FRAMES + 2, FRAMES - 1)
+    ]
+    names = ('count', 'colour', 'motion')
+    found.append({n: float(np.mean([s[n] for s in scores])) for n in names})
+  return found
+
+
+def main() -> None:
+  parser = argparse.ArgumentParser(description=__doc__)
+  parser.add_argument('--out', default='runs/minute')
+  parser.add_argument('--videos', type=int, default=8)
+  parser.add_argument('--seconds', type=float, default=60.0)
+  args, more = parser.parse_known_args()  # the rest are flags of sample
+  out = pathlib.Path(args.out)
+  out.mkdir(parents=True, exist_ok=True)
+  scenes = [scene(i) for i in range(args.videos)]
+  prompts = [captions.canonical_caption(asked) for asked in scenes]
+  one = f'--prompt={prompts[0]}'
+  peaks = [
+    run(out / f'{name}.mp4', seconds, one, *more)
+    for name, seconds in (('five', 5.0), ('minute', args.seconds))
+  ]
+  told = out / 'prompts.txt'
+  told.write_text('\n'.join(prompts) + '\n')
+  run(out / 'a.mp4', args.seconds, f'--prompts_file={told}', *more)
+  videos = [read(path) for path in sorted(out.glob('a-*.mp4'))]
+  writer.write_sheet(out / 'sheet.png', videos, prompts, columns=13, scale=1)
+  found = {
+    'frames': len(videos[0]),
+    'peak_mib': peaks,
+    'peak_ratio': peaks[1] / peaks[0],
+    'drift': drift(videos, scenes),
+  }
+  (out / 'rollout.json').write_text(json.dumps(found, indent=2) + '\n')
+  own = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+  print(f'peaks {peaks} MiB, ratio {found["peak_ratio"]:.3f} (here {own:.0f})')
+  for i, row in enumerate(found['drift']):
+    print(
+      f'{10 * i:3}-{10 * i + 10} s', {k: round(v, 3) for k, v in row.items()}
+    )
+
+
+if __name__ == '__main__':
+  main()
