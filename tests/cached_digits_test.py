@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 
 from experiments import digits
+from spacetime import beginning, encoders, plan, train
 from spacetime import config as config_lib
-from spacetime import encoders, plan, train
 from spacetime.training import metrics
 
 
@@ -67,7 +67,7 @@ def test_a_run_starts_from_a_model_of_our_own(folder, tmp_path):
     str(tmp_path / 'both'),
     checkpoint_path=str(folder / 'run'),
   )
-  at = train.begin(ready, None, jax.random.key(0))
+  at = beginning.begin(ready, None, jax.random.key(0))
   assert set(at.params) == {'dit', 'text'} and int(at.step) == 0
   made = config(folder, **embedded, **{'train.sheet_every': 2})
   with made.unlocked():

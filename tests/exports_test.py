@@ -9,7 +9,14 @@ import published_folder
 import pytest
 import safetensors.numpy
 
-from spacetime import checkpoint, exports, plan, pretrained, sharding, train
+from spacetime import (
+  beginning,
+  checkpoint,
+  exports,
+  plan,
+  pretrained,
+  sharding,
+)
 from spacetime.interop import folders, lora
 from spacetime.models import lora as lora_lib
 
@@ -32,7 +39,7 @@ def save_run(folder, workdir, values):
   checkpoint.write_config(
     workdir, made.to_dict() | ready.origin, tokenizer=b'pieces'
   )
-  at = train.begin(ready, None, jax.random.key(0))
+  at = beginning.begin(ready, None, jax.random.key(0))
   rng = np.random.default_rng(0)
   ema = jax.tree.map(
     lambda leaf: jax.device_put(

@@ -10,7 +10,7 @@ import published_folder
 import pytest
 
 from experiments import digits_autoencoder
-from spacetime import build, checkpoint, plan, sharding, train
+from spacetime import beginning, build, checkpoint, plan, sharding, train
 from spacetime.interop import folders
 from spacetime.training import metrics
 
@@ -123,7 +123,7 @@ def test_begins_at_the_published_weights(form, kind, folder, tmp_path):
   """The loss of the first step is that of the folder's own transformer."""
   made = finetuned.config(folder, vae=FORMS[form], **KINDS[kind])
   ready = plan.check(made, str(tmp_path), checkpoint_path=str(folder / 'wan'))
-  at = train.begin(ready, None, jax.random.key(0))
+  at = beginning.begin(ready, None, jax.random.key(0))
   frozen = {}
   if kind == 'lora':
     frozen = ready.base.load(ready.nets, ready.mesh)
