@@ -20,10 +20,11 @@ _OVERLAP = {
   'xla_enable_async_all_gather': 'true',
   'xla_enable_async_all_reduce': 'true',
   'xla_enable_async_collective_permute': 'true',
-  'xla_tpu_enable_async_all_to_all': 'true',
   'xla_tpu_overlap_compute_collective_tc': 'true',
   'xla_jf_spmd_threshold_for_windowed_einsum_mib': '1000000',
 }
+# Not on v5e, whose interconnect cannot; the compiler refuses there.
+_EXCHANGE = {'xla_tpu_enable_async_all_to_all': 'true'}
 # Gathers in steps between those of a matrix product: the compiler allows it on
 # v5e only.
 _FUSED = {
@@ -131,7 +132,7 @@ CHIPS = (
     hbm_bandwidth=2765e9,
     link=100e9,
     dcn=6.2e9,
-    options=_OVERLAP,
+    options=_OVERLAP | _EXCHANGE,
     slices=_CUBES,
   ),
   Chip(
@@ -147,6 +148,7 @@ CHIPS = (
     link=100e9,
     dcn=12.5e9,
     options=_OVERLAP
+    | _EXCHANGE
     | _SPARSE_CORE
     | {'xla_tpu_scoped_vmem_limit_kib': '98304'},
     slices=_FLAT,
@@ -164,6 +166,7 @@ CHIPS = (
     link=50e9,  # a chip's links serve two devices
     dcn=6.2e9,
     options=_OVERLAP
+    | _EXCHANGE
     | _SPARSE_CORE
     | {'xla_tpu_scoped_vmem_limit_kib': '65536'},
     slices=_CUBES,

@@ -71,7 +71,11 @@ def run(config, program: str, devices, chip: chips.Chip, *, dump=None):
   except jax.errors.JaxRuntimeError as e:
     found = estimate.refused(str(e))
     if not found:
-      raise
+      told_by_it = str(e).strip().partition('\n')[0][:300]
+      raise ValueError(
+        f'the compiler of {chip.name} refuses the program: {told_by_it}; the '
+        'whole with SPACETIME_TRACEBACK=1'
+      ) from e
     used, limit = found
     rest = max(used - sum(parts.values()), 0.0)
     memory = estimate.Memory(parts | {TEMPORARIES: rest}, limit, used)

@@ -131,7 +131,9 @@ def whole_activations(
   elements: int,
   weights: Sequence[int],
 ) -> list[hlo.Collective]:
-  """Gathers that make an activation whole which the mesh had split.
+  """Exchanges that make an activation whole which the mesh had split: gathers,
+  and sums over mesh.context, as which the compiler may write them (a sum over
+  mesh.tensor is that of a product).
 
   Args:
     collectives: of the program.
@@ -142,7 +144,9 @@ def whole_activations(
   return [
     c
     for c in collectives
-    if c.kind == 'all-gather'
+    if (
+      c.kind == 'all-gather' or (c.kind == 'all-reduce' and 'context' in c.axes)
+    )
     and any(a.size >= elements and a.size not in known for a in c.arrays)
   ]
 

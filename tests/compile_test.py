@@ -1,5 +1,6 @@
 """The dry run: names of slices, the compiled text read, memory, verdicts."""
 
+import dataclasses
 import importlib.util
 import json
 import os
@@ -76,60 +77,18 @@ def test_peaks_and_options_by_kind_of_device():
   assert chips.utilisation(1.0, kind='abacus', devices=2) is None
   assert chips.options('cpu') == {}
   fused = 'xla_tpu_enable_async_collective_fusion'
+  exchanged = 'xla_tpu_enable_async_all_to_all'  # which v5e cannot
+  assert exchanged not in chips.options('TPU v5 lite')
+  assert exchanged in chips.options('TPU v5')
   assert fused in chips.options('TPU v5 lite')
   assert fused not in chips.options('TPU v6 lite')
   for chip in chips.CHIPS:
     assert all(isinstance(v, str) for v in chip.options.values())
 
 
-# In the form of a training step for v6e: a loop of four layers, whose body
-# gathers a kernel, runs another loop of three, and a kernel of Pallas.
-TEXT = (ROOT / 'tests/compiled_step.txt').read_text()
-
-
-def test_a_loop_counts_as_often_as_it_runs():
-  found = {c.kind: c for c in hlo.Program(TEXT).collectives()}
-  gather = found['all-gather']
-  assert (gather.count, gather.group, gather.axes) == (4, 4, ('fsdp',))
-  assert gather.bytes == 64 * 32 * 2
-  assert gather.wire == gather.bytes * 3 / 4
-  assert gather.scope == 'jit(step)/blocks/q/dot'
-  assert found['collective-permute'].count == 4 * 3
-  assert found['collective-permute'].bytes == 8 * 16 * 2
-  assert found['all-reduce'].group == 4
-  assert found['all-reduce'].bytes == 10 * 4
-  assert found['all-reduce'].wire == 2 * 40 * 3 / 4
-  assert (found['all-to-all'].group, found['all-to-all'].count) == (2, 1)
-  assert hlo.Program(TEXT).kernels() == {'splash_mha_fwd': 4}
-  assert estimate.per_kind([gather]) == {('all-gather', 'bf16'): (4, 16384.0)}
-
-
-def test_a_known_number_of_rounds_is_taken():
-  text = TEXT.replace(
-    'body=%body', 'body=%body, backend_config={"known_trip_count":{"n":"9"}}'
-  )
-  found = {c.kind: c for c in hlo.Program(text).collectives()}
-  assert found['all-gather'].count == 9
-
-
-def test_memory_traffic_takes_a_slice_a_round_and_no_vmem():
-  # Of the stack of four a round takes one; the gather's result is in VMEM.
-  stack, part, row = 16 * 32 * 4, 16 * 32 * 4, 8 * 16 * 4
-  body = (stack + part) + part + (part + row)
-  inner = 3 * (8 * 16 * 2 * 3 + 2 * 4)
-  entry = (4 * stack + 40) + (40 + 32)
-  traffic = hlo.Program(TEXT).memory_traffic()
-  assert abs(traffic - (4 * (body + inner) + entry)) < 200
-
-
-def test_text_without_an_entry_is_refused():
-  with pytest.raises(ValueError, match='with an ENTRY'):
-    hlo.Program('HloModule nothing')
-
-
-def gather(shape, kind='all-gather', count=1):
+def gather(shape, kind='all-gather', count=1, axes=('context',)):
   arrays = (hlo.Array('bf16', shape),)
-  return hlo.Collective(kind, arrays, 8, ('context',), count, 'here')
+  return hlo.Collective(kind, arrays, 8, axes, count, 'here')
 
 
 def test_whole_activations_are_told_from_weights():
@@ -143,7 +102,9 @@ def test_whole_activations_are_told_from_weights():
     gather((64, 96)),
     gather((1, 100, 60)),
     gather((1, 10, 60)),
-    gather((1, 50, 120), kind='all-reduce'),
+    gather((1, 50, 120), kind='all-reduce'),  # a gather by another name
+    gather((1, 50, 120), kind='all-reduce', axes=('tensor',)),
+    gather((64, 96), kind='all-reduce'),
     gather((1, 100, 60), kind='all-to-all'),
   ]
 
@@ -151,7 +112,10 @@ def test_whole_activations_are_told_from_weights():
     exchanged, elements=100 * 60, weights=weights
   )
   found = [(c.kind, c.arrays[0].shape) for c in whole]
-  assert found == [('all-gather', (1, 100, 60))]
+  assert found == [
+    ('all-gather', (1, 100, 60)),
+    ('all-reduce', (1, 50, 120)),
+  ]
 
 
 OUT = (
@@ -284,6 +248,21 @@ def test_other_programs_are_lowered_too(program):
 def test_refuses_before_lowering(program, values, text):
   with pytest.raises(ValueError, match=text):
     programs.lower(tiny(**values), program, jax.devices())
+
+
+def test_a_compiler_that_refuses_is_told_in_one_line(monkeypatch):
+  def refuse(*_, **__):
+    raise jax.errors.JaxRuntimeError('UNIMPLEMENTED: not here\nline two')
+
+  class Refuses:
+    compile = refuse
+
+  made = programs.lower(tiny(), 'decode', jax.devices())
+  made = dataclasses.replace(made, lowered=Refuses())
+  monkeypatch.setattr(programs, 'lower', lambda *_: made)
+  chip = topology.parse('v5e-4').chip
+  with pytest.raises(ValueError, match='of v5e refuses.*: not here; the whole'):
+    dry_run.run(tiny(), 'decode', jax.devices(), chip)
 
 
 @pytest.mark.parametrize('name', pods.names())

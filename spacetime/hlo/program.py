@@ -1,4 +1,4 @@
-"""What a compiled program does, read from its scheduled text (stdlib only).
+"""What a compiled program does, read from its scheduled text.
 
 XLA's own counts see the body of a loop once and no kernels, so the text is
 walked here: what a loop holds counts as often as the loop runs.
@@ -8,6 +8,8 @@ import dataclasses
 import math
 import re
 from collections.abc import Iterator
+
+from spacetime.hlo import groups
 
 COLLECTIVES = (
   'all-gather',
@@ -22,6 +24,7 @@ _FREE = {
   *('parameter', 'constant', 'tuple', 'get-tuple-element', 'bitcast'),
   *('after-all', 'while', 'conditional', 'call', 'partition-id', 'iota'),
   *('opt-barrier', 'async-start', 'async-update', 'async-done'),
+  *('call-start', 'call-update', 'custom-call-start', 'custom-call-update'),
 }
 _HEAD = re.compile(r'^(ENTRY )?%(\S+) \(')
 _LINE = re.compile(r'^\s+(?:ROOT )?%(\S+) = ')
@@ -29,7 +32,8 @@ _ARRAY = re.compile(r'([a-z]\w*)\[([\d,]*)\](\{[^}]*\})?')
 _CALLED = re.compile(
   r'\b(?:calls|to_apply|body|called_computation)=%([\w.\-]+)'
 )
-_BRANCHES = re.compile(r'branch_computations=\{([^}]*)\}')
+# Of a conditional; of a custom call that another core carries out.
+_LISTED = re.compile(r'(?:branch|called)_computations=\{([^}]*)\}')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -139,8 +143,8 @@ class Program:
       trips = self.trips(at) if at.op == 'while' else 1
       inner = trips if at.op == 'while' else rounds
       called = _CALLED.findall(at.rest)
-      for branches in _BRANCHES.findall(at.rest):
-        called += re.findall(r'%([\w.\-]+)', branches)
+      for listed in _LISTED.findall(at.rest):
+        called += re.findall(r'%([\w.\-]+)', listed)
       for other in called:
         self._walk(other, times * trips, inner)
 
@@ -182,7 +186,7 @@ class Program:
         # (what goes in, what comes out, flags)
         arrays = [a for a in arrays if a.shape]
         arrays = tuple(arrays[len(arrays) // 2 :])
-      group, axes = _group(at.rest, mesh or {})
+      group, axes = groups.read(at.rest, mesh or {})
       if group > 1 or kind == 'collective-permute':
         found.append(
           Collective(kind, arrays, max(group, 2), axes, times, scope(at))
@@ -206,7 +210,7 @@ class Program:
       name
       for body in self.bodies.values()
       for at in body
-      if at.op == 'fusion' or 'to_apply=' in at.rest
+      if at.op == 'fusion' or _applied(at)
       for name in _CALLED.findall(at.rest)
     }
     total = 0.0
@@ -233,6 +237,11 @@ def scope(at: Instruction) -> str:
   """Where in the source an instruction comes from."""
   found = re.search(r'op_name="([^"]*)"', at.rest)
   return found.group(1) if found else ''
+
+
+def _applied(at: Instruction) -> bool:
+  """Whether what it calls is a function of numbers, such as a sum."""
+  return 'to_apply=' in at.rest and not at.op.startswith('call')
 
 
 def _instruction(line: str) -> Instruction:
@@ -268,22 +277,3 @@ def _arrays(text: str) -> tuple[Array, ...]:
     )
     for dtype, shape, layout in _ARRAY.findall(text)
   )
-
-
-def _group(rest: str, mesh: dict[str, int]) -> tuple[int, tuple[str, ...]]:
-  """(devices that take part together, axes of the mesh if told)."""
-  told = re.search(r'replica_groups=mesh\[([^\]]*)\] \{([^}]*)\}', rest)
-  if told:
-    sizes = dict(re.findall(r"'(\w+)'=(\d+)", told.group(1)))
-    axes = re.findall(r"'(\w+)'(?::\(\d+\)(\d+))?", told.group(2))
-    parts = [int(part or sizes[name]) for name, part in axes]
-    return math.prod(parts), tuple(name for name, _ in axes)
-  listed = re.search(r'replica_groups=\[(\d+),(\d+)\]', rest)
-  if listed:
-    return int(listed.group(2)), ()
-  listed = re.search(r'replica_groups=\{\{([\d,]*)\}', rest)
-  if listed:
-    return len(listed.group(1).split(',')), ()
-  if 'source_target_pairs' in rest:
-    return 2, ()
-  return math.prod(mesh.values()) if mesh else 2, ()
