@@ -1,0 +1,237 @@
+"""Every mode of the bundled model, measured on real clips it never saw.
+
+  python tests/benchmarks/modes.py --num=32 --out=runs/modes
+
+Joins: the step in pixels, place and velocity from what is given to what is
+made, as ratios to the steps within real clips (spacetime/evaluation/seams.py);
+beside them the steps within clips that are made whole, which no join can be
+expected to be below. Given frames: decibels of what comes out. Edits: how many
+have the colour that is asked for, how far characters are from where they were.
+Writes metrics.json and sheet.png (what is given, then what is made).
+"""
+
+import argparse
+import dataclasses
+import json
+import pathlib
+
+import jax
+import numpy as np
+import tqdm
+
+from spacetime import build, generate, pretrained, sharding
+from spacetime import config as config_lib
+from spacetime.data import captions, digits_tfds
+from spacetime.data import world as world_lib
+from spacetime.evaluation import seams
+from spacetime.evaluation import world as measures
+from spacetime.sampling import conditions, writer
+
+STRENGTHS = (0.5, 0.7, 0.8, 0.9, 0.95, 0.98)
+HEAD, TAIL = 5, 4  # frames given at the ends of a loop or a connection
+SHOWN = 1  # clips of each mode in the sheet
+
+
+def main() -> None:
+  """Samples every mode, prints a table."""
+  parser = argparse.ArgumentParser(description=__doc__)
+  parser.add_argument('--checkpoint', default='digits')
+  parser.add_argument('--num', type=int, default=32)
+  parser.add_argument('--seed', type=int, default=5)
+  parser.add_argument('--out', type=pathlib.Path, default='runs/modes')
+  flags = parser.parse_args()
+  flags.out.mkdir(parents=True, exist_ok=True)
+  # The same few programs again and again, each from its own call.
+  jax.config.update('jax_compilation_cache_dir', '.cache/jax_tests')
+  maker = Maker(flags.checkpoint)
+  clips, scenes = real(maker.world, flags.num, seed=flags.seed)
+  usual = seams.within(clips)
+  found, rows = joins(maker, clips, scenes, usual)
+  for measure in (images, inpaintings, edits):
+    more, shown = measure(maker, clips, scenes)
+    found |= more
+    rows += shown
+  (flags.out / 'metrics.json').write_text(json.dumps(found, indent=2))
+  writer.write_sheet(
+    flags.out / 'sheet.png',
+    [frames for _, frames in rows],
+    [text for text, _ in rows],
+    columns=9,
+    scale=1,
+  )
+  for name, values in found.items():
+    told = ', '.join(f'{key} {value:.3g}' for key, value in values.items())
+    print(f'{name}: {told}')
+
+
+class Maker:
+  """A model that makes the windows of `conditions`."""
+
+  def __init__(self, checkpoint: str):
+    mesh = sharding.make_mesh(
+      sharding.MeshConfig(data=1), devices=jax.devices()[:1]
+    )
+    self.model = pretrained.load(checkpoint, mesh=mesh)
+    self.world = config_lib.data(self.model.config).world
+    self.grid = build.grids(self.model.config, self.model.networks)
+
+  def __call__(self, window, scene, *, seed: int, **settings) -> np.ndarray:
+    """The window's frames, made."""
+    return generate.sample(
+      self.model,
+      [captions.canonical_caption(scene)],
+      grid=self.grid,
+      settings=config_lib.sampling(self.model.config, **settings),
+      window=window,
+      seed=seed,
+    )[0]
+
+
+def real(world, count: int, *, seed: int):
+  """(clips, scenes), held out."""
+  records = [
+    digits_tfds.example(i, world=world, split='validation', seed=seed)
+    for i in range(count)
+  ]
+  scenes = [world_lib.from_json(record['scene']) for record in records]
+  return [record['video'] for record in records], scenes
+
+
+def joins(maker, clips, scenes, usual):
+  """Modes that go on from a clip: where what is made meets what is given."""
+  frames = maker.grid.frames
+  half = frames // 2
+  found, rows = {}, []
+
+  def tell(name, steps):
+    told = seams.summarise(steps, usual)
+    found[name] = {key: told[f'ratio/{key}'] for key in seams.MEASURES} | {
+      'tracked': told['tracked']
+    }
+
+  made = [
+    maker(None, scene, seed=i)
+    for i, scene in enumerate(tqdm.tqdm(scenes, desc='text'))
+  ]
+  tell('within clips made whole', seams.within(made))
+  for name, window_of, at in (
+    (
+      'extend',
+      lambda clip: conditions.forward(clip, frames=frames, given=half + 1),
+      (frames,),
+    ),
+    (
+      'extend_backward',
+      lambda clip: conditions.backward(clip, frames=frames, given=half),
+      (frames - half,),
+    ),
+    (
+      'connect',
+      lambda clip: conditions.connect(
+        clip[:HEAD], clip[-TAIL:], frames=frames, given=(HEAD, TAIL)
+      ),
+      (HEAD, frames - TAIL),
+    ),
+    (
+      'loop',
+      lambda clip: conditions.loop(clip, frames=frames, given=(HEAD, TAIL)),
+      (frames, 0),
+    ),
+  ):
+    steps = []
+    for i, clip in enumerate(tqdm.tqdm(clips, desc=name)):
+      window = window_of(clip)
+      whole = window.whole(maker(window, scenes[i], seed=i))
+      steps += [seams.step(whole, join, looped=not join) for join in at]
+      if i < SHOWN:
+        rows.append((f'{name}: {captions.canonical_caption(scenes[i])}', whole))
+    tell(name, steps)
+  return found, rows
+
+
+def images(maker, clips, scenes):
+  """One frame is given: what comes out in its place."""
+  found, rows = {}, []
+  for at in (0, maker.grid.frames // 2, maker.grid.frames - 1):
+    decibels = []
+    for i, clip in enumerate(tqdm.tqdm(clips, desc=f'image at {at}')):
+      window = conditions.image(
+        clip[at],
+        frames=maker.grid.frames,
+        at=at,
+        hold=maker.grid.stride[0],
+      )
+      made = maker(window, scenes[i], seed=i)
+      decibels.append(psnr(made[at], clip[at]))
+      if i < SHOWN:
+        rows.append((f'image at {at}, the real clip below', made))
+        rows.append(('', clip))
+    found[f'image at {at}'] = {'dB of the given frame': np.mean(decibels)}
+  return found, rows
+
+
+def inpaintings(maker, clips, scenes):
+  """The right half is made: what is given stays, and what is asked is there."""
+  decibels, scores, rows = [], [], []
+  new_HW = np.zeros(clips[0].shape[1:3], bool)
+  new_HW[:, new_HW.shape[1] // 2 :] = True
+  for i, clip in enumerate(tqdm.tqdm(clips, desc='inpaint')):
+    made = maker(conditions.inpaint(clip, new_HW), scenes[i], seed=i)
+    decibels.append(psnr(made[:, ~new_HW], clip[:, ~new_HW]))
+    scores.append(measures.score(measures.measure(made), scenes[i]))
+    if i < SHOWN:
+      rows.append(('inpaint: the right half is new', made))
+  return {
+    'inpaint': {'dB of what is given': np.mean(decibels)}
+    | {name: np.mean([s[name] for s in scores]) for name in ('count', 'colour')}
+  }, rows
+
+
+def edits(maker, clips, scenes):
+  """Another colour, over strengths: is it there, is the rest where it was?"""
+  found, rows = {}, []
+  colours = list(world_lib.COLOURS)
+  for strength in STRENGTHS:
+    followed, away = [], []
+    for i, clip in enumerate(tqdm.tqdm(clips, desc=f'edit {strength}')):
+      asked = repainted(scenes[i], colours)
+      window = conditions.edit(clip, frames=maker.grid.frames)
+      made = maker(window, asked, seed=i, strength=strength)
+      told = measures.measure(made)
+      followed.append(measures.score(told, asked)['colour'])
+      before = measures.measure(clip)
+      if told.tracks and before.tracks:
+        way_F2 = told.tracks[0].path_F2 - before.tracks[0].path_F2
+        away.append(np.hypot(*way_F2.T).mean())
+      if i < SHOWN:
+        rows.append(
+          (f'edit {strength}: {captions.canonical_caption(asked)}', made)
+        )
+    found[f'edit {strength}'] = {
+      'colour as asked': np.mean(followed),
+      'pixels away': np.mean(away),
+    }
+  return found, rows
+
+
+def repainted(scene: world_lib.Scene, colours: list[str]) -> world_lib.Scene:
+  """The scene with characters of colours three further on."""
+  return dataclasses.replace(
+    scene,
+    characters=tuple(
+      dataclasses.replace(
+        c, colour=colours[(colours.index(c.colour) + 3) % len(colours)]
+      )
+      for c in scene.characters
+    ),
+  )
+
+
+def psnr(made: np.ndarray, given: np.ndarray) -> float:
+  """Of uint8; 99 where they are equal."""
+  error = np.square((made.astype(np.float64) - given) / 255).mean()
+  return -10 * np.log10(max(error, 10**-9.9))
+
+
+if __name__ == '__main__':
+  main()
