@@ -105,6 +105,11 @@ def wait(running: list[subprocess.Popen], *, grace: float) -> int:
     bad = [p.returncode for p in running if p.returncode]
     if bad and until is None:
       code, until = bad[0], time.monotonic() + grace
+      print(
+        f'process {[bool(p.returncode) for p in running].index(True)} ended '
+        f'with code {code}; those that still run in {grace:.0f} s are ended',
+        file=sys.stderr,
+      )
     if until is not None and time.monotonic() > until:
       send(running, signal.SIGKILL)
     time.sleep(0.1)

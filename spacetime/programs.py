@@ -152,7 +152,7 @@ def _decode(config, nets: build.Networks, mesh) -> Lowered:
   _, height, width = build.grids(config, nets).latent
   z = jax.ShapeDtypeStruct((clips, 1, height, width, codec.z_dim), jnp.float32)
   params = jax.eval_shape(codec.init, jax.random.key(0))
-  _, carry = jax.eval_shape(codec.decode_first, params, z)
+  carry, _ = jax.eval_shape(codec.decode_first, params, z)
   parts = {
     'parameters': _placed({'autoencoder': params}, mesh)['autoencoder'],
     'carry': _rowwise(carry, mesh, clips),

@@ -12,7 +12,7 @@ import sys
 import jax
 import pytest
 
-from experiments import digits, pods
+from experiments import digits, digits_autoencoder, pods
 from spacetime import (
   build,
   chips,
@@ -233,6 +233,16 @@ def test_other_programs_are_lowered_too(program):
   found = programs.lower(tiny(), program, jax.devices())
   assert 'main' in found.lowered.as_text()
   assert (found.flops > 0) == (program == 'sample')
+
+
+def test_a_causal_autoencoder_decodes_with_its_cache():
+  config = tiny()
+  with config.unlocked():
+    config.autoencoder = digits_autoencoder.get_config('tiny').autoencoder
+    config.model.patch = (1, 2, 2)
+  found = programs.lower(config, 'decode', jax.devices())
+  assert dry_run.bytes_of(found.parts['carry']) > 0
+  assert found.parts['latents'].shape[1] == 1
 
 
 @pytest.mark.parametrize(

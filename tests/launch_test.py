@@ -134,3 +134,24 @@ def test_an_old_python_is_told(tmp_path):
 def test_find_python_takes_the_named_one():
   done = bash('source launch/setup_venv.sh; find_python', PYTHON=sys.executable)
   assert done.stdout.strip() == sys.executable
+
+
+def test_when_a_process_fails_the_others_are_told_and_ended():
+  program = (
+    'import os, sys, time; '
+    'print("first", os.environ["JAX_NUM_PROCESSES"], flush=True); '
+    'sys.exit(3) if os.environ["JAX_PROCESS_ID"] == "1" else time.sleep(100)'
+  )
+  ran = subprocess.run(
+    [
+      *(sys.executable, 'launch/local_pod.py', '--processes=2', '--devices=1'),
+      *('--grace=1', '--', sys.executable, '-c', program),
+    ],
+    cwd=ROOT,
+    capture_output=True,
+    text=True,
+    timeout=60,
+  )
+  assert ran.returncode == 3
+  assert 'process 1 ended with code 3; those that still run' in ran.stderr
+  assert '[1] first 2' in ran.stderr
