@@ -101,7 +101,7 @@ def send(running: list[subprocess.Popen], number: int) -> None:
 def wait(running: list[subprocess.Popen], *, grace: float) -> int:
   """Until all have ended; ends the others when one fails."""
   code, until = 0, None
-  while any(process.poll() is None for process in running):
+  while None in [process.poll() for process in running]:  # asks them all
     bad = [p.returncode for p in running if p.returncode]
     if bad and until is None:
       code, until = bad[0], time.monotonic() + grace
