@@ -145,7 +145,7 @@ def attend(
   q_BNAE: jax.Array,
   k_BSAE: jax.Array,
   v_BSAE: jax.Array,
-  mask_BS: jax.Array | None = None,
+  mask_BS: jax.Array | attention_kernels.Segments | None = None,
   *,
   keys: str | None = None,
   kernel: str = 'auto',
@@ -157,7 +157,8 @@ def attend(
     q_BNAE: queries, split along the context axis where there is one.
     k_BSAE: keys.
     v_BSAE: values.
-    mask_BS: bool, true where a key is real; padding follows what is real.
+    mask_BS: bool, true where a key is real; padding follows what is real. Or
+      Segments, of packed rows.
     keys: 'tokens' where keys are split as queries are, None where they are
       whole along the context axis, as a text is.
     kernel: of KERNELS.
@@ -170,6 +171,8 @@ def attend(
     ValueError: see `choose`; or tokens that the context axis does not divide.
   """
   mesh = jax.sharding.get_abstract_mesh()
+  if isinstance(mask_BS, attention_kernels.Segments):
+    kernel = check_segments(kernel, mesh)
   way = choose(
     kernel,
     exchange,
@@ -186,6 +189,27 @@ def attend(
   return on_mesh(
     get_kernel(way), way if exchanged else None, keys=keys, mesh=mesh
   )(q_BNAE, k_BSAE, v_BSAE, mask_BS)
+
+
+def check_segments(kernel: str, mesh) -> str:
+  """The kernel for packed rows: where 'auto' would be cuDNN's it is 'xla'.
+
+  Raises:
+    ValueError: cuDNN's kernel, or tokens that are split over devices.
+  """
+  if kernel == 'cudnn':
+    raise ValueError(
+      "model.attention='cudnn' on packed rows, whose clips it cannot keep "
+      "apart: change model.attention to 'auto', or data.packing.kind to "
+      "'buckets'"
+    )
+  if sharding.ways('tokens', mesh) > 1:
+    raise ValueError(
+      f'mesh.context={sharding.ways("tokens", mesh)} with packed rows: '
+      "expected 1; change mesh.context, or data.packing.kind to 'buckets'"
+    )
+  on_gpu = device_of(mesh)[0] in PLATFORMS['cudnn']
+  return 'xla' if kernel == 'auto' and on_gpu else kernel
 
 
 def check_tokens(tokens: int, mesh) -> None:
@@ -220,10 +244,13 @@ def on_mesh(kernel, way: Way | None, *, keys: str | None, mesh):
     rows = sharding.fitting('batch', q_BNAE.shape[0], mesh)
     queries = sharding.spec(rows, 'tokens', 'heads', None)
     others = sharding.spec(rows, keys, 'heads', None)
+    masks = sharding.spec(rows, keys)
+    if isinstance(mask_BS, attention_kernels.Segments):
+      masks = type(mask_BS)(sharding.spec(rows, 'tokens'), masks)
     return jax.shard_map(
       part,
       mesh=mesh,
-      in_specs=(queries, others, others, sharding.spec(rows, keys)),
+      in_specs=(queries, others, others, masks),
       out_specs=queries,
       # A kernel's results do not tell along which axes they vary.
       check_vma=False,

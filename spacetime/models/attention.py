@@ -92,13 +92,16 @@ class Attention(nn.Module):
   exchange: str = 'auto'
 
   @nn.compact
-  def __call__(self, x_BND, context, rope_tables=None, *, keys=None):
+  def __call__(
+    self, x_BND, context, rope_tables=None, segments=None, *, keys=None
+  ):
     """Attends.
 
     Args:
       x_BND: what asks.
       context: what is asked, (B, S, D); or its KeysValues.
       rope_tables: of rope.tables, if positions turn queries and keys.
+      segments: of packed rows, attention_kernels.Segments.
       keys: 'tokens' where the context is split over devices as x is, None
         where it is whole, as a text is.
     """
@@ -124,6 +127,7 @@ class Attention(nn.Module):
       q,
       k,
       v,
+      segments,
       keys=None if fresh else keys,
       kernel='xla' if fresh else self.kernel,
       exchange=self.exchange,

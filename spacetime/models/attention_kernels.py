@@ -1,11 +1,13 @@
 """Attention on one device: plain matrix products, and cuDNN's kernel.
 
 Every kernel takes q_BNAE, k_BSAE, v_BSAE and, where some keys are padding,
-mask_BS: true where a key is real; padding follows what is real.
+mask_BS: true where a key is real; padding follows what is real. Plain products
+and splash take Segments in its place.
 """
 
 import dataclasses
 from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +19,18 @@ RESIDUALS = 'attention'
 # A finite stand-in for -inf: a row without a key stays a number, whose weight
 # beside any other is exactly 0.
 MASKED = -1e30
+
+
+class Segments(NamedTuple):
+  """Of packed rows: a query meets the keys of its own segment, and has one.
+
+  Attributes:
+    queries_BN: int32, the segment of each query.
+    keys_BS: int32, of each key.
+  """
+
+  queries_BN: jax.Array
+  keys_BS: jax.Array
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,6 +60,9 @@ def _logits(q_BNAE, k_BSAE, mask_BS):
   )
   if mask_BS is None:
     return logits_BANS
+  if isinstance(mask_BS, Segments):
+    same_BNS = mask_BS.queries_BN[:, :, None] == mask_BS.keys_BS[:, None]
+    return jnp.where(same_BNS[:, None], logits_BANS, MASKED)
   return jnp.where(mask_BS[:, None, None], logits_BANS, MASKED)
 
 

@@ -19,6 +19,7 @@ from spacetime.models import (
   activations,
   attend,
   levels,
+  packed,
   patches,
   remat,
   rope,
@@ -112,7 +113,10 @@ def to_tokens(m_BTD: jax.Array, row_N: np.ndarray | jax.Array) -> jax.Array:
   """A row for every token from a table of levels; one row broadcasts."""
   if m_BTD.shape[1] == 1:
     return m_BTD
-  m_BND = jnp.take(m_BTD, row_N, axis=1, mode='clip')
+  if row_N.ndim == 2:  # of packed rows, each token's own
+    m_BND = jnp.take_along_axis(m_BTD, row_N[..., None], axis=1)
+  else:
+    m_BND = jnp.take(m_BTD, row_N, axis=1, mode='clip')
   return constrain(m_BND, 'batch', 'tokens', 'width')
 
 
@@ -133,7 +137,10 @@ class Block(nn.Module):
   config: DiTConfig
 
   @nn.compact
-  def __call__(self, x_BND, time_BT6D, text, rope_tables, row_N):
+  def __call__(
+    self, x_BND, time_BT6D, text, rope_tables, row_N, segments=None
+  ):
+    own, texts = segments or (None, None)
     config = self.config
     dtype = x_BND.dtype
     table = self.param('modulation', _open_gates, (6, config.width))
@@ -156,7 +163,7 @@ class Block(nn.Module):
       exchange=config.context_attention,
     )
     y_BND = attention(name='self_attention')(
-      y_BND, y_BND, rope_tables, keys='tokens'
+      y_BND, y_BND, rope_tables, own, keys='tokens'
     )
     x_BND = (x_BND.astype(jnp.float32) + y_BND * gate_a).astype(dtype)
 
@@ -167,7 +174,9 @@ class Block(nn.Module):
       name='norm_cross',
     )
     y_BND = norm(x_BND.astype(jnp.float32)).astype(dtype)
-    x_BND = x_BND + attention(name='cross_attention')(y_BND, text)
+    x_BND = x_BND + attention(name='cross_attention')(
+      y_BND, text, segments=texts
+    )
 
     y_BND = layer_norm(x_BND, config.eps) * (1 + scale_m) + shift_m
     y_BNM = Dense(config.mlp, dtype=dtype, name='mlp_in')(y_BND.astype(dtype))
@@ -192,7 +201,6 @@ class DiT(nn.Module):
 
   config: DiTConfig
 
-  @nn.compact
   def __call__(self, z_Bfhwc, t_BT, text, row_fhw=None, *, stack=whole_stack):
     """One prediction.
 
@@ -215,7 +223,6 @@ class DiT(nn.Module):
         another number of frames.
     """
     config = self.config
-    dtype = jnp.dtype(config.dtype)
     grid = self.grid(z_Bfhwc.shape, t_BT.shape, rows=row_fhw is not None)
     position_N3 = patches.positions(grid)
     row_N = position_N3[:, 0]
@@ -224,8 +231,59 @@ class DiT(nn.Module):
     rope_tables = rope.tables(
       position_N3, head_size=config.width // config.heads, theta=config.theta
     )
+    y_BNV = self.network(
+      patches.patchify(z_Bfhwc, config.patch),
+      t_BT,
+      text,
+      row_N,
+      rope_tables,
+      patches.places(grid, config.places) if config.places else None,
+      stack=stack,
+    )
+    return patches.unpatchify(y_BNV, config.patch, grid)
 
-    x_BNV = patches.patchify(z_Bfhwc, config.patch).astype(dtype)
+  def packed(self, x_BNV, t_BT, text_BGSY, rows: packed.Rows):
+    """One prediction for rows of several clips, each as if it were alone.
+
+    Args:
+      x_BNV: noisy patches, float.
+      t_BT: table of levels, a row for each latent frame of each clip.
+      text_BGSY: text features of each clip.
+      rows: where the tokens are.
+
+    Returns:
+      float32 (B, N, V).
+    """
+    config = self.config
+    return self.network(
+      x_BNV,
+      t_BT,
+      packed.text_row(text_BGSY),
+      rows.frame_BN,
+      rows.rope_tables(
+        head_size=config.width // config.heads, theta=config.theta
+      ),
+      rows.places(config.places) if config.places else None,
+      rows.segments(text_BGSY.shape[2]),
+    )
+
+  @nn.compact
+  def network(
+    self,
+    x_BNV,
+    t_BT,
+    text,
+    row_N,
+    rope_tables,
+    place_NK,
+    segments=None,
+    *,
+    stack=whole_stack,
+  ):
+    """Tokens to tokens, wherever they are."""
+    config = self.config
+    dtype = jnp.dtype(config.dtype)
+    x_BNV = x_BNV.astype(dtype)
     x_BND = nn.Dense(config.width, dtype=dtype, name='patch_embed')(x_BNV)
     if config.places:
       x_BND += nn.Dense(
@@ -234,12 +292,14 @@ class DiT(nn.Module):
         dtype=dtype,
         kernel_init=nn.initializers.zeros,
         name='place_embed',
-      )(patches.places(grid, config.places).astype(dtype))
+      )(place_NK.astype(dtype))
     time = levels.embed(config, t_BT)
     x_BND = constrain(x_BND, 'batch', 'tokens', 'width')
     if not isinstance(text, KeysValues):
       text = text_keys.embed(config, text)
-    x_BND = stack(self, x_BND, time.block_BT6D, text, rope_tables, row_N)
+    x_BND = stack(
+      self, x_BND, time.block_BT6D, text, rope_tables, row_N, segments
+    )
 
     table = self.param(
       'head_modulation', nn.initializers.zeros, (2, config.width)
@@ -252,7 +312,7 @@ class DiT(nn.Module):
       kernel_init=nn.initializers.zeros,
       name='head',
     )(x_BND.astype(dtype))
-    return patches.unpatchify(x_BNV, config.patch, grid).astype(jnp.float32)
+    return x_BNV.astype(jnp.float32)
 
   def blocks(self, text):
     """The stack of blocks: one traced body, parameters stacked on axis 0, and
@@ -262,7 +322,7 @@ class DiT(nn.Module):
       remat.remat(Block, self.config.remat),
       variable_axes={'params': 0, LORA: 0},
       split_rngs={'params': True, DROPOUT: True},
-      in_axes=(nn.broadcast, along, nn.broadcast, nn.broadcast),
+      in_axes=(nn.broadcast, along, *(nn.broadcast,) * 3),
       length=self.config.layers,
     )(self.config, name='blocks')
 

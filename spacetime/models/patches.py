@@ -51,6 +51,22 @@ def places(grid: tuple[int, int, int], cosines: int) -> np.ndarray:
 
   Source: the discrete cosine transform, Ahmed et al. 1974.
   """
-  place_N3 = (positions(grid) + 0.5) / np.array(grid)
-  angle_N3K = np.pi * place_N3[:, :, None] * np.arange(1, cosines + 1)
-  return np.cos(angle_N3K).reshape(len(place_N3), -1).astype(np.float32)
+  return cosines_of(positions(grid), np.array(grid), cosines, xp=np)
+
+
+def cosines_of(position_N3, grid_3, cosines: int, *, xp):
+  """The same of tokens at any positions, in grids of their own.
+
+  Args:
+    position_N3: int32, (..., N, 3).
+    grid_3: tokens along each axis, (3,) or (..., N, 3).
+    cosines: K.
+    xp: `numpy` (float64 within) or `jax.numpy` (float32).
+
+  Returns:
+    float32 (..., N, 3 K).
+  """
+  place_N3 = (position_N3 + 0.5) / grid_3
+  angle_N3K = np.pi * place_N3[..., None] * np.arange(1, cosines + 1)
+  found_NK = xp.cos(angle_N3K).reshape(*position_N3.shape[:-1], -1)
+  return found_NK.astype(np.float32)

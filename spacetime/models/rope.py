@@ -42,11 +42,40 @@ def tables(position_N3: np.ndarray, *, head_size: int, theta: float):
   return np.cos(angle).astype(np.float32), np.sin(angle).astype(np.float32)
 
 
+def packed_tables(
+  position_BN3: jax.Array, *, length: int, head_size: int, theta: float
+):
+  """The same for tokens whose places are known on the device alone.
+
+  Args:
+    position_BN3: int32.
+    length: no position reaches it.
+    head_size: E, even.
+    theta: see tables.
+
+  Returns:
+    (cos_BNE2, sin_BNE2), float32.
+  """
+  angles = [
+    axis_table(size, length, theta=theta) for size in axis_sizes(head_size)
+  ]
+
+  def at(turn):
+    found = [
+      jnp.take(turn(table).astype(np.float32), position_BN3[..., axis], axis=0)
+      for axis, table in enumerate(angles)
+    ]
+    return jnp.concatenate(found, axis=-1)
+
+  return at(np.cos), at(np.sin)
+
+
 def rotate(x_BNAE: jax.Array, cos_NE2, sin_NE2) -> jax.Array:
-  """Turns interleaved pairs (x[2i], x[2i+1]) by the angle of their token."""
+  """Turns interleaved pairs (x[2i], x[2i+1]) by the angle of their token, of
+  tables (N, E / 2) for all rows or (B, N, E / 2) for each."""
   dtype = x_BNAE.dtype
   pairs = x_BNAE.astype(jnp.float32).reshape(*x_BNAE.shape[:-1], -1, 2)
   even, odd = pairs[..., 0], pairs[..., 1]
-  cos, sin = cos_NE2[None, :, None], sin_NE2[None, :, None]
+  cos, sin = cos_NE2[..., None, :], sin_NE2[..., None, :]
   turned = jnp.stack([even * cos - odd * sin, even * sin + odd * cos], axis=-1)
   return turned.reshape(x_BNAE.shape).astype(dtype)

@@ -15,7 +15,7 @@ from jax.experimental.pallas.ops.tpu.splash_attention import (
   splash_attention_kernel as library,
 )
 
-from spacetime.models.attention_kernels import RESIDUALS, Kernel
+from spacetime.models.attention_kernels import RESIDUALS, Kernel, Segments
 
 LANES = 128  # of a TPU's vector registers: blocks are whole multiples
 
@@ -166,6 +166,13 @@ class _Call:
     """Ids of real queries and keys 0, of keys that are padding 1; padded
     queries meet the real keys, and nobody reads what they find."""
     rest = self.padded_keys - keys
+    if isinstance(mask_BS, Segments):
+      more = self.padded_queries - self.tokens
+      # What is padded here meets no key of a segment, and nobody reads it.
+      return splash_attention.SegmentIds(
+        jnp.pad(mask_BS.queries_BN, ((0, 0), (0, more)), mode='edge'),
+        jnp.pad(mask_BS.keys_BS, ((0, 0), (0, rest)), constant_values=-1),
+      )
     if mask_BS is None and not rest:
       return None
     if mask_BS is None:
