@@ -3,9 +3,10 @@
   python -m spacetime.train --config=experiments/digits.py:cpu --workdir=DIR
 
 Sizes:
-  tiny     seconds; for tests.
+  tiny     seconds; for tests. tiny_mixed: as mixed, for tests.
   cpu      pixel patches, the world's easier half; 15 minutes on two cores.
   bundled  the bundled model: as cpu, for longer.
+  mixed    as cpu, in many sizes and durations, and images: rows of clips.
   pixels   one to three characters, wider; hours on two cores.
   latent   latents of experiments/digits_autoencoder.py; for an accelerator.
 """
@@ -19,6 +20,8 @@ SIZES = {
   'tiny': (48, 2, 2, 4, 4, 3e-3, 0.25),
   'cpu': (192, 3, 4, 2400, 16, 2e-3, 0.5),
   'bundled': (192, 3, 4, 7500, 16, 2e-3, 0.5),
+  'mixed': (192, 3, 4, 5000, 8, 2e-3, 0.5),
+  'tiny_mixed': (48, 2, 2, 4, 8, 3e-3, 0.25),
   'pixels': (256, 4, 6, 8000, 32, 3e-3, 0.25),
   'latent': (512, 8, 12, 12000, 128, 1e-3, 0.25),
 }
@@ -29,7 +32,7 @@ def get_config(size: str = 'cpu') -> ml_collections.ConfigDict:
     raise ValueError(f'size {size!r}: expected one of {[*SIZES]}')
   width, heads, layers, steps, batch, rate, decay = SIZES[size]
   latent = size == 'latent'
-  text_width = 32 if size == 'tiny' else 128
+  text_width = 32 if 'tiny' in size else 128
   return ml_collections.ConfigDict(
     dict(
       stage='diffusion',
@@ -39,7 +42,7 @@ def get_config(size: str = 'cpu') -> ml_collections.ConfigDict:
       if latent
       else dict(kind='identity', time=4),
       text=dict(
-        length=80,
+        length=40 if 'mixed' in size else 80,
         vocab_size=640,
         d_model=text_width,
         d_kv=text_width // 4,
@@ -58,13 +61,10 @@ def get_config(size: str = 'cpu') -> ml_collections.ConfigDict:
         dtype='bfloat16' if latent else 'float32',
         remat='none',
       ),
-      # Why 30: BUILD_NOTES.md. Pixels are redundant, latents less so.
       flow=dict(prediction='velocity', shift=3.0)
       if latent
-      else dict(prediction='sample', std=1.8, shift=30.0),
-      given=dict(
-        none=0.75, first=0.1, first_k=0.05, last_k=0.04, ends=0.03, random=0.03
-      ),
+      else digits_data.get_flow(size),
+      given=digits_data.GIVEN,
       optimizer=dict(
         name='muon',
         learning_rate=rate,
@@ -87,7 +87,7 @@ def get_config(size: str = 'cpu') -> ml_collections.ConfigDict:
         keep=3,
         **digits_data.SAFE,
         held_out=64 if steps > 10 else 4,
-        principal_clips=0 if latent else 8 if size == 'tiny' else 256,
+        principal_clips=0 if latent else 8 if 'tiny' in size else 256,
       ),
       sampling=dict(
         steps=16,

@@ -26,7 +26,9 @@ def first_layers(plan: plan_lib.Plan, source):
   count = plan.train.principal_clips
   if plan.nets is None or plan.nets.lora.rank or not count:
     return plan.task.init
-  found = build.components(plan.nets, plan.frozen, clips.first(source, count))
+  found = build.components(
+    plan.nets, plan.frozen, clips.first(source, count), plan.cut
+  )
 
   def begin(key):
     params = plan.task.init(key)

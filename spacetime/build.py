@@ -9,8 +9,9 @@ import jax
 import numpy as np
 
 from spacetime import config as config_lib
-from spacetime import flops, geometry, solver
+from spacetime import flops, geometry, packs, solver
 from spacetime.config import section, unpack
+from spacetime.data import packing
 from spacetime.interop import hub
 from spacetime.models import autoencoder as autoencoder_lib
 from spacetime.models import dit as dit_lib
@@ -25,6 +26,7 @@ from spacetime.training import (
   given,
   loop,
   optimizer,
+  packed,
   principal,
   reconstruction,
 )
@@ -114,11 +116,15 @@ def diffusion_task(config, nets: Networks) -> Task:
     transform=nets.transform,
     flow=config_lib.flow_config(config),
     given=unpack(section(config, 'given'), given.GivenConfig, 'given'),
+    patch=nets.dit.config.patch,
   )
+  if isinstance(config_lib.data(config).packing, packing.Rows):
+    rows = packed.PackedDiffusion(task, nets.transform_packed)
+    return Task(nets.trainable, rows.loss, task.held_out)
   return Task(nets.trainable, task.loss, task.held_out)
 
 
-def components(nets: Networks, frozen, records):
+def components(nets: Networks, frozen, records, cut: packing.Cut | None = None):
   """Principal components of the clips' patches, a third of the width: noise
   fills what it enters by, and text, place and level need room beside it."""
   model = nets.dit.config
@@ -127,12 +133,15 @@ def components(nets: Networks, frozen, records):
   def encoded(frames_FHWC):
     return nets.encode(frozen, to_video(frames_FHWC)[None])
 
-  def cut(record):
+  def tokens(record):
+    if cut is not None:
+      return np.asarray(to_video(cut.patches(record['video'])))
     z = record['latents'][None] if 'latents' in record else None
     z = encoded(record['video']) if z is None else z.astype(np.float32)
     return np.asarray(patches.patchify(z, model.patch)[0])
 
-  x_BNV = np.stack([cut(record) for record in records])
+  # As one clip, since clips may differ in size.
+  x_BNV = np.concatenate([tokens(record) for record in records])[None]
   rank = min(model.width // 3, model.patch_volume)
   return principal.components(x_BNV, rank=rank)
 
@@ -222,6 +231,10 @@ def rates(config, nets: Networks | None) -> loop.Rates:
   batch = config_lib.data(config).batch_size
   if nets is None:
     return loop.Rates(clips=batch)
+  found = packs.cut(config, nets.autoencoder, nets.dit.config.patch)
+  if found is not None:
+    clips, tokens = packs.measure(config, found)
+    return loop.Rates(clips=clips, tokens=tokens)  # FLOPs are not counted
   grid, model = grids(config, nets), nets.dit.config
   forward = flops.transformer(
     tokens=grid.tokens,

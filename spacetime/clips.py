@@ -11,6 +11,7 @@ from spacetime.config import DataConfig
 from spacetime.data import cache as cache_lib
 from spacetime.data import clips as folder_lib
 from spacetime.data import digits_tfds, pipeline
+from spacetime.data import packing as packing_lib
 
 CAPTIONS = 5000  # enough to learn the pieces of the digits world's grammar
 VOCABULARY = 512  # of the tokenizer where the config has no text
@@ -125,6 +126,7 @@ def make_loader(
   seed: int,
   empty_SY: np.ndarray | None = None,
   share: tuple[int, int] = (0, 1),
+  cut: packing_lib.Cut | None = None,
 ):
   """A share of the batches, all of them or part i of n; without text if length
   is None."""
@@ -139,6 +141,8 @@ def make_loader(
     size=None if world.mixed else (world.frames, world.height, world.width),
     crop=data.crop,
     empty_SY=empty_SY,
+    packing=data.packing,
+    cut=cut,
     process_index=index,
     process_count=count,
   )

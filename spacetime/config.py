@@ -9,11 +9,13 @@ from collections.abc import Mapping
 import ml_collections
 
 from spacetime import flow, guidance, solver
+from spacetime.data import packing as packing_lib
 from spacetime.data import sizes as sizes_lib
 from spacetime.data import world as world_lib
 
 STAGES = ('diffusion', 'autoencoder')
 # Of the text encoder: learnt with the transformer, or of published weights.
+PACKINGS = {'rows': packing_lib.Rows, 'buckets': packing_lib.Buckets}
 TEXTS = ('trained', 'frozen')
 
 
@@ -33,6 +35,7 @@ class DataConfig:
     caption_dropout: share of clips whose caption is left out.
     crop: (frames, height, width) to cut out of each clip; None is the whole.
     fps: frames a second of the clips, for playing and resampling.
+    packing: how clips of mixed sizes come together; None has one size.
   """
 
   name: str
@@ -44,6 +47,10 @@ class DataConfig:
   caption_dropout: float
   crop: tuple[int, int, int] | None
   fps: float
+  # Not in the repr, which names the clips.
+  packing: packing_lib.Rows | packing_lib.Buckets | None = dataclasses.field(
+    default=None, repr=False
+  )
 
   def __post_init__(self):
     if self.name not in ('digits', 'folder', 'cache'):
@@ -59,6 +66,17 @@ class DataConfig:
       raise ValueError(
         f'data.world.mixed with data.name={self.name!r}, data.crop={self.crop}'
         ": expected 'digits' and None; leave data.world.mixed out"
+      )
+    if self.world.mixed is not None and self.packing is None:
+      raise ValueError(
+        'data.world.mixed without data.packing: expected dict(kind='
+        "'rows', length=..., clips=..., frames=...) or dict(kind='buckets', "
+        'look_ahead=...)'
+      )
+    if isinstance(self.packing, packing_lib.Buckets):
+      mixed = self.world.mixed
+      self.packing.check(
+        sizes=1 if mixed is None else len(mixed.shapes), batch=self.batch_size
       )
     if self.batch_size < 1:
       raise ValueError(f'data.batch_size={self.batch_size}: expected 1 or more')
@@ -266,6 +284,14 @@ def data(config) -> DataConfig:
   if world.get('mixed') is not None:
     world['mixed'] = unpack(world['mixed'], sizes_lib.Sizes, 'data.world.mixed')
   values['world'] = unpack(world, world_lib.World, 'data.world')
+  if values.get('packing') is not None:
+    packing = dict(values['packing'])
+    kind = packing.pop('kind', None)
+    if kind not in PACKINGS:
+      raise ValueError(
+        f'data.packing.kind={kind!r}: expected one of {[*PACKINGS]}'
+      )
+    values['packing'] = unpack(packing, PACKINGS[kind], 'data.packing')
   return unpack(values, DataConfig, 'data')
 
 

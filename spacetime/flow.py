@@ -25,6 +25,8 @@ class FlowConfig:
     std: standard deviation of logit(t).
     shift: s in t' = s t / (1 + (s - 1) t); above 1 moves levels to noise.
     floor: the least t that a predicted sample is divided by.
+    reference: tokens of a clip for which the shift holds; others have more or
+      less of it, by the root of their tokens. None has one shift for all.
   """
 
   prediction: str = 'velocity'
@@ -32,11 +34,16 @@ class FlowConfig:
   std: float = 1.0
   shift: float = 1.0
   floor: float = 0.05
+  reference: int | None = None
 
   def __post_init__(self):
     if self.prediction not in PREDICTIONS:
       raise ValueError(
         f'flow.prediction={self.prediction!r}: expected one of {PREDICTIONS}'
+      )
+    if self.reference is not None and self.reference < 1:
+      raise ValueError(
+        f'flow.reference={self.reference}: expected a number of tokens or None'
       )
     if self.shift <= 0 or self.std <= 0 or not 0 < self.floor < 1:
       raise ValueError(
@@ -47,8 +54,8 @@ class FlowConfig:
 
 def per_frame(t_Bf: jax.Array) -> jax.Array:
   """Levels (B, f) or (B, 1), ready to multiply latents (B, f, h, w, c); those
-  of cells, (B, f, h, w, 1), are so already."""
-  return t_Bf if t_Bf.ndim == 5 else t_Bf[:, :, None, None, None]
+  of cells, (B, f, h, w, 1), and of tokens, (B, N, 1), are so already."""
+  return t_Bf[:, :, None, None, None] if t_Bf.ndim == 2 else t_Bf
 
 
 def noised(z_Bfhwc, noise_Bfhwc, t_Bf):
@@ -77,10 +84,31 @@ def shifted(t, shift: float):
   return shift * t / (1 + (shift - 1) * t)
 
 
-def sample_levels(key: jax.Array, shape, config: FlowConfig) -> jax.Array:
-  """Logit-normal levels in (0, 1), shifted; float32."""
+def size_shift(config: FlowConfig, tokens):
+  """The shift of clips of so many tokens, at least 1 where it grows with them.
+
+  The more tokens, the more of a clip is seen through the same noise.
+
+  Source: Esser et al. 2024, section 5.3.2: the root of the ratio.
+  """
+  if config.reference is None:
+    return config.shift
+  return jnp.maximum(config.shift * jnp.sqrt(tokens / config.reference), 1.0)
+
+
+def sample_levels(
+  key: jax.Array, shape, config: FlowConfig, *, tokens=None
+) -> jax.Array:
+  """Logit-normal levels in (0, 1), shifted; float32.
+
+  Args:
+    key: of the draw.
+    shape: of the result.
+    config: levels.
+    tokens: of each clip, to broadcast to the shape; where there is a reference.
+  """
   normal = config.mean + config.std * jax.random.normal(key, shape)
-  return shifted(jax.nn.sigmoid(normal), config.shift)
+  return shifted(jax.nn.sigmoid(normal), size_shift(config, tokens))
 
 
 def frame_loss(v_Bfhwc, target_Bfhwc) -> jax.Array:

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from spacetime.models import dit as dit_lib
 from spacetime.models import gathering, step_cache, text_keys
 from spacetime.models import lora as lora_lib
+from spacetime.models import packed as packed_lib
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,10 +65,29 @@ class Networks:
 
   def transform(self, params, z_Bfhwc, t_BT, text, key=None, *, row_fhw=None):
     """The transformer's prediction; a key drops inputs of the pairs."""
-    variables, rngs = self.variables(params), {}
-    if 'lora' in params and key is not None and self.lora.dropout:
-      rngs['dropout'] = key
+    variables, rngs = self.variables(params), self._rngs(params, key)
     return self.dit.apply(variables, z_Bfhwc, t_BT, text, row_fhw, rngs=rngs)
+
+  def transform_packed(self, params, x_BNV, t_BT, text_BGSY, batch, key=None):
+    """The same for rows of clips; `batch` says where the tokens are."""
+    rows = packed_lib.Rows(
+      batch['clip'], batch['position'], batch['frame'], batch['grids']
+    )
+    return self.dit.apply(
+      self.variables(params),
+      x_BNV,
+      t_BT,
+      text_BGSY,
+      rows,
+      rngs=self._rngs(params, key),
+      method=self.dit.packed,
+    )
+
+  def _rngs(self, params, key) -> dict:
+    """Flax' keys: of the pairs' dropout."""
+    if 'lora' in params and key is not None and self.lora.dropout:
+      return {'dropout': key}
+    return {}
 
   def prepare(self, params, text_BSY):
     """The text as `transform` takes it too, for many calls."""

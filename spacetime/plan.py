@@ -7,9 +7,10 @@ from typing import Any
 import jax
 
 from spacetime import base as base_lib
-from spacetime import build, checkpoint, meshes, pretrained
+from spacetime import build, checkpoint, meshes, packs, pretrained
 from spacetime import config as config_lib
 from spacetime.data import cache as cache_lib
+from spacetime.data import packing as packing_lib
 from spacetime.training import state
 
 KEPT = 'autoencoder'  # where a run has its copy of a trained one
@@ -58,6 +59,7 @@ class Plan:
     base: the weights to start from, or that low-rank pairs are of; None where
       there are none, or the run has gone on from them.
     origin: what the run remembers of its base and its cache, as sections.
+    cut: clips to patches, where they are packed into rows.
   """
 
   config: Any
@@ -72,6 +74,7 @@ class Plan:
   shapes: state.State
   base: base_lib.Base | None
   origin: dict
+  cut: packing_lib.Cut | None = None
 
 
 def check(config, workdir: str, *, checkpoint_path: str | None = None) -> Plan:
@@ -97,11 +100,12 @@ def check(config, workdir: str, *, checkpoint_path: str | None = None) -> Plan:
   base, origin = None, {}
   if config.stage == 'autoencoder':
     check_autoencoder_stage(data, checkpoint_path)
-    codec, nets, frozen = build.autoencoder(config), None, {}
+    codec, nets, frozen, cut = build.autoencoder(config), None, {}, None
     task = build.reconstruction_task(config, codec)
   else:
     nets, frozen = networks(config, mesh, workdir)
     task, codec = build.diffusion_task(config, nets), nets.autoencoder
+    cut = packs.cut(config, codec, nets.dit.config.patch)
     check_frozen(config, data, nets)
     base, source = find_base(config, checkpoint_path, workdir, nets)
     if source:
@@ -128,6 +132,7 @@ def check(config, workdir: str, *, checkpoint_path: str | None = None) -> Plan:
     shapes,
     base,
     origin,
+    cut,
   )
 
 
@@ -150,12 +155,17 @@ def check_autoencoder_stage(data, checkpoint_path) -> None:
   """Refuses for an autoencoder what is of a transformer.
 
   Raises:
-    ValueError: latents for data, or weights to start from.
+    ValueError: latents or mixed sizes for data, or weights to start from.
   """
   if data.name == 'cache':
     raise ValueError(
       "data.name='cache' in an autoencoder's stage: expected clips, 'digits' "
       "or 'folder'"
+    )
+  if data.world.mixed is not None or data.packing is not None:
+    raise ValueError(
+      "data.world.mixed or data.packing in an autoencoder's stage: expected "
+      'None, clips of one size'
     )
   if checkpoint_path:
     raise ValueError(

@@ -220,6 +220,7 @@ def train(
     seed=config.seed,
     empty_SY=empty_SY,
     share=sharding.data_share(plan.mesh, jax.process_index()),
+    cut=plan.cut,
   )
   held_out = clips.held_out_batch(
     sources.held_out,

@@ -29,7 +29,8 @@ FLOORS = (
   ('models',),
   ('training', 'sampling', 'interop', 'evaluation'),
   (
-    *('config', 'build', 'meshes', 'pretrained', 'texts', 'generate', 'clips'),
+    *('config', 'build', 'meshes', 'packs', 'pretrained', 'texts'),
+    *('generate', 'clips'),
     *('base', 'decoding', 'encoders', 'exports', 'plan', 'request'),
     *(
       'footage',

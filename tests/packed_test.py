@@ -31,8 +31,9 @@ SIZES = [[(3, 4, 2), (1, 2, 6), (2, 2, 2)], [(2, 4, 6), (1, 2, 2)]]
 ROWS = packing.Rows(length=15, clips=4, frames=7)
 
 
-def random_params(model=MODEL):
-  params = model.init(
+@functools.cache
+def random_params():
+  params = jax.jit(MODEL.init)(
     jax.random.key(0),
     jnp.zeros((1, 1, 2, 2, 3)),
     jnp.zeros((1, 1)),
@@ -87,6 +88,7 @@ def where(batch):
   )
 
 
+@functools.partial(jax.jit, static_argnames='model')
 def apply_packed(params, batch, model=MODEL):
   arguments = batch['patches'], batch['t'], batch['text'], where(batch)
   return model.apply(params, *arguments, method=model.packed)
@@ -190,9 +192,7 @@ def test_rows_split_over_devices_change_nothing():
   batch = {name: np.concatenate([x, x]) for name, x in batch.items()}
   with jax.set_mesh(mesh):
     put = sharding.put_batch(batch, mesh)
-    found = jax.jit(lambda params, batch: apply_packed(params, batch))(
-      params, put
-    )
+    found = apply_packed(params, put)
   np.testing.assert_allclose(found[:2], want, atol=1e-5)
 
 

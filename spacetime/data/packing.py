@@ -14,7 +14,9 @@ most, V values in a patch.
 """
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+import itertools
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import grain
@@ -105,6 +107,21 @@ class Cut(grain.transforms.Map):
     return rest | {'patches': self.patches(array), 'grid': grid_3}
 
 
+def measure(
+  rows: Rows, grids: Iterator[tuple[int, int, int]], *, count: int = 200
+) -> tuple[float, float]:
+  """(clips in a row, share of padding), the mean of some rows."""
+  waiting, clips, tokens = [], 0, 0
+  for _ in range(count):
+    missing = rows.look_ahead - len(waiting)
+    waiting += itertools.islice(grids, missing)
+    chosen = set(fill(waiting, rows))
+    clips += len(chosen)
+    tokens += sum(math.prod(waiting[i]) for i in chosen)
+    waiting = [grid for i, grid in enumerate(waiting) if i not in chosen]
+  return clips / count, 1 - tokens / (count * rows.length)
+
+
 def pack(data: grain.IterDataset, rows: Rows) -> grain.IterDataset:
   """Clips -> rows.
 
@@ -165,7 +182,7 @@ def fill(grids: Sequence[tuple[int, int, int]], rows: Rows) -> list[int]:
     grids: tokens along time, height and width of each, the oldest first.
     rows: sizes; every clip fits alone.
   """
-  tokens = [int(np.prod(grid)) for grid in grids]
+  tokens = [math.prod(grid) for grid in grids]
   order = sorted(range(1, len(grids)), key=lambda i: -tokens[i])
   chosen, room = [0], rows.length - tokens[0]
   frames = rows.frames - grids[0][0]

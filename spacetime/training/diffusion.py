@@ -1,6 +1,7 @@
 """The transformer's stage: loss, and the held-out loss on a fixed grid."""
 
 import dataclasses
+import math
 from collections.abc import Callable
 
 import jax
@@ -25,6 +26,7 @@ class Diffusion:
       key is for dropout, None drops nothing.
     flow: prediction and levels.
     given: which frames are given.
+    patch: latent cells of a token, on which the levels of a size hang.
   """
 
   encode: Callable
@@ -32,6 +34,7 @@ class Diffusion:
   transform: Callable
   flow: flow.FlowConfig
   given: given.GivenConfig
+  patch: tuple[int, int, int] = (1, 1, 1)
 
   def inputs(self, params, frozen, batch):
     """(z_Bfhwc, text_BSY), computed where the batch does not bring them."""
@@ -70,7 +73,8 @@ class Diffusion:
     z_Bfhwc, text_BSY = self.inputs(whole, frozen, batch)
     level_key, given_key, noise_key = jax.random.split(key, 3)
     rows, frames = z_Bfhwc.shape[:2]
-    t_B1 = flow.sample_levels(level_key, (rows, 1), self.flow)
+    tokens = math.prod(z_Bfhwc.shape[1:4]) // math.prod(self.patch)
+    t_B1 = flow.sample_levels(level_key, (rows, 1), self.flow, tokens=tokens)
     given_Bf = given.sample_given(given_key, rows, frames, self.given)
     t_Bf = jnp.where(given_Bf, 0.0, t_B1)
     dropout_key = jax.random.fold_in(noise_key, 1)

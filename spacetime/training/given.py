@@ -40,31 +40,51 @@ class GivenConfig:
 
 
 def sample_given(
-  key: jax.Array, batch: int, frames: int, config: GivenConfig
+  key: jax.Array,
+  batch: int,
+  frames: int,
+  config: GivenConfig,
+  *,
+  count_B: jax.Array | None = None,
 ) -> jax.Array:
   """Draws which latent frames each clip is given.
 
+  Args:
+    key: of the draw.
+    batch: B.
+    frames: f.
+    config: weights.
+    count_B: frames that each clip has, of at most f; None is f.
+
   Returns:
-    bool (B, f); no row is all true. One frame alone is never given.
+    bool (B, f); of the frames of a clip never all. One frame alone is never
+    given.
   """
   if frames == 1:
     return jnp.zeros((batch, 1), bool)
+  most_B1 = jnp.full((batch, 1), frames)
+  if count_B is not None:
+    most_B1 = count_B[:, None]
   kind_key, count_key, coin_key = jax.random.split(key, 3)
   weights = jnp.asarray(dataclasses.astuple(config))
   kind_B = jax.random.categorical(kind_key, jnp.log(weights), shape=(batch,))
-  count_B1 = jax.random.randint(count_key, (batch, 1), 1, frames)
+  count_B1 = jax.random.randint(
+    count_key, (batch, 1), 1, jnp.maximum(most_B1, 2)
+  )
   place_f = jnp.arange(frames)
   coins_Bf = jax.random.bernoulli(coin_key, 0.5, (batch, frames))
-  coins_Bf &= ~jnp.all(coins_Bf, axis=1, keepdims=True)
-  ends_f = (place_f == 0) | ((place_f == frames - 1) & (frames > 2))
+  inside_Bf = place_f < most_B1
+  coins_Bf &= ~jnp.all(coins_Bf | ~inside_Bf, axis=1, keepdims=True)
+  ends_Bf = (place_f == 0) | ((place_f == most_B1 - 1) & (most_B1 > 2))
   ways = jnp.stack(
     [
       jnp.zeros((batch, frames), bool),
       jnp.broadcast_to(place_f == 0, (batch, frames)),
       place_f < count_B1,
-      place_f >= frames - count_B1,
-      jnp.broadcast_to(ends_f, (batch, frames)),
+      place_f >= most_B1 - count_B1,
+      ends_Bf,
       coins_Bf,
     ]
   )
-  return ways[kind_B, jnp.arange(batch)]
+  given_Bf = ways[kind_B, jnp.arange(batch)]
+  return given_Bf & inside_Bf & (most_B1 > 1)

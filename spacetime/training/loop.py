@@ -36,12 +36,12 @@ class Rates:
   """What one step is worth, for rates a second.
 
   Attributes:
-    clips: in a batch, over all devices.
+    clips: in a batch, over all devices; of packed rows the mean.
     tokens: in a batch; 0 where there are none.
     flops: model FLOPs of a step, analytic; 0 where not counted.
   """
 
-  clips: int
+  clips: float
   tokens: int = 0
   flops: float = 0.0
 
