@@ -2,6 +2,7 @@
 here, before anything is compiled."""
 
 import dataclasses
+import math
 import os
 from collections.abc import Callable, Mapping
 
@@ -9,7 +10,7 @@ import jax
 import numpy as np
 
 from spacetime import config as config_lib
-from spacetime import flops, geometry, packs, solver
+from spacetime import flops, flow, geometry, packs
 from spacetime.config import section, unpack
 from spacetime.data import packing
 from spacetime.interop import hub
@@ -184,13 +185,27 @@ def make_optimizer(config):
 
 
 def sampler(
-  config, nets: Networks, settings: config_lib.SamplingConfig
+  config,
+  nets: Networks,
+  settings: config_lib.SamplingConfig,
+  *,
+  latent: tuple[int, int, int] | None = None,
 ) -> sampler_lib.Sampler:
-  """The sampler of these settings, for a model with one transformer."""
+  """The sampler of these settings, for a model with one transformer.
+
+  Of a model that has learnt many sizes the shift holds for clips of
+  flow.reference tokens, and moves with those of `latent`, (f, h, w).
+  """
+  learnt = config_lib.flow_config(config)
+  if latent is not None and learnt.reference is not None:
+    tokens = math.prod(latent) // math.prod(nets.dit.config.patch)
+    here = dataclasses.replace(learnt, shift=settings.shift)
+    shift = float(flow.size_shift(here, tokens))
+    settings = dataclasses.replace(settings, shift=shift)
   grid = settings.grid()
   return sampler_lib.Sampler(
     transform=nets.transform,
-    flow=config_lib.flow_config(config),
+    flow=learnt,
     levels=grid.levels,
     told=grid.told,
     solver=settings.solver,
@@ -203,14 +218,18 @@ def sampler(
 
 
 def samplers(
-  config, nets: Networks, settings: config_lib.SamplingConfig
+  config,
+  nets: Networks,
+  settings: config_lib.SamplingConfig,
+  *,
+  latent: tuple[int, int, int] | None = None,
 ) -> dict[str, sampler_lib.Sampler]:
   """The sampler of each transformer that has steps, in their order.
 
   Returns:
     by 'dit', and 'dit_2' for the one below the boundary, if there is one.
   """
-  whole = sampler(config, nets, settings)
+  whole = sampler(config, nets, settings, latent=latent)
   if settings.boundary is None:
     return {'dit': whole}
   steps = len(whole.told)

@@ -114,6 +114,11 @@ def encode(
   """
   if data.name == 'cache':
     raise ValueError("data.name='cache': expected clips, 'digits' or 'folder'")
+  if data.world.mixed is not None:
+    raise ValueError(
+      'data.world.mixed: expected None, since the latents of a cache are of '
+      'one size'
+    )
   if text == 'embeddings' and found.model is None:
     raise ValueError(
       '--text=embeddings: --checkpoint is an autoencoder, which has no text '

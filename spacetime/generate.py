@@ -107,7 +107,9 @@ def given(
   strength = 1.0
   if settings.strength < 1:
     # What the grid begins at, which is less where it was published.
-    parts = build.samplers(model.config, nets, settings)
+    parts = build.samplers(
+      model.config, nets, settings, latent=known_fhwc.shape[:3]
+    )
     strength = next(iter(parts.values())).levels[0]
   else:
     count = 1 + max(np.flatnonzero(known_fhwc.any((1, 2, 3))), default=0)
@@ -145,7 +147,7 @@ def draw(
   A transformer takes all batches over its steps before the next one is read.
   """
   nets, count = model.networks, len(told.text)
-  run = programs(model, settings)
+  run = programs(model, settings, latent=condition.z_Bfhwc.shape[1:4])
   rows = [
     [min(first + i, count - 1) for i in range(batch)]
     for first in range(0, count, batch)
@@ -187,10 +189,14 @@ class Programs:
 
 
 def programs(
-  model: texts.Model, settings: config_lib.SamplingConfig
+  model: texts.Model,
+  settings: config_lib.SamplingConfig,
+  *,
+  latent: tuple[int, int, int],
 ) -> Programs:
-  """The programs of these settings; each call compiles its own."""
-  parts = build.samplers(model.config, model.networks, settings)
+  """The programs of these settings, for latents of (f, h, w); each call
+  compiles its own."""
+  parts = build.samplers(model.config, model.networks, settings, latent=latent)
   whole = next(iter(parts.values()))
   return Programs(
     jax.jit(whole.begin),

@@ -4,6 +4,7 @@ import dataclasses
 
 import jax
 import jax.numpy as jnp
+import ml_collections
 import numpy as np
 import pytest
 
@@ -19,16 +20,22 @@ NOTHING = {f.name: 0.0 for f in dataclasses.fields(given.GivenConfig)}
 
 
 def changed(**values):
-  config = digits.get_config('tiny_mixed')
-  with config.unlocked():
-    config.update_from_flattened_dict(values)
-  return config
+  """The tiny config with other values, by their whole names."""
+  plain = config_lib.plain(digits.get_config('tiny_mixed'))
+  for path, value in values.items():
+    section, *inner = path.split('.')
+    at = plain
+    for name in (section, *inner[:-1]):
+      at = at[name]
+    at[inner[-1]] = value
+  return ml_collections.ConfigDict(plain)
 
 
 @pytest.fixture(scope='module')
 def parts(tmp_path_factory):
   """Config, networks, task and a loader of rows."""
-  config = changed(**{'data.dir': str(tmp_path_factory.mktemp('digits'))})
+  folder = str(tmp_path_factory.mktemp('digits'))
+  config = changed(**{'data.dir': folder, 'data.clips': 200})
   data = config_lib.data(config)
   nets = build.networks(config)
   sources = clips.open_sources(data, seed=0)
@@ -43,12 +50,12 @@ def parts(tmp_path_factory):
 def test_one_program_serves_fifty_batches_of_mixed_sizes(parts):
   _, _, task, loader = parts
   iterator, traced, sizes, padding = iter(loader), [], set(), []
+  params = jax.jit(task.init)(jax.random.key(0))
 
   @jax.jit
   def run(batch, key):
     traced.append(key)
-    stage = task.loss.__self__
-    return stage.levels(key, batch)
+    return task.loss(params, {}, batch, key)[0]
 
   for _ in range(50):
     batch = next(iterator)
@@ -56,9 +63,9 @@ def test_one_program_serves_fifty_batches_of_mixed_sizes(parts):
       tuple(grid) for row in batch['grids'] for grid in row if any(grid)
     }
     padding.append(np.mean(batch['clip'] == 0))
-    run(batch, jax.random.key(0))
+    assert 0 < float(run(batch, jax.random.key(0))) < 100
   assert len(traced) == run._cache_size() == 1
-  assert len(sizes) > 15 and (1, 2, 3) in sizes
+  assert len(sizes) > 15 and {(1, 2, 3), (3, 3, 4)} <= sizes
   assert np.mean(padding) < 0.1
 
 
@@ -161,7 +168,9 @@ def test_given_frames_of_clips_that_differ_in_duration():
 
 
 def test_a_run_of_mixed_sizes_goes_on_where_it_stopped(tmp_path, parts):
-  config = changed(**{'data.dir': parts[0].data.dir, 'train.sheet_every': 0})
+  config = changed(
+    **{'data.dir': parts[0].data.dir, 'data.clips': 200, 'train.sheet_every': 0}
+  )
   whole = train.run(config.copy_and_resolve_references(), str(tmp_path / 'a'))
   counted = iter([False, True])
   train.run(
@@ -181,7 +190,7 @@ def test_a_run_of_mixed_sizes_goes_on_where_it_stopped(tmp_path, parts):
   [
     ({'data.packing.kind': 'boxes'}, "kind='boxes': expected one of"),
     ({'data.packing.length': 20}, 'a row holds 20 in 8; change data.packing'),
-    ({'data.world.mixed.multiple': (4, 8)}, 'height=40: expected a multiple'),
+    ({'data.world.mixed.multiple': (4, 8)}, 'width=40: expected a multiple'),
     ({'data.packing': None}, 'data.world.mixed without data.packing: expect'),
     (
       {'data.packing': dict(kind='buckets', look_ahead=9)},
@@ -193,3 +202,19 @@ def test_refuses_before_anything_is_written(tmp_path, values, text):
   with pytest.raises(ValueError, match=text):
     plan.check(changed(**values), str(tmp_path / 'run'))
   assert not (tmp_path / 'run').exists()
+
+
+def test_sampling_shifts_with_the_size():
+  config = changed(**{'flow.reference': 5})
+  nets = build.networks(config)
+  settings = config_lib.sampling(config)
+
+  def levels(latent, **values):
+    told = config_lib.sampling(config, **values)
+    return build.sampler(config, nets, told, latent=latent).levels
+
+  # 20 tokens have twice the shift of 5.
+  assert levels((2, 32, 80)) == levels(None, shift=2 * settings.shift)
+  assert levels((1, 16, 80)) == levels(None) != levels((2, 32, 80))
+  config = changed(**{'flow.reference': None})
+  assert levels((2, 32, 80)) == levels(None)

@@ -59,10 +59,13 @@ class PackedDiffusion:
       count_B=jnp.maximum(grids_BG3[..., 0], 1).reshape(-1),
     )
     clip_BT = jnp.maximum(levels_BT2[..., 0] - 1, 0)
-    row_B1 = jnp.arange(rows)[:, None]
-    given_BT = given_Cf[row_B1 * clips + clip_BT, levels_BT2[..., 1]]
+    given_BGf = given_Cf.reshape(rows, clips * most)
+    given_BT = jnp.take_along_axis(
+      given_BGf, clip_BT * most + levels_BT2[..., 1], axis=1
+    )
     given_BT |= levels_BT2[..., 0] == 0
-    return jnp.where(given_BT, 0.0, t_BG[row_B1, clip_BT]), given_BT
+    t_BT = jnp.take_along_axis(t_BG, clip_BT, axis=1)
+    return jnp.where(given_BT, 0.0, t_BT), given_BT
 
   def losses(self, params, batch, t_BT, key, dropout=None):
     """Squared error of the velocity for each token, (B, N)."""
