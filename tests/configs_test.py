@@ -23,6 +23,21 @@ def test_every_experiment_has_a_docstring_with_its_command():
       assert f'--config=experiments/{path.name}' in module.__doc__
 
 
+def rows_of(packing, text_length: int) -> dict:
+  """A batch of two packed rows of pixels, its shapes alone."""
+  N, G, T = packing.length, packing.clips, packing.frames
+  shapes = {
+    **{'clip': (N,), 'position': (N, 3), 'frame': (N,)},
+    **{'grids': (G, 3), 'levels': (T, 2), 'tokens': (G, text_length)},
+  }
+  batch = {
+    name: jax.ShapeDtypeStruct((2, *shape), 'int32')
+    for name, shape in shapes.items()
+  }
+  patches = jax.ShapeDtypeStruct((2, N, 4 * 16 * 16 * 3), 'uint8')
+  return batch | {'patches': patches}
+
+
 @pytest.mark.parametrize('size', digits.SIZES)
 def test_digits(size):
   config = digits.get_config(size)
@@ -36,6 +51,9 @@ def test_digits(size):
     ),
     'tokens': jax.ShapeDtypeStruct((2, nets.text_length), 'int32'),
   }
+  if 'mixed' in size:
+    packing = config_lib.data(config).packing
+    batch = rows_of(packing, nets.text_length)
   params = jax.eval_shape(task.init, jax.random.key(0))
   frozen = {}
   if weights:
