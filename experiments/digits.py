@@ -42,7 +42,7 @@ def get_config(size: str = 'cpu') -> ml_collections.ConfigDict:
       if latent
       else dict(kind='identity', time=4),
       text=dict(
-        length=40 if 'mixed' in size else 80,
+        length=64 if 'mixed' in size else 80,
         vocab_size=640,
         d_model=text_width,
         d_kv=text_width // 4,

@@ -55,4 +55,4 @@ def _packing(tiny: bool) -> dict:
   """Rows of the longest clip or a little more: 2 % of them is padding."""
   if tiny:
     return dict(kind='rows', length=48, clips=4, frames=8, look_ahead=16)
-  return dict(kind='rows', length=256, clips=5, frames=24, look_ahead=64)
+  return dict(kind='rows', length=256, clips=4, frames=24, look_ahead=64)
