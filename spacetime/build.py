@@ -10,7 +10,7 @@ import jax
 import numpy as np
 
 from spacetime import config as config_lib
-from spacetime import flops, flow, geometry, packs
+from spacetime import flops, flow, geometry, packs, solver
 from spacetime.config import section, unpack
 from spacetime.data import packing
 from spacetime.interop import hub

@@ -74,9 +74,7 @@ class Maker:
   ):
     self._plan, self._told, self._seed = plan, told, seed
     model, codec = plan.model, plan.model.networks.autoencoder
-    self.run = generate.programs(
-      model, plan.settings, latent=plan.grid.latent
-    )
+    self.run = generate.programs(model, plan.settings, latent=plan.grid.latent)
     # One transformer stays; of two, each is read when its steps come.
     one = len(self.run.advance) == 1
     self._read = functools.cache(model.read) if one else model.read

@@ -137,9 +137,7 @@ class Block(nn.Module):
   config: DiTConfig
 
   @nn.compact
-  def __call__(
-    self, x_BND, time_BT6D, text, rope_tables, row_N, segments=None
-  ):
+  def __call__(self, x_BND, time_BT6D, text, rope_tables, row_N, segments=None):
     own, texts = segments or (None, None)
     config = self.config
     dtype = x_BND.dtype

@@ -16,7 +16,7 @@ import jax
 import numpy as np
 
 from experiments import digits
-from spacetime import build, clips, packs, sharding
+from spacetime import build, clips, meshes, packs, sharding
 from spacetime import config as config_lib
 from spacetime.data import tokenizer as tokenizer_lib
 from spacetime.training import state, step
@@ -53,7 +53,7 @@ class Side:
       build.diffusion_task(config, nets),
       build.make_optimizer(config),
     )
-    self.mesh, self.key = build.mesh(config), jax.random.key(0)
+    self.mesh, self.key = meshes.mesh(config), jax.random.key(0)
     self.state = state.init_state(task.init, self.key, optimizer, self.mesh)
     made = step.make_step(task.loss, optimizer, ema=0.99)
     self.step = jax.jit(made, donate_argnums=0)
