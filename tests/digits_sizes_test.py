@@ -127,6 +127,10 @@ def test_config_reads_them():
   config = digits.get_config('tiny')
   with config.unlocked():
     config.data.world.mixed = dict(frames=[1, 5], images=0.5)
+  with pytest.raises(ValueError, match='data.world.mixed without data.packing'):
+    config_lib.data(config)
+  with config.unlocked():
+    config.data.packing = dict(kind='rows', length=64, clips=4, frames=8)
   assert config_lib.data(config).world.mixed == Sizes((1, 5), images=0.5)
   config.data.crop = (5, 16, 16)
   with pytest.raises(ValueError, match="data.world.mixed with data.name='dig"):
