@@ -6,7 +6,8 @@
 Half of the prompts describe held-out clips (handwriting never trained on),
 half compositions (digit x colour x motion) that training never showed. The
 real clips of the same scenes are measured too: the ceiling. --out gets
-metrics.json, sheet.png (clips beside the real ones) and chart.png.
+metrics.json, sheet.png (clips beside the real ones) and chart.png. --size and
+--frames ask for others than those it was trained on.
 
 Of an autoencoder it measures how well held-out clips come back (PSNR).
 """
@@ -26,7 +27,9 @@ from spacetime import (
   checkpoint,
   command,
   generate,
+  geometry,
   pretrained,
+  request,
   sharding,
 )
 from spacetime import config as config_lib
@@ -51,6 +54,8 @@ _STEPS = flags.DEFINE_integer('steps', None, 'Steps of the solver.')
 _SOLVER = flags.DEFINE_string('solver', None, 'euler, heun, dpm or unipc.')
 _GUIDANCE = flags.DEFINE_float('guidance', None, 'Scale of guidance.')
 _BATCH = flags.DEFINE_integer('batch', 16, 'Videos sampled at once.')
+_FRAMES = flags.DEFINE_integer('frames', None, 'Frames; as trained if absent.')
+_SIZE = flags.DEFINE_string('size', None, 'WIDTHxHEIGHT; as trained if absent.')
 _OUT = flags.DEFINE_string(
   'out', 'evaluation', 'The folder for what was found.'
 )
@@ -129,14 +134,14 @@ def evaluate_model(out: pathlib.Path, mesh) -> dict:
     solver=_SOLVER.value,
     guidance=_GUIDANCE.value,
   )
-  world = config_lib.data(model.config).world
+  grid, world = asked_sizes(model)
   real, scenes = real_clips(world, count=_NUM.value, seed=_SEED.value)
   prompts = [captions.canonical_caption(scene) for scene in scenes]
   began = time.monotonic()
   made = generate.sample(
     model,
     prompts,
-    grid=build.grids(model.config, model.networks),
+    grid=grid,
     settings=settings,
     seed=_SEED.value,
     batch=_BATCH.value,
@@ -147,6 +152,8 @@ def evaluate_model(out: pathlib.Path, mesh) -> dict:
     'weights_hash': model.weights_hash,
     'num': _NUM.value,
     'seed': _SEED.value,
+    'frames': grid.frames,
+    'size': f'{grid.width}x{grid.height}',
     'solver': settings.solver,
     'steps': settings.steps,
     'seconds_per_video': round(seconds / _NUM.value, 3),
@@ -156,6 +163,17 @@ def evaluate_model(out: pathlib.Path, mesh) -> dict:
   write_pictures(out, found, made, real, prompts)
   print(table(found))
   return found
+
+
+def asked_sizes(
+  model: pretrained.Model,
+) -> tuple[geometry.Geometry, world_lib.World]:
+  """Sizes of --frames and --size, and the world whose clips have them."""
+  world = config_lib.data(model.config).world
+  height, width = request.parse_size(_SIZE.value) or (world.height, world.width)
+  frames = world.frames if _FRAMES.value is None else _FRAMES.value
+  grid = build.grids(model.config, model.networks, (frames, height, width))
+  return grid, world.sized(frames, height, width)
 
 
 def real_clips(world: world_lib.World, *, count: int, seed: int):

@@ -14,6 +14,7 @@ class Asked(Protocol):
   prompts_file: str | None
   prompt_embeds: str | None
   negative_prompt: str
+  expand_prompt: str | None
   num: int
 
 
@@ -34,6 +35,11 @@ def wanted(request: Asked) -> tuple[list[str], dict | None]:
     return [request.prompt], None
   if request.prompts_file is not None:
     return _lines(pathlib.Path(request.prompts_file)), None
+  if request.expand_prompt:
+    raise ValueError(
+      f'--expand_prompt={request.expand_prompt}: expected --prompt or '
+      '--prompts_file; the features of --prompt_embeds have no words'
+    )
   try:
     found = embeddings.read(request.prompt_embeds)
   except ValueError as e:

@@ -92,6 +92,10 @@ def test_a_plan_of_all_that_is_to_be_done(asked, tmp_path):
   [
     ({'prompt': None}, 'one of --prompt, --prompts_file and --prompt_embeds'),
     ({'prompts_file': 'x'}, 'expected one of --prompt, --prompts_file and'),
+    (
+      {'prompt': None, 'prompt_embeds': 'x', 'expand_prompt': 'grammar'},
+      '--expand_prompt=grammar: expected --prompt or --prompts_file',
+    ),
     ({'prompt_embeds': 'x'}, 'expected one of --prompt, --prompts_file and'),
     ({'prompt': ' &nbsp; '}, 'prompt is empty'),
     ({'out': ''}, '--out: expected a file'),
