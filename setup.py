@@ -13,7 +13,8 @@ VERSION = re.search(
 # The TPUs' compiler, of the version that JAX asks for; it runs without a TPU.
 LINUX = 'platform_system == "Linux" and platform_machine == "x86_64"'
 TPU_COMPILE = [f'jax[tpu]; {LINUX}']
-TEST = ['pytest>=8', 'pytest-xdist>=3.6', 'ruff>=0.15', *TPU_COMPILE]
+GCS = ['gcsfs>=2025.2']
+TEST = ['pytest>=8', 'pytest-xdist>=3.6', 'ruff>=0.15', *GCS, *TPU_COMPILE]
 # The networks are compared with these, live; nothing else needs them.
 PARITY = [
   'accelerate>=1.10',
@@ -65,7 +66,7 @@ setuptools.setup(
     'tpu': ['jax[tpu]'],
     'tpu-compile': TPU_COMPILE,
     'cuda': ['jax[cuda12]'],
-    'gcs': ['gcsfs>=2025.2'],
+    'gcs': GCS,
     'hub': ['huggingface_hub>=0.34'],
     'test': TEST,
     'parity': TEST + PARITY,

@@ -50,7 +50,7 @@ class Base:
   def source(self) -> dict[str, str]:
     """What a run remembers of it."""
     return {
-      'path': os.path.abspath(self.folder or self.path),
+      'path': os.fspath(checkpoint.absolute(self.folder or self.path)),
       'fingerprint': self.fingerprint,
       'autoencoder': self.autoencoder,
       'text': self.text,

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 
 import jax
 import numpy as np
+from etils import epath
 
 from spacetime import config as config_lib
 from spacetime import flops, flow, geometry, packs, solver
@@ -283,7 +284,7 @@ def resolve(path: str, *, beside: str | os.PathLike = '') -> str:
   bundled = os.path.join(os.path.dirname(__file__), 'assets', path)
   inside = os.path.join(os.fspath(beside), path) if beside else ''
   for candidate in (inside, path, bundled):
-    if candidate and os.path.isdir(candidate):
+    if candidate and epath.Path(candidate).is_dir():  # of a bucket too
       return candidate
   if hub.is_name(path):
     return os.fspath(hub.fetch(path))

@@ -46,7 +46,9 @@ class Checkpoints:
     )
 
   def _sweep(self) -> None:
-    for path in sorted(self.directory.iterdir()):
+    # In a bucket an empty folder is none.
+    there = self.directory.exists()
+    for path in sorted(self.directory.iterdir()) if there else ():
       if path.is_dir() and not places.is_whole(path):
         logging.warning('%s: half-written; removed', path)
         # Only a number that is not whole is Orbax's blind spot; its own

@@ -78,12 +78,12 @@ TEXT = dict(
   layer_norm_epsilon=1e-6,
   feed_forward_proj='gated-gelu',
 )
-# Keys of transformers' configs that say nothing about the encoder.
+# Keys of transformers' configs that say nothing about the encoder; nor does any
+# of the decoder, and new ones of those come with its versions.
 TEXT_IGNORED = frozenset(
   'architectures bad_words_ids bos_token_id chunk_size_feed_forward '
-  'classifier_dropout decoder_start_token_id dense_act_fn dropout_rate dtype '
-  'eos_token_id id2label initializer_factor is_decoder is_encoder_decoder '
-  'is_gated_act label2id n_positions num_decoder_layers output_attentions '
+  'classifier_dropout dense_act_fn dropout_rate dtype eos_token_id id2label '
+  'initializer_factor is_gated_act label2id n_positions output_attentions '
   'output_hidden_states output_past pad_token_id problem_type return_dict '
   'scalable_attention task_specific_params tie_word_embeddings '
   'tokenizer_class torch_dtype torchscript transformers_version use_bfloat16 '
@@ -225,7 +225,11 @@ def text_encoder(values: dict, where) -> text.TextConfig:
       f'{where}: model_type={kind!r}: expected umt5 or t5; choose a folder of '
       'Wan 2.1 or 2.2'
     )
-  values = {k: v for k, v in values.items() if k not in TEXT_IGNORED}
+  values = {
+    k: v
+    for k, v in values.items()
+    if k not in TEXT_IGNORED and 'decoder' not in k
+  }
   found = _known(values, TEXT, where)
   _demand(found, where, feed_forward_proj='gated-gelu')
   return text.TextConfig(

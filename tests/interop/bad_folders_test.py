@@ -199,6 +199,12 @@ def test_configs(kind, values, text):
     configs.READ[kind](values, 'here')
 
 
+def test_keys_of_the_decoder_say_nothing():
+  """A new version of transformers writes new ones; only the encoder is read."""
+  values = {'d_model': 24, 'scale_decoder_outputs': True}
+  assert configs.text_encoder(values, 'here').d_model == 24
+
+
 def test_pipelines(tmp_path):
   folder = published_folder.write(tmp_path / 'tiny')
   assert folders.is_pipeline(folder)
