@@ -5,8 +5,8 @@
 Sizes:
   tiny     seconds; for tests. tiny_mixed: as mixed, for tests.
   cpu      pixel patches, the world's easier half; 15 minutes on two cores.
-  bundled  the bundled model: as cpu, for longer.
   mixed    as cpu, in many sizes and durations, and images: rows of clips.
+  bundled  the bundled model: as mixed, small patches; ten minutes on a GPU.
   pixels   one to three characters, wider; hours on two cores.
   latent   latents of experiments/digits_autoencoder.py; for an accelerator.
 """
@@ -19,19 +19,21 @@ SIZES = {
   #         width heads layers steps batch rate decay
   'tiny': (48, 2, 2, 4, 4, 3e-3, 0.25),
   'cpu': (192, 3, 4, 2400, 16, 2e-3, 0.5),
-  'bundled': (192, 3, 4, 7500, 16, 2e-3, 0.5),
   'mixed': (192, 3, 4, 5000, 8, 2e-3, 0.5),
+  'bundled': (256, 4, 8, 10000, 32, 2e-3, 0.5),
   'tiny_mixed': (48, 2, 2, 4, 8, 3e-3, 0.25),
   'pixels': (256, 4, 6, 8000, 32, 3e-3, 0.25),
   'latent': (512, 8, 12, 12000, 128, 1e-3, 0.25),
 }
+ON_GPU = ('latent', 'bundled')
+PATCHES = {'latent': (1, 1, 1), 'bundled': (1, 8, 8)}
 
 
 def get_config(size: str = 'cpu') -> ml_collections.ConfigDict:
   if size not in SIZES:
     raise ValueError(f'size {size!r}: expected one of {[*SIZES]}')
   width, heads, layers, steps, batch, rate, decay = SIZES[size]
-  latent = size == 'latent'
+  latent, mixed = size == 'latent', size in digits_data.MIXED
   text_width = 32 if 'tiny' in size else 128
   return ml_collections.ConfigDict(
     dict(
@@ -42,7 +44,7 @@ def get_config(size: str = 'cpu') -> ml_collections.ConfigDict:
       if latent
       else dict(kind='identity', time=4),
       text=dict(
-        length=64 if 'mixed' in size else 80,
+        length=64 if mixed else 80,
         vocab_size=640,
         d_model=text_width,
         d_kv=text_width // 4,
@@ -51,20 +53,20 @@ def get_config(size: str = 'cpu') -> ml_collections.ConfigDict:
         num_layers=2,
       ),
       model=dict(
-        patch=(1, 1, 1) if latent else (1, 16, 16),
+        patch=PATCHES.get(size, (1, 16, 16)),
         width=width,
         heads=heads,
         layers=layers,
         mlp=4 * width,
         theta=100.0,
         places=6,
-        dtype='bfloat16' if latent else 'float32',
+        dtype='bfloat16' if size in ON_GPU else 'float32',
         remat='none',
       ),
       flow=dict(prediction='velocity', shift=3.0)
       if latent
       else digits_data.get_flow(size),
-      given=digits_data.GIVEN,
+      given=digits_data.GIVEN_LONG if mixed else digits_data.GIVEN,
       optimizer=dict(
         name='muon',
         learning_rate=rate,

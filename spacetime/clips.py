@@ -67,6 +67,16 @@ def open_sources(
   world = data.world
   if data.name == 'cache':
     return _open_cache(data, embedded)
+  if data.name == 'digits' and data.render == 'live':
+    parts = [
+      digits_tfds.Live(world, split, clips, seed)
+      for split, clips in (
+        ('train', data.clips),
+        ('validation', data.held_out_clips),
+      )
+    ]
+    count = min(CAPTIONS, data.clips)
+    return Sources(*parts, [parts[0].caption(i) for i in range(count)])
   if data.name == 'digits':
     path = digits_tfds.prepare(
       data.dir,
@@ -145,6 +155,7 @@ def make_loader(
     cut=cut,
     process_index=index,
     process_count=count,
+    workers=data.workers,
   )
 
 
@@ -175,6 +186,8 @@ def held_out_batch(
 
 def caption(source, index: int) -> str:
   """A record's caption; a file's video is not read for it."""
+  if isinstance(source, digits_tfds.Live):
+    return source.caption(index)
   if isinstance(source, Part):
     return source.source.clips[source.indices[index]].caption
   return _text(source[index]['caption'])

@@ -14,9 +14,10 @@ from spacetime.data import sizes as sizes_lib
 from spacetime.data import world as world_lib
 
 STAGES = ('diffusion', 'autoencoder')
-# Of the text encoder: learnt with the transformer, or of published weights.
 PACKINGS = {'rows': packing_lib.Rows, 'buckets': packing_lib.Buckets}
+# Of the text encoder: learnt with the transformer, or of published weights.
 TEXTS = ('trained', 'frozen')
+RENDERS = ('files', 'live')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,6 +37,10 @@ class DataConfig:
     crop: (frames, height, width) to cut out of each clip; None is the whole.
     fps: frames a second of the clips, for playing and resampling.
     packing: how clips of mixed sizes come together; None has one size.
+    render: of the digits, 'files' renders all before the first step, 'live'
+      each as it is read: the same clips.
+    workers: processes that read clips; 0 has threads alone. Of packed rows
+      their number decides which clips share a row.
   """
 
   name: str
@@ -51,8 +56,15 @@ class DataConfig:
   packing: packing_lib.Rows | packing_lib.Buckets | None = dataclasses.field(
     default=None, repr=False
   )
+  render: str = dataclasses.field(default='files', repr=False)
+  workers: int = dataclasses.field(default=0, repr=False)
 
   def __post_init__(self):
+    if self.render not in RENDERS or self.workers < 0:
+      raise ValueError(
+        f'data.render={self.render!r}, data.workers={self.workers}: expected '
+        f'one of {RENDERS}, and 0 or more'
+      )
     if self.name not in ('digits', 'folder', 'cache'):
       raise ValueError(
         f"data.name={self.name!r}: expected 'digits', 'folder' or 'cache'"

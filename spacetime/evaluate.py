@@ -169,7 +169,7 @@ def asked_sizes(
   model: pretrained.Model,
 ) -> tuple[geometry.Geometry, world_lib.World]:
   """Sizes of --frames and --size, and the world whose clips have them."""
-  world = config_lib.data(model.config).world
+  world = config_lib.data(model.config).world.judged()
   height, width = request.parse_size(_SIZE.value) or (world.height, world.width)
   frames = world.frames if _FRAMES.value is None else _FRAMES.value
   grid = build.grids(model.config, model.networks, (frames, height, width))

@@ -35,6 +35,7 @@ FREE = (
   'autoencoder.latents_mean',
   'autoencoder.latents_std',
   'data.dir',
+  'data.render',
   'source.path',
   'mesh',
   'model.attention',

@@ -139,6 +139,7 @@ def open_model(path: str, *, mesh: jax.sharding.Mesh) -> Opened:
       f'{path} holds stage {config.get("stage")!r}: expected a text-to-video '
       "model, stage 'diffusion'; change --checkpoint"
     )
+  config = computed(config, mesh)
   codec_config, codec_folder = find_autoencoder(config, beside=folder)
   networks = build.networks(config, weights=codec_config)
   if networks.lora.rank or networks.text_kind == 'frozen':
@@ -165,6 +166,14 @@ def open_model(path: str, *, mesh: jax.sharding.Mesh) -> Opened:
   return Opened(
     config, networks, tokenizer, name, text_hash(tokenizer, name), readers
   )
+
+
+def computed(config, mesh: jax.sharding.Mesh):
+  """The config of a model as these devices compute it: a CPU in float32, for
+  its products in bfloat16 are emulated (BUILD_NOTES.md has the times)."""
+  if mesh.devices.flat[0].platform != 'cpu':
+    return config
+  return config | {'model': config['model'] | {'dtype': 'float32'}}
 
 
 def load_published(

@@ -90,16 +90,50 @@ def example(
   In a world of mixed sizes training records differ in F, H and W; held-out
   ones have those of the world.
   """
+  scene, world, caption = _told(index, world=world, split=split, seed=seed)
+  return {
+    'video': render.clip(scene, world),
+    'caption': caption,
+    'scene': world_lib.to_json(scene),
+  }
+
+
+def _told(index: int, *, world: world_lib.World, split: str, seed: int):
+  """(scene, its world of one size, caption) of record `index`."""
   place = world_lib.SPLITS.index(split)
   rng = np.random.default_rng([seed, place, index])
   if split == 'train':
     world = world.drawn(rng)
   scene = scenes.sample_scene(rng, world=world, split=split)
-  return {
-    'video': render.clip(scene, world),
-    'caption': captions.caption(scene, rng, world=world),
-    'scene': world_lib.to_json(scene),
-  }
+  return scene, world, captions.caption(scene, rng, world=world)
+
+
+@dataclasses.dataclass(frozen=True)
+class Live:
+  """The records of one split, rendered as they are read: no files.
+
+  Attributes:
+    world: what the clips may show.
+    split: one of world.SPLITS.
+    clips: how many there are.
+    seed: at least 0.
+  """
+
+  world: world_lib.World
+  split: str
+  clips: int
+  seed: int
+
+  def __len__(self) -> int:
+    return self.clips
+
+  def __getitem__(self, index: int) -> dict:
+    return example(index, world=self.world, split=self.split, seed=self.seed)
+
+  def caption(self, index: int) -> str:
+    """A record's caption, at no cost of its video."""
+    told = _told(index, world=self.world, split=self.split, seed=self.seed)
+    return told[2]
 
 
 def prepare(

@@ -30,6 +30,7 @@ _PLAIN = (
   *((word, word) for word in ('left', 'right', 'up', 'down')),
   *(('bounce', 'bouncing'), ('hop', 'bouncing'), ('circle', 'circling')),
   *(('round', 'circling'), ('still', 'still'), ('rest', 'still')),
+  *(('wander', 'wandering'), ('roam', 'wandering')),
 )
 
 

@@ -60,6 +60,10 @@ MOTION_PHRASES = {
     ('moving@ in a circle', 'moves@ in a circle'),
     ('going@ round', 'goes@ round'),
   ),
+  'wandering': (
+    ('wandering@ about', 'wanders@ about'),
+    ('roaming@', 'roams@'),
+  ),
 }
 SPEED_WORDS = {
   'slow': ('slowly', 'gently'),

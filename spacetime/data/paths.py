@@ -4,6 +4,7 @@ import dataclasses
 import functools
 
 import numpy as np
+from scipy import interpolate
 
 from spacetime.data import world as world_lib
 
@@ -15,6 +16,10 @@ HOP_FRAMES = 5
 HOP_HEIGHT = 0.18
 # A circle's radius as a share of the straight way at the same speed.
 RADIUS = 0.3
+# A wandering character turns every so many frames, within a square that is so
+# large a share of the shorter side.
+TURN_FRAMES = {'slow': 24, 'fast': 12}
+ROOM = 0.5
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,6 +95,41 @@ def offsets(motion: str, speed: str, *, world: world_lib.World) -> np.ndarray:
   raise ValueError(f'motion={motion!r}: expected one of {world_lib.MOTIONS}')
 
 
+def wandering(way: int, speed: str, *, world: world_lib.World) -> np.ndarray:
+  """A smooth way through points drawn at random, at the pace of frames, not
+  of clips: a longer clip has more turns.
+
+  Args:
+    way: seeds the points.
+    speed: a name in SPEEDS.
+    world: sizes.
+
+  Returns:
+    offset_F2: as `offsets`; at most ROOM from end to end along each axis.
+
+  Source: C. de Boor, A Practical Guide to Splines (1978), cubic interpolation.
+  """
+  rng = np.random.default_rng(way)
+  step = TURN_FRAMES[speed]
+  knots_K = np.arange(-1, world.frames // step + 4) * step - rng.uniform(
+    0, step
+  )
+  point_K2 = rng.uniform(-ROOM / 2, ROOM / 2, (len(knots_K), 2))
+  spline = interpolate.CubicSpline(knots_K, point_K2)
+  offset_F2 = spline(np.arange(world.frames))
+  offset_F2 *= np.minimum(1, ROOM / np.maximum(np.ptp(offset_F2, axis=0), 1e-6))
+  return (offset_F2 - offset_F2[0]) * world.side
+
+
+def way_of(
+  character: world_lib.Character, *, world: world_lib.World
+) -> np.ndarray:
+  """A character's way from its start, (F, 2); see `offsets`."""
+  if character.motion == world_lib.WANDERING:
+    return wandering(character.way, character.speed, world=world)
+  return offsets(character.motion, character.speed, world=world)
+
+
 @functools.lru_cache(maxsize=64)
 def view(camera: str, *, world: world_lib.World) -> View:
   """The camera's way over the clip.
@@ -119,10 +159,7 @@ def ground_paths(scene: world_lib.Scene, world: world_lib.World) -> np.ndarray:
     point_FP2: (y, x) in pixels.
   """
   return np.stack(
-    [
-      np.array(c.start) + offsets(c.motion, c.speed, world=world)
-      for c in scene.characters
-    ],
+    [np.array(c.start) + way_of(c, world=world) for c in scene.characters],
     1,
   )
 

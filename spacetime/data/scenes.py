@@ -113,7 +113,12 @@ def _place(rng, lens, triples, taken, *, world, split):
     if attempt >= ATTEMPTS // 2:
       size = min(world.sizes, key=world_lib.SIZES.get)
       speed = min(world.speeds, key=world_lib.SPEEDS.get)
-    offset_F2 = paths.offsets(motion, speed, world=world)
+    way = 0
+    if motion == world_lib.WANDERING:
+      way = int(rng.integers(2**31))
+      offset_F2 = paths.wandering(way, speed, world=world)
+    else:
+      offset_F2 = paths.offsets(motion, speed, world=world)
     edge_F = world_lib.SIZES[size] * world.side * lens.zoom_F
     low_2, high_2 = _start_range(lens, offset_F2, edge_F, world)
     if (low_2 > high_2).any():
@@ -132,6 +137,7 @@ def _place(rng, lens, triples, taken, *, world, split):
         start=tuple(start_K2[free[0]].tolist()),
         motion=motion,
         speed=speed,
+        way=way,
       )
       return character, centre_KF2[free[0]], half_F2
   return None

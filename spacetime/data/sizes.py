@@ -19,6 +19,7 @@ class Sizes:
     volume: the most pixels in a clip, frames x height x width; None bounds
       them by the sizes alone.
     images: share of clips with one frame.
+    held_out: sizes (frames, height, width) that no clip has.
 
   Raises:
     ValueError: bounds that no clip fits, or a share that is none.
@@ -31,6 +32,7 @@ class Sizes:
   aspect: float = 2.0
   volume: int | None = None
   images: float = 0.15
+  held_out: tuple[tuple[int, int, int], ...] = ()
 
   def __post_init__(self):
     for name in ('frames', 'height', 'width', 'multiple'):
@@ -41,6 +43,13 @@ class Sizes:
           f'{name}={pair}: expected two positive integers; change '
           f'data.world.mixed.{name}'
         )
+    held_out = tuple(tuple(size) for size in self.held_out)
+    object.__setattr__(self, 'held_out', held_out)
+    if any(len(size) != 3 for size in held_out):
+      raise ValueError(
+        f'held_out={held_out}: expected (frames, height, width) each; change '
+        'data.world.mixed.held_out'
+      )
     if self.aspect < 1 or not 0 <= self.images <= 1:
       raise ValueError(
         f'aspect={self.aspect}, images={self.images}: expected 1 or more, and '
@@ -102,4 +111,5 @@ def _sides(sizes: Sizes, frames: int) -> tuple[tuple[int, int], ...]:
     for width in along(sizes.width)
     if max(height, width) <= sizes.aspect * min(height, width)
     and (sizes.volume is None or frames * height * width <= sizes.volume)
+    and (frames, height, width) not in sizes.held_out
   )

@@ -172,7 +172,8 @@ def attend(
   """
   mesh = jax.sharding.get_abstract_mesh()
   if isinstance(mask_BS, attention_kernels.Segments):
-    kernel = check_segments(kernel, mesh)
+    lengths = q_BNAE.shape[1], k_BSAE.shape[1]
+    kernel = check_segments(kernel, mesh, lengths=lengths)
   way = choose(
     kernel,
     exchange,
@@ -191,17 +192,20 @@ def attend(
   )(q_BNAE, k_BSAE, v_BSAE, mask_BS)
 
 
-def check_segments(kernel: str, mesh) -> str:
-  """The kernel for packed rows: where 'auto' would be cuDNN's it is 'xla'.
+def check_segments(kernel: str, mesh, *, lengths: tuple[int, int]) -> str:
+  """The kernel for packed rows of so many queries and keys: where 'auto' would
+  be cuDNN's, and cannot, it is 'xla'.
 
   Raises:
-    ValueError: cuDNN's kernel, or tokens that are split over devices.
+    ValueError: cuDNN's kernel with odd lengths, or tokens that are split over
+      devices.
   """
-  if kernel == 'cudnn':
+  odd = any(length % 2 for length in lengths)
+  if kernel == 'cudnn' and odd:
     raise ValueError(
-      "model.attention='cudnn' on packed rows, whose clips it cannot keep "
-      "apart: change model.attention to 'auto', or data.packing.kind to "
-      "'buckets'"
+      f"model.attention='cudnn' on packed rows of {lengths[0]} tokens and "
+      f'{lengths[1]} keys: expected even numbers; change data.packing.length, '
+      "or model.attention to 'auto'"
     )
   if sharding.ways('tokens', mesh) > 1:
     raise ValueError(
@@ -209,7 +213,7 @@ def check_segments(kernel: str, mesh) -> str:
       "expected 1; change mesh.context, or data.packing.kind to 'buckets'"
     )
   on_gpu = device_of(mesh)[0] in PLATFORMS['cudnn']
-  return 'xla' if kernel == 'auto' and on_gpu else kernel
+  return 'xla' if kernel == 'auto' and on_gpu and odd else kernel
 
 
 def check_tokens(tokens: int, mesh) -> None:

@@ -1,8 +1,8 @@
 """Attention on one device: plain matrix products, and cuDNN's kernel.
 
 Every kernel takes q_BNAE, k_BSAE, v_BSAE and, where some keys are padding,
-mask_BS: true where a key is real; padding follows what is real. Plain products
-and splash take Segments in its place.
+mask_BS: true where a key is real; padding follows what is real. Or Segments in
+its place.
 """
 
 import dataclasses
@@ -61,9 +61,14 @@ def _logits(q_BNAE, k_BSAE, mask_BS):
   if mask_BS is None:
     return logits_BANS
   if isinstance(mask_BS, Segments):
-    same_BNS = mask_BS.queries_BN[:, :, None] == mask_BS.keys_BS[:, None]
-    return jnp.where(same_BNS[:, None], logits_BANS, MASKED)
+    return jnp.where(_same(mask_BS), logits_BANS, MASKED)
   return jnp.where(mask_BS[:, None, None], logits_BANS, MASKED)
+
+
+def _same(segments: Segments) -> jax.Array:
+  """Which keys a query meets, bool (B, 1, N, S)."""
+  queries_BN1 = segments.queries_BN[:, :, None]
+  return (queries_BN1 == segments.keys_BS[:, None])[:, None]
 
 
 @jax.custom_jvp
@@ -125,14 +130,21 @@ def plain_backward(q_BNAE, k_BSAE, v_BSAE, mask_BS, y_BNAE, lse_BAN, dy_BNAE):
 
 
 def cudnn(q_BNAE, k_BSAE, v_BSAE, mask_BS=None):
-  """cuDNN's fused attention, for GPUs; bfloat16 or float16."""
-  lengths_B = None
-  if mask_BS is not None:
+  """cuDNN's fused attention, for GPUs; bfloat16 or float16.
+
+  Segments go in as a mask of one bit for all heads: what is read of it is a
+  fraction of what plain products write of logits.
+  """
+  lengths_B, mask_B1NS = None, None
+  if isinstance(mask_BS, Segments):
+    mask_B1NS = _same(mask_BS)
+  elif mask_BS is not None:
     lengths_B = jnp.sum(mask_BS, axis=1, dtype=jnp.int32)
   return jax.nn.dot_product_attention(
     q_BNAE,
     k_BSAE,
     v_BSAE,
+    mask=mask_B1NS,
     key_value_seq_lengths=lengths_B,
     implementation='cudnn',
   )

@@ -71,12 +71,17 @@ class Diffusion:
     """
     whole = frozen | params
     z_Bfhwc, text_BSY = self.inputs(whole, frozen, batch)
-    level_key, given_key, noise_key = jax.random.split(key, 3)
+    level_key, own_key, given_key, table_key, noise_key = jax.random.split(
+      key, 5
+    )
     rows, frames = z_Bfhwc.shape[:2]
     tokens = math.prod(z_Bfhwc.shape[1:4]) // math.prod(self.patch)
-    t_B1 = flow.sample_levels(level_key, (rows, 1), self.flow, tokens=tokens)
+    t_B1, own_Bf = (
+      flow.sample_levels(key, shape, self.flow, tokens=tokens)
+      for key, shape in ((level_key, (rows, 1)), (own_key, (rows, frames)))
+    )
     given_Bf = given.sample_given(given_key, rows, frames, self.given)
-    t_Bf = jnp.where(given_Bf, 0.0, t_B1)
+    t_Bf = given.sample_levels(table_key, t_B1, own_Bf, given_Bf, self.given)
     dropout_key = jax.random.fold_in(noise_key, 1)
     loss_Bf = self.losses(
       whole, z_Bfhwc, text_BSY, t_Bf, noise_key, dropout_key

@@ -1,14 +1,17 @@
 """Which latent frames are given while training: the seeds of every mode.
 
-A given frame enters at level 0 and is not in the loss. What a model has seen
-given, it can be given when sampling: an image, a clip to extend either way,
-two ends to join.
+A given frame enters at level 0, or with a little noise, and is not in the loss.
+What a model has seen given, it can be given when sampling: an image, a clip to
+extend either way, two ends to join. What it has seen given with noise it trusts
+less, so that in a long video it hands on less of its own faults.
 """
 
 import dataclasses
 
 import jax
 import jax.numpy as jnp
+
+WAYS = ('none', 'first', 'first_k', 'last_k', 'ends', 'random')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,8 +23,16 @@ class GivenConfig:
     first: the first frame.
     first_k: the first 1 to f - 1 frames.
     last_k: the last 1 to f - 1 frames.
-    ends: the first and the last frame.
+    ends: the first 1 or more and the last 1 or more, few as a rule.
     random: each frame by the toss of a coin.
+    noisy: share of the clips whose given frames have noise.
+    noise: the most noise that they have; a clip's level is uniform up to it.
+    independent: share of the clips each of whose frames has a level of its own,
+      drawn as that of a clip is.
+
+  Source: noise on what is given as in Ho et al. 2022 (Cascaded Diffusion),
+  arXiv 2106.15282, section 4.2; independent levels as in Chen et al. 2024
+  (Diffusion Forcing), arXiv 2407.01392.
   """
 
   none: float = 0.7
@@ -30,13 +41,27 @@ class GivenConfig:
   last_k: float = 0.05
   ends: float = 0.05
   random: float = 0.05
+  noisy: float = 0.0
+  noise: float = 0.3
+  independent: float = 0.0
 
   def __post_init__(self):
-    weights = dataclasses.astuple(self)
-    if min(weights) < 0 or sum(weights) <= 0:
+    if min(self.weights) < 0 or sum(self.weights) <= 0:
       raise ValueError(
-        f'given={weights}: expected weights that are not negative, one above 0'
+        f'given={self.weights}: expected weights that are not negative, one '
+        'above 0'
       )
+    shares = self.noisy, self.noise, self.independent
+    if min(shares) < 0 or max(shares) > 1:
+      raise ValueError(
+        f'given.noisy={self.noisy}, given.noise={self.noise}, '
+        f'given.independent={self.independent}: expected 0 to 1'
+      )
+
+  @property
+  def weights(self) -> tuple[float, ...]:
+    """Of WAYS."""
+    return tuple(getattr(self, name) for name in WAYS)
 
 
 def sample_given(
@@ -65,8 +90,8 @@ def sample_given(
   most_B1 = jnp.full((batch, 1), frames)
   if count_B is not None:
     most_B1 = count_B[:, None]
-  kind_key, count_key, coin_key = jax.random.split(key, 3)
-  weights = jnp.asarray(dataclasses.astuple(config))
+  kind_key, count_key, coin_key, ends_key = jax.random.split(key, 4)
+  weights = jnp.asarray(config.weights)
   kind_B = jax.random.categorical(kind_key, jnp.log(weights), shape=(batch,))
   count_B1 = jax.random.randint(
     count_key, (batch, 1), 1, jnp.maximum(most_B1, 2)
@@ -75,7 +100,8 @@ def sample_given(
   coins_Bf = jax.random.bernoulli(coin_key, 0.5, (batch, frames))
   inside_Bf = place_f < most_B1
   coins_Bf &= ~jnp.all(coins_Bf | ~inside_Bf, axis=1, keepdims=True)
-  ends_Bf = (place_f == 0) | ((place_f == most_B1 - 1) & (most_B1 > 2))
+  head_B1, tail_B1 = _ends(ends_key, most_B1)
+  ends_Bf = (place_f < head_B1) | (place_f >= most_B1 - tail_B1)
   ways = jnp.stack(
     [
       jnp.zeros((batch, frames), bool),
@@ -88,3 +114,38 @@ def sample_given(
   )
   given_Bf = ways[kind_B, jnp.arange(batch)]
   return given_Bf & inside_Bf & (most_B1 > 1)
+
+
+def _ends(key: jax.Array, most_B1: jax.Array):
+  """How many frames are given first and last; together at least one less than
+  there are, and the last ones only where there are three or more."""
+  u_2B1 = jax.random.uniform(key, (2, *most_B1.shape)) ** 2
+  head_B1 = 1 + jnp.floor(u_2B1[0] * (most_B1 - 2)).astype(int)
+  rest_B1 = jnp.maximum(most_B1 - 1 - head_B1, 0)
+  tail_B1 = 1 + jnp.floor(u_2B1[1] * rest_B1).astype(int)
+  return jnp.maximum(head_B1, 1), jnp.minimum(tail_B1, rest_B1)
+
+
+def sample_levels(
+  key: jax.Array, t_B1: jax.Array, own_Bf: jax.Array, given_Bf, config
+) -> jax.Array:
+  """The level of every latent frame.
+
+  Args:
+    key: of the draw.
+    t_B1: of each clip.
+    own_Bf: levels that frames have where they are independent.
+    given_Bf: bool, which are given.
+    config: GivenConfig.
+
+  Returns:
+    float32 (B, f).
+  """
+  noisy_key, noise_key, own_key = jax.random.split(key, 3)
+  noisy_B1 = jax.random.bernoulli(noisy_key, config.noisy, t_B1.shape)
+  noise_B1 = config.noise * jax.random.uniform(noise_key, t_B1.shape)
+  # What is given has never more noise than what is made.
+  noise_B1 = jnp.where(noisy_B1, jnp.minimum(noise_B1, t_B1), 0.0)
+  free_B1 = jax.random.bernoulli(own_key, config.independent, t_B1.shape)
+  t_Bf = jnp.where(free_B1, own_Bf, t_B1)
+  return jnp.where(given_Bf, noise_B1, t_Bf)

@@ -213,7 +213,8 @@ def run(
       if stop():
         break
     teller.finish()
-    done = int(state.step)
+    # Asked for by name: on an accelerator the guard refuses what is not.
+    done = int(jax.device_get(state.step))
   with ledger.during('checkpoint'):
     if done > first:
       checkpoints.save(done, state, iterator=iterator, wait=True)

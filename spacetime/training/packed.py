@@ -38,18 +38,24 @@ class PackedDiffusion:
     return x_BNV, text_BSY.reshape(rows, clips, length, -1)
 
   def levels(self, key, batch):
-    """A level for each clip, 0 for its given frames, as a table.
+    """A level for each clip, those of its given frames apart, as a table.
 
     Returns:
       (t_BT, given_BT): rows of the table that no clip has are given.
     """
-    level_key, given_key = jax.random.split(key)
+    level_key, own_key, given_key, table_key = jax.random.split(key, 4)
     grids_BG3, levels_BT2 = batch['grids'], batch['levels']
     rows, clips = grids_BG3.shape[:2]
     most = levels_BT2.shape[1]
     tokens_BG = jnp.maximum(jnp.prod(grids_BG3, axis=-1), 1)
     t_BG = flow.sample_levels(
       level_key, (rows, clips), self.stage.flow, tokens=tokens_BG
+    )
+    own_BGf = flow.sample_levels(
+      own_key,
+      (rows, clips, most),
+      self.stage.flow,
+      tokens=tokens_BG[..., None],
     )
     given_Cf = given.sample_given(
       given_key,
@@ -59,13 +65,20 @@ class PackedDiffusion:
       count_B=jnp.maximum(grids_BG3[..., 0], 1).reshape(-1),
     )
     clip_BT = jnp.maximum(levels_BT2[..., 0] - 1, 0)
-    given_BGf = given_Cf.reshape(rows, clips * most)
-    given_BT = jnp.take_along_axis(
-      given_BGf, clip_BT * most + levels_BT2[..., 1], axis=1
+    t_Cf = given.sample_levels(
+      table_key,
+      t_BG.reshape(-1, 1),
+      own_BGf.reshape(-1, most),
+      given_Cf,
+      self.stage.given,
     )
-    given_BT |= levels_BT2[..., 0] == 0
-    t_BT = jnp.take_along_axis(t_BG, clip_BT, axis=1)
-    return jnp.where(given_BT, 0.0, t_BT), given_BT
+    place_BT = clip_BT * most + levels_BT2[..., 1]
+    t_BT, given_BT = (
+      jnp.take_along_axis(table_Cf.reshape(rows, -1), place_BT, axis=1)
+      for table_Cf in (t_Cf, given_Cf)
+    )
+    empty_BT = levels_BT2[..., 0] == 0
+    return jnp.where(empty_BT, 0.0, t_BT), given_BT | empty_BT
 
   def losses(self, params, batch, t_BT, key, dropout=None):
     """Squared error of the velocity for each token, (B, N)."""
