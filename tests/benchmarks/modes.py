@@ -28,7 +28,8 @@ from spacetime.evaluation import world as measures
 from spacetime.sampling import conditions, writer
 
 STRENGTHS = (0.5, 0.7, 0.8, 0.9, 0.95, 0.98)
-HEAD, TAIL = 5, 4  # frames given at the ends of a loop or a connection
+HEAD, TAIL = 9, 8  # frames given at the ends of a loop
+LOOP = 49  # frames of its window: the way back is as long as the way there
 SHOWN = 1  # clips of each mode in the sheet
 
 
@@ -38,19 +39,22 @@ def main() -> None:
   parser.add_argument('--checkpoint', default='digits')
   parser.add_argument('--num', type=int, default=32)
   parser.add_argument('--seed', type=int, default=5)
+  parser.add_argument('--steps', type=int)
+  parser.add_argument('--solver')
+  parser.add_argument('--only', help='joins, images, inpaintings or edits')
   parser.add_argument('--out', type=pathlib.Path, default='runs/modes')
   flags = parser.parse_args()
   flags.out.mkdir(parents=True, exist_ok=True)
   # The same few programs again and again, each from its own call.
   jax.config.update('jax_compilation_cache_dir', '.cache/jax_tests')
-  maker = Maker(flags.checkpoint)
+  maker = Maker(flags.checkpoint, steps=flags.steps, solver=flags.solver)
   clips, scenes = real(maker.world, flags.num, seed=flags.seed)
-  usual = seams.within(clips)
-  found, rows = joins(maker, clips, scenes, usual)
-  for measure in (images, inpaintings, edits):
-    more, shown = measure(maker, clips, scenes)
-    found |= more
-    rows += shown
+  found, rows = {}, []
+  for measure in (joins, images, inpaintings, edits):
+    if flags.only in (None, measure.__name__):
+      more, shown = measure(maker, clips, scenes)
+      found |= more
+      rows += shown
   (flags.out / 'metrics.json').write_text(json.dumps(found, indent=2))
   writer.write_sheet(
     flags.out / 'sheet.png',
@@ -67,20 +71,28 @@ def main() -> None:
 class Maker:
   """A model that makes the windows of `conditions`."""
 
-  def __init__(self, checkpoint: str):
+  def __init__(self, checkpoint: str, **settings):
     mesh = sharding.make_mesh(
       sharding.MeshConfig(data=1), devices=jax.devices()[:1]
     )
     self.model = pretrained.load(checkpoint, mesh=mesh)
-    self.world = config_lib.data(self.model.config).world
-    self.grid = build.grids(self.model.config, self.model.networks)
+    self.world = config_lib.data(self.model.config).world.judged()
+    self.grid = self._grid(self.world.frames)
+    self.settings = settings
+
+  def _grid(self, frames: int):
+    world = self.world
+    size = (frames, world.height, world.width)
+    return build.grids(self.model.config, self.model.networks, size)
 
   def __call__(self, window, scene, *, seed: int, **settings) -> np.ndarray:
     """The window's frames, made."""
+    settings = self.settings | settings
+    frames = self.world.frames if window is None else len(window.frames_FHWC)
     return generate.sample(
       self.model,
       [captions.canonical_caption(scene)],
-      grid=self.grid,
+      grid=self._grid(frames),
       settings=config_lib.sampling(self.model.config, **settings),
       window=window,
       seed=seed,
@@ -97,8 +109,23 @@ def real(world, count: int, *, seed: int):
   return [record['video'] for record in records], scenes
 
 
-def joins(maker, clips, scenes, usual):
+def onward(scene: world_lib.Scene) -> world_lib.Scene:
+  """What comes of a scene when its clip is over: what moved goes about, since
+  nothing can go on to the right and stay in the picture."""
+  return dataclasses.replace(
+    scene,
+    characters=tuple(
+      c
+      if c.motion == 'still'
+      else dataclasses.replace(c, motion=world_lib.WANDERING)
+      for c in scene.characters
+    ),
+  )
+
+
+def joins(maker, clips, scenes):
   """Modes that go on from a clip: where what is made meets what is given."""
+  usual = seams.within(clips)
   frames = maker.grid.frames
   half = frames // 2
   found, rows = {}, []
@@ -114,37 +141,41 @@ def joins(maker, clips, scenes, usual):
     for i, scene in enumerate(tqdm.tqdm(scenes, desc='text'))
   ]
   tell('within clips made whole', seams.within(made))
-  for name, window_of, at in (
+  for name, window_of, at, asked in (
     (
       'extend',
       lambda clip: conditions.forward(clip, frames=frames, given=half + 1),
       (frames,),
+      onward,
     ),
     (
       'extend_backward',
       lambda clip: conditions.backward(clip, frames=frames, given=half),
       (frames - half,),
+      onward,
     ),
     (
       'connect',
       lambda clip: conditions.connect(
-        clip[:HEAD], clip[-TAIL:], frames=frames, given=(HEAD, TAIL)
+        clip[:5], clip[-4:], frames=frames, given=(5, 4)
       ),
-      (HEAD, frames - TAIL),
+      (5, frames - 4),
+      lambda scene: scene,
     ),
     (
       'loop',
-      lambda clip: conditions.loop(clip, frames=frames, given=(HEAD, TAIL)),
+      lambda clip: conditions.loop(clip, frames=LOOP, given=(HEAD, TAIL)),
       (frames, 0),
+      onward,
     ),
   ):
     steps = []
     for i, clip in enumerate(tqdm.tqdm(clips, desc=name)):
-      window = window_of(clip)
-      whole = window.whole(maker(window, scenes[i], seed=i))
+      window, scene = window_of(clip), asked(scenes[i])
+      whole = maker(window, scene, seed=i)
       steps += [seams.step(whole, join, looped=not join) for join in at]
       if i < SHOWN:
-        rows.append((f'{name}: {captions.canonical_caption(scenes[i])}', whole))
+        rows.append((f'{name}: {captions.canonical_caption(scene)}', whole))
     tell(name, steps)
   return found, rows
 
