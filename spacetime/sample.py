@@ -23,7 +23,7 @@ from absl import flags
 
 import spacetime
 from spacetime import command, generate, modes, request, rollouts, texts
-from spacetime.sampling import resume, tiles, writer
+from spacetime.sampling import contact_sheet, resume, tiles, writer
 
 flags.DEFINE_string('prompt', None, 'What the video shows.')
 flags.DEFINE_string(
@@ -231,7 +231,7 @@ def write(plan: request.Plan, videos, about: dict) -> None:
     writer.write_sidecar(path, words | {'number': i} | about)
     print(f'{written}: {prompt}')
   if plan.targets.sheet:
-    sheet = writer.write_sheet(plan.targets.sheet, videos, plan.prompts)
+    sheet = contact_sheet.write(plan.targets.sheet, videos, plan.prompts)
     print(f'{sheet}: all of them')
 
 
