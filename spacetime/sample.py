@@ -121,9 +121,10 @@ flags.DEFINE_integer(
 flags.DEFINE_float(
   'seconds',
   None,
-  'How long the video is. What is longer than --frames is made in chunks of so '
-  'many, each given the last --given frames of what there is, and written to '
-  'FILE.part.mp4 as it comes; after a stop the same command goes on.',
+  'How long the video is, to the nearest length that the autoencoder has. What '
+  'is longer than --frames is made in chunks of so many, each given the last '
+  '--given frames of what there is, and written to FILE.part.mp4 as it comes; '
+  'after a stop the same command goes on.',
 )
 flags.DEFINE_string(
   'schedule',

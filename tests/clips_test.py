@@ -129,18 +129,11 @@ def test_resizes_the_short_side_and_cuts_the_centre(tmp_path):
 MATRICES = {90: (0, 1, -1, 0), 180: (-1, 0, 0, -1), 270: (0, -1, 1, 0)}
 
 
-@pytest.mark.parametrize('degrees', [90, 180, 270])
-def test_rotation_is_honoured(tmp_path, degrees):
+def lying(path, upright_FHWC, degrees):
   """As a telephone writes it: the pictures lie, the header turns them."""
-  upright_HWC = np.zeros((32, 48, 3), np.uint8)
-  upright_HWC[:16, :24] = (255, 0, 0)
-  upright_HWC[16:, :24] = (0, 255, 0)
-  upright_HWC[:16, 24:] = (0, 0, 255)
-  lying_HWC = np.rot90(upright_HWC, degrees // 90)  # Against the clock.
-  path = tmp_path / 'a.mp4'
   encode(
     path,
-    np.stack([lying_HWC] * 3),
+    np.rot90(upright_FHWC, degrees // 90, axes=(1, 2)),  # against the clock
     codec='libx264',
     pixels='yuv444p',
     options={'crf': '4'},
@@ -153,6 +146,16 @@ def test_rotation_is_honoured(tmp_path, degrees):
       4, 'big', signed=True
     )
   path.write_bytes(data)
+  return path
+
+
+@pytest.mark.parametrize('degrees', [90, 180, 270])
+def test_rotation_is_honoured(tmp_path, degrees):
+  upright_HWC = np.zeros((32, 48, 3), np.uint8)
+  upright_HWC[:16, :24] = (255, 0, 0)
+  upright_HWC[16:, :24] = (0, 255, 0)
+  upright_HWC[:16, 24:] = (0, 0, 255)
+  path = lying(tmp_path / 'a.mp4', np.stack([upright_HWC] * 3), degrees)
   read_FHWC = clips.read_video(path, frames=2, height=32, width=48, fps=10)
   for y, x in ((4, 4), (28, 4), (4, 44), (28, 44)):
     error = read_FHWC[0, y, x].astype(int) - upright_HWC[y, x]
