@@ -55,6 +55,18 @@ def lossless(path, video_FHWC, **settings):
   return encode(path, video_FHWC, codec='ffv1', pixels='bgr0', **settings)
 
 
+def sound(path):
+  """A file without a picture: a tenth of a second of silence."""
+  with av.open(str(path), 'w') as container:
+    stream = container.add_stream('pcm_s16le', rate=8000, layout='mono')
+    frame = av.AudioFrame.from_ndarray(
+      np.zeros((1, 800), np.int16), format='s16', layout='mono'
+    )
+    frame.sample_rate = 8000
+    container.mux(stream.encode(frame))
+    container.mux(stream.encode())
+
+
 def levels(video_FHWC):
   """The frame numbers of gray_clip."""
   mean_F = video_FHWC.reshape(len(video_FHWC), -1).mean(axis=1)
@@ -239,14 +251,7 @@ def test_bad_files(tmp_path):
     clips.read_video(tmp_path / 'a.mp4', **SIZE)
   with pytest.raises(ValueError, match='cannot be read as an image .*--image'):
     clips.read_image(tmp_path / 'a.mp4', height=8, width=12)
-  with av.open(str(tmp_path / 'sound.mkv'), 'w') as container:
-    stream = container.add_stream('pcm_s16le', rate=8000, layout='mono')
-    frame = av.AudioFrame.from_ndarray(
-      np.zeros((1, 800), np.int16), format='s16', layout='mono'
-    )
-    frame.sample_rate = 8000
-    container.mux(stream.encode(frame))
-    container.mux(stream.encode())
+  sound(tmp_path / 'sound.mkv')
   with pytest.raises(ValueError, match='has no video stream; change --video'):
     clips.read_video(tmp_path / 'sound.mkv', **SIZE)
 

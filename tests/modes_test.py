@@ -3,27 +3,16 @@
 import dataclasses
 import types
 
-import av
 import clips_test
 import numpy as np
 import pytest
+from conditions_test import CELLS, PIXELS
 from PIL import Image
 
 from spacetime import footage, geometry, modes
-from spacetime.models import autoencoder, identity
 from spacetime.sampling import writer
 
-PIXELS = identity.IdentityAutoencoder(time=4)
 GRID = geometry.Geometry(9, 32, 48, (4, 1, 1), (1, 16, 16))
-CELLS = autoencoder.Autoencoder(
-  autoencoder.AutoencoderConfig(
-    base_dim=4,
-    z_dim=3,
-    dim_mult=(1, 2, 2),
-    num_res_blocks=1,
-    temporal_downsample=(True, True),
-  )
-)
 CELL_GRID = geometry.Geometry(9, 32, 48, CELLS.stride, (1, 2, 2))
 
 
@@ -60,14 +49,7 @@ def folder(tmp_path_factory):
   Image.fromarray(0 * image).save(path / 'black.png')
   Image.fromarray(image).resize((96, 64)).save(path / 'mask_large.png')
   (path / 'text.png').write_text('no image')
-  with av.open(str(path / 'sound.mp4'), 'w') as container:
-    stream = container.add_stream('aac', rate=8000, layout='mono')
-    sound = av.AudioFrame.from_ndarray(
-      np.zeros((1, 8000), np.float32), format='fltp', layout='mono'
-    )
-    sound.sample_rate = 8000
-    container.mux(stream.encode(sound))
-    container.mux(stream.encode())
+  clips_test.sound(path / 'sound.mkv')
   long = (path / 'long.mp4').read_bytes()
   (path / 'half.mp4').write_bytes(long[: len(long) // 2])
   return path
@@ -164,13 +146,13 @@ EDIT = {'mode': 'edit', 'video': 'long.mp4', 'strength': 0.5}
     ),
     ({'mode': 'edit', 'strength': 1.0, 'video': 'half.mp4'}, 'half.mp4 cannot'),
     (
-      {'mode': 'outpaint', 'video': 'sound.mp4'},
-      '--video: .*sound.mp4 has no video stream: expected a video file; change '
+      {'mode': 'outpaint', 'video': 'sound.mkv'},
+      '--video: .*sound.mkv has no video stream: expected a video file; change '
       '--video$',
     ),
     (
-      {'mode': 'connect', 'video': 'long.mp4', 'video2': 'sound.mp4'},
-      '--video2: .*sound.mp4 has no video stream: .*; change --video2$',
+      {'mode': 'connect', 'video': 'long.mp4', 'video2': 'sound.mkv'},
+      '--video2: .*sound.mkv has no video stream: .*; change --video2$',
     ),
     (
       {'mode': 'extend', 'video': 'tall.mp4'},
