@@ -37,7 +37,7 @@ from spacetime.data import captions, digits_tfds
 from spacetime.data import world as world_lib
 from spacetime.evaluation import world as measures
 from spacetime.pixels import to_frames, to_video
-from spacetime.sampling import writer
+from spacetime.sampling import contact_sheet
 from spacetime.training import reconstruction
 
 _WORLD = flags.DEFINE_string(
@@ -112,7 +112,7 @@ def evaluate_autoencoder(folder: str, out: pathlib.Path, mesh) -> dict:
     if i < SHOWN // 2:
       clips += [clip, to_frames(decoded)]
       texts += ['a held-out clip', f'its reconstruction, {value:.1f} dB']
-  writer.write_sheet(out / 'sheet.png', clips, texts)
+  contact_sheet.write(out / 'sheet.png', clips, texts)
   told = {
     'checkpoint': _CHECKPOINT.value,
     'weights_hash': checkpoint.weights_hash(folder),
@@ -216,7 +216,7 @@ def write_pictures(out: pathlib.Path, found: dict, made, real, prompts) -> None:
   for i in range(min(SHOWN, len(made))):
     clips += [made[i], real[i]]
     texts += [prompts[i], '(a real clip of that)']
-  writer.write_sheet(out / 'sheet.png', clips, texts)
+  contact_sheet.write(out / 'sheet.png', clips, texts)
   names = [n for n in found['sampled'] if not n.endswith('clips')]
   place = np.arange(len(names))
   figure, axes = pyplot.subplots(figsize=(8, 0.3 * len(names) + 1))

@@ -1,7 +1,8 @@
-"""Videos and masks that sampling is given, read at the size of its window."""
+"""Videos, images and masks that sampling is given, at its window's size."""
 
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -21,7 +22,7 @@ def read(
   Raises:
     ValueError: unreadable, or of other proportions.
   """
-  height, width = clips.video_size(path)
+  height, width = video_size(path, flag)
   scale = min(height / grid.height, width / grid.width)
   kept = grid.height * grid.width * scale**2 / (height * width)
   if kept < 1 - CROP:
@@ -30,9 +31,38 @@ def read(
       f'of {grid.width}x{grid.height}; change --size, such as '
       f'--size={nearest_size(height, width, grid)}, or crop it'
     )
-  return clips.read_video(
-    path, frames=None, height=grid.height, width=grid.width, fps=fps
-  )
+  return read_sized(path, flag, height=grid.height, width=grid.width, fps=fps)
+
+
+def read_sized(
+  path: str, flag: str, *, height: int, width: int, fps: float
+) -> np.ndarray:
+  """All frames of a video, whatever its proportions, uint8 (F, H, W, 3).
+
+  Raises:
+    ValueError: unreadable.
+  """
+  settings = dict(frames=None, height=height, width=width, fps=fps)
+  return _opened(flag, 'a video', clips.read_video, path, **settings)
+
+
+def video_size(path: str, flag: str) -> tuple[int, int]:
+  """Rows and columns of a video, upright.
+
+  Raises:
+    ValueError: unreadable.
+  """
+  return _opened(flag, 'a video', clips.video_size, path)
+
+
+def read_image(path: str, flag: str, grid: geometry.Geometry) -> np.ndarray:
+  """An image, its centre cut to the window's proportions, uint8 (H, W, 3).
+
+  Raises:
+    ValueError: unreadable.
+  """
+  settings = dict(height=grid.height, width=grid.width)
+  return _opened(flag, 'an image', clips.read_image, path, **settings)
 
 
 def nearest_size(height: int, width: int, grid: geometry.Geometry) -> str:
@@ -74,7 +104,8 @@ def read_mask(
   if mask.size not in (size[::-1], (grid.width, grid.height)):
     raise ValueError(
       f'--mask={path} is {mask.width}x{mask.height} pixels: expected '
-      f'{size[1]}x{size[0]}, as --video is'
+      f'{size[1]}x{size[0]}, as --video is, or {grid.width}x{grid.height}, as '
+      'what is made of it'
     )
   # A pixel of the window that any new one falls on is new.
   light = mask.point(lambda value: 255 * (value > 127))
@@ -91,14 +122,46 @@ def read_mask(
 
 
 def check_length(
-  path: str, video: Sequence, needed: int, flag: str, grid, fps: float
+  path: str,
+  video: Sequence,
+  needed: int,
+  *,
+  flag: str,
+  by: str,
+  grid: geometry.Geometry,
+  fps: float,
 ) -> None:
-  """Raises ValueError unless a video has the frames that a flag asks of it."""
+  """Refuses a video that is too short.
+
+  Args:
+    path: of the video.
+    video: its frames.
+    needed: how many are asked for.
+    flag: that names it.
+    by: the flag that asks, 'frames' or 'given'.
+    grid: of the window.
+    fps: that it was read at.
+
+  Raises:
+    ValueError: it names the nearest number that the video has.
+  """
   if len(video) < needed:
     nearest = len(video)
-    if flag == '--frames':
+    if by == 'frames':
       nearest = 1 + (nearest - 1) // grid.stride[0] * grid.stride[0]
     raise ValueError(
-      f'{path} has {len(video)} frames at {fps} a second: expected {needed} or '
-      f'more; the nearest that it has is {flag}={nearest}'
+      f'--{flag}={path} has {len(video)} frames at {fps} a second: expected '
+      f'{needed} or more; the nearest that it has is --{by}={nearest}'
     )
+
+
+def _opened(flag: str, kind: str, read: Callable, path: str, **settings) -> Any:
+  """What `read` finds in a file, its faults told of the flag."""
+  try:
+    return read(path, **settings)
+  except ValueError as e:
+    # After the last semicolon it tells what to do of a folder to train on.
+    told = str(e).rpartition(';')[0] or str(e)
+    raise ValueError(
+      f'--{flag}: {told}: expected {kind} file; change --{flag}'
+    ) from e

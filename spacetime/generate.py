@@ -76,18 +76,26 @@ def from_texts(
   layout: decoding.Layout = decoding.WHOLE,
 ) -> list[np.ndarray]:
   """As sample, of texts that have been encoded: a video for each."""
-  nets, count = model.networks, len(told.text)
+  codec, count = model.networks.autoencoder, len(told.text)
   batch = min(batch, count)
-  condition = conditions.nothing(batch, (*grid.latent, nets.autoencoder.z_dim))
+  condition = conditions.nothing(batch, (*grid.latent, codec.z_dim))
   if window is not None:
     condition = given(model, window, settings=settings, batch=batch)
   latents = draw(
     model, told, condition, settings=settings, seed=seed, batch=batch
   )
-  decode = decoding.Decoder(nets.autoencoder, model.read('autoencoder'), layout)
+  params = model.read('autoencoder')
+  decode, encode = decoding.Decoder(codec, params, layout), None
+  # Without parameters a cell is its own pixels, whatever is beside it.
+  if window is not None and params and needs_place(codec, window):
+    encode = _encoder(codec, params)
   videos = []
   for z_Bfhwc in tqdm.tqdm(latents, desc='decode', unit='batch'):
-    videos += list(decode(z_Bfhwc))
+    frames_BFHWC = decode(z_Bfhwc)
+    if encode:
+      z_Bfhwc = in_place(codec, encode, window, z_Bfhwc, frames_BFHWC)
+      frames_BFHWC = decode(z_Bfhwc)
+    videos += list(frames_BFHWC)
   if window is not None:
     videos = [window.whole(video) for video in videos]
   return videos[:count]
@@ -113,24 +121,50 @@ def given(
     strength = next(iter(parts.values())).levels[0]
   else:
     count = 1 + max(np.flatnonzero(known_fhwc.any((1, 2, 3))), default=0)
-  params = model.read('autoencoder')
-  video_1FHWC = np.asarray(to_video(window.frames_FHWC))[None]
-  codes = streaming.encode_chunks(
-    nets.autoencoder,
-    params,
-    video_1FHWC[:, : 1 + (count - 1) * nets.autoencoder.stride[0]],
-    first=jax.jit(nets.autoencoder.encode_first),
-    step=jax.jit(nets.autoencoder.encode_step, donate_argnums=1),
-  )
-  found = np.concatenate([np.asarray(z) for z in codes], axis=1)
+  encode = _encoder(nets.autoencoder, model.read('autoencoder'))
+  stop = 1 + (count - 1) * nets.autoencoder.stride[0]
   z_1fhwc = np.zeros((1, *known_fhwc.shape), np.float32)
-  z_1fhwc[:, :count] = found
+  z_1fhwc[:, :count] = encode(window.frames_FHWC[None, :stop])
   return conditions.given(
     np.repeat(z_1fhwc, batch, axis=0),
     known_fhwc,
     patch=nets.dit.config.patch,
     strength=strength,
   )
+
+
+def needs_place(codec, window: conditions.Window) -> bool:
+  """Whether a value of the latents is known in or after a latent frame that is
+  not known whole, so that it was encoded beside what was filled."""
+  known_fhwc = codec.known(window.known_FHW)
+  opening_f = np.logical_and.accumulate(known_fhwc.all((1, 2, 3)))
+  return bool(known_fhwc[~opening_f].any())
+
+
+def in_place(
+  codec,
+  encode: Callable,
+  window: conditions.Window,
+  z_Bfhwc: np.ndarray,
+  made_BFHWC: np.ndarray,
+) -> np.ndarray:
+  """Latents with the known ones encoded anew, beside what was made.
+
+  At first what was not known was filled, and the decoder would meet another
+  past than the encoder had: moving frames lost up to 3 dB
+  (tests/given_frames_test.py).
+
+  Args:
+    codec: the autoencoder.
+    encode: bytes of a window's frames -> its latents.
+    window: what is known.
+    z_Bfhwc: latents that were made.
+    made_BFHWC: their frames, uint8.
+  """
+  known_FHW1 = window.known_FHW[..., None]
+  frames_BFHWC = np.where(known_FHW1, window.frames_FHWC, made_BFHWC)
+  known_fhwc = codec.known(window.known_FHW)
+  return np.where(known_fhwc, encode(frames_BFHWC), z_Bfhwc)
 
 
 def draw(
@@ -217,3 +251,18 @@ def batches(told: texts.Texts, rows, length: int) -> Iterator[tuple]:
       away = [told.negative[i] for i in batch]
       negative_BSY = texts.batch(away, length=length)
     yield text_BSY, negative_BSY
+
+
+def _encoder(codec, params) -> Callable:
+  """uint8 frames_BFHWC -> z_Bfhwc on the host, a latent frame at a time."""
+  first = jax.jit(codec.encode_first)
+  step = jax.jit(codec.encode_step, donate_argnums=1)
+
+  def encode(frames_BFHWC):
+    video_BFHWC = np.asarray(to_video(frames_BFHWC))
+    codes = streaming.encode_chunks(
+      codec, params, video_BFHWC, first=first, step=step
+    )
+    return np.concatenate([np.asarray(z) for z in codes], axis=1)
+
+  return encode

@@ -6,9 +6,9 @@ What a mode is, is in sampling/conditions.py; here is what it needs.
 from typing import Any, Protocol
 
 import numpy as np
+from absl import logging
 
 from spacetime import footage, geometry
-from spacetime.data import clips
 from spacetime.sampling import conditions
 
 # Mode -> (flags it needs, flags it may have).
@@ -109,9 +109,7 @@ def _image(asked: Asked, grid) -> conditions.Window:
       '--frames=1 with --image: nothing is left to be made; expected '
       f'{1 + grid.stride[0]} or more'
     )
-  image_HWC = clips.read_image(
-    asked.image, height=grid.height, width=grid.width
-  )
+  image_HWC = footage.read_image(asked.image, 'image', grid)
   return conditions.image(
     image_HWC, frames=grid.frames, at=at, hold=grid.stride[0]
   )
@@ -129,17 +127,17 @@ def _place(text: str, frames: int) -> int:
 
 
 def _outpaint(asked: Asked, grid, codec, *, fps: float) -> conditions.Window:
-  height, width = clips.video_size(asked.video)
+  height, width = footage.video_size(asked.video, 'video')
   larger = (grid.height, grid.width) != (height, width)
   if height > grid.height or width > grid.width or not larger:
     raise ValueError(
       f'--video={asked.video} is {width}x{height} pixels: expected less than '
       f'the {grid.width}x{grid.height} of the picture around it; change --size'
     )
-  video = clips.read_video(
-    asked.video, frames=None, height=height, width=width, fps=fps
+  video = footage.read_sized(
+    asked.video, 'video', height=height, width=width, fps=fps
   )
-  footage.check_length(asked.video, video, grid.frames, '--frames', grid, fps)
+  _check_window(asked, video, grid, fps=fps)
   made = conditions.outpaint(
     video[: grid.frames],
     height=grid.height,
@@ -150,17 +148,30 @@ def _outpaint(asked: Asked, grid, codec, *, fps: float) -> conditions.Window:
   return made
 
 
+def _check_window(asked: Asked, video, grid, *, fps: float) -> None:
+  """Refuses a video shorter than the window, all of which it fills."""
+  footage.check_length(
+    asked.video,
+    video,
+    grid.frames,
+    flag='video',
+    by='frames',
+    grid=grid,
+    fps=fps,
+  )
+
+
 def _masked(
   asked: Asked, mode: str, video, grid, codec, *, fps: float
 ) -> conditions.Window:
   frames, given = grid.frames, asked.given or 0
-  footage.check_length(asked.video, video, frames, '--frames', grid, fps)
+  _check_window(asked, video, grid, fps=fps)
   if not 0 <= given < frames:
     raise ValueError(f'--given={given}: expected 0 to {frames - 1}')
   new_HW = None
   if asked.mask:
     new_HW = footage.read_mask(
-      asked.mask, grid, size=clips.video_size(asked.video)
+      asked.mask, grid, size=footage.video_size(asked.video, 'video')
     )
   if mode == 'edit':
     made = conditions.edit(video, frames=frames, given=given, new_HW=new_HW)
@@ -191,27 +202,59 @@ def _joined(
   other = video
   if mode == 'connect':
     other = footage.read(asked.video2, 'video2', grid, fps=fps)
-  for path, frames, needed in (
-    (asked.video, video, tail if mode == 'extend_backward' else head),
-    (asked.video2 or asked.video, other, tail),
+  for flag, frames, needed in (
+    ('video', video, tail if mode == 'extend_backward' else head),
+    ('video2' if mode == 'connect' else 'video', other, tail),
   ):
-    footage.check_length(path, frames, needed, '--given', grid, fps)
-  frames = grid.frames
-  if mode == 'extend':
-    made = conditions.forward(video, frames=frames, given=head)
-  elif mode == 'extend_backward':
-    made = conditions.backward(video, frames=frames, given=tail)
-  elif mode == 'connect':
-    made = conditions.connect(video, other, frames=frames, given=(head, tail))
-  else:
-    made = conditions.loop(video, frames=frames, given=(head, tail))
-  known_f = codec.known(made.known_FHW).any((1, 2, 3))
-  if tail and not known_f[-1]:
-    raise ValueError(
-      f'--given={asked.given}: the autoencoder knows {grid.stride[0]} frames '
-      f'at a time or none; expected {grid.stride[0]} or more'
+    footage.check_length(
+      getattr(asked, flag),
+      frames,
+      needed,
+      flag=flag,
+      by='given',
+      grid=grid,
+      fps=fps,
     )
+  made = _join(mode, video, other, grid.frames, head, tail)
+  step = grid.stride[0]
+  if _is_lost(made, codec).any():
+    # What a latent frame has only a part of would be made anew.
+    head, tail = head and 1 + (head - 1) // step * step, tail // step * step
+    if asked.given and asked.given < step and mode != 'extend':
+      raise ValueError(
+        f'--given={asked.given}: the autoencoder knows {step} frames at a time '
+        f'or none; expected {step} or more'
+      )
+    logging.warning(
+      '--given=%s: the autoencoder knows 1 frame at the start of a clip, then '
+      '%s at a time or none; going on with %s',
+      asked.given,
+      step,
+      ' and '.join(str(n) for n in (head, tail) if n),
+    )
+    made = _join(mode, video, other, grid.frames, head, tail)
   return made
+
+
+def _join(
+  mode: str, video, other, frames: int, head: int, tail: int
+) -> conditions.Window:
+  if mode == 'extend':
+    return conditions.forward(video, frames=frames, given=head)
+  if mode == 'extend_backward':
+    return conditions.backward(video, frames=frames, given=tail)
+  if mode == 'connect':
+    return conditions.connect(video, other, frames=frames, given=(head, tail))
+  return conditions.loop(video, frames=frames, given=(head, tail))
+
+
+def _is_lost(made: conditions.Window, codec) -> np.ndarray:
+  """Frames that are given, of which no latent frame knows anything, (F,)."""
+  known_F = made.known_FHW.any((1, 2))
+  known_f = codec.known(made.known_FHW).any((1, 2, 3))
+  step = codec.stride[0]
+  place_F = (np.arange(len(known_F)) + step - 1) // step
+  return known_F & ~known_f[place_F]
 
 
 def default_given(mode: str, grid: geometry.Geometry) -> tuple[int, int]:

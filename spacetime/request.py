@@ -133,9 +133,6 @@ def check(request: Request) -> Plan:
   size = parse_size(request.size)
   clips = request.num * (1 if request.schedule else len(wanted))
   schedule.check(request, mode, clips=clips)
-  targets = targets_lib.name(request.out, clips=clips)
-  if request.seconds is not None:
-    targets = targets_lib.streamed(targets, request.out)
   # Sampling is not sharded here: every device would hold the same clip.
   mesh = sharding.make_mesh(
     sharding.MeshConfig(data=1), devices=jax.devices()[:1]
@@ -168,6 +165,10 @@ def check(request: Request) -> Plan:
     _warn_of_levels(request, model, mode)
   if division is None or division.noise:
     _check_given_scale(settings, mode, codec, window)
+  # Only now, since it makes the folder.
+  targets = targets_lib.name(request.out, clips=clips)
+  if request.seconds is not None:
+    targets = targets_lib.streamed(targets, request.out)
   targets_lib.check(
     targets,
     frames=window.length if window else grid.frames,

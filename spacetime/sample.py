@@ -23,7 +23,7 @@ from absl import flags
 
 import spacetime
 from spacetime import command, generate, modes, request, rollouts, texts
-from spacetime.sampling import resume, tiles, writer
+from spacetime.sampling import contact_sheet, resume, tiles, writer
 
 flags.DEFINE_string('prompt', None, 'What the video shows.')
 flags.DEFINE_string(
@@ -121,9 +121,10 @@ flags.DEFINE_integer(
 flags.DEFINE_float(
   'seconds',
   None,
-  'How long the video is. What is longer than --frames is made in chunks of so '
-  'many, each given the last --given frames of what there is, and written to '
-  'FILE.part.mp4 as it comes; after a stop the same command goes on.',
+  'How long the video is, to the nearest length that the autoencoder has. What '
+  'is longer than --frames is made in chunks of so many, each given the last '
+  '--given frames of what there is, and written to FILE.part.mp4 as it comes; '
+  'after a stop the same command goes on.',
 )
 flags.DEFINE_string(
   'schedule',
@@ -231,7 +232,7 @@ def write(plan: request.Plan, videos, about: dict) -> None:
     writer.write_sidecar(path, words | {'number': i} | about)
     print(f'{written}: {prompt}')
   if plan.targets.sheet:
-    sheet = writer.write_sheet(plan.targets.sheet, videos, plan.prompts)
+    sheet = contact_sheet.write(plan.targets.sheet, videos, plan.prompts)
     print(f'{sheet}: all of them')
 
 

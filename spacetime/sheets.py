@@ -13,7 +13,7 @@ from spacetime import build, checkpoint, sharding
 from spacetime import config as config_lib
 from spacetime.data import tokenizer as tokenizer_lib
 from spacetime.pixels import to_frames, to_video
-from spacetime.sampling import conditions, sampler, writer
+from spacetime.sampling import conditions, contact_sheet, sampler, writer
 from spacetime.training import metrics
 
 CLIPS = 6
@@ -87,7 +87,7 @@ def event(draw, frozen, workdir, told: metrics.MetricsWriter):
     if jax.process_index() == 0:
       path = checkpoint.absolute(workdir) / 'sheets' / f'{step:07d}.png'
       path.parent.mkdir(exist_ok=True)
-      image = writer.contact_sheet(list(clips), captions)
+      image = contact_sheet.draw(list(clips), captions)
       with written(path) as file:
         writer.write_image(file, image)
       told.image(step, 'sheet', image)

@@ -55,6 +55,18 @@ def lossless(path, video_FHWC, **settings):
   return encode(path, video_FHWC, codec='ffv1', pixels='bgr0', **settings)
 
 
+def sound(path):
+  """A file without a picture: a tenth of a second of silence."""
+  with av.open(str(path), 'w') as container:
+    stream = container.add_stream('pcm_s16le', rate=8000, layout='mono')
+    frame = av.AudioFrame.from_ndarray(
+      np.zeros((1, 800), np.int16), format='s16', layout='mono'
+    )
+    frame.sample_rate = 8000
+    container.mux(stream.encode(frame))
+    container.mux(stream.encode())
+
+
 def levels(video_FHWC):
   """The frame numbers of gray_clip."""
   mean_F = video_FHWC.reshape(len(video_FHWC), -1).mean(axis=1)
@@ -129,18 +141,11 @@ def test_resizes_the_short_side_and_cuts_the_centre(tmp_path):
 MATRICES = {90: (0, 1, -1, 0), 180: (-1, 0, 0, -1), 270: (0, -1, 1, 0)}
 
 
-@pytest.mark.parametrize('degrees', [90, 180, 270])
-def test_rotation_is_honoured(tmp_path, degrees):
+def lying(path, upright_FHWC, degrees):
   """As a telephone writes it: the pictures lie, the header turns them."""
-  upright_HWC = np.zeros((32, 48, 3), np.uint8)
-  upright_HWC[:16, :24] = (255, 0, 0)
-  upright_HWC[16:, :24] = (0, 255, 0)
-  upright_HWC[:16, 24:] = (0, 0, 255)
-  lying_HWC = np.rot90(upright_HWC, degrees // 90)  # Against the clock.
-  path = tmp_path / 'a.mp4'
   encode(
     path,
-    np.stack([lying_HWC] * 3),
+    np.rot90(upright_FHWC, degrees // 90, axes=(1, 2)),  # against the clock
     codec='libx264',
     pixels='yuv444p',
     options={'crf': '4'},
@@ -153,6 +158,16 @@ def test_rotation_is_honoured(tmp_path, degrees):
       4, 'big', signed=True
     )
   path.write_bytes(data)
+  return path
+
+
+@pytest.mark.parametrize('degrees', [90, 180, 270])
+def test_rotation_is_honoured(tmp_path, degrees):
+  upright_HWC = np.zeros((32, 48, 3), np.uint8)
+  upright_HWC[:16, :24] = (255, 0, 0)
+  upright_HWC[16:, :24] = (0, 255, 0)
+  upright_HWC[:16, 24:] = (0, 0, 255)
+  path = lying(tmp_path / 'a.mp4', np.stack([upright_HWC] * 3), degrees)
   read_FHWC = clips.read_video(path, frames=2, height=32, width=48, fps=10)
   for y, x in ((4, 4), (28, 4), (4, 44), (28, 44)):
     error = read_FHWC[0, y, x].astype(int) - upright_HWC[y, x]
@@ -236,14 +251,7 @@ def test_bad_files(tmp_path):
     clips.read_video(tmp_path / 'a.mp4', **SIZE)
   with pytest.raises(ValueError, match='cannot be read as an image .*--image'):
     clips.read_image(tmp_path / 'a.mp4', height=8, width=12)
-  with av.open(str(tmp_path / 'sound.mkv'), 'w') as container:
-    stream = container.add_stream('pcm_s16le', rate=8000, layout='mono')
-    frame = av.AudioFrame.from_ndarray(
-      np.zeros((1, 800), np.int16), format='s16', layout='mono'
-    )
-    frame.sample_rate = 8000
-    container.mux(stream.encode(frame))
-    container.mux(stream.encode())
+  sound(tmp_path / 'sound.mkv')
   with pytest.raises(ValueError, match='has no video stream; change --video'):
     clips.read_video(tmp_path / 'sound.mkv', **SIZE)
 

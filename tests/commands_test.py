@@ -217,6 +217,22 @@ def test_a_video_goes_on(model, tmp_path):
   assert made['decode_shards'] == 2 and made['video'] == str(source)
 
 
+def test_an_endpoint_that_does_not_answer_leaves_the_prompt(model, tmp_path):
+  ran = sample(
+    model,
+    tmp_path / 'a.png',
+    '--prompt=a red 3 moving left',
+    '--frames=1',
+    '--expand_prompt=http://127.0.0.1:9/v1',
+  )
+  assert ran.returncode == 0, ran.stderr[-3000:]
+  assert '--expand_prompt: http://127.0.0.1:9/v1: ' in ran.stderr
+  assert 'going on with the prompt as it is: a red 3 moving left' in ran.stderr
+  made = json.loads((tmp_path / 'a.png.json').read_text())
+  assert made['prompt'] == made['prompt_asked'] == 'a red 3 moving left'
+  assert made['expand_prompt'] == 'http://127.0.0.1:9/v1'
+
+
 def test_export_samples_the_same(model, folder, tmp_path):
   ran = python(
     '-m', 'spacetime.export', f'--checkpoint={model}', f'--out={folder}/out'

@@ -3,25 +3,16 @@
 import dataclasses
 import types
 
+import clips_test
 import numpy as np
 import pytest
+from conditions_test import CELLS, PIXELS
 from PIL import Image
 
 from spacetime import footage, geometry, modes
-from spacetime.models import autoencoder, identity
 from spacetime.sampling import writer
 
-PIXELS = identity.IdentityAutoencoder(time=4)
 GRID = geometry.Geometry(9, 32, 48, (4, 1, 1), (1, 16, 16))
-CELLS = autoencoder.Autoencoder(
-  autoencoder.AutoencoderConfig(
-    base_dim=4,
-    z_dim=3,
-    dim_mult=(1, 2, 2),
-    num_res_blocks=1,
-    temporal_downsample=(True, True),
-  )
-)
 CELL_GRID = geometry.Geometry(9, 32, 48, CELLS.stride, (1, 2, 2))
 
 
@@ -43,6 +34,7 @@ def folder(tmp_path_factory):
   for name, frames, height, width in (
     ('long', 14, 32, 48),
     ('short', 6, 32, 48),
+    ('one', 1, 32, 48),
     ('large', 9, 64, 96),
     ('tall', 9, 48, 32),
     ('small', 9, 16, 32),
@@ -57,6 +49,9 @@ def folder(tmp_path_factory):
   Image.fromarray(0 * image).save(path / 'black.png')
   Image.fromarray(image).resize((96, 64)).save(path / 'mask_large.png')
   (path / 'text.png').write_text('no image')
+  clips_test.sound(path / 'sound.mkv')
+  long = (path / 'long.mp4').read_bytes()
+  (path / 'half.mp4').write_bytes(long[: len(long) // 2])
   return path
 
 
@@ -141,8 +136,24 @@ EDIT = {'mode': 'edit', 'video': 'long.mp4', 'strength': 0.5}
 @pytest.mark.parametrize(
   'changes, text',
   [
-    ({'mode': 'extend', 'video': 'none.mp4'}, 'none.mp4 is no file'),
-    ({'mode': 'extend', 'video': 'text.png'}, 'cannot be read as a video'),
+    (
+      {'mode': 'extend', 'video': 'none.mp4'},
+      '--video: .*none.mp4 is no file: expected a video file; change --video$',
+    ),
+    (
+      {'mode': 'extend', 'video': 'text.png'},
+      '--video: .*text.png cannot be read as a video .* expected a video file',
+    ),
+    ({'mode': 'edit', 'strength': 1.0, 'video': 'half.mp4'}, 'half.mp4 cannot'),
+    (
+      {'mode': 'outpaint', 'video': 'sound.mkv'},
+      '--video: .*sound.mkv has no video stream: expected a video file; change '
+      '--video$',
+    ),
+    (
+      {'mode': 'connect', 'video': 'long.mp4', 'video2': 'sound.mkv'},
+      '--video2: .*sound.mkv has no video stream: .*; change --video2$',
+    ),
     (
       {'mode': 'extend', 'video': 'tall.mp4'},
       'tall.mp4 is 32x48 pixels: expected the proportions of 48x32; change '
@@ -150,8 +161,17 @@ EDIT = {'mode': 'edit', 'video': 'long.mp4', 'strength': 0.5}
     ),
     (
       {'mode': 'extend', 'video': 'short.mp4', 'given': 7},
-      'has 6 frames at 8 a second: expected 7 or more; the nearest that it has '
-      'is --given=6',
+      '--video=.*short.mp4 has 6 frames at 8 a second: expected 7 or more; the '
+      'nearest that it has is --given=6',
+    ),
+    (
+      {'mode': 'connect', 'video': 'long.mp4', 'video2': 'one.mp4'},
+      '--video2=.*one.mp4 has 1 frames at 8 a second: expected 4 or more; the '
+      'nearest that it has is --given=1',
+    ),
+    (
+      {'mode': 'loop', 'video': 'one.mp4'},
+      '--video=.*one.mp4 has 1 frames at 8 a second: expected 4 or more',
     ),
     (
       {'mode': 'connect', 'video': 'long.mp4', 'video2': 'tall.mp4'},
@@ -171,7 +191,14 @@ EDIT = {'mode': 'edit', 'video': 'long.mp4', 'strength': 0.5}
       '--given=5, --frames=9: nothing is left .* at most 4, or --frames of 13',
     ),
     (EDIT | {'given': 9}, '--given=9: expected 0 to 8'),
-    (EDIT | {'mask': 'flat.png'}, 'flat.png is 48x16 pixels: expected 48x32'),
+    (
+      EDIT | {'mask': 'flat.png'},
+      '--mask=.*flat.png is 48x16 pixels: expected 48x32, as --video is, or ',
+    ),
+    (
+      {'mode': 'inpaint', 'video': 'large.mp4', 'mask': 'flat.png'},
+      'expected 96x64, as --video is, or 48x32, as what is made of it',
+    ),
     (EDIT | {'mask': 'none.png'}, '--mask=.*none.png: no such file'),
     (EDIT | {'mask': 'text.png'}, '--mask=.*text.png: not an image'),
     (EDIT | {'mask': 'black.png'}, 'black.png is all black: expected light'),
@@ -181,7 +208,11 @@ EDIT = {'mode': 'edit', 'video': 'long.mp4', 'strength': 0.5}
     ),
     ({'image': 'mask.png', 'image_at': '9'}, '--image_at=9: .* 0 to 8'),
     ({'image': 'mask.png', 'image_at': 'mid'}, '--image_at=mid: expected fir'),
-    ({'image': 'none.png'}, 'none.png is no file'),
+    (
+      {'image': 'none.png'},
+      '--image: .*none.png is no file: expected an image file; change --image$',
+    ),
+    ({'image': 'long.mp4'}, '--image: .*long.mp4 cannot be read as an image'),
   ],
 )
 def test_refuses_files(changes, text, folder):
@@ -190,6 +221,61 @@ def test_refuses_files(changes, text, folder):
       changes = changes | {flag: str(folder / changes[flag])}
   with pytest.raises(ValueError, match=text):
     window(**changes)
+
+
+@pytest.mark.parametrize(
+  'mode, given, known',
+  [
+    ('extend', 4, [0]),
+    ('extend', 7, [0, 1, 2, 3, 4]),
+    ('extend_backward', 7, [13, 14, 15, 16]),
+    ('connect', 6, [0, 1, 2, 3, 4, 13, 14, 15, 16]),
+    ('loop', 7, [0, 1, 2, 3, 4, 13, 14, 15, 16]),
+  ],
+)
+def test_no_given_frame_is_lost_to_a_part_of_a_latent_frame(
+  folder, caplog, mode, given, known
+):
+  grid = dataclasses.replace(CELL_GRID, frames=17)
+  more = {'video2': str(folder / 'long.mp4')} if mode == 'connect' else {}
+  video = str(folder / 'long.mp4')
+  with caplog.at_level('WARNING', logger='absl'):
+    made = window(grid, CELLS, mode=mode, video=video, given=given, **more)
+  assert f'--given={given}: the autoencoder knows 1 frame at the' in caplog.text
+  assert np.flatnonzero(made.known_FHW.all((1, 2))).tolist() == known
+  # All frames of the videos, and of those the known ones once.
+  new = 17 - len(known)
+  assert made.length == new + (28 if mode == 'connect' else 14)
+
+
+@pytest.mark.parametrize('degrees', [90, 180, 270])
+def test_a_video_that_lies_is_taken_upright(tmp_path, degrees):
+  upright = np.full((12, 32, 48, 3), 50, np.uint8)
+  upright[:, :16, :24, 0] = 200
+  clips_test.lying(tmp_path / 'a.mp4', upright, degrees)
+  for more in ({'mode': 'extend'}, EDIT):
+    made = window(**more | {'video': str(tmp_path / 'a.mp4')})
+    found = made.whole(made.frames_FHWC).astype(int)
+    assert found.shape[1:] == (32, 48, 3)
+    assert np.abs(found[:5] - upright[:5]).max() <= 12
+  # What is upright after turning is judged by its proportions, too.
+  tall = np.rot90(upright, axes=(1, 2))
+  clips_test.lying(tmp_path / 'b.mp4', tall, degrees)
+  with pytest.raises(ValueError, match='b.mp4 is 32x48 pixels: expected the'):
+    window(mode='extend', video=str(tmp_path / 'b.mp4'))
+
+
+def test_a_video_of_variable_rate_keeps_its_time(tmp_path):
+  # At 8 a second: what stands at 0, 125, ... 875 ms; frame 2 is too short.
+  path = clips_test.lossless(
+    tmp_path / 'a.mkv',
+    clips_test.gray_clip(6),
+    fps=1000,
+    times=[0, 200, 380, 420, 700, 800],
+  )
+  made = window(mode='extend', video=str(path), given=5)
+  numbers = clips_test.levels(made.whole(made.frames_FHWC))
+  assert numbers[:7] == [0, 0, 1, 1, 3, 3, 4]
 
 
 def test_refuses_what_cells_cannot_hold(folder):

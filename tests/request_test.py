@@ -105,8 +105,24 @@ def test_a_plan_of_all_that_is_to_be_done(asked, tmp_path):
     ({'seed': -1}, '--seed=-1: expected 0 or more'),
     ({'fps': 0.0}, '--fps=0.0: expected more than 0'),
     ({'size': 'big'}, '--size=big: expected WIDTHxHEIGHT'),
-    ({'size': '15x8'}, 'width=15: expected a multiple of'),
-    ({'frames': 4}, r'frames=4: expected 2k\+1'),
+    (
+      {'size': '15x8'},
+      'width=15: expected a multiple of 8 .* such as 8 or 16; change --size',
+    ),
+    ({'size': '16x0'}, 'height=0: .* such as 8 or 16; change --size'),
+    (
+      {'frames': 4},
+      r'frames=4: expected 2k\+1, such as 3 or 5; change --frames',
+    ),
+    ({'frames': 0}, 'frames=0: .* such as 1 or 3; change --frames'),
+    ({'frames': -3}, 'frames=-3: .* such as 1 or 3; change --frames'),
+    *(
+      (
+        {'mode': 'edit', 'video': 'a.mp4', 'strength': strength},
+        f'strength={strength}: expected more than 0, at most 1; change --stre',
+      )
+      for strength in (0.0, -0.5, 1.5, float('nan'))
+    ),
     ({'solver': 'heun'}, "'published' with solver 'heun'"),
     ({'guidance_2': 3.0}, 'one transformer, not two; leave --guidance_2 out'),
     ({'guidance_kind': 'pag'}, "guidance_kind='pag': expected one of"),
@@ -139,9 +155,10 @@ def test_a_plan_of_all_that_is_to_be_done(asked, tmp_path):
     ),
   ],
 )
-def test_refuses(changes, text, asked):
+def test_refuses(changes, text, asked, tmp_path):
   with pytest.raises(ValueError, match=text):
-    request.check(asked(**changes))
+    request.check(asked(**{'out': f'{tmp_path}/new/a.mp4'} | changes))
+  assert not (tmp_path / 'new').exists()
 
 
 def write_pairs(path, model=published_folder.TRANSFORMER, **kwargs):

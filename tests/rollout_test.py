@@ -89,6 +89,13 @@ def test_a_schedule_is_read():
 
 
 @pytest.mark.parametrize(
+  'seconds, frames', [(0.01, 1), (0.4, 5), (5, 41), (5.3, 41), (60, 481)]
+)
+def test_seconds_are_the_nearest_that_the_autoencoder_has(seconds, frames):
+  assert schedule.length(seconds, stride=4, fps=8) == frames
+
+
+@pytest.mark.parametrize(
   'changes, text',
   [
     ({'schedule': 'a; b'}, "'a; b': expected SECONDS: PROMPT, such as"),
@@ -99,6 +106,7 @@ def test_a_schedule_is_read():
     ({'seconds': None}, '--schedule: expected --seconds too'),
     ({'prompt': 'a'}, '--schedule and --prompt: expected one of them'),
     ({'seconds': 0.0}, '--seconds=0.0: expected more than 0'),
+    ({'seconds': float('nan')}, '--seconds=nan: expected more than 0'),
     ({'given': 17}, '--given=17: a chunk of 17 frames .* 4k.1 of at most 13'),
     ({'given': 6}, '--given=6: a chunk of 17 frames is given whole latent'),
     ({'tail_noise': 1.0}, '--tail_noise=1.0: expected 0 to less than 1'),

@@ -174,39 +174,6 @@ def test_sidecar(tmp_path):
   assert sorted(os.listdir(tmp_path)) == ['a.mp4.json', 'b.json']
 
 
-def test_sheet(tmp_path):
-  clips = [make_clip(7, 30, 40), make_clip(4, 24, 32, seed=2)]
-  long = 'a dark square moves to the lower right over two colours ' * 4
-  sheet_HWC = writer.contact_sheet(clips, [long, 'short'], columns=4, scale=3)
-  assert sheet_HWC.dtype == np.uint8
-  H, W, _ = sheet_HWC.shape
-  assert W == 4 * (40 * 3 + 4)
-  one_line = writer.contact_sheet(clips, ['x', 'x'], columns=4, scale=3)
-  assert H > one_line.shape[0] + 20
-  # The last frame of the first clip is the rightmost picture, enlarged.
-  want_HWC = clips[0][-1].repeat(3, 0).repeat(3, 1)
-  tops = [
-    y
-    for y in range(H - 90)
-    if (sheet_HWC[y : y + 90, W - 122 : W - 2] == want_HWC).all()
-  ]
-  assert len(tops) == 1
-  # Black letters above it, and none cut off at the right edge.
-  text_HW = sheet_HWC[: tops[0]].max(axis=-1)
-  assert (text_HW < 60).sum() > 500
-  assert (text_HW[:, -2:] == 255).all()
-  writer.write_sheet(tmp_path / 's.png', clips, [long, 'short'], columns=4)
-  with Image.open(tmp_path / 's.png') as image:
-    assert image.width == 4 * (40 * 2 + 4)
-
-
-def test_sheet_breaks_a_long_word():
-  sheet_HWC = writer.contact_sheet([make_clip(1, 20, 30)], ['m' * 90])
-  bottom_HW = sheet_HWC[:-50].max(axis=-1)
-  assert (bottom_HW[:, -2:] == 255).all()
-  assert (bottom_HW < 60).sum() > 500
-
-
 def test_output_is_checked_before(tmp_path):
   writer.check_output(tmp_path / 'new' / 'folder' / 'a.MP4')
   assert (tmp_path / 'new' / 'folder').is_dir()
@@ -252,6 +219,4 @@ def test_bad_frames(tmp_path):
       video.append(clip_FHWC.swapaxes(1, 2))
   with pytest.raises(ValueError, match='no frames to write; expected 1'):
     VideoWriter(path).close()
-  with pytest.raises(ValueError, match='1 clips and 2 captions; expected as m'):
-    writer.contact_sheet([clip_FHWC], ['a', 'b'])
   assert os.listdir(tmp_path) == []

@@ -113,7 +113,8 @@ class Window:
   of several and of what came before: latents from the middle of another clip
   could not stand at the start of this one, nor could its first one stand in
   the middle. What is not known is filled, so that what is encoded after it has
-  a past: with the nearest frame that is known, standing still.
+  a past: with the nearest frame that is known, standing still. When the rest
+  has been made it is encoded again (generate.in_place).
 
   Attributes:
     frames_FHWC: uint8; what is not known is filled.

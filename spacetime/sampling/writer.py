@@ -1,22 +1,21 @@
-"""Frames -> files: MP4, WebM, GIF, PNG, contact sheets, JSON sidecars.
+"""Frames -> files: MP4, WebM, GIF, PNG, JSON sidecars.
 
 A file appears whole or not at all: it is written beside its place under
 another name, and renamed.
 """
 
-import fractions
 import json
 import os
 import pathlib
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import av
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image
 
-from spacetime.sampling import coding
+from spacetime.sampling import coding, gif
 
 Path = str | os.PathLike
 
@@ -142,7 +141,7 @@ def write_video(
     return target
   if suffix == '.gif':
     temporary = _beside(target)
-    _write_gif(temporary, frames_FHWC, rate=rate)
+    gif.write(temporary, frames_FHWC, rate=rate)
     temporary.replace(target)
     return target
   return write_image(target, frames_FHWC[0])
@@ -250,105 +249,12 @@ def check_folder(folder: pathlib.Path) -> None:
       )
 
 
-def contact_sheet(
-  clips: Sequence[np.ndarray],
-  captions: Sequence[str],
-  *,
-  columns: int = 5,
-  scale: int = 2,
-) -> np.ndarray:
-  """One image of many clips: a row per clip, its caption above its frames.
-
-  Args:
-    clips: each uint8 (F, H, W, 3).
-    captions: one per clip.
-    columns: frames shown per clip, evenly from the first to the last.
-    scale: enlargement, by nearest neighbour.
-
-  Returns:
-    uint8 (H, W, 3).
-
-  Raises:
-    ValueError: no clips, or not as many captions.
-  """
-  if not clips or len(clips) != len(captions):
-    raise ValueError(
-      f'{len(clips)} clips and {len(captions)} captions; expected as many, '
-      'and at least one'
-    )
-  for frames_FHWC in clips:
-    coding.check_frames(frames_FHWC)
-  gap, font = 4, ImageFont.load_default(14)
-  rows = [_row(frames_FHWC, columns, scale, gap) for frames_FHWC in clips]
-  width = max(row_HWC.shape[1] for row_HWC in rows)
-  texts = [_wrap(text, font, width - 2 * gap) for text in captions]
-  line = sum(font.getmetrics()) + 2
-  height = sum(
-    row_HWC.shape[0] + len(text) * line + 2 * gap
-    for row_HWC, text in zip(rows, texts, strict=True)
-  )
-  sheet = Image.new('RGB', (width, height), 'white')
-  draw, y = ImageDraw.Draw(sheet), 0
-  for row_HWC, text in zip(rows, texts, strict=True):
-    y += gap
-    for words in text:
-      draw.text((gap, y), words, fill='black', font=font)
-      y += line
-    sheet.paste(Image.fromarray(row_HWC), (0, y))
-    y += row_HWC.shape[0] + gap
-  return np.asarray(sheet)
-
-
-def write_sheet(
-  path: Path,
-  clips: Sequence[np.ndarray],
-  captions: Sequence[str],
-  *,
-  columns: int = 5,
-  scale: int = 2,
-) -> pathlib.Path:
-  """Writes the contact sheet of the clips as an image."""
-  sheet_HWC = contact_sheet(clips, captions, columns=columns, scale=scale)
-  return write_image(path, sheet_HWC)
-
-
 # -- within --------------------------------------------------------------------
 
 
 def _beside(path: pathlib.Path) -> pathlib.Path:
   # The suffix stays, since it tells encoders the format.
   return path.with_name(f'.{path.stem}.{os.getpid()}.tmp{path.suffix}')
-
-
-def _write_gif(
-  path: pathlib.Path, frames_FHWC: np.ndarray, *, rate: fractions.Fraction
-) -> None:
-  # One palette for all frames, of all their colours: none flickers.
-  count, height, width, _ = frames_FHWC.shape
-  tall = Image.fromarray(
-    np.ascontiguousarray(frames_FHWC).reshape(count * height, width, 3)
-  )
-  palette = tall.quantize(256, method=Image.Quantize.MEDIANCUT)
-  images = [
-    Image.fromarray(np.ascontiguousarray(image_HWC)).quantize(
-      palette=palette, dither=Image.Dither.NONE
-    )
-    for image_HWC in frames_FHWC
-  ]
-  # GIF counts hundredths of a second; round the times, not the lengths, so that
-  # the clip keeps its duration. Many players slow down a length below 2.
-  times = [round(i * 100 / rate) for i in range(count + 1)]
-  lengths = [
-    10 * max(2, b - a) for a, b in zip(times[:-1], times[1:], strict=True)
-  ]
-  images[0].save(
-    path,
-    save_all=True,
-    append_images=images[1:],
-    duration=lengths,
-    loop=0,
-    optimize=False,
-  )
 
 
 def _write_frames(
@@ -367,33 +273,3 @@ def _write_frames(
 
 def _is_folder(path: Path) -> bool:
   return os.fspath(path).endswith('/') or not pathlib.Path(path).suffix
-
-
-def _row(
-  frames_FHWC: np.ndarray, columns: int, scale: int, gap: int
-) -> np.ndarray:
-  picks = np.linspace(0, len(frames_FHWC) - 1, columns).round().astype(int)
-  shown_FHWC = frames_FHWC[picks].repeat(scale, 1).repeat(scale, 2)
-  shown_FHWC = np.pad(
-    shown_FHWC,
-    ((0, 0), (0, 0), (gap // 2, gap // 2), (0, 0)),
-    constant_values=255,
-  )
-  return np.concatenate(list(shown_FHWC), axis=1)
-
-
-def _wrap(text: str, font: ImageFont.FreeTypeFont, width: int) -> list[str]:
-  """Lines no wider than `width` pixels; a longer word is broken."""
-  lines = ['']
-  for word in text.split():
-    longer = f'{lines[-1]} {word}'.strip()
-    if font.getlength(longer) <= width:
-      lines[-1] = longer
-      continue
-    if lines[-1]:
-      lines.append('')
-    for letter in word:
-      if lines[-1] and font.getlength(lines[-1] + letter) > width:
-        lines.append('')
-      lines[-1] += letter
-  return lines

@@ -25,7 +25,7 @@ from spacetime.data import captions, digits_tfds
 from spacetime.data import world as world_lib
 from spacetime.evaluation import seams
 from spacetime.evaluation import world as measures
-from spacetime.sampling import conditions, writer
+from spacetime.sampling import conditions, contact_sheet
 
 STRENGTHS = (0.5, 0.7, 0.8, 0.9, 0.95, 0.98)
 HEAD, TAIL = 9, 8  # frames given at the ends of a loop
@@ -56,7 +56,7 @@ def main() -> None:
       found |= more
       rows += shown
   (flags.out / 'metrics.json').write_text(json.dumps(found, indent=2))
-  writer.write_sheet(
+  contact_sheet.write(
     flags.out / 'sheet.png',
     [frames for _, frames in rows],
     [text for text, _ in rows],

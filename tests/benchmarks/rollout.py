@@ -21,7 +21,7 @@ import numpy as np
 from spacetime.data import captions
 from spacetime.data import world as world_lib
 from spacetime.evaluation import world as measures
-from spacetime.sampling import writer
+from spacetime.sampling import contact_sheet
 
 FRAMES, FPS = 17, 8
 COLOURS = tuple(world_lib.COLOURS)
@@ -98,7 +98,7 @@ def main() -> None:
   told.write_text('\n'.join(prompts) + '\n')
   run(out / 'a.mp4', args.seconds, f'--prompts_file={told}', *more)
   videos = [read(path) for path in sorted(out.glob('a-*.mp4'))]
-  writer.write_sheet(out / 'sheet.png', videos, prompts, columns=13, scale=1)
+  contact_sheet.write(out / 'sheet.png', videos, prompts, columns=13, scale=1)
   found = {
     'frames': len(videos[0]),
     'peak_mib': peaks,
