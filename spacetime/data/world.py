@@ -150,6 +150,11 @@ class World:
     return told
 
   @property
+  def longest(self) -> int:
+    """Frames of the longest training clip."""
+    return self.frames if self.mixed is None else max(self.mixed.durations)
+
+  @property
   def side(self) -> int:
     """The shorter side in pixels, the unit of sizes and speeds."""
     return min(self.height, self.width)
