@@ -204,6 +204,8 @@ def sampler(
     shift = float(flow.size_shift(here, tokens))
     settings = dataclasses.replace(settings, shift=shift)
   grid = settings.grid()
+  longest = config_lib.data(config).longest
+  nets = nets.scaled(settings.rope_scaling, frames=longest)
   return sampler_lib.Sampler(
     transform=nets.transform,
     flow=learnt,

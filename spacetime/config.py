@@ -12,6 +12,7 @@ from spacetime import flow, guidance, solver
 from spacetime.data import packing as packing_lib
 from spacetime.data import sizes as sizes_lib
 from spacetime.data import world as world_lib
+from spacetime.models import rope
 
 STAGES = ('diffusion', 'autoencoder')
 PACKINGS = {'rows': packing_lib.Rows, 'buckets': packing_lib.Buckets}
@@ -97,6 +98,11 @@ class DataConfig:
         f'data.caption_dropout={self.caption_dropout}: expected 0 to 1'
       )
 
+  @property
+  def longest(self) -> int:
+    """Frames of the longest clip that is trained on."""
+    return self.crop[0] if self.crop else self.world.longest
+
 
 @dataclasses.dataclass(frozen=True)
 class TrainConfig:
@@ -160,6 +166,7 @@ class SamplingConfig:
     guidance_kind, guidance_given, zero_steps, momentum, radius, parallel: see
       guidance.Guidance.
     step_cache: see models/step_cache.py; 0 computes every step whole.
+    rope_scaling: of clips longer than those trained on, of rope.SCALINGS.
   """
 
   steps: int
@@ -178,6 +185,7 @@ class SamplingConfig:
   radius: float | None = None
   parallel: float = 0.0
   step_cache: float = 0.0
+  rope_scaling: str = 'none'
 
   def __post_init__(self):
     solver.get(self.solver)
@@ -186,6 +194,11 @@ class SamplingConfig:
       raise ValueError(
         f'step_cache={self.step_cache}: expected 0, which is none, or a share '
         'below 1; change --step_cache'
+      )
+    if self.rope_scaling not in rope.SCALINGS:
+      raise ValueError(
+        f'rope_scaling={self.rope_scaling!r}: expected one of {rope.SCALINGS}; '
+        'change --rope_scaling'
       )
     if self.boundary is not None and not 0 < self.boundary < 1:
       raise ValueError(

@@ -6,8 +6,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from spacetime import geometry
 from spacetime.models import dit as dit_lib
-from spacetime.models import gathering, step_cache, text_keys
+from spacetime.models import gathering, rope, step_cache, text_keys
 from spacetime.models import lora as lora_lib
 from spacetime.models import packed as packed_lib
 
@@ -31,6 +32,15 @@ class Networks:
   text_length: int
   text_kind: str = 'trained'
   lora: lora_lib.LoraConfig = lora_lib.LoraConfig()
+
+  def scaled(self, kind: str, *, frames: int) -> 'Networks':
+    """With positions of time scaled where a clip is longer than `frames`, the
+    longest of training; `kind` is of rope.SCALINGS."""
+    if kind == 'none':
+      return self
+    trained = geometry.latent_frames(frames, stride=self.autoencoder.stride[0])
+    dit = self.dit.clone(scaling=rope.Scaling(kind, trained))
+    return dataclasses.replace(self, dit=dit)
 
   def trainable(self, key) -> dict:
     """Fresh parameters that training moves: {'dit'}, with 'text' where that is

@@ -72,6 +72,12 @@ flags.DEFINE_float(
   'Skip all blocks but the first where its output changed by less than this '
   'share since they were last computed, such as 0.1; 0 skips none.',
 )
+flags.DEFINE_string(
+  'rope_scaling',
+  None,
+  'Positions of time in clips longer than those trained on: none, riflex (one '
+  'frequency lowered, against repetition) or ntk (all but the fastest).',
+)
 flags.DEFINE_string('negative_prompt', '', 'What to stay away from.')
 flags.DEFINE_string(
   'expand_prompt',

@@ -158,6 +158,25 @@ def test_sample_writes_a_video_and_how_it_was_made(model, tmp_path):
   assert made['sampling']['steps'] == 2 and len(made['weights_hash']) == 16
 
 
+def test_a_video_longer_than_those_trained_on(tmp_path):
+  made = {}
+  for kind in ('none', 'riflex'):
+    out = tmp_path / f'{kind}.mp4'
+    ran = sample(
+      'digits',
+      out,
+      '--prompt=a red 3 moving left',
+      '--frames=33',
+      f'--rope_scaling={kind}',
+    )
+    assert ran.returncode == 0, ran.stderr[-3000:]
+    made[kind] = frames(out)
+    assert len(made[kind]) == 33
+    told = json.loads((tmp_path / f'{kind}.mp4.json').read_text())
+    assert told['sampling']['rope_scaling'] == kind
+  assert not np.array_equal(made['none'], made['riflex'])
+
+
 def test_sample_many_prompts_from_a_file(model, tmp_path):
   (tmp_path / 'prompts.txt').write_text('a red 3 moving left\n\na blue 5\n')
   ran = sample(
@@ -417,6 +436,8 @@ def test_sample_refuses(model, tmp_path):
     '--size=big: expected WIDTHxHEIGHT': [*good, '--size=big'],
     'steps=0': [*good, '--steps=0'],
     "solver 'rk4'": [*good, '--solver=rk4'],
+    "rope_scaling='yarn': expected one of ('none', 'riflex', 'ntk'); change "
+    '--rope_scaling': [*good, '--rope_scaling=yarn'],
     'guidance=-1.0: expected 0 or more': [*good, '--guidance=-1'],
     '--num=0: expected 1 or more': [*good, '--num=0'],
     '--seed=-1: expected 0 or more': [*good, '--seed=-1'],

@@ -11,6 +11,7 @@ import pytest
 from experiments import digits, digits_autoencoder
 from spacetime import build, meshes
 from spacetime import config as config_lib
+from spacetime.models import rope
 from spacetime.training import optimizer
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -104,6 +105,31 @@ def test_shared_sizes_are_set_once():
     config.model.channels = 7
   with pytest.raises(ValueError, match='model.channels: unknown'):
     build.networks(config)
+
+
+@pytest.mark.parametrize(
+  'size, values, latents',
+  [
+    ('tiny', {'data.world.frames': 13}, 4),
+    ('tiny', {'data.world.frames': 13, 'data.crop': (9, 32, 32)}, 3),
+    # The held-out clips of this one are shorter.
+    ('tiny_mixed', {}, 3),
+  ],
+)
+def test_sampling_knows_the_longest_clip_trained_on(size, values, latents):
+  config = digits.get_config(size)
+  config.update_from_flattened_dict(values)
+  nets = build.networks(config)
+
+  def scalings(**settings):
+    told = config_lib.sampling(config, step_cache=0.1, **settings)
+    made = build.sampler(config, nets, told)
+    used = made.transform.__self__, made.prepare.__self__
+    return {n.dit.scaling for n in (*used, made.skipping.networks)}
+
+  assert scalings() == scalings(rope_scaling='none') == {None}
+  wanted = rope.Scaling('riflex', latents)
+  assert scalings(rope_scaling='riflex') == {wanted}
 
 
 def changed(**values):

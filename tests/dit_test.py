@@ -226,3 +226,16 @@ def test_refuses():
     apply(random_params(), z=Z[:, :, :3])
   with pytest.raises(ValueError, match='expected \\(B, 1\\) or \\(B, 5\\)'):
     apply(random_params(), t=T[:, :3])
+
+
+@pytest.mark.parametrize('kind', dit_lib.rope.RULES)
+def test_positions_are_scaled_beyond_the_length_trained_on(kind):
+  params, z = random_params(), jnp.concatenate([Z, Z[:, ::-1]], axis=1)
+
+  def scaled(trained):
+    scaling = dit_lib.rope.Scaling(kind, trained)
+    return dit_lib.DiT(TINY, scaling).apply(params, z, T[:, :1], TEXT)
+
+  plain = apply(params, z, T[:, :1])
+  np.testing.assert_array_equal(scaled(10), plain)
+  assert jnp.abs(scaled(5) - plain).max() > 1e-3

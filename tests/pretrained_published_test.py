@@ -37,6 +37,20 @@ def test_samples_from_a_published_folder(vae, tmp_path):
   assert videos[0].std() > 1
 
 
+@pytest.mark.parametrize(
+  'vae, latents',
+  [(published_folder.VAE, 41), (published_folder.VAE22, 61)],
+  ids=['2.1', '2.2'],
+)
+def test_positions_are_scaled_beyond_what_was_published(vae, latents, tmp_path):
+  model = load(published_folder.write(tmp_path / 'tiny', vae=vae))
+  settings = config_lib.sampling(model.config, rope_scaling='ntk')
+  made = build.sampler(model.config, model.networks, settings)
+  # 81 and 121 frames; these small autoencoders halve the time.
+  assert model.networks.autoencoder.stride[0] == 2
+  assert made.transform.__self__.dit.scaling.trained == latents
+
+
 def test_the_schedule_is_the_published_one(tmp_path):
   model = load(published_folder.write(tmp_path / 'tiny'))
   settings = config_lib.sampling(model.config, steps=7)

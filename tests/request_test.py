@@ -132,6 +132,11 @@ def test_a_plan_of_all_that_is_to_be_done(asked, tmp_path):
       'sampling.zero_steps=1 of 1 steps: expected less',
     ),
     ({'step_cache': 1.0}, 'step_cache=1.0: expected 0, which is none, or a'),
+    (
+      {'rope_scaling': 'yarn'},
+      r"rope_scaling='yarn': expected one of \('none', 'riflex', 'ntk'\); "
+      'change --rope_scaling',
+    ),
     ({'image': 'none.png'}, 'none.png'),
     ({'decode_tiles': '2'}, '--decode_tiles=2: expected COLUMNSxROWS'),
     ({'decode_tiles': '2x1'}, '2 tiles over 4 latent cells, 8 shared'),

@@ -240,3 +240,16 @@ def test_fragments_play_while_there_are_more_to_come(tmp_path):
   with av.open(str(tmp_path / 'a.mp4')) as opened:
     times = [float(f.pts * f.time_base) for f in opened.decode(video=0)]
   np.testing.assert_allclose(times, np.arange(12) / 8)
+
+
+# The bundled model has learnt 17 frames.
+@pytest.mark.parametrize('frames, same', [(17, True), (33, False)])
+def test_positions_are_scaled_where_a_window_is_longer(frames, same, tmp_path):
+  asked = dict(seconds=9.0, schedule=None, prompt='a red 0', frames=frames)
+  made = []
+  for kind in ('none', 'riflex'):
+    plan = request.check(ask(tmp_path, **asked, rope_scaling=kind))
+    maker = rollouts.Maker(plan, features(plan), seed=3)
+    made.append(maker._draw(plan.division.chunks[0]))
+  assert made[0].shape[1] == 1 + frames // 4
+  assert np.array_equal(*made) == same

@@ -160,6 +160,11 @@ class World:
     return dataclasses.replace(self, motions=named)
 
   @property
+  def longest(self) -> int:
+    """Frames of the longest training clip."""
+    return self.frames if self.mixed is None else max(self.mixed.durations)
+
+  @property
   def side(self) -> int:
     """The shorter side in pixels, the unit of sizes and speeds."""
     return min(self.height, self.width)

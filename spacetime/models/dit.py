@@ -111,9 +111,16 @@ def whole_stack(model: 'DiT', x_BND, *inner) -> jax.Array:
 
 
 class DiT(nn.Module):
-  """Predicts the flow at latents, given a level per frame and a text."""
+  """Predicts the flow at latents, given a level per frame and a text.
+
+  Attributes:
+    config: sizes.
+    scaling: of time's positions, in clips longer than those trained on. No
+      size of the network: whoever samples chooses it.
+  """
 
   config: DiTConfig
+  scaling: rope.Scaling | None = None
 
   def __call__(self, z_Bfhwc, t_BT, text, row_fhw=None, *, stack=whole_stack):
     """One prediction.
@@ -143,7 +150,10 @@ class DiT(nn.Module):
     if row_fhw is not None:
       row_N = jnp.ravel(row_fhw[:, :: config.patch[1], :: config.patch[2]])
     rope_tables = rope.tables(
-      position_N3, head_size=config.width // config.heads, theta=config.theta
+      position_N3,
+      head_size=config.width // config.heads,
+      theta=config.theta,
+      scaling=self.scaling,
     )
     y_BNV = self.network(
       patches.patchify(z_Bfhwc, config.patch),
