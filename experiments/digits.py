@@ -63,9 +63,7 @@ def get_config(size: str = 'cpu') -> ml_collections.ConfigDict:
         dtype='bfloat16' if size in ON_GPU else 'float32',
         remat='none',
       ),
-      flow=dict(prediction='velocity', shift=3.0)
-      if latent
-      else digits_data.get_flow(size),
+      flow=digits_data.get_flow(size),
       given=digits_data.GIVEN_LONG if mixed else digits_data.GIVEN,
       optimizer=dict(
         name='muon',
@@ -91,12 +89,6 @@ def get_config(size: str = 'cpu') -> ml_collections.ConfigDict:
         held_out=64 if steps > 10 else 4,
         principal_clips=0 if latent else 8 if 'tiny' in size else 256,
       ),
-      sampling=dict(
-        steps=16,
-        solver='heun',
-        guidance=2.5,
-        interval=(0.0, 1.0),
-        shift=3.0 if latent else 24.0,
-      ),
+      sampling=digits_data.get_sampling(size),
     )
   )

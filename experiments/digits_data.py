@@ -63,11 +63,22 @@ def get_data(size: str, *, batch: int) -> dict:
 
 def get_flow(size: str) -> dict:
   """Of pixels: why 30, see BUILD_NOTES.md; that is for 80 tokens."""
+  if size == 'latent':
+    return dict(prediction='velocity', shift=3.0)
   if size == 'bundled':
     # Of patches a quarter as large; more of what is seen through less noise.
     return dict(prediction='sample', std=2.0, shift=24.0, reference=320)
   reference = dict(reference=80) if size in MIXED else {}
   return dict(prediction='sample', std=1.8, shift=30.0, **reference)
+
+
+def get_sampling(size: str) -> dict:
+  """As many evaluations of the network as a user waits for."""
+  solver = dict(solver='heun', steps=16)
+  if size == 'bundled':
+    solver = dict(solver='unipc', steps=16)
+  shift = 3.0 if size == 'latent' else 24.0
+  return dict(**solver, guidance=2.5, interval=(0.0, 1.0), shift=shift)
 
 
 def _sizes(size: str) -> dict:

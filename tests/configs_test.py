@@ -24,7 +24,7 @@ def test_every_experiment_has_a_docstring_with_its_command():
       assert f'--config=experiments/{path.name}' in module.__doc__
 
 
-def rows_of(packing, text_length: int) -> dict:
+def rows_of(packing, text_length: int, volume: int) -> dict:
   """A batch of two packed rows of pixels, its shapes alone."""
   N, G, T = packing.length, packing.clips, packing.frames
   shapes = {
@@ -35,7 +35,7 @@ def rows_of(packing, text_length: int) -> dict:
     name: jax.ShapeDtypeStruct((2, *shape), 'int32')
     for name, shape in shapes.items()
   }
-  patches = jax.ShapeDtypeStruct((2, N, 4 * 16 * 16 * 3), 'uint8')
+  patches = jax.ShapeDtypeStruct((2, N, volume), 'uint8')
   return batch | {'patches': patches}
 
 
@@ -52,9 +52,10 @@ def test_digits(size):
     ),
     'tokens': jax.ShapeDtypeStruct((2, nets.text_length), 'int32'),
   }
-  if 'mixed' in size:
-    packing = config_lib.data(config).packing
-    batch = rows_of(packing, nets.text_length)
+  packing = config_lib.data(config).packing
+  if packing is not None:
+    volume = nets.dit.config.patch_volume
+    batch = rows_of(packing, nets.text_length, volume)
   params = jax.eval_shape(task.init, jax.random.key(0))
   frozen = {}
   if weights:

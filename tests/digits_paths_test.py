@@ -90,3 +90,32 @@ def test_zooming_in_magnifies():
   assert (np.diff(size_F) > 0).all()
   assert size_F[0] == pytest.approx(16)
   assert size_F[-1] == pytest.approx(16 * paths.ZOOM)
+
+
+@pytest.mark.parametrize('speed', world_lib.SPEEDS)
+@pytest.mark.parametrize('frames', [1, 5, 17, 97])
+def test_wandering_is_smooth_and_stays_within_its_room(frames, speed):
+  world = dataclasses.replace(WORLD, frames=frames)
+  for way in range(20):
+    offset_F2 = paths.wandering(way, speed, world=world)
+    assert offset_F2.shape == (frames, 2) and not offset_F2[0].any()
+    assert (np.ptp(offset_F2, axis=0) <= paths.ROOM * 64 + 1e-9).all()
+    # A bounce turns at once, by up to 14 pixels a frame; these ways do not.
+    turns = np.abs(np.diff(offset_F2, 2, axis=0))
+    assert frames < 3 or turns.max() < (4 if speed == 'fast' else 1.5)
+
+
+def test_wandering_hangs_on_its_number_and_keeps_its_pace():
+  short, long = (
+    [
+      paths.wandering(way, 'fast', world=dataclasses.replace(WORLD, frames=n))
+      for way in range(40)
+    ]
+    for n in (17, 97)
+  )
+  assert not np.allclose(short[0], short[1])
+  pace = [
+    np.mean([np.hypot(*np.diff(way_F2, axis=0).T).mean() for way_F2 in ways])
+    for ways in (short, long)
+  ]
+  assert 0.7 < pace[1] / pace[0] < 1.4

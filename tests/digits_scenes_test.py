@@ -99,13 +99,26 @@ def test_a_pan_is_seen_on_a_ramp():
 
 
 @pytest.mark.parametrize('camera', world_lib.CAMERAS)
-@pytest.mark.parametrize('motion', world_lib.MOTIONS)
+@pytest.mark.parametrize('motion', (*world_lib.MOTIONS, world_lib.WANDERING))
 def test_one_character_always_finds_room(camera, motion):
   world = world_lib.World(
     sizes=('large',), speeds=('fast',), motions=(motion,), cameras=(camera,)
   )
   (character, *_) = _scenes(world, 'train', 1)[0].characters
   assert (character.size, character.speed) == ('large', 'fast')
+
+
+def test_wanderers_differ_and_come_back_from_their_json():
+  world = world_lib.World(
+    motions=('wandering',), max_characters=1, cameras=('still',)
+  )
+  drawn = _scenes(world, 'train', 8)
+  assert len({scene.characters[0].way for scene in drawn}) == 8
+  for scene in drawn:
+    again = world_lib.from_json(world_lib.to_json(scene))
+    np.testing.assert_array_equal(
+      paths.ground_paths(again, world), paths.ground_paths(scene, world)
+    )
 
 
 def test_unknown_split_and_a_world_without_the_split():

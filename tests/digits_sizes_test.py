@@ -1,6 +1,7 @@
 """Mixed sizes: what is drawn, what is stored, and what stays as it was."""
 
 import collections
+import dataclasses
 import hashlib
 import json
 
@@ -29,6 +30,17 @@ def test_shapes_are_those_of_the_grid_within_the_bounds():
   assert not {(32, 80), (128, 48)} & sides
   bounded = Sizes(volume=49 * 64 * 64)
   assert (128, 128) in bounded.sides(9) and (128, 128) not in bounded.sides(13)
+
+
+def test_a_size_that_is_held_out_is_never_drawn():
+  whole = Sizes(frames=(1, 5), height=(32, 48), width=(32, 48))
+  fewer = dataclasses.replace(whole, held_out=[[5, 32, 48]])
+  assert fewer.held_out == ((5, 32, 48),)
+  assert set(whole.shapes) - set(fewer.shapes) == {(5, 32, 48)}
+  rng = np.random.default_rng(0)
+  assert (5, 32, 48) not in {fewer.draw(rng) for _ in range(400)}
+  with pytest.raises(ValueError, match='expected .frames, height, width. each'):
+    Sizes(held_out=((5, 32),))
 
 
 def test_images_by_weight_and_each_duration_alike():
@@ -88,7 +100,7 @@ def test_stored_as_they_were_drawn(tmp_path):
 def test_worlds_of_one_size_keep_their_names_and_clips():
   """Change these only with a reason to render every data set again."""
   names = {
-    'bundled': ('0882b3c60f', '2ce8478a64cb7083'),
+    'cpu': ('0882b3c60f', '2ce8478a64cb7083'),
     'pixels': ('d4d7100c7e', 'f89a6d3ae4309b28'),
     'tiny': ('c962011ffb', 'cd1b1d3493085711'),
   }

@@ -33,6 +33,18 @@ def test_round_trip(path, split):
     assert all(captions.named(text, c) for c in scene.characters)
 
 
+def test_live_records_are_those_of_the_files(path):
+  source = digits_tfds.source(path, 'train')
+  live = digits_tfds.Live(WORLD, 'train', len(source), 4)
+  assert len(live) == len(source)
+  for i in (0, len(source) - 1):
+    record = live[i]
+    np.testing.assert_array_equal(record['video'], source[i]['video'])
+    assert record['caption'] == source[i]['caption'].decode()
+    assert record['caption'] == live.caption(i)
+    assert record['scene'] == source[i]['scene'].decode()
+
+
 def test_seeds_and_splits_differ():
   def video(**change):
     arguments = {'world': WORLD, 'split': 'train', 'seed': 4, **change}

@@ -27,6 +27,16 @@ def test_a_twentieth_of_the_compositions_is_held_out():
   for a, b in ((0, 1), (0, 2), (1, 2)):
     pairs = [(t[a], t[b]) for t in held_out]
     assert max(map(pairs.count, pairs)) == 1
+  ways = itertools.product(range(10), world_lib.COLOURS, ['wandering'])
+  assert sum(world_lib.held_out(*t) for t in ways) == 5
+
+
+def test_wandering_is_of_worlds_that_name_it_and_is_not_judged():
+  assert world_lib.WANDERING not in world_lib.World().motions
+  world = world_lib.World(motions=('wandering', 'left', 'wandering', 'up'))
+  assert world.judged().motions == ('left', 'up')
+  with pytest.raises(ValueError, match='data.world.motions'):
+    world_lib.World(motions=('strolling',))
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,7 @@
 """Packed = unpacked: each clip of a row is what it is alone."""
 
-import dataclasses
 import functools
+import types
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +10,7 @@ import pytest
 
 from spacetime import sharding
 from spacetime.data import packing
-from spacetime.models import attend, packed, patches, splash
+from spacetime.models import attend, attention_kernels, packed, patches, splash
 from spacetime.models import dit as dit_lib
 from spacetime.models.attention_kernels import PLAIN, Segments
 
@@ -197,9 +197,9 @@ def test_rows_split_over_devices_change_nothing():
 
 
 def test_refuses_what_knows_no_segments():
-  q = jnp.zeros((1, 4, 2, 8))
-  segments = Segments(*[jnp.zeros((1, 4), jnp.int32)] * 2)
-  with pytest.raises(ValueError, match="'cudnn' on packed rows.*'buckets'"):
+  q = jnp.zeros((1, 3, 2, 8))
+  segments = Segments(*[jnp.zeros((1, 3), jnp.int32)] * 2)
+  with pytest.raises(ValueError, match="'cudnn' on packed rows of 3.*even num"):
     attend.attend(q, q, q, segments, kernel='cudnn')
   _, batch = made()
   mesh = sharding.make_mesh(sharding.MeshConfig(context=2))
@@ -208,6 +208,44 @@ def test_refuses_what_knows_no_segments():
     pytest.raises(ValueError, match='mesh.context=2 with packed rows: expect'),
   ):
     jax.eval_shape(lambda p: apply_packed(p, batch), random_params())
-  other = dataclasses.replace(CONFIG, attention='cudnn')
-  with pytest.raises(ValueError, match="'cudnn' on packed rows"):
-    apply_packed(random_params(), batch, dit_lib.DiT(other))
+
+
+@pytest.mark.parametrize(
+  'platform, lengths, kernel',
+  [
+    ('gpu', (6, 8), 'auto'),
+    ('gpu', (6, 7), 'xla'),
+    ('cpu', (6, 7), 'auto'),
+  ],
+)
+def test_odd_rows_are_not_for_cudnn(monkeypatch, platform, lengths, kernel):
+  monkeypatch.setattr(attend, 'device_of', lambda mesh: (platform, 'any'))
+  mesh = sharding.make_mesh(
+    sharding.MeshConfig(data=1), devices=jax.devices()[:1]
+  )
+  assert attend.check_segments('auto', mesh, lengths=lengths) == kernel
+
+
+def test_cudnn_gets_segments_as_a_mask(monkeypatch):
+  seen = {}
+
+  def record(q, k, v, *, mask, key_value_seq_lengths, implementation):
+    seen.update(mask=mask, lengths=key_value_seq_lengths)
+    return jax.nn.dot_product_attention(q, k, v, mask=mask)
+
+  called = types.SimpleNamespace(
+    nn=types.SimpleNamespace(dot_product_attention=record)
+  )
+  rng = np.random.default_rng(0)
+  q, k, v = (rng.normal(size=(2, n, 3, 8)).astype('f') for n in (6, 8, 8))
+  segments = Segments(
+    jnp.array([[1, 1, 2, 2, 2, 3], [1, 2, 2, 3, 3, 3]]),
+    jnp.repeat(jnp.array([[1, 2, 3, 3], [1, 2, 2, 3]]), 2, axis=1),
+  )
+  want = attention_kernels.plain(q, k, v, segments)
+  jnn = attention_kernels.jax
+  monkeypatch.setattr(attention_kernels, 'jax', called)
+  found = attention_kernels.cudnn(q, k, v, segments)
+  monkeypatch.setattr(attention_kernels, 'jax', jnn)
+  assert seen['mask'].shape == (2, 1, 6, 8) and seen['lengths'] is None
+  np.testing.assert_allclose(found, want, atol=1e-5)

@@ -153,12 +153,31 @@ def test_the_shift_grows_with_the_root_of_the_tokens():
     flow.FlowConfig(reference=0)
 
 
+@pytest.mark.parametrize('name', ['noisy', 'independent'])
+def test_levels_of_frames_are_drawn_in_rows_too(name):
+  ways = {'first': 1.0, 'noise': 0.3, name: 1.0}
+  stage = oracle(lambda *inputs: None, **ways)
+  batch = rows()
+  t_BT, given_BT = stage.levels(jax.random.key(0), batch)
+  clip_BT, frame_BT = (np.asarray(batch['levels'])[..., i] for i in (0, 1))
+  first_BT = np.asarray(given_BT) & (clip_BT > 0)
+  assert (first_BT <= (frame_BT == 0)).all() and first_BT.any()
+  assert ((t_BT > 0) == ((clip_BT > 0) & (~first_BT | (name == 'noisy')))).all()
+  assert (t_BT[first_BT] <= 0.3).all()
+  alike = []
+  for row, clip_T in enumerate(clip_BT):
+    for clip in range(1, clip_T.max() + 1):
+      own = np.asarray(t_BT[row])[(clip_T == clip) & ~first_BT[row]]
+      alike += [np.ptp(own) == 0] if len(own) > 1 else []
+  assert alike and all(alike) == (name == 'noisy')
+
+
 def test_given_frames_of_clips_that_differ_in_duration():
   count_B = jnp.repeat(jnp.array([1, 2, 4]), 64)
   for way, most in (
     ('first', {'......', '#.....'}),
     ('last_k', {'......', '.#....', '...#..', '..##..', '.###..'}),
-    ('ends', {'......', '#.....', '#..#..'}),
+    ('ends', {'......', '#.....', '#..#..', '##.#..', '#.##..'}),
   ):
     config = given.GivenConfig(**(NOTHING | {way: 1.0}))
     drawn = given.sample_given(

@@ -5,6 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 
+from experiments import digits
 from spacetime import clips
 from spacetime import config as config_lib
 from spacetime.data import tokenizer as tokenizer_lib
@@ -65,3 +66,28 @@ def test_digits_come_rendered_with_their_captions(tmp_path):
   assert all(isinstance(c, str) for c in sources.captions)
   records = clips.first(sources.train, 3)
   assert [r['video'].shape for r in records] == [(5, 16, 24, 3)] * 3
+
+
+def test_digits_that_are_rendered_live_are_those_of_the_files(tmp_path):
+  config = digits.get_config('tiny')
+  config.data.dir = str(tmp_path)
+  data = config_lib.data(config)
+  files = clips.open_sources(data, seed=2)
+  live = clips.open_sources(dataclasses.replace(data, render='live'), seed=2)
+  assert live.captions == files.captions
+  for split in ('train', 'held_out'):
+    a, b = getattr(files, split), getattr(live, split)
+    assert len(a) == len(b)
+    np.testing.assert_array_equal(a[1]['video'], b[1]['video'])
+  assert clips.caption(live.train, 3) == clips.caption(files.train, 3)
+  names = {
+    clips.identity(d, s, seed=2)
+    for d, s in (
+      (data, files),
+      (dataclasses.replace(data, render='live'), live),
+    )
+  }
+  assert len(names) == 1
+  for change in ({'render': 'never'}, {'workers': -1}):
+    with pytest.raises(ValueError, match='data.render=.*data.workers='):
+      dataclasses.replace(data, **change)

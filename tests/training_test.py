@@ -141,12 +141,15 @@ ONLY = {f.name: 0.0 for f in dataclasses.fields(given.GivenConfig)}
     ('first', {'#....'}),
     ('first_k', {'#....', '##...', '###..', '####.'}),
     ('last_k', {'....#', '...##', '..###', '.####'}),
-    ('ends', {'#...#'}),
+    (
+      'ends',
+      {'#...#', '##..#', '#..##', '###.#', '##.##', '#.###'},
+    ),
   ],
 )
 def test_given_frames(way, rows):
   config = given.GivenConfig(**(ONLY | {way: 1.0}))
-  drawn = given.sample_given(jax.random.key(0), 64, 5, config)
+  drawn = given.sample_given(jax.random.key(0), 512, 5, config)
   seen = {''.join('.#'[int(x)] for x in row) for row in np.asarray(drawn)}
   assert seen == rows
 
@@ -172,6 +175,39 @@ def test_given_refuses():
     ValueError, match='expected weights that are not negative'
   ):
     given.GivenConfig(**ONLY)
+  for name in ('noisy', 'noise', 'independent'):
+    with pytest.raises(ValueError, match=f'given.{name}=1.5.*expected 0 to 1'):
+      given.GivenConfig(**{name: 1.5})
+
+
+def levels(**shares):
+  """Of 2,000 clips of four frames, the first two of which are given."""
+  given_Bf = jnp.tile(jnp.array([True, True, False, False]), (2000, 1))
+  t_B1 = jnp.linspace(0.1, 1.0, 2000)[:, None]
+  own_Bf = jnp.full((2000, 4), 2.0)
+  config = given.GivenConfig(**shares)
+  t_Bf = given.sample_levels(jax.random.key(0), t_B1, own_Bf, given_Bf, config)
+  return np.asarray(t_Bf), np.asarray(t_B1)
+
+
+def test_given_frames_are_clean_as_a_rule():
+  t_Bf, t_B1 = levels()
+  assert not t_Bf[:, :2].any()
+  assert (t_Bf[:, 2:] == t_B1).all()
+
+
+def test_a_share_of_what_is_given_has_noise_but_no_more_than_the_rest():
+  t_Bf, t_B1 = levels(noisy=0.4, noise=0.5)
+  assert (t_Bf[:, 0] == t_Bf[:, 1]).all() and (t_Bf[:, 2:] == t_B1).all()
+  assert abs((t_Bf[:, 0] > 0).mean() - 0.4) < 0.06
+  assert (t_Bf[:, :1] <= t_B1).all() and 0.45 < t_Bf[:, 0].max() <= 0.5
+
+
+def test_a_share_of_the_clips_has_a_level_for_each_frame():
+  t_Bf, _ = levels(independent=0.3)
+  own_B = (t_Bf[:, 2:] == 2).all(1)
+  assert abs(own_B.mean() - 0.3) < 0.06
+  assert not t_Bf[:, :2].any() and (t_Bf[~own_B, 2:] < 2).all()
 
 
 def quadratic(params, frozen, batch, key):
@@ -289,6 +325,24 @@ def test_given_frames_enter_clean_and_are_not_in_the_loss():
   assert np.all(seen['t'][:, 0] == 0) and np.all(seen['t'][:, 1:] > 0)
   assert np.all(seen['t'][:, 1:] == seen['t'][:, 1:2])
   assert float(loss) < 10
+
+
+@pytest.mark.parametrize('name', ['noisy', 'independent'])
+def test_levels_of_frames_reach_the_network(name):
+  seen = {}
+
+  def answer(params, z, t, text, key):
+    seen['t'] = t
+    return z
+
+  stage = dataclasses.replace(
+    oracle('velocity', answer),
+    given=given.GivenConfig(**(ONLY | {'first': 1.0, 'noise': 0.3, name: 1.0})),
+  )
+  stage.loss({}, {}, BATCH, jax.random.key(0))
+  first, rest = seen['t'][:, 0], seen['t'][:, 1:]
+  assert np.all(first > 0) == (name == 'noisy') and np.all(first <= 0.3)
+  assert np.all(rest == rest[:, :1]) == (name == 'noisy')
 
 
 def test_held_out_loss_never_changes():

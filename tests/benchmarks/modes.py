@@ -41,13 +41,19 @@ def main() -> None:
   parser.add_argument('--seed', type=int, default=5)
   parser.add_argument('--steps', type=int)
   parser.add_argument('--solver')
+  parser.add_argument('--guidance', type=float)
   parser.add_argument('--only', help='joins, images, inpaintings or edits')
   parser.add_argument('--out', type=pathlib.Path, default='runs/modes')
   flags = parser.parse_args()
   flags.out.mkdir(parents=True, exist_ok=True)
   # The same few programs again and again, each from its own call.
   jax.config.update('jax_compilation_cache_dir', '.cache/jax_tests')
-  maker = Maker(flags.checkpoint, steps=flags.steps, solver=flags.solver)
+  maker = Maker(
+    flags.checkpoint,
+    steps=flags.steps,
+    solver=flags.solver,
+    guidance=flags.guidance,
+  )
   clips, scenes = real(maker.world, flags.num, seed=flags.seed)
   found, rows = {}, []
   for measure in (joins, images, inpaintings, edits):
@@ -76,7 +82,7 @@ class Maker:
       sharding.MeshConfig(data=1), devices=jax.devices()[:1]
     )
     self.model = pretrained.load(checkpoint, mesh=mesh)
-    self.world = config_lib.data(self.model.config).world.judged()
+    self.world = config_lib.data(self.model.config).world
     self.grid = self._grid(self.world.frames)
     self.settings = settings
 
