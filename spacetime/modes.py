@@ -24,6 +24,8 @@ MODES = {
   'outpaint': (('video',), ()),
   'edit': (('video', 'strength'), ('mask', 'given')),
 }
+# What has to come from one place to another wants time for it.
+BETWEEN = ('loop', 'connect')
 FLAGS = ('image', 'image_at', 'video', 'video2', 'mask', 'strength', 'given')
 
 

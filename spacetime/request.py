@@ -142,7 +142,7 @@ def check(request: Request) -> Plan:
   model = _tuned(request, model)
   data = config_lib.data(model.config)
   fps = data.fps if request.fps is None else request.fps
-  grid = _grid(request, model, size, still=mode == 'still', fps=fps)
+  grid = _grid(request, model, size, mode=mode, fps=fps)
   division = schedule.divide(request, grid, fps=fps, noise=TAIL_NOISE)
   layout = decoding.parse(
     request.decode_tiles,
@@ -238,10 +238,12 @@ def _tuned(request: Request, model: pretrained.Opened) -> pretrained.Opened:
 
 
 def _grid(
-  request: Request, model, size, *, still: bool, fps: float
+  request: Request, model, size, *, mode: str, fps: float
 ) -> geometry.Geometry:
   world = config_lib.data(model.config).world
-  frames = 1 if still else world.frames
+  frames = {'still': 1}.get(mode, world.frames)
+  if mode in modes.BETWEEN:
+    frames = world.longest
   if request.frames is not None:
     frames = request.frames
   if request.seconds is not None:

@@ -96,7 +96,12 @@ flags.DEFINE_string(
   'Folder for the features of prompts, so that a second run does without the '
   'text encoder of a published model; empty keeps none.',
 )
-flags.DEFINE_integer('frames', None, 'Frames; as trained if not set.')
+flags.DEFINE_integer(
+  'frames',
+  None,
+  'Frames of what is made at once; as trained if not set, and of --mode=loop '
+  'and connect the longest trained on.',
+)
 flags.DEFINE_string('size', None, 'WIDTHxHEIGHT in pixels, as trained.')
 flags.DEFINE_string(
   'mode', None, f'What is given: one of {", ".join(modes.MODES)}.'

@@ -48,7 +48,7 @@ def test_is_what_was_measured(name):
 
 def test_the_model_follows_the_prompt_in_colour_and_motion(mesh):
   model = pretrained.load('digits', mesh=mesh)
-  world = config_lib.data(model.config).world
+  world = config_lib.data(model.config).world.judged()
   scenes = [world_lib.from_json(r['scene']) for r in records(world)]
   clips = generate.sample(
     model,

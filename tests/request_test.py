@@ -15,6 +15,7 @@ from PIL import Image
 from spacetime import generate, pretrained, request, texts
 from spacetime.interop import embeddings, lora
 from spacetime.models import lora as lora_lib
+from spacetime.sampling import writer
 
 WIDTH = published_folder.TEXT.d_model
 GOOD = request.Request(
@@ -396,3 +397,26 @@ def test_two_transformers(asked, tmp_path):
   assert index['boundary_ratio'] == 0.9
   with pytest.raises(ValueError, match='expected one; choose it with --trans'):
     plan.model.load()
+
+
+@pytest.mark.parametrize(
+  'changes, frames, kept',
+  [
+    # From one place to another: as long as the longest clips of training.
+    ({'mode': 'loop'}, 49, 17 + 24),
+    ({'mode': 'connect', 'video2': 'a.mp4'}, 49, 17 + 24 + 17),
+    ({'mode': 'loop', 'frames': 17}, 17, 17 + 8),
+    ({'mode': 'extend'}, 17, 17 + 8),
+  ],
+)
+def test_what_leads_somewhere_has_time_for_it(
+  tmp_path, monkeypatch, asked, changes, frames, kept
+):
+  writer.write_video(
+    tmp_path / 'a.mp4', np.zeros((17, 64, 64, 3), np.uint8), fps=8
+  )
+  monkeypatch.chdir(tmp_path)
+  usual = dict(checkpoint='digits', out='b.mp4', video='a.mp4', size=None)
+  plan = request.check(asked(**(usual | {'frames': None} | changes)))
+  assert plan.grid.frames == frames == len(plan.window.frames_FHWC)
+  assert plan.window.length == kept
