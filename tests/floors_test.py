@@ -29,7 +29,7 @@ FLOORS = (
   ('models',),
   ('training', 'sampling', 'interop', 'evaluation'),
   (
-    *('config', 'build', 'meshes', 'packs', 'pretrained', 'texts'),
+    *('settings', 'config', 'build', 'meshes', 'packs', 'pretrained', 'texts'),
     *('generate', 'clips'),
     *('base', 'decoding', 'encoders', 'exports', 'plan', 'request'),
     *(
