@@ -13,7 +13,7 @@ Sizes:
 
 import ml_collections
 
-from experiments import digits_data
+from experiments import digits_data, digits_runs
 
 SIZES = {
   #         width heads layers steps batch rate decay
@@ -63,8 +63,8 @@ def get_config(size: str = 'cpu') -> ml_collections.ConfigDict:
         dtype='bfloat16' if size in ON_GPU else 'float32',
         remat='none',
       ),
-      flow=digits_data.get_flow(size),
-      given=digits_data.GIVEN_LONG if mixed else digits_data.GIVEN,
+      flow=digits_runs.get_flow(size),
+      given=digits_runs.GIVEN_LONG if mixed else digits_runs.GIVEN,
       optimizer=dict(
         name='muon',
         learning_rate=rate,
@@ -80,15 +80,12 @@ def get_config(size: str = 'cpu') -> ml_collections.ConfigDict:
         steps=steps,
         ema=0.999 if steps >= 8000 else 0.995,
         accumulate=1,
-        log_every=10 if steps > 10 else 1,
-        evaluate_every=200,
-        sheet_every=1000,
-        checkpoint_every=200,
+        **digits_runs.get_events(size),
         keep=3,
-        **digits_data.SAFE,
+        **digits_runs.SAFE,
         held_out=64 if steps > 10 else 4,
         principal_clips=0 if latent else 8 if 'tiny' in size else 256,
       ),
-      sampling=digits_data.get_sampling(size),
+      sampling=digits_runs.get_sampling(size),
     )
   )

@@ -10,7 +10,7 @@ Sizes:
 
 import ml_collections
 
-from experiments import digits_data
+from experiments import digits_data, digits_runs
 
 
 def get_config(size: str = 'cpu') -> ml_collections.ConfigDict:
@@ -52,7 +52,7 @@ def get_config(size: str = 'cpu') -> ml_collections.ConfigDict:
         ema=0.99,
         accumulate=1,
         log_every=1 if tiny else 10,
-        **digits_data.SAFE,
+        **digits_runs.SAFE,
         evaluate_every=100,
         sheet_every=500,
         checkpoint_every=200,
