@@ -2,11 +2,13 @@
 
 import json
 import pathlib
+import types
 
 import jax
 import numpy as np
 import pytest
 
+from experiments import digits
 from spacetime import build, checkpoint, generate, pretrained, sharding
 from spacetime import config as config_lib
 from spacetime.data import captions, digits_tfds
@@ -81,3 +83,25 @@ def test_the_autoencoder_gives_held_out_clips_back(mesh):
   assert abs(psnr - recorded) < 2.5
   # Latents have unit scale, as the transformer wants them.
   assert 0.7 < float(z.std()) < 1.4 and abs(float(z.mean())) < 0.3
+
+
+def test_a_cpu_computes_in_float32_what_was_trained_in_bfloat16(mesh):
+  folder = ASSETS / 'digits'
+  config = checkpoint.read_config(folder)
+  assert config['model']['dtype'] == 'bfloat16'
+  model = pretrained.open_model('digits', mesh=mesh)
+  assert model.networks.dit.config.dtype == 'float32'
+  assert model.config['model']['dtype'] == 'float32'
+  # Only where it is a CPU, and nothing else of it.
+  chip = types.SimpleNamespace(
+    devices=np.array([types.SimpleNamespace(platform='gpu')])
+  )
+  assert pretrained.computed(config, chip) == config
+  told = pretrained.computed(config, mesh)
+  assert told | {'model': config['model']} == config
+
+
+def test_is_the_preset_that_made_it():
+  made = checkpoint.read_config(ASSETS / 'digits')
+  preset = config_lib.plain(digits.get_config('bundled'))
+  assert made == json.loads(json.dumps(preset))
