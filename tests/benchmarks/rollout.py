@@ -2,7 +2,7 @@
 
   python tests/benchmarks/rollout.py --out=runs/minute
 
-Characters that stand, bounce or circle, since others walk out of the picture.
+Characters that stand or wander about, since others walk out of the picture.
 Each ten seconds are measured in windows as long as the clips of training. Every
 run is a process of its own.
 """
@@ -25,7 +25,7 @@ from spacetime.sampling import contact_sheet
 
 FRAMES, FPS = 17, 8
 COLOURS = tuple(world_lib.COLOURS)
-MOTIONS = ('still', 'bouncing', 'circling')
+MOTIONS = ('still', 'wandering')
 GROUNDS = ('black', 'navy', 'brown', 'charcoal')
 
 
