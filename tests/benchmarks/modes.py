@@ -30,7 +30,6 @@ from spacetime.sampling import conditions, contact_sheet
 STRENGTHS = (0.5, 0.7, 0.8, 0.9, 0.95, 0.98)
 HEAD, TAIL = 9, 8  # frames given at the ends of a loop
 LOOP = 49  # frames of its window: the way back is as long as the way there
-REAL = 256  # clips within which steps are measured
 SHOWN = 1  # clips of each mode in the sheet
 
 
@@ -132,8 +131,7 @@ def onward(scene: world_lib.Scene) -> world_lib.Scene:
 
 def joins(maker, clips, scenes):
   """Modes that go on from a clip: where what is made meets what is given."""
-  # More than are joined: few of them bounce, and these have most of it.
-  usual = seams.within(real(maker.world, REAL, seed=REAL)[0])
+  usual = seams.within(clips)
   frames = maker.grid.frames
   half = frames // 2
   found, rows = {}, []
