@@ -72,12 +72,12 @@ def test_no_more_is_encoded_than_is_known(model):
 
 def test_a_mask_gives_tokens_and_parts_of_them(model):
   new_HW = np.zeros((32, 48), bool)
-  new_HW[:, :20] = True  # a token and a quarter of the next
+  new_HW[:, :20] = True  # two tokens and half of the next
   found = given(model, conditions.inpaint(VIDEO[:9], new_HW))
   np.testing.assert_array_equal(found.level_BT, [[1, 1, 1, 0]] * 2)
-  assert (found.row_fhw[:, :, 32:] == 3).all()
-  assert (found.row_fhw[2, :, :32] == 2).all()
+  assert (found.row_fhw[:, :, 24:] == 3).all()
+  assert (found.row_fhw[2, :, :24] == 2).all()
   known_W = np.asarray(found.known_Bfhwc).all((0, 1, 2, 4))
   np.testing.assert_array_equal(
-    known_W, (np.arange(48) >= 20) & (np.arange(48) < 32)
+    known_W, (np.arange(48) >= 20) & (np.arange(48) < 24)
   )

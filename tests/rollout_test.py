@@ -242,8 +242,8 @@ def test_fragments_play_while_there_are_more_to_come(tmp_path):
   np.testing.assert_allclose(times, np.arange(12) / 8)
 
 
-# The bundled model has learnt 17 frames.
-@pytest.mark.parametrize('frames, same', [(17, True), (33, False)])
+# The bundled model has learnt up to 49 frames.
+@pytest.mark.parametrize('frames, same', [(17, True), (65, False)])
 def test_positions_are_scaled_where_a_window_is_longer(frames, same, tmp_path):
   asked = dict(seconds=9.0, schedule=None, prompt='a red 0', frames=frames)
   made = []
