@@ -212,6 +212,7 @@ def sampler(
     levels=grid.levels,
     told=grid.told,
     solver=settings.solver,
+    temperature=settings.temperature,
     guidance=settings.rule(),
     prepare=nets.prepare,
     skipping=(

@@ -53,6 +53,9 @@ _SEED = flags.DEFINE_integer('seed', 0, 'Of scenes and noise.')
 _STEPS = flags.DEFINE_integer('steps', None, 'Steps of the solver.')
 _SOLVER = flags.DEFINE_string('solver', None, 'euler, heun, dpm or unipc.')
 _GUIDANCE = flags.DEFINE_float('guidance', None, 'Scale of guidance.')
+_TEMPERATURE = flags.DEFINE_float(
+  'temperature', None, 'Of the noise to begin with; below 1 varies less.'
+)
 _BATCH = flags.DEFINE_integer('batch', 16, 'Videos sampled at once.')
 _FRAMES = flags.DEFINE_integer('frames', None, 'Frames; as trained if absent.')
 _SIZE = flags.DEFINE_string('size', None, 'WIDTHxHEIGHT; as trained if absent.')
@@ -133,6 +136,7 @@ def evaluate_model(out: pathlib.Path, mesh) -> dict:
     steps=_STEPS.value,
     solver=_SOLVER.value,
     guidance=_GUIDANCE.value,
+    temperature=_TEMPERATURE.value,
   )
   grid, world = asked_sizes(model)
   real, scenes = real_clips(world, count=_NUM.value, seed=_SEED.value)

@@ -27,6 +27,7 @@ from spacetime.sampling import targets as targets_lib
 SETTINGS = (
   *('steps', 'solver', 'shift', 'strength', 'guidance', 'guidance_2'),
   *('guidance_kind', 'guidance_given', 'step_cache', 'rope_scaling'),
+  'temperature',
 )
 # Level of what a chunk is given of the one before: BUILD_NOTES.md.
 TAIL_NOISE = 0.2
@@ -77,6 +78,7 @@ class Request:
   guidance_given: float | None = None
   step_cache: float | None = None
   rope_scaling: str | None = None
+  temperature: float | None = None
   expand_prompt: str | None = None
   expand_model: str = 'default'
   expand_timeout: float = 60.0

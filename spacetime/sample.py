@@ -78,6 +78,12 @@ flags.DEFINE_string(
   'Positions of time in clips longer than those trained on: none, riflex (one '
   'frequency lowered, against repetition) or ntk (all but the fastest).',
 )
+flags.DEFINE_float(
+  'temperature',
+  None,
+  'Of the noise to begin with: 1 is as trained; less, such as 0.4, makes what '
+  'comes steadier and less varied, above all between two given ends.',
+)
 flags.DEFINE_string('negative_prompt', '', 'What to stay away from.')
 flags.DEFINE_string(
   'expand_prompt',

@@ -157,6 +157,7 @@ class SamplingConfig:
       guidance.Guidance.
     step_cache: see models/step_cache.py; 0 computes every step whole.
     rope_scaling: of clips longer than those trained on, of rope.SCALINGS.
+    temperature: of the noise; see sampling/sampler.py.
   """
 
   steps: int
@@ -176,6 +177,7 @@ class SamplingConfig:
   parallel: float = 0.0
   step_cache: float = 0.0
   rope_scaling: str = 'none'
+  temperature: float = 1.0
 
   def __post_init__(self):
     solver.get(self.solver)
@@ -184,6 +186,11 @@ class SamplingConfig:
       raise ValueError(
         f'step_cache={self.step_cache}: expected 0, which is none, or a share '
         'below 1; change --step_cache'
+      )
+    if not 0 <= self.temperature <= 1:
+      raise ValueError(
+        f'temperature={self.temperature}: expected 0, no noise, to 1, as '
+        'trained; change --temperature'
       )
     if self.rope_scaling not in rope.SCALINGS:
       raise ValueError(

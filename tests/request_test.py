@@ -138,6 +138,7 @@ def test_a_plan_of_all_that_is_to_be_done(asked, tmp_path):
       r"rope_scaling='yarn': expected one of \('none', 'riflex', 'ntk'\); "
       'change --rope_scaling',
     ),
+    ({'temperature': 1.5}, 'temperature=1.5: expected 0, .* --temperature'),
     ({'image': 'none.png'}, 'none.png'),
     ({'decode_tiles': '2'}, '--decode_tiles=2: expected COLUMNSxROWS'),
     ({'decode_tiles': '2x1'}, '2 tiles over 4 latent cells, 8 shared'),

@@ -18,7 +18,7 @@ TEXT = jnp.array([[3.0, 1.0], [4.0, 1.0]])
 EMPTY = jnp.array([[1.0, 0.0], [1.0, 0.0]])
 
 
-def make(transform, *, prediction='sample', guidance=1.0, steps=4):
+def make(transform, *, prediction='sample', guidance=1.0, steps=4, **more):
   return jax.jit(
     sampler.Sampler(
       transform=transform,
@@ -26,6 +26,7 @@ def make(transform, *, prediction='sample', guidance=1.0, steps=4):
       levels=tuple(solver.time_grid(steps)),
       solver='euler',
       guidance=Guidance(guidance),
+      **more,
     )
   )
 
@@ -54,6 +55,25 @@ def test_same_seed_same_bytes_and_another_seed_another_clip():
   np.testing.assert_array_equal(first, second)
   assert not np.allclose(first, other)
   assert not np.allclose(first[0], first[1])
+
+
+def test_temperature_is_how_far_clips_are_from_their_mean():
+  def velocity(params, z, t, text):
+    # Of data of mean TARGET and deviation 1: noise less data, given z.
+    t = t[0, 0]
+    gain = (2 * t - 1) / ((1 - t) ** 2 + t**2)
+    return gain * (z - (1 - t) * TARGET) - TARGET
+
+  apart = []
+  for temperature in (1.0, 0.5, 0.0):
+    moved = make(
+      velocity, prediction='velocity', steps=64, temperature=temperature
+    )
+    found = draw(moved)
+    apart.append(np.asarray(found - TARGET))
+  assert np.std(apart[0]) == pytest.approx(1, abs=0.15)
+  np.testing.assert_allclose(apart[1], apart[0] / 2, atol=1e-4)
+  np.testing.assert_allclose(apart[2], 0, atol=1e-5)
 
 
 def test_a_clip_does_not_depend_on_its_batch():

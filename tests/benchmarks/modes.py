@@ -42,7 +42,10 @@ def main() -> None:
   parser.add_argument('--steps', type=int)
   parser.add_argument('--solver')
   parser.add_argument('--guidance', type=float)
-  parser.add_argument('--only', help='joins, images, inpaintings or edits')
+  parser.add_argument('--temperature', type=float)
+  parser.add_argument(
+    '--only', help='joins, images, inpaintings, outpaintings, edits or stills'
+  )
   parser.add_argument('--out', type=pathlib.Path, default='runs/modes')
   flags = parser.parse_args()
   flags.out.mkdir(parents=True, exist_ok=True)
@@ -53,10 +56,11 @@ def main() -> None:
     steps=flags.steps,
     solver=flags.solver,
     guidance=flags.guidance,
+    temperature=flags.temperature,
   )
   clips, scenes = real(maker.world, flags.num, seed=flags.seed)
   found, rows = {}, []
-  for measure in (joins, images, inpaintings, edits):
+  for measure in (joins, images, inpaintings, outpaintings, edits, stills):
     if flags.only in (None, measure.__name__):
       more, shown = measure(maker, clips, scenes)
       found |= more
@@ -91,10 +95,14 @@ class Maker:
     size = (frames, world.height, world.width)
     return build.grids(self.model.config, self.model.networks, size)
 
-  def __call__(self, window, scene, *, seed: int, **settings) -> np.ndarray:
-    """The window's frames, made."""
+  def __call__(
+    self, window, scene, *, seed: int, frames: int | None = None, **settings
+  ) -> np.ndarray:
+    """The window's frames, made; without one so many, as trained if None."""
     settings = self.settings | settings
-    frames = self.world.frames if window is None else len(window.frames_FHWC)
+    frames = frames or self.world.frames
+    if window is not None:
+      frames = len(window.frames_FHWC)
     return generate.sample(
       self.model,
       [captions.canonical_caption(scene)],
@@ -219,9 +227,54 @@ def inpaintings(maker, clips, scenes):
     if i < SHOWN:
       rows.append(('inpaint: the right half is new', made))
   return {
-    'inpaint': {'dB of what is given': np.mean(decibels)}
-    | {name: np.mean([s[name] for s in scores]) for name in ('count', 'colour')}
+    'inpaint': {'dB of what is given': np.mean(decibels)} | as_asked(scores)
   }, rows
+
+
+def outpaintings(maker, clips, scenes):
+  """The middle is given: it stays, and what is around it is made."""
+  _, height, width, _ = clips[0].shape
+  top, left = height // 8, width // 8
+  decibels, scores, rows = [], [], []
+  for i, clip in enumerate(tqdm.tqdm(clips, desc='outpaint')):
+    middle = clip[:, top : height - top, left : width - left]
+    window = conditions.outpaint(
+      middle, height=height, width=width, cell=maker.grid.stride[1:]
+    )
+    made = maker(window, scenes[i], seed=i)
+    kept = made[:, top : height - top, left : width - left]
+    decibels.append(psnr(kept, middle))
+    scores.append(measures.score(measures.measure(made), scenes[i]))
+    if i < SHOWN:
+      rows.append(('outpaint: all but the middle is new', made))
+  return {
+    'outpaint': {'dB of what is given': np.mean(decibels)} | as_asked(scores)
+  }, rows
+
+
+def stills(maker, clips, scenes):
+  """Images: clips of one frame."""
+  images_NHWC = np.concatenate(
+    [
+      maker(None, scene, seed=i, frames=1)
+      for i, scene in enumerate(tqdm.tqdm(scenes, desc='still'))
+    ]
+  )
+  scores = [
+    measures.score(measures.measure(image[None]), scene)
+    for image, scene in zip(images_NHWC, scenes, strict=True)
+  ]
+  return {'still': as_asked(scores)}, [
+    ('stills, of a prompt each', images_NHWC[:9])
+  ]
+
+
+def as_asked(scores: list[dict]) -> dict[str, float]:
+  """How many show the characters that are asked for, in their colours."""
+  return {
+    name: np.mean([score[name] for score in scores])
+    for name in ('count', 'colour')
+  }
 
 
 def edits(maker, clips, scenes):
