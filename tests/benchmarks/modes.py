@@ -33,6 +33,7 @@ LOOP = 49  # frames of its window: the way back is as long as the way there
 # than half of all change in velocity.
 REAL, SEED = 256, 5
 SHOWN = 1  # clips of each mode in the sheet
+COLUMNS = 9  # frames of each
 
 
 def main() -> None:
@@ -72,7 +73,7 @@ def main() -> None:
     flags.out / 'sheet.png',
     [frames for _, frames in rows],
     [text for text, _ in rows],
-    columns=9,
+    columns=COLUMNS,
     scale=1,
   )
   for name, values in found.items():
@@ -210,7 +211,8 @@ def outpaintings(maker, clips, scenes):
 
 
 def stills(maker, clips, scenes):
-  """Images: clips of one frame."""
+  """Images: clips of one frame; as many as fill a row of the sheet, or more."""
+  _, scenes = maker_lib.real(maker.world, max(len(clips), COLUMNS), seed=SEED)
   images_NHWC = np.concatenate(
     [
       maker(None, scene, seed=i, frames=1)
@@ -222,7 +224,7 @@ def stills(maker, clips, scenes):
     for image, scene in zip(images_NHWC, scenes, strict=True)
   ]
   return {'still': as_asked(scores)}, [
-    ('stills, of a prompt each', images_NHWC[:9])
+    ('stills, of a prompt each', images_NHWC[:COLUMNS])
   ]
 
 
