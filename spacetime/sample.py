@@ -81,8 +81,8 @@ flags.DEFINE_string(
 flags.DEFINE_float(
   'temperature',
   None,
-  'Of the noise to begin with: 1 is as trained; less, such as 0.4, makes what '
-  'comes steadier and less varied, above all between two given ends.',
+  'Of what begins as noise: 1 is as trained; less, such as 0.4, makes what '
+  'comes steadier and less varied. Edits begin with the noise of --strength.',
 )
 flags.DEFINE_string('negative_prompt', '', 'What to stay away from.')
 flags.DEFINE_string(

@@ -192,6 +192,12 @@ class SamplingConfig:
         f'temperature={self.temperature}: expected 0, no noise, to 1, as '
         'trained; change --temperature'
       )
+    if self.temperature != 1 != self.strength:
+      raise ValueError(
+        f'temperature={self.temperature}, strength={self.strength}: expected '
+        'one of them to be 1, since an edit begins with the noise of its '
+        'strength; leave --temperature out'
+      )
     if self.rope_scaling not in rope.SCALINGS:
       raise ValueError(
         f'rope_scaling={self.rope_scaling!r}: expected one of {rope.SCALINGS}; '

@@ -138,6 +138,15 @@ def test_a_plan_of_all_that_is_to_be_done(asked, tmp_path):
       r"rope_scaling='yarn': expected one of \('none', 'riflex', 'ntk'\); "
       'change --rope_scaling',
     ),
+    (
+      {
+        'mode': 'edit',
+        'video': 'a.mp4',
+        'strength': 0.9,
+        'temperature': 0.4,
+      },
+      'temperature=0.4, strength=0.9: expected one of them .*--temperature out',
+    ),
     ({'temperature': 1.5}, 'temperature=1.5: expected 0, .* --temperature'),
     ({'image': 'none.png'}, 'none.png'),
     ({'decode_tiles': '2'}, '--decode_tiles=2: expected COLUMNSxROWS'),

@@ -29,10 +29,10 @@ class Sampler:
     solver: a name in solver.SOLVERS.
     guidance: what is predicted at each step, and how it is combined; with a
       scale of 1 nothing but the prediction itself, at half the cost.
-    temperature: of the noise that sampling begins with, its standard deviation;
-      below 1 what comes is nearer to the mean of what could come: steadier,
-      and less varied. Source: Kingma and Dhariwal 2018 (Glow), arXiv
-      1807.03039, section 6, there for flows.
+    temperature: standard deviation of what begins as noise alone; below 1 what
+      comes is nearer to the mean of what could come: steadier, and less
+      varied. Source: Kingma and Dhariwal 2018 (Glow), arXiv 1807.03039,
+      section 6, there for normalizing flows.
     span: first step and the one to stop before, of `advance`; all as a rule.
     prepare: (params, text_BSY) -> what transform takes as text: what is the
       same at every step, computed once; None hands the features on.
@@ -77,8 +77,9 @@ class Sampler:
     `skipping` remembers of the last span (of none)."""
     shape = condition.z_Bfhwc.shape[1:]
     noise = jax.vmap(lambda key: jax.random.normal(key, shape))(keys_B)
-    noise *= self.temperature
     level = condition.cells(condition.level_BT)
+    # What begins at less has as much noise as the network is told.
+    noise *= jnp.where(level == 1, self.temperature, 1.0)
     z_Bfhwc = flow.noised(condition.z_Bfhwc, noise, level)
     known = condition.known_Bfhwc
     if known is not None:

@@ -245,7 +245,7 @@ def edits(maker, clips, scenes):
     for i, clip in enumerate(tqdm.tqdm(clips, desc=f'edit {strength}')):
       asked = repainted(scenes[i], colours)
       window = conditions.edit(clip, frames=maker.grid.frames)
-      made = maker(window, asked, seed=i, strength=strength)
+      made = maker(window, asked, seed=i, strength=strength, temperature=None)
       told = measures.measure(made)
       followed.append(measures.score(told, asked)['colour'])
       before = measures.measure(clip)
