@@ -160,6 +160,8 @@ def evaluate_model(out: pathlib.Path, mesh) -> dict:
     'size': f'{grid.width}x{grid.height}',
     'solver': settings.solver,
     'steps': settings.steps,
+    'guidance': settings.guidance,
+    'temperature': settings.temperature,
     'seconds_per_video': round(seconds / _NUM.value, 3),
     'sampled': summary(made, scenes),
     'real': summary(real, scenes),

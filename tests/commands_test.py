@@ -275,6 +275,8 @@ def test_evaluate_measures_samples_and_real_clips(model, tmp_path):
     f'--checkpoint={model}',
     '--num=4',
     '--steps=2',
+    '--guidance=1',
+    '--temperature=0.5',
     '--size=48x32',
     '--frames=9',
     f'--out={tmp_path}',
@@ -282,6 +284,7 @@ def test_evaluate_measures_samples_and_real_clips(model, tmp_path):
   assert ran.returncode == 0, ran.stderr[-3000:]
   found = json.loads((tmp_path / 'metrics.json').read_text())
   assert (found['frames'], found['size']) == (9, '48x32')
+  assert (found['guidance'], found['temperature']) == (1.0, 0.5)
   assert found['sampled']['clips'] == found['real']['clips'] == 4
   assert found['real']['colour'] == 1.0
   assert {p.name for p in tmp_path.iterdir()} >= {'sheet.png', 'chart.png'}

@@ -133,6 +133,14 @@ def test_sampling_knows_the_longest_clip_trained_on(size, values, latents):
   assert scalings(rope_scaling='riflex') == {wanted}
 
 
+def test_sampling_begins_with_as_much_noise_as_is_asked_for():
+  config = digits.get_config('tiny')
+  nets = build.networks(config)
+  for asked, wanted in (({}, 1.0), ({'temperature': 0.4}, 0.4)):
+    told = config_lib.sampling(config, **asked)
+    assert build.sampler(config, nets, told).temperature == wanted
+
+
 def changed(**values):
   config = digits.get_config('tiny')
   config.update_from_flattened_dict(values)
