@@ -55,6 +55,7 @@ setuptools.setup(
     # Of sentencepiece's models, which it does not ask for by itself.
     'protobuf>=5',
     'safetensors>=0.5',
+    'scikit-image>=0.25',
     'scikit-learn>=1.6',
     'scipy>=1.14',
     'sentencepiece>=0.2',

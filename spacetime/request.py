@@ -79,6 +79,7 @@ class Request:
   step_cache: float | None = None
   rope_scaling: str | None = None
   temperature: float | None = None
+  candidates: int = 1
   expand_prompt: str | None = None
   expand_model: str = 'default'
   expand_timeout: float = 60.0
@@ -166,6 +167,7 @@ def check(request: Request) -> Plan:
   window = modes.window(request, mode, grid, codec, fps=data.fps)
   if window:
     _warn_of_levels(request, model, mode)
+  _check_candidates(request, mode, window)
   if division is None or division.noise:
     _check_given_scale(settings, mode, codec, window)
   # Only now, since it makes the folder.
@@ -210,7 +212,7 @@ def parse_size(text: str | None) -> tuple[int, int] | None:
 def _check_numbers(request: Request) -> None:
   if not request.out:
     raise ValueError('--out: expected a file to write, such as video.mp4')
-  for name in ('num', 'batch'):
+  for name in ('num', 'batch', 'candidates'):
     if getattr(request, name) < 1:
       raise ValueError(f'--{name}={getattr(request, name)}: expected 1 or more')
   if request.seed < 0:
@@ -264,6 +266,22 @@ def _check_given_scale(settings, mode: str, codec, window) -> None:
     f'--guidance_given={settings.guidance_given}: --mode={mode} gives nothing '
     'here; leave it out, or choose a mode that does, such as extend'
   )
+
+
+def _check_candidates(request: Request, mode: str, window) -> None:
+  if request.candidates == 1:
+    return
+  if request.seconds is not None:
+    raise ValueError(
+      f'--candidates={request.candidates} with --seconds: chunks are drawn '
+      'once; leave one of them out'
+    )
+  if window is None or not window.joins:
+    raise ValueError(
+      f'--candidates={request.candidates}: --mode={mode} has no join here to '
+      'choose by; leave it out (--num draws several), or choose a mode that '
+      'does, such as connect'
+    )
 
 
 def _warn_of_levels(request: Request, model, mode: str) -> None:

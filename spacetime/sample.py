@@ -23,7 +23,7 @@ from absl import flags
 
 import spacetime
 from spacetime import command, generate, modes, request, rollouts, texts
-from spacetime.sampling import contact_sheet, resume, tiles, writer
+from spacetime.sampling import contact_sheet, joins, resume, tiles, writer
 
 flags.DEFINE_string('prompt', None, 'What the video shows.')
 flags.DEFINE_string(
@@ -83,6 +83,12 @@ flags.DEFINE_float(
   None,
   'Of what begins as noise: 1 is as trained; less, such as 0.4, makes what '
   'comes steadier and less varied. Edits begin with the noise of --strength.',
+)
+flags.DEFINE_integer(
+  'candidates',
+  1,
+  'Draw so many of each video, 8 say, and keep the one whose motion changes '
+  'least where what is made meets what is given (extend, loop, connect).',
 )
 flags.DEFINE_string('negative_prompt', '', 'What to stay away from.')
 flags.DEFINE_string(
@@ -198,6 +204,7 @@ def main() -> None:
     'prompt_embeds': asked.prompt_embeds,
     'expand_prompt': asked.expand_prompt,
     'mode': plan.mode,
+    'candidates': asked.candidates,
     **{name: getattr(asked, name) for name in modes.FLAGS},
     'lora': asked.lora,
     'lora_2': asked.lora_2,
@@ -226,9 +233,9 @@ def main() -> None:
     spent = {'seconds': round(time.monotonic() - began, 3)}
     rollouts.finish(plan, about | spent, seed=asked.seed)
     return
-  videos = generate.from_texts(
+  drawn = generate.from_texts(
     plan.model,
-    told,
+    told.repeated(asked.candidates),
     grid=plan.grid,
     settings=plan.settings,
     seed=asked.seed,
@@ -236,17 +243,21 @@ def main() -> None:
     batch=asked.batch,
     layout=plan.layout,
   )
-  write(plan, videos, about | {'seconds': round(time.monotonic() - began, 3)})
+  at = plan.window.joins if plan.window else ()
+  videos, chosen = joins.smoothest(drawn, at, candidates=asked.candidates)
+  about |= {'seconds': round(time.monotonic() - began, 3)}
+  write(plan, videos, about, chosen=chosen)
 
 
-def write(plan: request.Plan, videos, about: dict) -> None:
+def write(plan: request.Plan, videos, about: dict, *, chosen) -> None:
   """Writes each video with its sidecar, and a contact sheet of several."""
   names = zip(plan.prompts, plan.asked, strict=True)
   rows = zip(plan.targets.videos, videos, names, strict=True)
   for i, (path, video, (prompt, asked)) in enumerate(rows):
     written = writer.write_video(path, video, fps=plan.fps)
     words = {'prompt': prompt, 'prompt_asked': asked}
-    writer.write_sidecar(path, words | {'number': i} | about)
+    numbers = {'number': i, 'candidate': chosen[i]}
+    writer.write_sidecar(path, words | numbers | about)
     print(f'{written}: {prompt}')
   if plan.targets.sheet:
     sheet = contact_sheet.write(plan.targets.sheet, videos, plan.prompts)

@@ -28,6 +28,15 @@ class Texts:
   text: tuple[np.ndarray, ...]
   negative: tuple[np.ndarray, ...] = ()
 
+  def repeated(self, times: int) -> 'Texts':
+    """Each clip's so many times, one after another."""
+    return Texts(
+      *(
+        tuple(one_SY for one_SY in texts for _ in range(times))
+        for texts in (self.text, self.negative)
+      )
+    )
+
 
 def is_published(model: Model) -> bool:
   """Whether prompts are read as the published pipelines read them."""

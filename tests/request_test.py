@@ -147,6 +147,12 @@ def test_a_plan_of_all_that_is_to_be_done(asked, tmp_path):
       },
       'temperature=0.4, strength=0.9: expected one of them .*--temperature out',
     ),
+    ({'candidates': 0}, '--candidates=0: expected 1 or more'),
+    ({'candidates': 4}, '--candidates=4: --mode=text has no join .*--num'),
+    (
+      {'candidates': 4, 'seconds': 9.0, 'frames': 5},
+      '--candidates=4 with --seconds: .*leave one of them out',
+    ),
     ({'temperature': 1.5}, 'temperature=1.5: expected 0, .* --temperature'),
     ({'image': 'none.png'}, 'none.png'),
     ({'decode_tiles': '2'}, '--decode_tiles=2: expected COLUMNSxROWS'),

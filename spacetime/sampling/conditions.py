@@ -122,6 +122,7 @@ class Window:
     before_FHWC: written before the window; may be empty.
     after_FHWC: written after it.
     written: first frame of the window that is, and the one to stop before.
+    looped: whether the video's end leads to its beginning.
   """
 
   frames_FHWC: np.ndarray
@@ -129,12 +130,30 @@ class Window:
   before_FHWC: np.ndarray
   after_FHWC: np.ndarray
   written: tuple[int, int]
+  looped: bool = False
 
   @property
   def length(self) -> int:
     """Frames that are written."""
     first, stop = self.written
     return len(self.before_FHWC) + stop - first + len(self.after_FHWC)
+
+  @property
+  def joins(self) -> tuple[int, ...]:
+    """Frames of the video that come first after a join: of what is given and
+    what is made one lies before it, the other after it. Two frames or more are
+    on either side, or no motion could be told; 0 is where a loop closes."""
+    known_F = np.ones(self.length, bool)
+    first, stop = self.written
+    made = slice(len(self.before_FHWC), self.length - len(self.after_FHWC))
+    known_F[made] = self.known_FHW[first:stop].all((1, 2))
+    place_F = np.flatnonzero(known_F != np.roll(known_F, 1))
+    inside = (2, self.length - 2)
+    return tuple(
+      int(place)
+      for place in place_F
+      if inside[0] <= place <= inside[1] or (self.looped and place == 0)
+    )
 
   def whole(self, made_FHWC: np.ndarray) -> np.ndarray:
     """The video of the frames that were made of the window."""
@@ -228,6 +247,7 @@ def loop(
     before_FHWC=video_FHWC,
     after_FHWC=video_FHWC[:0],
     written=(given[0], frames - given[1]),
+    looped=True,
   )
 
 

@@ -7,12 +7,13 @@ from spacetime import build, generate, pretrained, sharding
 from spacetime import config as config_lib
 from spacetime.data import captions, digits_tfds
 from spacetime.data import world as world_lib
+from spacetime.sampling import joins
 
 
 class Maker:
   """A model that makes the windows of `conditions`."""
 
-  def __init__(self, checkpoint: str, **settings):
+  def __init__(self, checkpoint: str, *, candidates: int = 1, **settings):
     mesh = sharding.make_mesh(
       sharding.MeshConfig(data=1), devices=jax.devices()[:1]
     )
@@ -20,6 +21,7 @@ class Maker:
     self.world = config_lib.data(self.model.config).world
     self.grid = self._grid(self.world.frames)
     self.settings = settings
+    self.candidates = candidates
 
   def _grid(self, frames: int):
     world = self.world
@@ -27,21 +29,31 @@ class Maker:
     return build.grids(self.model.config, self.model.networks, size)
 
   def __call__(
-    self, window, scene, *, seed: int, frames: int | None = None, **settings
+    self,
+    window,
+    scene,
+    *,
+    seed: int,
+    frames: int | None = None,
+    **settings,
   ) -> np.ndarray:
-    """The window's frames, made; without one so many, as trained if None."""
+    """The window's frames, made; without one so many, as trained if None. The
+    smoothest of the candidates, where there is a join."""
     settings = self.settings | settings
     frames = frames or self.world.frames
     if window is not None:
       frames = len(window.frames_FHWC)
-    return generate.sample(
+    at = window.joins if window is not None else ()
+    count = self.candidates if at else 1
+    drawn = generate.sample(
       self.model,
-      [captions.canonical_caption(scene)],
+      [captions.canonical_caption(scene)] * count,
       grid=self._grid(frames),
       settings=config_lib.sampling(self.model.config, **settings),
       window=window,
       seed=seed,
-    )[0]
+    )
+    return joins.smoothest(drawn, at, candidates=count)[0][0]
 
 
 def real(world, count: int, *, seed: int):

@@ -47,6 +47,9 @@ def main() -> None:
   parser.add_argument('--guidance', type=float)
   parser.add_argument('--temperature', type=float)
   parser.add_argument(
+    '--candidates', type=int, default=1, help='of what has joins: the smoothest'
+  )
+  parser.add_argument(
     '--only', help='joins, images, inpaintings, outpaintings, edits or stills'
   )
   parser.add_argument('--out', type=pathlib.Path, default='runs/modes')
@@ -56,6 +59,7 @@ def main() -> None:
   jax.config.update('jax_compilation_cache_dir', '.cache/jax_tests')
   maker = maker_lib.Maker(
     flags.checkpoint,
+    candidates=flags.candidates,
     steps=flags.steps,
     solver=flags.solver,
     guidance=flags.guidance,
