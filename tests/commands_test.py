@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from spacetime.sampling import writer
+from spacetime.sampling import joins, writer
 
 ROOT = pathlib.Path(__file__).parents[1]
 TINY = 'experiments/digits.py:tiny'
@@ -222,6 +222,7 @@ def test_a_video_goes_on(model, tmp_path):
     '--mode=extend',
     f'--video={source}',
     '--given=3',
+    '--candidates=3',
     '--decode_shards=2',
     '--cpu_devices=2',
   )
@@ -235,6 +236,25 @@ def test_a_video_goes_on(model, tmp_path):
   made = json.loads((tmp_path / 'longer.png.json').read_text())
   assert made['mode'] == 'extend' and made['given'] == 3
   assert made['decode_shards'] == 2 and made['video'] == str(source)
+  # What was kept is one of what --num would have drawn, the smoothest of them.
+  assert made['candidates'] == 3
+  drawn = sample(
+    model,
+    tmp_path / 'all.png',
+    '--prompt=a red 3 moving left',
+    '--mode=extend',
+    f'--video={source}',
+    '--given=3',
+    '--num=3',
+  )
+  assert drawn.returncode == 0, drawn.stderr[-3000:]
+  videos = [
+    np.stack([np.asarray(Image.open(p)) for p in sorted(folder.iterdir())])
+    for folder in (tmp_path / 'longer', *sorted(tmp_path.glob('all-0*/')))
+  ]
+  rough = [joins.roughness(video, 7) for video in videos[1:]]
+  assert made['candidate'] == np.argmin(rough) and len(set(rough)) == 3
+  np.testing.assert_array_equal(videos[0], videos[1 + made['candidate']])
 
 
 def test_an_endpoint_that_does_not_answer_leaves_the_prompt(model, tmp_path):

@@ -18,7 +18,7 @@ from skimage import registration, transform
 # large picture is as slow there as the flow can follow.
 SIDE = 64
 # Pixels there. Things of other shapes are compared by where they are: wide.
-BLUR, RADIUS = 4.0, 10
+BLUR, RADIUS = 5.0, 14
 WARPS = 5  # of the flow; more changed no choice
 
 

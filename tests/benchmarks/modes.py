@@ -12,6 +12,7 @@ Writes metrics.json and sheet.png (what is given, then what is made).
 
 import argparse
 import dataclasses
+import functools
 import json
 import pathlib
 
@@ -28,6 +29,7 @@ from spacetime.sampling import conditions, contact_sheet
 
 STRENGTHS = (0.5, 0.7, 0.8, 0.9, 0.95, 0.98)
 HEAD, TAIL = 9, 8  # frames given at the ends of a loop
+JOINS = ('extend', 'extend_backward', 'connect', 'loop')
 LOOP = 49  # frames of its window: the way back is as long as the way there
 # Real clips whose steps are the usual ones: few bounce, and these have more
 # than half of all change in velocity.
@@ -52,6 +54,9 @@ def main() -> None:
   parser.add_argument(
     '--only', help='joins, images, inpaintings, outpaintings, edits or stills'
   )
+  parser.add_argument(
+    '--joins', nargs='+', choices=JOINS, default=JOINS, help='of --only=joins'
+  )
   parser.add_argument('--out', type=pathlib.Path, default='runs/modes')
   flags = parser.parse_args()
   flags.out.mkdir(parents=True, exist_ok=True)
@@ -67,8 +72,16 @@ def main() -> None:
   )
   clips, scenes = maker_lib.real(maker.world, flags.num, seed=flags.seed)
   found, rows = {}, []
-  for measure in (joins, images, inpaintings, outpaintings, edits, stills):
-    if flags.only in (None, measure.__name__):
+  kinds = {
+    'joins': functools.partial(joins, names=flags.joins),
+    'images': images,
+    'inpaintings': inpaintings,
+    'outpaintings': outpaintings,
+    'edits': edits,
+    'stills': stills,
+  }
+  for name, measure in kinds.items():
+    if flags.only in (None, name):
       more, shown = measure(maker, clips, scenes)
       found |= more
       rows += shown
@@ -99,7 +112,7 @@ def onward(scene: world_lib.Scene) -> world_lib.Scene:
   )
 
 
-def joins(maker, clips, scenes):
+def joins(maker, clips, scenes, *, names=JOINS):
   """Modes that go on from a clip: where what is made meets what is given."""
   usual = seams.within(maker_lib.real(maker.world, REAL, seed=SEED)[0])
   frames = maker.grid.frames
@@ -145,6 +158,8 @@ def joins(maker, clips, scenes):
       onward,
     ),
   ):
+    if name not in names:
+      continue
     steps = []
     for i, clip in enumerate(tqdm.tqdm(clips, desc=name)):
       window, scene = window_of(clip), asked(scenes[i])
