@@ -20,7 +20,7 @@ from spacetime import (
 )
 from spacetime import config as config_lib
 from spacetime.interop import embeddings
-from spacetime.sampling import conditions, rollout, tiles
+from spacetime.sampling import conditions, joins, rollout, tiles
 from spacetime.sampling import targets as targets_lib
 
 # Flags that the config's sampling section has too.
@@ -276,7 +276,7 @@ def _check_candidates(request: Request, mode: str, window) -> None:
       f'--candidates={request.candidates} with --seconds: chunks are drawn '
       'once; leave one of them out'
     )
-  if window is None or not window.joins:
+  if window is None or not joins.of(window):
     raise ValueError(
       f'--candidates={request.candidates}: --mode={mode} has no join here to '
       'choose by; leave it out (--num draws several), or choose a mode that '

@@ -243,7 +243,7 @@ def main() -> None:
     batch=asked.batch,
     layout=plan.layout,
   )
-  at = plan.window.joins if plan.window else ()
+  at = joins.of(plan.window) if plan.window else ()
   videos, chosen = joins.smoothest(drawn, at, candidates=asked.candidates)
   about |= {'seconds': round(time.monotonic() - began, 3)}
   write(plan, videos, about, chosen=chosen)

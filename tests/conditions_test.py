@@ -98,24 +98,6 @@ def test_a_loop_leads_from_the_end_to_the_beginning():
   assert window.length == 10
 
 
-def test_joins_are_where_what_is_made_meets_what_is_given():
-  clip = numbered(14)
-  ahead = conditions.forward(clip, frames=9, given=5)
-  back = conditions.backward(clip, frames=9, given=4)
-  between = conditions.connect(clip, clip, frames=13, given=(5, 4))
-  assert (ahead.joins, back.joins, between.joins) == ((14,), (5,), (14, 18))
-  loop = conditions.loop(clip, frames=13, given=(5, 4))
-  assert loop.joins == (0, 14) and loop.length == 18
-  # What stands alone moves nowhere: no motion leads to it or from it.
-  still = conditions.image(clip[0], frames=9, at=0, hold=4)
-  held = conditions.image(clip[0], frames=13, at=6, hold=4)
-  assert (still.joins, held.joins) == ((), (5, 9))
-  kept = conditions.edit(clip, frames=9, given=4)
-  whole = conditions.edit(clip, frames=9)
-  part = conditions.inpaint(clip, np.eye(*clip.shape[1:3], dtype=bool))
-  assert (kept.joins, whole.joins, part.joins) == ((5,), (), ())
-
-
 def test_inpaint_keeps_the_rest_and_hides_what_was_there():
   video = numbered(3).copy()
   new = np.zeros((4, 6), bool)

@@ -1,13 +1,14 @@
 """The smoothest of several drawings, by optical flow alone."""
 
 import numpy as np
+from conditions_test import numbered
 from PIL import Image
 from scipy import ndimage
 from seams_test import WORLD, squares
 
 from spacetime.data import digits_tfds
 from spacetime.evaluation import seams
-from spacetime.sampling import joins
+from spacetime.sampling import conditions, joins
 from spacetime.texts import Texts
 
 EVEN = [4, 6, 8, 10, 12, 14, 16, 18]
@@ -15,6 +16,28 @@ EVEN = [4, 6, 8, 10, 12, 14, 16, 18]
 
 def across(xs, join=4, **kwargs):
   return joins.roughness(squares([(20, x) for x in xs], **kwargs), join)
+
+
+def test_joins_are_where_what_is_made_meets_what_is_given():
+  clip = numbered(14)
+  ahead = conditions.forward(clip, frames=9, given=5)
+  back = conditions.backward(clip, frames=9, given=4)
+  between = conditions.connect(clip, clip, frames=13, given=(5, 4))
+  assert (joins.of(ahead), joins.of(back), joins.of(between)) == (
+    (14,),
+    (5,),
+    (14, 18),
+  )
+  loop = conditions.loop(clip, frames=13, given=(5, 4))
+  assert joins.of(loop) == (0, 14) and loop.length == 18
+  # What stands alone moves nowhere: no motion leads to it or from it.
+  still = conditions.image(clip[0], frames=9, at=0, hold=4)
+  held = conditions.image(clip[0], frames=13, at=6, hold=4)
+  assert (joins.of(still), joins.of(held)) == ((), (5, 9))
+  kept = conditions.edit(clip, frames=9, given=4)
+  whole = conditions.edit(clip, frames=9)
+  part = conditions.inpaint(clip, np.eye(*clip.shape[1:3], dtype=bool))
+  assert (joins.of(kept), joins.of(whole), joins.of(part)) == ((5,), (), ())
 
 
 def test_even_motion_is_smooth_and_rougher_the_more_it_changes():

@@ -138,23 +138,6 @@ class Window:
     first, stop = self.written
     return len(self.before_FHWC) + stop - first + len(self.after_FHWC)
 
-  @property
-  def joins(self) -> tuple[int, ...]:
-    """Frames of the video that come first after a join: of what is given and
-    what is made one lies before it, the other after it. Two frames or more are
-    on either side, or no motion could be told; 0 is where a loop closes."""
-    known_F = np.ones(self.length, bool)
-    first, stop = self.written
-    made = slice(len(self.before_FHWC), self.length - len(self.after_FHWC))
-    known_F[made] = self.known_FHW[first:stop].all((1, 2))
-    place_F = np.flatnonzero(known_F != np.roll(known_F, 1))
-    inside = (2, self.length - 2)
-    return tuple(
-      int(place)
-      for place in place_F
-      if inside[0] <= place <= inside[1] or (self.looped and place == 0)
-    )
-
   def whole(self, made_FHWC: np.ndarray) -> np.ndarray:
     """The video of the frames that were made of the window."""
     made_FHWC = made_FHWC[slice(*self.written)]

@@ -14,12 +14,34 @@ import numpy as np
 from scipy import ndimage
 from skimage import registration, transform
 
+from spacetime.sampling import conditions
+
 # Pixels of the shorter side at which motion is looked at: what is fast in a
 # large picture is as slow there as the flow can follow.
 SIDE = 64
 # Pixels there. Things of other shapes are compared by where they are: wide.
 BLUR, RADIUS = 5.0, 14
-WARPS = 5  # of the flow; more changed no choice
+WARPS = 5  # of the flow
+
+
+def of(window: conditions.Window) -> tuple[int, ...]:
+  """Where the joins of a window's video are.
+
+  Returns:
+    The first frame after each: of what is given and what is made one lies
+    before it, the other after it. 0 is where a loop closes. Joins with fewer
+    than two frames on a side are left out: no motion leads to them.
+  """
+  known_F = np.ones(window.length, bool)
+  first, stop = window.written
+  made = slice(len(window.before_FHWC), window.length - len(window.after_FHWC))
+  known_F[made] = window.known_FHW[first:stop].all((1, 2))
+  places = np.flatnonzero(known_F != np.roll(known_F, 1)).tolist()
+  return tuple(
+    place
+    for place in places
+    if 2 <= place <= window.length - 2 or (window.looped and place == 0)
+  )
 
 
 def roughness(frames_FHWC: np.ndarray, join: int) -> float:

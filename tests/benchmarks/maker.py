@@ -43,7 +43,7 @@ class Maker:
     frames = frames or self.world.frames
     if window is not None:
       frames = len(window.frames_FHWC)
-    at = window.joins if window is not None else ()
+    at = joins.of(window) if window is not None else ()
     count = self.candidates if at else 1
     drawn = generate.sample(
       self.model,
