@@ -29,6 +29,7 @@ from spacetime.sampling import conditions, contact_sheet
 
 STRENGTHS = (0.5, 0.7, 0.8, 0.9, 0.95, 0.98)
 HEAD, TAIL = 9, 8  # frames given at the ends of a loop
+HEAD_SHORT, TAIL_SHORT = 5, 4  # and of a connection
 JOINS = ('extend', 'extend_backward', 'connect', 'loop')
 LOOP = 49  # frames of its window: the way back is as long as the way there
 # Real clips whose steps are the usual ones: few bounce, and these have more
@@ -130,6 +131,12 @@ def joins(maker, clips, scenes, *, names=JOINS):
     for i, scene in enumerate(tqdm.tqdm(scenes, desc='text'))
   ]
   tell('within clips made whole', seams.within(made))
+  # What `connect` would have made, had it known: few clips are not the usual.
+  ends = HEAD_SHORT, frames - TAIL_SHORT
+  tell(
+    'real clips where connect joins',
+    [seams.step(clip, join) for clip in clips for join in ends],
+  )
   for name, window_of, at, asked in (
     (
       'extend',
@@ -146,9 +153,12 @@ def joins(maker, clips, scenes, *, names=JOINS):
     (
       'connect',
       lambda clip: conditions.connect(
-        clip[:5], clip[-4:], frames=frames, given=(5, 4)
+        clip[:HEAD_SHORT],
+        clip[-TAIL_SHORT:],
+        frames=frames,
+        given=(HEAD_SHORT, TAIL_SHORT),
       ),
-      (5, frames - 4),
+      ends,
       lambda scene: scene,
     ),
     (
