@@ -6,7 +6,8 @@ Sizes:
   tiny     seconds; for tests. tiny_mixed: as mixed, for tests.
   cpu      pixel patches, the world's easier half; 15 minutes on two cores.
   mixed    as cpu, in many sizes and durations, and images: rows of clips.
-  bundled  the bundled model: as mixed, small patches; ten minutes on a GPU.
+  bundled  the bundled model: as mixed, small patches; ten minutes on a GPU,
+           from the weights of the one before (--checkpoint=digits).
   pixels   one to three characters, wider; hours on two cores.
   latent   latents of experiments/digits_autoencoder.py; for an accelerator.
 """
@@ -20,7 +21,7 @@ SIZES = {
   'tiny': (48, 2, 2, 4, 4, 3e-3, 0.25),
   'cpu': (192, 3, 4, 2400, 16, 2e-3, 0.5),
   'mixed': (192, 3, 4, 5000, 8, 2e-3, 0.5),
-  'bundled': (256, 4, 8, 10000, 32, 2e-3, 0.5),
+  'bundled': (256, 4, 8, 20000, 32, 2e-3, 0.25),
   'tiny_mixed': (48, 2, 2, 4, 8, 3e-3, 0.25),
   'pixels': (256, 4, 6, 8000, 32, 3e-3, 0.25),
   'latent': (512, 8, 12, 12000, 128, 1e-3, 0.25),
@@ -64,7 +65,7 @@ def get_config(size: str = 'cpu') -> ml_collections.ConfigDict:
         remat='none',
       ),
       flow=digits_runs.get_flow(size),
-      given=digits_runs.GIVEN_LONG if mixed else digits_runs.GIVEN,
+      given=digits_runs.get_given(size),
       optimizer=dict(
         name='muon',
         learning_rate=rate,
@@ -85,6 +86,7 @@ def get_config(size: str = 'cpu') -> ml_collections.ConfigDict:
         **digits_runs.SAFE,
         held_out=64 if steps > 10 else 4,
         principal_clips=0 if latent else 8 if 'tiny' in size else 256,
+        principal_rank=160 if size == 'bundled' else 0,
       ),
       sampling=digits_runs.get_sampling(size),
     )

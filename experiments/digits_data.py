@@ -20,12 +20,12 @@ def get_data(size: str, *, batch: int) -> dict:
     else {}
   )
   if size == 'bundled':
-    fewer['motions'] = MOTIONS
+    fewer |= dict(motions=MOTIONS, legs=0.75)
   return dict(
     name='digits',
     dir='data',
-    clips=32 if tiny else 10**6 if size == 'bundled' else 20000,
-    # A million is too many for files, and one reader too few for a GPU.
+    clips=32 if tiny else 2 * 10**6 if size == 'bundled' else 20000,
+    # Two millions are too many for files, and one reader too few for a GPU.
     **(dict(render='live', workers=14) if size == 'bundled' else {}),
     held_out_clips=16 if tiny else 512,
     world=dict(

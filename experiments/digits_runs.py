@@ -18,7 +18,18 @@ GIVEN_LONG = dict(
   noise=0.3,
   independent=0.05,
 )
+# Where joins shall not be seen: more often, and at both ends.
+GIVEN_JOINED = GIVEN_LONG | dict(
+  none=0.35, first_k=0.15, last_k=0.1, ends=0.25, noisy=0.25
+)
 SAFE = dict(skip_nan=True, spike=0.0)  # steps that are left out: config.py
+
+
+def get_given(size: str) -> dict:
+  """The `given` section."""
+  if size == 'bundled':
+    return GIVEN_JOINED
+  return GIVEN_LONG if size in MIXED else GIVEN
 
 
 def get_flow(size: str) -> dict:
@@ -27,7 +38,7 @@ def get_flow(size: str) -> dict:
     return dict(prediction='velocity', shift=3.0)
   if size == 'bundled':
     # Of patches a quarter as large; more of what is seen through less noise.
-    return dict(prediction='sample', std=2.0, shift=24.0, reference=320)
+    return dict(prediction='sample', std=2.2, shift=24.0, reference=320)
   reference = dict(reference=80) if size in MIXED else {}
   return dict(prediction='sample', std=1.8, shift=30.0, **reference)
 

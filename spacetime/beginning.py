@@ -1,6 +1,7 @@
 """The state of a run that has made no step."""
 
 import jax
+from jax.experimental import multihost_utils
 
 from spacetime import build, clips
 from spacetime import plan as plan_lib
@@ -16,6 +17,8 @@ def begin(plan: plan_lib.Plan, source, key) -> state.State:
       root: jax.tree.map(lambda leaf: leaf.astype('float32'), params[root])
       for root in plan.shapes.params
     }
+    if plan.train.principal_rank and plan.train.principal_clips:
+      kept['dit'] |= widened(kept['dit'], found(plan, source))
     return state.state_from(kept, plan.optimizer, plan.mesh)
   init = first_layers(plan, source)
   return state.init_state(init, key, plan.optimizer, plan.mesh)
@@ -23,15 +26,35 @@ def begin(plan: plan_lib.Plan, source, key) -> state.State:
 
 def first_layers(plan: plan_lib.Plan, source):
   """The task's init, with first and last layers of principal components."""
-  count = plan.train.principal_clips
-  if plan.nets is None or plan.nets.lora.rank or not count:
+  if plan.nets is None or plan.nets.lora.rank or not plan.train.principal_clips:
     return plan.task.init
-  found = build.components(
-    plan.nets, plan.frozen, clips.first(source, count), plan.cut
-  )
+  components = found(plan, source)
 
   def begin(key):
     params = plan.task.init(key)
-    return params | {'dit': principal.start(params['dit'], found)}
+    return params | {'dit': principal.start(params['dit'], components)}
 
   return begin
+
+
+def widened(dit: dict, components: principal.Components) -> dict:
+  """The layers that principal.widen changes, where they were."""
+  whole = {
+    name: multihost_utils.process_allgather(dit[name], tiled=True)
+    for name in ('patch_embed', 'place_embed')
+    if name in dit
+  }
+  layer = principal.widen(whole, components)['patch_embed']
+  place = lambda new, old: jax.device_put(new, old.sharding)  # noqa: E731
+  return {'patch_embed': jax.tree.map(place, layer, dit['patch_embed'])}
+
+
+def found(plan: plan_lib.Plan, source) -> principal.Components:
+  """The principal components of the first clips' patches."""
+  return build.components(
+    plan.nets,
+    plan.frozen,
+    clips.first(source, plan.train.principal_clips),
+    plan.cut,
+    rank=build.principal_rank(plan.config, plan.nets),
+  )

@@ -126,9 +126,29 @@ def diffusion_task(config, nets: Networks) -> Task:
   return Task(nets.trainable, task.loss, task.held_out)
 
 
-def components(nets: Networks, frozen, records, cut: packing.Cut | None = None):
-  """Principal components of the clips' patches, a third of the width: noise
-  fills what it enters by, and text, place and level need room beside it."""
+def principal_rank(config, nets: Networks) -> int:
+  """How many components of a patch enter the transformer: a third of the
+  width if the config does not say. Noise fills what it enters by, and text,
+  place and level need room beside it.
+
+  Raises:
+    ValueError: more than there is room for.
+  """
+  model, rank = nets.dit.config, config_lib.train(config).principal_rank
+  most = min(model.width, model.patch_volume)
+  if rank > most:
+    raise ValueError(
+      f'train.principal_rank={rank}: expected at most {most}, the lesser of '
+      f'model.width={model.width} and the {model.patch_volume} values of a '
+      'patch'
+    )
+  return rank or min(model.width // 3, model.patch_volume)
+
+
+def components(
+  nets: Networks, frozen, records, cut: packing.Cut | None, *, rank: int
+):
+  """Principal components of the clips' patches."""
   model = nets.dit.config
 
   @jax.jit
@@ -144,7 +164,6 @@ def components(nets: Networks, frozen, records, cut: packing.Cut | None = None):
 
   # As one clip, since clips may differ in size.
   x_BNV = np.concatenate([tokens(record) for record in records])[None]
-  rank = min(model.width // 3, model.patch_volume)
   return principal.components(x_BNV, rank=rank)
 
 

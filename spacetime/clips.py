@@ -198,6 +198,8 @@ def identity(data: DataConfig, sources: Sources, *, seed: int) -> str:
   told = [repr(dataclasses.replace(data, dir='')), str(seed)]
   if data.world.mixed is not None:
     told.append(repr(data.world.mixed))
+  if data.world.legs:
+    told.append(repr(data.world.legs))
   if data.name == 'folder':
     told = [
       f'{clip.path.name} {clip.path.stat().st_size} {clip.start} {clip.caption}'

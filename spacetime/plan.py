@@ -107,6 +107,7 @@ def check(config, workdir: str, *, checkpoint_path: str | None = None) -> Plan:
     nets, frozen = networks(config, mesh, workdir)
     task, codec = build.diffusion_task(config, nets), nets.autoencoder
     cut = packs.cut(config, codec, nets.dit.config.patch)
+    build.principal_rank(config, nets)
     check_frozen(config, data, nets)
     base, source = find_base(config, checkpoint_path, workdir, nets)
     if source:

@@ -101,6 +101,9 @@ class TrainConfig:
   Attributes:
     principal_clips: clips from whose patches the transformer's first and last
       layers start (training/principal.py); 0 starts them from nothing.
+    principal_rank: how many of their components enter; 0 is a third of the
+      width. Of a run that starts from a checkpoint, whose first layer lets in
+      fewer, the next ones come in too.
     skip_nan: whether a step that gives NaN or infinity is left out.
     spike: a step whose loss is above it is left out; 0 sets no bound.
   """
@@ -115,6 +118,7 @@ class TrainConfig:
   keep: int
   held_out: int
   principal_clips: int = 0
+  principal_rank: int = 0
   skip_nan: bool = True
   spike: float = 0.0
 
@@ -128,6 +132,11 @@ class TrainConfig:
       raise ValueError(
         f'train.held_out={self.held_out}, train.keep={self.keep}: expected 1 '
         'or more'
+      )
+    if min(self.principal_clips, self.principal_rank) < 0:
+      raise ValueError(
+        f'train.principal_clips={self.principal_clips}, train.principal_rank='
+        f'{self.principal_rank}: expected 0 or more'
       )
     if not 0 <= self.ema < 1:
       raise ValueError(f'train.ema={self.ema}: expected 0 <= ema < 1')

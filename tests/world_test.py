@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from spacetime.data import glyphs, paths, render, scenes
+from spacetime.data import glyphs, motions, paths, render, scenes
 from spacetime.data import world as world_lib
 from spacetime.evaluation import digits, segments
 from spacetime.evaluation import world as evaluation
@@ -141,7 +141,7 @@ def test_motion_of_every_path_under_every_camera(shape):
   for name, speed, camera in itertools.product(
     world_lib.MOTIONS, world_lib.SPEEDS, world_lib.CAMERAS
   ):
-    ground_F2 = paths.offsets(name, speed, world=world) + (20.0, 30.0)
+    ground_F2 = motions.offsets(name, speed, world=world) + (20.0, 30.0)
     seen_F2 = paths.view(camera, world=world).project(ground_F2)
     found = evaluation.motion(seen_F2, shape=shape, camera=camera)
     assert found == name, (name, speed, camera)

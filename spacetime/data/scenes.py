@@ -4,7 +4,8 @@ import functools
 
 import numpy as np
 
-from spacetime.data import glyphs, paths
+from spacetime.data import glyphs, paths, wandering
+from spacetime.data import motions as motions_lib
 from spacetime.data import world as world_lib
 
 # Shares of the shorter side: to the frame's edge, and between characters.
@@ -41,7 +42,9 @@ def sample_scene(
   taken = []
   for number in range(rng.integers(1, world.max_characters + 1)):
     held_out = split == 'compositions' and number == 0
-    triples = _triples(world, held_out)
+    triples = _triples(
+      world.digits, world.colours, world.active_motions, held_out
+    )
     used = {character.colour for character in cast}
     triples = [t for t in triples if t[1] not in used] if used else triples
     if not triples:
@@ -68,12 +71,13 @@ def _pick(rng, options):
 
 
 @functools.lru_cache(maxsize=64)
-def _triples(world: world_lib.World, held_out: bool) -> tuple:
+def _triples(digits, colours, motions, held_out: bool) -> tuple:
+  # Of what they hang on alone: worlds of mixed sizes are many.
   return tuple(
     (digit, colour, motion)
-    for digit in world.digits
-    for colour in world.colours
-    for motion in world.active_motions
+    for digit in digits
+    for colour in colours
+    for motion in motions
     if world_lib.held_out(digit, colour, motion) == held_out
   )
 
@@ -116,9 +120,12 @@ def _place(rng, lens, triples, taken, *, world, split):
     way = 0
     if motion == world_lib.WANDERING:
       way = int(rng.integers(2**31))
-      offset_F2 = paths.wandering(way, speed, world=world)
+      # Asked only where there are some: other worlds keep their clips.
+      if split == 'train' and world.legs and rng.random() < world.legs:
+        way = -1 - way
+      offset_F2 = wandering.offsets(way, speed, world=world)
     else:
-      offset_F2 = paths.offsets(motion, speed, world=world)
+      offset_F2 = motions_lib.offsets(motion, speed, world=world)
     edge_F = world_lib.SIZES[size] * world.side * lens.zoom_F
     low_2, high_2 = _start_range(lens, offset_F2, edge_F, world)
     if (low_2 > high_2).any():

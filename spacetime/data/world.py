@@ -44,7 +44,8 @@ DIRECTIONS = {
 }
 MOTIONS = (*DIRECTIONS, 'bouncing', 'still', 'circling')
 # A smooth way with turns, another for each character: what can go on for ever,
-# and lead from anywhere to anywhere. Worlds have it where they name it.
+# and lead from anywhere to anywhere. Worlds have it where they name it; some of
+# it may go in legs of the other motions (data/wandering.py).
 WANDERING = 'wandering'
 PANS = {
   'pan left': (0, -1),
@@ -86,6 +87,7 @@ class World:
       in use, each drawn with equal chance, one that is there twice with double
       (cameras: see still_camera).
     still_camera: chance of a still camera, where `cameras` has it and others.
+    legs: share of those who wander that go in legs; of training clips alone.
     mixed: sizes that training clips are drawn from; None has them all of
       frames, height and width, as held-out clips always are.
 
@@ -105,7 +107,8 @@ class World:
   backgrounds: tuple[str, ...] = _FULL_WORLD['backgrounds']
   cameras: tuple[str, ...] = _FULL_WORLD['cameras']
   still_camera: float = 0.7
-  # Not in the repr, which names the clips of worlds of one size.
+  # Not in the repr, which names held-out clips and those of one size.
+  legs: float = dataclasses.field(default=0.0, repr=False)
   mixed: Sizes | None = dataclasses.field(default=None, repr=False)
 
   def __post_init__(self):
@@ -130,11 +133,12 @@ class World:
         f'{len(self.colours)}, since the characters of a scene differ in '
         'colour; change data.world.max_characters or data.world.colours'
       )
-    if not 0 <= self.still_camera <= 1:
-      raise ValueError(
-        f'still_camera={self.still_camera}: expected a chance in [0, 1]; '
-        'change data.world.still_camera'
-      )
+    for name in ('still_camera', 'legs'):
+      if not 0 <= getattr(self, name) <= 1:
+        raise ValueError(
+          f'{name}={getattr(self, name)}: expected a chance in [0, 1]; '
+          f'change data.world.{name}'
+        )
 
   def sized(self, frames: int, height: int, width: int) -> 'World':
     """This world with clips of one size."""
@@ -147,11 +151,12 @@ class World:
     return self if self.mixed is None else self.sized(*self.mixed.draw(rng))
 
   def identity(self) -> dict:
-    """All of it by name; `mixed` only where there is one, so that worlds of
-    one size keep the names they had."""
+    """All of it by name; `mixed` and `legs` only where there are some, so that
+    worlds without keep the names they had."""
     told = dataclasses.asdict(self)
-    if self.mixed is None:
-      del told['mixed']
+    for name in ('mixed', 'legs'):
+      if not told[name]:
+        del told[name]
     return told
 
   def judged(self) -> 'World':
@@ -192,7 +197,7 @@ class Character:
     start: (y, x) of its centre in frame 0 before the camera, in pixels.
     motion: a name in MOTIONS or WANDERING, relative to the background.
     speed: a name in SPEEDS.
-    way: of a wandering one, which; 0 of the others.
+    way: of a wandering one, which; below 0 in legs; 0 of the others.
   """
 
   digit: int

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 import numpy as np
 from scipy import optimize
 
-from spacetime.data import paths
+from spacetime.data import motions, paths
 from spacetime.data import world as world_lib
 from spacetime.evaluation import digits, segments
 
@@ -178,7 +178,7 @@ def motion(
     if name == 'still':
       continue
     for speed in world_lib.SPEEDS:
-      way_F2 = paths.offsets(name, speed, world=world)
+      way_F2 = motions.offsets(name, speed, world=world)
       way_F2 = way_F2 - way_F2.mean(0)
       extent = (way_F2 * ground_F2).sum() / np.square(way_F2).sum()
       miss = np.square(ground_F2 - np.clip(extent, *STRETCH) * way_F2).sum()
