@@ -1,10 +1,13 @@
 """The state of a run that has made no step."""
 
 import jax
+import numpy as np
 from jax.experimental import multihost_utils
 
-from spacetime import build, clips
+from spacetime import clips
 from spacetime import plan as plan_lib
+from spacetime.models import patches
+from spacetime.pixels import to_video
 from spacetime.training import principal, state
 
 
@@ -51,10 +54,21 @@ def widened(dit: dict, components: principal.Components) -> dict:
 
 def found(plan: plan_lib.Plan, source) -> principal.Components:
   """The principal components of the first clips' patches."""
-  return build.components(
-    plan.nets,
-    plan.frozen,
-    clips.first(source, plan.train.principal_clips),
-    plan.cut,
-    rank=build.principal_rank(plan.config, plan.nets),
-  )
+  nets, cut = plan.nets, plan.cut
+
+  @jax.jit
+  def encoded(frames_FHWC):
+    return nets.encode(plan.frozen, to_video(frames_FHWC)[None])
+
+  def tokens(record):
+    if cut is not None:
+      return np.asarray(to_video(cut.patches(record['video'])))
+    z = record['latents'][None] if 'latents' in record else None
+    z = encoded(record['video']) if z is None else z.astype(np.float32)
+    return np.asarray(patches.patchify(z, nets.dit.config.patch)[0])
+
+  records = clips.first(source, plan.train.principal_clips)
+  # As one clip, since clips may differ in size.
+  x_BNV = np.concatenate([tokens(record) for record in records])[None]
+  rank = principal.rank(plan.train.principal_rank, nets.dit.config)
+  return principal.components(x_BNV, rank=rank)

@@ -6,8 +6,6 @@ import math
 import os
 from collections.abc import Callable, Mapping
 
-import jax
-import numpy as np
 from etils import epath
 
 from spacetime import config as config_lib
@@ -17,11 +15,10 @@ from spacetime.data import packing
 from spacetime.interop import hub
 from spacetime.models import autoencoder as autoencoder_lib
 from spacetime.models import dit as dit_lib
-from spacetime.models import identity, patches
+from spacetime.models import identity
 from spacetime.models import lora as lora_lib
 from spacetime.models import text as text_lib
 from spacetime.networks import Networks, Skipping
-from spacetime.pixels import to_video
 from spacetime.sampling import sampler as sampler_lib
 from spacetime.training import (
   diffusion,
@@ -29,7 +26,6 @@ from spacetime.training import (
   loop,
   optimizer,
   packed,
-  principal,
   reconstruction,
 )
 
@@ -124,47 +120,6 @@ def diffusion_task(config, nets: Networks) -> Task:
     rows = packed.PackedDiffusion(task, nets.transform_packed)
     return Task(nets.trainable, rows.loss, task.held_out)
   return Task(nets.trainable, task.loss, task.held_out)
-
-
-def principal_rank(config, nets: Networks) -> int:
-  """How many components of a patch enter the transformer: a third of the
-  width if the config does not say. Noise fills what it enters by, and text,
-  place and level need room beside it.
-
-  Raises:
-    ValueError: more than there is room for.
-  """
-  model, rank = nets.dit.config, config_lib.train(config).principal_rank
-  most = min(model.width, model.patch_volume)
-  if rank > most:
-    raise ValueError(
-      f'train.principal_rank={rank}: expected at most {most}, the lesser of '
-      f'model.width={model.width} and the {model.patch_volume} values of a '
-      'patch'
-    )
-  return rank or min(model.width // 3, model.patch_volume)
-
-
-def components(
-  nets: Networks, frozen, records, cut: packing.Cut | None, *, rank: int
-):
-  """Principal components of the clips' patches."""
-  model = nets.dit.config
-
-  @jax.jit
-  def encoded(frames_FHWC):
-    return nets.encode(frozen, to_video(frames_FHWC)[None])
-
-  def tokens(record):
-    if cut is not None:
-      return np.asarray(to_video(cut.patches(record['video'])))
-    z = record['latents'][None] if 'latents' in record else None
-    z = encoded(record['video']) if z is None else z.astype(np.float32)
-    return np.asarray(patches.patchify(z, model.patch)[0])
-
-  # As one clip, since clips may differ in size.
-  x_BNV = np.concatenate([tokens(record) for record in records])[None]
-  return principal.components(x_BNV, rank=rank)
 
 
 def reconstruction_stage(config, codec) -> reconstruction.Reconstruction:

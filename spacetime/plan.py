@@ -11,7 +11,7 @@ from spacetime import build, checkpoint, meshes, packs, pretrained
 from spacetime import config as config_lib
 from spacetime.data import cache as cache_lib
 from spacetime.data import packing as packing_lib
-from spacetime.training import state
+from spacetime.training import principal, state
 
 KEPT = 'autoencoder'  # where a run has its copy of a trained one
 # Keys that a resumed run may change: they do not bear on what was learnt. More
@@ -107,7 +107,7 @@ def check(config, workdir: str, *, checkpoint_path: str | None = None) -> Plan:
     nets, frozen = networks(config, mesh, workdir)
     task, codec = build.diffusion_task(config, nets), nets.autoencoder
     cut = packs.cut(config, codec, nets.dit.config.patch)
-    build.principal_rank(config, nets)
+    principal.rank(train.principal_rank, nets.dit.config)
     check_frozen(config, data, nets)
     base, source = find_base(config, checkpoint_path, workdir, nets)
     if source:

@@ -121,7 +121,7 @@ def curve(workdir) -> epath.Path | None:
   for axes, shown in ((left, ['loss']), (right, names)):
     for name in shown:
       points = [(x['step'], x[name]) for x in lines if x.get(name) is not None]
-      axes.plot(*zip(*points, strict=True), label=name, linewidth=1)
+      axes.plot(*zip(*points, strict=True), '.-', ms=2, label=name, lw=1)
     axes.set_xlabel('step')
     if not any('psnr' in name for name in shown):
       axes.set_yscale('log')

@@ -36,6 +36,7 @@ from spacetime import config as config_lib
 from spacetime import plan as plan_lib
 from spacetime import sheets as sheets_lib
 from spacetime.checkpoint import lock
+from spacetime.data import pipeline
 from spacetime.data import tokenizer as tokenizer_lib
 from spacetime.training import ledger as ledger_lib
 from spacetime.training import loop, metrics, profile, state, step, watchdog
@@ -242,6 +243,7 @@ def train(
     else:
       at = checkpoints.restore(plan.shapes, iterator=iterator)
       logging.info('going on from step %d', int(at.step))
+    pipeline.start(iterator)
     ledger.resume(int(at.step))
     kept = checkpoint.absolute(workdir) if cluster.is_first() else None
     with metrics.MetricsWriter(kept, step=int(at.step)) as told:

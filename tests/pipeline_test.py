@@ -208,7 +208,7 @@ def test_resumes_where_it_was(make, threads):
 def test_worker_processes_give_the_same(make):
   """In a process of its own, since the workers import it anew."""
   program = """
-import sys
+import multiprocessing, sys
 from absl import flags
 from spacetime.data import pipeline, tokenizer
 from tests import pipeline_test as t
@@ -221,6 +221,16 @@ if __name__ == '__main__':
     for n in (0, 2)
   ]
   t.assert_equal(*batches)
+  loader = pipeline.make_loader(t.Numbered(21), tokenizer=text, text_length=23,
+    batch_size=4, seed=3, threads=1, crop=(2, 3, 4), workers=2)
+  for place in None, iter(loader).get_state():
+    iterator = iter(loader)
+    if place:
+      iterator.set_state(place)
+    before = len(multiprocessing.active_children())
+    pipeline.start(iterator)
+    print(len(multiprocessing.active_children()) - before, 'started')
+    t.assert_equal([next(iterator) for _ in range(7)], batches[0])
   print('equal')
 """
   done = subprocess.run(
@@ -230,7 +240,7 @@ if __name__ == '__main__':
     text=True,
     timeout=120,
   )
-  assert done.stdout == 'equal\n', done.stderr
+  assert done.stdout == '2 started\n2 started\nequal\n', done.stderr
 
 
 def test_no_bottleneck(tokenizer):

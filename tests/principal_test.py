@@ -100,7 +100,7 @@ def test_a_wider_first_layer_lets_in_what_it_did_not(places):
   np.testing.assert_allclose(inside.T @ new, inside.T @ old, atol=1e-4)
   added = new - old
   np.testing.assert_allclose(added @ old.T, 0, atol=1e-3)
-  if places:
+  if places:  # which write to 12 of the 88 channels that patches leave empty
     kernel = np.asarray(wider['place_embed']['kernel'])
     np.testing.assert_allclose(added @ kernel.T, 0, atol=1e-3)
   # A patch of mean colours moves nothing that is new.

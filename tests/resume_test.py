@@ -136,3 +136,31 @@ def test_muon_and_principal_components_go_on_bit_for_bit(data_dir, tmp_path):
   for a, b in zip(*states, strict=True):
     np.testing.assert_array_equal(a, b)
   assert losses(tmp_path / 'whole') == losses(tmp_path / 'parts')
+
+
+def test_a_run_from_weights_lets_in_more_of_a_patch(data_dir, tmp_path):
+  """And goes on bit for bit, without them."""
+  values = {'train.principal_clips': 8, 'optimizer.name': 'adamw'}
+  narrow = train.run(config(data_dir, **values), str(tmp_path / 'narrow'))
+  values['train.principal_rank'] = 40
+  start = str(tmp_path / 'narrow')
+  wide = config(data_dir, **values)
+  whole = train.run(wide, str(tmp_path / 'whole'), start=start)
+  ranks = [
+    np.linalg.matrix_rank(state.params['dit']['patch_embed']['kernel'], 1e-3)
+    for state in (narrow, whole)
+  ]
+  assert ranks == [16, 40]  # a third of the width; what was asked for
+  workdir = str(tmp_path / 'parts')
+  train.run(wide, workdir, start=start, stop=stop_after(2))
+  again = train.run(wide, workdir)
+  for a, b in zip(leaves(whole.params), leaves(again.params), strict=True):
+    np.testing.assert_array_equal(a, b)
+  with pytest.raises(
+    ValueError, match='principal_rank=49: expected at most 48'
+  ):
+    train.run(
+      config(data_dir, **values | {'train.principal_rank': 49}),
+      str(tmp_path / 'refused'),
+    )
+  assert not (tmp_path / 'refused').exists()

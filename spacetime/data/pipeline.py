@@ -213,6 +213,14 @@ def make_loader(
   return data
 
 
+def start(iterator: grain.DatasetIterator) -> None:
+  """Starts all the processes that prepare batches, or go on from a place:
+  left to themselves each starts when its first batch is waited for, one after
+  another."""
+  iterator.get_state()  # makes what is to be started
+  iterator.start_prefetch()
+
+
 def _batches(
   data: grain.MapDataset,
   batch_size: int,

@@ -30,6 +30,27 @@ class Components:
   variance_R: np.ndarray
 
 
+def rank(asked: int, model) -> int:
+  """How many components of a patch enter a transformer.
+
+  Args:
+    asked: train.principal_rank; 0 is a third of the width. Noise fills what it
+      enters by, and text, place and level need room beside it.
+    model: its DiTConfig.
+
+  Raises:
+    ValueError: more than there is room for.
+  """
+  most = min(model.width, model.patch_volume)
+  if asked > most:
+    raise ValueError(
+      f'train.principal_rank={asked}: expected at most {most}, the lesser of '
+      f'model.width={model.width} and the {model.patch_volume} values of a '
+      'patch'
+    )
+  return asked or min(model.width // 3, model.patch_volume)
+
+
 def components(x_BNV: np.ndarray, *, rank: int) -> Components:
   """The principal components of the patches of some clips.
 
@@ -100,8 +121,8 @@ def widen(dit: dict, found: Components, *, level: float = 0.8) -> dict:
   """Trained parameters whose first layer lets more of a patch in.
 
   What it lets through already stays where it is; of the components the
-  strongest directions outside of that come in by channels that neither patches
-  nor places write to, as strong as `start` has them.
+  strongest directions outside of that come in, as strong as `start` has them,
+  by channels that patches do not write to, and places least.
 
   Args:
     dit: of a trained transformer.
@@ -118,15 +139,14 @@ def widen(dit: dict, found: Components, *, level: float = 0.8) -> dict:
   outside_VR -= inside_VR @ (inside_VR.T @ outside_VR)
   basis_VR, deviation_R, _ = np.linalg.svd(outside_VR, full_matrices=False)
   basis_VR, deviation_R = basis_VR[:, :more], deviation_R[:more]
-  written_RD = into_RD
+  # Rows past those that span what is written are orthogonal to it.
+  free_FD = np.linalg.svd(into_RD)[2][len(into_RD) :]
   if 'place_embed' in dit:
     places_KD = np.asarray(dit['place_embed']['kernel'], np.float32)
-    written_RD = np.concatenate([into_RD, places_KD])
-  # Rows past those that span what is written are orthogonal to all of it.
-  free_RD = np.linalg.svd(written_RD)[2][len(written_RD) :]
+    free_FD = np.linalg.svd(places_KD @ free_FD.T)[2][::-1] @ free_FD
   clean = 1.0 - level
   scale_R = np.sqrt((clean * deviation_R) ** 2 + level**2)
-  added_VD = (basis_VR / scale_R) @ free_RD[:more]
+  added_VD = (basis_VR / scale_R) @ free_FD[:more]
   bias_D = dit['patch_embed']['bias'] - clean * found.mean_V @ added_VD
   return dit | {
     'patch_embed': {

@@ -30,7 +30,11 @@ from spacetime.sampling import conditions, contact_sheet
 STRENGTHS = (0.5, 0.7, 0.8, 0.9, 0.95, 0.98)
 HEAD, TAIL = 9, 8  # frames given at the ends of a loop
 HEAD_SHORT, TAIL_SHORT = 5, 4  # and of a connection
-JOINS = ('extend', 'extend_backward', 'connect', 'loop')
+JOINS = ('extend', 'extend_backward', 'connect', 'loop', 'loop_whole')
+# Frames left out at both ends of a clip that is looped: what it does next is
+# known there. A whole clip of one who bounces ends as it hits the ground, so
+# that all of its loops turn at once where they close: `loop_whole`.
+INSET = 2
 LOOP = 49  # frames of its window: the way back is as long as the way there
 # Real clips whose steps are the usual ones: few bounce, and these have more
 # than half of all change in velocity.
@@ -131,12 +135,11 @@ def joins(maker, clips, scenes, *, names=JOINS):
     for i, scene in enumerate(tqdm.tqdm(scenes, desc='text'))
   ]
   tell('within clips made whole', seams.within(made))
-  # What `connect` would have made, had it known: few clips are not the usual.
-  ends = HEAD_SHORT, frames - TAIL_SHORT
-  tell(
-    'real clips where connect joins',
-    [seams.step(clip, join) for clip in clips for join in ends],
-  )
+  # What modes would have made, had they known: few clips are not the usual.
+  ends, cut = (HEAD_SHORT, frames - TAIL_SHORT), (INSET, frames - INSET)
+  for mode, places in (('connect', ends), ('loop', cut)):
+    real = [seams.step(clip, join) for clip in clips for join in places]
+    tell(f'real clips where {mode} joins', real)
   for name, window_of, at, asked in (
     (
       'extend',
@@ -163,6 +166,14 @@ def joins(maker, clips, scenes, *, names=JOINS):
     ),
     (
       'loop',
+      lambda clip: conditions.loop(
+        clip[slice(*cut)], frames=LOOP, given=(HEAD, TAIL)
+      ),
+      (frames - 2 * INSET, 0),
+      onward,
+    ),
+    (
+      'loop_whole',
       lambda clip: conditions.loop(clip, frames=LOOP, given=(HEAD, TAIL)),
       (frames, 0),
       onward,
