@@ -121,6 +121,23 @@ def test_wanderers_differ_and_come_back_from_their_json():
     )
 
 
+def test_legs_are_of_training_scenes_alone():
+  """Held-out ones stay as they are without: measures on them do, too."""
+  world = world_lib.World(
+    motions=('wandering',), max_characters=1, cameras=('still',)
+  )
+  legs = dataclasses.replace(world, legs=1.0)
+  assert all(s.characters[0].way < 0 for s in _scenes(legs, 'train', 8))
+  some = _scenes(dataclasses.replace(world, legs=0.5), 'train', 40)
+  assert 10 < sum(s.characters[0].way < 0 for s in some) < 30
+  for split in ('validation', 'compositions'):
+    assert _scenes(legs, split, 8) == _scenes(world, split, 8)
+  assert world.identity() != legs.identity()
+  assert 'legs' not in world.identity()
+  (scene,) = _scenes(legs, 'train', 1)
+  assert world_lib.from_json(world_lib.to_json(scene)) == scene
+
+
 def test_unknown_split_and_a_world_without_the_split():
   rng = np.random.default_rng(0)
   with pytest.raises(ValueError, match="split='test': expected one of"):

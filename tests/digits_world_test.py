@@ -50,6 +50,7 @@ def test_wandering_is_of_worlds_that_name_it_and_is_not_judged():
     ({'colours': ('mauve',)}, r"colours=\('mauve',\): expected one or more"),
     ({'cameras': ()}, r'cameras=\(\): expected one or more'),
     ({'still_camera': 1.5}, r'still_camera=1.5: expected a chance'),
+    ({'legs': -0.1}, r'legs=-0.1: expected a chance.*data.world.legs'),
   ],
 )
 def test_world_refuses(sizes, text):
