@@ -1,3 +1,4 @@
+import dataclasses
 import itertools
 
 import numpy as np
