@@ -208,10 +208,12 @@ def test_resumes_where_it_was(make, threads):
 def test_worker_processes_give_the_same(make):
   """In a process of its own, since the workers import it anew."""
   program = """
-import multiprocessing, sys
+import multiprocessing, sys, time
 from absl import flags
 from spacetime.data import pipeline, tokenizer
 from tests import pipeline_test as t
+def children():
+  return {child.pid for child in multiprocessing.active_children()}
 if __name__ == '__main__':
   flags.FLAGS(sys.argv[:1])
   text = tokenizer.train(['seven moves left'], vocab_size=320)
@@ -227,9 +229,13 @@ if __name__ == '__main__':
     iterator = iter(loader)
     if place:
       iterator.set_state(place)
-    before = len(multiprocessing.active_children())
+    # By their numbers: those of the iterator before may end meanwhile.
+    before, new, end = children(), set(), time.monotonic() + 20
     pipeline.start(iterator)
-    print(len(multiprocessing.active_children()) - before, 'started')
+    while len(new) < 2 and time.monotonic() < end:  # threads start them
+      new |= children() - before
+      time.sleep(0.05)
+    print(len(new), 'started')
     t.assert_equal([next(iterator) for _ in range(7)], batches[0])
   print('equal')
 """
