@@ -1,6 +1,6 @@
 """Text to video on the digits world.
 
-  python -m spacetime.train --config=experiments/digits.py:cpu --workdir=DIR
+  python -m spacetime train --config=experiments/digits.py:cpu --workdir=DIR
 
 Sizes:
   tiny     seconds; for tests. tiny_mixed: as mixed, for tests.

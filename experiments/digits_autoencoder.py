@@ -1,6 +1,6 @@
 """The small video autoencoder of the digits world, Wan 2.2's form.
 
-  python -m spacetime.train --config=experiments/digits_autoencoder.py \
+  python -m spacetime train --config=experiments/digits_autoencoder.py \
     --workdir=DIR
 
 Sizes:

@@ -1,8 +1,8 @@
 """Wan's models on whole slices: meshes that the compiler of TPUs found to fit.
 
-  python -m spacetime.compile --config=experiments/pods.py:14b-720p-v5p-256 \
+  python -m spacetime compile --config=experiments/pods.py:14b-720p-v5p-256 \
     --topology=v5p-256
-  python -m spacetime.train --config=experiments/pods.py:14b-720p-v5p-256 \
+  python -m spacetime train --config=experiments/pods.py:14b-720p-v5p-256 \
     --checkpoint=WAN --workdir=DIR --config.data.dir=CACHE
 
 A name is model-size-slice: 1.3b, 5b or 14b; 480p or 720p, 81 frames, or minute,

@@ -1,7 +1,7 @@
 """What the experiments on the published weights of Wan share.
 
-  python -m spacetime.encode --checkpoint=WAN --data=CLIPS --out=CACHE
-  python -m spacetime.train --config=experiments/wan_t2v_1_3b.py \
+  python -m spacetime encode --checkpoint=WAN --data=CLIPS --out=CACHE
+  python -m spacetime train --config=experiments/wan_t2v_1_3b.py \
     --checkpoint=WAN --workdir=DIR --config.data.dir=CACHE
 
 --config.lora.rank=16 --config.optimizer.learning_rate=1e-4 trains low-rank

@@ -1,6 +1,6 @@
 """Wan 2.1 T2V-14B, and each transformer of 2.2-A14B: 14,288,491,584 parameters.
 
-  python -m spacetime.train --config=experiments/wan_t2v_14b.py \
+  python -m spacetime train --config=experiments/wan_t2v_14b.py \
     --checkpoint=WAN --workdir=DIR --config.data.dir=CACHE
 
 Of two transformers name one: --checkpoint=WAN/transformer_2.

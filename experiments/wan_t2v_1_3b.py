@@ -1,6 +1,6 @@
 """Wan 2.1 T2V-1.3B: 1,418,996,800 parameters, fine-tuned.
 
-  python -m spacetime.train --config=experiments/wan_t2v_1_3b.py \
+  python -m spacetime train --config=experiments/wan_t2v_1_3b.py \
     --checkpoint=WAN --workdir=DIR --config.data.dir=CACHE
 
 Sizes:

@@ -1,6 +1,6 @@
 """Wan 2.2 TI2V-5B: 4,999,787,712 parameters; text, or a first frame too.
 
-  python -m spacetime.train --config=experiments/wan_ti2v_5b.py \
+  python -m spacetime train --config=experiments/wan_ti2v_5b.py \
     --checkpoint=WAN --workdir=DIR --config.data.dir=CACHE
 
 Sizes:

@@ -1,7 +1,7 @@
 """Emulates a pod on one machine: several processes of several CPU devices.
 
   python launch/local_pod.py --processes=2 --devices=4 -- \\
-    python -m spacetime.train --config=experiments/digits.py:tiny --workdir=DIR
+    python -m spacetime train --config=experiments/digits.py:tiny --workdir=DIR
 
 The processes meet on the loopback and compute together by gloo. What all but
 the first say comes with their number in front. Ctrl-C and SIGTERM go to all of

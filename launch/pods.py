@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from absl import app, flags
 
-from spacetime import topology
+from spacetime.sharding import topology
 
 NAME = flags.DEFINE_string(
   'name', 'spacetime', 'Of the run; the resources are called after it.'
@@ -131,7 +131,8 @@ def train_command(overrides: Sequence[str]) -> list[str]:
   return [
     'python',
     '-m',
-    'spacetime.train',
+    'spacetime',
+    'train',
     '--coordinator=auto',
     f'--preemption_exit_code={RESTART}',
     f'--config={CONFIG.value}',

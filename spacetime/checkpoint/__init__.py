@@ -20,7 +20,7 @@ from spacetime.checkpoint.configs import (
   write_config,
 )
 from spacetime.checkpoint.params import check_params, load_params, stored
-from spacetime.checkpoint.places import (
+from spacetime.checkpoint.paths import (
   CONFIG,
   STEPS,
   TOKENIZER,

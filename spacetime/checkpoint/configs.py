@@ -7,8 +7,8 @@ from typing import Any
 import jax
 from etils import epath
 
-from spacetime.checkpoint import places
-from spacetime.checkpoint.places import CONFIG, TOKENIZER, Path
+from spacetime.checkpoint import paths
+from spacetime.checkpoint.paths import CONFIG, TOKENIZER, Path
 
 
 def write_config(
@@ -31,8 +31,8 @@ def write_config(
       cannot be written.
   """
   check_config(workdir, config, free=free)
-  places.check_writable(workdir)
-  directory = places.absolute(workdir)
+  paths.check_writable(workdir)
+  directory = paths.absolute(workdir)
   path = directory / CONFIG
   config = json.loads(json.dumps(config))
   saved = directory / TOKENIZER
@@ -44,8 +44,8 @@ def write_config(
       )
   if jax.process_index() == 0:
     if tokenizer is not None:
-      places.write_file(saved, tokenizer)
-    places.write_file(path, config_bytes(config))
+      paths.write_file(saved, tokenizer)
+    paths.write_file(path, config_bytes(config))
 
 
 def check_config(
@@ -58,7 +58,7 @@ def check_config(
     config: plain values, nested.
     free: dotted keys, or parents of keys, that a resumed run may change.
   """
-  path = places.absolute(workdir) / CONFIG
+  path = paths.absolute(workdir) / CONFIG
   if path.exists():  # maybe of a run that was stopped before its first save
     changes = {
       key: pair
@@ -91,7 +91,7 @@ def read_config(directory: Path) -> dict[str, Any]:
   Raises:
     ValueError: no such directory, or it holds neither.
   """
-  return _read_json(places.check_directory(directory) / CONFIG)
+  return _read_json(paths.check_directory(directory) / CONFIG)
 
 
 def read_tokenizer(directory: Path) -> bytes:
@@ -100,7 +100,7 @@ def read_tokenizer(directory: Path) -> bytes:
   Raises:
     ValueError: no such directory, or no tokenizer in it.
   """
-  path = places.check_directory(directory) / TOKENIZER
+  path = paths.check_directory(directory) / TOKENIZER
   if not path.exists():
     raise ValueError(
       f'{directory} has no {TOKENIZER}; change --checkpoint or --workdir'

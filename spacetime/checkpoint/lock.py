@@ -13,14 +13,14 @@ from collections.abc import Iterator
 from absl import logging
 from etils import epath
 
-from spacetime.checkpoint import places
+from spacetime.checkpoint import paths
 
 LOCK = 'run.lock'
 BEAT = 10.0  # seconds between signs of life
 
 
 @contextlib.contextmanager
-def held(workdir: places.Path, *, beat: float = BEAT) -> Iterator[None]:
+def held(workdir: paths.Path, *, beat: float = BEAT) -> Iterator[None]:
   """Holds the directory while the block runs.
 
   The lock names host and process, and its holder renews it. One whose process
@@ -34,7 +34,7 @@ def held(workdir: places.Path, *, beat: float = BEAT) -> Iterator[None]:
   Raises:
     ValueError: another run is writing there.
   """
-  path = places.absolute(workdir) / LOCK
+  path = paths.absolute(workdir) / LOCK
   mine = dict(_here(), id=uuid.uuid4().hex, beat=0)
   other = _read(path)
   if other is not None:
@@ -44,7 +44,7 @@ def held(workdir: places.Path, *, beat: float = BEAT) -> Iterator[None]:
         f'on {other.get("host")}; end that one, or change --workdir'
       )
     logging.warning('%s: of a run that is no more; taken over', path)
-  places.write_file(path, json.dumps(mine).encode())
+  paths.write_file(path, json.dumps(mine).encode())
   done = threading.Event()
   thread = threading.Thread(
     target=_renew, args=(path, mine, beat, done), daemon=True
@@ -72,7 +72,7 @@ def _renew(path, mine: dict, beat: float, done: threading.Event) -> None:
           other['host'],
         )
         return
-      places.write_file(path, json.dumps(mine).encode())
+      paths.write_file(path, json.dumps(mine).encode())
     except OSError as e:
       logging.warning('%s: not renewed (%s)', path, e)
 

@@ -7,8 +7,8 @@ import orbax.checkpoint as ocp
 import safetensors
 from etils import epath
 
-from spacetime.checkpoint import places, trees
-from spacetime.checkpoint.places import STEPS, WEIGHTS, Path, Tree
+from spacetime.checkpoint import paths, trees
+from spacetime.checkpoint.paths import STEPS, WEIGHTS, Path, Tree
 
 
 def load_params(
@@ -48,7 +48,7 @@ def load_params(
         tree
       ]
   except Exception as e:
-    raise places.damaged(path, e) from e
+    raise paths.damaged(path, e) from e
 
 
 def check_params(
@@ -64,13 +64,13 @@ def check_params(
   Raises:
     ValueError: as load_params, but for arrays that turn out damaged.
   """
-  path = places.check_directory(directory)
+  path = paths.check_directory(directory)
   if (path / WEIGHTS).exists():
     where = path = path / WEIGHTS
     saved = {key: shape for key, (shape, _) in stored(directory).items()}
   else:
     path = path / STEPS
-    path = path / str(places.find_step(path, step))
+    path = path / str(paths.find_step(path, step))
     where, prefix = f'{path} ({tree})', f'{tree}/'
     saved = {
       key.removeprefix(prefix): shape
@@ -91,7 +91,7 @@ def stored(directory: Path) -> dict[str, tuple[tuple[int, ...], str]]:
   Raises:
     ValueError: nothing there, or damaged.
   """
-  path = places.check_directory(directory) / WEIGHTS
+  path = paths.check_directory(directory) / WEIGHTS
   if not path.exists():
     return {}
   with _open_safetensors(path) as file:
@@ -106,7 +106,7 @@ def _open_safetensors(path: epath.Path):
   try:
     return safetensors.safe_open(os.fspath(path), framework='numpy')
   except safetensors.SafetensorError as e:
-    raise places.damaged(path, e) from e
+    raise paths.damaged(path, e) from e
 
 
 def _load_safetensors(path: epath.Path, abstract: Tree) -> Tree:

@@ -9,8 +9,8 @@ from absl import logging
 from etils import epath
 from jax.experimental import multihost_utils
 
-from spacetime.checkpoint import places, trees
-from spacetime.checkpoint.places import STEPS, Path, Tree
+from spacetime.checkpoint import paths, trees
+from spacetime.checkpoint.paths import STEPS, Path, Tree
 
 
 class Checkpoints:
@@ -31,8 +31,8 @@ class Checkpoints:
   def __init__(self, workdir: Path, *, keep: int = 3):
     if keep < 1:
       raise ValueError(f'keep={keep}: expected 1 or more; change train.keep')
-    self.directory = places.absolute(workdir) / STEPS
-    places.check_writable(workdir)
+    self.directory = paths.absolute(workdir) / STEPS
+    paths.check_writable(workdir)
     self.directory.mkdir(parents=True, exist_ok=True)
     if jax.process_index() == 0:
       self._sweep()
@@ -49,7 +49,7 @@ class Checkpoints:
     # In a bucket an empty folder is none.
     there = self.directory.exists()
     for path in sorted(self.directory.iterdir()) if there else ():
-      if path.is_dir() and not places.is_whole(path):
+      if path.is_dir() and not paths.is_whole(path):
         logging.warning('%s: half-written; removed', path)
         # Only a number that is not whole is Orbax's blind spot; its own
         # temporary directories it removes itself.
@@ -122,7 +122,7 @@ class Checkpoints:
     Raises:
       ValueError: no such step, a damaged one, or one of another model.
     """
-    step = places.find_step(self.directory, step)
+    step = paths.find_step(self.directory, step)
     path = self.directory / str(step)
     trees.check_tree(trees.saved_shapes(path), abstract, where=path)
     items = {'state': ocp.args.StandardRestore(trees.with_shardings(abstract))}
@@ -133,7 +133,7 @@ class Checkpoints:
         iterator.set_state(place)
       return restored['state']
     except Exception as e:
-      raise places.damaged(path, e) from e
+      raise paths.damaged(path, e) from e
 
   def wait(self) -> None:
     """Returns when all is on disk; raises what went wrong on the way."""

@@ -8,7 +8,7 @@ import jax
 import orbax.checkpoint as ocp
 from etils import epath
 
-from spacetime.checkpoint.places import Tree, damaged
+from spacetime.checkpoint.paths import Tree, damaged
 
 
 def flat(tree: Tree) -> dict[str, Any]:

@@ -11,9 +11,9 @@ import jax
 import numpy as np
 import safetensors.numpy
 
-from spacetime.checkpoint import places, trees
+from spacetime.checkpoint import paths, trees
 from spacetime.checkpoint.configs import config_bytes
-from spacetime.checkpoint.places import CONFIG, STEPS, TOKENIZER, WEIGHTS, Path
+from spacetime.checkpoint.paths import CONFIG, STEPS, TOKENIZER, WEIGHTS, Path
 
 
 def save_weights(
@@ -35,7 +35,7 @@ def save_weights(
     ValueError: something else is there, or it cannot be written.
   """
   directory = pathlib.Path(os.path.abspath(directory))
-  places.check_writable(directory.parent)
+  paths.check_writable(directory.parent)
   files = {CONFIG: config_bytes(config)}
   if tokenizer is not None:
     files[TOKENIZER] = tokenizer
@@ -69,7 +69,7 @@ def weights_hash(directory: Path, *, step: int | None = None) -> str:
   The head of the SHA-256 of weights.safetensors; in a work directory that of
   the step's manifest, which no two saves share.
   """
-  path = places.check_directory(directory)
+  path = paths.check_directory(directory)
   if (path / WEIGHTS).exists():
     digest = hashlib.sha256()
     with (path / WEIGHTS).open('rb') as f:
@@ -77,7 +77,7 @@ def weights_hash(directory: Path, *, step: int | None = None) -> str:
         digest.update(block)
     return digest.hexdigest()[:16]
   path = path / STEPS
-  step = path / str(places.find_step(path, step))
+  step = path / str(paths.find_step(path, step))
   return hashlib.sha256(
     (step / '_CHECKPOINT_METADATA').read_bytes()
     + (step / 'state' / 'manifest.ocdbt').read_bytes()

@@ -22,7 +22,7 @@ from typing import Any
 import grain
 import numpy as np
 
-from spacetime.geometry import Geometry
+from spacetime.data.geometry import Geometry
 
 Item = Mapping[str, np.ndarray]
 

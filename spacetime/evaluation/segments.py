@@ -8,12 +8,12 @@ import dataclasses
 import numpy as np
 from scipy import ndimage
 
-from spacetime.data import world as world_lib
+from spacetime.data.digits import world
 
-COLOURS = tuple(world_lib.COLOURS)
+COLOURS = tuple(world.COLOURS)
 # Sums of three channels: a product is ten times faster than `sum`.
 _ONE_C = np.ones(3, np.float32)
-PALETTE_KC = np.array(list(world_lib.COLOURS.values()), np.float32)
+PALETTE_KC = np.array(list(world.COLOURS.values()), np.float32)
 
 # A pixel stands out if a channel is this far from the background.
 CONTRAST = 50

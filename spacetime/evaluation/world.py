@@ -10,9 +10,9 @@ from collections.abc import Iterable, Mapping
 import numpy as np
 from scipy import optimize
 
-from spacetime.data import motions, paths
-from spacetime.data import world as world_lib
-from spacetime.evaluation import digits, segments
+from spacetime.data.digits import motions, paths
+from spacetime.data.digits import world as world_lib
+from spacetime.evaluation import digit_classifier, segments
 
 # Shares of the shorter side: how far a character goes in a clip, were it always
 # at its fastest, and at most between two frames; what another colour counts as
@@ -147,7 +147,7 @@ def _track(chain: list[segments.Blob], shape) -> Track:
   some = np.linspace(0, len(chain) - 1, min(VOTES, len(chain))).round()
   return Track(
     colour=max(sorted(set(colours)), key=colours.count),
-    digit=digits.classify([chain[int(i)].cover_HW for i in some]),
+    digit=digit_classifier.classify([chain[int(i)].cover_HW for i in some]),
     path_F2=path_F2,
     motion=motion(path_F2, shape=shape),
   )

@@ -9,9 +9,10 @@ import jax
 from absl import logging
 from jax.sharding import NamedSharding, PartitionSpec
 
-from spacetime import chips, sharding
+from spacetime import sharding
 from spacetime.checkpoint import Checkpoints
-from spacetime.training import ledger as ledger_lib
+from spacetime.sharding import chips
+from spacetime.training import goodput
 from spacetime.training import metrics as metrics_lib
 from spacetime.training import state as state_lib
 
@@ -83,7 +84,7 @@ def jit_step(step_fn: Callable, state: state_lib.State, mesh):
 class _Teller:
   """Tells metrics one step late, so that no step is waited for."""
 
-  def __init__(self, writer, ledger: ledger_lib.Ledger, rates: Rates, bar):
+  def __init__(self, writer, ledger: goodput.Ledger, rates: Rates, bar):
     self._writer, self._ledger = writer, ledger
     self._rates, self._bar = rates, bar
     self._due, self._skips = None, []
@@ -149,7 +150,7 @@ def run(
   writer: metrics_lib.MetricsWriter,
   checkpoints: Checkpoints,
   checkpoint_every: int,
-  ledger: ledger_lib.Ledger,
+  ledger: goodput.Ledger,
   events: Sequence[Every] = (),
   rates: Rates,
   stop: Callable[[], bool] = lambda: False,

@@ -6,7 +6,7 @@ import sys
 import threading
 from collections.abc import Callable
 
-from spacetime.training.ledger import Ledger
+from spacetime.training.goodput import Ledger
 
 EXIT = 75  # EX_TEMPFAIL of sysexits.h: start it again
 

@@ -19,7 +19,7 @@ def measure(frames: int, size: int) -> None:
   import jax
   import numpy as np
 
-  from spacetime.models import autoencoder, streaming
+  from spacetime.models.autoencoder import autoencoder, streaming
 
   model = autoencoder.Autoencoder(autoencoder.PRESETS['digits'])
   time, height, width = model.stride

@@ -13,23 +13,24 @@ import argparse
 import jax
 import numpy as np
 
-from spacetime import build, checkpoint, pretrained, sharding
-from spacetime import config as config_lib
-from spacetime.data import digits_tfds, render
-from spacetime.data import world as world_lib
-from spacetime.models import streaming
-from spacetime.pixels import to_video
-from spacetime.sampling import shards, tiles
+from spacetime import checkpoint, sharding
+from spacetime.checkpoint import load
+from spacetime.config import networks, parse
+from spacetime.data.digits import render, tfds
+from spacetime.data.digits import world as world_lib
+from spacetime.media.pixels import to_video
+from spacetime.models.autoencoder import streaming
+from spacetime.pipeline import decode_shards, decode_tiles
 
 
-def shared(cut: tiles.Tiles, latent, stride) -> np.ndarray:
+def shared(cut: decode_tiles.Tiles, latent, stride) -> np.ndarray:
   """Which pixels (H, W) belong to two tiles or more."""
   counts = []
   for size, count, side in zip(
     latent, (cut.rows, cut.columns), stride, strict=True
   ):
     total = np.zeros(size * side)
-    for cells in tiles.spans(size, count, cut.overlap):
+    for cells in decode_tiles.spans(size, count, cut.overlap):
       total[cells.start * side : cells.stop * side] += 1
     counts.append(total)
   return np.einsum('H,W->HW', *counts) > 1
@@ -56,16 +57,16 @@ def main() -> None:
   parser.add_argument('--checkpoint', default='digits_autoencoder')
   args = parser.parse_args()
   jax.config.update('jax_num_cpu_devices', 4)
-  folder = build.resolve(args.checkpoint)
+  folder = networks.resolve(args.checkpoint)
   config = checkpoint.read_config(folder)
   mesh = sharding.make_mesh(
     sharding.MeshConfig(data=1), devices=jax.devices()[:1]
   )
-  codec = build.autoencoder(config)
-  params = pretrained.load_own(config, folder, mesh=mesh)['autoencoder']
+  codec = networks.autoencoder(config)
+  params = load.load_own(config, folder, mesh=mesh)['autoencoder']
   size = {'height': args.height, 'width': args.width, 'frames': args.frames}
-  world = world_lib.World(**{**vars(config_lib.data(config).world), **size})
-  record = digits_tfds.example(3, world=world, split='validation', seed=77)
+  world = world_lib.World(**{**vars(parse.data(config).world), **size})
+  record = tfds.example(3, world=world, split='validation', seed=77)
   frames = render.clip(world_lib.from_json(record['scene']), world)
   z = np.asarray(jax.jit(codec.encode)(params, to_video(frames)[None]))
   latent, stride = z.shape[2:4], codec.stride[1:]
@@ -87,12 +88,14 @@ def main() -> None:
     (2, 2, 4),
     (2, 2, 8),
   ):
-    cut = tiles.Tiles(rows=rows, columns=columns, overlap=overlap)
-    found = tiles.decode(codec, params, z, cut, **jitted)
+    cut = decode_tiles.Tiles(rows=rows, columns=columns, overlap=overlap)
+    found = decode_tiles.decode(codec, params, z, cut, **jitted)
     name = f'tiles {columns}x{rows}, {overlap} shared'
     print(row(name, found, whole, shared(cut, latent, stride)), flush=True)
   for count in (2, 4):
-    coder = shards.decoder(codec, params, jax.devices()[:count], latent=latent)
+    coder = decode_shards.decoder(
+      codec, params, jax.devices()[:count], latent=latent
+    )
     found = joined(
       streaming.decode_chunks(
         codec, coder.params, z, first=coder.first, step=coder.step

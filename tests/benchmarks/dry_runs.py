@@ -53,7 +53,7 @@ def compiled(name: str) -> dict:
   """What the dry run of a preset says; without `total` where it failed."""
   ran = subprocess.run(
     [
-      *(sys.executable, '-m', 'spacetime.compile', '--json'),
+      *(sys.executable, '-m', 'spacetime', 'compile', '--json'),
       f'--config=experiments/pods.py:{name}',
       f'--topology={name.split("-", 2)[2]}',
     ],

@@ -18,8 +18,8 @@ import numpy as np
 import tqdm
 
 from spacetime.evaluation import seams
-from spacetime.models import patches
-from spacetime.training import principal
+from spacetime.models.transformer import patchify
+from spacetime.training import pca_init
 
 FITTED, SEED = 256, 77  # clips from which components are taken
 TRIED = (  # patch, components
@@ -49,7 +49,7 @@ def main() -> None:
   tell('own', patch, own_VR, clips, usual, time)
   for tried, rank in TRIED:
     x_BNV = np.stack([tokens(clip, tried, time) for clip in trained])
-    basis_VR = principal.components(x_BNV, rank=rank).basis_VR
+    basis_VR = pca_init.components(x_BNV, rank=rank).basis_VR
     tell('fitted', tried, basis_VR, clips, usual, time)
 
 
@@ -74,14 +74,14 @@ def tokens(clip_FHWC: np.ndarray, patch, time: int) -> np.ndarray:
   z_fhwc = einops.rearrange(
     clip_FHWC[1:] / np.float32(255), '(f t) h w c -> f h w (t c)', t=time
   )
-  return np.asarray(patches.patchify(z_fhwc[None], patch)[0])
+  return np.asarray(patchify.patchify(z_fhwc[None], patch)[0])
 
 
 def video(x_NV: np.ndarray, shape, patch, time: int) -> np.ndarray:
   """The frames of `tokens`, uint8."""
   frames, height, width, _ = shape
   grid = (frames - 1) // time, height // patch[1], width // patch[2]
-  z_fhwc = np.asarray(patches.unpatchify(x_NV[None], patch, grid)[0])
+  z_fhwc = np.asarray(patchify.unpatchify(x_NV[None], patch, grid)[0])
   frames_FHWC = einops.rearrange(z_fhwc, 'f h w (t c) -> (f t) h w c', t=time)
   return np.round(255 * frames_FHWC.clip(0, 1)).astype(np.uint8)
 

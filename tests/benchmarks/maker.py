@@ -3,11 +3,12 @@
 import jax
 import numpy as np
 
-from spacetime import build, generate, pretrained, sharding
-from spacetime import config as config_lib
-from spacetime.data import captions, digits_tfds
-from spacetime.data import world as world_lib
-from spacetime.sampling import joins
+from spacetime import sharding
+from spacetime.checkpoint import load
+from spacetime.config import networks, parse
+from spacetime.data.digits import captions, tfds
+from spacetime.data.digits import world as world_lib
+from spacetime.pipeline import best_of_n, generate
 
 
 class Maker:
@@ -17,8 +18,8 @@ class Maker:
     mesh = sharding.make_mesh(
       sharding.MeshConfig(data=1), devices=jax.devices()[:1]
     )
-    self.model = pretrained.load(checkpoint, mesh=mesh)
-    self.world = config_lib.data(self.model.config).world
+    self.model = load.load(checkpoint, mesh=mesh)
+    self.world = parse.data(self.model.config).world
     self.grid = self._grid(self.world.frames)
     self.settings = settings
     self.candidates = candidates
@@ -26,7 +27,7 @@ class Maker:
   def _grid(self, frames: int):
     world = self.world
     size = (frames, world.height, world.width)
-    return build.grids(self.model.config, self.model.networks, size)
+    return networks.grids(self.model.config, self.model.networks, size)
 
   def __call__(
     self,
@@ -43,23 +44,23 @@ class Maker:
     frames = frames or self.world.frames
     if window is not None:
       frames = len(window.frames_FHWC)
-    at = joins.of(window) if window is not None else ()
+    at = best_of_n.of(window) if window is not None else ()
     count = self.candidates if at else 1
     drawn = generate.sample(
       self.model,
       [captions.canonical_caption(scene)] * count,
       grid=self._grid(frames),
-      settings=config_lib.sampling(self.model.config, **settings),
+      settings=parse.sampling(self.model.config, **settings),
       window=window,
       seed=seed,
     )
-    return joins.smoothest(drawn, at, candidates=count)[0][0]
+    return best_of_n.smoothest(drawn, at, candidates=count)[0][0]
 
 
 def real(world, count: int, *, seed: int):
   """(clips, scenes), held out."""
   records = [
-    digits_tfds.example(i, world=world, split='validation', seed=seed)
+    tfds.example(i, world=world, split='validation', seed=seed)
     for i in range(count)
   ]
   scenes = [world_lib.from_json(record['scene']) for record in records]

@@ -21,11 +21,11 @@ import maker as maker_lib
 import numpy as np
 import tqdm
 
-from spacetime.data import captions
-from spacetime.data import world as world_lib
+from spacetime.data.digits import captions, world
+from spacetime.diffusion import conditioning
 from spacetime.evaluation import seams
 from spacetime.evaluation import world as measures
-from spacetime.sampling import conditions, contact_sheet
+from spacetime.media import contact_sheet
 
 STRENGTHS = (0.5, 0.7, 0.8, 0.9, 0.95, 0.98)
 HEAD, TAIL = 9, 8  # frames given at the ends of a loop
@@ -103,7 +103,7 @@ def main() -> None:
     print(f'{name}: {told}')
 
 
-def onward(scene: world_lib.Scene) -> world_lib.Scene:
+def onward(scene: world.Scene) -> world.Scene:
   """What comes of a scene when its clip is over: what moved goes about, since
   nothing can go on to the right and stay in the picture."""
   return dataclasses.replace(
@@ -111,7 +111,7 @@ def onward(scene: world_lib.Scene) -> world_lib.Scene:
     characters=tuple(
       c
       if c.motion == 'still'
-      else dataclasses.replace(c, motion=world_lib.WANDERING)
+      else dataclasses.replace(c, motion=world.WANDERING)
       for c in scene.characters
     ),
   )
@@ -143,19 +143,19 @@ def joins(maker, clips, scenes, *, names=JOINS):
   for name, window_of, at, asked in (
     (
       'extend',
-      lambda clip: conditions.forward(clip, frames=frames, given=half + 1),
+      lambda clip: conditioning.forward(clip, frames=frames, given=half + 1),
       (frames,),
       onward,
     ),
     (
       'extend_backward',
-      lambda clip: conditions.backward(clip, frames=frames, given=half),
+      lambda clip: conditioning.backward(clip, frames=frames, given=half),
       (frames - half,),
       onward,
     ),
     (
       'connect',
-      lambda clip: conditions.connect(
+      lambda clip: conditioning.connect(
         clip[:HEAD_SHORT],
         clip[-TAIL_SHORT:],
         frames=frames,
@@ -166,7 +166,7 @@ def joins(maker, clips, scenes, *, names=JOINS):
     ),
     (
       'loop',
-      lambda clip: conditions.loop(
+      lambda clip: conditioning.loop(
         clip[slice(*cut)], frames=LOOP, given=(HEAD, TAIL)
       ),
       (frames - 2 * INSET, 0),
@@ -174,7 +174,7 @@ def joins(maker, clips, scenes, *, names=JOINS):
     ),
     (
       'loop_whole',
-      lambda clip: conditions.loop(clip, frames=LOOP, given=(HEAD, TAIL)),
+      lambda clip: conditioning.loop(clip, frames=LOOP, given=(HEAD, TAIL)),
       (frames, 0),
       onward,
     ),
@@ -198,7 +198,7 @@ def images(maker, clips, scenes):
   for at in (0, maker.grid.frames // 2, maker.grid.frames - 1):
     decibels = []
     for i, clip in enumerate(tqdm.tqdm(clips, desc=f'image at {at}')):
-      window = conditions.image(
+      window = conditioning.image(
         clip[at],
         frames=maker.grid.frames,
         at=at,
@@ -219,7 +219,7 @@ def inpaintings(maker, clips, scenes):
   new_HW = np.zeros(clips[0].shape[1:3], bool)
   new_HW[:, new_HW.shape[1] // 2 :] = True
   for i, clip in enumerate(tqdm.tqdm(clips, desc='inpaint')):
-    made = maker(conditions.inpaint(clip, new_HW), scenes[i], seed=i)
+    made = maker(conditioning.inpaint(clip, new_HW), scenes[i], seed=i)
     decibels.append(psnr(made[:, ~new_HW], clip[:, ~new_HW]))
     scores.append(measures.score(measures.measure(made), scenes[i]))
     if i < SHOWN:
@@ -236,7 +236,7 @@ def outpaintings(maker, clips, scenes):
   decibels, scores, rows = [], [], []
   for i, clip in enumerate(tqdm.tqdm(clips, desc='outpaint')):
     middle = clip[:, top : height - top, left : width - left]
-    window = conditions.outpaint(
+    window = conditioning.outpaint(
       middle, height=height, width=width, cell=maker.grid.stride[1:]
     )
     made = maker(window, scenes[i], seed=i)
@@ -279,12 +279,12 @@ def as_asked(scores: list[dict]) -> dict[str, float]:
 def edits(maker, clips, scenes):
   """Another colour, over strengths: is it there, is the rest where it was?"""
   found, rows = {}, []
-  colours = list(world_lib.COLOURS)
+  colours = list(world.COLOURS)
   for strength in STRENGTHS:
     followed, away = [], []
     for i, clip in enumerate(tqdm.tqdm(clips, desc=f'edit {strength}')):
       asked = repainted(scenes[i], colours)
-      window = conditions.edit(clip, frames=maker.grid.frames)
+      window = conditioning.edit(clip, frames=maker.grid.frames)
       made = maker(window, asked, seed=i, strength=strength, temperature=None)
       told = measures.measure(made)
       followed.append(measures.score(told, asked)['colour'])
@@ -303,7 +303,7 @@ def edits(maker, clips, scenes):
   return found, rows
 
 
-def repainted(scene: world_lib.Scene, colours: list[str]) -> world_lib.Scene:
+def repainted(scene: world.Scene, colours: list[str]) -> world.Scene:
   """The scene with characters of colours three further on."""
   return dataclasses.replace(
     scene,

@@ -2,7 +2,7 @@
 
   PYTHONPATH=. python tests/benchmarks/overhead.py --size=cpu --steps=400
 
-Runs `spacetime.train` for so many steps with its checkpoints, metrics and
+Runs `spacetime train` for so many steps with its checkpoints, metrics and
 ledger as the preset has them (held-out measures and sheets off: they are asked
 for, not overhead), then the very step alone on batches of the same pipeline.
 Prints the ledger's seconds, and the share of time that is neither steps nor
@@ -19,26 +19,29 @@ import time
 import jax
 
 from experiments import digits
-from spacetime import build, clips, meshes, sharding, train
-from spacetime import config as config_lib
+from spacetime import sharding
+from spacetime.cli import train
+from spacetime.config import mesh as mesh_lib
+from spacetime.config import networks, parse
+from spacetime.data import sources as sources_lib
 from spacetime.data import tokenizer as tokenizer_lib
 from spacetime.training import metrics, state, step
 
 
 def bare(config, *, rounds: int) -> float:
   """Seconds of a step, the median over rounds of ten."""
-  data, mesh = config_lib.data(config), meshes.mesh(config)
-  nets, settings = build.networks(config), config_lib.train(config)
+  data, mesh = parse.data(config), mesh_lib.mesh(config)
+  nets, settings = networks.networks(config), parse.train(config)
   task, move = (
-    build.diffusion_task(config, nets),
-    build.make_optimizer(config),
+    networks.diffusion_task(config, nets),
+    networks.make_optimizer(config),
   )
-  sources = clips.open_sources(data, seed=config.seed)
+  sources = sources_lib.open_sources(data, seed=config.seed)
   tokenizer = tokenizer_lib.train(
     sources.captions, vocab_size=config.text.vocab_size
   )
   iterator = iter(
-    clips.make_loader(
+    sources_lib.make_loader(
       data, sources.train, tokenizer, length=nets.text_length, seed=config.seed
     )
   )

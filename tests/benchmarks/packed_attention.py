@@ -14,8 +14,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from spacetime.models import attend
-from spacetime.models.attention_kernels import Segments
+from spacetime.models.transformer import attention_plan
+from spacetime.models.transformer.attention_kernels import Segments
 
 KERNELS = {'cpu': ('xla',), 'gpu': ('xla', 'cudnn'), 'tpu': ('xla', 'splash')}
 
@@ -46,7 +46,7 @@ def main() -> None:
   def run(kernel, dtype):
     @jax.jit
     def both(q, k, v, dy):
-      call = lambda *x: attend.attend(*x, where, kernel=kernel)  # noqa: E731
+      call = lambda *x: attention_plan.attend(*x, where, kernel=kernel)  # noqa: E731
       y, back = jax.vjp(call, *(x.astype(dtype) for x in (q, k, v)))
       return y, *back(dy.astype(dtype))
 

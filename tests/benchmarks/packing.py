@@ -3,7 +3,7 @@
   PYTHONPATH=. python tests/benchmarks/packing.py --rounds=6
 
 Padded batches hold one clip a row, as long as the longest. Both come through
-the whole pipeline and the very step that `spacetime.train` runs; the rounds of
+the whole pipeline and the very step that `spacetime train` runs; the rounds of
 either kind alternate, so that what else the machine does falls on both. Prints
 clips a second, the padding of each, and the ratio (bar: 1.5).
 """
@@ -16,8 +16,9 @@ import jax
 import numpy as np
 
 from experiments import digits
-from spacetime import build, clips, meshes, packs, sharding
-from spacetime import config as config_lib
+from spacetime import sharding
+from spacetime.config import mesh, networks, packing, parse
+from spacetime.data import sources as sources_lib
 from spacetime.data import tokenizer as tokenizer_lib
 from spacetime.training import state, step
 
@@ -25,9 +26,9 @@ from spacetime.training import state, step
 def padded(config):
   """The config with one clip a row, and as many tokens a batch."""
   config = config.copy_and_resolve_references()
-  nets = build.networks(config)
-  shapes = config_lib.data(config).world.mixed.shapes
-  grids = [build.grids(config, nets, shape) for shape in shapes]
+  nets = networks.networks(config)
+  shapes = parse.data(config).world.mixed.shapes
+  grids = [networks.grids(config, nets, shape) for shape in shapes]
   longest = max(grid.tokens for grid in grids)
   tokens = config.data.batch_size * config.data.packing.length
   config.data.packing.length, config.data.packing.clips = longest, 1
@@ -41,19 +42,19 @@ class Side:
   """One way of batching, with its own state."""
 
   def __init__(self, config, sources, tokenizer):
-    nets = build.networks(config)
-    data = config_lib.data(config)
-    cut = packs.cut(config, nets.autoencoder, nets.dit.config.patch)
+    nets = networks.networks(config)
+    data = parse.data(config)
+    cut = packing.cut(config, nets.autoencoder, nets.dit.config.patch)
     self.iterator = iter(
-      clips.make_loader(
+      sources_lib.make_loader(
         data, sources.train, tokenizer, length=nets.text_length, seed=0, cut=cut
       )
     )
     task, optimizer = (
-      build.diffusion_task(config, nets),
-      build.make_optimizer(config),
+      networks.diffusion_task(config, nets),
+      networks.make_optimizer(config),
     )
-    self.mesh, self.key = meshes.mesh(config), jax.random.key(0)
+    self.mesh, self.key = mesh.mesh(config), jax.random.key(0)
     self.state = state.init_state(task.init, self.key, optimizer, self.mesh)
     made = step.make_step(task.loss, optimizer, ema=0.99)
     self.step = jax.jit(made, donate_argnums=0)
@@ -86,8 +87,8 @@ def main() -> None:
   config = digits.get_config(flags.size)
   config.data.dir, config.data.clips = flags.data_dir, flags.clips
   config.data.held_out_clips = 4
-  data = config_lib.data(config)
-  sources = clips.open_sources(data, seed=config.seed)
+  data = parse.data(config)
+  sources = sources_lib.open_sources(data, seed=config.seed)
   tokenizer = tokenizer_lib.train(
     sources.captions, vocab_size=config.text.vocab_size
   )

@@ -18,20 +18,19 @@ import sys
 import av
 import numpy as np
 
-from spacetime.data import captions
-from spacetime.data import world as world_lib
+from spacetime.data.digits import captions, world
 from spacetime.evaluation import world as measures
-from spacetime.sampling import contact_sheet
+from spacetime.media import contact_sheet
 
 FRAMES, FPS = 17, 8
-COLOURS = tuple(world_lib.COLOURS)
+COLOURS = tuple(world.COLOURS)
 MOTIONS = ('still', 'wandering')
 GROUNDS = ('black', 'navy', 'brown', 'charcoal')
 
 
-def scene(i: int) -> world_lib.Scene:
+def scene(i: int) -> world.Scene:
   """One character in the middle, of the bundled model's half of the world."""
-  character = world_lib.Character(
+  character = world.Character(
     digit=i % 10,
     glyph=0,
     colour=COLOURS[i % len(COLOURS)],
@@ -41,16 +40,16 @@ def scene(i: int) -> world_lib.Scene:
     speed='fast',
   )
   ground = GROUNDS[i % len(GROUNDS)]
-  return world_lib.Scene(
+  return world.Scene(
     characters=(character,),
-    background=world_lib.Background('plain', ground, ground),
+    background=world.Background('plain', ground, ground),
     camera='still',
   )
 
 
 def run(out: pathlib.Path, seconds: float, *more: str) -> float:
   """Samples in a process of its own; its peak of memory in MiB."""
-  command = [sys.executable, '-m', 'spacetime.sample', f'--out={out}']
+  command = [sys.executable, '-m', 'spacetime', 'sample', f'--out={out}']
   pid = subprocess.Popen([*command, f'--seconds={seconds}', *more]).pid
   _, status, used = os.wait4(pid, 0)
   if status:

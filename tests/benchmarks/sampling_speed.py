@@ -15,13 +15,15 @@ import time
 import jax
 import numpy as np
 
-from spacetime import build, pretrained, sharding, texts
-from spacetime import config as config_lib
-from spacetime.data import captions, digits_tfds
-from spacetime.data import world as world_lib
+from spacetime import sharding
+from spacetime.checkpoint import load
+from spacetime.config import networks, parse
+from spacetime.data.digits import captions, tfds
+from spacetime.data.digits import world as world_lib
+from spacetime.diffusion import conditioning, sampler
 from spacetime.evaluation import world as measures
-from spacetime.pixels import to_frames
-from spacetime.sampling import conditions, sampler
+from spacetime.media.pixels import to_frames
+from spacetime.pipeline import prompt_embeds
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,10 +51,10 @@ def main() -> None:
   mesh = sharding.make_mesh(
     sharding.MeshConfig(data=1), devices=jax.devices()[:1]
   )
-  model = pretrained.load(asked.checkpoint, mesh=mesh)
-  world = config_lib.data(model.config).world
+  model = load.load(asked.checkpoint, mesh=mesh)
+  world = parse.data(model.config).world
   scenes = [scene(i, world) for i in range(asked.num)]
-  told = texts.from_prompts(
+  told = prompt_embeds.from_prompts(
     model, [captions.canonical_caption(s) for s in scenes], negative=''
   )
   plain = sample(model, told, asked, step_cache=0.0)
@@ -71,7 +73,7 @@ def main() -> None:
 
 def scene(i: int, world: world_lib.World) -> world_lib.Scene:
   """A held-out scene that no training uses."""
-  record = digits_tfds.example(
+  record = tfds.example(
     i, world=world, split=world_lib.SPLITS[1], seed=1_000_003
   )
   return world_lib.from_json(record['scene'])
@@ -80,18 +82,18 @@ def scene(i: int, world: world_lib.World) -> world_lib.Scene:
 def sample(model, told, asked, *, step_cache: float, prepare=True) -> Run:
   """All clips in batches; the first round compiles and is not counted."""
   nets = model.networks
-  settings = config_lib.sampling(
+  settings = parse.sampling(
     model.config,
     steps=asked.steps,
     solver=asked.solver,
     step_cache=step_cache,
   )
-  made = build.sampler(model.config, nets, settings)
+  made = networks.sampler(model.config, nets, settings)
   if not prepare:
     made = dataclasses.replace(made, prepare=None)
   params = {'dit': model.read('dit')}
-  grid = build.grids(model.config, nets)
-  condition = conditions.nothing(
+  grid = networks.grids(model.config, nets)
+  condition = conditioning.nothing(
     asked.batch, (*grid.latent, nets.autoencoder.z_dim)
   )
   advance = jax.jit(made.advance)
@@ -101,7 +103,9 @@ def sample(model, told, asked, *, step_cache: float, prepare=True) -> Run:
     for first in range(0, asked.num, asked.batch):
       keys = sampler.clip_keys(0, asked.batch, first=first)
       text_BSY, negative_BSY = (
-        texts.batch(rows[first : first + asked.batch], length=nets.text_length)
+        prompt_embeds.batch(
+          rows[first : first + asked.batch], length=nets.text_length
+        )
         for rows in (told.text, told.negative)
       )
       carry = made.begin(keys, condition)

@@ -13,14 +13,16 @@ import time
 import jax
 
 from experiments import digits
-from spacetime import build, clips, meshes, sharding
-from spacetime import config as config_lib
+from spacetime import sharding
+from spacetime.config import mesh as mesh_lib
+from spacetime.config import networks, parse
+from spacetime.data import sources as sources_lib
 from spacetime.data import tokenizer as tokenizer_lib
 from spacetime.training import state, step
 
 
 def main() -> None:
-  """Builds the very step that `spacetime.train` runs, and times it."""
+  """Builds the very step that `spacetime train` runs, and times it."""
   parser = argparse.ArgumentParser(description=__doc__)
   parser.add_argument('--size', default='cpu')
   parser.add_argument('--data_dir', default='data')
@@ -30,17 +32,17 @@ def main() -> None:
 
   config = digits.get_config(flags.size)
   config.data.dir = flags.data_dir
-  data, mesh = config_lib.data(config), meshes.mesh(config)
-  nets = build.networks(config)
+  data, mesh = parse.data(config), mesh_lib.mesh(config)
+  nets = networks.networks(config)
   task, optimizer = (
-    build.diffusion_task(config, nets),
-    build.make_optimizer(config),
+    networks.diffusion_task(config, nets),
+    networks.make_optimizer(config),
   )
-  sources = clips.open_sources(data, seed=config.seed)
+  sources = sources_lib.open_sources(data, seed=config.seed)
   tokenizer = tokenizer_lib.train(
     sources.captions, vocab_size=config.text.vocab_size
   )
-  loader = clips.make_loader(
+  loader = sources_lib.make_loader(
     data, sources.train, tokenizer, length=nets.text_length, seed=config.seed
   )
   iterator = iter(loader)
@@ -63,7 +65,7 @@ def main() -> None:
           times[kind].append((time.perf_counter() - began) / flags.steps)
   medians = {kind: statistics.median(each) for kind, each in times.items()}
   for kind, seconds in medians.items():
-    rates = build.rates(config, nets).told(1, seconds)
+    rates = networks.rates(config, nets).told(1, seconds)
     print(kind, {name: round(value, 4) for name, value in rates.items()})
   print(f'ratio {medians["pipeline"] / medians["cached"]:.3f}')
 

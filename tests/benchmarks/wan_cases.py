@@ -11,8 +11,8 @@ import sys
 
 import numpy as np
 
-sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
-from seeded_weights import draw, weights  # noqa: E402
+sys.path.insert(0, str(pathlib.Path(__file__).parents[2]))
+from tests.helpers.seeded_weights import draw, weights  # noqa: E402
 
 CASES = {
   'dit_forward': '2 layers of Wan 2.1 1.3B, 1560 tokens, 512 of text',
@@ -35,13 +35,17 @@ def frames(case: str) -> int:
 
 def config(case: str):
   """The sizes of a case's network."""
-  from spacetime.models import autoencoder, dit, text
+  from spacetime.models import text_encoder
+  from spacetime.models.autoencoder import autoencoder
+  from spacetime.models.transformer import dit
 
   if case.startswith('vae'):
     return autoencoder.PRESETS['wan2.1']
   if case == 'umt5':
-    full = vars(text.PRESETS['umt5-xxl'])
-    return text.TextConfig(**{**full, 'num_layers': 1, 'vocab_size': TOKENS})
+    full = vars(text_encoder.PRESETS['umt5-xxl'])
+    return text_encoder.TextConfig(
+      **{**full, 'num_layers': 1, 'vocab_size': TOKENS}
+    )
   return dit.DiTConfig(
     channels=16,
     patch=(1, 2, 2),
@@ -55,7 +59,7 @@ def config(case: str):
 
 def tensors(case: str) -> dict[str, np.ndarray]:
   """The weights by their published names."""
-  from spacetime.interop import networks
+  from spacetime.checkpoint.interop import networks
 
   return weights(networks.of(config(case)).published_shapes())
 
@@ -76,13 +80,15 @@ def ours(case: str):
   """spacetime's side."""
   import jax
 
-  from spacetime.interop import umt5, wan_dit, wan_vae
-  from spacetime.models import autoencoder, dit, text
+  from spacetime.checkpoint.interop import umt5, wan_dit, wan_vae
+  from spacetime.models import text_encoder
+  from spacetime.models.autoencoder import autoencoder
+  from spacetime.models.transformer import dit
 
   given, sizes = inputs(case), config(case)
   if case == 'umt5':
     params = jax.device_put(umt5.params_from_torch_names(tensors(case)))
-    encode = jax.jit(text.TextEncoder(sizes).encode)
+    encode = jax.jit(text_encoder.TextEncoder(sizes).encode)
     return lambda: encode(params, *given)
   if case.startswith('vae'):
     params = jax.device_put(wan_vae.params_from_torch_names(tensors(case)))
@@ -116,7 +122,7 @@ def _summary(loss, grads):
 def _ours_vae(case: str, model, params, x):
   import jax
 
-  from spacetime.models import streaming
+  from spacetime.models.autoencoder import streaming
 
   if case.endswith('whole'):
     run = jax.jit(getattr(model, case.split('_')[1]))

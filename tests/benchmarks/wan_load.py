@@ -25,8 +25,8 @@ def write(folder: pathlib.Path) -> None:
   import jax.numpy as jnp
   import numpy as np
 
-  from spacetime.interop import export_configs, networks, writing
-  from spacetime.models import dit
+  from spacetime.checkpoint.interop import export_configs, networks, writing
+  from spacetime.models.transformer import dit
 
   config = dit.DiTConfig(
     channels=16,
@@ -59,7 +59,7 @@ def load(folder: pathlib.Path, dtype: str | None) -> None:
   import jax
 
   from spacetime import sharding
-  from spacetime.interop import folders
+  from spacetime.checkpoint.interop import folders
 
   mesh = sharding.make_mesh(
     sharding.MeshConfig(data=1), devices=jax.devices()[:1]

@@ -17,12 +17,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments import wan_t2v_1_3b
-from spacetime import build, meshes, sharding
+from spacetime import sharding
+from spacetime.config import mesh as mesh_lib
+from spacetime.config import networks
 from spacetime.training import state, step
 
 
 def main() -> None:
-  """Builds the very step that `spacetime.train` runs, and times it."""
+  """Builds the very step that `spacetime train` runs, and times it."""
   parser = argparse.ArgumentParser(description=__doc__)
   parser.add_argument('--rank', type=int, default=16)
   parser.add_argument('--dtype', default='bfloat16', help='of base and compute')
@@ -36,8 +38,11 @@ def main() -> None:
   config.model.dtype, config.model.layers = flags.dtype, flags.layers
   config.lora.rank = flags.rank
   config.data.batch_size = 1
-  nets, mesh = build.networks(config), meshes.mesh(config)
-  task, move = build.diffusion_task(config, nets), build.make_optimizer(config)
+  nets, mesh = networks.networks(config), mesh_lib.mesh(config)
+  task, move = (
+    networks.diffusion_task(config, nets),
+    networks.make_optimizer(config),
+  )
   rng = np.random.default_rng(0)
 
   def drawn(leaf):

@@ -1,0 +1,300 @@
+"""Folders and files of published weights: what is in them, and reading it.
+
+A pipeline's folder, as diffusers writes it:
+
+  model_index.json
+  transformer/ [transformer_2/] vae/ text_encoder/   config.json, safetensors
+  tokenizer/ scheduler/
+"""
+
+import dataclasses
+import hashlib
+import pathlib
+from collections.abc import Callable, Mapping
+
+import jax
+import numpy as np
+
+from spacetime.checkpoint.interop import (
+  configs,
+  networks,
+  reading,
+  tensors,
+  wan_dit,
+)
+from spacetime.models.transformer import dit
+
+INDEX, CONFIG = 'model_index.json', 'config.json'
+SCHEDULER = 'scheduler/scheduler_config.json'
+TOKENIZER = 'tokenizer'
+SECOND = 'transformer_2'
+# Every published transformer has heads of this size.
+HEAD = 128
+
+
+@dataclasses.dataclass(frozen=True)
+class Part:
+  """One network of a published model: its sizes, and where its tensors lie.
+
+  Attributes:
+    network: tables of what it consists of, with its config.
+    parameters: by path.
+    path: the folder or file.
+  """
+
+  network: networks.Network
+  parameters: Mapping[str, reading.Parameter]
+  path: pathlib.Path
+
+  @property
+  def config(self):
+    """DiTConfig, AutoencoderConfig or TextConfig."""
+    return self.network.config
+
+  @property
+  def size(self) -> int:
+    """Bytes of its tensors."""
+    return sum(t.size for p in self.parameters.values() for t in p.tensors)
+
+  @property
+  def dtype(self) -> np.dtype:
+    """What most of its bytes are stored as."""
+    sizes = {}
+    for parameter in self.parameters.values():
+      for tensor in parameter.tensors:
+        sizes[tensor.dtype] = sizes.get(tensor.dtype, 0) + tensor.size
+    return max(sizes, key=sizes.get)
+
+  def load(
+    self,
+    mesh: jax.sharding.Mesh,
+    *,
+    dtype=None,
+    report: Callable[[int], None] = lambda size: None,
+  ) -> dict:
+    """The parameters on the mesh; see reading.load."""
+    root = networks.ROOTS[self.network.kind]
+    return reading.load(root, self.parameters, mesh, dtype=dtype, report=report)
+
+  def fingerprint(self) -> str:
+    """Hex digits that name the arrays, of some bytes of each."""
+    digest, root = hashlib.sha256(), networks.ROOTS[self.network.kind]
+    for path, parameter in sorted(self.parameters.items()):
+      for tensor in parameter.tensors:
+        digest.update(f'{root}.{path} {tensor.shape} {tensor.dtype}'.encode())
+        data = tensor.view().reshape(-1)
+        digest.update(data[:512].tobytes() + data[-512:].tobytes())
+        tensor.release()
+    return digest.hexdigest()
+
+  def stamp(self) -> str:
+    """Hex digits that name the files by size and time of change.
+
+    It costs nothing, and sees what `fingerprint` does not, a change in the
+    middle of an array; but a copy of the files has another one.
+    """
+    tensors = (t for p in self.parameters.values() for t in p.tensors)
+    digest = hashlib.sha256()
+    for path in sorted({tensor.path for tensor in tensors}):
+      found = path.stat()
+      told = f'{path.name} {found.st_size} {found.st_mtime_ns}'
+      digest.update(told.encode())
+    return digest.hexdigest()
+
+
+@dataclasses.dataclass(frozen=True)
+class Pipeline:
+  """A published text-to-video model.
+
+  Attributes:
+    folder: of model_index.json.
+    transformer, vae, text_encoder: its networks.
+    index: model_index.json.
+    scheduler: scheduler_config.json.
+    transformer_2: of two transformers the one for the lower levels.
+  """
+
+  folder: pathlib.Path
+  transformer: Part
+  vae: Part
+  text_encoder: Part
+  index: dict
+  scheduler: dict
+  transformer_2: Part | None = None
+
+  @property
+  def parts(self) -> dict[str, Part]:
+    """The networks by the roots of their parameters; 'dit_2' is the second
+    transformer."""
+    parts = (self.transformer, self.text_encoder, self.vae)
+    found = {networks.ROOTS[part.network.kind]: part for part in parts}
+    return found | ({'dit_2': self.transformer_2} if self.boundary else {})
+
+  @property
+  def boundary(self) -> float | None:
+    """The level below which the second of two transformers serves."""
+    return self.transformer_2 and self.index['boundary_ratio']
+
+  @property
+  def tokenizer(self) -> pathlib.Path:
+    """The tokenizer's folder."""
+    return self.folder / TOKENIZER
+
+  def fingerprint(self) -> str:
+    """Sixteen hex digits that name the arrays, of some bytes of each."""
+    prints = (part.fingerprint() for part in self.parts.values())
+    return hashlib.sha256(''.join(prints).encode()).hexdigest()[:16]
+
+
+def is_pipeline(path) -> bool:
+  """Whether it is the folder of a published pipeline."""
+  return (pathlib.Path(path) / INDEX).is_file()
+
+
+def open_pipeline(
+  folder,
+  *,
+  transformer: str | None = None,
+  variant: str | None = None,
+) -> Pipeline:
+  """Opens a pipeline's folder and checks every network of it.
+
+  Args:
+    folder: that of model_index.json.
+    transformer: which of two, 'transformer' or 'transformer_2', to open alone;
+      None opens what there is.
+    variant: of the files' dtype, such as 'bf16'.
+
+  Raises:
+    ValueError: another family, a variant that is not supported, or weights
+      that are missing, damaged or of other sizes than their configs.
+  """
+  folder = pathlib.Path(folder)
+  index = tensors.read_json(folder / INDEX)
+  configs.check_class(
+    index.get('_class_name'), ('WanPipeline',), folder / INDEX
+  )
+  kinds = {
+    'transformer': transformer or 'transformer',
+    'vae': 'vae',
+    'text_encoder': 'text_encoder',
+  }
+  parts = {
+    kind: open_part(folder / name, kind, variant=variant)
+    for kind, name in kinds.items()
+  }
+  _check_fit(folder, **{kind: part.config for kind, part in parts.items()})
+  scheduler = tensors.read_json(folder / SCHEDULER)
+  if transformer is None and _has_two(folder, index):
+    second = open_part(folder / SECOND, 'transformer', variant=variant)
+    if second.config != parts['transformer'].config:
+      raise ValueError(
+        f'{folder}: {SECOND}/ is {second.config}, transformer/ '
+        f'{parts["transformer"].config}: expected two of the same sizes'
+      )
+    parts['transformer_2'] = second
+  return Pipeline(folder, **parts, index=index, scheduler=scheduler)
+
+
+def _has_two(folder: pathlib.Path, index: Mapping) -> bool:
+  """Whether the folder has a second transformer, and a level to use it from.
+
+  Raises:
+    ValueError: one without the other.
+  """
+  boundary, held = index.get('boundary_ratio'), (folder / SECOND).is_dir()
+  if boundary is None and not held:
+    return False
+  number = isinstance(boundary, (int, float)) and 0 < boundary < 1
+  if not held or not number:
+    raise ValueError(
+      f'{folder / INDEX}: boundary_ratio={boundary}, and {SECOND}/ is '
+      f'{"there" if held else "missing"}: expected both, or neither; '
+      'boundary_ratio is the level below which the second transformer serves, '
+      'such as 0.875'
+    )
+  return True
+
+
+def open_part(path, kind: str, *, variant: str | None = None) -> Part:
+  """Opens one network: a folder of it, a file, or an index of shards.
+
+  Args:
+    path: where; a pipeline's folder stands for the folder of that kind in it.
+    kind: 'transformer', 'vae' or 'text_encoder'.
+    variant: of the files' dtype, such as 'bf16'.
+
+  Raises:
+    ValueError: weights that are missing, damaged, of another model, or of
+      other sizes than the config beside them.
+  """
+  path = pathlib.Path(path)
+  if is_pipeline(path):
+    path = path / kind
+  weights = path
+  if not path.is_file() and path.suffix not in tensors.PICKLES:
+    weights = tensors.find(path, variant=variant)
+  opened = tensors.open_tensors(weights)
+  names = networks.published_names(kind, opened, path)
+  found = {published: opened[name] for name, published in names.items()}
+  sizes = weights.parent / CONFIG
+  if sizes.is_file():
+    config = configs.READ[kind](tensors.read_json(sizes), sizes)
+  elif kind == 'transformer':
+    config = inferred(found, weights)
+  else:
+    raise ValueError(f"{sizes}: no such file; expected the {kind}'s sizes")
+  network = networks.of(config)
+  networks.check(network, found, path)
+  return Part(network, reading.parameters(network, found), path)
+
+
+def inferred(
+  found: Mapping[str, tensors.Tensor], where: pathlib.Path
+) -> dit.DiTConfig:
+  """Sizes of a transformer by its tensors, where no config is beside it.
+
+  Raises:
+    ValueError: the tensors that tell them are missing, or the heads are not of
+      the published size.
+  """
+  networks.refuse_foreign('transformer', found, where)
+  wan_dit.check_names(found)
+  width, channels, *patch = found['patch_embedding.weight'].shape
+  if width % HEAD:
+    raise ValueError(
+      f'{where}: a width of {width} does not tell how many heads there are: '
+      f'expected a multiple of {HEAD}, or {CONFIG} beside the file'
+    )
+  time, words = (
+    found[f'condition_embedder.{name}_embedder.linear_1.weight']
+    for name in ('time', 'text')
+  )
+  return dit.DiTConfig(
+    channels=channels,
+    patch=tuple(patch),
+    width=width,
+    heads=width // HEAD,
+    layers=wan_dit.count_layers(found),
+    mlp=found['blocks.0.ffn.net.0.proj.weight'].shape[0],
+    text_width=words.shape[1],
+    frequencies=time.shape[1],
+  )
+
+
+def _check_fit(folder, *, transformer, vae, text_encoder) -> None:
+  told = []
+  if transformer.channels != vae.z_dim:
+    told.append(
+      f'transformer/ takes {transformer.channels} channels, vae/ gives '
+      f'{vae.z_dim}'
+    )
+  if transformer.text_width != text_encoder.d_model:
+    told.append(
+      f'transformer/ takes text of width {transformer.text_width}, '
+      f'text_encoder/ gives {text_encoder.d_model}'
+    )
+  if told:
+    raise ValueError(
+      f'{folder}: {"; ".join(told)}: expected networks of one model'
+    )

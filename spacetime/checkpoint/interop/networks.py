@@ -1,0 +1,182 @@
+"""The published networks as tables: names, layouts and shapes of each kind."""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Iterable, Mapping
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from spacetime.checkpoint.interop import layouts, umt5, wan_dit, wan_vae
+from spacetime.checkpoint.interop.tensors import Tensor, listed
+from spacetime.models import text_encoder
+from spacetime.models.autoencoder import autoencoder
+from spacetime.models.transformer import dit
+
+# The root of a kind's parameters, as sharding's table has it.
+ROOTS = {'transformer': 'dit', 'vae': 'autoencoder', 'text_encoder': 'text'}
+# Modules that only other families have.
+FOREIGN = {
+  'double_blocks.': 'HunyuanVideo',
+  'single_transformer_blocks.': 'HunyuanVideo or FLUX',
+  'caption_projection.': 'LTX-Video',
+  'joint_blocks.': 'Stable Diffusion 3',
+  'input_blocks.': 'Stable Diffusion',
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Network:
+  """What a published network of some sizes consists of.
+
+  Attributes:
+    kind: 'transformer', 'vae' or 'text_encoder'.
+    config: sizes.
+    shapes: of the parameters by their paths, such as 'blocks.mlp_in.kernel'.
+    rows: every tensor: published name, path, layer or None, layout.
+    from_torch: (tensor, layout) -> array, a view wherever it can be.
+    to_torch: (array, layout) -> tensor.
+  """
+
+  kind: str
+  config: (
+    dit.DiTConfig | autoencoder.AutoencoderConfig | text_encoder.TextConfig
+  )
+  shapes: Mapping[str, tuple[int, ...]]
+  rows: tuple[tuple[str, str, int | None, str], ...]
+  from_torch: Callable
+  to_torch: Callable
+
+  def published_shapes(self) -> dict[str, tuple[int, ...]]:
+    """Shapes of the tensors by their published names."""
+    found = {}
+    for name, path, layer, layout in self.rows:
+      shape = self.shapes[path] if layer is None else self.shapes[path][1:]
+      zeros = np.broadcast_to(np.float32(0), shape)
+      found[name] = self.to_torch(zeros, layout).shape
+    return found
+
+
+# Two transformers of one model have one config, and tracing takes a while.
+@functools.lru_cache(maxsize=8)
+def of(config) -> Network:
+  """The network of a config, by the class of that."""
+  if isinstance(config, dit.DiTConfig):
+    shapes = _shapes(_transformer(config))
+    rows = wan_dit.rows(config.layers)
+    to_torch = functools.partial(wan_dit.to_torch, patch=config.patch)
+    kind, from_torch = 'transformer', wan_dit.from_torch
+  else:
+    from_torch, to_torch = _from_torch, _to_torch
+    if isinstance(config, text_encoder.TextConfig):
+      kind, shapes = (
+        'text_encoder',
+        _shapes(text_encoder.TextEncoder(config).init),
+      )
+      rows = umt5.rows(shapes)
+    else:
+      kind, shapes = 'vae', _shapes(autoencoder.Autoencoder(config).init)
+      rows = wan_vae.rows(shapes)
+  return Network(kind, config, shapes, tuple(rows), from_torch, to_torch)
+
+
+def _from_torch(tensor, layout: str):
+  return layouts.FROM_TORCH[layout](tensor)
+
+
+def _to_torch(array, layout: str):
+  return layouts.TO_TORCH[layout](array)
+
+
+def _transformer(config: dit.DiTConfig):
+  z = jnp.zeros((1, *config.patch, config.channels))
+  text_1BY = jnp.zeros((1, 1, config.text_width))
+  return lambda key: dit.DiT(config).init(key, z, jnp.zeros((1, 1)), text_1BY)[
+    'params'
+  ]
+
+
+def _shapes(init) -> dict[str, tuple[int, ...]]:
+  tree = jax.eval_shape(init, jax.random.key(0))
+  return {'.'.join(path): leaf.shape for path, leaf in layouts.leaves(tree)}
+
+
+def published_names(kind: str, names: Iterable[str], where) -> dict[str, str]:
+  """The names in a file -> diffusers' and transformers' own.
+
+  Tied tensors that a file holds twice are there once.
+
+  Raises:
+    ValueError: two names of one tensor.
+  """
+  names = list(names)
+  if kind == 'text_encoder':
+    tied = [name for name in umt5.EMBEDDINGS if name in names]
+    kept = [name for name in names if name not in tied[1:]]
+    return {n: umt5.EMBEDDINGS[0] if n in tied else n for n in kept}
+  if kind != 'transformer':
+    return {name: name for name in names}
+  renamed = {name: wan_dit.published_name(name) for name in names}
+  seen = {}
+  for name, published in renamed.items():
+    seen.setdefault(published, []).append(name)
+  doubled = [
+    name for found in seen.values() if len(found) > 1 for name in found
+  ]
+  if doubled:
+    raise ValueError(
+      f'{where} has tensors under two names: {listed(doubled)}: expected each '
+      'once, in one dialect of names'
+    )
+  return renamed
+
+
+def check(network: Network, found: Mapping[str, Tensor], where) -> None:
+  """Refuses tensors that are not the network's; all faults in one message.
+
+  Args:
+    network: what is expected.
+    found: by their published names.
+    where: the file or folder, for the message.
+
+  Raises:
+    ValueError: tensors missing, unexpected or of other shapes; those of
+      another family or of an image-to-video variant are called that.
+  """
+  expected = network.published_shapes()
+  unexpected = found.keys() - expected.keys()
+  refuse_foreign(network.kind, unexpected, where)
+  image = {name for name in unexpected if wan_dit.IMAGE.search(name)}
+  shapes = [
+    f'{name} {found[name].shape}, expected {shape}'
+    for name, shape in expected.items()
+    if name in found and found[name].shape != shape
+  ]
+  faults = {
+    'missing': expected.keys() - found.keys(),
+    'of an image-to-video variant, which is not supported': image,
+    'unexpected': unexpected - image,
+    'of other shapes': shapes,
+  }
+  told = [f'{what}: {listed(names)}' for what, names in faults.items() if names]
+  if told:
+    raise ValueError(
+      f'{where}: expected the {len(expected)} tensors of the {network.kind} '
+      f'that its config describes; {"; ".join(told)}'
+    )
+
+
+def refuse_foreign(kind: str, names: Iterable[str], where) -> None:
+  """Refuses names that another family's modules have.
+
+  Raises:
+    ValueError: it tells which family.
+  """
+  for mark, family in FOREIGN.items():
+    keys = [name for name in names if mark in name]
+    if keys:
+      raise ValueError(
+        f'{where} is of {family}, another family of models: expected a {kind} '
+        f'of Wan 2.1 or 2.2; it has {listed(keys)}'
+      )

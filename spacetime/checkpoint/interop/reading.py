@@ -1,0 +1,171 @@
+"""Published tensors straight to their places: no more in the host's memory
+than the parameter that is being read."""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Mapping
+
+import jax
+import numpy as np
+
+from spacetime import sharding as sharding_lib
+from spacetime.checkpoint.interop import layouts, networks
+from spacetime.checkpoint.interop.tensors import Tensor
+
+# XLA on a CPU takes a buffer as it is, not a copy, from this alignment on.
+ALIGNMENT = 64
+# Rows of a transposed copy that fit the cache.
+ROWS = 128
+# Parameters that the published code computes with in float32: small, and a
+# half type would cost them precision.
+FLOAT32 = ('modulation', 'head_modulation', 'time_in', 'time_out', 'norm_cross')
+
+
+@dataclasses.dataclass(frozen=True)
+class Parameter:
+  """One parameter as the tensors that it is made of.
+
+  Attributes:
+    path: such as 'blocks.mlp_in.kernel'.
+    shape: of the parameter.
+    dtype: as stored; that of the widest layer where they differ.
+    tensors: one, or one a layer.
+    convert: a tensor's view in the layout of the parameter, or of its layer.
+    stacked: whether the first axis is the layers.
+  """
+
+  path: str
+  shape: tuple[int, ...]
+  dtype: np.dtype
+  tensors: tuple[Tensor, ...]
+  convert: Callable = dataclasses.field(repr=False)
+  stacked: bool
+
+  def read(self, index=None, *, dtype=None) -> np.ndarray:
+    """The parameter, or the part that a tuple of slices cuts out."""
+    index = index or (slice(None),) * len(self.shape)
+    size = [
+      len(range(*cut.indices(n)))
+      for cut, n in zip(index, self.shape, strict=True)
+    ]
+    dtype = np.dtype(dtype or self.dtype)
+    out = _aligned(size, dtype)
+    if not self.stacked:
+      self._copy(self.tensors[0], index, out)
+      return out
+    layers = range(len(self.tensors))[index[0]]
+    for row, layer in zip(out, layers, strict=True):
+      self._copy(self.tensors[layer], index[1:], row)
+    return out
+
+  def _copy(self, tensor: Tensor, index, out: np.ndarray) -> None:
+    source = self.convert(tensor.view())[index]
+    if source.dtype == out.dtype and source.itemsize == 2:
+      # numpy copies numbers that it knows faster.
+      source, out = source.view(np.uint16), out.view(np.uint16)
+    if source.ndim != 2:
+      np.copyto(out, source, casting='unsafe')
+    else:
+      for first in range(0, source.shape[1], ROWS):
+        part = slice(first, first + ROWS)
+        np.copyto(out[:, part], source[:, part], casting='unsafe')
+    tensor.release()
+
+
+def parameters(
+  network: networks.Network, found: Mapping[str, Tensor]
+) -> dict[str, Parameter]:
+  """The network's parameters by path, of tensors by their published names."""
+  parts = {}
+  for name, path, layer, layout in network.rows:
+    parts.setdefault((path, layer is not None, layout), []).append(found[name])
+  return {
+    path: Parameter(
+      path,
+      network.shapes[path],
+      functools.reduce(_promoted, (t.dtype for t in tensors)),
+      tuple(tensors),
+      functools.partial(_convert, network.from_torch, layout),
+      stacked,
+    )
+    for (path, stacked, layout), tensors in parts.items()
+  }
+
+
+def target_dtype(root: str, path: str, stored: np.dtype, dtype) -> np.dtype:
+  """The dtype of a parameter when `dtype` is asked for.
+
+  None keeps all as stored; the autoencoder, and what the published code
+  computes with in float32, stay as stored in any case.
+  """
+  kept = root == 'autoencoder' or (
+    root == 'dit' and any(part in FLOAT32 for part in path.split('.'))
+  )
+  return stored if dtype is None or kept else np.dtype(dtype)
+
+
+def load(
+  root: str,
+  parameters: Mapping[str, Parameter],
+  mesh: jax.sharding.Mesh,
+  *,
+  dtype=None,
+  report: Callable[[int], None] = lambda size: None,
+) -> dict:
+  """The tree of parameters on the mesh.
+
+  Args:
+    root: 'dit', 'text' or 'autoencoder', for the table of placements.
+    parameters: by path.
+    mesh: of all devices; only this process's parts are read.
+    dtype: see target_dtype.
+    report: told the bytes of each parameter when it is in its place.
+
+  Raises:
+    ValueError: a parameter that the mesh does not divide.
+  """
+  dtypes = {
+    path: target_dtype(root, path, parameter.dtype, dtype)
+    for path, parameter in parameters.items()
+  }
+  shapes = {}
+  for path, parameter in parameters.items():
+    shape = jax.ShapeDtypeStruct(parameter.shape, dtypes[path])
+    layouts.put(shapes, [root, *path.split('.')], shape)
+  places = sharding_lib.param_shardings(shapes, mesh)
+  params = {}
+  for path, place in layouts.leaves(places):
+    name = '.'.join(path[1:])
+    array = _place(parameters[name], place, dtypes[name])
+    layouts.put(params, list(path[1:]), array)
+    report(array.nbytes)
+  return params
+
+
+def _place(parameter: Parameter, place, dtype: np.dtype) -> jax.Array:
+  cuts = {}
+
+  def cut(index):
+    key = str(index)  # slices have no hash before Python 3.12
+    if key not in cuts:
+      cuts[key] = parameter.read(index, dtype=dtype)
+    return cuts[key]
+
+  array = jax.make_array_from_callback(parameter.shape, place, cut)
+  # Waited for, or the buffers of many parameters would be alive at once.
+  return array.block_until_ready()
+
+
+def _aligned(shape, dtype: np.dtype) -> np.ndarray:
+  size = int(np.prod(shape)) * dtype.itemsize
+  raw = np.empty(size + ALIGNMENT, np.uint8)
+  first = -raw.ctypes.data % ALIGNMENT
+  return raw[first : first + size].view(dtype).reshape(shape)
+
+
+def _convert(from_torch, layout, tensor):
+  return from_torch(tensor, layout)
+
+
+def _promoted(a: np.dtype, b: np.dtype) -> np.dtype:
+  return a if a == b else np.dtype(np.float32)

@@ -1,0 +1,142 @@
+"""A published pipeline as the plain config of a weights folder, and back."""
+
+import dataclasses
+from collections.abc import Mapping
+
+import numpy as np
+
+from spacetime.checkpoint.interop import configs
+from spacetime.checkpoint.interop.folders import Pipeline
+
+# Rows of text that the published pipelines attend to.
+TEXT_LENGTH = 512
+# The scheduler of the published folders, with their shift at 480 rows.
+SCHEDULER = dict(
+  _class_name='UniPCMultistepScheduler',
+  num_train_timesteps=1000,
+  prediction_type='flow_prediction',
+  use_flow_sigmas=True,
+  flow_shift=3.0,
+  solver_order=2,
+  solver_type='bh2',
+  final_sigmas_type='zero',
+)
+SOLVERS = {
+  'UniPCMultistepScheduler': 'unipc',
+  'DPMSolverMultistepScheduler': 'dpm',
+  'FlowMatchEulerDiscreteScheduler': 'euler',
+}
+
+
+def from_pipeline(pipeline: Pipeline, *, dtype=None) -> dict:
+  """The config of a pipeline: every section that sampling reads.
+
+  Args:
+    pipeline: opened.
+    dtype: of the parameters if not as stored; with half types the transformer
+      and the text encoder compute in bfloat16.
+
+  Raises:
+    ValueError: a scheduler that is not of a flow, or not known here.
+  """
+  stored = np.dtype(dtype or pipeline.transformer.dtype)
+  compute = 'float32' if stored.itemsize == 4 else 'bfloat16'
+  vae = pipeline.vae.config
+  text = dataclasses.asdict(pipeline.text_encoder.config)
+  model = dataclasses.asdict(pipeline.transformer.config)
+  del model['channels'], model['text_width']  # those of the other networks
+  shift, solver = schedule(pipeline.scheduler, pipeline.folder)
+  size, fps = clips(vae)
+  return {
+    'stage': 'diffusion',
+    'seed': 0,
+    'data': {
+      'name': 'folder',
+      'dir': '',
+      'clips': 0,
+      'held_out_clips': 0,
+      'world': dict(zip(('frames', 'height', 'width'), size, strict=True)),
+      'batch_size': 1,
+      'caption_dropout': 0.1,
+      'crop': None,
+      'fps': fps,
+    },
+    'autoencoder': {'kind': 'causal'} | dataclasses.asdict(vae),
+    'text': {'length': TEXT_LENGTH} | text | {'dtype': compute},
+    'model': model | {'dtype': compute},
+    'flow': {'prediction': 'velocity', 'shift': shift},
+    'sampling': {
+      'steps': 50,
+      'solver': solver,
+      'guidance': 5.0,
+      'interval': (0.0, 1.0),
+      'shift': shift,
+      'schedule': 'published',
+      'boundary': pipeline.boundary,
+    },
+    'published': {'index': pipeline.index, 'scheduler': pipeline.scheduler},
+  }
+
+
+def clips(vae) -> tuple[tuple[int, int, int], int]:
+  """((frames, height, width), frames a second) that a model was made for, by
+  its autoencoder: Wan 2.2's 5B has 720 rows and 24 frames a second."""
+  return ((121, 704, 1280), 24) if vae.is_residual else ((81, 480, 832), 16)
+
+
+def schedule(scheduler: Mapping, where) -> tuple[float, str]:
+  """The shift and the solver's name of a scheduler_config.json.
+
+  Raises:
+    ValueError: not known here, or not of a flow.
+  """
+  name = scheduler.get('_class_name')
+  flow_euler = name == 'FlowMatchEulerDiscreteScheduler'
+  if name not in SOLVERS or not (
+    flow_euler or scheduler.get('use_flow_sigmas')
+  ):
+    raise ValueError(
+      f'{where}: scheduler {name} with use_flow_sigmas='
+      f'{scheduler.get("use_flow_sigmas")}: expected one of a flow, of '
+      f'{sorted(SOLVERS)}'
+    )
+  shift = scheduler.get('shift' if flow_euler else 'flow_shift', 1.0)
+  return float(shift), SOLVERS[name]
+
+
+def to_index(config: Mapping, *, residual: bool) -> tuple[dict, dict]:
+  """model_index.json and scheduler_config.json of a weights folder's config.
+
+  Args:
+    config: plain values; those of the published folder that it came from, if
+      it came from one, are kept.
+    residual: whether the autoencoder is in the 2.2 form.
+
+  Raises:
+    ValueError: the model does not predict a velocity.
+  """
+  flow = config['flow']
+  if flow.get('prediction', 'velocity') != 'velocity':
+    raise ValueError(
+      f'flow.prediction={flow["prediction"]!r}: expected velocity, which is '
+      'what the published code integrates'
+    )
+  kept = config.get('published', {})
+  text = config['text'].get('bias', 'layer')
+  encoder = 'UMT5EncoderModel' if text == 'layer' else 'T5EncoderModel'
+  index = {
+    '_class_name': 'WanPipeline',
+    'boundary_ratio': None,
+    'expand_timesteps': residual,
+    'scheduler': ['diffusers', 'UniPCMultistepScheduler'],
+    'text_encoder': ['transformers', encoder],
+    'tokenizer': ['transformers', 'T5TokenizerFast'],
+    'transformer': ['diffusers', configs.CLASSES['transformer']],
+    'transformer_2': [None, None],
+    'vae': ['diffusers', configs.CLASSES['vae']],
+  }
+  shift = config['sampling']['shift']
+  index = dict(kept.get('index', index))
+  # Of two transformers a weights folder has one.
+  index |= {'boundary_ratio': None, 'transformer_2': [None, None]}
+  return index, kept.get('scheduler', SCHEDULER | {'flow_shift': shift})

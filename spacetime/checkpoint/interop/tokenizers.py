@@ -1,0 +1,129 @@
+"""The tokenizer of a published folder, as the sentencepiece model it is.
+
+`tokenizer.json` is the same model in another dress: pieces with their scores
+and a table of characters. It is dressed back, so that one library reads both.
+"""
+
+import base64
+import binascii
+import pathlib
+from collections.abc import Iterator
+
+from sentencepiece import sentencepiece_model_pb2 as proto
+
+from spacetime.checkpoint.interop.tensors import read_json
+from spacetime.data.tokenizer import END, PAD, Tokenizer
+
+MODELS = ('spiece.model', 'sentencepiece.bpe.model', 'tokenizer.model')
+JSON = 'tokenizer.json'
+# Steps of a tokenizer.json that a sentencepiece model does by itself.
+STEPS = {
+  'normalizer': ('Precompiled', 'Replace', 'Strip'),
+  'pre_tokenizer': ('Metaspace', 'WhitespaceSplit'),
+}
+Piece = proto.ModelProto.SentencePiece
+
+
+def read(folder: pathlib.Path, *, vocabulary: int) -> Tokenizer:
+  """The tokenizer of a folder.
+
+  Args:
+    folder: with a sentencepiece model or a tokenizer.json.
+    vocabulary: rows of the embedding that its tokens choose from.
+
+  Raises:
+    ValueError: none there, of another kind, or of more pieces than rows.
+  """
+  folder = pathlib.Path(folder)
+  found = [folder / name for name in MODELS if (folder / name).is_file()]
+  if found:
+    tokenizer = Tokenizer.load(found[0])
+  elif (folder / JSON).is_file():
+    tokenizer = Tokenizer.from_bytes(from_json(folder / JSON))
+  else:
+    raise ValueError(
+      f'{folder}: no tokenizer: expected {MODELS[0]} or {JSON}; change '
+      '--checkpoint'
+    )
+  if tokenizer.size > vocabulary:
+    raise ValueError(
+      f'{folder} has {tokenizer.size} pieces, the text encoder an embedding of '
+      f'{vocabulary} rows: expected both of one model; change --checkpoint'
+    )
+  return tokenizer
+
+
+def from_json(path: pathlib.Path) -> bytes:
+  """A sentencepiece model of a tokenizer.json.
+
+  Raises:
+    ValueError: not a unigram model, or steps that sentencepiece does not have.
+  """
+  values = read_json(path)
+  model = values.get('model') or {}
+  vocab = model.get('vocab')
+  if not isinstance(vocab, list) or model.get('unk_id') is None:
+    raise ValueError(
+      f'{path}: model {model.get("type")!r}: expected a Unigram model with an '
+      f'unknown piece, as UMT5 has; take the {MODELS[0]} of its publisher'
+    )
+  table = b''
+  for step in steps(values, 'normalizer', path):
+    if step['type'] == 'Precompiled':
+      try:
+        table = base64.b64decode(step['precompiled_charsmap'], validate=True)
+      except binascii.Error as e:
+        raise ValueError(f'{path}: its table of characters: {e}') from e
+  prefix = any(
+    step.get('prepend_scheme', 'always') != 'never'
+    and step.get('add_prefix_space', True)
+    for step in steps(values, 'pre_tokenizer', path)
+    if step['type'] == 'Metaspace'
+  )
+  fallback = bool(model.get('byte_fallback'))
+  unknown = model['unk_id']
+  made = proto.ModelProto()
+  for i, (piece, score) in enumerate(vocab):
+    kind = Piece.NORMAL
+    if i in (PAD, END):
+      kind = Piece.CONTROL
+    elif i == unknown:
+      kind = Piece.UNKNOWN
+    elif fallback and len(piece) == 6 and piece.startswith('<0x'):
+      kind = Piece.BYTE
+    made.pieces.add(piece=piece, score=score, type=kind)
+  made.trainer_spec.model_type = proto.TrainerSpec.UNIGRAM
+  made.trainer_spec.vocab_size = len(vocab)
+  made.trainer_spec.byte_fallback = fallback
+  made.trainer_spec.pad_id, made.trainer_spec.eos_id = PAD, END
+  made.trainer_spec.unk_id, made.trainer_spec.bos_id = unknown, -1
+  for name, position in (('pad', PAD), ('eos', END), ('unk', unknown)):
+    if position < len(vocab):
+      setattr(made.trainer_spec, f'{name}_piece', vocab[position][0])
+  made.normalizer_spec.precompiled_charsmap = table
+  made.normalizer_spec.add_dummy_prefix = prefix
+  made.normalizer_spec.remove_extra_whitespaces = True
+  made.normalizer_spec.escape_whitespaces = True
+  return made.SerializeToString()
+
+
+def steps(values: dict, name: str, path: pathlib.Path) -> Iterator[dict]:
+  """The steps of a normalizer or a pre-tokenizer, one after the other.
+
+  Raises:
+    ValueError: a step that a sentencepiece model does not have.
+  """
+  step = values.get(name)
+  if not step:
+    return
+  if step['type'] == 'Sequence':
+    parts = step.get('normalizers', step.get('pretokenizers', []))
+    for part in parts:
+      yield from steps({name: part}, name, path)
+    return
+  if step['type'] not in STEPS[name]:
+    raise ValueError(
+      f'{path}: {name} {step["type"]!r}: expected {" or ".join(STEPS[name])}; '
+      f'take the {MODELS[0]} of its publisher'
+    )
+  yield step

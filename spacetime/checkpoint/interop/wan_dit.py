@@ -1,0 +1,215 @@
+"""Names and layouts of the published Wan transformers, as a table.
+
+A row: the published name (diffusers'), the path of the parameter here, the
+layout. A row of a block names its layer `i`; the layers of one parameter are
+stacked on a leading axis here. Names of the original repository, with or
+without the prefix that ComfyUI puts before them, are turned into diffusers'
+first.
+"""
+
+import re
+from collections.abc import Iterable, Iterator
+
+import numpy as np
+
+from spacetime.checkpoint.interop import layouts
+
+PREFIXES = ('model.diffusion_model.', 'diffusion_model.')
+
+TABLE = (
+  ('scale_shift_table', 'head_modulation', 'table'),
+  ('patch_embedding.weight', 'patch_embed.kernel', 'patch'),
+  ('patch_embedding.bias', 'patch_embed.bias', 'same'),
+)
+BLOCK = 'blocks.{i}.'
+BLOCK_TABLE = (
+  ('scale_shift_table', 'modulation', 'table'),
+  ('attn1.norm_q.weight', 'self_attention.norm_q.scale', 'same'),
+  ('attn1.norm_k.weight', 'self_attention.norm_k.scale', 'same'),
+  ('attn2.norm_q.weight', 'cross_attention.norm_q.scale', 'same'),
+  ('attn2.norm_k.weight', 'cross_attention.norm_k.scale', 'same'),
+  ('norm2.weight', 'norm_cross.scale', 'same'),
+  ('norm2.bias', 'norm_cross.bias', 'same'),
+)
+
+# A linear layer is two rows: a transposed weight and a bias.
+LINEAR = (
+  ('condition_embedder.time_embedder.linear_1', 'time_in'),
+  ('condition_embedder.time_embedder.linear_2', 'time_out'),
+  ('condition_embedder.time_proj', 'time_modulation'),
+  ('condition_embedder.text_embedder.linear_1', 'text_in'),
+  ('condition_embedder.text_embedder.linear_2', 'text_out'),
+  ('proj_out', 'head'),
+)
+BLOCK_LINEAR = (
+  ('attn1.to_q', 'self_attention.q'),
+  ('attn1.to_k', 'self_attention.k'),
+  ('attn1.to_v', 'self_attention.v'),
+  ('attn1.to_out.0', 'self_attention.out'),
+  ('attn2.to_q', 'cross_attention.q'),
+  ('attn2.to_k', 'cross_attention.k'),
+  ('attn2.to_v', 'cross_attention.v'),
+  ('attn2.to_out.0', 'cross_attention.out'),
+  ('ffn.net.0.proj', 'mlp_in'),
+  ('ffn.net.2', 'mlp_out'),
+)
+
+# The original repository's names of modules, and diffusers'. The norm between
+# the attentions is the third there and the second here.
+ORIGINAL = {
+  'time_embedding.0': 'condition_embedder.time_embedder.linear_1',
+  'time_embedding.2': 'condition_embedder.time_embedder.linear_2',
+  'text_embedding.0': 'condition_embedder.text_embedder.linear_1',
+  'text_embedding.2': 'condition_embedder.text_embedder.linear_2',
+  'time_projection.1': 'condition_embedder.time_proj',
+  'head.modulation': 'scale_shift_table',
+  'head.head': 'proj_out',
+}
+BLOCK_ORIGINAL = {
+  'modulation': 'scale_shift_table',
+  'norm3': 'norm2',
+  'ffn.0': 'ffn.net.0.proj',
+  'ffn.2': 'ffn.net.2',
+} | {
+  f'{there}_attn.{a}': f'{here}.{b}'
+  for there, here in (('self', 'attn1'), ('cross', 'attn2'))
+  for a, b in (
+    ('q', 'to_q'),
+    ('k', 'to_k'),
+    ('v', 'to_v'),
+    ('o', 'to_out.0'),
+    ('norm_q', 'norm_q'),
+    ('norm_k', 'norm_k'),
+  )
+}
+
+# Modules that only the variants conditioned on an image have.
+IMAGE = re.compile(r'image_embedder|img_emb|add_[kv]_proj|norm_added_k|_img\.')
+
+
+def published_name(name: str) -> str:
+  """diffusers' name of a tensor that any of the dialects names."""
+  for prefix in PREFIXES:
+    name = name.removeprefix(prefix)
+  block, module, kind = re.fullmatch(
+    r'(blocks\.\d+\.)?(.*?)(\.weight|\.bias)?', name, re.DOTALL
+  ).groups(default='')
+  renamed = BLOCK_ORIGINAL if block else ORIGINAL
+  return block + renamed.get(module, module) + kind
+
+
+def original_name(name: str) -> str:
+  """The original repository's name of a tensor that diffusers names."""
+  block, module, kind = re.fullmatch(
+    r'(blocks\.\d+\.)?(.*?)(\.weight|\.bias)?', name, re.DOTALL
+  ).groups(default='')
+  renamed = BLOCK_ORIGINAL if block else ORIGINAL
+  back = {there: original for original, there in renamed.items()}
+  return block + back.get(module, module) + kind
+
+
+def rows(layers: int) -> Iterator[tuple[str, str, int | None, str]]:
+  """Every tensor: published name, path here, layer or None, layout."""
+  for name, path, layout in (*TABLE, *_linear(LINEAR)):
+    yield name, path, None, layout
+  for i in range(layers):
+    for tail, path, layout in (*BLOCK_TABLE, *_linear(BLOCK_LINEAR)):
+      yield BLOCK.format(i=i) + tail, 'blocks.' + path, i, layout
+
+
+def count_layers(names: Iterable[str]) -> int:
+  """How many blocks the published names speak of."""
+  found = [re.match(r'blocks\.(\d+)\.', name) for name in names]
+  return 1 + max((int(m[1]) for m in found if m), default=-1)
+
+
+def check_names(names: Iterable[str]) -> None:
+  """Refuses published names that are not those of a text-to-video model.
+
+  Raises:
+    ValueError: names that are missing, not in the table, or of a variant that
+      is conditioned on an image; all of them in one message.
+  """
+  found = set(names)
+  expected = {name for name, *_ in rows(max(count_layers(found), 1))}
+  missing, unknown = sorted(expected - found), sorted(found - expected)
+  image = [name for name in unknown if IMAGE.search(name)]
+  if image:
+    raise ValueError(
+      f'{len(image)} tensors of an image-to-video variant, among them '
+      f'{image[0]!r}: expected a text-to-video transformer; choose a T2V or '
+      'TI2V folder'
+    )
+  if missing or unknown:
+    raise ValueError(
+      f'expected the {len(expected)} tensors of a Wan transformer; missing: '
+      f'{", ".join(missing) or "none"}; unknown: {", ".join(unknown) or "none"}'
+    )
+
+
+def from_torch(tensor: np.ndarray, layout: str) -> np.ndarray:
+  """One published tensor in the layout of the parameter here."""
+  if layout == 'table':
+    return tensor[0]
+  if layout == 'patch':
+    # The kernel's taps come before the channels in a token.
+    kernel = layouts.FROM_TORCH['conv3'](tensor)
+    return kernel.reshape(-1, kernel.shape[-1])
+  return layouts.FROM_TORCH[layout](tensor)
+
+
+def to_torch(
+  array: np.ndarray, layout: str, *, patch: tuple[int, int, int] = (1, 2, 2)
+) -> np.ndarray:
+  """The inverse of from_torch; `patch` is the kernel's size."""
+  if layout == 'table':
+    return array[None]
+  if layout == 'patch':
+    kernel = array.reshape(*patch, -1, array.shape[-1])
+    return layouts.TO_TORCH['conv3'](kernel)
+  return layouts.TO_TORCH[layout](array)
+
+
+def params_from_torch_names(tensors: dict[str, np.ndarray]) -> dict:
+  """Published tensors by name -> the parameter tree of `DiT`.
+
+  Raises:
+    ValueError: see check_names; or two names of one tensor.
+  """
+  named = {published_name(name): tensor for name, tensor in tensors.items()}
+  if len(named) != len(tensors):
+    raise ValueError(
+      f'{len(tensors)} tensors of {len(named)} names: expected each tensor '
+      'once, in one dialect of names'
+    )
+  check_names(named)
+  params, stacks = {}, {}
+  for name, path, layer, layout in rows(count_layers(named)):
+    array = from_torch(named[name], layout)
+    if layer is None:
+      layouts.put(params, path.split('.'), array)
+    else:
+      stacks.setdefault(path, []).append(array)
+  for path, arrays in stacks.items():
+    layouts.put(params, path.split('.'), np.stack(arrays))
+  return params
+
+
+def torch_names_from_params(
+  params: dict, *, patch: tuple[int, int, int] = (1, 2, 2)
+) -> dict[str, np.ndarray]:
+  """The parameter tree of `DiT` -> published tensors by name."""
+  arrays = {
+    '.'.join(path): np.asarray(array) for path, array in layouts.leaves(params)
+  }
+  tensors = {}
+  for name, path, layer, layout in rows(len(arrays['blocks.modulation'])):
+    array = arrays[path] if layer is None else arrays[path][layer]
+    tensors[name] = to_torch(array, layout, patch=patch)
+  return tensors
+
+
+def _linear(modules) -> Iterator[tuple[str, str, str]]:
+  for name, path in modules:
+    yield name + '.weight', path + '.kernel', 'linear'
+    yield name + '.bias', path + '.bias', 'same'

@@ -1,0 +1,103 @@
+"""Computes the latents and texts of clips once, for training.
+
+  python -m spacetime encode --checkpoint=WAN --data=DIR --out=CACHE
+  python -m spacetime encode --checkpoint=digits_autoencoder \\
+    --config=experiments/digits.py:latent --out=CACHE
+
+--checkpoint is what encodes: a published folder, a text-to-video model or an
+autoencoder. --data is a folder of clips with captions; --config takes the clips
+of an experiment. Training reads the cache with --config.data.name=cache
+--config.data.dir=CACHE. Run again, it goes on after the last whole shard.
+"""
+
+import dataclasses
+
+from absl import flags
+from ml_collections import config_flags
+
+from spacetime.config import parse
+from spacetime.data import latent_cache
+from spacetime.data.digits import world as world_lib
+from spacetime.pipeline import precompute
+
+_CHECKPOINT = flags.DEFINE_string(
+  'checkpoint', None, 'What encodes: a folder, or a bundled model by name.'
+)
+_DATA = flags.DEFINE_string('data', None, 'A folder of clips with captions.')
+_CONFIG = config_flags.DEFINE_config_file(
+  'config', None, 'An experiment, whose clips are taken.'
+)
+_OUT = flags.DEFINE_string('out', None, 'The folder of the cache.')
+_TEXT = flags.DEFINE_enum(
+  'text',
+  None,
+  ['embeddings', 'captions'],
+  'What is kept of the captions: embeddings, for text.kind=frozen, where '
+  '--checkpoint has a text encoder; captions alone, for text.kind=trained.',
+)
+_DTYPE = flags.DEFINE_enum(
+  'dtype', 'float32', sorted(latent_cache.DTYPES), 'Of latents and embeddings.'
+)
+_FRAMES = flags.DEFINE_integer(
+  'frames', None, 'Frames of a clip; as --checkpoint was made for if not set.'
+)
+_HEIGHT = flags.DEFINE_integer('height', None, 'Rows, likewise.')
+_WIDTH = flags.DEFINE_integer('width', None, 'Columns, likewise.')
+_FPS = flags.DEFINE_float('fps', None, 'Frames a second, likewise.')
+_BATCH = flags.DEFINE_integer('batch', 1, 'Clips that are encoded at once.')
+_SHARD = flags.DEFINE_integer('shard', 64, 'Clips in a file of the cache.')
+
+
+def main() -> None:
+  """Flags -> a cache."""
+  if not _CHECKPOINT.value or not _OUT.value:
+    raise ValueError('--checkpoint and --out: expected both; see --help')
+  if (_DATA.value is None) == (_CONFIG.value is None):
+    raise ValueError('expected one of --data and --config')
+  if _BATCH.value < 1:
+    raise ValueError(f'--batch={_BATCH.value}: expected 1 or more')
+  found = precompute.open_encoder(_CHECKPOINT.value)
+  data, seed = clips_section(found)
+  precompute.encode(
+    found,
+    data,
+    _OUT.value,
+    seed=seed,
+    text=_TEXT.value,
+    dtype=_DTYPE.value,
+    batch=_BATCH.value,
+    shard=_SHARD.value,
+  )
+  print(f'{_OUT.value}: written')
+
+
+def clips_section(
+  found: precompute.Encoder,
+) -> tuple[parse.DataConfig, int]:
+  """The clips that the flags name, and the seed of the digits."""
+  sizes = dict(zip(('frames', 'height', 'width'), found.size, strict=True))
+  flagged = (_FRAMES.value, _HEIGHT.value, _WIDTH.value)
+  changes = {
+    name: value
+    for name, value in zip(sizes, flagged, strict=True)
+    if value is not None
+  }
+  if _CONFIG.value is not None:
+    config = _CONFIG.value.copy_and_resolve_references()
+    data, seed = parse.data(config), config.seed
+  else:
+    seed = 0
+    data = parse.DataConfig(
+      name='folder',
+      dir=_DATA.value,
+      clips=0,
+      held_out_clips=0,
+      world=world_lib.World(**sizes),
+      batch_size=1,
+      caption_dropout=0.0,
+      crop=None,
+      fps=found.fps,
+    )
+  world = dataclasses.replace(data.world, **changes)
+  fps = data.fps if _FPS.value is None else _FPS.value
+  return dataclasses.replace(data, world=world, fps=fps), seed

@@ -1,0 +1,4 @@
+"""Training data: sources, batches, packing, tokenizer, latent caches.
+
+NumPy and grain only: nothing here imports JAX.
+"""

@@ -1,0 +1,276 @@
+"""The digits world's vocabulary: its sizes, characters, scenes and rules.
+
+Letters of this folder: P characters (players) in a scene, G cells of a glyph;
+a trailing 2 is (y, x) in pixels, y downwards.
+"""
+
+import dataclasses
+import json
+
+import numpy as np
+
+from spacetime.data.resolutions import Sizes
+
+# The names are the captions' words; the numbers are sRGB.
+COLOURS = {
+  'red': (240, 44, 44),
+  'orange': (255, 136, 0),
+  'yellow': (250, 232, 40),
+  'green': (40, 205, 64),
+  'cyan': (40, 220, 230),
+  'blue': (56, 108, 255),
+  'magenta': (240, 60, 230),
+  'white': (245, 245, 245),
+}
+BACKGROUND_COLOURS = {
+  'black': (8, 8, 10),
+  'navy': (16, 24, 66),
+  'teal': (8, 54, 60),
+  'olive': (48, 50, 14),
+  'brown': (62, 38, 18),
+  'maroon': (64, 14, 24),
+  'plum': (52, 20, 64),
+  'charcoal': (52, 54, 58),
+}
+DIRECTIONS = {
+  'left': (0, -1),
+  'right': (0, 1),
+  'up': (-1, 0),
+  'down': (1, 0),
+  'up-left': (-1, -1),
+  'up-right': (-1, 1),
+  'down-left': (1, -1),
+  'down-right': (1, 1),
+}
+MOTIONS = (*DIRECTIONS, 'bouncing', 'still', 'circling')
+# A smooth way with turns, another for each character: what can go on for ever,
+# and lead from anywhere to anywhere. Worlds have it where they name it; some of
+# it may go in legs of the other motions (data/wandering.py).
+WANDERING = 'wandering'
+PANS = {
+  'pan left': (0, -1),
+  'pan right': (0, 1),
+  'pan up': (-1, 0),
+  'pan down': (1, 0),
+}
+CAMERAS = ('still', *PANS, 'zoom in', 'zoom out')
+BACKGROUNDS = ('plain', 'vertical', 'horizontal')
+SPLITS = ('train', 'validation', 'compositions')
+
+# Shares of the shorter side of the frame. Speeds are the way covered in one
+# clip: 0.8 and 1.7 pixels a frame in 17 frames of 64 pixels.
+SIZES = {'small': 0.25, 'medium': 0.32, 'large': 0.39}
+SPEEDS = {'slow': 0.21, 'fast': 0.42}
+
+_FULL_WORLD = {
+  'digits': tuple(range(10)),
+  'colours': tuple(COLOURS),
+  'motions': MOTIONS,
+  'sizes': tuple(SIZES),
+  'speeds': tuple(SPEEDS),
+  'backgrounds': BACKGROUNDS,
+  'cameras': CAMERAS,
+}
+_KNOWN = _FULL_WORLD | {'motions': (*MOTIONS, WANDERING)}
+
+
+@dataclasses.dataclass(frozen=True)
+class World:
+  """What scenes may contain; fewer names make an easier world.
+
+  Attributes:
+    frames: frames per clip; one frame is an image, where nothing moves.
+    height: pixel rows, at least 16.
+    width: pixel columns, at least 16.
+    max_characters: the most characters in a scene; one to this many.
+    digits, colours, motions, sizes, speeds, backgrounds, cameras: the names
+      in use, each drawn with equal chance, one that is there twice with double
+      (cameras: see still_camera).
+    still_camera: chance of a still camera, where `cameras` has it and others.
+    legs: share of those who wander that go in legs; of training clips alone.
+    mixed: sizes that training clips are drawn from; None has them all of
+      frames, height and width, as held-out clips always are.
+
+  Raises:
+    ValueError: a size out of range or an unknown name.
+  """
+
+  frames: int = 17
+  height: int = 64
+  width: int = 64
+  max_characters: int = 3
+  digits: tuple[int, ...] = _FULL_WORLD['digits']
+  colours: tuple[str, ...] = _FULL_WORLD['colours']
+  motions: tuple[str, ...] = _FULL_WORLD['motions']
+  sizes: tuple[str, ...] = _FULL_WORLD['sizes']
+  speeds: tuple[str, ...] = _FULL_WORLD['speeds']
+  backgrounds: tuple[str, ...] = _FULL_WORLD['backgrounds']
+  cameras: tuple[str, ...] = _FULL_WORLD['cameras']
+  still_camera: float = 0.7
+  # Not in the repr, which names held-out clips and those of one size.
+  legs: float = dataclasses.field(default=0.0, repr=False)
+  mixed: Sizes | None = dataclasses.field(default=None, repr=False)
+
+  def __post_init__(self):
+    for name, known in _KNOWN.items():
+      given = tuple(getattr(self, name))
+      object.__setattr__(self, name, given)
+      unknown = [value for value in given if value not in known]
+      if unknown or not given:
+        raise ValueError(
+          f'{name}={given}: expected one or more of {known}; change '
+          f'data.world.{name}'
+        )
+    for name, least in (('frames', 1), ('height', 16), ('width', 16)):
+      if getattr(self, name) < least:
+        raise ValueError(
+          f'{name}={getattr(self, name)}: expected at least {least}; change '
+          f'data.world.{name}'
+        )
+    if not 1 <= self.max_characters <= len(self.colours):
+      raise ValueError(
+        f'max_characters={self.max_characters}: expected 1 to '
+        f'{len(self.colours)}, since the characters of a scene differ in '
+        'colour; change data.world.max_characters or data.world.colours'
+      )
+    for name in ('still_camera', 'legs'):
+      if not 0 <= getattr(self, name) <= 1:
+        raise ValueError(
+          f'{name}={getattr(self, name)}: expected a chance in [0, 1]; '
+          f'change data.world.{name}'
+        )
+
+  def sized(self, frames: int, height: int, width: int) -> 'World':
+    """This world with clips of one size."""
+    return dataclasses.replace(
+      self, frames=frames, height=height, width=width, mixed=None
+    )
+
+  def drawn(self, rng: np.random.Generator) -> 'World':
+    """The world of one training clip: itself, or one of the mixed sizes."""
+    return self if self.mixed is None else self.sized(*self.mixed.draw(rng))
+
+  def identity(self) -> dict:
+    """All of it by name; `mixed` and `legs` only where there are some, so that
+    worlds without keep the names they had."""
+    told = dataclasses.asdict(self)
+    for name in ('mixed', 'legs'):
+      if not told[name]:
+        del told[name]
+    return told
+
+  def judged(self) -> 'World':
+    """This world without wandering, of which no clip is right or wrong."""
+    named = tuple(name for name in self.motions if name != WANDERING)
+    return dataclasses.replace(self, motions=named)
+
+  @property
+  def longest(self) -> int:
+    """Frames of the longest training clip."""
+    return self.frames if self.mixed is None else max(self.mixed.durations)
+
+  @property
+  def side(self) -> int:
+    """The shorter side in pixels, the unit of sizes and speeds."""
+    return min(self.height, self.width)
+
+  @property
+  def active_motions(self) -> tuple[str, ...]:
+    """The motions that scenes draw from: in an image nothing moves."""
+    return self.motions if self.frames > 1 else ('still',)
+
+  @property
+  def active_cameras(self) -> tuple[str, ...]:
+    """The cameras that scenes draw from: in an image they are still."""
+    return self.cameras if self.frames > 1 else ('still',)
+
+
+@dataclasses.dataclass(frozen=True)
+class Character:
+  """One digit with a colour, a size and a motion.
+
+  Attributes:
+    digit: 0 to 9.
+    glyph: its handwriting, a row of glyphs.load().
+    colour: a name in COLOURS.
+    size: a name in SIZES.
+    start: (y, x) of its centre in frame 0 before the camera, in pixels.
+    motion: a name in MOTIONS or WANDERING, relative to the background.
+    speed: a name in SPEEDS.
+    way: of a wandering one, which; below 0 in legs; 0 of the others.
+  """
+
+  digit: int
+  glyph: int
+  colour: str
+  size: str
+  start: tuple[float, float]
+  motion: str
+  speed: str
+  way: int = 0
+
+
+@dataclasses.dataclass(frozen=True)
+class Background:
+  """A plain colour (first == second) or a ramp, top-down or left to right."""
+
+  kind: str
+  first: str
+  second: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Scene:
+  """Everything that a clip shows, apart from the World's sizes."""
+
+  characters: tuple[Character, ...]
+  background: Background
+  camera: str
+
+
+def held_out(digit: int, colour: str, motion: str) -> bool:
+  """Whether no training scene holds this composition: 45 of the 880, and 5
+  of the 80 that wander.
+
+  The rule: (digit + 3 * colour + 7 * motion) % 20 == 4 with the places of
+  colour in COLOURS and of motion in MOTIONS. Every pair of the three, such as
+  each digit in each colour, keeps most of its compositions in training.
+  """
+  place = digit + 3 * _COLOUR_PLACE[colour] + 7 * _MOTION_PLACE[motion]
+  return place % 20 == 4
+
+
+_COLOUR_PLACE = {name: i for i, name in enumerate(COLOURS)}
+_MOTION_PLACE = {name: i for i, name in enumerate((*MOTIONS, WANDERING))}
+
+
+def to_json(scene: Scene) -> str:
+  """The scene as one line of JSON; from_json restores it exactly.
+
+  The way of who does not wander is left out: old records keep their bytes.
+  """
+  tree = dataclasses.asdict(scene)
+  for character in tree['characters']:
+    if not character['way']:
+      del character['way']
+  return json.dumps(tree)
+
+
+def from_json(text: str) -> Scene:
+  """The scene that to_json wrote.
+
+  Raises:
+    ValueError: not a scene; names what is missing or unknown.
+  """
+  try:
+    tree = json.loads(text)
+    characters = tuple(
+      Character(**{**character, 'start': tuple(character['start'])})
+      for character in tree.pop('characters')
+    )
+    background = Background(**tree.pop('background'))
+    return Scene(characters=characters, background=background, **tree)
+  except (AttributeError, KeyError, TypeError, json.JSONDecodeError) as error:
+    raise ValueError(
+      f'scene={text[:80]!r}: expected the JSON of to_json ({error})'
+    ) from error

@@ -1,0 +1,87 @@
+"""Captions of a folder of videos, asked of a chat endpoint."""
+
+import dataclasses
+import pathlib
+
+import numpy as np
+import tqdm
+
+from spacetime.data import chat_endpoint, folder_captions, video_folder
+
+RATE = 4.0  # frames a second that are looked at
+SYSTEM = (
+  'You describe videos for the training of a text-to-video model. You are '
+  'given frames of one video in their order. Describe in plain sentences what '
+  'is seen, how it looks, where it is, how it moves, the background and the '
+  'camera; nothing that is not seen. Answer with the description alone.'
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Counts:
+  """What became of the videos.
+
+  Attributes:
+    written: captions that are new.
+    kept: captions that were there.
+    failed: a line for each video that has got none, and why.
+  """
+
+  written: int
+  kept: int
+  failed: tuple[str, ...]
+
+
+def write_all(
+  folder: pathlib.Path,
+  endpoint: chat_endpoint.Endpoint,
+  *,
+  frames: int,
+  overwrite: bool,
+) -> Counts:
+  """Writes VIDEO.txt beside each VIDEO of a folder.
+
+  Args:
+    folder: searched with its subfolders.
+    endpoint: sees the frames.
+    frames: of each video that are sent.
+    overwrite: whether captions that are there are replaced.
+
+  Raises:
+    ValueError: no folder, or no videos in it.
+  """
+  paths = folder_captions.find_videos(folder)
+  wanted = [p for p in paths if overwrite or not p.with_suffix('.txt').exists()]
+  failed = []
+  for path in tqdm.tqdm(wanted, desc='caption', unit='video'):
+    try:
+      images = seen(path, frames=frames)
+      text = endpoint.ask(SYSTEM, f'{len(images)} frames.', images)
+    except (chat_endpoint.Unanswered, ValueError) as e:
+      failed.append(f'{path}: {e}')
+      continue
+    _write(path.with_suffix('.txt'), text)
+  return Counts(
+    len(wanted) - len(failed), len(paths) - len(wanted), tuple(failed)
+  )
+
+
+def seen(path: pathlib.Path, *, frames: int) -> list[np.ndarray]:
+  """Frames of a video, evenly spaced, the first and the last among them.
+
+  Raises:
+    ValueError: it cannot be read.
+  """
+  height, width = video_folder.video_size(path)
+  video_FHWC = video_folder.read_video(
+    path, frames=None, height=height, width=width, fps=RATE
+  )
+  places = np.linspace(0, len(video_FHWC) - 1, min(frames, len(video_FHWC)))
+  return [video_FHWC[round(place)] for place in places]
+
+
+def _write(path: pathlib.Path, text: str) -> None:
+  """One line of text, whole or not there."""
+  part = path.with_name(path.name + '.part')
+  part.write_text(' '.join(text.split()) + '\n', encoding='utf-8')
+  part.replace(path)

@@ -1,0 +1,4 @@
+"""Rectified flow: schedules, solvers, guidance, conditioning, the sampler.
+
+JAX without Flax: the denoiser is a function. No files, no flags.
+"""

@@ -1,0 +1,275 @@
+"""Frames -> files: MP4, WebM, GIF, PNG, JSON sidecars.
+
+A file appears whole or not at all: it is written beside its place under
+another name, and renamed.
+"""
+
+import json
+import os
+import pathlib
+import shutil
+from collections.abc import Mapping
+from typing import Any
+
+import av
+import numpy as np
+from PIL import Image
+
+from spacetime.media import codecs, gif
+
+Path = str | os.PathLike
+
+CONTAINER = {
+  '.mp4': {'movflags': '+faststart'},
+  '.webm': {'fflags': '+bitexact'},
+}
+SUFFIXES = ('.mp4', '.webm', '.gif', '.png')
+
+
+class VideoWriter:
+  """Writes a video as its frames come, in memory constant in duration.
+
+  Players want even sides in YUV 4:2:0: an odd one is padded by its last row or
+  column.
+
+  Args:
+    path: FILE.mp4 or FILE.webm.
+    fps: frames per second, at least 1/1000.
+
+  Raises:
+    ValueError: another suffix, a path that cannot be written, or chunks of
+      unequal size.
+  """
+
+  def __init__(self, path: Path, *, fps: float = 8):
+    self.path = check_output(path)
+    if self.path.suffix.lower() not in codecs.CODECS:
+      raise ValueError(
+        f'{path}: a stream is written as {" or ".join(codecs.CODECS)}; change '
+        '--out'
+      )
+    self._fps = codecs.check_fps(fps)
+    self._temporary = _beside(self.path)
+    self._suffix = self.path.suffix.lower()
+    self._container = self._stream = self._shape = None
+    self.frames = 0
+
+  def __enter__(self) -> 'VideoWriter':
+    return self
+
+  def __exit__(self, kind, *exception) -> None:
+    if kind is None:
+      self.close()
+    else:
+      self.discard()
+
+  def append(self, frames_FHWC: np.ndarray) -> None:
+    """Writes frames: uint8 (F, H, W, 3)."""
+    codecs.check_frames(frames_FHWC)
+    if self._shape is None:
+      self._open(*frames_FHWC.shape[1:3])
+    if frames_FHWC.shape[1:3] != self._shape:
+      raise ValueError(
+        f'frames are {frames_FHWC.shape[1:3]}; expected {self._shape}, as the '
+        f'first ones in {self.path}'
+      )
+    for frame in codecs.pictures(frames_FHWC):
+      frame.pts = self.frames
+      self._container.mux(self._stream.encode(frame))
+      self.frames += 1
+
+  def close(self) -> None:
+    """Ends the file and gives it its name."""
+    if self._container is None:
+      raise ValueError(f'{self.path}: no frames to write; expected 1 or more')
+    self._container.mux(self._stream.encode())
+    self._container.close()
+    self._container = None
+    self._temporary.replace(self.path)
+
+  def discard(self) -> None:
+    """Removes what was written so far."""
+    if self._container is not None:
+      self._container.close()
+      self._container = None
+    self._temporary.unlink(missing_ok=True)
+
+  def _open(self, height: int, width: int) -> None:
+    self._shape = (height, width)
+    self._container = av.open(
+      os.fspath(self._temporary),
+      'w',
+      format=self._suffix[1:],
+      options=CONTAINER[self._suffix],
+    )
+    self._stream = codecs.add_stream(
+      self._container,
+      self._suffix,
+      rate=self._fps,
+      height=height,
+      width=width,
+    )
+
+
+def write_video(
+  path: Path, frames_FHWC: np.ndarray, *, fps: float = 8
+) -> pathlib.Path:
+  """Writes frames in the form that the path names.
+
+  Args:
+    path: FILE.mp4 (H.264), FILE.webm (VP9), FILE.gif (loops for ever), FILE.png
+      (one frame: the image; more: a folder FILE/ of 00000.png, 00001.png ...),
+      or a folder, without suffix or with a final slash, for PNG frames.
+    frames_FHWC: uint8 (F, H, W, 3).
+    fps: frames per second.
+
+  Returns:
+    The file or folder written.
+
+  Raises:
+    ValueError: frames, rate or path that cannot be written.
+  """
+  codecs.check_frames(frames_FHWC)
+  rate = codecs.check_fps(fps)
+  target = check_output(path)
+  suffix = target.suffix.lower()
+  if in_folder(path, frames=len(frames_FHWC)):
+    return _write_frames(place(path, frames=len(frames_FHWC)), frames_FHWC)
+  if suffix in codecs.CODECS:
+    with VideoWriter(path, fps=fps) as writer:
+      writer.append(frames_FHWC)
+    return target
+  if suffix == '.gif':
+    temporary = _beside(target)
+    gif.write(temporary, frames_FHWC, rate=rate)
+    temporary.replace(target)
+    return target
+  return write_image(target, frames_FHWC[0])
+
+
+def in_folder(path: Path, *, frames: int) -> bool:
+  """Whether a video of so many frames is written as a folder of images."""
+  suffix = pathlib.Path(path).suffix.lower()
+  return _is_folder(path) or (suffix == '.png' and frames > 1)
+
+
+def place(path: Path, *, frames: int) -> pathlib.Path:
+  """The file or folder that write_video writes."""
+  target = pathlib.Path(path).expanduser()
+  if in_folder(path, frames=frames) and not _is_folder(path):
+    return target.with_suffix('')
+  return target
+
+
+def sidecar(path: Path) -> pathlib.Path:
+  """FILE.mp4.json beside FILE.mp4."""
+  path = pathlib.Path(path).expanduser()
+  return path.with_name(f'{path.name}.json')
+
+
+def write_image(path: Path, image_HWC: np.ndarray) -> pathlib.Path:
+  """Writes one image, uint8 (H, W, 3), as PNG or JPEG by its suffix."""
+  path = pathlib.Path(path)
+  temporary = _beside(path)
+  Image.fromarray(np.ascontiguousarray(image_HWC)).save(temporary)
+  temporary.replace(path)
+  return path
+
+
+def write_sidecar(path: Path, settings: Mapping[str, Any]) -> pathlib.Path:
+  """Writes what made a video as FILE.mp4.json beside FILE.mp4.
+
+  Args:
+    path: the video, or a folder of frames.
+    settings: plain values.
+
+  Returns:
+    The JSON's path.
+  """
+  path = sidecar(path)
+  temporary = _beside(path)
+  temporary.write_text(
+    json.dumps(settings, indent=2, ensure_ascii=False) + '\n'
+  )
+  temporary.replace(path)
+  return path
+
+
+def check_output(path: Path) -> pathlib.Path:
+  """Makes the folder of a path to be written and tries to write in it.
+
+  Call it before sampling.
+
+  Raises:
+    ValueError: an unknown suffix, or a folder that cannot be written.
+  """
+  target = pathlib.Path(path).expanduser()
+  suffix = target.suffix.lower()
+  folder = _is_folder(path)
+  if not str(path) or not folder and suffix not in SUFFIXES:
+    raise ValueError(
+      f'{str(path)!r}: cannot write {suffix or "that"}; expected '
+      f'{", ".join(SUFFIXES)} or a folder; change --out'
+    )
+  if not folder and target.is_dir():
+    raise ValueError(f'{path} is a folder; expected a file name; change --out')
+  if folder and target.exists() and not target.is_dir():
+    raise ValueError(f'{path} is a file; expected a folder; change --out')
+  if folder:
+    check_folder(target)
+  probe = target.parent / f'.probe.{os.getpid()}'
+  try:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    probe.write_text('')
+    probe.unlink()
+  except OSError as e:
+    raise ValueError(
+      f'{target.parent} cannot be written ({e.strerror}); change --out'
+    ) from e
+  return target
+
+
+def check_folder(folder: pathlib.Path) -> None:
+  """Frames may replace frames, and nothing else.
+
+  Raises:
+    ValueError: a file is there, or a folder with other files.
+  """
+  if not folder.exists():
+    return
+  if not folder.is_dir():
+    raise ValueError(
+      f'{folder} is a file; expected a folder, for frames; change --out'
+    )
+  for path in folder.iterdir():
+    if path.suffix != '.png' or not path.stem.isdigit():
+      raise ValueError(
+        f'{folder} holds other files, such as {path.name}; expected an empty '
+        'folder or one of frames; change --out'
+      )
+
+
+# -- within --------------------------------------------------------------------
+
+
+def _beside(path: pathlib.Path) -> pathlib.Path:
+  # The suffix stays, since it tells encoders the format.
+  return path.with_name(f'.{path.stem}.{os.getpid()}.tmp{path.suffix}')
+
+
+def _write_frames(
+  folder: pathlib.Path, frames_FHWC: np.ndarray
+) -> pathlib.Path:
+  check_folder(folder)
+  temporary = _beside(folder)
+  shutil.rmtree(temporary, ignore_errors=True)
+  temporary.mkdir()
+  for i, image_HWC in enumerate(frames_FHWC):
+    write_image(temporary / f'{i:05d}.png', image_HWC)
+  shutil.rmtree(folder, ignore_errors=True)
+  temporary.replace(folder)
+  return folder
+
+
+def _is_folder(path: Path) -> bool:
+  return os.fspath(path).endswith('/') or not pathlib.Path(path).suffix

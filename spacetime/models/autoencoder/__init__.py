@@ -1,0 +1,1 @@
+"""Video autoencoders: the causal one of Wan, and the identity on pixels."""

@@ -1,0 +1,1 @@
+"""The diffusion transformer, its attention and its adapters."""

@@ -1,0 +1,111 @@
+"""Attention over tokens that are split along a ring of devices.
+
+Queries stay; keys and values go round, and the parts' results are joined by
+their sums of exponentials, in float32. Runs inside shard_map.
+
+The backward pass is written out and not left to autodiff, which would keep the
+keys and values of every turn, the whole sequence on each device, or with remat
+go round once more before it starts: here they go round again with their
+gradients, and only this device's own part is kept. What is kept carries a name
+where policies see it, so that a ring of one is how any kernel is trained.
+
+Source: Liu et al. 2023 (Ring Attention), arXiv 2310.01889, section 3.
+"""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
+
+from spacetime.models.transformer.attention_kernels import RESIDUALS, Kernel
+
+
+@dataclasses.dataclass(frozen=True)
+class Ring:
+  """Which devices make a ring.
+
+  Attributes:
+    axis: mesh axis.
+    size: devices in a ring.
+    step: how far along the axis the next of the ring is; the devices between
+      are of other rings.
+  """
+
+  axis: str
+  size: int
+  step: int = 1
+
+  def turn(self, tree):
+    """Every array of the tree goes to the next device."""
+    count = self.size * self.step
+    ways = [(i, (i + self.step) % count) for i in range(count)]
+    return jax.tree.map(lambda x: jax.lax.ppermute(x, self.axis, ways), tree)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(4, 5))
+def attend(q_BNAE, k_BSAE, v_BSAE, mask_BS, kernel: Kernel, ring: Ring):
+  """Attention of this device's queries to the keys of the whole ring.
+
+  Args:
+    q_BNAE: this device's queries.
+    k_BSAE: this device's keys.
+    v_BSAE: this device's values.
+    mask_BS: which of these keys are real, or None.
+    kernel: for one part, with a forward and a backward.
+    ring: where the other keys are.
+
+  Returns:
+    (B, N, A, E), in the dtype of q.
+  """
+  return _forward(q_BNAE, k_BSAE, v_BSAE, mask_BS, kernel, ring)[0]
+
+
+def _join(y, lse_BAN, other, other_lse_BAN):
+  """Two parts' results -> that of both; float32."""
+
+  def per_token(x_BAN):
+    return jnp.swapaxes(x_BAN, 1, 2)[..., None]
+
+  top = jnp.maximum(lse_BAN, other_lse_BAN)
+  one, two = jnp.exp(lse_BAN - top), jnp.exp(other_lse_BAN - top)
+  total = one + two
+  y = y * per_token(one / total) + other * per_token(two / total)
+  return y, top + jnp.log(total)
+
+
+def _forward(q, k, v, mask_BS, kernel: Kernel, ring: Ring):
+  own = k, v
+  y, lse_BAN = kernel.forward(q, k, v, mask_BS)
+  y, mask = y.astype(jnp.float32), mask_BS
+  # Not a scan: each turn is sent while the part before is computed.
+  for _ in range(ring.size - 1):
+    k, v, mask = ring.turn((k, v, mask))
+    part, part_lse_BAN = kernel.forward(q, k, v, mask)
+    y, lse_BAN = _join(y, lse_BAN, part.astype(jnp.float32), part_lse_BAN)
+  y = checkpoint_name(y.astype(q.dtype), RESIDUALS)
+  lse_BAN = checkpoint_name(lse_BAN, RESIDUALS)
+  return y, (q, *own, mask_BS, y, lse_BAN)
+
+
+def _backward(kernel: Kernel, ring: Ring, residuals, dy):
+  q, k, v, mask, y, lse_BAN = residuals
+  dtypes = q.dtype, k.dtype, v.dtype
+  dq = dk = dv = 0.0
+  for turn in range(ring.size):
+    if turn:
+      # The gradients of keys travel with them.
+      k, v, mask, dk, dv = ring.turn((k, v, mask, dk, dv))
+    parts = kernel.backward(q, k, v, mask, y, lse_BAN, dy)
+    parts = [part.astype(jnp.float32) for part in parts]
+    dq, dk, dv = dq + parts[0], dk + parts[1], dv + parts[2]
+  if ring.size > 1:
+    dk, dv = ring.turn((dk, dv))
+  dq, dk, dv = (
+    x.astype(dtype) for x, dtype in zip((dq, dk, dv), dtypes, strict=True)
+  )
+  return dq, dk, dv, None
+
+
+attend.defvjp(_forward, _backward)

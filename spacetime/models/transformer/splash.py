@@ -1,0 +1,234 @@
+"""Splash attention: Pallas' flash kernels for TPUs, three in a training step.
+
+Sequences are padded to whole blocks, and what is padding is told from what is
+not by segment ids.
+"""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.experimental.pallas.ops.tpu import splash_attention
+from jax.experimental.pallas.ops.tpu.splash_attention import (
+  splash_attention_kernel as library,
+)
+
+from spacetime.models.transformer.attention_kernels import (
+  RESIDUALS,
+  Kernel,
+  Segments,
+)
+
+LANES = 128  # of a TPU's vector registers: blocks are whole multiples
+
+
+@dataclasses.dataclass(frozen=True)
+class Blocks:
+  """Rows that a kernel holds at once; multiples of 128.
+
+  A block of queries meets every key, so that each value read serves as many
+  products as the block has rows: more rows where the chip computes more for
+  each byte that it reads. The logits of a block, queries x keys in float32,
+  have to fit into the memory beside the cores.
+
+  Attributes:
+    queries: in the forward pass and for the gradient of the queries.
+    keys: read at once there.
+    compute: of these keys multiplied at once.
+    back_queries: read at once for the gradients of keys and values.
+    back_keys: whose gradients are held there.
+    back_compute: of these multiplied at once.
+  """
+
+  queries: int
+  keys: int
+  compute: int
+  back_queries: int
+  back_keys: int
+  back_compute: int
+
+
+_SMALL = Blocks(1024, 1024, 512, 512, 1024, 512)
+_LARGE = Blocks(2048, 1024, 512, 1024, 1024, 512)
+# By `device.device_kind`.
+BLOCKS = {
+  'TPU v4': _SMALL,
+  'TPU v5 lite': _SMALL,
+  'TPU v5e': _SMALL,
+  'TPU v5': _SMALL,
+  'TPU v5p': _SMALL,
+  'TPU v6 lite': _LARGE,
+  'TPU v6e': _LARGE,
+  'TPU7x': _LARGE,
+}
+
+
+def kernel(device_kind: str, *, interpret: bool = False) -> Kernel:
+  """The kernel for a generation of chips; an unknown one has small blocks.
+
+  Args:
+    device_kind: as JAX names it.
+    interpret: runs without a TPU, slowly; for tests.
+  """
+  options = dict(blocks=BLOCKS.get(device_kind, _SMALL), interpret=interpret)
+  return Kernel(
+    functools.partial(attend, **options),
+    functools.partial(forward, **options),
+    functools.partial(backward, **options),
+  )
+
+
+def attend(q_BNAE, k_BSAE, v_BSAE, mask_BS=None, *, blocks, interpret=False):
+  """See Kernel.attend."""
+  call = _Call(q_BNAE, k_BSAE, mask_BS, blocks, interpret)
+  y_BANE = jax.vmap(call.made())(
+    call.queries(q_BNAE), call.keys(k_BSAE), call.keys(v_BSAE), call.segments
+  )
+  return call.rows(y_BANE)
+
+
+def forward(q_BNAE, k_BSAE, v_BSAE, mask_BS=None, *, blocks, interpret=False):
+  """See Kernel.forward."""
+  call = _Call(q_BNAE, k_BSAE, mask_BS, blocks, interpret)
+  y_BANE, (lse_BAN,) = jax.vmap(call.made(save_residuals=True))(
+    call.queries(q_BNAE), call.keys(k_BSAE), call.keys(v_BSAE), call.segments
+  )
+  return call.rows(y_BANE), lse_BAN[:, :, : q_BNAE.shape[1]]
+
+
+def backward(
+  *arrays_and_mask, blocks, interpret=False
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+  """See Kernel.backward.
+
+  The library's own rule, called with the result and the sum of all keys: its
+  public function differentiates only what one call has seen.
+  """
+  q_BNAE, k_BSAE, v_BSAE, mask_BS, y_BNAE, lse_BAN, dy_BNAE = arrays_and_mask
+  call = _Call(q_BNAE, k_BSAE, mask_BS, blocks, interpret)
+  made = call.made()
+  rest = call.padded_queries - q_BNAE.shape[1]
+  lse_BAN = jnp.pad(lse_BAN, ((0, 0), (0, 0), (0, rest)))
+  options = made.kwargs
+
+  def one(q, k, v, segments, y, lse, dy):
+    residuals = (q, k, v, segments, None, y, lse)
+    return library._splash_attention_bwd(
+      False,
+      options['mask_value'],
+      False,
+      options['block_sizes'],
+      None,
+      options['mask_function'],
+      None,
+      interpret,
+      (*residuals, made.dq_mask_info, made.dkv_mask_info),
+      dy,
+    )[3:6]
+
+  dq, dk, dv = jax.vmap(one)(
+    call.queries(q_BNAE),
+    call.keys(k_BSAE),
+    call.keys(v_BSAE),
+    call.segments,
+    call.swapped(y_BNAE, call.padded_queries),
+    lse_BAN,
+    call.swapped(dy_BNAE, call.padded_queries),
+  )
+  keys = k_BSAE.shape[1]
+  dq = call.rows(dq) * q_BNAE.shape[-1] ** -0.5
+  return dq, call.rows(dk, keys), call.rows(dv, keys)
+
+
+class _Call:
+  """Shapes of one call: what is padded to what."""
+
+  def __init__(self, q_BNAE, k_BSAE, mask_BS, blocks: Blocks, interpret: bool):
+    self.rows_B, self.tokens, self.heads, _ = q_BNAE.shape
+    self.interpret = interpret
+    queries, back_queries = fit(
+      (blocks.queries, blocks.back_queries), self.tokens
+    )
+    keys, back_keys = fit((blocks.keys, blocks.back_keys), k_BSAE.shape[1])
+    self.padded_queries = pad_to(self.tokens, queries, back_queries)
+    self.padded_keys = pad_to(k_BSAE.shape[1], keys, back_keys)
+    self.sizes = splash_attention.BlockSizes(
+      block_q=queries,
+      block_kv=keys,
+      block_kv_compute=int(np.gcd(keys, blocks.compute)),
+      block_q_dkv=back_queries,
+      block_kv_dkv=back_keys,
+      block_kv_dkv_compute=int(np.gcd(back_keys, blocks.back_compute)),
+      block_q_dq=queries,
+      block_kv_dq=keys,
+    )
+    self.segments = self._segments(mask_BS, k_BSAE.shape[1])
+
+  def _segments(self, mask_BS, keys: int):
+    """Ids of real queries and keys 0, of keys that are padding 1; padded
+    queries meet the real keys, and nobody reads what they find."""
+    rest = self.padded_keys - keys
+    if isinstance(mask_BS, Segments):
+      more = self.padded_queries - self.tokens
+      # What is padded here meets no key of a segment, and nobody reads it.
+      return splash_attention.SegmentIds(
+        jnp.pad(mask_BS.queries_BN, ((0, 0), (0, more)), mode='edge'),
+        jnp.pad(mask_BS.keys_BS, ((0, 0), (0, rest)), constant_values=-1),
+      )
+    if mask_BS is None and not rest:
+      return None
+    if mask_BS is None:
+      mask_BS = jnp.ones((self.rows_B, keys), bool)
+    padding_BS = jnp.pad(~mask_BS, ((0, 0), (0, rest)), constant_values=True)
+    zeros = jnp.zeros((self.rows_B, self.padded_queries), jnp.int32)
+    return splash_attention.SegmentIds(zeros, padding_BS.astype(jnp.int32))
+
+  def made(self, *, save_residuals: bool = False):
+    """The library's kernel."""
+    shape = self.padded_queries, self.padded_keys
+    mask = splash_attention.MultiHeadMask(
+      [splash_attention.FullMask(shape)] * self.heads
+    )
+    return splash_attention.make_splash_mha(
+      mask,
+      block_sizes=self.sizes,
+      save_residuals=save_residuals,
+      head_shards=1,
+      q_seq_shards=1,
+      residual_checkpoint_name=RESIDUALS,
+      interpret=self.interpret,
+    )
+
+  def swapped(self, x_BNAE, length: int):
+    """(B, A, N, E), padded to a length."""
+    x_BANE = jnp.swapaxes(x_BNAE, 1, 2)
+    rest = length - x_BANE.shape[2]
+    return jnp.pad(x_BANE, ((0, 0), (0, 0), (0, rest), (0, 0)))
+
+  def queries(self, q_BNAE):
+    """Scaled, swapped and padded."""
+    q_BNAE = q_BNAE * q_BNAE.shape[-1] ** -0.5
+    return self.swapped(q_BNAE, self.padded_queries)
+
+  def keys(self, k_BSAE):
+    """Swapped and padded."""
+    return self.swapped(k_BSAE, self.padded_keys)
+
+  def rows(self, x_BANE, length: int | None = None):
+    """(B, N, A, E) without the padding."""
+    length = self.tokens if length is None else length
+    return jnp.swapaxes(x_BANE[:, :, :length], 1, 2)
+
+
+def fit(blocks: tuple[int, ...], length: int) -> tuple[int, ...]:
+  """The blocks, or for a short sequence one as long as it, in whole lanes."""
+  lanes = -(-length // LANES) * LANES
+  return (lanes,) * len(blocks) if lanes <= max(blocks) else blocks
+
+
+def pad_to(length: int, *blocks: int) -> int:
+  """The least length that every block divides."""
+  unit = int(np.lcm.reduce(blocks))
+  return -(-length // unit) * unit

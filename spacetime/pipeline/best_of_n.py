@@ -1,0 +1,115 @@
+"""Of several drawings of what is made, the one that joins most smoothly.
+
+Noise decides where a thing goes on to, and a network that sees through noise
+is off by some of it: of a few drawings one is off by less. What tells them
+apart is motion alone, by optical flow: nothing here knows what a video shows.
+
+Source: a search over noise with a verifier, Ma et al. 2025, arXiv 2501.09732,
+section 3 (random search).
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+from scipy import ndimage
+from skimage import registration, transform
+
+from spacetime.diffusion import conditioning
+
+# Pixels of the shorter side at which motion is looked at: what is fast in a
+# large picture is as slow there as the flow can follow.
+SIDE = 64
+# Pixels there. Things of other shapes are compared by where they are: wide.
+BLUR, RADIUS = 5.0, 14
+WARPS = 5  # of the flow
+
+
+def of(window: conditioning.Window) -> tuple[int, ...]:
+  """Where the joins of a window's video are.
+
+  Returns:
+    The first frame after each: of what is given and what is made one lies
+    before it, the other after it. 0 is where a loop closes. Joins with fewer
+    than two frames on a side are left out: no motion leads to them.
+  """
+  known_F = np.ones(window.length, bool)
+  first, stop = window.written
+  made = slice(len(window.before_FHWC), window.length - len(window.after_FHWC))
+  known_F[made] = window.known_FHW[first:stop].all((1, 2))
+  places = np.flatnonzero(known_F != np.roll(known_F, 1)).tolist()
+  return tuple(
+    place
+    for place in places
+    if 2 <= place <= window.length - 2 or (window.looped and place == 0)
+  )
+
+
+def roughness(frames_FHWC: np.ndarray, join: int) -> float:
+  """How much motion changes where two parts of a video meet.
+
+  Args:
+    frames_FHWC: uint8, four or more.
+    join: the first frame after the join; past the end a video begins again, so
+      that 0 is where a loop closes.
+
+  Returns:
+    The larger of the changes of the optical flow before and after the step
+    across, mean over the picture weighted by squared contrast, in shares of
+    the shorter side a frame; 0 where nothing is to be seen.
+  """
+  near = np.arange(join - 2, join + 2) % len(frames_FHWC)
+  grey_4HW = _grey(frames_FHWC[near].astype(np.float32) / 255)
+  blurred_4HW = ndimage.gaussian_filter(
+    grey_4HW, (0, BLUR, BLUR), mode='nearest'
+  )
+  contrast_HW = ndimage.gaussian_filter(
+    sum(np.square(g) for g in np.gradient(blurred_4HW.mean(0))), RADIUS / 2
+  )
+  if not contrast_HW.max() > 0:
+    return 0.0
+  flow_32HW = np.stack(
+    [
+      registration.optical_flow_ilk(
+        a, b, radius=RADIUS, num_warp=WARPS, gaussian=True
+      )
+      for a, b in zip(blurred_4HW, blurred_4HW[1:], strict=False)
+    ]
+  )
+  change_2HW = np.hypot(*np.moveaxis(np.diff(flow_32HW, axis=0), 1, 0))
+  return float(np.average(change_2HW.max(0), weights=contrast_HW) / SIDE)
+
+
+def smoothest(
+  drawn: Sequence[np.ndarray], joins: Sequence[int], *, candidates: int
+) -> tuple[list[np.ndarray], list[int]]:
+  """Chooses one of each `candidates` videos.
+
+  Args:
+    drawn: frames_FHWC, those of a clip one after another.
+    joins: of each video; see `roughness`, whose sum over them is compared.
+    candidates: of a clip.
+
+  Returns:
+    (videos, the number of each among those of its clip).
+  """
+  if candidates == 1:
+    return list(drawn), [0] * len(drawn)
+  rough = [sum(roughness(video, join) for join in joins) for video in drawn]
+  best = np.argmin(np.reshape(rough, (-1, candidates)), axis=1)
+  chosen = [drawn[i * candidates + k] for i, k in enumerate(best)]
+  return chosen, best.tolist()
+
+
+def _grey(frames_4HWC: np.ndarray) -> np.ndarray:
+  """The colours as one number, along which they differ most, at SIDE: figure
+  and ground of one brightness stay apart, as they would not in luminance."""
+  pixels_PC = frames_4HWC.reshape(-1, frames_4HWC.shape[-1])
+  mean_C = pixels_PC.mean(0)
+  _, axes_CC = np.linalg.eigh(np.cov(pixels_PC.T))
+  grey_4HW = (frames_4HWC - mean_C) @ axes_CC[:, -1]
+  frames, height, width = grey_4HW.shape
+  scale = SIDE / min(height, width)
+  size = frames, round(height * scale), round(width * scale)
+  return transform.resize(
+    grey_4HW, size, anti_aliasing=True, preserve_range=True
+  )

@@ -1,0 +1,236 @@
+"""What does not change while training, computed once: latents and texts."""
+
+import dataclasses
+import pathlib
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import numpy as np
+import tqdm
+
+from spacetime import checkpoint, sharding
+from spacetime.checkpoint import init_weights, load
+from spacetime.checkpoint.interop import folders
+from spacetime.config import networks, parse
+from spacetime.data import geometry, latent_cache
+from spacetime.data import sources as sources_lib
+from spacetime.media.pixels import to_video
+from spacetime.models.autoencoder import streaming
+from spacetime.pipeline import prompt_embeds
+
+
+@dataclasses.dataclass(frozen=True)
+class Encoder:
+  """What a cache is made with.
+
+  Attributes:
+    fingerprint: of the autoencoder.
+    codec: video <-> latents.
+    read: -> its parameters.
+    model: that has a text encoder; None where there is none.
+    size: (frames, height, width) that it was made for.
+    fps: likewise.
+  """
+
+  fingerprint: str
+  codec: Any
+  read: Callable[[], dict] = dataclasses.field(repr=False)
+  model: load.Opened | None
+  size: tuple[int, int, int]
+  fps: float
+
+
+def open_encoder(path: str) -> Encoder:
+  """Opens a published folder, a text-to-video model or an autoencoder.
+
+  Raises:
+    ValueError: none of these, or damaged.
+  """
+  mesh = sharding.make_mesh(
+    sharding.MeshConfig(data=1), devices=jax.devices()[:1]
+  )
+  folder = networks.resolve(path)
+  if folders.is_pipeline(folder):
+    model = load.open_published(folder, mesh=mesh)
+    name = folders.open_part(folder, 'vae').fingerprint()
+  else:
+    config = checkpoint.read_config(folder)
+    if config.get('stage') == 'autoencoder':
+      codec = networks.autoencoder(config)
+      name = checkpoint.weights_hash(folder)
+      read = lambda: load.load_own(config, folder, mesh=mesh)  # noqa: E731
+      return Encoder(
+        name, codec, lambda: read()['autoencoder'], None, *_clips(config)
+      )
+    model = load.open_model(path, mesh=mesh)
+    name = init_weights.fingerprint_of_autoencoder(config, beside=folder)
+  return Encoder(
+    name,
+    model.networks.autoencoder,
+    lambda: model.read('autoencoder'),
+    model,
+    *_clips(model.config),
+  )
+
+
+def _clips(config) -> tuple[tuple[int, int, int], float]:
+  data = parse.data(config)
+  world = data.world
+  return (world.frames, world.height, world.width), data.fps
+
+
+def encode(
+  found: Encoder,
+  data: parse.DataConfig,
+  out,
+  *,
+  seed: int = 0,
+  text: str | None = None,
+  dtype: str = 'float32',
+  batch: int = 1,
+  shard: int = 64,
+) -> None:
+  """Writes what is not there of a cache.
+
+  Args:
+    found: what encodes.
+    data: the clips.
+    out: the cache's folder, made if it is not there.
+    seed: of the digits world.
+    text: 'embeddings' or 'captions'; None embeds where there is an encoder.
+    dtype: of latents and embeddings.
+    batch: clips at once.
+    shard: clips in a file.
+
+  Raises:
+    ValueError: clips or sizes that cannot be, or another cache there.
+  """
+  if data.name == 'cache':
+    raise ValueError("data.name='cache': expected clips, 'digits' or 'folder'")
+  if data.world.mixed is not None:
+    raise ValueError(
+      'data.world.mixed: expected None, since the latents of a cache are of '
+      'one size'
+    )
+  if text == 'embeddings' and found.model is None:
+    raise ValueError(
+      '--text=embeddings: --checkpoint is an autoencoder, which has no text '
+      'encoder: expected captions; change --text or --checkpoint'
+    )
+  model = None if text == 'captions' else found.model
+  nets, world = model and model.networks, data.world
+  grid = geometry.Geometry(
+    world.frames, world.height, world.width, found.codec.stride, (1, 1, 1)
+  )
+  sources = sources_lib.open_sources(data, seed=seed)
+  about = latent_cache.About(
+    autoencoder=found.fingerprint,
+    text=model.text_hash if model else '',
+    frames=world.frames,
+    height=world.height,
+    width=world.width,
+    fps=data.fps,
+    latent=(*grid.latent, found.codec.z_dim),
+    length=nets.text_length if nets else 0,
+    features=nets.text.width if nets else 0,
+    dtype=dtype,
+    source=sources_lib.identity(data, sources, seed=seed),
+    counts=(len(sources.train), len(sources.held_out)),
+    shard=shard,
+  )
+  tokenizer = model.tokenizer.serialized if model else None
+  latent_cache.begin(out, about, tokenizer=tokenizer)
+  # The text encoder is let go before the autoencoder is read.
+  write_texts(pathlib.Path(out), about, sources, model)
+  write_latents(pathlib.Path(out), about, sources, found, batch=batch)
+
+
+def write_texts(
+  out, about: latent_cache.About, sources: sources_lib.Sources, model
+) -> None:
+  """Writes the shards of captions, embedded if there is a model."""
+  missing = latent_cache.missing(out, about, 'text')
+  empty = out / latent_cache.EMPTY
+  if not missing and (model is None or empty.is_file()):
+    return
+  if model is not None:
+    # Read once for all shards, and gone with this function.
+    params = model.read('text')
+    model = dataclasses.replace(model, readers={'text': lambda: params})
+    if not empty.is_file():
+      latent_cache.write_shard(empty, [embedded(model, [''], about)[0]])
+
+  def records(split, numbers) -> Iterator[list[dict]]:
+    source = getattr(sources, split)
+    yield embedded(
+      model, [sources_lib.caption(source, i) for i in numbers], about
+    )
+
+  write(out, missing, records, name='text', total=sum(about.counts))
+
+
+def embedded(
+  model, captions: list[str], about: latent_cache.About
+) -> list[dict]:
+  """Records of captions, with their embeddings if there is a model."""
+  if model is None:
+    return [latent_cache.text_record(caption) for caption in captions]
+  dtype = latent_cache.DTYPES[about.dtype]
+  return [
+    latent_cache.text_record(caption, text_SY.astype(dtype))
+    for caption, text_SY in zip(
+      captions, prompt_embeds.encode(model, captions), strict=True
+    )
+  ]
+
+
+def write_latents(
+  out, about: latent_cache.About, sources, found: Encoder, *, batch: int
+) -> None:
+  """Writes the shards of latents."""
+  missing = latent_cache.missing(out, about, 'latents')
+  if not missing:
+    return
+  params = found.read()
+  first = jax.jit(found.codec.encode_first)
+  step = jax.jit(found.codec.encode_step)
+
+  def latents(frames_BFHWC):
+    chunks = streaming.encode_chunks(
+      found.codec, params, to_video(frames_BFHWC), first=first, step=step
+    )
+    z_Bfhwc = np.concatenate([np.asarray(chunk) for chunk in chunks], axis=1)
+    return z_Bfhwc.astype(latent_cache.DTYPES[about.dtype])
+
+  def records(split, numbers) -> Iterator[list[dict]]:
+    source = getattr(sources, split)
+    for rows in parts(numbers, batch):
+      frames = [source[i]['video'] for i in rows]
+      # The last batch is filled up, so that one program serves all.
+      filled = frames + frames[-1:] * (batch - len(frames))
+      z_Bfhwc = latents(np.stack(filled))[: len(rows)]
+      yield [{'latents': z_fhwc} for z_fhwc in z_Bfhwc]
+
+  write(out, missing, records, name='latents', total=sum(about.counts))
+
+
+def write(out, missing, records, *, name: str, total: int) -> None:
+  """Writes the missing shards; a bar tells how far."""
+  left = sum(len(numbers) for _, _, numbers in missing)
+  with tqdm.tqdm(
+    total=total, initial=total - left, desc=name, unit='clip'
+  ) as bar:
+
+    def told(split, numbers):
+      for batch in records(split, numbers):
+        yield from batch
+        bar.update(len(batch))
+
+    for split, file, numbers in missing:
+      latent_cache.write_shard(out / file, told(split, numbers))
+
+
+def parts(numbers: range, size: int) -> list[range]:
+  """Runs of at most `size`."""
+  return [numbers[i : i + size] for i in range(0, len(numbers), size)]

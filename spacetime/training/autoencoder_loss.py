@@ -1,0 +1,95 @@
+"""The autoencoder's stage: loss, PSNR and the statistics of its latents."""
+
+import dataclasses
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+
+from spacetime.media.pixels import to_video
+
+
+@dataclasses.dataclass(frozen=True)
+class ReconstructionConfig:
+  """Weights of the loss's terms.
+
+  Attributes:
+    squared: mean squared error; it starts learning where absolute error
+      stalls at the background (the median of a sparse picture).
+    absolute: mean absolute error; keeps edges sharp.
+    scales: coarser scales (2x, 4x, ...) at which absolute error is added.
+    gradient: absolute error of differences between neighbouring pixels.
+    kl: divergence of the posterior from a unit normal, per latent value.
+  """
+
+  squared: float = 1.0
+  absolute: float = 1.0
+  scales: int = 2
+  gradient: float = 0.5
+  kl: float = 1e-6
+
+
+def psnr(video_BFHWC, decoded_BFHWC) -> jax.Array:
+  """Peak signal-to-noise ratio in dB of each clip, (B,); range [-1, 1]."""
+  error = jnp.mean(jnp.square(video_BFHWC - decoded_BFHWC), axis=(1, 2, 3, 4))
+  return 10.0 * jnp.log10(4.0 / jnp.maximum(error, 1e-10))
+
+
+def coarser(video_BFHWC: jax.Array) -> jax.Array:
+  """Half the height and width, by averages of two by two pixels."""
+  x = video_BFHWC
+  x = 0.5 * (x[:, :, 0::2] + x[:, :, 1::2])
+  return 0.5 * (x[:, :, :, 0::2] + x[:, :, :, 1::2])
+
+
+@dataclasses.dataclass(frozen=True)
+class Reconstruction:
+  """What this stage needs of the autoencoder, as functions.
+
+  Attributes:
+    posterior: (params, video_BFHWC) -> (mean_Bfhwc, logvar_Bfhwc), raw scale.
+    decode_raw: (params, z_Bfhwc of raw scale) -> video_BFHWC, not clipped.
+    config: weights.
+  """
+
+  posterior: Callable
+  decode_raw: Callable
+  config: ReconstructionConfig
+
+  def loss(self, params, frozen, batch, key):
+    """The training loss of a batch {'frames': uint8}."""
+    del frozen
+    config = self.config
+    video = to_video(batch['frames'])
+    mean, logvar = self.posterior(params, video)
+    noise = jax.random.normal(key, mean.shape)
+    decoded = self.decode_raw(params, mean + jnp.exp(0.5 * logvar) * noise)
+    kl = 0.5 * jnp.mean(jnp.square(mean) + jnp.exp(logvar) - 1.0 - logvar)
+    error = decoded - video
+    squared = jnp.mean(jnp.square(error))
+    absolute = jnp.mean(jnp.abs(error))
+    for axis in (2, 3):
+      slope = jnp.mean(jnp.abs(jnp.diff(error, axis=axis)))
+      absolute += config.gradient * slope
+    for _ in range(config.scales):
+      error = coarser(error)
+      absolute += jnp.mean(jnp.abs(error))
+    loss = (
+      config.squared * squared + config.absolute * absolute + config.kl * kl
+    )
+    told = {'loss': loss, 'kl': kl, 'psnr': jnp.mean(psnr(video, decoded))}
+    return loss, told
+
+  def held_out(self, params, frozen, batch):
+    """PSNR of the posterior's mean, in dB."""
+    del frozen
+    video = to_video(batch['frames'])
+    mean, _ = self.posterior(params, video)
+    decoded = jnp.clip(self.decode_raw(params, mean), -1.0, 1.0)
+    return {'held_out/psnr': jnp.mean(psnr(video, decoded))}
+
+  def moments(self, params, batch):
+    """First and second moment of each latent channel, float32 (c,) each."""
+    mean, _ = self.posterior(params, to_video(batch['frames']))
+    axes = (0, 1, 2, 3)
+    return jnp.mean(mean, axes), jnp.mean(jnp.square(mean), axes)

@@ -1,0 +1,139 @@
+"""The architecture: a folder imports only what stands below it."""
+
+import ast
+import pathlib
+import subprocess
+import sys
+
+ROOT = pathlib.Path(__file__).parents[1]
+# From the ground up; folders of one floor do not import each other.
+FLOORS = (
+  ('media', 'sharding'),
+  ('data',),
+  ('models',),
+  ('diffusion',),
+  ('config',),
+  ('checkpoint',),
+  ('pipeline',),
+  ('evaluation', 'training'),
+  ('dryrun',),
+  ('cli',),
+)
+FLOOR = {name: i for i, names in enumerate(FLOORS) for name in names}
+# Pairs that may not meet although one stands above the other.
+STRANGERS = {('training', 'pipeline')}
+# Packages that only some folders may import.
+RESERVED = {
+  'flax': {'models'},
+  'ml_collections': {'config', 'cli'},
+  'absl.flags': {'cli'},
+}
+FORBIDDEN = {'torch', 'tensorflow', 'diffusers', 'transformers'}
+
+
+def imports(path: pathlib.Path) -> set[str]:
+  """Full names of all imports of a file, those inside functions too."""
+  names = set()
+  for node in ast.walk(ast.parse(path.read_text())):
+    if isinstance(node, ast.Import):
+      names |= {alias.name for alias in node.names}
+    elif isinstance(node, ast.ImportFrom):
+      assert node.level == 0, f'{path}: relative import'
+      names |= {f'{node.module}.{alias.name}' for alias in node.names}
+  return names
+
+
+def modules() -> dict[pathlib.Path, set[str]]:
+  """The modules of all rooms with their imports."""
+  files = (ROOT / 'spacetime').glob('*/**/*.py')
+  return {path.relative_to(ROOT): imports(path) for path in sorted(files)}
+
+
+def test_imports_go_down():
+  offenders = []
+  for path, names in modules().items():
+    room = path.parts[1]
+    if room not in FLOOR:
+      offenders.append(f'{path}: no floor')
+      continue
+    for name in sorted(names):
+      parts = name.split('.')
+      if parts[0] != 'spacetime' or len(parts) < 2 or parts[1] == room:
+        continue
+      other = parts[1]
+      if other not in FLOOR:
+        continue  # a name of spacetime/__init__.py
+      if FLOOR[other] >= FLOOR[room] or (room, other) in STRANGERS:
+        offenders.append(f'{path} imports {name}')
+  assert not offenders, '\n'.join(offenders)
+
+
+def test_reserved_packages():
+  offenders = []
+  for path, names in modules().items():
+    room = path.parts[1]
+    tops = {name.split('.')[0] for name in names}
+    if room == 'data' and tops & {'jax', 'flax', 'optax'}:
+      offenders.append(f'{path}: data imports no JAX')
+    for package, rooms in RESERVED.items():
+      used = any(f'{name}.'.startswith(f'{package}.') for name in names)
+      if used and room not in rooms:
+        offenders.append(f'{path} imports {package}')
+    offenders += [f'{path} imports {name}' for name in tops & FORBIDDEN]
+  assert not offenders, '\n'.join(offenders)
+
+
+def test_no_import_cycles():
+  graph = {}
+  for path, names in modules().items():
+    name = '.'.join(path.with_suffix('').parts).removesuffix('.__init__')
+    graph[name] = names
+  edges = {
+    name: {n if n in graph else n.rpartition('.')[0] for n in names}
+    & graph.keys() - {name}
+    for name, names in graph.items()
+  }
+  done, path, cycles = set(), [], []
+
+  def visit(name):
+    if name in path:
+      cycles.append(' -> '.join([*path[path.index(name) :], name]))
+      return
+    if name in done:
+      return
+    path.append(name)
+    for other in sorted(edges[name]):
+      visit(other)
+    path.pop()
+    done.add(name)
+
+  for name in edges:
+    visit(name)
+  assert not cycles, '\n'.join(cycles)
+
+
+def test_rooms():
+  entries = [
+    p.name for p in (ROOT / 'spacetime').iterdir() if p.name != '__pycache__'
+  ]
+  assert len(entries) <= 15, entries
+  for room in FLOOR:
+    docstring = ast.get_docstring(
+      ast.parse((ROOT / 'spacetime' / room / '__init__.py').read_text())
+    )
+    assert docstring, f'{room}/__init__.py: say what belongs here'
+
+
+def test_experiments_import_only_configs():
+  for path in (ROOT / 'experiments').glob('*.py'):
+    tops = {name.split('.')[0] for name in imports(path)}
+    assert tops <= {'ml_collections', 'experiments'}, path
+
+
+def test_experiments_load_without_jax():
+  code = (
+    'import sys; from experiments import digits, digits_autoencoder; '
+    'digits.get_config(); digits_autoencoder.get_config(); '
+    'assert not {"jax", "numpy"} & set(sys.modules), "heavy import"'
+  )
+  subprocess.run([sys.executable, '-c', code], cwd=ROOT, check=True)

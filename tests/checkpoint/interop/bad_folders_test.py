@@ -1,0 +1,290 @@
+"""Folders that are refused: each message names the file and the keys."""
+
+import dataclasses
+import json
+import pickle
+import struct
+
+import numpy as np
+import pytest
+import safetensors.numpy
+
+from spacetime.checkpoint.interop import (
+  configs,
+  exporting,
+  folders,
+  tensors,
+  writing,
+)
+from spacetime.cli import convert
+from tests.helpers import published_folder
+
+CONFIG = published_folder.TRANSFORMER
+FILE = 'diffusion_pytorch_model.safetensors'
+
+
+def refused(text, path, kind='transformer'):
+  with pytest.raises(ValueError, match=text) as caught:
+    folders.open_part(path, kind)
+  return str(caught.value)
+
+
+def test_no_weights(tmp_path):
+  refused('nowhere: no such folder', tmp_path / 'nowhere')
+  (tmp_path / 'config.json').write_text('{}')
+  refused(f'{tmp_path} has no weights: .*holds config.json', tmp_path)
+  refused('x.safetensors: no such', tmp_path / 'x.safetensors')
+
+
+def test_pickles(tmp_path):
+  for name in ('pytorch_model.bin', 'Wan2.1_VAE.pth', 'a.pt', 'b.ckpt'):
+    path = tmp_path / name
+    path.write_bytes(pickle.dumps({}))
+    told = refused(f'{name} is a pickle, which may run any code', path)
+    assert 'safetensors.torch.save_file' in told
+  refused('Wan2.1_VAE.pth is a pickle', tmp_path)
+
+
+def test_a_truncated_file(tmp_path):
+  path = published_folder.write_part(tmp_path, CONFIG)
+  data = path.read_bytes()
+  path.write_bytes(data[:-4])
+  told = refused(f'{FILE} is cut short at {len(data) - 4} bytes', tmp_path)
+  assert 'scale_shift_table' in told or 'weight' in told
+  path.write_bytes(data[:100])
+  refused(f'{FILE}: 100 bytes, of which the header alone', tmp_path)
+  path.write_bytes(b'')
+  refused(f'{FILE}: 0 bytes', tmp_path)
+
+
+def test_a_header_that_is_none(tmp_path):
+  published_folder.write_part(tmp_path, CONFIG)
+  for header in (b'no JSON!', b'[1]     ', b'{"a": 3}'):
+    (tmp_path / FILE).write_bytes(struct.pack('<Q', len(header)) + header)
+    refused(f'{FILE}: its header is not that of safetensors', tmp_path)
+
+
+def test_dtypes_that_are_quantised(tmp_path):
+  named = published_folder.drawn(CONFIG)
+  named['proj_out.weight'] = named['proj_out.weight'].astype(np.int8)
+  published_folder.write_part(tmp_path, CONFIG, tensors=named)
+  refused(f'{FILE} has proj_out.weight I8: expected F32, F16, BF16', tmp_path)
+
+
+def test_an_entry_of_other_bytes(tmp_path):
+  header = {'a': {'dtype': 'F32', 'shape': [3], 'data_offsets': [0, 8]}}
+  data = json.dumps(header).encode()
+  path = tmp_path / 'x.safetensors'
+  path.write_bytes(struct.pack('<Q', len(data)) + data + bytes(8))
+  refused('x.safetensors gives a other bytes than their shapes', path)
+
+
+def test_an_index_that_names_a_missing_file(tmp_path):
+  index = published_folder.write_shards(tmp_path, CONFIG, count=2)
+  shard = tmp_path / 'diffusion_pytorch_model-00002-of-00002.safetensors'
+  data = shard.read_bytes()
+  shard.unlink()
+  told = refused('index.json names .*-00002-of-00002.* not there', tmp_path)
+  assert 'blocks.' in told and 'proj_out.weight' in told
+  shard.write_bytes(data[:-1])
+  refused('-00002-of-00002.safetensors is cut short', tmp_path)
+  shard.write_bytes(data)
+  values = json.loads(index.read_text())
+  first = min(values['weight_map'])
+  second = sorted(values['weight_map'])[1]
+  values['weight_map']['more'] = values['weight_map'].pop(first)
+  values['weight_map'][second] = values['weight_map'][
+    sorted(values['weight_map'])[1]
+  ]
+  index.write_text(json.dumps(values))
+  told = refused('index.json does not agree with its shards', tmp_path)
+  assert 'in no shard: more' in told
+  assert f'not in the index: {first}' in told
+  assert f'in another shard than it says: {second}' in told
+  index.write_text('{}')
+  refused("index.json: expected a 'weight_map'", tmp_path)
+  index.write_text('{')
+  refused('index.json is not JSON', tmp_path)
+  index.write_text('[]')
+  refused('index.json: expected a JSON object', tmp_path)
+
+
+def test_a_tensor_in_two_shards(tmp_path):
+  published_folder.write_shards(tmp_path, CONFIG, count=2)
+  paths = sorted(tmp_path.glob('*.safetensors'))
+  first, second = (safetensors.numpy.load_file(p) for p in paths)
+  name = min(first)
+  safetensors.numpy.save_file(second | {name: first[name]}, paths[1])
+  refused(f'in two shards: {name}', tmp_path)
+
+
+def test_all_faults_of_the_keys_in_one_message(tmp_path):
+  named = published_folder.drawn(CONFIG)
+  del named['proj_out.bias'], named['blocks.0.norm2.weight']
+  del named['blocks.1.norm2.weight']
+  named['blocks.0.norm9.weight'] = np.ones(3, np.float32)
+  named['blocks.1.attn2.add_k_proj.weight'] = np.ones(3, np.float32)
+  named['patch_embedding.bias'] = np.ones(5, np.float32)
+  published_folder.write_part(tmp_path, CONFIG, tensors=named)
+  told = refused('expected the 69 tensors of the transformer', tmp_path)
+  assert str(tmp_path) in told
+  assert 'missing: blocks.{0-1}.norm2.weight, proj_out.bias;' in told
+  assert 'unexpected: blocks.0.norm9.weight;' in told
+  assert (
+    'image-to-video variant, which is not supported: blocks.1.attn2' in told
+  )
+  assert 'of other shapes: patch_embedding.bias (5,), expected (24,)' in told
+
+
+def test_two_dialects_in_one_file(tmp_path):
+  named = published_folder.drawn(CONFIG)
+  named['head.head.bias'] = named['proj_out.bias']
+  published_folder.write_part(tmp_path, CONFIG, tensors=named)
+  refused('two names: head.head.bias, proj_out.bias', tmp_path)
+
+
+def test_a_lone_file_that_does_not_tell_its_sizes(tmp_path):
+  path = tmp_path / 'x.safetensors'
+  safetensors.numpy.save_file(published_folder.drawn(CONFIG), path)
+  refused('a width of 24 does not tell .* multiple of 128', path)
+  refused('config.json: no such file; expected the vae', path, 'vae')
+  for name, family in (
+    ('double_blocks.0.img_attn.qkv.weight', 'HunyuanVideo'),
+    ('caption_projection.linear_1.weight', 'LTX-Video'),
+  ):
+    safetensors.numpy.save_file({name: np.ones(3, np.float32)}, path)
+    told = refused(f'x.safetensors is of {family}, another family', path)
+    assert name in told
+
+
+@pytest.mark.parametrize(
+  'kind, values, text',
+  [
+    (
+      'transformer',
+      {'_class_name': 'LTXVideoTransformer3DModel'},
+      'here: LTXVideoTransformer3DModel is of LTX-Video, another family',
+    ),
+    (
+      'transformer',
+      {'_class_name': 'HunyuanVideoTransformer3DModel'},
+      'of HunyuanVideo, another family',
+    ),
+    ('vae', {'_class_name': 'AutoencoderKLCogVideoX'}, 'of CogVideoX'),
+    ('vae', {'_class_name': 'AutoencoderKL'}, 'a class that is not known'),
+    (
+      'transformer',
+      {'_class_name': 'WanVACETransformer3DModel'},
+      'the VACE variant of Wan',
+    ),
+    ('transformer', {'image_dim': 1280}, 'image_dim=1280 is of an image-to'),
+    ('transformer', {'added_kv_proj_dim': 5}, 'added_kv_proj_dim=5 is of an'),
+    ('transformer', {'pos_embed_seq_len': 514}, 'pos_embed_seq_len=514 is of'),
+    (
+      'transformer',
+      {'in_channels': 36},
+      'in_channels=36, not out_channels=16 is of an image-to-video variant',
+    ),
+    ('transformer', {'cross_attn_norm': False}, 'cross_attn_norm=False: exp'),
+    ('transformer', {'qk_norm': None}, "qk_norm=None: expected 'rms_norm"),
+    ('transformer', {'nlayers': 3}, 'unknown keys nlayers, like num_layers'),
+    ('vae', {'latents_shift': 3}, 'here: unknown keys latents_shift'),
+    ('vae', {'attn_scales': [1]}, r'attn_scales=\(1,\): expected \(\)'),
+    ('vae', {'in_channels': 12}, 'in_channels=12: expected 3'),
+    ('text_encoder', {'model_type': 'clip'}, "model_type='clip': expected um"),
+    (
+      'text_encoder',
+      {'feed_forward_proj': 'relu'},
+      "feed_forward_proj='relu': expected 'gated-gelu'",
+    ),
+    ('text_encoder', {'rope_theta': 1.0}, 'unknown keys rope_theta'),
+  ],
+)
+def test_configs(kind, values, text):
+  with pytest.raises(ValueError, match=text):
+    configs.READ[kind](values, 'here')
+
+
+def test_keys_of_the_decoder_say_nothing():
+  """A new version of transformers writes new ones; only the encoder is read."""
+  values = {'d_model': 24, 'scale_decoder_outputs': True}
+  assert configs.text_encoder(values, 'here').d_model == 24
+
+
+def test_pipelines(tmp_path):
+  folder = published_folder.write(tmp_path / 'tiny')
+  assert folders.is_pipeline(folder)
+  pipeline = folders.open_pipeline(folder)
+  assert list(pipeline.parts) == ['dit', 'text', 'autoencoder']
+  assert len(pipeline.fingerprint()) == 16
+  index = folder / 'model_index.json'
+  for name, text in (
+    ('LTXPipeline', 'model_index.json: LTXPipeline is of LTX-Video'),
+    ('WanImageToVideoPipeline', 'the image-to-video variant of Wan'),
+  ):
+    index.write_text(json.dumps({'_class_name': name}))
+    with pytest.raises(ValueError, match=text):
+      folders.open_pipeline(folder)
+  index.write_text(json.dumps({'_class_name': 'WanPipeline'}))
+  published_folder.write_part(
+    folder / 'vae',
+    dataclasses.replace(
+      published_folder.VAE22, z_dim=4, latents_mean=(), latents_std=()
+    ),
+  )
+  published_folder.write_part(
+    folder / 'text_encoder',
+    dataclasses.replace(published_folder.TEXT, d_model=14),
+  )
+  with pytest.raises(ValueError, match='takes 3 channels, vae/ gives 4; .*14'):
+    folders.open_pipeline(folder)
+
+
+def test_of_two_transformers_one_may_be_chosen(tmp_path):
+  folder = published_folder.write(tmp_path / 'tiny')
+  other = published_folder.drawn(CONFIG)
+  other['proj_out.bias'] += 1
+  published_folder.write_part(folder / 'transformer_2', CONFIG, tensors=other)
+  published_folder.change_index(folder, boundary_ratio=0.875)
+  names = ('transformer', 'transformer_2')
+  both = folders.open_pipeline(folder)
+  assert list(both.parts) == ['dit', 'text', 'autoencoder', 'dit_2']
+  assert both.boundary == 0.875
+  one = [folders.open_pipeline(folder, transformer=name) for name in names]
+  assert len({p.fingerprint() for p in (both, *one)}) == 3
+  assert [p.boundary for p in one] == [None, None]
+  with pytest.raises(ValueError, match='has two transformers.*--transformer='):
+    convert.to_weights(both, tmp_path / 'ours')
+  # A folder made of one of them claims no other.
+  convert.to_weights(one[1], tmp_path / 'ours')
+  convert.to_published(tmp_path / 'ours', tmp_path / 'back')
+  back = folders.open_pipeline(tmp_path / 'back')
+  assert back.transformer_2 is None
+  assert back.transformer.fingerprint() == one[1].transformer.fingerprint()
+
+
+def test_what_cannot_be_written(tmp_path):
+  with pytest.raises(ValueError, match='a is int8: expected float32'):
+    writing.File(tmp_path / 'x', {'a': ((2,), np.dtype(np.int8))})
+  (tmp_path / 'there').mkdir()
+  (tmp_path / 'there' / 'x').write_text('')
+  with pytest.raises(ValueError, match='nothing is overwritten'):
+    with writing.whole(tmp_path / 'there'):
+      pass
+  with pytest.raises(ValueError, match='cannot be made'):
+    with writing.whole(tmp_path / 'there' / 'x' / 'y'):
+      pass
+  with pytest.raises(RuntimeError):
+    with writing.whole(tmp_path / 'half') as folder:
+      (folder / 'x').write_text('')
+      raise RuntimeError
+  assert [p.name for p in tmp_path.iterdir()] == ['there']
+  with pytest.raises(
+    ValueError, match='missing: .*time_in.*unexpected: head.x'
+  ):
+    exporting.write(tmp_path / 'z', CONFIG, {'head': {'x': np.ones(2)}})
+  assert not (tmp_path / 'z').exists()
+
+
+def test_every_pickle_ending_is_known():
+  assert '.bin' in tensors.PICKLES and '.safetensors' not in tensors.PICKLES

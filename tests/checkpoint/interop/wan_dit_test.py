@@ -1,0 +1,144 @@
+"""The names and timesteps of the published transformers; no network runs."""
+
+import jax
+import numpy as np
+import pytest
+
+from spacetime.checkpoint.interop import wan_dit
+from spacetime.models.transformer import dit, timestep_embedding
+
+SIZES = {
+  'wan2.1 1.3B': dict(channels=16, width=1536, heads=12, layers=30, mlp=8960),
+  'wan2.1 14B': dict(channels=16, width=5120, heads=40, layers=40, mlp=13824),
+  'wan2.2 5B': dict(channels=48, width=3072, heads=24, layers=30, mlp=14336),
+}
+SMALL = dict(channels=3, width=12, heads=2, layers=2, mlp=20)
+
+
+def shapes(sizes, text_width):
+  """The parameter tree, as zeros that take no memory."""
+  config = dit.DiTConfig(patch=(1, 2, 2), text_width=text_width, **sizes)
+  z_Bfhwc = jax.ShapeDtypeStruct((1, 1, 2, 2, config.channels), np.float32)
+  t_BT = jax.ShapeDtypeStruct((1, 1), np.float32)
+  text_BSY = jax.ShapeDtypeStruct((1, 1, text_width), np.float32)
+  tree = jax.eval_shape(
+    dit.DiT(config).init, jax.random.key(0), z_Bfhwc, t_BT, text_BSY
+  )['params']
+  return jax.tree.map(lambda s: np.broadcast_to(np.float32(0), s.shape), tree)
+
+
+def small():
+  """Small tensors by the published names, each entry another number."""
+  names = wan_dit.torch_names_from_params(shapes(SMALL, 7))
+  rng = np.random.default_rng(0)
+  return {
+    name: rng.normal(size=zeros.shape).astype(np.float32)
+    for name, zeros in names.items()
+  }
+
+
+@pytest.mark.parametrize(
+  'size, tensors, parameters',
+  [
+    ('wan2.1 1.3B', 825, 1_418_996_800),
+    ('wan2.1 14B', 1095, 14_288_491_584),
+    ('wan2.2 5B', 825, 4_999_787_712),
+  ],
+)
+def test_counts_of_the_published_models(size, tensors, parameters):
+  tree = shapes(SIZES[size], 4096)
+  named = list(wan_dit.rows(SIZES[size]['layers']))
+  assert len(named) == len({name for name, *_ in named}) == tensors
+  paths = {path for _, path, *_ in named}
+  assert len(paths) == len(jax.tree.leaves(tree))
+  assert sum(leaf.size for leaf in jax.tree.leaves(tree)) == parameters
+
+
+def test_round_trip_is_exact_and_shapes_are_the_models():
+  tensors = small()
+  params = wan_dit.params_from_torch_names(tensors)
+  assert jax.tree.map(np.shape, params) == jax.tree.map(
+    np.shape, shapes(SMALL, 7)
+  )
+  back = wan_dit.torch_names_from_params(params)
+  assert set(back) == set(tensors)
+  for name, tensor in tensors.items():
+    np.testing.assert_array_equal(back[name], tensor)
+  assert tensors['patch_embedding.weight'].shape == (12, 3, 1, 2, 2)
+  assert tensors['blocks.1.scale_shift_table'].shape == (1, 6, 12)
+
+
+@pytest.mark.parametrize('prefix', ['', *wan_dit.PREFIXES])
+def test_names_of_the_original_repository_are_understood(prefix):
+  tensors = small()
+  original = {prefix + wan_dit.original_name(k): v for k, v in tensors.items()}
+  for name in (
+    'time_embedding.2.bias',
+    'text_embedding.0.weight',
+    'time_projection.1.weight',
+    'head.modulation',
+    'head.head.bias',
+    'patch_embedding.weight',
+    'blocks.1.modulation',
+    'blocks.0.norm3.weight',
+    'blocks.0.self_attn.q.weight',
+    'blocks.0.cross_attn.norm_k.weight',
+    'blocks.1.cross_attn.o.bias',
+    'blocks.1.ffn.0.weight',
+    'blocks.1.ffn.2.weight',
+  ):
+    assert prefix + name in original
+  params = wan_dit.params_from_torch_names(original)
+  jax.tree.map(
+    np.testing.assert_array_equal,
+    params,
+    wan_dit.params_from_torch_names(tensors),
+  )
+
+
+def test_refuses_names_of_another_model():
+  tensors = small()
+  del tensors['blocks.1.norm2.bias'], tensors['proj_out.weight']
+  tensors['blocks.0.norm3.scale'] = np.ones(3)
+  message = (
+    'the 69 tensors .* missing: blocks.1.norm2.bias, proj_out.weight; '
+    'unknown: blocks.0.norm3.scale'
+  )
+  with pytest.raises(ValueError, match=message):
+    wan_dit.params_from_torch_names(tensors)
+  with pytest.raises(ValueError, match='missing: blocks.0.attn1.norm_k.weight'):
+    wan_dit.params_from_torch_names({})
+
+
+@pytest.mark.parametrize(
+  'name',
+  [
+    'condition_embedder.image_embedder.norm1.weight',
+    'blocks.0.attn2.add_k_proj.weight',
+    'blocks.0.cross_attn.v_img.bias',
+    'img_emb.proj.0.weight',
+  ],
+)
+def test_refuses_what_an_image_conditions(name):
+  with pytest.raises(ValueError, match='1 tensors of an image-to-video'):
+    wan_dit.params_from_torch_names(small() | {name: np.ones(3)})
+
+
+def test_refuses_a_tensor_that_is_there_twice():
+  tensors = small()
+  tensors['head.head.bias'] = tensors['proj_out.bias']
+  with pytest.raises(ValueError, match='70 tensors of 69 names'):
+    wan_dit.params_from_torch_names(tensors)
+
+
+@pytest.mark.parametrize('form', [lambda f: f, jax.jit])
+def test_levels_in_float32_are_whole_timesteps_again(form):
+  timestep = np.arange(1001, dtype=np.float32)[None]
+  features = form(lambda t: timestep_embedding.features(t, 2))(timestep / 1000)
+  expected = np.stack([np.cos(timestep), np.sin(timestep)], axis=-1)
+  np.testing.assert_allclose(features, expected, atol=1e-6)
+  # Levels between the thousandths keep their place.
+  features = form(lambda t: timestep_embedding.features(t, 2))(timestep / 1024)
+  angle = timestep.astype(np.float64) * 1000 / 1024
+  expected = np.stack([np.cos(angle), np.sin(angle)], axis=-1)
+  np.testing.assert_allclose(features, expected, atol=5e-5)

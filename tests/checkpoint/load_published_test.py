@@ -1,0 +1,111 @@
+"""--checkpoint takes a folder as diffusers writes it."""
+
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from spacetime import sharding
+from spacetime.checkpoint import hub
+from spacetime.checkpoint import load as load_lib
+from spacetime.checkpoint.interop import folders
+from spacetime.cli import convert
+from spacetime.config import networks, parse
+from spacetime.diffusion import schedules
+from spacetime.pipeline import generate
+from tests.helpers import published_folder
+
+
+def load(path):
+  mesh = sharding.make_mesh(
+    sharding.MeshConfig(data=1), devices=jax.devices()[:1]
+  )
+  return load_lib.load(str(path), mesh=mesh)
+
+
+@pytest.mark.parametrize(
+  'vae', [published_folder.VAE, published_folder.VAE22], ids=['2.1', '2.2']
+)
+def test_samples_from_a_published_folder(vae, tmp_path):
+  model = load(published_folder.write(tmp_path / 'tiny', vae=vae))
+  time, height, width = model.networks.autoencoder.stride
+  size = (1 + time, 2 * height, 4 * width)
+  videos = generate.sample(
+    model,
+    ['a red 3'],
+    grid=networks.grids(model.config, model.networks, size),
+    settings=parse.sampling(model.config, steps=3),
+  )
+  assert videos[0].shape == (*size, 3)
+  assert videos[0].std() > 1
+
+
+@pytest.mark.parametrize(
+  'vae, latents',
+  [(published_folder.VAE, 41), (published_folder.VAE22, 61)],
+  ids=['2.1', '2.2'],
+)
+def test_positions_are_scaled_beyond_what_was_published(vae, latents, tmp_path):
+  model = load(published_folder.write(tmp_path / 'tiny', vae=vae))
+  settings = parse.sampling(model.config, rope_scaling='ntk')
+  made = networks.sampler(model.config, model.networks, settings)
+  # 81 and 121 frames; these small autoencoders halve the time.
+  assert model.networks.autoencoder.stride[0] == 2
+  assert made.transform.__self__.dit.scaling.trained == latents
+
+
+def test_the_schedule_is_the_published_one(tmp_path):
+  model = load(published_folder.write(tmp_path / 'tiny'))
+  settings = parse.sampling(model.config, steps=7)
+  sampler = networks.sampler(model.config, model.networks, settings)
+  grid = schedules.wan_unipc_grid(7, shift=5.0)
+  assert (sampler.levels, sampler.told) == (grid.levels, grid.told)
+  with pytest.raises(ValueError, match="'published' with solver 'heun'"):
+    parse.sampling(model.config, solver='heun')
+  with pytest.raises(ValueError, match="schedule='cosine': expected"):
+    parse.sampling(model.config, schedule='cosine')
+
+
+@pytest.mark.parametrize('data', [1, 4])
+def test_stored_dtypes_are_kept_on_the_mesh(data, tmp_path):
+  source = published_folder.write(tmp_path / 'tiny', dtype=jnp.bfloat16)
+  ours = tmp_path / 'ours'
+  half = jnp.dtype('bfloat16')
+  convert.to_weights(folders.open_pipeline(source), ours, dtype=half)
+  mesh = sharding.make_mesh(
+    sharding.MeshConfig(data=1, fsdp=data), devices=jax.devices()[:data]
+  )
+  for path in (source, ours):
+    model = load_lib.open_model(str(path), mesh=mesh)
+    assert model.config['model']['dtype'] == 'bfloat16'
+    for root, dtype in (('dit', half), ('text', half), ('autoencoder', 'f4')):
+      leaves = jax.tree.leaves(model.read(root))
+      assert {leaf.dtype for leaf in leaves} == {jnp.dtype(dtype)}, root
+      assert all(len(leaf.devices()) == data for leaf in leaves)
+
+
+def test_another_model_is_refused_before_anything_is_read(tmp_path):
+  ours = tmp_path / 'ours'
+  source = published_folder.write(tmp_path / 'tiny')
+  convert.to_weights(folders.open_pipeline(source), ours)
+  config = json.loads((ours / 'config.json').read_text())
+  config['model']['mlp'] += 1
+  (ours / 'config.json').write_text(json.dumps(config))
+  mesh = sharding.make_mesh(
+    sharding.MeshConfig(data=1), devices=jax.devices()[:1]
+  )
+  with pytest.raises(ValueError, match='of another model; other shapes: dit/'):
+    load_lib.open_model(str(ours), mesh=mesh)
+
+
+def test_even_levels_are_told_as_they_are():
+  grid = schedules.schedule('even', 5, shift=2.0, solver='heun')
+  np.testing.assert_array_equal(grid.levels, schedules.time_grid(5, shift=2.0))
+  assert grid.told == grid.levels[:-1]
+
+
+def test_a_repository_by_name(monkeypatch, tmp_path):
+  monkeypatch.setattr(hub, 'fetch', lambda name: tmp_path / name)
+  assert networks.resolve('some/one') == str(tmp_path / 'some/one')

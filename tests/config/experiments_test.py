@@ -1,0 +1,189 @@
+"""Every experiment: small ones run, large ones have the shapes they claim."""
+
+import importlib
+import math
+import pathlib
+
+import jax
+import ml_collections
+import pytest
+
+from experiments import digits, digits_autoencoder
+from spacetime.config import mesh, networks, parse
+from spacetime.models.transformer import rope
+from spacetime.training import optimizer
+
+ROOT = pathlib.Path(__file__).parents[2]
+
+
+def test_every_experiment_has_a_docstring_with_its_command():
+  for path in sorted((ROOT / 'experiments').glob('*.py')):
+    module = importlib.import_module(f'experiments.{path.stem}')
+    if hasattr(module, 'get_config'):
+      assert f'--config=experiments/{path.name}' in module.__doc__
+
+
+def rows_of(packing, text_length: int, volume: int) -> dict:
+  """A batch of two packed rows of pixels, its shapes alone."""
+  N, G, T = packing.length, packing.clips, packing.frames
+  shapes = {
+    **{'clip': (N,), 'position': (N, 3), 'frame': (N,)},
+    **{'grids': (G, 3), 'levels': (T, 2), 'tokens': (G, text_length)},
+  }
+  batch = {
+    name: jax.ShapeDtypeStruct((2, *shape), 'int32')
+    for name, shape in shapes.items()
+  }
+  patches = jax.ShapeDtypeStruct((2, N, volume), 'uint8')
+  return batch | {'patches': patches}
+
+
+@pytest.mark.parametrize('size', digits.SIZES)
+def test_digits(size):
+  config = digits.get_config(size)
+  weights = digits_autoencoder.get_config() if size == 'latent' else None
+  nets = networks.networks(config, weights=weights)
+  grid = networks.grids(config, nets)
+  task = networks.diffusion_task(config, nets)
+  batch = {
+    'frames': jax.ShapeDtypeStruct(
+      (2, grid.frames, grid.height, grid.width, 3), 'uint8'
+    ),
+    'tokens': jax.ShapeDtypeStruct((2, nets.text_length), 'int32'),
+  }
+  packing = parse.data(config).packing
+  if packing is not None:
+    volume = nets.dit.config.patch_volume
+    batch = rows_of(packing, nets.text_length, volume)
+  params = jax.eval_shape(task.init, jax.random.key(0))
+  frozen = {}
+  if weights:
+    frozen['autoencoder'] = jax.eval_shape(
+      nets.autoencoder.init, jax.random.key(0)
+    )
+  loss, _ = jax.eval_shape(task.loss, params, frozen, batch, jax.random.key(0))
+  assert loss.shape == ()
+  axes = optimizer.matrix_axes(params)
+  blocks = params['dit']['blocks']['mlp_in']['kernel']
+  assert blocks.shape[0] == config.model.layers
+  assert axes['dit']['blocks']['mlp_in']['kernel'] is not None
+  parse.train(config)
+  parse.sampling(config)
+  networks.make_optimizer(config)
+
+
+@pytest.mark.parametrize('size', ['tiny', 'cpu'])
+def test_digits_autoencoder(size):
+  config = digits_autoencoder.get_config(size)
+  codec = networks.autoencoder(config)
+  assert codec.stride == (4, 16, 16) if size == 'cpu' else (4, 8, 8)
+  task = networks.reconstruction_task(config, codec)
+  params = jax.eval_shape(task.init, jax.random.key(0))
+  count = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(params))
+  assert count < 1e7
+
+
+def test_unknown_keys_name_the_nearest():
+  config = digits.get_config('tiny')
+  with config.unlocked():
+    config.train.stpes = 5
+  with pytest.raises(
+    ValueError, match='train.stpes: unknown.*mean train.steps'
+  ):
+    parse.train(config)
+  config = digits.get_config('tiny')
+  del config.train.steps
+  with pytest.raises(ValueError, match="train: expected \\['steps'\\] too"):
+    parse.train(config)
+  with pytest.raises(ValueError, match="config has no 'train'; it has"):
+    parse.train(ml_collections.ConfigDict({'data': {}}))
+
+
+def test_shared_sizes_are_set_once():
+  config = digits.get_config('tiny')
+  with config.unlocked():
+    config.model.channels = 7
+  with pytest.raises(ValueError, match='model.channels: unknown'):
+    networks.networks(config)
+
+
+@pytest.mark.parametrize(
+  'size, values, latents',
+  [
+    ('tiny', {'data.world.frames': 13}, 4),
+    ('tiny', {'data.world.frames': 13, 'data.crop': (9, 32, 32)}, 3),
+    # The held-out clips of this one are shorter.
+    ('tiny_mixed', {}, 3),
+  ],
+)
+def test_sampling_knows_the_longest_clip_trained_on(size, values, latents):
+  config = digits.get_config(size)
+  config.update_from_flattened_dict(values)
+  nets = networks.networks(config)
+
+  def scalings(**settings):
+    told = parse.sampling(config, step_cache=0.1, **settings)
+    made = networks.sampler(config, nets, told)
+    used = made.transform.__self__, made.prepare.__self__
+    return {n.dit.scaling for n in (*used, made.skipping.networks)}
+
+  assert scalings() == scalings(rope_scaling='none') == {None}
+  wanted = rope.Scaling('riflex', latents)
+  assert scalings(rope_scaling='riflex') == {wanted}
+
+
+def test_sampling_begins_with_as_much_noise_as_is_asked_for():
+  config = digits.get_config('tiny')
+  nets = networks.networks(config)
+  for asked, wanted in (({}, 1.0), ({'temperature': 0.4}, 0.4)):
+    told = parse.sampling(config, **asked)
+    assert networks.sampler(config, nets, told).temperature == wanted
+
+
+def changed(**values):
+  config = digits.get_config('tiny')
+  config.update_from_flattened_dict(values)
+  return config
+
+
+@pytest.mark.parametrize(
+  'check, values, text',
+  [
+    (parse.data, {'data.name': 'films'}, "data.name='films': expected"),
+    (
+      parse.data,
+      {'data.caption_dropout': 1.5},
+      'data.caption_dropout=1.5: expected 0 to 1',
+    ),
+    (parse.train, {'train.steps': 0}, 'train.steps=0'),
+    (parse.train, {'train.ema': 1.0}, 'train.ema=1.0: expected'),
+    (
+      parse.sampling,
+      {'sampling.guidance': -1.0},
+      'guidance=-1.0: expected 0 or more; change --guidance',
+    ),
+    (parse.sampling, {'sampling.solver': 'rk4'}, "solver 'rk4'"),
+    (mesh.mesh, {'mesh.data': 3}, '3 does not divide 8 devices'),
+    (
+      mesh.mesh,
+      {'data.batch_size': 12},
+      'data.batch_size=12.*the next that fits is 16',
+    ),
+    (
+      networks.autoencoder,
+      {'autoencoder.kind': 'vq'},
+      "autoencoder.kind='vq': expected",
+    ),
+  ],
+)
+def test_refuses(check, values, text):
+  with pytest.raises(ValueError, match=text):
+    check(changed(**values))
+
+
+def test_resolve_finds_folders_and_refuses_the_rest(tmp_path):
+  (tmp_path / 'inner').mkdir()
+  assert networks.resolve('inner', beside=tmp_path) == str(tmp_path / 'inner')
+  assert networks.resolve(str(tmp_path)) == str(tmp_path)
+  with pytest.raises(ValueError, match="'nowhere': no such folder"):
+    networks.resolve('nowhere')

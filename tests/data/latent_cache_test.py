@@ -1,0 +1,167 @@
+"""Latents and texts on disk: what goes in comes out, shard by shard."""
+
+import dataclasses
+import json
+
+import ml_dtypes
+import numpy as np
+import pytest
+
+from spacetime.data import latent_cache, pipeline
+from spacetime.data import tokenizer as tokenizer_lib
+
+ABOUT = latent_cache.About(
+  autoencoder='aaaa',
+  text='tttt',
+  frames=5,
+  height=16,
+  width=24,
+  fps=8.0,
+  latent=(2, 2, 3, 4),
+  length=6,
+  features=7,
+  dtype='float32',
+  source='ssss',
+  counts=(5, 2),
+  shard=2,
+)
+RNG = np.random.default_rng(0)
+LATENTS = {
+  split: RNG.normal(size=(n, 2, 2, 3, 4)).astype(np.float32)
+  for split, n in zip(latent_cache.SPLITS, ABOUT.counts, strict=True)
+}
+
+
+def caption(split, i):
+  return f'{split} é {i}'
+
+
+def text(i, dtype=np.float32):
+  return np.full((1 + i % 3, 7), i + 1, dtype)
+
+
+def fill(folder, about=ABOUT, kinds=latent_cache.KINDS):
+  latent_cache.begin(folder, about, tokenizer=b'pieces')
+  dtype = latent_cache.DTYPES[about.dtype]
+  for kind in kinds:
+    for split, name, numbers in latent_cache.missing(folder, about, kind):
+      records = [
+        {'latents': LATENTS[split][i].astype(dtype)}
+        if kind == 'latents'
+        else latent_cache.text_record(
+          caption(split, i), text(i, dtype) if about.length else None
+        )
+        for i in numbers
+      ]
+      latent_cache.write_shard(folder / name, records)
+  latent_cache.write_shard(
+    folder / latent_cache.EMPTY, [latent_cache.text_record('', text(9))]
+  )
+  return folder
+
+
+@pytest.mark.parametrize('dtype', ['float32', 'bfloat16'])
+def test_what_goes_in_comes_out(dtype, tmp_path):
+  about = dataclasses.replace(ABOUT, dtype=dtype)
+  found = latent_cache.Cache(fill(tmp_path / 'c', about))
+  assert found.about == about and found.tokenizer == b'pieces'
+  kind = np.float32 if dtype == 'float32' else ml_dtypes.bfloat16
+  for split, count in zip(latent_cache.SPLITS, about.counts, strict=True):
+    source = found.split(split)
+    assert len(source) == count
+    for i in (count - 1, 0):
+      record = source[i]
+      assert record['caption'] == caption(split, i)
+      assert record['latents'].dtype == record['text'].dtype == kind
+      np.testing.assert_array_equal(
+        record['latents'], LATENTS[split][i].astype(kind)
+      )
+      assert record['text'].shape == (6, 7)
+      np.testing.assert_array_equal(record['text'][: 1 + i % 3], text(i, kind))
+      assert not record['text'][1 + i % 3 :].any()
+      assert source.text(i)['caption'] == caption(split, i)
+  assert sorted(p.name for p in (tmp_path / 'c').glob('latents*')) == [
+    'latents-held_out-00000-of-00001.array_record',
+    *(f'latents-train-0000{i}-of-00003.array_record' for i in range(3)),
+  ]
+
+
+def test_goes_on_after_the_last_whole_shard(tmp_path):
+  folder = fill(tmp_path / 'c', kinds=('text',))
+  with pytest.raises(ValueError, match='not whole: 4 shards .*run python -m'):
+    latent_cache.Cache(folder)
+  _, name, _ = latent_cache.missing(folder, ABOUT, 'latents')[1]
+
+  def breaks():
+    yield {'latents': LATENTS['train'][0]}
+    raise KeyboardInterrupt
+
+  with pytest.raises(KeyboardInterrupt):
+    latent_cache.write_shard(folder / name, breaks())
+  assert len(latent_cache.missing(folder, ABOUT, 'latents')) == 4
+  fill(folder)
+  assert not latent_cache.missing(folder, ABOUT, 'latents')
+  latent_cache.Cache(folder)
+
+
+def test_another_cache_is_refused(tmp_path):
+  folder = fill(tmp_path / 'c')
+  latent_cache.begin(folder, ABOUT)
+  other = dataclasses.replace(ABOUT, autoencoder='bbbb', shard=3)
+  with pytest.raises(
+    ValueError, match="another cache; autoencoder: 'aaaa', now 'bbbb'; shard"
+  ):
+    latent_cache.begin(folder, other)
+  (tmp_path / 'full').mkdir()
+  (tmp_path / 'full/photo.png').write_text('')
+  with pytest.raises(ValueError, match='holds something else; change --out'):
+    latent_cache.begin(tmp_path / 'full', ABOUT)
+  with pytest.raises(ValueError, match='cannot be written .*change --out'):
+    latent_cache.begin('/proc/none', ABOUT)
+
+
+def test_what_is_no_cache_is_refused(tmp_path):
+  with pytest.raises(ValueError, match='no cache of latents.*data.dir'):
+    latent_cache.Cache(tmp_path)
+  (tmp_path / latent_cache.FILE).write_text('{"frames": 5}')
+  with pytest.raises(ValueError, match='cannot be read.*make the cache anew'):
+    latent_cache.Cache(tmp_path)
+  with pytest.raises(ValueError, match="dtype='int8': expected one of"):
+    dataclasses.replace(ABOUT, dtype='int8')
+  with pytest.raises(ValueError, match='shard=0: expected 1 or more'):
+    dataclasses.replace(ABOUT, shard=0)
+  values = dataclasses.asdict(ABOUT) | {'dtype': 'float32'}
+  (tmp_path / latent_cache.FILE).write_text(json.dumps(values))
+  with pytest.raises(ValueError, match='8 shards are missing'):
+    latent_cache.Cache(tmp_path)
+
+
+def batches(found, *, embedded, dropout=0.5, steps=4):
+  loader = pipeline.make_loader(
+    found.split('train'),
+    tokenizer=tokenizer_lib.train(['train of five clips'], vocab_size=300),
+    text_length=24,
+    batch_size=3,
+    seed=3,
+    caption_dropout=dropout,
+    empty_SY=found.empty_SY if embedded else None,
+  )
+  iterator = iter(loader)
+  return [next(iterator) for _ in range(steps)]
+
+
+def test_a_dropped_caption_is_the_empty_ones_embedding(tmp_path):
+  found = latent_cache.Cache(fill(tmp_path / 'c'))
+  np.testing.assert_array_equal(found.empty_SY[0], 10.0)
+  told = batches(found, embedded=True)
+  assert set(told[0]) == {'latents', 'text'}
+  first = np.concatenate([b['text'][:, 0, 0] for b in told])
+  assert 0 < (first == 10).sum() < len(first)
+  tokens = batches(found, embedded=False)
+  alone = np.concatenate([b['tokens'][:, 1] == 0 for b in tokens])
+  # The same captions are left out, whatever they are kept as.
+  np.testing.assert_array_equal(first == 10, alone)
+  for a, b in zip(told, tokens, strict=True):
+    np.testing.assert_array_equal(a['latents'], b['latents'])
+  kept = batches(found, embedded=True, dropout=0.0)
+  assert not any((b['text'] == 10).any() for b in kept)

@@ -1,0 +1,108 @@
+"""The bundled models: that they load, are what was measured, and do follow."""
+
+import json
+import pathlib
+import types
+
+import jax
+import numpy as np
+import pytest
+
+from experiments import digits
+from spacetime import checkpoint, sharding
+from spacetime.checkpoint import load
+from spacetime.config import networks, parse
+from spacetime.data.digits import captions, tfds
+from spacetime.data.digits import world as world_lib
+from spacetime.evaluation import world as measures
+from spacetime.media.pixels import to_video
+from spacetime.pipeline import generate
+from spacetime.training import autoencoder_loss
+
+ASSETS = pathlib.Path(__file__).parents[2] / 'spacetime' / 'assets'
+CLIPS = 6
+
+
+@pytest.fixture(scope='module')
+def mesh():
+  return sharding.make_mesh(
+    sharding.MeshConfig(data=1), devices=jax.devices()[:1]
+  )
+
+
+def records(world, split='validation'):
+  """Clips of a seed of their own."""
+  return [
+    tfds.example(i, world=world, split=split, seed=77) for i in range(CLIPS)
+  ]
+
+
+def test_all_of_it_is_at_most_40_megabytes():
+  files = [p for p in ASSETS.rglob('*') if p.is_file()]
+  assert 1e6 < sum(p.stat().st_size for p in files) <= 40e6
+
+
+@pytest.mark.parametrize('name', ['digits', 'digits_autoencoder'])
+def test_is_what_was_measured(name):
+  found = json.loads((ASSETS / name / 'metrics.json').read_text())
+  assert found['weights_hash'] == checkpoint.weights_hash(ASSETS / name)
+  assert found['num'] >= 64
+
+
+def test_the_model_follows_the_prompt_in_colour_and_motion(mesh):
+  model = load.load('digits', mesh=mesh)
+  world = parse.data(model.config).world.judged()
+  scenes = [world_lib.from_json(r['scene']) for r in records(world)]
+  clips = generate.sample(
+    model,
+    [captions.canonical_caption(scene) for scene in scenes],
+    grid=networks.grids(model.config, model.networks),
+    settings=parse.sampling(model.config, steps=8),
+    batch=CLIPS,
+  )
+  assert clips[0].shape == (17, 64, 64, 3)
+  scores = [
+    measures.score(measures.measure(clip), scene)
+    for clip, scene in zip(clips, scenes, strict=True)
+  ]
+  # By chance one in eight, and one in eleven.
+  assert np.mean([score['colour'] for score in scores]) >= 0.8
+  assert np.mean([score['motion'] for score in scores]) >= 0.5
+
+
+def test_the_autoencoder_gives_held_out_clips_back(mesh):
+  folder = ASSETS / 'digits_autoencoder'
+  config = checkpoint.read_config(folder)
+  codec = networks.autoencoder(config)
+  params = load.load_own(config, folder, mesh=mesh)['autoencoder']
+  world = parse.data(config).world
+  video = to_video(np.stack([r['video'] for r in records(world)]))
+  z = jax.jit(codec.encode)(params, video)
+  decoded = jax.jit(codec.decode)(params, z)
+  recorded = json.loads((folder / 'metrics.json').read_text())['psnr']
+  psnr = float(autoencoder_loss.psnr(video, decoded).mean())
+  assert abs(psnr - recorded) < 2.5
+  # Latents have unit scale, as the transformer wants them.
+  assert 0.7 < float(z.std()) < 1.4 and abs(float(z.mean())) < 0.3
+
+
+def test_a_cpu_computes_in_float32_what_was_trained_in_bfloat16(mesh):
+  folder = ASSETS / 'digits'
+  config = checkpoint.read_config(folder)
+  assert config['model']['dtype'] == 'bfloat16'
+  model = load.open_model('digits', mesh=mesh)
+  assert model.networks.dit.config.dtype == 'float32'
+  assert model.config['model']['dtype'] == 'float32'
+  # Only where it is a CPU, and nothing else of it.
+  chip = types.SimpleNamespace(
+    devices=np.array([types.SimpleNamespace(platform='gpu')])
+  )
+  assert load.computed(config, chip) == config
+  told = load.computed(config, mesh)
+  assert told | {'model': config['model']} == config
+
+
+def test_is_the_preset_that_made_it():
+  made = checkpoint.read_config(ASSETS / 'digits')
+  preset = parse.plain(digits.get_config('bundled'))
+  assert made == json.loads(json.dumps(preset))

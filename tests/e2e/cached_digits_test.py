@@ -1,0 +1,80 @@
+"""The digits world from cached latents: the same run as from pixels."""
+
+import jax
+import numpy as np
+import pytest
+
+from experiments import digits
+from spacetime.cli import train
+from spacetime.config import parse
+from spacetime.pipeline import precompute
+from spacetime.training import init_state, metrics, setup
+
+
+def config(folder, **values):
+  made = digits.get_config('tiny')
+  made.update_from_flattened_dict(
+    {
+      'data.dir': str(folder / 'data'),
+      'data.batch_size': 8,
+      'train.steps': 2,
+      'train.log_every': 1,
+      'train.evaluate_every': 2,
+      'train.sheet_every': 0,
+      'train.principal_clips': 8,
+      'optimizer.name': 'adamw',
+    }
+    | values
+  )
+  return made
+
+
+def losses(workdir):
+  return [
+    value
+    for line in metrics.read_metrics(workdir)
+    for name, value in sorted(line.items())
+    if 'loss' in name
+  ]
+
+
+@pytest.fixture(scope='module')
+def folder(tmp_path_factory):
+  """DIR/data, DIR/cache, and DIR/run from pixels."""
+  folder = tmp_path_factory.mktemp('digits')
+  train.run(config(folder), str(folder / 'run'))
+  found = precompute.open_encoder(str(folder / 'run'))
+  data = parse.data(config(folder))
+  for text in ('captions', 'embeddings'):
+    precompute.encode(found, data, folder / text, text=text, batch=3, shard=16)
+  return folder
+
+
+def test_latents_in_a_cache_give_the_same_run(folder, tmp_path):
+  cached = {'data.name': 'cache', 'data.dir': str(folder / 'captions')}
+  train.run(config(folder, **cached), str(tmp_path))
+  wanted = losses(folder / 'run')
+  assert len(wanted) == 2 + 7
+  np.testing.assert_allclose(losses(tmp_path), wanted, rtol=1e-4)
+  tokenizers = [p / 'tokenizer.model' for p in (folder / 'run', tmp_path)]
+  assert tokenizers[0].read_bytes() == tokenizers[1].read_bytes()
+
+
+def test_a_run_starts_from_a_model_of_our_own(folder, tmp_path):
+  """With its text encoder frozen and embedded: the transformer goes on."""
+  embedded = {'data.name': 'cache', 'data.dir': str(folder / 'embeddings')}
+  ready = setup.check(
+    config(folder, **embedded),
+    str(tmp_path / 'both'),
+    checkpoint_path=str(folder / 'run'),
+  )
+  at = init_state.begin(ready, None, jax.random.key(0))
+  assert set(at.params) == {'dit', 'text'} and int(at.step) == 0
+  made = config(folder, **embedded, **{'train.sheet_every': 2})
+  with made.unlocked():
+    made.text.kind = 'frozen'
+  state = train.run(made, str(tmp_path / 'run'), start=str(folder / 'run'))
+  assert set(state.params) == {'dit'}
+  assert (tmp_path / 'run/sheets/0000002.png').exists()
+  first, last = (losses(p)[0] for p in (folder / 'run', tmp_path / 'run'))
+  assert last < first

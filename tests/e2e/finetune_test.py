@@ -1,0 +1,270 @@
+"""Training that starts from weights: published ones and our own."""
+
+import json
+import shutil
+
+import jax
+import numpy as np
+import pytest
+
+from experiments import digits_autoencoder
+from spacetime import checkpoint, sharding
+from spacetime.checkpoint.interop import folders
+from spacetime.cli import train
+from spacetime.config import networks
+from spacetime.training import init_state, metrics, setup
+from tests.helpers import finetuned, published_folder
+
+FORMS = {'2.1': published_folder.VAE, '2.2': published_folder.VAE22}
+LORA = {'lora.rank': 2, 'lora.alpha': 6.0, 'lora.dropout': 0.1}
+KINDS = {'whole': {}, 'lora': LORA}
+
+
+CASES = [('2.1', 'whole'), ('2.1', 'lora'), ('2.2', 'whole')]
+
+
+@pytest.fixture(scope='module', params=CASES, ids='-'.join)
+def case(request):
+  return request.param
+
+
+@pytest.fixture(scope='module')
+def form(case):
+  return case[0]
+
+
+@pytest.fixture(scope='module')
+def kind(case):
+  return case[1]
+
+
+@pytest.fixture(scope='module')
+def folder(form, tmp_path_factory):
+  parent = tmp_path_factory.mktemp('finetune')
+  return finetuned.write(parent / 'all', vae=FORMS[form])
+
+
+@pytest.fixture(scope='module')
+def whole(form, kind, folder, tmp_path_factory):
+  """Four steps at a stretch, from the published folder."""
+  workdir = tmp_path_factory.mktemp('whole')
+  state = train.run(
+    finetuned.config(folder, vae=FORMS[form], **KINDS[kind]),
+    str(workdir),
+    start=str(folder / 'wan'),
+  )
+  return state, workdir
+
+
+def leaves(tree):
+  return [np.asarray(leaf) for leaf in jax.tree.leaves(tree)]
+
+
+def stop_after(steps):
+  calls = []
+
+  def stop():
+    calls.append(None)
+    return len(calls) == steps
+
+  return stop
+
+
+def losses(workdir):
+  lines = metrics.read_metrics(workdir)
+  return {line['step']: line['loss'] for line in lines if 'loss' in line}
+
+
+def published(folder):
+  mesh = sharding.make_mesh(
+    sharding.MeshConfig(data=1), devices=jax.devices()[:1]
+  )
+  return folders.open_part(folder / 'wan', 'transformer').load(mesh)
+
+
+def test_two_steps_and_two_are_four(form, kind, folder, whole, tmp_path):
+  made = finetuned.config(folder, vae=FORMS[form], **KINDS[kind])
+  workdir = str(tmp_path / 'run')
+  train.run(made, workdir, start=str(folder / 'wan'), stop=stop_after(2))
+  moved = folder / 'wan'
+  if kind == 'whole':  # which needs the weights that it began with no more
+    moved = moved.rename(tmp_path / 'elsewhere')
+  try:
+    made = finetuned.config(folder, vae=FORMS[form], **KINDS[kind])
+    second = train.run(made, workdir)
+  finally:
+    if kind == 'whole':
+      moved.rename(folder / 'wan')
+  assert int(second.step) == 4
+  for a, b in zip(leaves(second), leaves(whole[0]), strict=True):
+    np.testing.assert_array_equal(a, b)
+  assert losses(workdir) == losses(whole[1])
+
+
+def test_only_what_is_trained_is_in_the_checkpoint(kind, folder, whole):
+  state, workdir = whole
+  roots = {'whole': {'dit'}, 'lora': {'lora'}}[kind]
+  assert set(state.params) == set(state.ema) == roots
+  saved = checkpoint.saved_shapes(
+    checkpoint.absolute(workdir) / 'checkpoints' / '4'
+  )
+  trees = {key.split('/')[1] for key in saved if key.startswith('params/')}
+  assert trees == roots
+  if kind == 'lora':
+    assert not any('kernel' in key for key in saved)
+    pairs = state.params['lora']['blocks']
+    assert set(pairs) == {'self_attention', 'cross_attention', 'mlp_out'}
+    assert np.abs(pairs['self_attention']['q']['b']).max() > 0
+  source = json.loads((workdir / 'config.json').read_text())['source']
+  opened = folders.open_part(folder / 'wan', 'transformer')
+  assert source['fingerprint'] == opened.fingerprint()
+
+
+def test_begins_at_the_published_weights(form, kind, folder, tmp_path):
+  """The loss of the first step is that of the folder's own transformer."""
+  made = finetuned.config(folder, vae=FORMS[form], **KINDS[kind])
+  ready = setup.check(made, str(tmp_path), checkpoint_path=str(folder / 'wan'))
+  at = init_state.begin(ready, None, jax.random.key(0))
+  frozen = {}
+  if kind == 'lora':
+    frozen = ready.base.load(ready.nets, ready.mesh)
+  rng = np.random.default_rng(0)
+  batch = {
+    'latents': rng.normal(size=(8, 3, 4, 8, 3)).astype(np.float32),
+    'text': rng.normal(size=(8, 512, 12)).astype(np.float32),
+  }
+  plain = finetuned.config(folder, vae=FORMS[form])
+  task = networks.diffusion_task(plain, networks.networks(plain))
+  wanted = jax.jit(task.held_out)({'dit': published(folder)}, {}, batch)
+  for params in (at.params, at.ema):
+    found = jax.jit(ready.task.held_out)(params, frozen, batch)
+    for name, value in wanted.items():
+      np.testing.assert_allclose(found[name], value, rtol=1e-5)
+
+
+# -- what is refused -----------------------------------------------------------
+
+
+@pytest.fixture(scope='module')
+def tiny(tmp_path_factory):
+  return finetuned.write(tmp_path_factory.mktemp('refuse') / 'all')
+
+
+def check(folder, workdir, start='wan', **values):
+  start = start and str(folder / start)
+  setup.check(
+    finetuned.config(folder, **values), str(workdir), checkpoint_path=start
+  )
+
+
+@pytest.mark.parametrize(
+  'values, text',
+  [
+    (
+      {'data.name': 'folder', 'data.dir': 'clips'},
+      "autoencoder.kind='causal' and text.kind='frozen' with data.name="
+      "'folder': expected 'cache'.*python -m spacetime encode",
+    ),
+    ({'train.sheet_every': 5}, 'train.sheet_every=5: expected 0'),
+    ({'model.mlp': 36}, r'model.mlp=36, there 40.*change --checkpoint'),
+    ({'data.crop': (5, 16, 16)}, 'data.crop=.*latents are not cropped'),
+    (
+      {'data.world.width': 64, 'text.length': 77},
+      'other sizes.*data.world.width=64, there 32; text.length=77, there 512',
+    ),
+    ({'data.dir': 'nowhere'}, 'nowhere is no cache of latents'),
+    (
+      {'text.kind': 'trained'},
+      "text.kind='trained' with published weights: expected 'frozen'",
+    ),
+    ({'text.kind': 'half'}, "text.kind='half': expected one of"),
+    (LORA | {'optimizer.name': 'muon'}, "'muon' with lora.rank=2: expected"),
+    (LORA | {'lora.targets': ('q',)}, r"lora.targets=.*unknown \['q'\]"),
+    ({'lora.rank': 99}, 'lora.rank=99: .* has a kernel of'),
+  ],
+)
+def test_refuses(values, text, tiny, tmp_path):
+  with pytest.raises(ValueError, match=text):
+    check(tiny, tmp_path / 'run', **values)
+  assert not (tmp_path / 'run' / 'config.json').exists()
+
+
+def test_refuses_pairs_of_nothing(tiny, tmp_path):
+  with pytest.raises(ValueError, match='lora.rank=2: expected --checkpoint'):
+    check(tiny, tmp_path, start=None, **LORA)
+
+
+def changed_cache(tiny, folder, **values):
+  """A copy of the cache that says it was made by others."""
+  shutil.copytree(tiny / 'cache', folder)
+  path = folder / 'cache.json'
+  path.write_text(json.dumps(json.loads(path.read_text()) | values))
+  return {'data.dir': str(folder)}
+
+
+@pytest.mark.parametrize(
+  'values, text',
+  [
+    (
+      {'autoencoder': 'x'},
+      'latents of another autoencoder, x: expected those of .*, the run',
+    ),
+    (
+      {'text': 'x'},
+      'texts of another text encoder or tokenizer, x: expected those of',
+    ),
+    (
+      {'length': 0, 'features': 0, 'text': ''},
+      "text.kind='frozen': .* captions that are not embedded",
+    ),
+  ],
+)
+def test_refuses_a_cache_of_other_networks(values, text, tiny, tmp_path):
+  other = changed_cache(tiny, tmp_path / 'cache', **values)
+  with pytest.raises(ValueError, match=text):
+    check(tiny, tmp_path / 'run', **other)
+
+
+def test_refuses_two_transformers_and_takes_one(tiny, tmp_path):
+  folder = tmp_path / 'all'
+  shutil.copytree(tiny, folder)
+  (folder / 'wan/transformer_2').symlink_to(folder / 'wan/transformer')
+  with pytest.raises(ValueError, match='two transformers.*/transformer_2'):
+    check(folder, tmp_path / 'run')
+  check(folder, tmp_path / 'run', start='wan/transformer_2')
+
+
+def test_a_run_goes_on_from_the_weights_it_began_with(tiny, tmp_path):
+  workdir = tmp_path / 'run'
+  made = finetuned.config(tiny, **LORA)
+  ready = setup.check(made, str(workdir), checkpoint_path=str(tiny / 'wan'))
+  checkpoint.write_config(workdir, made.to_dict() | ready.origin)
+  # Pairs need their base again, and know where it was.
+  again = setup.check(finetuned.config(tiny, **LORA), str(workdir))
+  assert again.base.path == str(tiny / 'wan')
+  other = tmp_path / 'other'
+  shutil.copytree(tiny / 'wan', other)
+  published_folder.write_part(
+    other / 'transformer',
+    published_folder.TRANSFORMER,
+    tensors={
+      name: tensor + 1
+      for name, tensor in published_folder.tensors(
+        tiny / 'wan/transformer'
+      ).items()
+    },
+  )
+  with pytest.raises(ValueError, match='another config: source.fingerprint'):
+    setup.check(
+      finetuned.config(tiny, **LORA), str(workdir), checkpoint_path=str(other)
+    )
+
+
+def test_an_autoencoders_stage_starts_from_nothing(tiny, tmp_path):
+  made = digits_autoencoder.get_config('tiny')
+  made.data.batch_size = 8
+  with pytest.raises(ValueError, match="expected none in an autoencoder's"):
+    setup.check(made, str(tmp_path), checkpoint_path='digits')
+  made.data.name = 'cache'
+  with pytest.raises(ValueError, match="data.name='cache' in an autoencoder's"):
+    setup.check(made, str(tmp_path))

@@ -1,0 +1,86 @@
+"""A tiny published model, clips, their cache and a config to fine-tune with."""
+
+import dataclasses
+import pathlib
+
+import numpy as np
+
+from experiments import wan_t2v_1_3b, wan_ti2v_5b
+from spacetime.config import parse
+from spacetime.data.digits import world
+from spacetime.media import video_writer
+from spacetime.pipeline import precompute
+from tests.helpers import published_folder
+
+SIZE = (5, 16, 32)
+CLIPS = 8
+
+
+def write_clips(folder: pathlib.Path) -> None:
+  """Clips of noise with captions, of which one is held out."""
+  folder.mkdir()
+  rng = np.random.default_rng(0)
+  for i in range(CLIPS):
+    frames = rng.integers(0, 256, (SIZE[0], *SIZE[1:], 3)).astype(np.uint8)
+    video_writer.write_video(folder / f'clip{i}.mp4', frames, fps=8)
+    (folder / f'clip{i}.txt').write_text(f'a red {i} moves  left &amp; right')
+
+
+def data(folder: pathlib.Path) -> parse.DataConfig:
+  """The section of FOLDER/clips."""
+  frames, height, width = SIZE
+  return parse.DataConfig(
+    name='folder',
+    dir=str(folder / 'clips'),
+    clips=0,
+    held_out_clips=0,
+    world=world.World(frames=frames, height=height, width=width),
+    batch_size=1,
+    caption_dropout=0.0,
+    crop=None,
+    fps=8,
+  )
+
+
+def write(folder: pathlib.Path, *, vae=published_folder.VAE) -> pathlib.Path:
+  """FOLDER/wan (published), FOLDER/clips and FOLDER/cache; returns FOLDER."""
+  folder.mkdir(exist_ok=True)
+  published_folder.write(folder / 'wan', vae=vae)
+  write_clips(folder / 'clips')
+  found = precompute.open_encoder(str(folder / 'wan'))
+  precompute.encode(found, data(folder), folder / 'cache', shard=3)
+  return folder
+
+
+def config(folder: pathlib.Path, *, vae=published_folder.VAE, **values):
+  """The experiment of that family with the sizes of the tiny one."""
+  module = wan_ti2v_5b if vae.is_residual else wan_t2v_1_3b
+  made = module.get_config()
+  frames, height, width = SIZE
+  model = dataclasses.asdict(published_folder.TRANSFORMER)
+  del model['channels'], model['text_width'], model['theta'], model['eps']
+  with made.unlocked():
+    made.model.update(model | {'remat': 'full'})
+    made.autoencoder = {'kind': 'causal'} | dataclasses.asdict(vae)
+    made.text.update(dataclasses.asdict(published_folder.TEXT))
+    made.lora.targets = ('self_attention.q', 'cross_attention.v', 'mlp_out')
+  made.update_from_flattened_dict(
+    {
+      'data.dir': str(folder / 'cache'),
+      'data.world.frames': frames,
+      'data.world.height': height,
+      'data.world.width': width,
+      'data.batch_size': 8,
+      'data.caption_dropout': 0.5,
+      'mesh.data': 4,
+      'mesh.fsdp': 2,
+      'optimizer.learning_rate': 1e-3,
+      'optimizer.warmup': 1,
+      'train.steps': 4,
+      'train.log_every': 1,
+      'train.evaluate_every': 0,
+      'train.held_out': 1,
+    }
+    | values
+  )
+  return made

@@ -1,0 +1,139 @@
+"""A tiny random folder in the published layout, written without torch."""
+
+import dataclasses
+import json
+import pathlib
+
+import numpy as np
+import safetensors.numpy
+
+from spacetime.checkpoint.interop import (
+  configs,
+  export_configs,
+  networks,
+  sections,
+)
+from spacetime.data import tokenizer
+from spacetime.models import text_encoder
+from spacetime.models.autoencoder import autoencoder
+from spacetime.models.transformer import dit
+from tests.helpers import seeded_weights
+
+TRANSFORMER = dit.DiTConfig(
+  channels=3,
+  patch=(1, 2, 2),
+  width=24,
+  heads=2,
+  layers=2,
+  mlp=40,
+  text_width=12,
+  frequencies=16,
+)
+VAE = autoencoder.AutoencoderConfig(
+  base_dim=4,
+  z_dim=3,
+  dim_mult=(1, 2, 2),
+  num_res_blocks=1,
+  temporal_downsample=(False, True),
+  latents_mean=(0.5, -0.25, 1.0),
+  latents_std=(2.0, 0.5, 1.5),
+)
+VAE22 = dataclasses.replace(
+  VAE, decoder_base_dim=6, is_residual=True, patch_size=2
+)
+TEXT = text_encoder.TextConfig(
+  vocab_size=320, d_model=12, d_kv=5, num_heads=2, d_ff=20, num_layers=3
+)
+CAPTIONS = ['a red 3 moves left', 'two blue digits, still', 'snow over a lake']
+STEMS = {
+  'transformer': 'diffusion_pytorch_model',
+  'vae': 'diffusion_pytorch_model',
+  'text_encoder': 'model',
+}
+
+
+def drawn(config, dtype=np.float32) -> dict[str, np.ndarray]:
+  """Seeded tensors of a network by their published names."""
+  shapes = networks.of(config).published_shapes()
+  return {
+    name: tensor.astype(dtype)
+    for name, tensor in seeded_weights.weights(shapes).items()
+  }
+
+
+def write_part(folder, config, *, dtype=np.float32, tensors=None, mark=''):
+  """Writes config.json and one file; returns the file."""
+  folder.mkdir(parents=True, exist_ok=True)
+  kind = networks.of(config).kind
+  values = export_configs.WRITE[kind](config)
+  values |= {'_diffusers_version': '0.42.1'}
+  (folder / 'config.json').write_text(json.dumps(values))
+  tensors = drawn(config, dtype) if tensors is None else tensors
+  path = folder / f'{STEMS[kind]}{mark}.safetensors'
+  safetensors.numpy.save_file(tensors, path, metadata={'format': 'pt'})
+  return path
+
+
+def write_shards(folder, config, *, count=2, stem=None) -> pathlib.Path:
+  """As write_part, in shards with their index; returns the index."""
+  path = write_part(folder, config)
+  tensors = safetensors.numpy.load_file(path)
+  path.unlink()
+  stem = stem or path.stem
+  files = {}
+  for i in range(count):
+    file = f'{stem}-{i + 1:05d}-of-{count:05d}.safetensors'
+    part = {name: tensors[name] for name in sorted(tensors)[i::count]}
+    safetensors.numpy.save_file(part, folder / file, metadata={'format': 'pt'})
+    files |= dict.fromkeys(part, file)
+  total = sum(tensor.nbytes for tensor in tensors.values())
+  index = folder / f'{stem}.safetensors.index.json'
+  index.write_text(
+    json.dumps({'metadata': {'total_size': total}, 'weight_map': files})
+  )
+  return index
+
+
+def write(folder: pathlib.Path, *, vae=VAE, dtype=np.float32) -> pathlib.Path:
+  """Writes a whole pipeline's folder and returns it."""
+  write_part(folder / 'transformer', TRANSFORMER, dtype=dtype)
+  write_part(folder / 'vae', vae)
+  write_part(folder / 'text_encoder', TEXT, dtype=dtype)
+  index = {
+    '_class_name': 'WanPipeline',
+    '_diffusers_version': '0.42.1',
+    'boundary_ratio': None,
+    'expand_timesteps': vae.is_residual,
+    'scheduler': ['diffusers', 'UniPCMultistepScheduler'],
+    'text_encoder': ['transformers', configs.CLASSES['text_encoder']],
+    'tokenizer': ['transformers', 'T5TokenizerFast'],
+    'transformer': ['diffusers', configs.CLASSES['transformer']],
+    'transformer_2': [None, None],
+    'vae': ['diffusers', configs.CLASSES['vae']],
+  }
+  (folder / 'model_index.json').write_text(json.dumps(index))
+  (folder / 'scheduler').mkdir()
+  (folder / 'scheduler/scheduler_config.json').write_text(
+    json.dumps(sections.SCHEDULER | {'flow_shift': 5.0})
+  )
+  (folder / 'tokenizer').mkdir()
+  pieces = tokenizer.train(CAPTIONS, vocab_size=310)
+  (folder / 'tokenizer/spiece.model').write_bytes(pieces.serialized)
+  (folder / 'tokenizer/tokenizer_config.json').write_text(
+    json.dumps({'tokenizer_class': 'T5Tokenizer', 'extra_ids': 0})
+  )
+  return folder
+
+
+def change_index(folder: pathlib.Path, **changes) -> None:
+  """Changes keys of model_index.json."""
+  path = folder / 'model_index.json'
+  path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+def tensors(folder: pathlib.Path) -> dict[str, np.ndarray]:
+  """Every tensor of a network's folder, whatever its files."""
+  found = {}
+  for path in sorted(folder.glob('*.safetensors')):
+    found |= safetensors.numpy.load_file(path)
+  return found

@@ -1,0 +1,106 @@
+"""Laws of the text encoder: padding is nothing, buckets, counts, refusals."""
+
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+
+from spacetime.models import text_encoder
+from spacetime.models.autoencoder import autoencoder
+
+TINY = text_encoder.PRESETS['tiny']
+
+
+@pytest.fixture(scope='module')
+def built():
+  """A tiny encoder, its parameters and the jitted `encode`."""
+  model = text_encoder.TextEncoder(TINY)
+  return model, jax.jit(model.init)(jax.random.key(0)), jax.jit(model.encode)
+
+
+def test_padding_changes_nothing_and_is_zero(built):
+  _, params, encode = built
+  tokens = np.array([[5, 9, 30, 1], [7, 1, 0, 0]], np.int32)
+  padded = np.pad(tokens, ((0, 0), (0, 3)))
+  encoded = encode(params, padded)
+  assert encoded.shape == (2, 7, 12) and encoded.dtype == np.float32
+  np.testing.assert_array_equal(encoded[0, 4:], 0)
+  np.testing.assert_array_equal(encoded[1, 2:], 0)
+  assert np.abs(encoded[1, :2]).min() > 0
+  np.testing.assert_allclose(encoded[:, :4], encode(params, tokens), atol=1e-5)
+
+
+def test_attention_sees_order_and_both_sides(built):
+  _, params, encode = built
+  a = encode(params, np.array([[5, 9, 30, 1]], np.int32))
+  b = encode(params, np.array([[5, 30, 9, 1]], np.int32))
+  assert np.abs(a[0, 0] - b[0, 0]).max() > 1e-4
+  assert np.abs(a[0, 3] - b[0, 3]).max() > 1e-4
+
+
+def test_log_buckets_start_where_t5s_do():
+  row = text_encoder.position_buckets(200, buckets=32, max_distance=128)[100]
+  before, after = row[100::-1], row[100:]
+  starts = [int(np.argmax(before == bucket)) for bucket in range(16)]
+  assert starts == [*range(8), 8, 12, 16, 23, 32, 46, 64, 91]
+  np.testing.assert_array_equal(after[1:], 16 + before[1:100])
+
+
+def test_parameters_are_stacked_over_layers(built):
+  _, params, _ = built
+  assert params['blocks']['q']['kernel'].shape == (3, 12, 8)
+  assert params['blocks']['position_bias'].shape == (3, 32, 2)
+  assert params['embed']['embedding'].shape == (37, 12)
+  q = params['blocks']['q']['kernel']
+  assert np.abs(q[0] - q[1]).max() > 0.01
+
+
+def test_a_shared_bias_is_the_same_bias_in_every_layer(built):
+  _, params, encode = built
+  shared = text_encoder.TextEncoder(dataclasses.replace(TINY, bias='shared'))
+  shapes = jax.eval_shape(shared.init, jax.random.key(0))
+  assert shapes['position_bias'].shape == (32, 2)
+  table = params['blocks']['position_bias'][0]
+  blocks = {k: v for k, v in params['blocks'].items() if k != 'position_bias'}
+  one = {**params, 'blocks': blocks, 'position_bias': table}
+  assert jax.tree.structure(one) == jax.tree.structure(shapes)
+  repeated = np.repeat(table[None], 3, axis=0)
+  each = {**params, 'blocks': {**blocks, 'position_bias': repeated}}
+  tokens = np.array([[5, 9, 30, 11, 1]], np.int32)
+  np.testing.assert_allclose(
+    jax.jit(shared.encode)(one, tokens), encode(each, tokens), atol=1e-5
+  )
+
+
+def test_bfloat16_keeps_its_dtype(built):
+  _, params, _ = built
+  model = text_encoder.TextEncoder(dataclasses.replace(TINY, dtype='bfloat16'))
+  tokens = np.array([[5, 9, 1, 0]], np.int32)
+  encoded = jax.eval_shape(model.encode, params, tokens)
+  assert encoded.dtype == jax.numpy.bfloat16
+
+
+@pytest.mark.parametrize(
+  'name, parameters', [('umt5-xxl', 5_680_910_336), ('digits', 394_112)]
+)
+def test_sizes_of_the_presets(name, parameters):
+  model = text_encoder.TextEncoder(text_encoder.PRESETS[name])
+  params = jax.eval_shape(model.init, jax.random.key(0))
+  assert autoencoder.count(params) == parameters
+  assert model.width == text_encoder.PRESETS[name].d_model
+
+
+@pytest.mark.parametrize(
+  'change, message',
+  [
+    (dict(d_kv=0), 'd_kv=0: expected a positive integer; change text.d_kv'),
+    (dict(buckets=30), 'buckets=30: expected a multiple of 4'),
+    (dict(max_distance=8), 'max_distance=8: expected more than .* 8'),
+    (dict(bias='none'), "bias='none': expected one of"),
+    (dict(dtype='int8'), "dtype='int8': expected float32"),
+  ],
+)
+def test_sizes_that_do_not_fit_are_refused(change, message):
+  with pytest.raises(ValueError, match=message):
+    dataclasses.replace(TINY, **change)

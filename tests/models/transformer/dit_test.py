@@ -1,0 +1,240 @@
+"""The transformer's laws, and the sizes of the published ones."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from spacetime.models.transformer import dit, timestep_embedding
+from spacetime.models.transformer.attention import attend
+
+TINY = dit.DiTConfig(
+  channels=3,
+  patch=(1, 2, 2),
+  width=24,
+  heads=2,
+  layers=3,
+  mlp=40,
+  text_width=7,
+  frequencies=10,
+)
+Z = jax.random.normal(jax.random.key(0), (2, 5, 4, 6, 3))
+T = jax.random.uniform(jax.random.key(1), (2, 5))
+TEXT = jax.random.normal(jax.random.key(2), (2, 8, 7))
+
+
+def random_params(config=TINY, seed=3):
+  """Parameters without a zero among them, so that every path shows."""
+  params = dit.DiT(config).init(jax.random.key(0), Z, T, TEXT)
+  leaves, tree = jax.tree.flatten(params)
+  keys = jax.random.split(jax.random.key(seed), len(leaves))
+  return tree.unflatten(
+    [
+      leaf + 0.2 * jax.random.normal(key, leaf.shape)
+      for leaf, key in zip(leaves, keys, strict=True)
+    ]
+  )
+
+
+def apply(params, z=Z, t=T, text=TEXT, config=TINY, row_fhw=None):
+  return dit.DiT(config).apply(params, z, t, text, row_fhw)
+
+
+@pytest.mark.parametrize(
+  'channels, width, heads, layers, mlp, count',
+  [
+    (16, 1536, 12, 30, 8960, 1_418_996_800),
+    (16, 5120, 40, 40, 13824, 14_288_491_584),
+    (48, 3072, 24, 30, 14336, 4_999_787_712),
+  ],
+)
+def test_sizes_of_wan(channels, width, heads, layers, mlp, count):
+  config = dit.DiTConfig(
+    channels, (1, 2, 2), width, heads, layers, mlp, text_width=4096
+  )
+  shapes = jax.eval_shape(
+    dit.DiT(config).init,
+    jax.random.key(0),
+    jnp.zeros((1, 1, 2, 2, channels)),
+    jnp.zeros((1, 1)),
+    jnp.zeros((1, 1, 4096)),
+  )
+  assert sum(leaf.size for leaf in jax.tree.leaves(shapes)) == count
+
+
+def test_one_level_equals_the_same_level_for_every_frame():
+  params = random_params()
+  one = apply(params, t=jnp.array([[0.3], [0.8]]))
+  many = apply(params, t=jnp.array([[0.3] * 5, [0.8] * 5]))
+  np.testing.assert_allclose(one, many, atol=1e-5)
+
+
+def test_a_level_reaches_its_frame_and_through_attention_the_others():
+  params = random_params()
+  moved = apply(params, t=T.at[0, 2].add(0.1))
+  difference = np.abs(np.asarray(moved - apply(params))).max(axis=(2, 3, 4))
+  assert difference[0].argmax() == 2 and difference[0].min() > 1e-6
+  assert np.all(difference[1] == 0)
+
+
+def test_tokens_can_have_levels_of_their_own():
+  params = random_params()
+  row_fhw = np.broadcast_to(np.arange(5)[:, None, None], (5, 4, 6))
+  rows = apply(params, row_fhw=row_fhw)
+  np.testing.assert_allclose(rows, apply(params), atol=1e-5)
+  # A sixth level for one token of frame 2, in columns 2 and 3 of rows 0 and 1.
+  t = jnp.concatenate([T, T[:, 2:3] + 0.1], axis=1)
+  row_fhw = row_fhw.copy()
+  row_fhw[2, :2, 2:4] = 5
+  moved = np.abs(np.asarray(apply(params, t=t, row_fhw=row_fhw) - rows))
+  far = moved.max(axis=(0, 4))
+  assert far.min() > 1e-6 and np.unravel_index(far.argmax(), far.shape)[0] == 2
+  near = far[2, :2, 2:4].max()
+  far[2, :2, 2:4] = 0
+  assert near > 2 * far.max()
+
+
+def test_text_is_read():
+  params = random_params()
+  moved = apply(params, text=TEXT.at[1].add(1.0))
+  difference = np.abs(np.asarray(moved - apply(params))).max(axis=(1, 2, 3, 4))
+  assert difference[0] == 0 and difference[1] > 1e-4
+
+
+def test_rotary_positions_alone_cannot_tell_where_a_token_is():
+  # Every token holds the same, so only its place could make it differ.
+  z = jnp.broadcast_to(Z[:, :1, :1, :1], Z.shape)
+  one = jnp.array([[0.9], [0.9]])
+  y = apply(random_params(), z=z, t=one)
+  first = y[:, :1, :2, :2]
+  again = jnp.tile(first, (1, 5, 2, 3, 1))
+  np.testing.assert_allclose(y, again, atol=2e-5)
+
+  config = dataclasses.replace(TINY, places=3)
+  y = apply(random_params(config), z=z, t=one, config=config)
+  tokens = y[:, :, ::2, ::2].reshape(2, 30, 3)
+  apart = jnp.abs(tokens[:, :, None] - tokens[:, None]).max((0, 3))
+  assert apart[~np.eye(30, dtype=bool)].min() > 1e-3
+
+
+def test_fresh_places_change_nothing():
+  config = dataclasses.replace(TINY, places=3)
+  params = random_params()
+  fresh = dit.DiT(config).init(jax.random.key(0), Z, T, TEXT)
+  place = fresh['params']['place_embed']
+  assert place['kernel'].shape == (9, 24)
+  with_places = {'params': params['params'] | {'place_embed': place}}
+  np.testing.assert_array_equal(
+    apply(with_places, config=config), apply(params)
+  )
+
+
+def test_a_fresh_block_is_the_identity():
+  block = dit.Block(TINY)
+  x = jax.random.normal(jax.random.key(4), (2, 6, 24))
+  time = jnp.zeros((2, 1, 6, 24))
+  text = jax.random.normal(jax.random.key(5), (2, 8, 24))
+  inputs = (x, time, text, None, np.zeros(6, np.int32))
+  params = block.init(jax.random.key(0), *inputs)
+  np.testing.assert_array_equal(block.apply(params, *inputs)[0], x)
+
+
+def test_a_fresh_transformer_predicts_zero():
+  params = dit.DiT(TINY).init(jax.random.key(0), Z, T, TEXT)
+  np.testing.assert_array_equal(apply(params), np.zeros_like(Z))
+
+
+def test_scan_equals_a_loop_over_the_blocks():
+  params = random_params()['params']
+  captured = {}
+
+  class Loop(dit.DiT):
+    def blocks(self, text):
+      def run(x, *args):
+        for i in range(TINY.layers):
+          layer = jax.tree.map(lambda leaf: leaf[i], params['blocks'])  # noqa: B023
+          x, _ = dit.Block(TINY).apply({'params': layer}, x, *args)
+        captured['ran'] = True
+        return x, None
+
+      return run
+
+  rest = {k: v for k, v in params.items() if k != 'blocks'}
+  looped = Loop(TINY).apply({'params': rest}, Z, T, TEXT)
+  np.testing.assert_allclose(apply({'params': params}), looped, atol=1e-5)
+  assert captured['ran']
+
+
+@pytest.mark.parametrize('name', ['full', 'attention', 'offload'])
+def test_remat_changes_nothing(name):
+  params = random_params()
+  config = dataclasses.replace(TINY, remat=name)
+
+  def gradient(config):
+    def loss(params):
+      return jnp.sum(jnp.sin(apply(params, config=config)))
+
+    return jax.jit(jax.grad(loss))(params)
+
+  jax.tree.map(
+    lambda a, b: np.testing.assert_allclose(a, b, atol=1e-4),
+    gradient(TINY),
+    gradient(config),
+  )
+
+
+def test_bfloat16_stays_near_and_leaves_in_float32():
+  params = random_params()
+  config = dataclasses.replace(TINY, dtype='bfloat16')
+  half, whole = apply(params, config=config), apply(params)
+  assert half.dtype == jnp.float32
+  scale = float(jnp.abs(whole).max())
+  assert 0 < float(jnp.abs(half - whole).max()) < 0.1 * scale
+
+
+def test_attend_is_softmax_attention():
+  q, k, v = (
+    jax.random.normal(jax.random.key(i), (2, n, 3, 4))
+    for i, n in ((0, 5), (1, 7), (2, 7))
+  )
+  want = jax.nn.dot_product_attention(q, k, v)
+  np.testing.assert_allclose(attend(q, k, v), want, atol=1e-5)
+
+
+def test_level_features_put_cosines_first():
+  features = timestep_embedding.features(jnp.array([[0.0, 0.25]]), 10)
+  np.testing.assert_allclose(features[0, 0], [1] * 5 + [0] * 5)
+  np.testing.assert_allclose(features[0, 1, 0], np.cos(250.0), atol=1e-4)
+  np.testing.assert_allclose(features[0, 1, 5], np.sin(250.0), atol=1e-4)
+
+
+def test_refuses():
+  with pytest.raises(ValueError, match='model.width=24, model.heads=5'):
+    dataclasses.replace(TINY, heads=5)
+  with pytest.raises(ValueError, match="model.remat='some': expected one of"):
+    dataclasses.replace(TINY, remat='some')
+  with pytest.raises(ValueError, match="model.attention='flash': expected one"):
+    dataclasses.replace(TINY, attention='flash')
+  with pytest.raises(ValueError, match="context_attention='tree': expected"):
+    dataclasses.replace(TINY, context_attention='tree')
+  with pytest.raises(ValueError, match='model.frequencies=5: expected even'):
+    dataclasses.replace(TINY, frequencies=5)
+  with pytest.raises(ValueError, match='does not divide'):
+    apply(random_params(), z=Z[:, :, :3])
+  with pytest.raises(ValueError, match='expected \\(B, 1\\) or \\(B, 5\\)'):
+    apply(random_params(), t=T[:, :3])
+
+
+@pytest.mark.parametrize('kind', dit.rope.RULES)
+def test_positions_are_scaled_beyond_the_length_trained_on(kind):
+  params, z = random_params(), jnp.concatenate([Z, Z[:, ::-1]], axis=1)
+
+  def scaled(trained):
+    scaling = dit.rope.Scaling(kind, trained)
+    return dit.DiT(TINY, scaling).apply(params, z, T[:, :1], TEXT)
+
+  plain = apply(params, z, T[:, :1])
+  np.testing.assert_array_equal(scaled(10), plain)
+  assert jnp.abs(scaled(5) - plain).max() > 1e-3

@@ -1,0 +1,259 @@
+"""Packed = unpacked: each clip of a row is what it is alone."""
+
+import functools
+import types
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from spacetime import sharding
+from spacetime.data import packing
+from spacetime.models.transformer import (
+  attention_kernels,
+  attention_plan,
+  dit,
+  packed,
+  patchify,
+  splash,
+)
+from spacetime.models.transformer.attention_kernels import PLAIN, Segments
+
+CONFIG = dit.DiTConfig(
+  channels=3,
+  patch=(1, 2, 2),
+  width=24,
+  heads=2,
+  layers=2,
+  mlp=40,
+  text_width=7,
+  frequencies=10,
+  places=3,
+)
+MODEL = dit.DiT(CONFIG)
+# Latent sizes; the second row has two clips and padding.
+SIZES = [[(3, 4, 2), (1, 2, 6), (2, 2, 2)], [(2, 4, 6), (1, 2, 2)]]
+ROWS = packing.Rows(length=15, clips=4, frames=7)
+
+
+@functools.cache
+def random_params():
+  params = jax.jit(MODEL.init)(
+    jax.random.key(0),
+    jnp.zeros((1, 1, 2, 2, 3)),
+    jnp.zeros((1, 1)),
+    jnp.zeros((1, 1, 7)),
+  )
+  leaves, tree = jax.tree.flatten(params)
+  keys = jax.random.split(jax.random.key(3), len(leaves))
+  return tree.unflatten(
+    [
+      leaf + 0.2 * jax.random.normal(key, leaf.shape)
+      for leaf, key in zip(leaves, keys, strict=True)
+    ]
+  )
+
+
+def made():
+  """Clips [(z, t, text)] by row, and the rows that hold them."""
+  rng = np.random.default_rng(0)
+  clips, rows = [], []
+  for sizes in SIZES:
+    clips.append(
+      [
+        (
+          rng.normal(size=(1, *size, 3)).astype(np.float32),
+          rng.uniform(size=(1, size[0])).astype(np.float32),
+          rng.normal(size=(1, 5, 7)).astype(np.float32),
+        )
+        for size in sizes
+      ]
+    )
+    items = [
+      {
+        'patches': np.asarray(patchify.patchify(z, CONFIG.patch)[0]),
+        'grid': np.array([z.shape[1], z.shape[2] // 2, z.shape[3] // 2]),
+        'text': text[0],
+      }
+      for z, _, text in clips[-1]
+    ]
+    row = packing.join(items, ROWS)
+    row['t'] = rng.uniform(size=7).astype(np.float32)
+    level = np.concatenate([t[0] for _, t, _ in clips[-1]])
+    row['t'][: len(level)] = level
+    # What padding holds must not matter.
+    row['patches'][row['clip'] == 0] = 9.0
+    rows.append(row)
+  return clips, {n: np.stack([row[n] for row in rows]) for n in rows[0]}
+
+
+def where(batch):
+  return packed.Rows(
+    *(jnp.asarray(batch[n]) for n in ('clip', 'position', 'frame', 'grids'))
+  )
+
+
+@functools.partial(jax.jit, static_argnames='model')
+def apply_packed(params, batch, model=MODEL):
+  arguments = batch['patches'], batch['t'], batch['text'], where(batch)
+  return model.apply(params, *arguments, method=model.packed)
+
+
+def of_clips(y_BNV, batch):
+  """The tokens of every clip, row by row."""
+  return [
+    y_NV[clip_N == number]
+    for y_NV, clip_N in zip(y_BNV, batch['clip'], strict=True)
+    for number in range(1, clip_N.max() + 1)
+  ]
+
+
+def test_packed_equals_unpacked_forward_and_gradient():
+  clips, batch = made()
+  params = random_params()
+  weight = lambda y: jnp.sin(3 * y)  # noqa: E731
+
+  def alone(params):
+    total, found = 0.0, []
+    for z, t, text in (clip for row in clips for clip in row):
+      y = patchify.patchify(MODEL.apply(params, z, t, text), CONFIG.patch)[0]
+      total, found = total + jnp.sum(weight(y)), [*found, y]
+    return total, found
+
+  def together(params):
+    y_BNV = apply_packed(params, batch)
+    found = of_clips(y_BNV, batch)
+    return sum(jnp.sum(weight(y)) for y in found), found
+
+  grad = functools.partial(jax.value_and_grad, has_aux=True)
+  (_, want), want_gradient = jax.jit(grad(alone))(params)
+  (_, found), gradient = jax.jit(grad(together))(params)
+  for y, want_y in zip(found, want, strict=True):
+    assert float(jnp.abs(want_y).max()) > 0.5
+    np.testing.assert_allclose(y, want_y, atol=1e-5)
+  size = max(float(jnp.abs(g).max()) for g in jax.tree.leaves(want_gradient))
+  jax.tree.map(
+    lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5 * size),
+    gradient,
+    want_gradient,
+  )
+
+
+def test_a_clip_sees_no_other_and_not_its_text():
+  _, batch = made()
+  params = random_params()
+  before = of_clips(apply_packed(params, batch), batch)
+  moved = {name: value.copy() for name, value in batch.items()}
+  moved['patches'][0, batch['clip'][0] == 2] += 1
+  moved['text'][0, 2] += 1
+  moved['t'][1, 0] += 0.1
+  after = of_clips(apply_packed(params, moved), moved)
+  changed = [bool((a != b).any()) for a, b in zip(before, after, strict=True)]
+  assert changed == [False, True, True, True, False]
+
+
+def test_positions_and_places_are_those_of_the_clip_alone():
+  _, batch = made()
+  tables = where(batch).rope_tables(head_size=12, theta=50.0)
+  places = where(batch).places(4)
+  alone = patchify.positions((3, 2, 1))
+  own = batch['clip'][0] == 1
+  for found, want in zip(
+    tables, dit.rope.tables(alone, head_size=12, theta=50.0), strict=True
+  ):
+    np.testing.assert_array_equal(found[0, own], want)
+  want = patchify.places((3, 2, 1), 4)
+  np.testing.assert_allclose(places[0, own], want, atol=1e-6)
+
+
+@pytest.mark.parametrize('text', [False, True])
+def test_splash_keeps_segments_apart(text):
+  """The TPU's kernel, interpreted, against plain products."""
+  _, batch = made()
+  segments = where(batch).segments(5)[text]
+  lengths = [x.shape[1] for x in segments]
+  q, k, v = (
+    jax.random.normal(jax.random.key(i), (2, lengths[i > 0], 2, 8))
+    for i in range(3)
+  )
+  kernel = splash.kernel('TPU v5p', interpret=True)
+
+  def run(kernel, q, k, v):
+    return jnp.sum(jnp.sin(kernel.attend(q, k, v, segments)))
+
+  for argument in range(3):
+    grads = [
+      jax.grad(functools.partial(run, one), argument)(q, k, v)
+      for one in (PLAIN, kernel)
+    ]
+    np.testing.assert_allclose(*grads, atol=1e-5)
+
+
+def test_rows_split_over_devices_change_nothing():
+  _, batch = made()
+  params = random_params()
+  want = apply_packed(params, batch)
+  mesh = sharding.make_mesh(sharding.MeshConfig(data=2, tensor=2, fsdp=2))
+  batch = {name: np.concatenate([x, x]) for name, x in batch.items()}
+  with jax.set_mesh(mesh):
+    put = sharding.put_batch(batch, mesh)
+    found = apply_packed(params, put)
+  np.testing.assert_allclose(found[:2], want, atol=1e-5)
+
+
+def test_refuses_what_knows_no_segments():
+  q = jnp.zeros((1, 3, 2, 8))
+  segments = Segments(*[jnp.zeros((1, 3), jnp.int32)] * 2)
+  with pytest.raises(ValueError, match="'cudnn' on packed rows of 3.*even num"):
+    attention_plan.attend(q, q, q, segments, kernel='cudnn')
+  _, batch = made()
+  mesh = sharding.make_mesh(sharding.MeshConfig(context=2))
+  with (
+    jax.set_mesh(mesh),
+    pytest.raises(ValueError, match='mesh.context=2 with packed rows: expect'),
+  ):
+    jax.eval_shape(lambda p: apply_packed(p, batch), random_params())
+
+
+@pytest.mark.parametrize(
+  'platform, lengths, kernel',
+  [
+    ('gpu', (6, 8), 'auto'),
+    ('gpu', (6, 7), 'xla'),
+    ('cpu', (6, 7), 'auto'),
+  ],
+)
+def test_odd_rows_are_not_for_cudnn(monkeypatch, platform, lengths, kernel):
+  monkeypatch.setattr(
+    attention_plan, 'device_of', lambda mesh: (platform, 'any')
+  )
+  mesh = sharding.make_mesh(
+    sharding.MeshConfig(data=1), devices=jax.devices()[:1]
+  )
+  assert attention_plan.check_segments('auto', mesh, lengths=lengths) == kernel
+
+
+def test_cudnn_gets_segments_as_a_mask(monkeypatch):
+  seen = {}
+
+  def record(q, k, v, *, mask, key_value_seq_lengths, implementation):
+    seen.update(mask=mask, lengths=key_value_seq_lengths)
+    return jax.nn.dot_product_attention(q, k, v, mask=mask)
+
+  called = types.SimpleNamespace(
+    nn=types.SimpleNamespace(dot_product_attention=record)
+  )
+  rng = np.random.default_rng(0)
+  q, k, v = (rng.normal(size=(2, n, 3, 8)).astype('f') for n in (6, 8, 8))
+  segments = Segments(
+    jnp.array([[1, 1, 2, 2, 2, 3], [1, 2, 2, 3, 3, 3]]),
+    jnp.repeat(jnp.array([[1, 2, 3, 3], [1, 2, 2, 3]]), 2, axis=1),
+  )
+  want = attention_kernels.plain(q, k, v, segments)
+  jnn = attention_kernels.jax
+  monkeypatch.setattr(attention_kernels, 'jax', called)
+  found = attention_kernels.cudnn(q, k, v, segments)
+  monkeypatch.setattr(attention_kernels, 'jax', jnn)
+  assert seen['mask'].shape == (2, 1, 6, 8) and seen['lengths'] is None
+  np.testing.assert_allclose(found, want, atol=1e-5)

@@ -1,0 +1,216 @@
+"""Eight devices are one: losses, gradients, and what is sent between them."""
+
+import re
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from experiments import digits
+from spacetime import sharding
+from spacetime.config import mesh as mesh_lib
+from spacetime.config import networks
+from spacetime.training import state as state_lib
+from spacetime.training import step as step_lib
+
+
+def config(**values):
+  """Eight heads, so that every axis can have all devices."""
+  made = digits.get_config('tiny')
+  with made.unlocked():
+    made.update_from_flattened_dict(
+      {
+        'data.batch_size': 8,
+        'text.length': 6,
+        'text.kind': 'frozen',
+        'model.heads': 8,
+        'model.mlp': 64,
+        'optimizer.name': 'adamw',
+      }
+      | values
+    )
+  return made
+
+
+def batch():
+  """Eight clips as two latent frames of 4 x 2 tokens."""
+  frames = jax.random.randint(
+    jax.random.key(1), (8, 5, 64, 32, 3), 0, 256, jnp.uint8
+  )
+  text = jax.random.normal(jax.random.key(2), (8, 6, 32))
+  return {'frames': np.asarray(frames), 'text': np.asarray(text)}
+
+
+@pytest.fixture(scope='module')
+def params():
+  """Parameters with nothing at zero, so that all have gradients."""
+  made = config()
+  task = networks.diffusion_task(made, networks.networks(made))
+  rng = np.random.default_rng(0)
+  return jax.tree.map(
+    lambda leaf: rng.normal(0, 0.1, leaf.shape).astype(np.float32),
+    jax.eval_shape(task.init, jax.random.key(0)),
+  )
+
+
+def gradients(params, mesh):
+  """Loss and gradients of a batch on a mesh, as numpy."""
+  made = config()
+  task = networks.diffusion_task(made, networks.networks(made))
+  places = sharding.param_shardings(params, mesh)
+  with jax.set_mesh(mesh):
+    run = jax.jit(
+      lambda params, batch: step_lib.gradients(
+        task.loss, params, {}, batch, jax.random.key(4), accumulate=1
+      ),
+      out_shardings=(None, places),
+    )
+    params = jax.device_put(params, places)
+    metrics, gradient = run(params, sharding.put_batch(batch(), mesh))
+  return jax.device_get((metrics['loss'], gradient))
+
+
+@pytest.fixture(scope='module')
+def alone(params):
+  one = sharding.make_mesh(
+    sharding.MeshConfig(data=1), devices=jax.devices()[:1]
+  )
+  return gradients(params, one)
+
+
+@pytest.mark.parametrize(
+  'sizes',
+  [
+    dict(data=8),
+    dict(data=1, fsdp=8),
+    dict(data=1, context=8),
+    dict(data=1, tensor=8),
+    dict(data=1, fsdp=2, context=2, tensor=2, num_slices=2),
+  ],
+  ids=str,
+)
+def test_losses_and_gradients_are_those_of_one_device(sizes, params, alone):
+  loss, gradient = gradients(
+    params, sharding.make_mesh(sharding.MeshConfig(**sizes))
+  )
+  np.testing.assert_allclose(loss, alone[0], rtol=1e-5)
+  for got, want in zip(
+    jax.tree.leaves(gradient), jax.tree.leaves(alone[1]), strict=True
+  ):
+    np.testing.assert_allclose(got, want, atol=1e-5)
+
+
+@pytest.mark.parametrize('name', ['adamw', 'muon'])
+def test_no_large_array_of_a_state_is_whole_on_a_device(name):
+  made = config(
+    **{
+      'optimizer.name': name,
+      'optimizer.moments': 'bfloat16',
+      'text.kind': 'trained',
+    }
+  )
+  task = networks.diffusion_task(made, networks.networks(made))
+  mesh = sharding.make_mesh(sharding.MeshConfig(data=1, fsdp=4, context=2))
+  state = state_lib.abstract_state(
+    task.init, jax.random.key(0), networks.make_optimizer(made), mesh
+  )
+  parts = 0
+  for path, leaf in jax.tree_util.tree_leaves_with_path(state):
+    shard = np.prod(leaf.sharding.shard_shape(leaf.shape))
+    if leaf.size > 3072:  # the longest bias
+      assert shard * 8 == leaf.size, sharding.path_name(path)
+      parts += 1
+  # Parameters, their average, and a moment or two.
+  assert parts >= 3 * 15
+
+
+def test_kernels_are_gathered_in_the_dtype_that_computes(tmp_path):
+  """As the program is partitioned; CPUs widen what they send after that."""
+  made = config(**{'model.dtype': 'bfloat16', 'model.layers': 1})
+  nets = networks.networks(made)
+  mesh = mesh_lib.mesh(made_with(made, fsdp=8))
+  task = networks.diffusion_task(made, nets)
+  params = jax.eval_shape(task.init, jax.random.key(0))
+  params = jax.tree.map(
+    lambda leaf, place: jax.ShapeDtypeStruct(
+      leaf.shape, leaf.dtype, sharding=place
+    ),
+    params,
+    sharding.param_shardings(params, mesh),
+  )
+  rows = sharding.batch_sharding(mesh)
+  # A program of its own: from the compile cache nothing would be dumped.
+  key = jax.random.key(time.time_ns() % 2**31)
+  with jax.set_mesh(mesh):
+    jax.jit(jax.grad(lambda *args: task.loss(*args, key)[0])).lower(
+      params,
+      {},
+      {
+        name: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=rows)
+        for name, x in batch().items()
+      },
+    ).compile(
+      compiler_options={
+        'xla_dump_to': str(tmp_path),
+        'xla_dump_hlo_pass_re': 'spmd-partitioning',
+      }
+    )
+  (path,) = tmp_path.glob('*after_spmd-partitioning*')
+  gathered = re.findall(
+    r'= (\w+)\[([\d,]+)\]\S* all-gather\(', path.read_text()
+  )
+  width, mlp = 48, 64
+  kernels = {f'{width},{width}', f'{width},{mlp}', f'{mlp},{width}'}
+  found = [dtype for dtype, shape in gathered if shape in kernels]
+  # All but the one in the embedding of levels, which computes in float32.
+  assert found.count('bf16') >= 10 and found.count('f32') <= 2, gathered
+
+
+def made_with(made, **sizes):
+  """The config on another mesh."""
+  made.update_from_flattened_dict(
+    {'mesh.data': 1} | {f'mesh.{k}': v for k, v in sizes.items()}
+  )
+  return made
+
+
+@pytest.mark.parametrize(
+  'tokens, sizes, model, text',
+  [
+    (16, dict(tensor=8), dict(heads=4), 'model.heads=4: mesh.tensor=8'),
+    (12, dict(context=8), {}, '12 tokens: mesh.context=8 does not divide'),
+    (16, dict(tensor=8), dict(mlp=60), 'model.mlp=60: mesh.tensor=8'),
+    (16, {}, dict(attention='splash'), "model.attention='splash' on 'cpu'"),
+    (
+      16,
+      dict(context=8),
+      dict(heads=4, context_attention='ulysses'),
+      "'ulysses' with mesh.context=8",
+    ),
+  ],
+)
+def test_refuses_a_model_before_anything_is_compiled(
+  tokens, sizes, model, text
+):
+  made = config(**{f'model.{k}': v for k, v in model.items()})
+  mesh = sharding.make_mesh(
+    sharding.MeshConfig(**({'data': 1} | sizes if sizes else {}))
+  )
+  with pytest.raises(ValueError, match=text):
+    mesh_lib.check_model(networks.networks(made).dit.config, tokens, mesh)
+
+
+def test_a_clip_may_be_shared_by_devices():
+  """Four clips on eight devices."""
+  made = config(**{'data.batch_size': 4})
+  with pytest.raises(ValueError, match='mesh.context or mesh.tensor share'):
+    mesh_lib.mesh(made)
+  mesh = mesh_lib.mesh(made_with(made, data=4, context=2))
+  rows = {name: x[:4] for name, x in batch().items()}
+  placed = sharding.put_batch(rows, mesh)
+  assert placed['text'].shape == (4, 6, 32)
+  assert {s.data.shape for s in placed['text'].addressable_shards} == {
+    (1, 6, 32)
+  }

@@ -1,0 +1,133 @@
+"""The smoothest of several drawings, by optical flow alone."""
+
+import numpy as np
+from conditions_test import numbered
+from PIL import Image
+from scipy import ndimage
+from seams_test import WORLD, squares
+
+from spacetime.data.digits import tfds
+from spacetime.diffusion import conditioning
+from spacetime.evaluation import seams
+from spacetime.pipeline import best_of_n
+from spacetime.pipeline.prompt_embeds import Texts
+
+EVEN = [4, 6, 8, 10, 12, 14, 16, 18]
+
+
+def across(xs, join=4, **kwargs):
+  return best_of_n.roughness(squares([(20, x) for x in xs], **kwargs), join)
+
+
+def test_joins_are_where_what_is_made_meets_what_is_given():
+  clip = numbered(14)
+  ahead = conditioning.forward(clip, frames=9, given=5)
+  back = conditioning.backward(clip, frames=9, given=4)
+  between = conditioning.connect(clip, clip, frames=13, given=(5, 4))
+  assert (best_of_n.of(ahead), best_of_n.of(back), best_of_n.of(between)) == (
+    (14,),
+    (5,),
+    (14, 18),
+  )
+  loop = conditioning.loop(clip, frames=13, given=(5, 4))
+  assert best_of_n.of(loop) == (0, 14) and loop.length == 18
+  # What stands alone moves nowhere: no motion leads to it or from it.
+  still = conditioning.image(clip[0], frames=9, at=0, hold=4)
+  held = conditioning.image(clip[0], frames=13, at=6, hold=4)
+  assert (best_of_n.of(still), best_of_n.of(held)) == ((), (5, 9))
+  kept = conditioning.edit(clip, frames=9, given=4)
+  whole = conditioning.edit(clip, frames=9)
+  part = conditioning.inpaint(clip, np.eye(*clip.shape[1:3], dtype=bool))
+  assert (best_of_n.of(kept), best_of_n.of(whole), best_of_n.of(part)) == (
+    (5,),
+    (),
+    (),
+  )
+
+
+def test_even_motion_is_smooth_and_rougher_the_more_it_changes():
+  even = across(EVEN)
+  changed = [across(EVEN[:4] + [x + by for x in EVEN[4:]]) for by in (1, 2, 4)]
+  assert even < 0.3 / 64
+  assert even < changed[0] < changed[1] < changed[2]
+  # One step is longer by so much: in shares of the shorter side.
+  np.testing.assert_allclose(changed, np.array([1, 2, 4]) / 64, rtol=0.3)
+
+
+def test_a_change_elsewhere_is_no_change_at_the_join():
+  turned = [*EVEN[:6], 12, 10]
+  assert across(turned, 3) == across(EVEN, 3)
+  assert across(turned, 6) > 3 * across(EVEN, 6)
+
+
+def test_a_loop_closes_from_its_end_to_its_beginning():
+  there_and_back = [4, 6, 8, 10, 10, 8, 6, 4]
+  turns = across(there_and_back, 0)
+  np.testing.assert_allclose(turns, across([8, 6, 4, 4, 6, 8], 3), rtol=1e-6)
+  jumps = across(EVEN, 0)
+  assert jumps > 2 * turns
+
+
+def test_shape_says_nothing_of_motion():
+  """Where figures are counts, not what they are."""
+  frames = squares([(20, x) for x in EVEN])
+  soft = frames.copy()
+  soft[4:] = ndimage.gaussian_filter(frames[4:], (0, 2, 2, 0))
+  far = across(EVEN[:4] + [x + 3 for x in EVEN[4:]])
+  assert best_of_n.roughness(soft, 4) < far / 2
+
+
+def test_colours_of_one_brightness_are_told_apart():
+  frames = squares([(20, x) for x in [4, 6, 8, 10, 15, 17, 19, 21]])
+  there = frames[..., :1] > 100
+  flat = np.where(there, np.uint8([200, 60, 100]), np.uint8([60, 131, 100]))
+  np.testing.assert_allclose(
+    best_of_n.roughness(flat, 4), best_of_n.roughness(frames, 4), rtol=0.2
+  )
+
+
+def test_nothing_to_be_seen_is_smooth():
+  assert best_of_n.roughness(np.full((6, 64, 64, 3), 90, np.uint8), 3) == 0.0
+
+
+def test_the_size_of_the_picture_is_no_matter():
+  frames = squares([(20, x) for x in [4, 6, 8, 10, 15, 17, 19, 21]])
+  large = np.stack(
+    [np.asarray(Image.fromarray(f).resize((240, 192))) for f in frames]
+  )
+  np.testing.assert_allclose(
+    best_of_n.roughness(large, 4), best_of_n.roughness(frames, 4), rtol=0.15
+  )
+
+
+def test_it_agrees_with_characters_that_are_followed():
+  """Of real clips that lack frames, it finds the one that lacks fewest, as the
+  seam score does, which knows the world."""
+  clips = [
+    tfds.example(i, world=WORLD, split='train', seed=5)['video']
+    for i in range(8)
+  ]
+  found, known = [], []
+  for clip in clips:
+    cut = [np.concatenate([clip[:7], clip[7 + k :]]) for k in (0, 1, 2, 4)]
+    found.append([best_of_n.roughness(v, 7) for v in cut])
+    known.append([seams.step(v, 7).velocity for v in cut])
+  assert np.corrcoef(np.ravel(found), np.ravel(known))[0, 1] > 0.8
+
+
+def test_one_of_each_clips_candidates_is_chosen():
+  rough = squares([(20, x) for x in [4, 6, 8, 10, 15, 17, 19, 21]])
+  even = squares([(20, x) for x in EVEN])
+  drawn = [rough, rough, even, even, rough, rough]
+  videos, chosen = best_of_n.smoothest(drawn, [4], candidates=3)
+  assert chosen == [2, 0] and videos[0] is even and videos[1] is even
+  videos, chosen = best_of_n.smoothest(drawn, [], candidates=1)
+  assert chosen == [0] * 6 and videos[5] is drawn[5]
+
+
+def test_texts_are_repeated_clip_by_clip():
+  a, b, away = (np.full((1, 2), i) for i in range(3))
+  told = Texts((a, b), (away, away)).repeated(2)
+  assert [text[0, 0] for text in told.text] == [0, 0, 1, 1]
+  assert [text[0, 0] for text in told.negative] == [2] * 4
+  assert Texts((a,)).repeated(3).negative == ()

@@ -1,0 +1,319 @@
+"""Modes of sampling: what they ask for, and what they refuse."""
+
+import dataclasses
+import types
+
+import numpy as np
+import pytest
+from conditions_test import CELLS, PIXELS
+from PIL import Image
+
+from spacetime.data import geometry
+from spacetime.media import video_writer
+from spacetime.pipeline import inputs, modes
+from tests.data import video_folder_test
+
+GRID = geometry.Geometry(9, 32, 48, (4, 1, 1), (1, 16, 16))
+CELL_GRID = geometry.Geometry(9, 32, 48, CELLS.stride, (1, 2, 2))
+
+
+def asked(**changes):
+  flags = dict.fromkeys((*modes.FLAGS, 'mode', 'frames', 'seconds'))
+  return types.SimpleNamespace(**(flags | changes))
+
+
+def window(grid=GRID, codec=PIXELS, **changes):
+  flags = asked(**changes)
+  return modes.window(flags, modes.name(flags), grid, codec, fps=8)
+
+
+@pytest.fixture(scope='module')
+def folder(tmp_path_factory):
+  """clip.webm-like PNG-exact clips of 14 and 6 frames, an image and masks."""
+  path = tmp_path_factory.mktemp('modes')
+  rng = np.random.default_rng(0)
+  for name, frames, height, width in (
+    ('long', 14, 32, 48),
+    ('short', 6, 32, 48),
+    ('one', 1, 32, 48),
+    ('large', 9, 64, 96),
+    ('tall', 9, 48, 32),
+    ('small', 9, 16, 32),
+  ):
+    levels = rng.integers(40, 200, (frames, 1, 1, 3))
+    clip = np.broadcast_to(levels, (frames, height, width, 3))
+    video_writer.write_video(path / f'{name}.mp4', clip.astype(np.uint8), fps=8)
+  image = np.zeros((32, 48, 3), np.uint8)
+  image[:, :16] = 255
+  Image.fromarray(image).save(path / 'mask.png')
+  Image.fromarray(image[:16]).save(path / 'flat.png')
+  Image.fromarray(0 * image).save(path / 'black.png')
+  Image.fromarray(image).resize((96, 64)).save(path / 'mask_large.png')
+  (path / 'text.png').write_text('no image')
+  video_folder_test.sound(path / 'sound.mkv')
+  long = (path / 'long.mp4').read_bytes()
+  (path / 'half.mp4').write_bytes(long[: len(long) // 2])
+  return path
+
+
+def test_the_mode_follows_from_the_flags():
+  assert modes.name(asked()) == 'text'
+  assert modes.name(asked(image='a.png')) == 'image'
+  assert modes.name(asked(mode='still', frames=1)) == 'still'
+  assert window() is None and window(mode='still') is None
+
+
+@pytest.mark.parametrize(
+  'changes, text',
+  [
+    ({'mode': 'dream'}, '--mode=dream: expected one of text, still, image'),
+    ({'mode': 'extend'}, '--mode=extend: expected --video too'),
+    ({'mode': 'connect', 'video': 'a'}, 'connect: expected --video2 too'),
+    ({'mode': 'inpaint', 'video': 'a'}, 'inpaint: expected --mask too'),
+    ({'mode': 'edit', 'video': 'a'}, 'edit: expected --strength too'),
+    ({'mode': 'image'}, 'image: expected --image too'),
+    ({'video': 'a'}, '--video=a: --mode=text has no use for it, it takes no f'),
+    (
+      {'mode': 'extend', 'video': 'a', 'mask': 'm'},
+      '--mask=m: --mode=extend has no use for it, it takes --video, --given',
+    ),
+    ({'image_at': 'last'}, '--image_at=last: --mode=text has no use for it'),
+    ({'mode': 'still', 'frames': 9}, 'still: --frames=9: expected 1'),
+  ],
+)
+def test_refuses_flags(changes, text):
+  with pytest.raises(ValueError, match=text):
+    modes.name(asked(**changes))
+
+
+def test_every_mode_gives_something(folder):
+  video, mask = str(folder / 'long.mp4'), str(folder / 'mask.png')
+  cases = {
+    'extend': ({}, 14 + 4, [0, 1, 2, 3, 4]),
+    'extend_backward': ({}, 14 + 5, [5, 6, 7, 8]),
+    'loop': ({'given': 3}, 14 + 3, [0, 1, 2, 6, 7, 8]),
+    'connect': (
+      {'video2': str(folder / 'short.mp4'), 'given': 3},
+      20 + 3,
+      [0, 1, 2, 6, 7, 8],
+    ),
+    'edit': ({'strength': 0.5, 'given': 4}, 14, [5, 6, 7, 8]),
+  }
+  for mode, (more, length, given) in cases.items():
+    made = window(mode=mode, video=video, **more)
+    assert made.length == length, mode
+    assert np.flatnonzero(made.known_FHW.all((1, 2))).tolist() == given, mode
+  made = window(mode='inpaint', video=video, mask=mask)
+  expected = np.arange(48) >= 16
+  assert (made.known_FHW == expected).all() and made.length == 9
+  made = window(mode='edit', video=video, mask=mask, strength=0.5)
+  assert (made.known_FHW == expected).all()
+  # A mask of a video that is read smaller; what it touches is new.
+  large = str(folder / 'large.mp4')
+  made = window(
+    mode='inpaint', video=large, mask=str(folder / 'mask_large.png')
+  )
+  assert made.known_FHW[:, :, 18:].all() and not made.known_FHW[:, :, :16].any()
+  made = window(mode='outpaint', video=str(folder / 'small.mp4'))
+  assert made.known_FHW[:, 8:24, 8:40].all()
+  assert made.known_FHW.sum() == 9 * 16 * 32
+
+
+def test_an_image_is_held_for_a_latent_frame(folder):
+  image = str(folder / 'mask.png')
+  for at, known in (
+    ('last', [5, 6, 7, 8]),
+    ('first', [0]),
+    (None, [0]),
+    ('3', [1, 2, 3, 4]),
+  ):
+    made = window(image=image, image_at=at)
+    assert np.flatnonzero(made.known_FHW[:, 0, 0]).tolist() == known
+
+
+EDIT = {'mode': 'edit', 'video': 'long.mp4', 'strength': 0.5}
+
+
+@pytest.mark.parametrize(
+  'changes, text',
+  [
+    (
+      {'mode': 'extend', 'video': 'none.mp4'},
+      '--video: .*none.mp4 is no file: expected a video file; change --video$',
+    ),
+    (
+      {'mode': 'extend', 'video': 'text.png'},
+      '--video: .*text.png cannot be read as a video .* expected a video file',
+    ),
+    ({'mode': 'edit', 'strength': 1.0, 'video': 'half.mp4'}, 'half.mp4 cannot'),
+    (
+      {'mode': 'outpaint', 'video': 'sound.mkv'},
+      '--video: .*sound.mkv has no video stream: expected a video file; change '
+      '--video$',
+    ),
+    (
+      {'mode': 'connect', 'video': 'long.mp4', 'video2': 'sound.mkv'},
+      '--video2: .*sound.mkv has no video stream: .*; change --video2$',
+    ),
+    (
+      {'mode': 'extend', 'video': 'tall.mp4'},
+      'tall.mp4 is 32x48 pixels: expected the proportions of 48x32; change '
+      '--size, such as --size=32x48',
+    ),
+    (
+      {'mode': 'extend', 'video': 'short.mp4', 'given': 7},
+      '--video=.*short.mp4 has 6 frames at 8 a second: expected 7 or more; the '
+      'nearest that it has is --given=6',
+    ),
+    (
+      {'mode': 'connect', 'video': 'long.mp4', 'video2': 'one.mp4'},
+      '--video2=.*one.mp4 has 1 frames at 8 a second: expected 4 or more; the '
+      'nearest that it has is --given=1',
+    ),
+    (
+      {'mode': 'loop', 'video': 'one.mp4'},
+      '--video=.*one.mp4 has 1 frames at 8 a second: expected 4 or more',
+    ),
+    (
+      {'mode': 'connect', 'video': 'long.mp4', 'video2': 'tall.mp4'},
+      '--video2=.*tall.mp4 is 32x48 pixels',
+    ),
+    (
+      {'mode': 'edit', 'video': 'short.mp4', 'strength': 0.5},
+      'expected 9 or more; the nearest that it has is --frames=5',
+    ),
+    ({'mode': 'extend', 'video': 'long.mp4', 'given': 0}, '--given=0: expect'),
+    (
+      {'mode': 'extend', 'video': 'long.mp4', 'given': 9},
+      '--given=9, --frames=9: nothing is left .* at most 8, or --frames of 13',
+    ),
+    (
+      {'mode': 'loop', 'video': 'long.mp4', 'given': 5},
+      '--given=5, --frames=9: nothing is left .* at most 4, or --frames of 13',
+    ),
+    (EDIT | {'given': 9}, '--given=9: expected 0 to 8'),
+    (
+      EDIT | {'mask': 'flat.png'},
+      '--mask=.*flat.png is 48x16 pixels: expected 48x32, as --video is, or ',
+    ),
+    (
+      {'mode': 'inpaint', 'video': 'large.mp4', 'mask': 'flat.png'},
+      'expected 96x64, as --video is, or 48x32, as what is made of it',
+    ),
+    (EDIT | {'mask': 'none.png'}, '--mask=.*none.png: no such file'),
+    (EDIT | {'mask': 'text.png'}, '--mask=.*text.png: not an image'),
+    (EDIT | {'mask': 'black.png'}, 'black.png is all black: expected light'),
+    (
+      {'mode': 'outpaint', 'video': 'long.mp4'},
+      'long.mp4 is 48x32 pixels: expected less than the 48x32',
+    ),
+    ({'image': 'mask.png', 'image_at': '9'}, '--image_at=9: .* 0 to 8'),
+    ({'image': 'mask.png', 'image_at': 'mid'}, '--image_at=mid: expected fir'),
+    (
+      {'image': 'none.png'},
+      '--image: .*none.png is no file: expected an image file; change --image$',
+    ),
+    ({'image': 'long.mp4'}, '--image: .*long.mp4 cannot be read as an image'),
+  ],
+)
+def test_refuses_files(changes, text, folder):
+  for flag in ('video', 'video2', 'mask', 'image'):
+    if changes.get(flag):
+      changes = changes | {flag: str(folder / changes[flag])}
+  with pytest.raises(ValueError, match=text):
+    window(**changes)
+
+
+@pytest.mark.parametrize(
+  'mode, given, known',
+  [
+    ('extend', 4, [0]),
+    ('extend', 7, [0, 1, 2, 3, 4]),
+    ('extend_backward', 7, [13, 14, 15, 16]),
+    ('connect', 6, [0, 1, 2, 3, 4, 13, 14, 15, 16]),
+    ('loop', 7, [0, 1, 2, 3, 4, 13, 14, 15, 16]),
+  ],
+)
+def test_no_given_frame_is_lost_to_a_part_of_a_latent_frame(
+  folder, caplog, mode, given, known
+):
+  grid = dataclasses.replace(CELL_GRID, frames=17)
+  more = {'video2': str(folder / 'long.mp4')} if mode == 'connect' else {}
+  video = str(folder / 'long.mp4')
+  with caplog.at_level('WARNING', logger='absl'):
+    made = window(grid, CELLS, mode=mode, video=video, given=given, **more)
+  assert f'--given={given}: the autoencoder knows 1 frame at the' in caplog.text
+  assert np.flatnonzero(made.known_FHW.all((1, 2))).tolist() == known
+  # All frames of the videos, and of those the known ones once.
+  new = 17 - len(known)
+  assert made.length == new + (28 if mode == 'connect' else 14)
+
+
+@pytest.mark.parametrize('degrees', [90, 180, 270])
+def test_a_video_that_lies_is_taken_upright(tmp_path, degrees):
+  upright = np.full((12, 32, 48, 3), 50, np.uint8)
+  upright[:, :16, :24, 0] = 200
+  video_folder_test.lying(tmp_path / 'a.mp4', upright, degrees)
+  for more in ({'mode': 'extend'}, EDIT):
+    made = window(**more | {'video': str(tmp_path / 'a.mp4')})
+    found = made.whole(made.frames_FHWC).astype(int)
+    assert found.shape[1:] == (32, 48, 3)
+    assert np.abs(found[:5] - upright[:5]).max() <= 12
+  # What is upright after turning is judged by its proportions, too.
+  tall = np.rot90(upright, axes=(1, 2))
+  video_folder_test.lying(tmp_path / 'b.mp4', tall, degrees)
+  with pytest.raises(ValueError, match='b.mp4 is 32x48 pixels: expected the'):
+    window(mode='extend', video=str(tmp_path / 'b.mp4'))
+
+
+def test_a_video_of_variable_rate_keeps_its_time(tmp_path):
+  # At 8 a second: what stands at 0, 125, ... 875 ms; frame 2 is too short.
+  path = video_folder_test.lossless(
+    tmp_path / 'a.mkv',
+    video_folder_test.gray_clip(6),
+    fps=1000,
+    times=[0, 200, 380, 420, 700, 800],
+  )
+  made = window(mode='extend', video=str(path), given=5)
+  numbers = video_folder_test.levels(made.whole(made.frames_FHWC))
+  assert numbers[:7] == [0, 0, 1, 1, 3, 3, 4]
+
+
+def test_refuses_what_cells_cannot_hold(folder):
+  with pytest.raises(ValueError, match='--given=3: the autoencoder knows 4'):
+    window(
+      CELL_GRID,
+      CELLS,
+      mode='extend_backward',
+      video=str(folder / 'long.mp4'),
+      given=3,
+    )
+  with pytest.raises(ValueError, match='nothing of the video is kept: a late'):
+    window(
+      CELL_GRID, CELLS, **EDIT | {'video': str(folder / 'long.mp4'), 'given': 2}
+    )
+  one = dataclasses.replace(GRID, frames=1)
+  with pytest.raises(ValueError, match='--frames=1 with --image: nothing is'):
+    window(one, image=str(folder / 'mask.png'))
+
+
+def test_the_nearest_size_has_the_proportions():
+  assert inputs.nearest_size(1080, 1920, GRID) == '48x32'
+  wide = geometry.Geometry(9, 480, 832, (4, 8, 8), (1, 2, 2))
+  assert inputs.nearest_size(1080, 1920, wide) == '848x480'
+  assert inputs.nearest_size(1920, 1080, wide) == '480x848'
+
+
+def test_default_frames_are_whole_latent_frames():
+  grid = dataclasses.replace(GRID, frames=17)
+  found = {
+    mode: modes.default_given(mode, grid)
+    for mode in ('extend', 'extend_backward', 'connect', 'loop')
+  }
+  assert found == {
+    'extend': (9, 0),
+    'extend_backward': (0, 8),
+    'connect': (5, 4),
+    'loop': (5, 4),
+  }
+  assert modes.default_given('loop', GRID) == (1, 4)

@@ -1,0 +1,208 @@
+"""Prompts and captions asked of a chat endpoint: a local one, in a thread."""
+
+import base64
+import contextlib
+import dataclasses
+import http.server
+import io
+import json
+import threading
+import time
+import types
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from spacetime import checkpoint
+from spacetime.config import networks
+from spacetime.data import chat_endpoint, recaption
+from spacetime.data import tokenizer as tokenizer_lib
+from spacetime.media import video_writer
+from spacetime.pipeline import prompt_expansion
+from tests.e2e import commands_test
+
+
+@dataclasses.dataclass
+class Server:
+  """What it answers with, and what it was asked."""
+
+  url: str
+  answer: object = 'a long prompt'
+  status: int = 200
+  wait: float = 0.0
+  asked: list = dataclasses.field(default_factory=list)
+
+
+@pytest.fixture
+def server():
+  told = Server('')
+
+  class Handler(http.server.BaseHTTPRequestHandler):
+    def do_POST(self):
+      body = self.rfile.read(int(self.headers['Content-Length']))
+      told.asked.append((self.path, self.headers, json.loads(body)))
+      time.sleep(told.wait)
+      answer = told.answer
+      if isinstance(answer, str):
+        answer = {'choices': [{'message': {'content': answer}}]}
+      with contextlib.suppress(BrokenPipeError):  # it has not waited
+        self.send_response(told.status)
+        self.end_headers()
+        self.wfile.write(json.dumps(answer).encode())
+
+    def log_message(self, *args):
+      del args
+
+  listening = http.server.ThreadingHTTPServer(('127.0.0.1', 0), Handler)
+  told.url = f'http://127.0.0.1:{listening.server_port}/v1'
+  thread = threading.Thread(target=listening.serve_forever, args=(0.02,))
+  thread.start()
+  yield told
+  listening.shutdown()
+  thread.join()
+  listening.server_close()
+
+
+@pytest.fixture(scope='module')
+def model():
+  """Of the digits world; nothing else of a model is read."""
+  folder = networks.resolve('digits')
+  tokenizer = tokenizer_lib.Tokenizer.from_bytes(
+    checkpoint.read_tokenizer(folder)
+  )
+  data = {'name': 'digits', 'world': dict(max_characters=1)}
+  more = dict(dir='d', clips=1, held_out_clips=1, batch_size=1, fps=8.0)
+  more |= dict(caption_dropout=0.0, crop=None)
+  return types.SimpleNamespace(
+    config={'data': data | more},
+    tokenizer=tokenizer,
+    networks=types.SimpleNamespace(text_length=80),
+  )
+
+
+def asked(expand_prompt, **changes):
+  flags = dict(expand_model='m', expand_timeout=5.0) | changes
+  return types.SimpleNamespace(expand_prompt=expand_prompt, **flags)
+
+
+def test_the_grammar_expands_and_none_does_not(model):
+  prompts = ['a red 3 moving left', 'a cat']
+  assert prompt_expansion.expand(asked(None), model, prompts) == prompts
+  told = prompt_expansion.expand(asked('grammar'), model, prompts)
+  assert 'red 3 moves' in told[0] and 'background' in told[0]
+  assert told[1] == 'a cat'
+
+
+def test_an_endpoint_expands_each_prompt_once(model, server, monkeypatch):
+  monkeypatch.setenv(chat_endpoint.KEY, 'secret')
+  prompts = ['a red 3', 'a red 3', 'a blue 4']
+  told = prompt_expansion.expand(asked(server.url), model, prompts)
+  assert told == ['a long prompt'] * 3 and len(server.asked) == 2
+  path, headers, body = server.asked[0]
+  assert path == '/v1/chat/completions'
+  assert headers['Authorization'] == 'Bearer secret'
+  assert body['model'] == 'm' and body['messages'][1]['content'] == 'a red 3'
+  assert 'at most 40 words' in body['messages'][0]['content']
+  chat_endpoint.Endpoint(server.url + '/chat/completions').ask('', 'x')
+  assert server.asked[-1][0] == '/v1/chat/completions'
+
+
+@pytest.mark.parametrize(
+  'fault, message',
+  [
+    ({'status': 500}, 'HTTP Error 500'),
+    ({'answer': {'error': 'no'}}, 'an answer of another form: KeyError'),
+    ({'answer': ['x']}, 'an answer of another form: TypeError'),
+    ({'answer': ' '}, 'an empty answer'),
+    ({'wait': 0.6}, 'timed out'),
+    ({'answer': 'word ' * 99}, 'the model takes at most'),
+    ({'url': 'http://127.0.0.1:9/v1'}, 'refused'),
+  ],
+)
+def test_an_endpoint_that_fails_leaves_the_prompt(
+  model, server, caplog, fault, message
+):
+  for name, value in fault.items():
+    setattr(server, name, value)
+  request = asked(server.url, expand_timeout=0.3 if server.wait else 5.0)
+  with caplog.at_level('WARNING', logger='absl'):
+    assert prompt_expansion.expand(request, model, ['a red 3']) == ['a red 3']
+  assert 'going on with the prompt as it is: a red 3' in caplog.text
+  assert message in caplog.text
+
+
+def test_refuses(model):
+  for value in ('gramar', 'ftp://x/v1', 'http://'):
+    with pytest.raises(ValueError, match=r"--expand_prompt: .* or 'grammar'"):
+      prompt_expansion.expand(asked(value), model, ['a red 3'])
+  with pytest.raises(ValueError, match='timeout of 0 seconds'):
+    prompt_expansion.expand(
+      asked('http://x', expand_timeout=0), model, ['a red 3']
+    )
+  other = types.SimpleNamespace(
+    config={'data': model.config['data'] | {'name': 'folder'}}
+  )
+  with pytest.raises(ValueError, match="data are 'folder': the grammar is of"):
+    prompt_expansion.expand(asked('grammar'), other, ['a red 3'])
+
+
+@pytest.fixture
+def films(tmp_path):
+  rng = np.random.default_rng(0)
+  for name, level in (('a', np.uint8(40)), ('b', np.uint8(200))):
+    video = np.full((9, 32, 48, 3), level) + rng.integers(0, 9, (9, 32, 48, 3))
+    video_writer.write_video(
+      str(tmp_path / f'{name}.mp4'), video.astype(np.uint8), fps=4
+    )
+  (tmp_path / 'a.txt').write_text('as it was')
+  return tmp_path
+
+
+def test_captions_are_written_beside_videos_and_none_is_lost(films, server):
+  server.answer = 'A grey\nfilm. '
+  endpoint = chat_endpoint.Endpoint(server.url)
+  counts = recaption.write_all(films, endpoint, frames=3, overwrite=False)
+  assert counts == recaption.Counts(1, 1, ())
+  assert (films / 'a.txt').read_text() == 'as it was'
+  assert (films / 'b.txt').read_text() == 'A grey film.\n'
+  text, *pictures = server.asked[0][2]['messages'][1]['content']
+  assert text == {'type': 'text', 'text': '3 frames.'} and len(pictures) == 3
+  data = pictures[2]['image_url']['url'].removeprefix('data:image/png;base64,')
+  image = np.asarray(Image.open(io.BytesIO(base64.b64decode(data))))
+  assert image.shape == (32, 48, 3) and abs(image.mean() - 204) < 4
+  counts = recaption.write_all(films, endpoint, frames=3, overwrite=True)
+  assert counts == recaption.Counts(2, 0, ())
+  assert (films / 'a.txt').read_text() == 'A grey film.\n'
+
+
+def test_a_video_without_an_answer_keeps_the_caption_it_has(films, server):
+  server.status = 503
+  (films / 'c.mp4').write_bytes(b'no film')
+  endpoint = chat_endpoint.Endpoint(server.url)
+  counts = recaption.write_all(films, endpoint, frames=3, overwrite=True)
+  assert counts.written == 0 and len(counts.failed) == 3
+  assert '503' in counts.failed[0] and 'c.mp4' in counts.failed[2]
+  assert (films / 'a.txt').read_text() == 'as it was'
+  assert not list(films.glob('b.txt*'))
+
+
+def test_the_command_writes_and_refuses(films, server):
+  given = [f'--data={films}', f'--endpoint={server.url}']
+  cases = {
+    '--data: expected a folder': given[1:],
+    '--endpoint: expected the URL': given[:1],
+    '--frames=0: expected 1': [*given, '--frames=0'],
+    'is no folder; change': ['--data=none', given[1]],
+    "endpoint 'x': expected a URL": [given[0], '--endpoint=x'],
+    '1 captions written, 1 were there': given,
+  }
+  ran = commands_test.python(
+    '-c',
+    commands_test.REFUSALS.format(module='caption'),
+    input=json.dumps([*cases.values()]),
+  )
+  answers = ran.stdout.splitlines()
+  for expected, answer in zip([*cases, 'ACCEPTED'], answers, strict=True):
+    assert expected in answer, ran.stderr[-3000:]
+  assert (films / 'b.txt').read_text() == 'a long prompt\n'

@@ -1,0 +1,446 @@
+"""What is asked of `sample` is checked before a parameter is read."""
+
+import dataclasses
+import json
+import pickle
+
+import jax
+import numpy as np
+import pytest
+import safetensors.numpy
+from absl import logging
+from PIL import Image
+
+from spacetime.checkpoint import load
+from spacetime.checkpoint.interop import lora
+from spacetime.media import video_writer
+from spacetime.models.transformer import lora as lora_lib
+from spacetime.pipeline import (
+  generate,
+  prompt_embeds,
+  prompt_embeds_files,
+  request,
+)
+from tests.helpers import published_folder
+
+WIDTH = published_folder.TEXT.d_model
+GOOD = request.Request(
+  prompt='a red 3',
+  prompts_file=None,
+  prompt_embeds=None,
+  out=None,
+  checkpoint=None,
+  seed=0,
+  num=1,
+  steps=3,
+  solver=None,
+  shift=None,
+  guidance=None,
+  guidance_2=None,
+  negative_prompt='',
+  embeddings_cache='',
+  frames=3,
+  size='16x8',
+  image=None,
+  fps=None,
+  batch=4,
+)
+
+
+@pytest.fixture(scope='module')
+def folder(tmp_path_factory):
+  return published_folder.write(tmp_path_factory.mktemp('request') / 'tiny')
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_read(monkeypatch):
+  """Neither a parameter nor a program: only what the folder says of them."""
+
+  def refuse(*args, **kwargs):
+    raise AssertionError('a parameter was read')
+
+  monkeypatch.setattr('spacetime.checkpoint.interop.reading.load', refuse)
+
+
+@pytest.fixture
+def asked(folder, tmp_path):
+  def ask(**changes):
+    base = dict(checkpoint=str(folder), out=f'{tmp_path}/a.mp4')
+    return dataclasses.replace(GOOD, **(base | changes))
+
+  return ask
+
+
+def embeds(path, *, count=2, rows=7, width=WIDTH, negative=0, **more):
+  rng = np.random.default_rng(0)
+  arrays = {'prompt_embeds': rng.normal(size=(count, rows, width))}
+  if negative:
+    size = (negative, rows, width)
+    arrays['negative_prompt_embeds'] = rng.normal(size=size)
+  arrays = {k: v.astype(np.float32) for k, v in arrays.items()} | more
+  safetensors.numpy.save_file(arrays, path)
+  return str(path)
+
+
+def test_a_plan_of_all_that_is_to_be_done(asked, tmp_path):
+  plan = request.check(asked(num=2, guidance=1.0, embeddings_cache='x'))
+  assert isinstance(plan.model, load.Opened)
+  assert plan.prompts == ('a red 3', 'a red 3') and plan.given is None
+  assert plan.negative is None  # nothing to steer away from without guidance
+  assert [*plan.targets.videos] == [f'{tmp_path}/a-00{i}.mp4' for i in (0, 1)]
+  assert (plan.grid.frames, plan.grid.height, plan.grid.width) == (3, 8, 16)
+  assert plan.settings.steps == 3 and plan.fps == 16
+  assert str(plan.cache.folder) == 'x'
+  assert request.check(asked(negative_prompt='snow')).negative == 'snow'
+
+
+@pytest.mark.parametrize(
+  'changes, text',
+  [
+    ({'prompt': None}, 'one of --prompt, --prompts_file and --prompt_embeds'),
+    ({'prompts_file': 'x'}, 'expected one of --prompt, --prompts_file and'),
+    (
+      {'prompt': None, 'prompt_embeds': 'x', 'expand_prompt': 'grammar'},
+      '--expand_prompt=grammar: expected --prompt or --prompts_file',
+    ),
+    ({'prompt_embeds': 'x'}, 'expected one of --prompt, --prompts_file and'),
+    ({'prompt': ' &nbsp; '}, 'prompt is empty'),
+    ({'out': ''}, '--out: expected a file'),
+    ({'out': 'x.avi'}, "'x.avi': cannot write .avi"),
+    ({'num': 0}, '--num=0: expected 1 or more'),
+    ({'batch': 0}, '--batch=0: expected 1 or more'),
+    ({'seed': -1}, '--seed=-1: expected 0 or more'),
+    ({'fps': 0.0}, '--fps=0.0: expected more than 0'),
+    ({'size': 'big'}, '--size=big: expected WIDTHxHEIGHT'),
+    (
+      {'size': '15x8'},
+      'width=15: expected a multiple of 8 .* such as 8 or 16; change --size',
+    ),
+    ({'size': '16x0'}, 'height=0: .* such as 8 or 16; change --size'),
+    (
+      {'frames': 4},
+      r'frames=4: expected 2k\+1, such as 3 or 5; change --frames',
+    ),
+    ({'frames': 0}, 'frames=0: .* such as 1 or 3; change --frames'),
+    ({'frames': -3}, 'frames=-3: .* such as 1 or 3; change --frames'),
+    *(
+      (
+        {'mode': 'edit', 'video': 'a.mp4', 'strength': strength},
+        f'strength={strength}: expected more than 0, at most 1; change --stre',
+      )
+      for strength in (0.0, -0.5, 1.5, float('nan'))
+    ),
+    ({'solver': 'heun'}, "'published' with solver 'heun'"),
+    ({'guidance_2': 3.0}, 'one transformer, not two; leave --guidance_2 out'),
+    ({'guidance_kind': 'pag'}, "guidance_kind='pag': expected one of"),
+    ({'guidance_given': 2.0}, '--guidance_given=2.0: --mode=text gives no'),
+    (
+      {'guidance_kind': 'cfg_zero', 'steps': 1},
+      'sampling.zero_steps=1 of 1 steps: expected less',
+    ),
+    ({'step_cache': 1.0}, 'step_cache=1.0: expected 0, which is none, or a'),
+    (
+      {'rope_scaling': 'yarn'},
+      r"rope_scaling='yarn': expected one of \('none', 'riflex', 'ntk'\); "
+      'change --rope_scaling',
+    ),
+    (
+      {
+        'mode': 'edit',
+        'video': 'a.mp4',
+        'strength': 0.9,
+        'temperature': 0.4,
+      },
+      'temperature=0.4, strength=0.9: expected one of them .*--temperature out',
+    ),
+    ({'candidates': 0}, '--candidates=0: expected 1 or more'),
+    ({'candidates': 4}, '--candidates=4: --mode=text has no join .*--num'),
+    (
+      {'candidates': 4, 'seconds': 9.0, 'frames': 5},
+      '--candidates=4 with --seconds: .*leave one of them out',
+    ),
+    ({'temperature': 1.5}, 'temperature=1.5: expected 0, .* --temperature'),
+    ({'image': 'none.png'}, 'none.png'),
+    ({'decode_tiles': '2'}, '--decode_tiles=2: expected COLUMNSxROWS'),
+    ({'decode_tiles': '2x1'}, '2 tiles over 4 latent cells, 8 shared'),
+    (
+      {'decode_tiles': '2x1', 'decode_overlap': 1, 'decode_shards': 2},
+      '--decode_tiles=2x1 and --decode_shards=2: expected one of them',
+    ),
+    ({'decode_shards': 9}, '--decode_shards=9: expected 1 to 8, the devices'),
+    ({'decode_shards': 0}, '--decode_shards=0: expected 1 to 8'),
+    ({'decode_shards': 3}, '2 x 4 cells over 3 devices'),
+    ({'lora': 'none.safetensors'}, '--lora: none.safetensors: no such file'),
+    ({'lora_2': 'x'}, '--lora_2=x: the model has one transformer, not two'),
+    ({'lora_strength': float('nan')}, '--lora_strength=nan: expected a finite'),
+    (
+      {'prompt': None, 'prompts_file': 'none.txt'},
+      '--prompts_file=none.txt: no such file',
+    ),
+    (
+      {'prompt': None, 'prompt_embeds': 'none.safetensors'},
+      '--prompt_embeds: none.safetensors: no such file',
+    ),
+  ],
+)
+def test_refuses(changes, text, asked, tmp_path):
+  with pytest.raises(ValueError, match=text):
+    request.check(asked(**{'out': f'{tmp_path}/new/a.mp4'} | changes))
+  assert not (tmp_path / 'new').exists()
+
+
+def write_pairs(path, model=published_folder.TRANSFORMER, **kwargs):
+  """Pairs of that base, none of them zero."""
+  config = lora_lib.LoraConfig(rank=2, alpha=4.0)
+  fresh = jax.eval_shape(
+    lambda key: lora_lib.init(key, config, model), jax.random.key(0)
+  )
+  rng = np.random.default_rng(0)
+  pairs = jax.tree.map(lambda x: rng.normal(size=x.shape), fresh)
+  lora.write(path, pairs, config, model, **kwargs)
+  return str(path)
+
+
+@pytest.mark.parametrize('dialect', lora.DIALECTS)
+def test_pairs_are_added_to_what_is_sampled(
+  dialect, asked, tmp_path, monkeypatch
+):
+  path = write_pairs(tmp_path / 'a.safetensors', dialect=dialect)
+  plain = request.check(asked())
+  tuned = request.check(asked(lora=path, lora_strength=0.5))
+  assert plain.model.weights_hash != tuned.model.weights_hash
+  monkeypatch.undo()
+  before, after = (
+    np.asarray(plan.model.read('dit')['blocks']['mlp_in']['kernel'])
+    for plan in (plain, tuned)
+  )
+  found = lora.read(path, published_folder.TRANSFORMER).pairs['blocks']
+  made = found['mlp_in']
+  np.testing.assert_allclose(
+    after - before, 0.5 * np.asarray(made['a'] @ made['b']), atol=1e-5
+  )
+
+
+def test_pairs_of_another_base_are_refused_by_their_keys(asked, tmp_path):
+  other = dataclasses.replace(published_folder.TRANSFORMER, mlp=44, layers=3)
+  path = write_pairs(tmp_path / 'a.safetensors', other, dialect='diffusers')
+  with pytest.raises(ValueError, match='change --lora or --checkpoint') as e:
+    request.check(asked(lora=path))
+  told = str(e.value)
+  assert told.startswith(f'--lora: {path} does not fit this transformer of 2')
+  assert 'unknown: transformer.blocks.2.' in told
+  assert 'ffn.net.0.proj.lora_B.weight (44, 2), expected (40, 2)' in told
+
+
+def test_refuses_features_that_do_not_fit(asked, tmp_path):
+  def refused(text, path, **changes):
+    with pytest.raises(ValueError, match=text):
+      request.check(asked(prompt=None, prompt_embeds=str(path), **changes))
+
+  path = tmp_path / 'x.safetensors'
+  shape = rf'expected \(2, at most 512, {WIDTH}\)'
+  refused(rf'prompt_embeds \(2, 7, 13\): {shape}', embeds(path, width=13))
+  refused(rf'\(2, 513, {WIDTH}\): {shape}', embeds(path, rows=513))
+  refused(
+    r'negative_prompt_embeds \(3, .*expected \(1 or 2', embeds(path, negative=3)
+  )
+  refused(
+    '--negative_prompt and negative_prompt_embeds in .*: expected one',
+    embeds(path, negative=1),
+    negative_prompt='snow',
+  )
+  refused(
+    'holds prompt_embeds F32, what F32: expected prompt_embeds and at most',
+    embeds(path, what=np.ones(3, np.float32)),
+  )
+  refused(
+    'holds negative_prompt_embeds I32, prompt_embeds F32: expected .* in F32',
+    embeds(path, negative_prompt_embeds=np.ones((1, 2, WIDTH), np.int32)),
+  )
+  bad = {'prompt_embeds': np.ones((2, WIDTH), np.float32)}
+  refused(
+    r'\(2, 12\): expected \(prompts, tokens, width\)', embeds(path, **bad)
+  )
+  bad = {'prompt_embeds': np.full((1, 2, WIDTH), np.nan, np.float32)}
+  refused('has values that are not finite', embeds(path, **bad))
+  safetensors.numpy.save_file({}, path)
+  refused('holds nothing: expected prompt_embeds', path)
+  path.write_bytes(path.read_bytes()[:5])
+  refused('it is damaged, or not safetensors', path)
+  pickled = tmp_path / 'x.pt'
+  pickled.write_bytes(pickle.dumps({}))
+  refused('x.pt is a pickle, which may run any code', pickled)
+
+
+def test_features_of_a_file_for_every_clip(asked, tmp_path):
+  path = embeds(tmp_path / 'x.safetensors', negative=2)
+  plan = request.check(asked(prompt=None, prompt_embeds=path, num=2))
+  assert plan.prompts == (
+    'x.safetensors[0]',
+    'x.safetensors[0]',
+    'x.safetensors[1]',
+    'x.safetensors[1]',
+  )
+  found = safetensors.numpy.load_file(path)
+  for i in range(4):
+    for name, rows in (
+      ('prompt_embeds', plan.given.text),
+      ('negative_prompt_embeds', plan.given.negative),
+    ):
+      np.testing.assert_array_equal(rows[i], found[name][i // 2])
+  assert plan.negative is None
+  path = embeds(tmp_path / 'x.safetensors')
+  plan = request.check(asked(prompt=None, prompt_embeds=path))
+  assert plan.negative == '' and plan.given.negative == ()
+
+
+def test_a_file_of_features_samples_what_its_prompts_do(
+  asked, tmp_path, monkeypatch
+):
+  monkeypatch.undo()
+  plan = request.check(asked())
+  wanted = prompt_embeds.from_prompts(
+    plan.model, ['a red 3', 'snow'], negative='two'
+  )
+  arrays = {
+    'prompt_embeds': prompt_embeds.batch(wanted.text, length=40),
+    'negative_prompt_embeds': wanted.negative[0][None],
+  }
+  path = tmp_path / 'x.safetensors'
+  safetensors.numpy.save_file(arrays, path)
+  given = request.check(asked(prompt=None, prompt_embeds=str(path)))
+  # No text encoder: all is in the file.
+  given.model.readers.pop('text')
+  told = prompt_embeds.from_prompts(
+    given.model, given.prompts, negative=None, given=given.given
+  )
+  settings = dict(grid=plan.grid, settings=plan.settings)
+  found = generate.from_texts(given.model, told, **settings)
+  expected = generate.from_texts(plan.model, wanted, **settings)
+  np.testing.assert_array_equal(found, expected)
+  # And what the cache writes is such a file.
+  prompt_embeds_files.write(path, wanted.text[1][None])
+  given = request.check(asked(prompt=None, prompt_embeds=str(path)))
+  np.testing.assert_array_equal(given.given.text[0], wanted.text[1])
+
+
+def test_every_target_is_checked(asked, tmp_path):
+  out = f'{tmp_path}/a.mp4'
+  cases = [
+    ('a-001.mp4', {'num': 2}),
+    ('a-000.mp4.json', {'num': 2}),
+    ('a-sheet.png', {'num': 2}),
+    ('a.mp4.json', {}),
+  ]
+  for name, changes in cases:
+    (tmp_path / name).mkdir()
+    with pytest.raises(ValueError, match=f'{name} is a folder'):
+      request.check(asked(out=out, **changes))
+    (tmp_path / name).rmdir()
+  (tmp_path / 'a-002').mkdir()
+  (tmp_path / 'a-002' / 'mine.txt').write_text('')
+  with pytest.raises(ValueError, match='a-002 holds other files, such as mine'):
+    request.check(asked(out=f'{tmp_path}/a.png', num=3))
+  with pytest.raises(ValueError, match='a-002 holds other files'):
+    request.check(asked(out=f'{tmp_path}/a/', num=3))
+  (tmp_path / 'a').write_text('')
+  with pytest.raises(ValueError, match='a is a file; expected a folder, for'):
+    request.check(asked(out=f'{tmp_path}/a.png'))
+  # One frame is an image, no folder; a former video is replaced, as always.
+  request.check(asked(out=f'{tmp_path}/a.png', num=3, frames=1))
+  (tmp_path / 'a.mp4').write_text('')
+  request.check(asked(out=out))
+
+
+def test_what_is_read_is_not_written_over(asked, tmp_path):
+  image = str(tmp_path / 'a.mp4.json')
+  Image.new('RGB', (16, 8)).save(image, format='PNG')
+  with pytest.raises(ValueError, match='over .*mp4.json, which --image reads'):
+    request.check(asked(image=image))
+  (tmp_path / 'a.mp4.json').write_text('a red 3\n')
+  with pytest.raises(ValueError, match='which --prompts_file reads'):
+    path = f'{tmp_path}/a.mp4.json'
+    request.check(asked(prompt=None, prompts_file=path))
+
+
+def test_prompts_of_a_file(asked, tmp_path):
+  path = tmp_path / 'prompts.txt'
+  path.write_text('a red 3\n\n  snow \n')
+  plan = request.check(asked(prompt=None, prompts_file=str(path)))
+  assert plan.prompts == ('a red 3', 'snow')
+  path.write_text('\n')
+  with pytest.raises(ValueError, match='expected a prompt on each line'):
+    request.check(asked(prompt=None, prompts_file=str(path)))
+  path.write_bytes(b'\xff\xfe')
+  with pytest.raises(ValueError, match='not UTF-8 text'):
+    request.check(asked(prompt=None, prompts_file=str(path)))
+
+
+def test_an_image_for_a_model_of_one_level_is_warned_of(
+  asked, tmp_path, caplog
+):
+  logging.use_absl_handler()
+  Image.new('RGB', (16, 8)).save(tmp_path / 'first.png')
+  with caplog.at_level('WARNING'):
+    plan = request.check(asked(image=str(tmp_path / 'first.png')))
+  assert plan.mode == 'image' and plan.window.frames_FHWC.shape[1:3] == (8, 16)
+  assert 'one noise level for a whole clip' in caplog.records[0].getMessage()
+
+
+def test_two_transformers(asked, tmp_path):
+  source = published_folder.write(tmp_path / 'two')
+  path = str(source)
+  published_folder.change_index(source, boundary_ratio=0.875)
+  with pytest.raises(ValueError, match='0.875, and transformer_2/ is missing'):
+    request.check(asked(checkpoint=path))
+  config = published_folder.TRANSFORMER
+  published_folder.write_part(
+    source / 'transformer_2', dataclasses.replace(config, layers=1)
+  )
+  with pytest.raises(ValueError, match='expected two of the same sizes'):
+    request.check(asked(checkpoint=path))
+  published_folder.write_part(source / 'transformer_2', config)
+  for boundary in (None, 0, 1, 875, 'x'):
+    published_folder.change_index(source, boundary_ratio=boundary)
+    with pytest.raises(ValueError, match=f'boundary_ratio={boundary}, and tra'):
+      request.check(asked(checkpoint=path))
+  pairs = write_pairs(tmp_path / 'a.safetensors', dialect='diffusers')
+  published_folder.change_index(source, boundary_ratio=0.9)
+  names = {
+    request.check(asked(checkpoint=path, **changes)).model.weights_hash
+    for changes in ({}, {'lora': pairs}, {'lora': pairs, 'lora_2': pairs})
+  }
+  assert len(names) == 3
+  plan = request.check(asked(checkpoint=path, guidance_2=3.0))
+  assert plan.settings.boundary == 0.9 and plan.settings.guidance_2 == 3.0
+  with pytest.raises(ValueError, match='guidance=1.0, guidance_2=3.0: expec'):
+    request.check(asked(checkpoint=path, guidance=1.0, guidance_2=3.0))
+  with pytest.raises(ValueError, match='guidance=5.0, guidance_2=-1.0: expec'):
+    request.check(asked(checkpoint=path, guidance_2=-1.0))
+  index = json.loads((source / 'model_index.json').read_text())
+  assert index['boundary_ratio'] == 0.9
+  with pytest.raises(ValueError, match='expected one; choose it with --trans'):
+    plan.model.load()
+
+
+@pytest.mark.parametrize(
+  'changes, frames, kept',
+  [
+    # From one place to another: as long as the longest clips of training.
+    ({'mode': 'loop'}, 49, 17 + 24),
+    ({'mode': 'connect', 'video2': 'a.mp4'}, 49, 17 + 24 + 17),
+    ({'mode': 'loop', 'frames': 17}, 17, 17 + 8),
+    ({'mode': 'extend'}, 17, 17 + 8),
+  ],
+)
+def test_what_leads_somewhere_has_time_for_it(
+  tmp_path, monkeypatch, asked, changes, frames, kept
+):
+  video_writer.write_video(
+    tmp_path / 'a.mp4', np.zeros((17, 64, 64, 3), np.uint8), fps=8
+  )
+  monkeypatch.chdir(tmp_path)
+  usual = dict(checkpoint='digits', out='b.mp4', video='a.mp4', size=None)
+  plan = request.check(asked(**(usual | {'frames': None} | changes)))
+  assert plan.grid.frames == frames == len(plan.window.frames_FHWC)
+  assert plan.window.length == kept

@@ -1,0 +1,171 @@
+"""Several processes train as one: the same losses, one set of files."""
+
+import json
+import os
+import pathlib
+import shutil
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+from jax.sharding import NamedSharding, PartitionSpec
+
+from experiments import digits
+from spacetime import sharding
+from spacetime.cli import train
+from spacetime.sharding import multihost
+from spacetime.training import metrics
+
+ROOT = pathlib.Path(__file__).parents[2]
+VALUES = {
+  'data.batch_size': 8,
+  'train.steps': 4,
+  'train.sheet_every': 0,
+  'train.evaluate_every': 2,
+  'train.held_out': 8,
+  'train.principal_clips': 0,
+  'optimizer.name': 'adamw',
+}
+
+
+def config(folder, **values):
+  made = digits.get_config('tiny')
+  made.update_from_flattened_dict(
+    {'data.dir': str(folder / 'data')} | VALUES | values
+  )
+  return made
+
+
+def told(workdir):
+  """Losses by step, and the held-out loss."""
+  lines = metrics.read_metrics(workdir)
+  losses = {line['step']: line['loss'] for line in lines if 'loss' in line}
+  held_out = [x['held_out/loss'] for x in lines if 'held_out/loss' in x]
+  return losses, held_out
+
+
+def pod(folder, workdir, *, processes, devices, **values):
+  """A run of several processes: its exit code and what it said."""
+  values = {'data.dir': str(folder / 'data')} | VALUES | values
+  return subprocess.run(
+    [
+      sys.executable,
+      'launch/local_pod.py',
+      f'--processes={processes}',
+      f'--devices={devices}',
+      '--',
+      sys.executable,
+      '-m',
+      'spacetime',
+      'train',
+      '--config=experiments/digits.py:tiny',
+      f'--workdir={workdir}',
+      f'--compilation_cache={ROOT}/.cache/jax_tests',
+      *(f'--config.{name}={value}' for name, value in values.items()),
+    ],
+    cwd=ROOT,
+    env=dict(
+      os.environ,
+      PYTHONPATH=str(ROOT),
+      XLA_FLAGS='--xla_backend_optimization_level=0',
+      JAX_DEFAULT_MATMUL_PRECISION='float32',
+    ),
+    capture_output=True,
+    text=True,
+    timeout=500,
+  )
+
+
+def devices(monkeypatch, count):
+  """Makes every mesh of so many devices."""
+  make = sharding.make_mesh
+
+  def of(config, *, devices=None):
+    return make(config, devices=devices or jax.devices()[:count])
+
+  monkeypatch.setattr(sharding, 'make_mesh', of)
+
+
+@pytest.fixture(scope='module')
+def folder(tmp_path_factory):
+  return tmp_path_factory.mktemp('cluster')
+
+
+@pytest.fixture(scope='module')
+def whole(folder):
+  """One process of eight devices."""
+  state = train.run(config(folder), str(folder / 'whole'))
+  return state, told(folder / 'whole')
+
+
+@pytest.fixture(scope='module')
+def two(folder):
+  """Two processes of four devices that make two steps of the four."""
+  ran = pod(
+    folder,
+    folder / 'two',
+    processes=2,
+    devices=4,
+    # As if stopped after two of four: the decay would come later.
+    **{'train.steps': 2, 'optimizer.decay': 0.0, 'optimizer.warmup': 1},
+  )
+  assert ran.returncode == 0, ran.stderr[-3000:]
+  return folder / 'two', ran.stderr
+
+
+def test_two_processes_are_one(two, whole):
+  losses, held_out = told(two[0])
+  assert set(losses) == {1, 2}
+  assert losses == pytest.approx({k: whole[1][0][k] for k in (1, 2)}, rel=1e-5)
+  assert held_out == pytest.approx(whole[1][1][:1], rel=1e-5)
+
+
+def test_only_the_first_process_writes(two):
+  workdir, said = two
+  assert len(list((workdir / 'tensorboard').iterdir())) == 1
+  assert said.count('goodput ') == 1 and '[1] goodput' not in said
+  ledger = json.loads((workdir / 'goodput.json').read_text())
+  assert (ledger['taken'], ledger['starts']) == (2, 1)
+  assert not (workdir / 'run.lock').exists()
+  names = {path.name for path in (workdir / 'checkpoints/2/data').iterdir()}
+  assert {'process_0-of-2.json', 'process_1-of-2.json'} <= names
+
+
+@pytest.mark.parametrize('count', [1, 4, 8])
+def test_one_process_goes_on_from_two(two, whole, folder, count, monkeypatch):
+  """On one device, four or eight; the data goes on too."""
+  workdir = folder / f'on_{count}'
+  shutil.copytree(two[0], workdir)
+  devices(monkeypatch, count)
+  state = train.run(config(folder), str(workdir))
+  assert int(state.step) == 4
+  assert told(workdir)[0] == pytest.approx(whole[1][0], rel=1e-5)
+  for a, b in zip(
+    jax.tree.leaves(state.params),
+    jax.tree.leaves(whole[0].params),
+    strict=True,
+  ):
+    np.testing.assert_allclose(a, b, atol=1e-5)
+
+
+def test_halves_of_a_cluster_are_refused():
+  for given, text in (
+    (('', 2, 0), '--num_processes=2, --process_id=0: expected --coordinator'),
+    (('here', 2, 0), '--coordinator=here: expected HOST:PORT'),
+    (('here:12', 2, 2), '--num_processes=2, --process_id=2: expected a number'),
+    (('here:12', None, 0), '--num_processes=None'),
+    (('auto', None, None), '--coordinator=auto: no cluster was found'),
+  ):
+    with pytest.raises(ValueError, match=text):
+      multihost.join(given[0], processes=given[1], process=given[2])
+
+
+def test_a_whole_batch_is_put_on_any_mesh():
+  mesh = sharding.make_mesh(sharding.MeshConfig())
+  rows = {'x': np.arange(16.0).reshape(8, 2)}
+  placed = NamedSharding(mesh, PartitionSpec(('data', 'fsdp')))
+  put = multihost.put_whole(rows, placed)['x']
+  assert put.addressable_shards[0].data.shape == (1, 2)
+  np.testing.assert_array_equal(put, rows['x'])
