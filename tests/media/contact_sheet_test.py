@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 from PIL import Image
-from writer_test import make_clip
 
 from spacetime.media import contact_sheet
+from tests.media.video_writer_test import make_clip
 
 
 def test_every_clip_is_below_its_caption(tmp_path):

@@ -1,11 +1,11 @@
 """What the golden numbers are of: sizes and inputs, for torch and for JAX."""
 
 import numpy as np
-from seeded_weights import draw
 
 from spacetime.models import text_encoder
 from spacetime.models.autoencoder import autoencoder
 from spacetime.models.transformer import dit
+from tests.helpers.seeded_weights import draw
 
 AUTOENCODERS = {
   'wan21': autoencoder.AutoencoderConfig(

@@ -1,16 +1,16 @@
 """The smoothest of several drawings, by optical flow alone."""
 
 import numpy as np
-from conditions_test import numbered
 from PIL import Image
 from scipy import ndimage
-from seams_test import WORLD, squares
 
 from spacetime.data.digits import tfds
 from spacetime.diffusion import conditioning
 from spacetime.evaluation import seams
 from spacetime.pipeline import best_of_n
 from spacetime.pipeline.prompt_embeds import Texts
+from tests.diffusion.conditioning_test import numbered
+from tests.evaluation.seams_test import WORLD, squares
 
 EVEN = [4, 6, 8, 10, 12, 14, 16, 18]
 

@@ -9,10 +9,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from seeded_weights import draw
 
 from spacetime.models.autoencoder import autoencoder, identity, streaming
 from spacetime.pipeline import decode_shards
+from tests.helpers.seeded_weights import draw
 
 PLAIN = autoencoder.AutoencoderConfig(
   base_dim=4,

@@ -2,12 +2,12 @@
 
 import numpy as np
 import pytest
-from seeded_weights import draw
 
 from spacetime.media.pixels import to_frames
 from spacetime.models.autoencoder import identity
 from spacetime.pipeline import decode as decode_lib
 from spacetime.pipeline import decode_shards, decode_tiles
+from tests.helpers.seeded_weights import draw
 
 CODEC = identity.IdentityAutoencoder(time=2)
 Z = draw('z', (2, 3, 4, 6, 6), 0.3).clip(-1, 1)

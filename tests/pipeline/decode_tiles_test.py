@@ -6,7 +6,6 @@ import pathlib
 import jax
 import numpy as np
 import pytest
-from seeded_weights import draw
 
 from spacetime import checkpoint, sharding
 from spacetime.checkpoint import load
@@ -16,6 +15,7 @@ from spacetime.data.digits import world as world_lib
 from spacetime.media.pixels import to_video
 from spacetime.models.autoencoder import autoencoder, identity
 from spacetime.pipeline import decode_tiles
+from tests.helpers.seeded_weights import draw
 
 ASSETS = pathlib.Path(__file__).parents[2] / 'spacetime' / 'assets'
 

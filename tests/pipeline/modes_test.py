@@ -5,13 +5,13 @@ import types
 
 import numpy as np
 import pytest
-from conditions_test import CELLS, PIXELS
 from PIL import Image
 
 from spacetime.data import geometry
 from spacetime.media import video_writer
 from spacetime.pipeline import inputs, modes
 from tests.data import video_folder_test
+from tests.diffusion.conditioning_test import CELLS, PIXELS
 
 GRID = geometry.Geometry(9, 32, 48, (4, 1, 1), (1, 16, 16))
 CELL_GRID = geometry.Geometry(9, 32, 48, CELLS.stride, (1, 2, 2))

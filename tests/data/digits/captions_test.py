@@ -3,9 +3,9 @@ import itertools
 
 import numpy as np
 import pytest
-from digits_cases import CHARACTER, SCENE
 
 from spacetime.data.digits import captions, scenes, world
+from tests.helpers.digits_cases import CHARACTER, SCENE
 
 WORLD = world.World()
 

@@ -2,10 +2,10 @@ import dataclasses
 
 import numpy as np
 import pytest
-from digits_cases import CHARACTER, SCENE
 
 from spacetime.data.digits import motions, paths, wandering
 from spacetime.data.digits import world as world_lib
+from tests.helpers.digits_cases import CHARACTER, SCENE
 
 WORLD = world_lib.World(frames=17, height=64, width=80)
 

@@ -6,10 +6,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from digits_cases import CHARACTER, SCENE
 
 from spacetime.data.digits import paths, render, scenes
 from spacetime.data.digits import world as world_lib
+from tests.helpers.digits_cases import CHARACTER, SCENE
 
 WORLD = world_lib.World(frames=5, height=48, width=72)
 

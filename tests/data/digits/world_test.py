@@ -1,9 +1,9 @@
 import itertools
 
 import pytest
-from digits_cases import SCENE
 
 from spacetime.data.digits import world as world_lib
+from tests.helpers.digits_cases import SCENE
 
 
 def test_json_round_trip():

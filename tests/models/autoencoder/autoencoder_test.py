@@ -7,7 +7,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from seeded_weights import draw
 
 from spacetime.models.autoencoder import (
   autoencoder,
@@ -16,6 +15,7 @@ from spacetime.models.autoencoder import (
   shortcuts,
   streaming,
 )
+from tests.helpers.seeded_weights import draw
 
 RESIDUAL = autoencoder.AutoencoderConfig(
   base_dim=2,
