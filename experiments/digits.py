@@ -65,7 +65,7 @@ def get_config(size: str = 'cpu') -> ml_collections.ConfigDict:
         remat='none',
       ),
       flow=digits_runs.get_flow(size),
-      given=digits_runs.get_given(size),
+      conditioning=digits_runs.get_conditioning(size),
       optimizer=dict(
         name='muon',
         learning_rate=rate,
@@ -85,8 +85,8 @@ def get_config(size: str = 'cpu') -> ml_collections.ConfigDict:
         keep=3,
         **digits_runs.SAFE,
         held_out=64 if steps > 10 else 4,
-        principal_clips=0 if latent else 8 if 'tiny' in size else 256,
-        principal_rank=160 if size == 'bundled' else 0,
+        pca_init_clips=0 if latent else 8 if 'tiny' in size else 256,
+        pca_init_rank=160 if size == 'bundled' else 0,
       ),
       sampling=digits_runs.get_sampling(size),
     )

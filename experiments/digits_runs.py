@@ -3,33 +3,33 @@
 from experiments.digits_data import MIXED
 
 # How often which frames are given.
-GIVEN = dict(
+CONDITIONING = dict(
   none=0.75, first=0.1, first_k=0.05, last_k=0.04, ends=0.03, random=0.03
 )
 # Where a model shall go on for a minute: with noise on some that are given.
-GIVEN_LONG = dict(
+CONDITIONING_LONG = dict(
   none=0.6,
   first=0.1,
   first_k=0.1,
   last_k=0.05,
   ends=0.1,
   random=0.05,
-  noisy=0.3,
-  noise=0.3,
-  independent=0.05,
+  context_noise_prob=0.3,
+  context_noise=0.3,
+  independent_noise_prob=0.05,
 )
 # Where joins shall not be seen: more often, and at both ends.
-GIVEN_JOINED = GIVEN_LONG | dict(
-  none=0.35, first_k=0.15, last_k=0.1, ends=0.25, noisy=0.25
+CONDITIONING_JOINED = CONDITIONING_LONG | dict(
+  none=0.35, first_k=0.15, last_k=0.1, ends=0.25, context_noise_prob=0.25
 )
 SAFE = dict(skip_nan=True, spike=0.0)  # steps that are left out: config.py
 
 
-def get_given(size: str) -> dict:
-  """The `given` section."""
+def get_conditioning(size: str) -> dict:
+  """The `conditioning` section."""
   if size == 'bundled':
-    return GIVEN_JOINED
-  return GIVEN_LONG if size in MIXED else GIVEN
+    return CONDITIONING_JOINED
+  return CONDITIONING_LONG if size in MIXED else CONDITIONING
 
 
 def get_flow(size: str) -> dict:

@@ -40,7 +40,7 @@ def get_config(size: str = '480p') -> ml_collections.ConfigDict:
         dtype='bfloat16',
         remat='full',
       ),
-      given=dict(
+      conditioning=dict(
         none=1.0, first=0.0, first_k=0.0, last_k=0.0, ends=0.0, random=0.0
       ),
     )

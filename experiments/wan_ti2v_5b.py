@@ -41,7 +41,7 @@ def get_config(size: str = '720p') -> ml_collections.ConfigDict:
         dtype='bfloat16',
         remat='full',
       ),
-      given=dict(
+      conditioning=dict(
         none=0.5, first=0.5, first_k=0.0, last_k=0.0, ends=0.0, random=0.0
       ),
     )

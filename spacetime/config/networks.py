@@ -113,8 +113,10 @@ def diffusion_task(config, nets: Networks) -> Task:
     embed=nets.embed,
     transform=nets.transform,
     flow=parse.flow_config(config),
-    given=unpack(
-      section(config, 'given'), frame_conditioning.GivenConfig, 'given'
+    conditioning=unpack(
+      section(config, 'conditioning'),
+      frame_conditioning.FrameConditioningConfig,
+      'conditioning',
     ),
     patch=nets.dit.config.patch,
   )

@@ -99,9 +99,9 @@ class TrainConfig:
   """The run: steps, and how often what happens. 0 is never.
 
   Attributes:
-    principal_clips: clips from whose patches the transformer's first and last
-      layers start (training/principal.py); 0 starts them from nothing.
-    principal_rank: how many of their components enter; 0 is a third of the
+    pca_init_clips: clips from whose patches the transformer's first and last
+      layers start (training/pca_init.py); 0 starts them from nothing.
+    pca_init_rank: how many of their components enter; 0 is a third of the
       width. Of a run that starts from a checkpoint, whose first layer lets in
       fewer, the next ones come in too.
     skip_nan: whether a step that gives NaN or infinity is left out.
@@ -117,8 +117,8 @@ class TrainConfig:
   checkpoint_every: int
   keep: int
   held_out: int
-  principal_clips: int = 0
-  principal_rank: int = 0
+  pca_init_clips: int = 0
+  pca_init_rank: int = 0
   skip_nan: bool = True
   spike: float = 0.0
 
@@ -133,10 +133,10 @@ class TrainConfig:
         f'train.held_out={self.held_out}, train.keep={self.keep}: expected 1 '
         'or more'
       )
-    if min(self.principal_clips, self.principal_rank) < 0:
+    if min(self.pca_init_clips, self.pca_init_rank) < 0:
       raise ValueError(
-        f'train.principal_clips={self.principal_clips}, train.principal_rank='
-        f'{self.principal_rank}: expected 0 or more'
+        f'train.pca_init_clips={self.pca_init_clips}, train.pca_init_rank='
+        f'{self.pca_init_rank}: expected 0 or more'
       )
     if not 0 <= self.ema < 1:
       raise ValueError(f'train.ema={self.ema}: expected 0 <= ema < 1')

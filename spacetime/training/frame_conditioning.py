@@ -11,28 +11,31 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
+from spacetime import SettingError
+
 WAYS = ('none', 'first', 'first_k', 'last_k', 'ends', 'random')
 
 
 @dataclasses.dataclass(frozen=True)
-class GivenConfig:
-  """Weights of the ways to give frames; they need not add to one.
+class FrameConditioningConfig:
+  """Weights of the conditioning kinds; they need not add to one.
 
   Attributes:
-    none: everything is noise.
+    none: no conditioning frame.
     first: the first frame.
     first_k: the first 1 to f - 1 frames.
     last_k: the last 1 to f - 1 frames.
     ends: the first 1 or more and the last 1 or more, few as a rule.
-    random: each frame by the toss of a coin.
-    noisy: share of the clips whose given frames have noise.
-    noise: the most noise that they have; a clip's level is uniform up to it.
-    independent: share of the clips each of whose frames has a level of its own,
-      drawn as that of a clip is.
+    random: each frame with probability one half.
+    context_noise_prob: share of clips whose conditioning frames carry noise.
+    context_noise: highest noise level of conditioning frames; the level of a
+      clip is uniform up to it.
+    independent_noise_prob: share of clips that draw a noise level for every
+      frame.
 
-  Source: noise on what is given as in Ho et al. 2022 (Cascaded Diffusion),
-  arXiv 2106.15282, section 4.2; independent levels as in Chen et al. 2024
-  (Diffusion Forcing), arXiv 2407.01392.
+  Source: noise on conditioning frames as in Ho et al. 2022 (Cascaded
+  Diffusion), arXiv 2106.15282, section 4.2; independent levels as in Chen et
+  al. 2024 (Diffusion Forcing), arXiv 2407.01392.
   """
 
   none: float = 0.7
@@ -41,22 +44,26 @@ class GivenConfig:
   last_k: float = 0.05
   ends: float = 0.05
   random: float = 0.05
-  noisy: float = 0.0
-  noise: float = 0.3
-  independent: float = 0.0
+  context_noise_prob: float = 0.0
+  context_noise: float = 0.3
+  independent_noise_prob: float = 0.0
 
   def __post_init__(self):
     if min(self.weights) < 0 or sum(self.weights) <= 0:
-      raise ValueError(
-        f'given={self.weights}: expected weights that are not negative, one '
-        'above 0'
+      raise SettingError(
+        'conditioning',
+        self.weights,
+        'weights that are not negative, one above 0',
       )
-    shares = self.noisy, self.noise, self.independent
-    if min(shares) < 0 or max(shares) > 1:
-      raise ValueError(
-        f'given.noisy={self.noisy}, given.noise={self.noise}, '
-        f'given.independent={self.independent}: expected 0 to 1'
-      )
+    for name in (
+      'context_noise_prob',
+      'context_noise',
+      'independent_noise_prob',
+    ):
+      if not 0 <= getattr(self, name) <= 1:
+        raise SettingError(
+          f'conditioning.{name}', getattr(self, name), '0 to 1'
+        )
 
   @property
   def weights(self) -> tuple[float, ...]:
@@ -64,11 +71,11 @@ class GivenConfig:
     return tuple(getattr(self, name) for name in WAYS)
 
 
-def sample_given(
+def sample_cond_mask(
   key: jax.Array,
   batch: int,
   frames: int,
-  config: GivenConfig,
+  config: FrameConditioningConfig,
   *,
   count_B: jax.Array | None = None,
 ) -> jax.Array:
@@ -136,16 +143,20 @@ def sample_levels(
     t_B1: of each clip.
     own_Bf: levels that frames have where they are independent.
     given_Bf: bool, which are given.
-    config: GivenConfig.
+    config: FrameConditioningConfig.
 
   Returns:
     float32 (B, f).
   """
   noisy_key, noise_key, own_key = jax.random.split(key, 3)
-  noisy_B1 = jax.random.bernoulli(noisy_key, config.noisy, t_B1.shape)
-  noise_B1 = config.noise * jax.random.uniform(noise_key, t_B1.shape)
+  noisy_B1 = jax.random.bernoulli(
+    noisy_key, config.context_noise_prob, t_B1.shape
+  )
+  noise_B1 = config.context_noise * jax.random.uniform(noise_key, t_B1.shape)
   # What is given has never more noise than what is made.
   noise_B1 = jnp.where(noisy_B1, jnp.minimum(noise_B1, t_B1), 0.0)
-  free_B1 = jax.random.bernoulli(own_key, config.independent, t_B1.shape)
+  free_B1 = jax.random.bernoulli(
+    own_key, config.independent_noise_prob, t_B1.shape
+  )
   t_Bf = jnp.where(free_B1, own_Bf, t_B1)
   return jnp.where(given_Bf, noise_B1, t_Bf)

@@ -19,7 +19,7 @@ def begin(plan: setup.Plan, source, key) -> state.State:
       root: jax.tree.map(lambda leaf: leaf.astype('float32'), params[root])
       for root in plan.shapes.params
     }
-    if plan.train.principal_rank and plan.train.principal_clips:
+    if plan.train.pca_init_rank and plan.train.pca_init_clips:
       kept['dit'] |= widened(kept['dit'], found(plan, source))
     return state.state_from(kept, plan.optimizer, plan.mesh)
   init = first_layers(plan, source)
@@ -28,7 +28,7 @@ def begin(plan: setup.Plan, source, key) -> state.State:
 
 def first_layers(plan: setup.Plan, source):
   """The task's init, with first and last layers of principal components."""
-  if plan.nets is None or plan.nets.lora.rank or not plan.train.principal_clips:
+  if plan.nets is None or plan.nets.lora.rank or not plan.train.pca_init_clips:
     return plan.task.init
   components = found(plan, source)
 
@@ -66,8 +66,8 @@ def found(plan: setup.Plan, source) -> pca_init.Components:
     z = encoded(record['video']) if z is None else z.astype(np.float32)
     return np.asarray(patchify.patchify(z, nets.dit.config.patch)[0])
 
-  records = sources.first(source, plan.train.principal_clips)
+  records = sources.first(source, plan.train.pca_init_clips)
   # As one clip, since clips may differ in size.
   x_BNV = np.concatenate([tokens(record) for record in records])[None]
-  rank = pca_init.rank(plan.train.principal_rank, nets.dit.config)
+  rank = pca_init.rank(plan.train.pca_init_rank, nets.dit.config)
   return pca_init.components(x_BNV, rank=rank)

@@ -25,7 +25,7 @@ class Diffusion:
     transform: (params, z_Bfhwc, t_BT, text_BSY, key) -> prediction_Bfhwc; the
       key is for dropout, None drops nothing.
     flow: prediction and levels.
-    given: which frames are given.
+    conditioning: which frames are given.
     patch: latent cells of a token, on which the levels of a size hang.
   """
 
@@ -33,7 +33,7 @@ class Diffusion:
   embed: Callable
   transform: Callable
   flow: flow.FlowConfig
-  given: frame_conditioning.GivenConfig
+  conditioning: frame_conditioning.FrameConditioningConfig
   patch: tuple[int, int, int] = (1, 1, 1)
 
   def inputs(self, params, frozen, batch):
@@ -80,11 +80,11 @@ class Diffusion:
       flow.sample_levels(key, shape, self.flow, tokens=tokens)
       for key, shape in ((level_key, (rows, 1)), (own_key, (rows, frames)))
     )
-    given_Bf = frame_conditioning.sample_given(
-      given_key, rows, frames, self.given
+    given_Bf = frame_conditioning.sample_cond_mask(
+      given_key, rows, frames, self.conditioning
     )
     t_Bf = frame_conditioning.sample_levels(
-      table_key, t_B1, own_Bf, given_Bf, self.given
+      table_key, t_B1, own_Bf, given_Bf, self.conditioning
     )
     dropout_key = jax.random.fold_in(noise_key, 1)
     loss_Bf = self.losses(

@@ -57,11 +57,11 @@ class PackedDiffusion:
       self.stage.flow,
       tokens=tokens_BG[..., None],
     )
-    given_Cf = frame_conditioning.sample_given(
+    given_Cf = frame_conditioning.sample_cond_mask(
       given_key,
       rows * clips,
       most,
-      self.stage.given,
+      self.stage.conditioning,
       count_B=jnp.maximum(grids_BG3[..., 0], 1).reshape(-1),
     )
     clip_BT = jnp.maximum(levels_BT2[..., 0] - 1, 0)
@@ -70,7 +70,7 @@ class PackedDiffusion:
       t_BG.reshape(-1, 1),
       own_BGf.reshape(-1, most),
       given_Cf,
-      self.stage.given,
+      self.stage.conditioning,
     )
     place_BT = clip_BT * most + levels_BT2[..., 1]
     t_BT, given_BT = (

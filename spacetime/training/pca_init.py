@@ -34,7 +34,7 @@ def rank(asked: int, model) -> int:
   """How many components of a patch enter a transformer.
 
   Args:
-    asked: train.principal_rank; 0 is a third of the width. Noise fills what it
+    asked: train.pca_init_rank; 0 is a third of the width. Noise fills what it
       enters by, and text, place and level need room beside it.
     model: its DiTConfig.
 
@@ -44,7 +44,7 @@ def rank(asked: int, model) -> int:
   most = min(model.width, model.patch_volume)
   if asked > most:
     raise ValueError(
-      f'train.principal_rank={asked}: expected at most {most}, the lesser of '
+      f'train.pca_init_rank={asked}: expected at most {most}, the lesser of '
       f'model.width={model.width} and the {model.patch_volume} values of a '
       'patch'
     )
@@ -65,7 +65,7 @@ def components(x_BNV: np.ndarray, *, rank: int) -> Components:
   if rank > min(x_PV.shape):
     raise ValueError(
       f'{x_PV.shape[0]} patches of {x_PV.shape[1]} values: too few for {rank} '
-      'components; change train.principal_clips or model.width'
+      'components; change train.pca_init_clips or model.width'
     )
   mean_V = x_PV.mean(axis=0)
   x_PV = x_PV - mean_V

@@ -109,7 +109,7 @@ def check(config, workdir: str, *, checkpoint_path: str | None = None) -> Plan:
     nets, frozen = networks(config, mesh, workdir)
     task, codec = networks_lib.diffusion_task(config, nets), nets.autoencoder
     cut = packing.cut(config, codec, nets.dit.config.patch)
-    pca_init.rank(train.principal_rank, nets.dit.config)
+    pca_init.rank(train.pca_init_rank, nets.dit.config)
     check_frozen(config, data, nets)
     base, source = find_base(config, checkpoint_path, workdir, nets)
     if source:

@@ -73,7 +73,7 @@ def main() -> None:
   config = digits.get_config(flags.size)
   config.data.dir = flags.data_dir
   config.train.update(
-    steps=flags.steps, evaluate_every=0, sheet_every=0, principal_clips=0
+    steps=flags.steps, evaluate_every=0, sheet_every=0, pca_init_clips=0
   )
   before = bare(config, rounds=flags.rounds)
   with tempfile.TemporaryDirectory() as workdir:

@@ -188,7 +188,7 @@ def tiny(**values):
       'train.steps': 1,
       'train.sheet_every': 0,
       'train.evaluate_every': 0,
-      'train.principal_clips': 0,
+      'train.pca_init_clips': 0,
     }
     | values
   )

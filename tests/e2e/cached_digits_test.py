@@ -21,7 +21,7 @@ def config(folder, **values):
       'train.log_every': 1,
       'train.evaluate_every': 2,
       'train.sheet_every': 0,
-      'train.principal_clips': 8,
+      'train.pca_init_clips': 8,
       'optimizer.name': 'adamw',
     }
     | values

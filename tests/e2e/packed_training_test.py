@@ -20,7 +20,8 @@ from spacetime.training import frame_conditioning, metrics, packed_losses, setup
 from spacetime.training import losses as losses_lib
 
 NOTHING = {
-  f.name: 0.0 for f in dataclasses.fields(frame_conditioning.GivenConfig)
+  f.name: 0.0
+  for f in dataclasses.fields(frame_conditioning.FrameConditioningConfig)
 }
 
 
@@ -85,7 +86,9 @@ def oracle(answer, *, config=None, **ways):
     embed=lambda params, tokens_BS: jnp.ones((*tokens_BS.shape, 3)),
     transform=None,
     flow=config or flow.FlowConfig(),
-    given=frame_conditioning.GivenConfig(**(NOTHING | (ways or {'none': 1.0}))),
+    conditioning=frame_conditioning.FrameConditioningConfig(
+      **(NOTHING | (ways or {'none': 1.0}))
+    ),
   )
   return packed_losses.PackedDiffusion(stage, answer)
 
@@ -158,23 +161,27 @@ def test_the_shift_grows_with_the_root_of_the_tokens():
     flow.FlowConfig(reference=0)
 
 
-@pytest.mark.parametrize('name', ['noisy', 'independent'])
+@pytest.mark.parametrize(
+  'name', ['context_noise_prob', 'independent_noise_prob']
+)
 def test_levels_of_frames_are_drawn_in_rows_too(name):
-  ways = {'first': 1.0, 'noise': 0.3, name: 1.0}
+  ways = {'first': 1.0, 'context_noise': 0.3, name: 1.0}
   stage = oracle(lambda *inputs: None, **ways)
   batch = rows()
   t_BT, given_BT = stage.levels(jax.random.key(0), batch)
   clip_BT, frame_BT = (np.asarray(batch['levels'])[..., i] for i in (0, 1))
   first_BT = np.asarray(given_BT) & (clip_BT > 0)
   assert (first_BT <= (frame_BT == 0)).all() and first_BT.any()
-  assert ((t_BT > 0) == ((clip_BT > 0) & (~first_BT | (name == 'noisy')))).all()
+  assert (
+    (t_BT > 0) == ((clip_BT > 0) & (~first_BT | (name == 'context_noise_prob')))
+  ).all()
   assert (t_BT[first_BT] <= 0.3).all()
   alike = []
   for row, clip_T in enumerate(clip_BT):
     for clip in range(1, clip_T.max() + 1):
       own = np.asarray(t_BT[row])[(clip_T == clip) & ~first_BT[row]]
       alike += [np.ptp(own) == 0] if len(own) > 1 else []
-  assert alike and all(alike) == (name == 'noisy')
+  assert alike and all(alike) == (name == 'context_noise_prob')
 
 
 def test_given_frames_of_clips_that_differ_in_duration():
@@ -184,14 +191,18 @@ def test_given_frames_of_clips_that_differ_in_duration():
     ('last_k', {'......', '.#....', '...#..', '..##..', '.###..'}),
     ('ends', {'......', '#.....', '#..#..', '##.#..', '#.##..'}),
   ):
-    config = frame_conditioning.GivenConfig(**(NOTHING | {way: 1.0}))
-    drawn = frame_conditioning.sample_given(
+    config = frame_conditioning.FrameConditioningConfig(
+      **(NOTHING | {way: 1.0})
+    )
+    drawn = frame_conditioning.sample_cond_mask(
       jax.random.key(0), 192, 6, config, count_B=count_B
     )
     seen = {''.join('.#'[int(x)] for x in row) for row in np.asarray(drawn)}
     assert seen == most, way
-  coins = frame_conditioning.GivenConfig(**(NOTHING | {'random': 1.0}))
-  drawn = frame_conditioning.sample_given(
+  coins = frame_conditioning.FrameConditioningConfig(
+    **(NOTHING | {'random': 1.0})
+  )
+  drawn = frame_conditioning.sample_cond_mask(
     jax.random.key(0), 192, 6, coins, count_B=count_B
   )
   assert not (drawn & (jnp.arange(6) >= count_B[:, None])).any()
@@ -200,7 +211,7 @@ def test_given_frames_of_clips_that_differ_in_duration():
 
 def test_a_run_of_mixed_sizes_goes_on_where_it_stopped(tmp_path, parts):
   # What compiles other programs than the step's is tested elsewhere.
-  fewer = ('sheet_every', 'evaluate_every', 'principal_clips')
+  fewer = ('sheet_every', 'evaluate_every', 'pca_init_clips')
   config = changed(
     **{'data.dir': parts[0].data.dir, 'data.clips': 200},
     **{f'train.{name}': 0 for name in fewer},

@@ -96,7 +96,7 @@ def test_a_run_in_a_bucket(tmp_path):
       'train.log_every': 1,
       'train.evaluate_every': 0,
       'train.sheet_every': 0,
-      'train.principal_clips': 0,
+      'train.pca_init_clips': 0,
     }
     given = [f'--config.{key}={value}' for key, value in values.items()]
     config = '--config=experiments/digits.py:tiny'

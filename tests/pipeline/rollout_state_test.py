@@ -27,7 +27,7 @@ def config(data_dir, **values):
       'train.steps': STEPS,
       'train.sheet_every': 0,
       'train.evaluate_every': 0,
-      'train.principal_clips': 0,
+      'train.pca_init_clips': 0,
       'optimizer.name': 'adamw',
     }
     | values
@@ -123,7 +123,7 @@ def test_overfits_a_handful_of_clips(data_dir, tmp_path):
 
 def test_muon_and_principal_components_go_on_bit_for_bit(data_dir, tmp_path):
   """As the bundled model is trained."""
-  values = {'optimizer.name': 'muon', 'train.principal_clips': 8}
+  values = {'optimizer.name': 'muon', 'train.pca_init_clips': 8}
   states = []
   for name, stops in (('whole', (None,)), ('parts', (2, None))):
     for stop in stops:
@@ -140,9 +140,9 @@ def test_muon_and_principal_components_go_on_bit_for_bit(data_dir, tmp_path):
 
 def test_a_run_from_weights_lets_in_more_of_a_patch(data_dir, tmp_path):
   """And goes on bit for bit, without them."""
-  values = {'train.principal_clips': 8, 'optimizer.name': 'adamw'}
+  values = {'train.pca_init_clips': 8, 'optimizer.name': 'adamw'}
   narrow = train.run(config(data_dir, **values), str(tmp_path / 'narrow'))
-  values['train.principal_rank'] = 40
+  values['train.pca_init_rank'] = 40
   start = str(tmp_path / 'narrow')
   wide = config(data_dir, **values)
   whole = train.run(wide, str(tmp_path / 'whole'), start=start)
@@ -156,11 +156,9 @@ def test_a_run_from_weights_lets_in_more_of_a_patch(data_dir, tmp_path):
   again = train.run(wide, workdir)
   for a, b in zip(leaves(whole.params), leaves(again.params), strict=True):
     np.testing.assert_array_equal(a, b)
-  with pytest.raises(
-    ValueError, match='principal_rank=49: expected at most 48'
-  ):
+  with pytest.raises(ValueError, match='pca_init_rank=49: expected at most 48'):
     train.run(
-      config(data_dir, **values | {'train.principal_rank': 49}),
+      config(data_dir, **values | {'train.pca_init_rank': 49}),
       str(tmp_path / 'refused'),
     )
   assert not (tmp_path / 'refused').exists()

@@ -25,7 +25,7 @@ VALUES = {
   'train.sheet_every': 0,
   'train.evaluate_every': 2,
   'train.held_out': 8,
-  'train.principal_clips': 0,
+  'train.pca_init_clips': 0,
   'optimizer.name': 'adamw',
 }
 

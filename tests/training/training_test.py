@@ -132,7 +132,10 @@ def test_optimizer_refuses():
     dataclasses.replace(ADAM, learning_rate=0)
 
 
-ONLY = {f.name: 0.0 for f in dataclasses.fields(frame_conditioning.GivenConfig)}
+ONLY = {
+  f.name: 0.0
+  for f in dataclasses.fields(frame_conditioning.FrameConditioningConfig)
+}
 
 
 @pytest.mark.parametrize(
@@ -149,32 +152,36 @@ ONLY = {f.name: 0.0 for f in dataclasses.fields(frame_conditioning.GivenConfig)}
   ],
 )
 def test_given_frames(way, rows):
-  config = frame_conditioning.GivenConfig(**(ONLY | {way: 1.0}))
-  drawn = frame_conditioning.sample_given(jax.random.key(0), 512, 5, config)
+  config = frame_conditioning.FrameConditioningConfig(**(ONLY | {way: 1.0}))
+  drawn = frame_conditioning.sample_cond_mask(jax.random.key(0), 512, 5, config)
   seen = {''.join('.#'[int(x)] for x in row) for row in np.asarray(drawn)}
   assert seen == rows
 
 
 def test_given_at_random_leaves_something_to_learn():
-  config = frame_conditioning.GivenConfig(**(ONLY | {'random': 1.0}))
+  config = frame_conditioning.FrameConditioningConfig(
+    **(ONLY | {'random': 1.0})
+  )
   drawn = np.asarray(
-    frame_conditioning.sample_given(jax.random.key(0), 512, 3, config)
+    frame_conditioning.sample_cond_mask(jax.random.key(0), 512, 3, config)
   )
   assert not drawn.all(axis=1).any()
   assert len({tuple(row) for row in drawn}) == 7
 
 
 def test_given_by_weight_and_never_an_image_whole():
-  config = frame_conditioning.GivenConfig(
+  config = frame_conditioning.FrameConditioningConfig(
     **(ONLY | {'none': 3.0, 'first': 1.0})
   )
-  drawn = frame_conditioning.sample_given(jax.random.key(0), 4000, 4, config)
+  drawn = frame_conditioning.sample_cond_mask(
+    jax.random.key(0), 4000, 4, config
+  )
   assert abs(float(drawn[:, 0].mean()) - 0.25) < 0.03
-  assert not frame_conditioning.sample_given(
+  assert not frame_conditioning.sample_cond_mask(
     jax.random.key(0), 8, 1, config
   ).any()
-  both = frame_conditioning.GivenConfig(**(ONLY | {'ends': 1.0}))
-  assert not frame_conditioning.sample_given(jax.random.key(0), 8, 2, both)[
+  both = frame_conditioning.FrameConditioningConfig(**(ONLY | {'ends': 1.0}))
+  assert not frame_conditioning.sample_cond_mask(jax.random.key(0), 8, 2, both)[
     :, 1
   ].any()
 
@@ -183,10 +190,12 @@ def test_given_refuses():
   with pytest.raises(
     ValueError, match='expected weights that are not negative'
   ):
-    frame_conditioning.GivenConfig(**ONLY)
-  for name in ('noisy', 'noise', 'independent'):
-    with pytest.raises(ValueError, match=f'given.{name}=1.5.*expected 0 to 1'):
-      frame_conditioning.GivenConfig(**{name: 1.5})
+    frame_conditioning.FrameConditioningConfig(**ONLY)
+  for name in ('context_noise_prob', 'context_noise', 'independent_noise_prob'):
+    with pytest.raises(
+      ValueError, match=f'conditioning.{name}=1.5.*expected 0 to 1'
+    ):
+      frame_conditioning.FrameConditioningConfig(**{name: 1.5})
 
 
 def levels(**shares):
@@ -194,7 +203,7 @@ def levels(**shares):
   given_Bf = jnp.tile(jnp.array([True, True, False, False]), (2000, 1))
   t_B1 = jnp.linspace(0.1, 1.0, 2000)[:, None]
   own_Bf = jnp.full((2000, 4), 2.0)
-  config = frame_conditioning.GivenConfig(**shares)
+  config = frame_conditioning.FrameConditioningConfig(**shares)
   t_Bf = frame_conditioning.sample_levels(
     jax.random.key(0), t_B1, own_Bf, given_Bf, config
   )
@@ -208,14 +217,14 @@ def test_given_frames_are_clean_as_a_rule():
 
 
 def test_a_share_of_what_is_given_has_noise_but_no_more_than_the_rest():
-  t_Bf, t_B1 = levels(noisy=0.4, noise=0.5)
+  t_Bf, t_B1 = levels(context_noise_prob=0.4, context_noise=0.5)
   assert (t_Bf[:, 0] == t_Bf[:, 1]).all() and (t_Bf[:, 2:] == t_B1).all()
   assert abs((t_Bf[:, 0] > 0).mean() - 0.4) < 0.06
   assert (t_Bf[:, :1] <= t_B1).all() and 0.45 < t_Bf[:, 0].max() <= 0.5
 
 
 def test_a_share_of_the_clips_has_a_level_for_each_frame():
-  t_Bf, _ = levels(independent=0.3)
+  t_Bf, _ = levels(independent_noise_prob=0.3)
   own_B = (t_Bf[:, 2:] == 2).all(1)
   assert abs(own_B.mean() - 0.3) < 0.06
   assert not t_Bf[:, :2].any() and (t_Bf[~own_B, 2:] < 2).all()
@@ -297,7 +306,7 @@ def oracle(prediction, answer):
     embed=lambda params, tokens: tokens,
     transform=answer,
     flow=flow.FlowConfig(prediction=prediction),
-    given=frame_conditioning.GivenConfig(),
+    conditioning=frame_conditioning.FrameConditioningConfig(),
   )
 
 
@@ -328,7 +337,9 @@ def test_given_frames_enter_clean_and_are_not_in_the_loss():
 
   stage = dataclasses.replace(
     oracle('velocity', answer),
-    given=frame_conditioning.GivenConfig(**(ONLY | {'first': 1.0})),
+    conditioning=frame_conditioning.FrameConditioningConfig(
+      **(ONLY | {'first': 1.0})
+    ),
   )
   loss, _ = stage.loss({}, {}, BATCH, jax.random.key(0))
   video = BATCH['frames'].astype(jnp.float32) / 127.5 - 1
@@ -338,7 +349,9 @@ def test_given_frames_enter_clean_and_are_not_in_the_loss():
   assert float(loss) < 10
 
 
-@pytest.mark.parametrize('name', ['noisy', 'independent'])
+@pytest.mark.parametrize(
+  'name', ['context_noise_prob', 'independent_noise_prob']
+)
 def test_levels_of_frames_reach_the_network(name):
   seen = {}
 
@@ -348,14 +361,16 @@ def test_levels_of_frames_reach_the_network(name):
 
   stage = dataclasses.replace(
     oracle('velocity', answer),
-    given=frame_conditioning.GivenConfig(
-      **(ONLY | {'first': 1.0, 'noise': 0.3, name: 1.0})
+    conditioning=frame_conditioning.FrameConditioningConfig(
+      **(ONLY | {'first': 1.0, 'context_noise': 0.3, name: 1.0})
     ),
   )
   stage.loss({}, {}, BATCH, jax.random.key(0))
   first, rest = seen['t'][:, 0], seen['t'][:, 1:]
-  assert np.all(first > 0) == (name == 'noisy') and np.all(first <= 0.3)
-  assert np.all(rest == rest[:, :1]) == (name == 'noisy')
+  assert np.all(first > 0) == (name == 'context_noise_prob') and np.all(
+    first <= 0.3
+  )
+  assert np.all(rest == rest[:, :1]) == (name == 'context_noise_prob')
 
 
 def test_held_out_loss_never_changes():
