@@ -187,8 +187,8 @@ def sampler(
   return sampler_lib.Sampler(
     transform=nets.transform,
     flow=learnt,
-    levels=grid.levels,
-    told=grid.told,
+    sigmas=grid.sigmas,
+    timesteps=grid.timesteps,
     solver=settings.solver,
     temperature=settings.temperature,
     guidance=settings.rule(),
@@ -214,8 +214,10 @@ def samplers(
   whole = sampler(config, nets, settings, latent=latent)
   if settings.boundary is None:
     return {'dit': whole}
-  steps = len(whole.told)
-  cut = schedules.Grid(whole.levels, whole.told).steps_from(settings.boundary)
+  steps = len(whole.timesteps)
+  cut = schedules.Schedule(whole.sigmas, whole.timesteps).steps_from(
+    settings.boundary
+  )
   scale = settings.guidance_2
   low = whole.guidance
   if scale is not None:

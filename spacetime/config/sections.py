@@ -243,14 +243,14 @@ class SamplingConfig:
       parallel=self.parallel,
     )
 
-  def grid(self) -> schedules.Grid:
+  def grid(self) -> schedules.Schedule:
     """The levels, without the steps that CFG-Zero* leaves out.
 
     Its velocity is zero there, which leaves the noise as it is. Left out, such
     a step is no part of what a multistep solver remembers either. An edit
     begins with more than noise: it keeps them.
     """
-    grid = schedules.schedule(
+    grid = schedules.make_schedule(
       self.schedule,
       self.steps,
       shift=self.shift,

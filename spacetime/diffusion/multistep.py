@@ -7,7 +7,7 @@ import numpy as np
 from spacetime.diffusion.schedules import MARGIN
 
 
-def weights(levels: Sequence[float]) -> np.ndarray:
+def weights(sigmas: Sequence[float]) -> np.ndarray:
   """Weights of the steps of UniPC and DPM++, float64 (4, K).
 
   With x the predicted sample at the start of a step, x_before the one before
@@ -21,7 +21,7 @@ def weights(levels: Sequence[float]) -> np.ndarray:
   / t, which is finite where the step h in the log-ratio of signal to noise is
   not.
   """
-  t = np.asarray(levels, np.float32).astype(np.float64)
+  t = np.asarray(sigmas, np.float32).astype(np.float64)
   steps = len(t) - 1
   advance = 1 - t[1:] / t[:-1]
   extrapolate, backward, forward = np.zeros((3, steps))

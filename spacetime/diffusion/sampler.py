@@ -23,9 +23,9 @@ class Sampler:
     transform: (params, z_Bfhwc, t_BT, text) -> prediction_Bfhwc; with
       row_fhw too where a condition has it.
     flow: what the network predicts.
-    levels: falling grid to 0, see solver.schedule; a tuple, so that
+    sigmas: falling grid to 0, see solver.schedule; a tuple, so that
       samplers are equal when their settings are and compile once.
-    told: levels that the network is given at each step; () is `levels`.
+    timesteps: levels that the network is given at each step; () is `sigmas`.
     solver: a name in solver.SOLVERS.
     guidance: what is predicted at each step, and how it is combined; with a
       scale of 1 nothing but the prediction itself, at half the cost.
@@ -43,10 +43,10 @@ class Sampler:
 
   transform: Callable
   flow: flow.FlowConfig
-  levels: tuple[float, ...]
+  sigmas: tuple[float, ...]
   solver: str
   guidance: Guidance = Guidance()
-  told: tuple[float, ...] = ()
+  timesteps: tuple[float, ...] = ()
   temperature: float = 1.0
   span: tuple[int, int | None] = (0, None)
   prepare: Callable | None = None
@@ -83,7 +83,7 @@ class Sampler:
     z_Bfhwc = flow.noised(condition.z_Bfhwc, noise, level)
     known = condition.known_Bfhwc
     if known is not None:
-      first = jnp.minimum(level, self.levels[0])
+      first = jnp.minimum(level, self.sigmas[0])
       path = flow.noised(condition.z_Bfhwc, noise, first)
       z_Bfhwc = jnp.where(known, path, z_Bfhwc)
     kept = known is not None or self.guidance.tells_given
@@ -119,8 +119,8 @@ class Sampler:
       step,
       inner,
       (network, rule.begin(z_Bfhwc)),
-      np.asarray(self.levels, np.float32),
-      told=self.told or None,
+      np.asarray(self.sigmas, np.float32),
+      timesteps=self.timesteps or None,
       span=self.span,
     )
     return inner, noise, memory[0]

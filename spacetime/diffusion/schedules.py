@@ -1,4 +1,4 @@
-"""Grids of levels that a solver steps between, even or as published."""
+"""Grids of sigmas that a solver steps between, even or as published."""
 
 import dataclasses
 
@@ -12,39 +12,39 @@ MARGIN = 1e-6
 
 
 @dataclasses.dataclass(frozen=True)
-class Grid:
-  """A published schedule of levels.
+class Schedule:
+  """A published schedule of sigmas.
 
   Attributes:
-    levels: falling to 0, K + 1 of them, float32; what the solver steps between.
-    told: K levels, float32; what the network is told at each step.
+    sigmas: falling to 0, K + 1 of them, float32; what the solver steps between.
+    timesteps: K noise levels, float32, the network's input at each step.
   """
 
-  levels: tuple[float, ...]
-  told: tuple[float, ...]
+  sigmas: tuple[float, ...]
+  timesteps: tuple[float, ...]
 
   def steps_from(self, level: float) -> int:
-    """How many steps, the first ones, are told this level or a higher one."""
+    """Number of leading steps whose timestep is at least `level`."""
     # As the published code compares: in thousandths, of which 0.9 in float32
     # would be a little less than 900.
-    told = np.round(1000 * np.float64(self.told), 4)
-    return int(np.sum(told >= round(1000 * level, 4)))
+    timesteps = np.round(1000 * np.float64(self.timesteps), 4)
+    return int(np.sum(timesteps >= round(1000 * level, 4)))
 
-  def without_first(self, steps: int) -> 'Grid':
+  def without_first(self, steps: int) -> 'Schedule':
     """The grid without its first steps.
 
     Raises:
       ValueError: no step would be left.
     """
-    if steps >= len(self.told):
+    if steps >= len(self.timesteps):
       raise ValueError(
-        f'sampling.zero_steps={steps} of {len(self.told)} steps: expected '
+        f'sampling.zero_steps={steps} of {len(self.timesteps)} steps: expected '
         'less; change it, or --steps'
       )
-    return Grid(self.levels[steps:], self.told[steps:])
+    return Schedule(self.sigmas[steps:], self.timesteps[steps:])
 
 
-def time_grid(
+def even_sigmas(
   steps: int, *, shift: float = 1.0, strength: float = 1.0
 ) -> np.ndarray:
   """Levels strength = t_0 > ... > t_K = 0, float32 (K + 1,), computed in
@@ -63,8 +63,8 @@ def time_grid(
   )
 
 
-def wan_unipc_grid(steps: int, *, shift: float) -> Grid:
-  """Wan's schedule with UniPC: the network is told whole thousandths.
+def wan_unipc_schedule(steps: int, *, shift: float) -> Schedule:
+  """Wan's schedule with UniPC: timesteps are rounded down to thousandths.
 
   Raises:
     ValueError: fewer than one step or a shift that is not positive.
@@ -72,12 +72,12 @@ def wan_unipc_grid(steps: int, *, shift: float) -> Grid:
   Source: diffusers 0.42.1, UniPCMultistepScheduler with flow sigmas.
   """
   _check(steps, shift)
-  levels = flow.shifted(np.linspace(1.0, 0.001, steps + 1)[:-1], shift)
-  levels[0] = min(levels[0], 1 - MARGIN)
-  return _grid(levels, np.floor(1000 * levels) / 1000)
+  sigmas = flow.shifted(np.linspace(1.0, 0.001, steps + 1)[:-1], shift)
+  sigmas[0] = min(sigmas[0], 1 - MARGIN)
+  return _grid(sigmas, np.floor(1000 * sigmas) / 1000)
 
 
-def flow_dpm_grid(steps: int, *, shift: float) -> Grid:
+def flow_dpm_schedule(steps: int, *, shift: float) -> Schedule:
   """The flow schedule of diffusers' DPM++, which starts below 1.
 
   Raises:
@@ -86,12 +86,12 @@ def flow_dpm_grid(steps: int, *, shift: float) -> Grid:
   Source: diffusers 0.42.1, DPMSolverMultistepScheduler with flow sigmas.
   """
   _check(steps, shift)
-  levels = 1.0 - np.linspace(1.0, 0.001, steps + 1)
-  levels = flow.shifted(levels, shift)[:0:-1]
-  return _grid(levels, np.floor(1000 * levels) / 1000)
+  sigmas = 1.0 - np.linspace(1.0, 0.001, steps + 1)
+  sigmas = flow.shifted(sigmas, shift)[:0:-1]
+  return _grid(sigmas, np.floor(1000 * sigmas) / 1000)
 
 
-def flow_match_euler_grid(steps: int, *, shift: float) -> Grid:
+def flow_match_euler_schedule(steps: int, *, shift: float) -> Schedule:
   """The schedule of diffusers' FlowMatchEuler: its low end is shifted twice.
 
   Raises:
@@ -101,8 +101,8 @@ def flow_match_euler_grid(steps: int, *, shift: float) -> Grid:
   """
   _check(steps, shift)
   low = flow.shifted(0.001, shift)
-  levels = flow.shifted(np.linspace(1.0, low, steps), shift)
-  return _grid(levels, levels)
+  sigmas = flow.shifted(np.linspace(1.0, low, steps), shift)
+  return _grid(sigmas, sigmas)
 
 
 def _check(steps: int, shift: float) -> None:
@@ -120,28 +120,30 @@ def _check_strength(strength: float) -> None:
     )
 
 
-def _grid(levels: np.ndarray, told: np.ndarray) -> Grid:
-  levels = np.append(levels, 0.0)
-  return Grid(*(tuple(x.astype(np.float32).tolist()) for x in (levels, told)))
+def _grid(sigmas: np.ndarray, timesteps: np.ndarray) -> Schedule:
+  sigmas = np.append(sigmas, 0.0)
+  return Schedule(
+    *(tuple(x.astype(np.float32).tolist()) for x in (sigmas, timesteps))
+  )
 
 
 PUBLISHED = {
-  'unipc': wan_unipc_grid,
-  'dpm': flow_dpm_grid,
-  'euler': flow_match_euler_grid,
+  'unipc': wan_unipc_schedule,
+  'dpm': flow_dpm_schedule,
+  'euler': flow_match_euler_schedule,
 }
 SCHEDULES = ('even', 'published')
 
 
-def schedule(
+def make_schedule(
   name: str,
   steps: int,
   *,
   shift: float,
   solver: str,
   strength: float = 1.0,
-) -> Grid:
-  """The levels of a solver, evenly spaced or as its published code has them.
+) -> Schedule:
+  """The sigmas of a solver, evenly spaced or as its published code has them.
 
   Args:
     name: one of SCHEDULES.
@@ -158,9 +160,9 @@ def schedule(
   if name not in SCHEDULES:
     raise ValueError(f'sampling.schedule={name!r}: expected one of {SCHEDULES}')
   if name == 'even':
-    levels = time_grid(steps, shift=shift, strength=strength)
-    levels = tuple(levels.tolist())
-    return Grid(levels, levels[:-1])
+    sigmas = even_sigmas(steps, shift=shift, strength=strength)
+    sigmas = tuple(sigmas.tolist())
+    return Schedule(sigmas, sigmas[:-1])
   if solver not in PUBLISHED:
     raise ValueError(
       f"sampling.schedule='published' with solver {solver!r}: expected one of "
@@ -168,10 +170,10 @@ def schedule(
     )
   _check_strength(strength)
   grid = PUBLISHED[solver](steps, shift=shift)
-  first = sum(level > strength for level in grid.levels)
+  first = sum(level > strength for level in grid.sigmas)
   if first == steps:
     raise ValueError(
-      f'strength={strength}: expected at least {grid.levels[-2]:.3f}, the last '
+      f'strength={strength}: expected at least {grid.sigmas[-2]:.3f}, the last '
       f'level of {steps} steps; change --strength or --steps'
     )
-  return Grid(grid.levels[first:], grid.told[first:])
+  return Schedule(grid.sigmas[first:], grid.timesteps[first:])

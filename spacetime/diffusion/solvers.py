@@ -1,9 +1,8 @@
-"""Euler, Heun, DPM++ 2M and UniPC, as scans over a grid of levels.
+"""Euler, Heun, DPM++ 2M and UniPC, as scans over a grid of sigmas.
 
-A solver takes `predict(z_Bfhwc, t) -> velocity` and a falling grid of levels
-and carries the latents from noise to data; it knows nothing of networks. The
-network may be told other levels than those that the solver steps between:
-published schedules round them.
+A solver takes `predict(z_Bfhwc, t) -> velocity` and falling sigmas and carries
+the latents from noise to data; it knows nothing of networks. Timesteps may
+differ from the sigmas: published schedules round them.
 """
 
 import dataclasses
@@ -25,46 +24,48 @@ class Solver:
 
   Attributes:
     begin: z_Bfhwc -> carry, before the first step.
-    step: (predict, carry, memory, told, level, next level, *row) -> (carry,
+    step: (predict, carry, memory, t, sigma, next sigma, *row) -> (carry,
       memory), where predict is (z_Bfhwc, level, memory) -> (velocity, memory).
     end: carry -> z_Bfhwc, after the last step.
-    tables: (levels, told) -> what `step` gets besides: (R, K), a row of each.
+    tables: (sigmas, timesteps) -> coefficients of the steps, (R, K).
   """
 
   begin: Callable
   step: Callable
   end: Callable
-  tables: Callable = lambda levels, told: ()
+  tables: Callable = lambda sigmas, timesteps: ()
 
   def __call__(
     self,
     predict: Predict,
     z_Bfhwc: jax.Array,
-    levels: Sequence[float],
+    sigmas: Sequence[float],
     *,
-    told: Sequence[float] | None = None,
+    timesteps: Sequence[float] | None = None,
   ) -> jax.Array:
     """Carries latents from the first level to 0.
 
     Args:
       predict: (z_Bfhwc, level) -> velocity.
       z_Bfhwc: latents at the first level.
-      levels: falling to 0, (K + 1,).
-      told: levels that predict is given at each step, (K,); else `levels`.
+      sigmas: falling to 0, (K + 1,).
+      timesteps: sigmas that predict is given at each step, (K,); else `sigmas`.
 
     Returns:
       z_Bfhwc at level 0.
     """
-    carry = self.advance(predict, self.begin(z_Bfhwc), levels, told=told)
+    carry = self.advance(
+      predict, self.begin(z_Bfhwc), sigmas, timesteps=timesteps
+    )
     return self.end(carry)
 
   def advance(
     self,
     predict: Predict,
     carry,
-    levels: Sequence[float],
+    sigmas: Sequence[float],
     *,
-    told: Sequence[float] | None = None,
+    timesteps: Sequence[float] | None = None,
     span: tuple[int, int | None] = (0, None),
   ):
     """The steps of a span (first, stop) of all of them: carry -> carry."""
@@ -72,8 +73,8 @@ class Solver:
       lambda z, t, memory: (predict(z, t), memory),
       carry,
       (),
-      levels,
-      told=told,
+      sigmas,
+      timesteps=timesteps,
       span=span,
     )[0]
 
@@ -82,9 +83,9 @@ class Solver:
     predict: Callable,
     carry,
     memory,
-    levels: Sequence[float],
+    sigmas: Sequence[float],
     *,
-    told: Sequence[float] | None = None,
+    timesteps: Sequence[float] | None = None,
     span: tuple[int, int | None] = (0, None),
   ):
     """As advance, of a predict that remembers its earlier calls.
@@ -93,17 +94,19 @@ class Solver:
       predict: (z_Bfhwc, level, memory) -> (velocity, memory).
       carry: of the solver, before the span.
       memory: a tree of arrays, whose shapes stay as they are.
-      levels: falling to 0, (K + 1,).
-      told: as of __call__.
+      sigmas: falling to 0, (K + 1,).
+      timesteps: as of __call__.
       span: as of advance.
 
     Returns:
       (carry, memory) after the span.
     """
-    levels = np.asarray(levels, np.float32)
-    told = levels[:-1] if told is None else np.asarray(told, np.float32)
-    rows = (told, levels[:-1], levels[1:])
-    rows += tuple(np.float32(self.tables(levels, told)))
+    sigmas = np.asarray(sigmas, np.float32)
+    timesteps = (
+      sigmas[:-1] if timesteps is None else np.asarray(timesteps, np.float32)
+    )
+    rows = (timesteps, sigmas[:-1], sigmas[1:])
+    rows += tuple(np.float32(self.tables(sigmas, timesteps)))
     rows = tuple(jnp.asarray(row[slice(*span)]) for row in rows)
     return jax.lax.scan(
       lambda at, row: (self.step(predict, *at, *row), None),
@@ -116,27 +119,27 @@ def _itself(z):
   return z
 
 
-def _euler_step(predict, z, memory, told, t, s):
-  v, memory = predict(z, told, memory)
-  return z + (s - t) * v, memory
+def _euler_step(predict, z, memory, t, sigma, sigma_next):
+  v, memory = predict(z, t, memory)
+  return z + (sigma_next - sigma) * v, memory
 
 
 # First order, one prediction a step; exact on a straight path.
 euler = Solver(_itself, _euler_step, _itself)
 
 
-def _heun_tables(levels, told):
-  return np.append(told[1:], 0.0)[None]
+def _heun_tables(sigmas, timesteps):
+  return np.append(timesteps[1:], 0.0)[None]
 
 
-def _heun_step(predict, z, memory, told, t, s, told_next):
-  v, memory = predict(z, told, memory)
+def _heun_step(predict, z, memory, t, sigma, sigma_next, t_next):
+  v, memory = predict(z, t, memory)
   v_end, memory = jax.lax.cond(
-    s > 0,
-    lambda: predict(z + (s - t) * v, told_next, memory),
+    sigma_next > 0,
+    lambda: predict(z + (sigma_next - sigma) * v, t_next, memory),
     lambda: (v, memory),
   )
-  return z + (s - t) * 0.5 * (v + v_end), memory
+  return z + (sigma_next - sigma) * 0.5 * (v + v_end), memory
 
 
 # Second order, two predictions a step; the last step, to 0, is Euler's.
@@ -148,10 +151,12 @@ def _dpm_begin(z):
   return z, jnp.zeros_like(z)
 
 
-def _dpm_step(predict, carry, memory, told, t, s, advance, extrapolate):
+def _dpm_step(
+  predict, carry, memory, t, sigma, sigma_next, advance, extrapolate
+):
   z, before = carry
-  v, memory = predict(z, told, memory)
-  x = z - t * v
+  v, memory = predict(z, t, memory)
+  x = z - sigma * v
   z = z + advance * (x - z) + extrapolate * (x - before)
   return (z, x), memory
 
@@ -160,8 +165,8 @@ def _dpm_end(carry):
   return carry[0]
 
 
-def _dpm_tables(levels, told):
-  return multistep.weights(levels)[:2]
+def _dpm_tables(sigmas, timesteps):
+  return multistep.weights(sigmas)[:2]
 
 
 # DPM++ 2M: second order, one prediction a step; its first step and its last,
@@ -176,14 +181,23 @@ def _unipc_begin(z):
 
 
 def _unipc_step(
-  predict, carry, memory, told, t, s, advance, extrapolate, backward, forward
+  predict,
+  carry,
+  memory,
+  t,
+  sigma,
+  sigma_next,
+  advance,
+  extrapolate,
+  backward,
+  forward,
 ):
   corrected, x_1, x_2 = carry
   # Of the step that ends here, whose start was `corrected`.
   base = corrected + advance * (x_1 - corrected)
   z = base + extrapolate * (x_1 - x_2)
-  v, memory = predict(z, told, memory)
-  x = z - t * v
+  v, memory = predict(z, t, memory)
+  x = z - sigma * v
   corrected = base + backward * (x_2 - x_1) + forward * (x - x_1)
   return (corrected, x, x_1), memory
 
@@ -193,9 +207,9 @@ def _unipc_end(carry):
   return corrected + (x - corrected)
 
 
-def _unipc_tables(levels, told):
+def _unipc_tables(sigmas, timesteps):
   # A row holds the step that ends at its level; none ends at the first.
-  return [np.append(0.0, table[:-1]) for table in multistep.weights(levels)]
+  return [np.append(0.0, table[:-1]) for table in multistep.weights(sigmas)]
 
 
 # UniPC of order 2 (bh2), Wan's solver: one prediction a step. DPM++ 2M predicts

@@ -119,7 +119,7 @@ def given(
     parts = networks.samplers(
       model.config, nets, settings, latent=known_fhwc.shape[:3]
     )
-    strength = next(iter(parts.values())).levels[0]
+    strength = next(iter(parts.values())).sigmas[0]
   else:
     count = 1 + max(np.flatnonzero(known_fhwc.any((1, 2, 3))), default=0)
   encode = _encoder(nets.autoencoder, model.read('autoencoder'))

@@ -60,8 +60,8 @@ def test_the_schedule_is_the_published_one(tmp_path):
   model = load(published_folder.write(tmp_path / 'tiny'))
   settings = parse.sampling(model.config, steps=7)
   sampler = networks.sampler(model.config, model.networks, settings)
-  grid = schedules.wan_unipc_grid(7, shift=5.0)
-  assert (sampler.levels, sampler.told) == (grid.levels, grid.told)
+  grid = schedules.wan_unipc_schedule(7, shift=5.0)
+  assert (sampler.sigmas, sampler.timesteps) == (grid.sigmas, grid.timesteps)
   with pytest.raises(ValueError, match="'published' with solver 'heun'"):
     parse.sampling(model.config, solver='heun')
   with pytest.raises(ValueError, match="schedule='cosine': expected"):
@@ -101,9 +101,11 @@ def test_another_model_is_refused_before_anything_is_read(tmp_path):
 
 
 def test_even_levels_are_told_as_they_are():
-  grid = schedules.schedule('even', 5, shift=2.0, solver='heun')
-  np.testing.assert_array_equal(grid.levels, schedules.time_grid(5, shift=2.0))
-  assert grid.told == grid.levels[:-1]
+  grid = schedules.make_schedule('even', 5, shift=2.0, solver='heun')
+  np.testing.assert_array_equal(
+    grid.sigmas, schedules.even_sigmas(5, shift=2.0)
+  )
+  assert grid.timesteps == grid.sigmas[:-1]
 
 
 def test_a_repository_by_name(monkeypatch, tmp_path):

@@ -22,7 +22,7 @@ def make(transform, *, prediction='sample', guidance=1.0, steps=4, **more):
     sampler.Sampler(
       transform=transform,
       flow=flow.FlowConfig(prediction=prediction),
-      levels=tuple(schedules.time_grid(steps)),
+      sigmas=tuple(schedules.even_sigmas(steps)),
       solver='euler',
       guidance=Guidance(guidance),
       **more,
@@ -149,7 +149,7 @@ def test_known_values_go_straight_to_what_they_are(name, guidance):
   made = sampler.Sampler(
     transform=transform,
     flow=flow.FlowConfig(prediction='velocity'),
-    levels=tuple(schedules.time_grid(5, shift=3.0).tolist()),
+    sigmas=tuple(schedules.even_sigmas(5, shift=3.0).tolist()),
     solver=name,
     guidance=Guidance(guidance),
   )
@@ -194,7 +194,7 @@ def test_an_edit_begins_at_its_strength_and_joins_what_is_given():
   z = jax.random.normal(jax.random.key(3), (2, *LATENT))
   known = np.zeros(LATENT, bool)
   known[2] = True
-  levels = tuple(schedules.time_grid(3, strength=0.6, shift=5.0).tolist())
+  levels = tuple(schedules.even_sigmas(3, strength=0.6, shift=5.0).tolist())
   condition = conditioning.given(z, known, patch=PATCH, strength=levels[0])
   np.testing.assert_allclose(
     condition.level_BT, np.float32([[0.6, 0.6, 0.0]] * 2)
@@ -208,7 +208,7 @@ def test_an_edit_begins_at_its_strength_and_joins_what_is_given():
   made = sampler.Sampler(
     transform=transform,
     flow=flow.FlowConfig(prediction='sample'),
-    levels=levels,
+    sigmas=levels,
     solver='euler',
     guidance=Guidance(),
     temperature=0.5,  # of what begins as noise, and that is nothing here
@@ -249,7 +249,7 @@ def test_a_run_in_two_spans_is_one_run():
   whole = sampler.Sampler(
     transform=transform,
     flow=flow.FlowConfig(prediction='velocity'),
-    levels=tuple(schedules.time_grid(5)),
+    sigmas=tuple(schedules.even_sigmas(5)),
     solver='unipc',
     guidance=Guidance(3.0),
   )
@@ -318,7 +318,7 @@ def test_given_frames_have_a_scale_of_their_own(text):
     made = sampler.Sampler(
       transform=transform,
       flow=flow.FlowConfig(prediction='velocity'),
-      levels=tuple(schedules.time_grid(4).tolist()),
+      sigmas=tuple(schedules.even_sigmas(4).tolist()),
       solver='euler',
       guidance=Guidance(text, given=given),
     )
@@ -342,12 +342,14 @@ def test_a_grid_that_begins_below_one_keeps_what_is_known(name):
   z = jax.random.normal(jax.random.key(3), (2, *LATENT))
   known = np.zeros(LATENT, bool)
   known[1, :, 2:] = True
-  grid = schedules.schedule('even', 6, shift=1.0, solver=name).without_first(2)
+  grid = schedules.make_schedule(
+    'even', 6, shift=1.0, solver=name
+  ).without_first(2)
   made = sampler.Sampler(
     transform=lambda params, z_t, t, text: jnp.sin(5 * z_t),
     flow=flow.FlowConfig(prediction='velocity'),
-    levels=grid.levels,
-    told=grid.told,
+    sigmas=grid.sigmas,
+    timesteps=grid.timesteps,
     solver=name,
     guidance=Guidance(2.0, kind='cfg_zero'),
   )
@@ -359,7 +361,7 @@ def test_a_grid_that_begins_below_one_keeps_what_is_known(name):
   noise = jax.vmap(lambda key: jax.random.normal(key, LATENT))(keys)
   mask = np.broadcast_to(known, z.shape)
   np.testing.assert_allclose(start[~mask], noise[~mask])
-  level = grid.levels[0]
+  level = grid.sigmas[0]
   path = (1 - level) * z + level * noise
   np.testing.assert_allclose(start[mask], path[mask], atol=1e-6)
   found = jax.jit(made)({}, keys, TEXT, EMPTY, condition)
@@ -377,7 +379,7 @@ def test_momentum_lasts_from_step_to_step():
     made = sampler.Sampler(
       transform=transform,
       flow=flow.FlowConfig(prediction='velocity'),
-      levels=tuple(schedules.time_grid(steps).tolist()),
+      sigmas=tuple(schedules.even_sigmas(steps).tolist()),
       solver='euler',
       guidance=Guidance(3.0, kind='apg', momentum=momentum, parallel=1.0),
     )
@@ -415,7 +417,7 @@ def test_a_network_that_skips_remembers_and_the_text_is_prepared_once():
   made = sampler.Sampler(
     transform=None,
     flow=flow.FlowConfig(prediction='velocity'),
-    levels=tuple(schedules.time_grid(4).tolist()),
+    sigmas=tuple(schedules.even_sigmas(4).tolist()),
     solver='euler',
     guidance=Guidance(3.0),
     prepare=prepare,

@@ -13,7 +13,7 @@ def error(name, steps):
   predict = lambda z, t: -z * jnp.cos(3 * t)  # noqa: E731
   z = jnp.ones((1, 1, 1, 1, 1))
   with jax.enable_x64(False):
-    z = solvers.get(name)(predict, z, schedules.time_grid(steps))
+    z = solvers.get(name)(predict, z, schedules.even_sigmas(steps))
   return abs(float(z[0, 0, 0, 0, 0]) - np.exp(np.sin(3) / 3))
 
 
@@ -37,7 +37,7 @@ def gaussian(name, steps):
     return -2 + slope * (z - 2 * (1 - t))
 
   z = jnp.ones((1, 1, 1, 1, 1))
-  z = solvers.get(name)(predict, z, schedules.time_grid(steps))
+  z = solvers.get(name)(predict, z, schedules.even_sigmas(steps))
   return abs(float(z[0, 0, 0, 0, 0]) - 2.5)
 
 
@@ -67,7 +67,7 @@ def test_a_predict_that_remembers_is_asked_in_order(name, cut):
     return jnp.where(right, predict(z, t), jnp.nan), (count + 1, t)
 
   z = jax.random.normal(jax.random.key(0), (2, 3, 4, 5, 6))
-  method, levels = solvers.get(name), schedules.time_grid(4)
+  method, levels = solvers.get(name), schedules.even_sigmas(4)
   carry, memory = method.begin(z), (jnp.int32(0), jnp.float32(1))
   for span in ((0, cut), (cut, None)):
     carry, memory = method.advance_with(
@@ -84,7 +84,7 @@ def test_exact_on_a_straight_path(name):
   data = jax.random.normal(jax.random.key(1), (2, 3, 4, 5, 6))
   predict = lambda z, t: noise - data  # noqa: E731
   for shift in (1.0, 3.0):
-    z = solvers.get(name)(predict, noise, schedules.time_grid(5, shift=shift))
+    z = solvers.get(name)(predict, noise, schedules.even_sigmas(5, shift=shift))
     np.testing.assert_allclose(z, data, atol=2e-6)
 
 
@@ -94,7 +94,7 @@ def test_what_does_not_move_stays_to_the_last_bit(name, steps):
   z = jax.random.normal(jax.random.key(0), (2, 3, 4, 5, 6))
   still = jnp.arange(3)[None, :, None, None, None] == 1
   predict = lambda z, t: jnp.where(still, 0.0, z * t - 1)  # noqa: E731
-  end = solvers.get(name)(predict, z, schedules.time_grid(steps))
+  end = solvers.get(name)(predict, z, schedules.even_sigmas(steps))
   np.testing.assert_array_equal(end[:, 1], z[:, 1])
   assert np.all(np.isfinite(end)) and np.abs(end - z)[:, 0].max() > 0.1
 
@@ -102,7 +102,7 @@ def test_what_does_not_move_stays_to_the_last_bit(name, steps):
 @pytest.mark.parametrize('name', sorted(solvers.SOLVERS))
 @pytest.mark.parametrize('steps', [2, 3, 8])
 def test_predict_hears_what_it_is_told_once_a_step(name, steps):
-  levels = schedules.time_grid(steps)
+  levels = schedules.even_sigmas(steps)
   heard = []
 
   def predict(z, t):
@@ -114,7 +114,7 @@ def test_predict_hears_what_it_is_told_once_a_step(name, steps):
   with jax.disable_jit():
     solve(predict, z, tuple(levels.tolist()))
     plain, heard = heard, []
-    solve(predict, z, levels, told=levels[:-1] / 2)
+    solve(predict, z, levels, timesteps=levels[:-1] / 2)
   # Heun asks at both ends of a step, but for the last.
   calls = 2 * steps - 1 if name == 'heun' else steps
   assert len(plain) == len(heard) == calls
@@ -126,14 +126,14 @@ def test_predict_hears_what_it_is_told_once_a_step(name, steps):
 @pytest.mark.parametrize('cut', [0, 1, 3, 5])
 def test_a_run_that_is_left_and_taken_up_is_the_same_to_the_bit(name, cut):
   z = jax.random.normal(jax.random.key(0), (2, 3, 4, 5, 6))
-  levels = schedules.time_grid(5, shift=3.0)
+  levels = schedules.even_sigmas(5, shift=3.0)
   told = np.round(levels[:-1], 2)
   predict = lambda z, t: jnp.sin(3 * z) * t - z  # noqa: E731
   method = solvers.get(name)
-  whole = method(predict, z, levels, told=told)
+  whole = method(predict, z, levels, timesteps=told)
   carry = method.begin(z)
   for span in ((0, cut), (cut, None)):
-    carry = method.advance(predict, carry, levels, told=told, span=span)
+    carry = method.advance(predict, carry, levels, timesteps=told, span=span)
   np.testing.assert_array_equal(method.end(carry), whole)
 
 
@@ -142,7 +142,7 @@ def test_the_last_step_of_multistep_solvers_is_the_sample(name):
   sample = jnp.full((1, 1, 1, 1, 1), 0.25)
   # Only at the last of the levels does the sample come to sight.
   predict = lambda z, t: (z - jnp.where(t < 0.3, sample, t)) / t  # noqa: E731
-  z = solvers.get(name)(predict, sample + 1, schedules.time_grid(4))
+  z = solvers.get(name)(predict, sample + 1, schedules.even_sigmas(4))
   np.testing.assert_allclose(z, sample, atol=1e-6)
 
 
@@ -150,7 +150,7 @@ def test_the_last_step_of_multistep_solvers_is_the_sample(name):
 def test_a_start_at_one_is_as_good_as_just_below(name):
   predict = lambda z, t: -z * jnp.cos(3 * t)  # noqa: E731
   z = jnp.ones((1, 1, 1, 1, 1))
-  levels = schedules.time_grid(4)
+  levels = schedules.even_sigmas(4)
   below = np.append(np.float32(1 - 1e-6), levels[1:])
   with np.errstate(all='raise'):
     at_one, at_margin = (
@@ -161,29 +161,29 @@ def test_a_start_at_one_is_as_good_as_just_below(name):
 
 def test_published_grids():
   # The double shift of FlowMatchEuler, as printed by diffusers 0.42.1.
-  grid = schedules.flow_match_euler_grid(5, shift=3.0)
+  grid = schedules.flow_match_euler_schedule(5, shift=3.0)
   expected = [1, 0.90036, 0.75112, 0.50299, 0.00893, 0]
-  np.testing.assert_allclose(grid.levels, expected, atol=5e-6)
-  assert grid.told == grid.levels[:-1]
+  np.testing.assert_allclose(grid.sigmas, expected, atol=5e-6)
+  assert grid.timesteps == grid.sigmas[:-1]
 
-  grid = schedules.wan_unipc_grid(50, shift=5.0)
-  assert grid.levels[0] == np.float32(1 - 1e-6) and grid.levels[-1] == 0
-  assert grid.told[0] == np.float32(0.999) and len(grid.told) == 50
+  grid = schedules.wan_unipc_schedule(50, shift=5.0)
+  assert grid.sigmas[0] == np.float32(1 - 1e-6) and grid.sigmas[-1] == 0
+  assert grid.timesteps[0] == np.float32(0.999) and len(grid.timesteps) == 50
 
-  grid = schedules.flow_dpm_grid(50, shift=5.0)
-  assert 0.999 < grid.levels[0] < 1 and grid.told[0] == np.float32(0.999)
-  for name in ('wan_unipc_grid', 'flow_dpm_grid'):
+  grid = schedules.flow_dpm_schedule(50, shift=5.0)
+  assert 0.999 < grid.sigmas[0] < 1 and grid.timesteps[0] == np.float32(0.999)
+  for name in ('wan_unipc_schedule', 'flow_dpm_schedule'):
     grid = getattr(schedules, name)(7, shift=3.0)
-    thousandths = 1000 * np.array(grid.told)
+    thousandths = 1000 * np.array(grid.timesteps)
     np.testing.assert_allclose(thousandths, thousandths.round(), atol=1e-4)
-    gap = np.array(grid.levels[:-1]) - np.array(grid.told)
+    gap = np.array(grid.sigmas[:-1]) - np.array(grid.timesteps)
     assert np.all(gap > -1e-7) and np.all(gap < 1e-3)
-    assert np.all(np.diff(grid.levels) < 0) and hash(grid)
+    assert np.all(np.diff(grid.sigmas) < 0) and hash(grid)
 
 
 def test_steps_from_a_level_compare_as_timesteps_do():
   told = tuple(np.float32([0.999, 0.9, 0.875, 0.874, 0.1]).tolist())
-  grid = schedules.Grid((1.0,) * 6, told)
+  grid = schedules.Schedule((1.0,) * 6, told)
   found = [grid.steps_from(level) for level in (0.9991, 0.9, 0.875, 0.05)]
   # 0.9 in float32 is a little less, and is the timestep 900 all the same.
   assert told[1] < 0.9 and found == [0, 2, 3, 5]
@@ -191,29 +191,33 @@ def test_steps_from_a_level_compare_as_timesteps_do():
 
 @pytest.mark.parametrize('shift', [1.0, 5.0, 24.0])
 def test_a_grid_of_less_strength_is_the_lower_part_of_a_longer_one(shift):
-  whole = schedules.time_grid(8, shift=shift)
-  part = schedules.time_grid(6, shift=shift, strength=float(whole[2]))
+  whole = schedules.even_sigmas(8, shift=shift)
+  part = schedules.even_sigmas(6, shift=shift, strength=float(whole[2]))
   np.testing.assert_allclose(part, whole[2:], atol=1e-6)
-  made = schedules.schedule('even', 3, shift=shift, solver='dpm', strength=0.3)
-  assert made.levels[0] == made.told[0] == np.float32(0.3)
-  assert len(made.told) == 3
+  made = schedules.make_schedule(
+    'even', 3, shift=shift, solver='dpm', strength=0.3
+  )
+  assert made.sigmas[0] == made.timesteps[0] == np.float32(0.3)
+  assert len(made.timesteps) == 3
 
 
 def test_a_published_schedule_keeps_the_steps_below_a_strength():
-  whole = schedules.schedule('published', 10, shift=3.0, solver='unipc')
-  part = schedules.schedule(
+  whole = schedules.make_schedule('published', 10, shift=3.0, solver='unipc')
+  part = schedules.make_schedule(
     'published', 10, shift=3.0, solver='unipc', strength=0.7
   )
-  count = len(part.told)
-  assert part.levels == whole.levels[-count - 1 :] and 0 < count < 10
-  assert part.told == whole.told[-count:]
-  assert part.levels[0] <= 0.7 < whole.levels[-count - 2]
+  count = len(part.timesteps)
+  assert part.sigmas == whole.sigmas[-count - 1 :] and 0 < count < 10
+  assert part.timesteps == whole.timesteps[-count:]
+  assert part.sigmas[0] <= 0.7 < whole.sigmas[-count - 2]
 
 
 def test_a_grid_without_its_first_steps():
-  grid = schedules.schedule('published', 5, shift=3.0, solver='unipc')
+  grid = schedules.make_schedule('published', 5, shift=3.0, solver='unipc')
   short = grid.without_first(2)
-  assert short.levels == grid.levels[2:] and short.told == grid.told[2:]
+  assert (
+    short.sigmas == grid.sigmas[2:] and short.timesteps == grid.timesteps[2:]
+  )
   assert grid.without_first(0) == grid
   with pytest.raises(
     ValueError, match='zero_steps=5 of 5 steps: expected less'
@@ -222,7 +226,7 @@ def test_a_grid_without_its_first_steps():
 
 
 def test_grid_falls_from_one_to_zero_and_shifts():
-  plain, moved = schedules.time_grid(10), schedules.time_grid(10, shift=5.0)
+  plain, moved = schedules.even_sigmas(10), schedules.even_sigmas(10, shift=5.0)
   for grid in (plain, moved):
     assert grid[0] == 1 and grid[-1] == 0 and np.all(np.diff(grid) < 0)
   assert moved.shape == (11,) and moved.dtype == np.float32
@@ -231,8 +235,12 @@ def test_grid_falls_from_one_to_zero_and_shifts():
 
 def test_refuses():
   with pytest.raises(ValueError, match='steps=0.*change --steps'):
-    schedules.time_grid(0)
-  for name in ('wan_unipc_grid', 'flow_dpm_grid', 'flow_match_euler_grid'):
+    schedules.even_sigmas(0)
+  for name in (
+    'wan_unipc_schedule',
+    'flow_dpm_schedule',
+    'flow_match_euler_schedule',
+  ):
     with pytest.raises(ValueError, match='steps=5, shift=0.*--shift'):
       getattr(schedules, name)(5, shift=0)
   with pytest.raises(ValueError, match="solver 'rk4': expected one of"):
@@ -245,9 +253,13 @@ def test_refuses_a_strength(name, strength):
   with pytest.raises(
     ValueError, match=f'strength={strength}: expected more th'
   ):
-    schedules.schedule(name, 4, shift=1.0, solver='unipc', strength=strength)
+    schedules.make_schedule(
+      name, 4, shift=1.0, solver='unipc', strength=strength
+    )
 
 
 def test_refuses_a_strength_below_every_published_step():
   with pytest.raises(ValueError, match='strength=0.01: expected at least 0.'):
-    schedules.schedule('published', 4, shift=3.0, solver='unipc', strength=0.01)
+    schedules.make_schedule(
+      'published', 4, shift=3.0, solver='unipc', strength=0.01
+    )

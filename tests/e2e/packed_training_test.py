@@ -268,7 +268,7 @@ def test_sampling_shifts_with_the_size():
 
   def levels(latent, **values):
     told = parse.sampling(config, **values)
-    return networks.sampler(config, nets, told, latent=latent).levels
+    return networks.sampler(config, nets, told, latent=latent).sigmas
 
   # 20 tokens have twice the shift of 5.
   assert levels((2, 32, 80)) == levels(None, shift=2 * settings.shift)

@@ -192,7 +192,7 @@ def test_the_whole_pipeline_agrees_from_prompt_to_frames(form, tmp_path):
   tokens = theirs.tokenizer(
     ['aaa', 'a'], padding='max_length', max_length=512, return_tensors='np'
   ).input_ids
-  grid = schedules.wan_unipc_grid(steps, shift=5.0)
+  grid = schedules.wan_unipc_schedule(steps, shift=5.0)
   (model, params), (words, text_params) = loaded['dit'], loaded['text']
 
   def sample(params, text_params, codec_params):
@@ -209,8 +209,8 @@ def test_the_whole_pipeline_agrees_from_prompt_to_frames(form, tmp_path):
     z_Bfhwc = solvers.unipc(
       guided,
       noise,
-      grid.levels,
-      told=grid.told,
+      grid.sigmas,
+      timesteps=grid.timesteps,
     )
     return codec.decode(codec_params, z_Bfhwc)
 

@@ -48,9 +48,9 @@ TIMESTEPS = ((0, 511, 511), (999, 875, 127))
 
 # A solver and the published schedule that it is compared on.
 SOLVERS = {
-  'unipc': 'wan_unipc_grid',
-  'dpm': 'flow_dpm_grid',
-  'euler': 'flow_match_euler_grid',
+  'unipc': 'wan_unipc_schedule',
+  'dpm': 'flow_dpm_schedule',
+  'euler': 'flow_match_euler_schedule',
 }
 SCHEDULES = ((50, 3.0), (20, 5.0), (10, 8.0), (2, 3.0))
 

@@ -70,8 +70,8 @@ def test_solvers_agree_with_the_published_code(name, grid):
     z_Bfhwc = solvers.get(name)(
       golden_cases.velocity,
       golden_cases.noise(),
-      found.levels,
-      told=found.told,
+      found.sigmas,
+      timesteps=found.timesteps,
     )
     close(z_Bfhwc, GOLDEN[f'{name}_{steps}'], 1e-6)
 

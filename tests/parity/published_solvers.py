@@ -11,11 +11,11 @@ def build(name: str, shift: float):
     prediction_type='flow_prediction', use_flow_sigmas=True, flow_shift=shift
   )
   match name:
-    case 'wan_unipc_grid':
+    case 'wan_unipc_schedule':
       return diffusers.UniPCMultistepScheduler(**flow)
-    case 'flow_dpm_grid':
+    case 'flow_dpm_schedule':
       return diffusers.DPMSolverMultistepScheduler(**flow)
-    case 'flow_match_euler_grid':
+    case 'flow_match_euler_schedule':
       return diffusers.FlowMatchEulerDiscreteScheduler(shift=shift)
 
 

@@ -26,7 +26,9 @@ def test_every_step_agrees_with_diffusers(name, grid, steps, shift):
     return golden_cases.velocity(z, t)
 
   with jax.disable_jit():
-    z = solvers.get(name)(predict, noise, levels.levels, told=levels.told)
+    z = solvers.get(name)(
+      predict, noise, levels.sigmas, timesteps=levels.timesteps
+    )
   found = np.stack([*seen, z])
   print('difference', np.abs(found - expected).max(), np.abs(expected).max())
   assert found.shape == expected.shape
@@ -40,7 +42,7 @@ def test_levels_and_timesteps_are_those_of_diffusers(grid, steps, shift):
   scheduler = published_solvers.build(grid, shift)
   scheduler.set_timesteps(steps)
   found = getattr(schedules, grid)(steps, shift=shift)
-  np.testing.assert_allclose(found.levels, scheduler.sigmas, atol=1e-7, rtol=0)
+  np.testing.assert_allclose(found.sigmas, scheduler.sigmas, atol=1e-7, rtol=0)
   np.testing.assert_allclose(
-    1000 * np.array(found.told), scheduler.timesteps, atol=1e-4, rtol=0
+    1000 * np.array(found.timesteps), scheduler.timesteps, atol=1e-4, rtol=0
   )
