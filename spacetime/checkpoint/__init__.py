@@ -26,7 +26,6 @@ from spacetime.checkpoint.paths import (
   TOKENIZER,
   WEIGHTS,
   absolute,
-  check_writable,
   has_step,
 )
 from spacetime.checkpoint.steps import Checkpoints
@@ -42,7 +41,6 @@ __all__ = [
   'absolute',
   'check_config',
   'check_params',
-  'check_writable',
   'config_changes',
   'has_step',
   'load_params',

@@ -9,6 +9,7 @@ from etils import epath
 
 from spacetime.checkpoint import paths
 from spacetime.checkpoint.paths import CONFIG, TOKENIZER, Path
+from spacetime.media import files
 
 
 def write_config(
@@ -31,7 +32,7 @@ def write_config(
       cannot be written.
   """
   check_config(workdir, config, free=free)
-  paths.check_writable(workdir)
+  files.check_writable(workdir)
   directory = paths.absolute(workdir)
   path = directory / CONFIG
   config = json.loads(json.dumps(config))

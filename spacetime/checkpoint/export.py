@@ -163,6 +163,4 @@ def _autoencoder(folder, config) -> dict:
 
 
 def _mesh():
-  return sharding.make_mesh(
-    sharding.MeshConfig(data=1), devices=jax.devices()[:1]
-  )
+  return sharding.single_device_mesh()

@@ -314,7 +314,7 @@ def placed(init, mesh: jax.sharding.Mesh, *, stored: str | None = None):
   found = checkpoint.stored(stored) if stored else {}
 
   def leaf(path, shape, place):
-    name = jax.tree_util.keystr(path, simple=True, separator='/')
+    name = sharding.path_name(path)
     dtype = tensors.DTYPES.get(found[name][1]) if name in found else None
     return jax.ShapeDtypeStruct(
       shape.shape, dtype or shape.dtype, sharding=place

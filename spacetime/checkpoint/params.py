@@ -7,6 +7,7 @@ import orbax.checkpoint as ocp
 import safetensors
 from etils import epath
 
+from spacetime import sharding
 from spacetime.checkpoint import paths, trees
 from spacetime.checkpoint.paths import STEPS, WEIGHTS, Path, Tree
 
@@ -113,7 +114,7 @@ def _load_safetensors(path: epath.Path, abstract: Tree) -> Tree:
   with _open_safetensors(path) as file:
 
     def load(key_path, leaf):
-      key = jax.tree_util.keystr(key_path, simple=True, separator='/')
+      key = sharding.path_name(key_path)
       value = file.get_tensor(key).astype(leaf.dtype, copy=False)
       return jax.make_array_from_callback(
         leaf.shape, leaf.sharding, lambda index: value[index]

@@ -3,9 +3,10 @@
 import os
 from typing import Any
 
-import jax
 import orbax.checkpoint as ocp
 from etils import epath
+
+from spacetime.media import files
 
 CONFIG, TOKENIZER = 'config.json', 'tokenizer.model'
 WEIGHTS, STEPS = 'weights.safetensors', 'checkpoints'
@@ -38,24 +39,6 @@ def check_directory(directory: Path) -> epath.Path:
       f'{STEPS}/; {change}'
     )
   return path
-
-
-def check_writable(directory: Path) -> None:
-  """Makes the directory and a file in it.
-
-  Raises:
-    ValueError: it cannot.
-  """
-  directory = absolute(directory)
-  probe = directory / f'.probe.{jax.process_index()}.{os.getpid()}'
-  try:
-    directory.mkdir(parents=True, exist_ok=True)
-    probe.write_text('')
-    probe.unlink(missing_ok=True)
-  except OSError as e:
-    raise ValueError(
-      f'{directory} cannot be written ({e.strerror}); change --workdir or --out'
-    ) from e
 
 
 def has_step(workdir: Path) -> bool:
@@ -103,6 +86,5 @@ def damaged(path: Path, error: Exception) -> ValueError:
 
 
 def write_file(path: epath.Path, data: bytes) -> None:
-  temporary = path.with_name(f'.{path.name}.{os.getpid()}.tmp')
-  temporary.write_bytes(data)
-  temporary.replace(path)
+  with files.atomic_write(path) as temporary:
+    temporary.write_bytes(data)

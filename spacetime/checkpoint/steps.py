@@ -11,6 +11,7 @@ from jax.experimental import multihost_utils
 
 from spacetime.checkpoint import paths, trees
 from spacetime.checkpoint.paths import STEPS, Path, Tree
+from spacetime.media import files
 
 
 class Checkpoints:
@@ -32,7 +33,7 @@ class Checkpoints:
     if keep < 1:
       raise ValueError(f'keep={keep}: expected 1 or more; change train.keep')
     self.directory = paths.absolute(workdir) / STEPS
-    paths.check_writable(workdir)
+    files.check_writable(workdir)
     self.directory.mkdir(parents=True, exist_ok=True)
     if jax.process_index() == 0:
       self._sweep()

@@ -8,13 +8,14 @@ import jax
 import orbax.checkpoint as ocp
 from etils import epath
 
+from spacetime import sharding
 from spacetime.checkpoint.paths import Tree, damaged
 
 
 def flat(tree: Tree) -> dict[str, Any]:
   """Leaves by their path, joined by '/'."""
   return {
-    jax.tree_util.keystr(path, simple=True, separator='/'): leaf
+    sharding.path_name(path): leaf
     for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]
   }
 

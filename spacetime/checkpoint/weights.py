@@ -3,7 +3,6 @@
 import hashlib
 import os
 import pathlib
-import shutil
 from collections.abc import Mapping
 from typing import Any
 
@@ -14,6 +13,7 @@ import safetensors.numpy
 from spacetime.checkpoint import paths, trees
 from spacetime.checkpoint.configs import config_bytes
 from spacetime.checkpoint.paths import CONFIG, STEPS, TOKENIZER, WEIGHTS, Path
+from spacetime.media import files
 
 
 def save_weights(
@@ -35,32 +35,24 @@ def save_weights(
     ValueError: something else is there, or it cannot be written.
   """
   directory = pathlib.Path(os.path.abspath(directory))
-  paths.check_writable(directory.parent)
-  files = {CONFIG: config_bytes(config)}
+  files.check_writable(directory.parent)
+  contents = {CONFIG: config_bytes(config)}
   if tokenizer is not None:
-    files[TOKENIZER] = tokenizer
+    contents[TOKENIZER] = tokenizer
   arrays = {
     key: np.ascontiguousarray(jax.device_get(value)).reshape(value.shape)
     for key, value in trees.flat(params).items()
   }
-  files[WEIGHTS] = safetensors.numpy.save(arrays)
-  if directory.exists():
-    if not directory.is_dir() or (
-      any(directory.iterdir()) and not _holds(directory, files)
-    ):
-      raise ValueError(
-        f'{directory} exists and holds something else; change --out'
-      )
-  temporary = directory.with_name(f'.{directory.name}.{os.getpid()}.tmp')
-  shutil.rmtree(temporary, ignore_errors=True)
-  temporary.mkdir()
-  try:
-    for name, data in files.items():
+  contents[WEIGHTS] = safetensors.numpy.save(arrays)
+  if directory.is_dir() and _holds(directory, contents):
+    return
+  if directory.exists() and (
+    not directory.is_dir() or any(directory.iterdir())
+  ):
+    raise ValueError(f'{directory} exists and holds something else')
+  with files.atomic_folder(directory) as temporary:
+    for name, data in contents.items():
       (temporary / name).write_bytes(data)
-    if not directory.exists() or not any(directory.iterdir()):
-      temporary.replace(directory)
-  finally:
-    shutil.rmtree(temporary, ignore_errors=True)
 
 
 def weights_hash(directory: Path, *, step: int | None = None) -> str:

@@ -29,7 +29,7 @@ from spacetime.data import geometry
 from spacetime.data.digits import captions, tfds
 from spacetime.data.digits import world as world_lib
 from spacetime.evaluation import world as measures
-from spacetime.media import contact_sheet
+from spacetime.media import contact_sheet, files
 from spacetime.media.pixels import to_frames, to_video
 from spacetime.pipeline import generate, request
 from spacetime.training import autoencoder_loss
@@ -76,16 +76,15 @@ def main() -> None:
   if _STEPS.value is not None and _STEPS.value < 1:
     raise ValueError(f'--steps={_STEPS.value}: expected 1 or more')
   out = pathlib.Path(_OUT.value).absolute()
-  checkpoint.check_writable(out)
-  mesh = sharding.make_mesh(
-    sharding.MeshConfig(data=1), devices=jax.devices()[:1]
-  )
+  files.check_writable(out)
+  mesh = sharding.single_device_mesh()
   folder = networks.resolve(_CHECKPOINT.value)
   if checkpoint.read_config(folder)['stage'] == 'autoencoder':
     found = evaluate_autoencoder(folder, out, mesh)
   else:
     found = evaluate_model(out, mesh)
-  (out / 'metrics.json').write_text(json.dumps(found, indent=2) + '\n')
+  with files.atomic_write(out / 'metrics.json') as temporary:
+    temporary.write_text(json.dumps(found, indent=2) + '\n')
 
 
 def evaluate_autoencoder(folder: str, out: pathlib.Path, mesh) -> dict:

@@ -15,7 +15,7 @@ import dataclasses
 import json
 import os
 import pathlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import grain
@@ -23,6 +23,8 @@ import ml_dtypes
 import numpy as np
 import safetensors.numpy
 from array_record.python import array_record_module
+
+from spacetime.media import files
 
 FILE, TOKENIZER = 'cache.json', 'tokenizer.model'
 EMPTY = 'empty.array_record'
@@ -117,7 +119,8 @@ def begin(folder, about: About, *, tokenizer: bytes | None = None) -> None:
     if tokenizer is not None:
       (folder / TOKENIZER).write_bytes(tokenizer)
     text = json.dumps(dataclasses.asdict(about), indent=2, sort_keys=True)
-    _write(folder / FILE, lambda path: path.write_text(text + '\n'))
+    with files.atomic_write(folder / FILE) as temporary:
+      temporary.write_text(text + '\n')
   except OSError as e:
     raise ValueError(
       f'{folder} cannot be written ({e.strerror}); change --out'
@@ -136,17 +139,14 @@ def missing(folder, about: About, kind: str) -> list[tuple[str, str, range]]:
 
 def write_shard(path, records: Iterator[Mapping[str, np.ndarray]]) -> None:
   """Writes one shard, whole or not at all."""
-
-  def write(path):
+  with files.atomic_write(pathlib.Path(path)) as temporary:
     writer = array_record_module.ArrayRecordWriter(
-      os.fspath(path), 'group_size:1'
+      os.fspath(temporary), 'group_size:1'
     )
     for record in records:
       bits = {name: _bits(array) for name, array in record.items()}
       writer.write(safetensors.numpy.save(bits))
     writer.close()
-
-  _write(pathlib.Path(path), write)
 
 
 def text_record(
@@ -268,9 +268,3 @@ def _load(about: About, data: bytes) -> dict[str, np.ndarray | str]:
     text_SY[: len(rows_SY)] = rows_SY
     record['text'] = text_SY
   return record
-
-
-def _write(path: pathlib.Path, call: Callable) -> None:
-  temporary = path.with_name(f'.{path.name}.tmp')
-  call(temporary)
-  temporary.replace(path)

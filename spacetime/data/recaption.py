@@ -7,6 +7,7 @@ import numpy as np
 import tqdm
 
 from spacetime.data import chat_endpoint, folder_captions, video_folder
+from spacetime.media import files
 
 RATE = 4.0  # frames a second that are looked at
 SYSTEM = (
@@ -60,7 +61,8 @@ def write_all(
     except (chat_endpoint.Unanswered, ValueError) as e:
       failed.append(f'{path}: {e}')
       continue
-    _write(path.with_suffix('.txt'), text)
+    with files.atomic_write(path.with_suffix('.txt')) as temporary:
+      temporary.write_text(' '.join(text.split()) + '\n', encoding='utf-8')
   return Counts(
     len(wanted) - len(failed), len(paths) - len(wanted), tuple(failed)
   )
@@ -78,10 +80,3 @@ def seen(path: pathlib.Path, *, frames: int) -> list[np.ndarray]:
   )
   places = np.linspace(0, len(video_FHWC) - 1, min(frames, len(video_FHWC)))
   return [video_FHWC[round(place)] for place in places]
-
-
-def _write(path: pathlib.Path, text: str) -> None:
-  """One line of text, whole or not there."""
-  part = path.with_name(path.name + '.part')
-  part.write_text(' '.join(text.split()) + '\n', encoding='utf-8')
-  part.replace(path)

@@ -10,6 +10,8 @@ from collections.abc import Iterable
 import numpy as np
 import sentencepiece
 
+from spacetime.media import files
+
 PAD, END, UNKNOWN = 0, 1, 2
 # 256 bytes, the three special tokens and some room for letters.
 SMALLEST_VOCABULARY = 300
@@ -187,8 +189,6 @@ def train(
     ) from e
   tokenizer = Tokenizer(model.getvalue())
   if path is not None:
-    path = pathlib.Path(path)
-    temporary = path.with_name(path.name + '.tmp')
-    temporary.write_bytes(tokenizer.serialized)
-    temporary.replace(path)
+    with files.atomic_write(pathlib.Path(path)) as temporary:
+      temporary.write_bytes(tokenizer.serialized)
   return tokenizer

@@ -14,7 +14,7 @@ import pathlib
 import av
 import numpy as np
 
-from spacetime.media import codecs
+from spacetime.media import codecs, files
 
 SUFFIX = '.mp4'
 
@@ -57,6 +57,7 @@ class Writer:
     self._rate = codecs.check_fps(fps)
     self._container = self._stream = self._bytes = None
     self._frames = 0
+    self.path.parent.mkdir(parents=True, exist_ok=True)
     size = self.path.stat().st_size if self.path.exists() else 0
     if size < self.mark.size:
       raise ValueError(
@@ -127,23 +128,22 @@ def finish(path: str | os.PathLike, target: str | os.PathLike) -> pathlib.Path:
   Nothing is encoded again. The target appears whole or not at all.
   """
   path, target = pathlib.Path(path), pathlib.Path(target)
-  temporary = target.with_name(f'.{target.stem}.{os.getpid()}.tmp{SUFFIX}')
-  try:
-    with (
-      av.open(os.fspath(path)) as source,
-      av.open(
-        os.fspath(temporary), 'w', options={'movflags': '+faststart'}
-      ) as whole,
-    ):
-      stream = source.streams.video[0]
-      copy = whole.add_stream_from_template(stream)
-      for packet in source.demux(stream):
-        if packet.dts is not None:  # the last one is empty
-          packet.stream = copy
-          whole.mux(packet)
-    temporary.replace(target)
-  finally:
-    temporary.unlink(missing_ok=True)
+  with (
+    files.atomic_write(target) as temporary,
+    av.open(os.fspath(path)) as source,
+    av.open(
+      os.fspath(temporary),
+      'w',
+      format=SUFFIX[1:],
+      options={'movflags': '+faststart'},
+    ) as container,
+  ):
+    stream = source.streams.video[0]
+    copy = container.add_stream_from_template(stream)
+    for packet in source.demux(stream):
+      if packet.dts is not None:  # the last one is empty
+        packet.stream = copy
+        container.mux(packet)
   path.unlink()
   return target
 

@@ -7,7 +7,6 @@ another name, and renamed.
 import json
 import os
 import pathlib
-import shutil
 from collections.abc import Mapping
 from typing import Any
 
@@ -15,7 +14,7 @@ import av
 import numpy as np
 from PIL import Image
 
-from spacetime.media import codecs, gif
+from spacetime.media import codecs, files, gif
 
 Path = str | os.PathLike
 
@@ -49,7 +48,7 @@ class VideoWriter:
         '--out'
       )
     self._fps = codecs.check_fps(fps)
-    self._temporary = _beside(self.path)
+    self._temporary = files.temporary_path(self.path)
     self._suffix = self.path.suffix.lower()
     self._container = self._stream = self._shape = None
     self.frames = 0
@@ -96,6 +95,7 @@ class VideoWriter:
 
   def _open(self, height: int, width: int) -> None:
     self._shape = (height, width)
+    self.path.parent.mkdir(parents=True, exist_ok=True)
     self._container = av.open(
       os.fspath(self._temporary),
       'w',
@@ -140,9 +140,8 @@ def write_video(
       writer.append(frames_FHWC)
     return target
   if suffix == '.gif':
-    temporary = _beside(target)
-    gif.write(temporary, frames_FHWC, rate=rate)
-    temporary.replace(target)
+    with files.atomic_write(target) as temporary:
+      gif.write(temporary, frames_FHWC, rate=rate)
     return target
   return write_image(target, frames_FHWC[0])
 
@@ -170,9 +169,8 @@ def sidecar(path: Path) -> pathlib.Path:
 def write_image(path: Path, image_HWC: np.ndarray) -> pathlib.Path:
   """Writes one image, uint8 (H, W, 3), as PNG or JPEG by its suffix."""
   path = pathlib.Path(path)
-  temporary = _beside(path)
-  Image.fromarray(np.ascontiguousarray(image_HWC)).save(temporary)
-  temporary.replace(path)
+  with files.atomic_write(path) as temporary:
+    Image.fromarray(np.ascontiguousarray(image_HWC)).save(temporary)
   return path
 
 
@@ -187,18 +185,17 @@ def write_sidecar(path: Path, settings: Mapping[str, Any]) -> pathlib.Path:
     The JSON's path.
   """
   path = sidecar(path)
-  temporary = _beside(path)
-  temporary.write_text(
-    json.dumps(settings, indent=2, ensure_ascii=False) + '\n'
-  )
-  temporary.replace(path)
+  with files.atomic_write(path) as temporary:
+    temporary.write_text(
+      json.dumps(settings, indent=2, ensure_ascii=False) + '\n'
+    )
   return path
 
 
 def check_output(path: Path) -> pathlib.Path:
-  """Makes the folder of a path to be written and tries to write in it.
+  """Checks, before sampling, that a video can be written under a path.
 
-  Call it before sampling.
+  Makes and changes nothing.
 
   Raises:
     ValueError: an unknown suffix, or a folder that cannot be written.
@@ -217,15 +214,7 @@ def check_output(path: Path) -> pathlib.Path:
     raise ValueError(f'{path} is a file; expected a folder; change --out')
   if folder:
     check_folder(target)
-  probe = target.parent / f'.probe.{os.getpid()}'
-  try:
-    target.parent.mkdir(parents=True, exist_ok=True)
-    probe.write_text('')
-    probe.unlink()
-  except OSError as e:
-    raise ValueError(
-      f'{target.parent} cannot be written ({e.strerror}); change --out'
-    ) from e
+  files.check_writable(target.parent)
   return target
 
 
@@ -252,22 +241,13 @@ def check_folder(folder: pathlib.Path) -> None:
 # -- within --------------------------------------------------------------------
 
 
-def _beside(path: pathlib.Path) -> pathlib.Path:
-  # The suffix stays, since it tells encoders the format.
-  return path.with_name(f'.{path.stem}.{os.getpid()}.tmp{path.suffix}')
-
-
 def _write_frames(
   folder: pathlib.Path, frames_FHWC: np.ndarray
 ) -> pathlib.Path:
   check_folder(folder)
-  temporary = _beside(folder)
-  shutil.rmtree(temporary, ignore_errors=True)
-  temporary.mkdir()
-  for i, image_HWC in enumerate(frames_FHWC):
-    write_image(temporary / f'{i:05d}.png', image_HWC)
-  shutil.rmtree(folder, ignore_errors=True)
-  temporary.replace(folder)
+  with files.atomic_folder(folder, replace=True) as temporary:
+    for i, image_HWC in enumerate(frames_FHWC):
+      write_image(temporary / f'{i:05d}.png', image_HWC)
   return folder
 
 

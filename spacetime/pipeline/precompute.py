@@ -47,9 +47,7 @@ def open_encoder(path: str) -> Encoder:
   Raises:
     ValueError: none of these, or damaged.
   """
-  mesh = sharding.make_mesh(
-    sharding.MeshConfig(data=1), devices=jax.devices()[:1]
-  )
+  mesh = sharding.single_device_mesh()
   folder = networks.resolve(path)
   if folders.is_pipeline(folder):
     model = load.open_published(folder, mesh=mesh)

@@ -20,6 +20,7 @@ import safetensors.numpy
 from absl import logging
 
 from spacetime.checkpoint.interop.tensors import DTYPES
+from spacetime.media import files
 
 TEXT, NEGATIVE = 'prompt_embeds', 'negative_prompt_embeds'
 DIGEST = 'sha256'  # in the metadata: of the bytes of prompt_embeds
@@ -68,13 +69,9 @@ def write(path: str | os.PathLike, text_nSY: np.ndarray) -> None:
   path = pathlib.Path(path)
   text_nSY = np.ascontiguousarray(text_nSY)
   metadata = {'format': 'pt', DIGEST: _digest(text_nSY)}
-  temporary = path.with_name(f'.{path.name}.{os.getpid()}.tmp')
-  try:
-    data = safetensors.numpy.save({TEXT: text_nSY}, metadata=metadata)
+  data = safetensors.numpy.save({TEXT: text_nSY}, metadata=metadata)
+  with files.atomic_write(path) as temporary:
     temporary.write_bytes(data)
-    temporary.replace(path)
-  finally:
-    temporary.unlink(missing_ok=True)
 
 
 class Cache:

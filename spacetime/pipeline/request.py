@@ -3,7 +3,6 @@
 import dataclasses
 import math
 
-import jax
 from absl import logging
 
 from spacetime import sharding
@@ -139,9 +138,7 @@ def check(request: Request) -> Plan:
   clips = request.num * (1 if request.schedule else len(wanted))
   prompt_schedule.check(request, mode, clips=clips)
   # Sampling is not sharded here: every device would hold the same clip.
-  mesh = sharding.make_mesh(
-    sharding.MeshConfig(data=1), devices=jax.devices()[:1]
-  )
+  mesh = sharding.single_device_mesh()
   model = load.open_model(request.checkpoint, mesh=mesh)
   model = _tuned(request, model)
   data = parse.data(model.config)

@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import os
 import pathlib
 from collections.abc import Mapping
 from typing import Any
@@ -13,7 +12,7 @@ import safetensors
 import safetensors.numpy
 
 from spacetime.diffusion import rollout
-from spacetime.media import fragmented_mp4
+from spacetime.media import files, fragmented_mp4
 
 # Differences that an error tells.
 TOLD = 3
@@ -74,12 +73,8 @@ def write(
     'marks': json.dumps([dataclasses.astuple(mark) for mark in marks]),
     'about': json.dumps(about),
   }
-  temporary = path.with_name(f'.{path.name}.{os.getpid()}.tmp')
-  try:
+  with files.atomic_write(path) as temporary:
     safetensors.numpy.save_file(arrays, temporary, metadata=header)
-    temporary.replace(path)
-  finally:
-    temporary.unlink(missing_ok=True)
 
 
 def read(path: pathlib.Path, about: Mapping[str, Any]) -> State | None:

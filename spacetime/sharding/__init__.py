@@ -1,7 +1,13 @@
 """Where every array lies: the mesh, the tables, and batches on it."""
 
 from spacetime.sharding.batches import batch_sharding, data_share, put_batch
-from spacetime.sharding.mesh import AXES, MeshConfig, make_mesh, mesh_shape
+from spacetime.sharding.mesh import (
+  AXES,
+  MeshConfig,
+  make_mesh,
+  mesh_shape,
+  single_device_mesh,
+)
 from spacetime.sharding.tables import (
   PARAM_AXES,
   RULES,
@@ -30,6 +36,7 @@ __all__ = [
   'param_spec',
   'path_name',
   'put_batch',
+  'single_device_mesh',
   'spec',
   'state_shardings',
   'ways',

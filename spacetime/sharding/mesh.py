@@ -103,6 +103,11 @@ def make_mesh(config: MeshConfig, *, devices=None) -> jax.sharding.Mesh:
   )
 
 
+def single_device_mesh() -> jax.sharding.Mesh:
+  """The mesh of the first device alone: nothing is sharded."""
+  return make_mesh(MeshConfig(data=1), devices=jax.devices()[:1])
+
+
 def by_slice(devices, slices: int) -> list[list]:
   """The devices of each slice; those that know of none are cut in order.
 

@@ -131,8 +131,8 @@ def param_spec(path: str, shape: tuple[int, ...]) -> PartitionSpec:
 
 
 def path_name(path) -> str:
-  """A tree path as 'dit/blocks/...'."""
-  return '/'.join(str(getattr(k, 'key', getattr(k, 'idx', k))) for k in path)
+  """Path of a leaf in a tree as text: 'dit/blocks/mlp_in/kernel'."""
+  return jax.tree_util.keystr(path, simple=True, separator='/')
 
 
 def param_shardings(params, mesh: jax.sharding.Mesh):

@@ -12,6 +12,7 @@ from spacetime.checkpoint import init_weights
 from spacetime.config import networks, parse
 from spacetime.data import sources as sources_lib
 from spacetime.data import tokenizer as tokenizer_lib
+from spacetime.media import files
 from spacetime.sharding import multihost
 from spacetime.training import setup
 
@@ -24,13 +25,9 @@ def keep_autoencoder(config, workdir) -> None:
     if kept.exists():
       return
     source = networks.resolve(config.autoencoder.weights, beside=workdir)
-    half = kept.with_name(f'.{setup.KEPT}.tmp')
-    if half.exists():
-      half.rmtree()
-    half.mkdir(parents=True)
-    for path in epath.Path(source).iterdir():
-      path.copy(half / path.name)
-    half.rename(kept)
+    with files.atomic_folder(kept) as temporary:
+      for path in epath.Path(source).iterdir():
+        path.copy(temporary / path.name)
 
   multihost.first(copy)
   config.autoencoder.weights = setup.KEPT

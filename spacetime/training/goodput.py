@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from absl import logging
 from etils import epath
 
+from spacetime.media import files
+
 FILE = 'goodput.json'
 # Every second is of one phase; 'step' is what it is all for. 'lost' is the time
 # of steps that were made, were in no checkpoint when the run ended, and had to
@@ -98,9 +100,8 @@ class Ledger:
       'seconds': {k: round(v, 3) for k, v in self.seconds.items()},
       **{k: getattr(self, k) for k in ('step', 'taken', 'skipped', 'starts')},
     }
-    temporary = self._path.with_name(f'.{FILE}.tmp')
-    temporary.write_text(json.dumps(told, indent=2) + '\n')
-    temporary.replace(self._path)
+    with files.atomic_write(self._path) as temporary:
+      temporary.write_text(json.dumps(told, indent=2) + '\n')
 
   @property
   def goodput(self) -> float:

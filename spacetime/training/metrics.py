@@ -14,6 +14,8 @@ import tensorboardX
 import tqdm
 from etils import epath
 
+from spacetime.media import files
+
 FILE, BOARD = 'metrics.jsonl', 'tensorboard'
 
 
@@ -174,11 +176,10 @@ def _truncate(path: pathlib.Path, *, step: int) -> None:
   if not path.exists():
     return
   kept = [line for line in read_metrics(path.parent) if line['step'] <= step]
-  temporary = path.with_name(f'.{path.name}.{os.getpid()}.tmp')
-  temporary.write_text(
-    ''.join(json.dumps(line) + '\n' for line in kept), encoding='utf-8'
-  )
-  temporary.replace(path)
+  with files.atomic_write(path) as temporary:
+    temporary.write_text(
+      ''.join(json.dumps(line) + '\n' for line in kept), encoding='utf-8'
+    )
 
 
 def _copy(folder: pathlib.Path, target: epath.Path) -> None:

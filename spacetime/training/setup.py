@@ -13,6 +13,7 @@ from spacetime.config import networks as networks_lib
 from spacetime.config import packing, parse
 from spacetime.data import latent_cache
 from spacetime.data import packing as packing_lib
+from spacetime.media import files
 from spacetime.training import pca_init, state
 
 KEPT = 'autoencoder'  # where a run has its copy of a trained one
@@ -122,7 +123,7 @@ def check(config, workdir: str, *, checkpoint_path: str | None = None) -> Plan:
   checkpoint.check_config(workdir, plain, free=FREE)
   key = jax.random.key(config.seed)
   shapes = state.abstract_state(task.init, key, optimizer, mesh)
-  checkpoint.check_writable(workdir)
+  files.check_writable(workdir)
   return Plan(
     config,
     data,

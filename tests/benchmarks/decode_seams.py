@@ -59,9 +59,7 @@ def main() -> None:
   jax.config.update('jax_num_cpu_devices', 4)
   folder = networks.resolve(args.checkpoint)
   config = checkpoint.read_config(folder)
-  mesh = sharding.make_mesh(
-    sharding.MeshConfig(data=1), devices=jax.devices()[:1]
-  )
+  mesh = sharding.single_device_mesh()
   codec = networks.autoencoder(config)
   params = load.load_own(config, folder, mesh=mesh)['autoencoder']
   size = {'height': args.height, 'width': args.width, 'frames': args.frames}

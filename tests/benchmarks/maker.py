@@ -1,6 +1,5 @@
 """A model that makes windows, and real clips for them; of modes.py."""
 
-import jax
 import numpy as np
 
 from spacetime import sharding
@@ -15,9 +14,7 @@ class Maker:
   """A model that makes the windows of `conditions`."""
 
   def __init__(self, checkpoint: str, *, candidates: int = 1, **settings):
-    mesh = sharding.make_mesh(
-      sharding.MeshConfig(data=1), devices=jax.devices()[:1]
-    )
+    mesh = sharding.single_device_mesh()
     self.model = load.load(checkpoint, mesh=mesh)
     self.world = parse.data(self.model.config).world
     self.grid = self._grid(self.world.frames)

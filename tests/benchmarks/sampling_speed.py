@@ -48,9 +48,7 @@ def main() -> None:
     '--thresholds', type=float, nargs='*', default=[0.02, 0.05, 0.1, 0.2, 0.4]
   )
   asked = parser.parse_args()
-  mesh = sharding.make_mesh(
-    sharding.MeshConfig(data=1), devices=jax.devices()[:1]
-  )
+  mesh = sharding.single_device_mesh()
   model = load.load(asked.checkpoint, mesh=mesh)
   world = parse.data(model.config).world
   scenes = [scene(i, world) for i in range(asked.num)]

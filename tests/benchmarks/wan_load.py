@@ -61,9 +61,7 @@ def load(folder: pathlib.Path, dtype: str | None) -> None:
   from spacetime import sharding
   from spacetime.checkpoint.interop import folders
 
-  mesh = sharding.make_mesh(
-    sharding.MeshConfig(data=1), devices=jax.devices()[:1]
-  )
+  mesh = sharding.single_device_mesh()
   base, began = peak(), time.monotonic()
   part = folders.open_part(folder, 'transformer')
   params = part.load(mesh, dtype=dtype)

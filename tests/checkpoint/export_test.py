@@ -46,9 +46,7 @@ def save_run(folder, workdir, values):
 
 
 def mesh():
-  return sharding.make_mesh(
-    sharding.MeshConfig(data=1), devices=jax.devices()[:1]
-  )
+  return sharding.single_device_mesh()
 
 
 def opened(folder):

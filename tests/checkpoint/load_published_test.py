@@ -19,9 +19,7 @@ from tests.helpers import published_folder
 
 
 def load(path):
-  mesh = sharding.make_mesh(
-    sharding.MeshConfig(data=1), devices=jax.devices()[:1]
-  )
+  mesh = sharding.single_device_mesh()
   return load_lib.load(str(path), mesh=mesh)
 
 
@@ -93,9 +91,7 @@ def test_another_model_is_refused_before_anything_is_read(tmp_path):
   config = json.loads((ours / 'config.json').read_text())
   config['model']['mlp'] += 1
   (ours / 'config.json').write_text(json.dumps(config))
-  mesh = sharding.make_mesh(
-    sharding.MeshConfig(data=1), devices=jax.devices()[:1]
-  )
+  mesh = sharding.single_device_mesh()
   with pytest.raises(ValueError, match='of another model; other shapes: dit/'):
     load_lib.open_model(str(ours), mesh=mesh)
 

@@ -25,9 +25,7 @@ PARTS = ('transformer', 'vae', 'text_encoder')
 
 
 def mesh():
-  return sharding.make_mesh(
-    sharding.MeshConfig(data=1), devices=jax.devices()[:1]
-  )
+  return sharding.single_device_mesh()
 
 
 @pytest.fixture(scope='module')

@@ -25,9 +25,7 @@ CLIPS = 6
 
 @pytest.fixture(scope='module')
 def mesh():
-  return sharding.make_mesh(
-    sharding.MeshConfig(data=1), devices=jax.devices()[:1]
-  )
+  return sharding.single_device_mesh()
 
 
 def records(world, split='validation'):

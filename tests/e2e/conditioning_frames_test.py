@@ -108,9 +108,7 @@ def model():
   config.model.patch = (1, 1, 1)
   config.flow = dict(prediction='velocity', shift=3.0)
   config = parse.plain(config)
-  mesh = sharding.make_mesh(
-    sharding.MeshConfig(data=1), devices=jax.devices()[:1]
-  )
+  mesh = sharding.single_device_mesh()
   weights, frozen = load.load_autoencoder(config, beside='', mesh=mesh)
   nets = networks.networks(config, weights=weights)
   params = jax.jit(nets.init)(jax.random.key(0))

@@ -76,9 +76,7 @@ def losses(workdir):
 
 
 def published(folder):
-  mesh = sharding.make_mesh(
-    sharding.MeshConfig(data=1), devices=jax.devices()[:1]
-  )
+  mesh = sharding.single_device_mesh()
   return folders.open_part(folder / 'wan', 'transformer').load(mesh)
 
 

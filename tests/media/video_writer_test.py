@@ -176,8 +176,7 @@ def test_sidecar(tmp_path):
 
 def test_output_is_checked_before(tmp_path):
   video_writer.check_output(tmp_path / 'new' / 'folder' / 'a.MP4')
-  assert (tmp_path / 'new' / 'folder').is_dir()
-  assert os.listdir(tmp_path / 'new' / 'folder') == []
+  assert not os.listdir(tmp_path)
   with pytest.raises(ValueError, match=r"\.avi': cannot write .avi; expected"):
     video_writer.check_output(tmp_path / 'a.avi')
   with pytest.raises(ValueError, match='cannot write that; .*change --out'):
@@ -189,8 +188,9 @@ def test_output_is_checked_before(tmp_path):
   with pytest.raises(ValueError, match='is a file; expected a folder'):
     video_writer.check_output(f'{tmp_path}/file')
   for path in (tmp_path / 'file' / 'a.mp4', '/proc/none/a.mp4'):
-    with pytest.raises(ValueError, match='cannot be written .*change --out'):
+    with pytest.raises(ValueError, match='cannot be written'):
       video_writer.check_output(path)
+  (tmp_path / 'new').mkdir()
   (tmp_path / 'new' / 'letter.txt').write_text('dear')
   for call in (
     lambda: video_writer.check_output(tmp_path / 'new'),

@@ -88,9 +88,7 @@ def pipeline(form: str):
 
 def load(folder):
   """An opened folder's configs and parameters, by root."""
-  mesh = sharding.make_mesh(
-    sharding.MeshConfig(data=1), devices=jax.devices()[:1]
-  )
+  mesh = sharding.single_device_mesh()
   opened = folders.open_pipeline(folder)
   return {
     root: (part.config, part.load(mesh)) for root, part in opened.parts.items()

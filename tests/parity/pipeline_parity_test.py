@@ -51,9 +51,7 @@ def published(folder, *, form='wan2.1', second=False):
 
 
 def opened(folder):
-  mesh = sharding.make_mesh(
-    sharding.MeshConfig(data=1), devices=jax.devices()[:1]
-  )
+  mesh = sharding.single_device_mesh()
   return load.open_model(str(folder), mesh=mesh)
 
 

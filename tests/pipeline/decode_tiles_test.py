@@ -71,9 +71,7 @@ def test_one_tile_is_the_whole():
 def test_seams_of_a_trained_autoencoder_are_faint():
   folder = ASSETS / 'digits_autoencoder'
   config = checkpoint.read_config(folder)
-  mesh = sharding.make_mesh(
-    sharding.MeshConfig(data=1), devices=jax.devices()[:1]
-  )
+  mesh = sharding.single_device_mesh()
   codec = networks.autoencoder(config)
   params = load.load_own(config, folder, mesh=mesh)['autoencoder']
   world = world_lib.World(

@@ -2,7 +2,6 @@
 
 import dataclasses
 
-import jax
 import numpy as np
 import pytest
 
@@ -19,9 +18,7 @@ VIDEO = RNG.integers(0, 256, (12, 32, 48, 3)).astype(np.uint8)
 
 @pytest.fixture(scope='module')
 def model():
-  mesh = sharding.make_mesh(
-    sharding.MeshConfig(data=1), devices=jax.devices()[:1]
-  )
+  mesh = sharding.single_device_mesh()
   return load.open_model('digits', mesh=mesh)
 
 

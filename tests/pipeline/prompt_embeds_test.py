@@ -17,9 +17,7 @@ from tests.helpers import published_folder
 
 
 def opened(folder):
-  mesh = sharding.make_mesh(
-    sharding.MeshConfig(data=1), devices=jax.devices()[:1]
-  )
+  mesh = sharding.single_device_mesh()
   return load.open_model(str(folder), mesh=mesh)
 
 

@@ -5,12 +5,12 @@ import json
 import math
 import os
 import pathlib
-import shutil
 from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
 from spacetime.checkpoint.interop.tensors import DTYPES
+from spacetime.media import files
 
 NAMES = {dtype: name for name, dtype in DTYPES.items()}
 # Bytes of a shard, as diffusers cuts them.
@@ -142,18 +142,9 @@ def whole(target: str | os.PathLike) -> Iterator[pathlib.Path]:
     raise ValueError(
       f'{target} is there already: nothing is overwritten; change --target'
     )
-  temporary = target.with_name(f'.{target.name}.{os.getpid()}.tmp')
-  try:
-    temporary.mkdir(parents=True)
-  except OSError as e:
-    raise ValueError(
-      f'{target} cannot be made ({e.strerror}); change --target'
-    ) from e
-  try:
+  files.check_writable(target.parent)
+  with files.atomic_folder(target) as temporary:
     yield temporary
-    temporary.replace(target)
-  finally:
-    shutil.rmtree(temporary, ignore_errors=True)
 
 
 def _size(entry: Sequence) -> int:

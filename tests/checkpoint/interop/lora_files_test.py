@@ -199,9 +199,7 @@ def test_every_kernel_has_a_name_in_the_original_dialect():
 
 
 def test_a_model_is_opened_with_pairs(tmp_path):
-  mesh = sharding.make_mesh(
-    sharding.MeshConfig(data=1), devices=jax.devices()[:1]
-  )
+  mesh = sharding.single_device_mesh()
   published_folder.write(tmp_path / 'wan')
   model = load.open_model(str(tmp_path / 'wan'), mesh=mesh)
   path = save(tmp_path / 'a.safetensors', NAMES[0])

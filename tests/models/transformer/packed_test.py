@@ -228,9 +228,7 @@ def test_odd_rows_are_not_for_cudnn(monkeypatch, platform, lengths, kernel):
   monkeypatch.setattr(
     attention_plan, 'device_of', lambda mesh: (platform, 'any')
   )
-  mesh = sharding.make_mesh(
-    sharding.MeshConfig(data=1), devices=jax.devices()[:1]
-  )
+  mesh = sharding.single_device_mesh()
   assert attention_plan.check_segments('auto', mesh, lengths=lengths) == kernel
 
 

@@ -74,9 +74,7 @@ def gradients(params, mesh):
 
 @pytest.fixture(scope='module')
 def alone(params):
-  one = sharding.make_mesh(
-    sharding.MeshConfig(data=1), devices=jax.devices()[:1]
-  )
+  one = sharding.single_device_mesh()
   return gradients(params, one)
 
 
