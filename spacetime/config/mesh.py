@@ -17,7 +17,7 @@ def mesh(config, *, devices=None) -> jax.sharding.Mesh:
   """
   values = unpack(section(config, 'mesh'), sharding.MeshConfig, 'mesh')
   made = sharding.make_mesh(values, devices=devices)
-  rows = sharding.ways('batch', made)
+  rows = sharding.num_shards('batch', made)
   batch = parse.data(config).batch_size
   parts = parse.train(config).accumulate
   if batch % (rows * parts):
@@ -51,7 +51,7 @@ def check_model(model: DiTConfig, tokens: int, made: jax.sharding.Mesh) -> None:
     dtype=model.dtype,
   )
   attention_plan.check_tokens(tokens, made)
-  if model.mlp % sharding.ways('mlp', made):
+  if model.mlp % sharding.num_shards('mlp', made):
     raise ValueError(
       f'model.mlp={model.mlp}: mesh.tensor={made.shape["tensor"]} does not '
       'divide it; change mesh.tensor'

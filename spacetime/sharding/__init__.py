@@ -9,29 +9,30 @@ from spacetime.sharding.mesh import (
   single_device_mesh,
 )
 from spacetime.sharding.tables import (
-  PARAM_AXES,
-  RULES,
+  LOGICAL_AXIS_RULES,
+  PARAM_LOGICAL_AXES,
   constrain,
-  fitting,
+  divisible_axis,
+  num_shards,
   param_shardings,
   param_spec,
   path_name,
   spec,
   state_shardings,
-  ways,
 )
 
 __all__ = [
   'AXES',
-  'PARAM_AXES',
-  'RULES',
+  'LOGICAL_AXIS_RULES',
+  'PARAM_LOGICAL_AXES',
   'MeshConfig',
   'batch_sharding',
   'constrain',
   'data_share',
-  'fitting',
+  'divisible_axis',
   'make_mesh',
   'mesh_shape',
+  'num_shards',
   'param_shardings',
   'param_spec',
   'path_name',
@@ -39,5 +40,4 @@ __all__ = [
   'single_device_mesh',
   'spec',
   'state_shardings',
-  'ways',
 ]

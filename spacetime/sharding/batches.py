@@ -6,7 +6,7 @@ import jax
 import numpy as np
 from jax.sharding import NamedSharding
 
-from spacetime.sharding.tables import RULES, spec
+from spacetime.sharding.tables import LOGICAL_AXIS_RULES, spec
 
 
 def batch_sharding(mesh: jax.sharding.Mesh) -> NamedSharding:
@@ -23,7 +23,7 @@ def data_share(mesh: jax.sharding.Mesh, process: int) -> tuple[int, int]:
   Raises:
     ValueError: rows that processes share in part.
   """
-  rows = math.prod(mesh.shape[axis] for axis in RULES['batch'])
+  rows = math.prod(mesh.shape[axis] for axis in LOGICAL_AXIS_RULES['batch'])
   held = {}
   for row, devices in enumerate(mesh.devices.reshape(rows, -1)):
     for device in devices:

@@ -1,6 +1,6 @@
 """The two tables that place every array on the mesh.
 
-RULES sends a logical axis name to mesh axes; PARAM_AXES sends a parameter's
+LOGICAL_AXIS_RULES sends a logical axis name to mesh axes; PARAM_LOGICAL_AXES sends a parameter's
 path to logical axis names. A name or a path without an entry is an error:
 a silent default is how a tensor ends up whole on every chip.
 """
@@ -12,7 +12,7 @@ import jax
 from jax.sharding import NamedSharding, PartitionSpec
 
 # Logical axis -> mesh axes. None: not split.
-RULES = {
+LOGICAL_AXIS_RULES = {
   # activations
   'batch': ('data', 'fsdp'),
   'tokens': 'context',
@@ -31,7 +31,7 @@ RULES = {
 # Path of a parameter -> one logical axis per dimension. The first match
 # counts. Stacked blocks carry a leading 'layers'. Adding a parameter means
 # adding a row.
-PARAM_AXES = (
+PARAM_LOGICAL_AXES = (
   # transformer
   (r'dit/blocks/.*/(q|k|v)/kernel', ('layers', 'embed', 'heads_out')),
   (r'dit/blocks/.*/(q|k|v)/bias', ('layers', 'heads_out')),
@@ -68,14 +68,16 @@ def spec(*names: str | None) -> PartitionSpec:
   """Logical axis names, one a dimension -> PartitionSpec.
 
   Raises:
-    ValueError: a name that RULES does not know.
+    ValueError: a name that LOGICAL_AXIS_RULES does not know.
   """
-  unknown = [n for n in names if n is not None and n not in RULES]
+  unknown = [n for n in names if n is not None and n not in LOGICAL_AXIS_RULES]
   if unknown:
     raise ValueError(
-      f'logical axes {unknown}: not in RULES; known are {sorted(RULES)}'
+      f'logical axes {unknown}: not in LOGICAL_AXIS_RULES; known are {sorted(LOGICAL_AXIS_RULES)}'
     )
-  return PartitionSpec(*(None if n is None else RULES[n] for n in names))
+  return PartitionSpec(
+    *(None if n is None else LOGICAL_AXIS_RULES[n] for n in names)
+  )
 
 
 def constrain(x: jax.Array, *names: str | None) -> jax.Array:
@@ -94,11 +96,11 @@ def constrain(x: jax.Array, *names: str | None) -> jax.Array:
   return jax.lax.with_sharding_constraint(x, placed)
 
 
-def ways(name: str, mesh) -> int:
+def num_shards(name: str, mesh) -> int:
   """Into how many parts a logical axis is split; 1 without a mesh.
 
   Raises:
-    ValueError: a name that RULES does not know.
+    ValueError: a name that LOGICAL_AXIS_RULES does not know.
   """
   (axes,) = spec(name)
   if mesh.empty or axes is None:
@@ -107,9 +109,9 @@ def ways(name: str, mesh) -> int:
   return math.prod(mesh.shape.get(axis, 1) for axis in axes)
 
 
-def fitting(name: str, size: int, mesh) -> str | None:
+def divisible_axis(name: str, size: int, mesh) -> str | None:
   """The logical axis where the mesh divides the size, else None: whole."""
-  return None if size % ways(name, mesh) else name
+  return None if size % num_shards(name, mesh) else name
 
 
 def param_spec(path: str, shape: tuple[int, ...]) -> PartitionSpec:
@@ -118,7 +120,7 @@ def param_spec(path: str, shape: tuple[int, ...]) -> PartitionSpec:
   Raises:
     ValueError: no rule, or a rule of another number of dimensions.
   """
-  for pattern, names in PARAM_AXES:
+  for pattern, names in PARAM_LOGICAL_AXES:
     if re.fullmatch(pattern, path):
       if names is None:
         return PartitionSpec()
@@ -127,7 +129,7 @@ def param_spec(path: str, shape: tuple[int, ...]) -> PartitionSpec:
           f'{path} {shape}: its rule {pattern!r} names {len(names)} axes'
         )
       return spec(*names)
-  raise ValueError(f'{path} {shape}: no rule in sharding.PARAM_AXES')
+  raise ValueError(f'{path} {shape}: no rule in sharding.PARAM_LOGICAL_AXES')
 
 
 def path_name(path) -> str:

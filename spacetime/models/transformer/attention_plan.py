@@ -89,13 +89,13 @@ def choose(
       f'{jnp.dtype(dtype).name}: expected at most 128, a multiple of 8, in '
       "bfloat16; change model.attention to 'xla', or model.dtype"
     )
-  tensor = sharding.ways('heads', mesh)
+  tensor = sharding.num_shards('heads', mesh)
   if heads % tensor:
     raise ValueError(
       f'model.heads={heads}: mesh.tensor={tensor} does not divide it; change '
       'mesh.tensor'
     )
-  context = sharding.ways('tokens', mesh)
+  context = sharding.num_shards('tokens', mesh)
   ulysses = _neighbours(exchange, heads // tensor, context)
   if ulysses < context and kernel == 'cudnn':
     raise ValueError(
@@ -207,9 +207,9 @@ def check_segments(kernel: str, mesh, *, lengths: tuple[int, int]) -> str:
       f'{lengths[1]} keys: expected even numbers; change data.packing.length, '
       "or model.attention to 'auto'"
     )
-  if sharding.ways('tokens', mesh) > 1:
+  if sharding.num_shards('tokens', mesh) > 1:
     raise ValueError(
-      f'mesh.context={sharding.ways("tokens", mesh)} with packed rows: '
+      f'mesh.context={sharding.num_shards("tokens", mesh)} with packed rows: '
       "expected 1; change mesh.context, or data.packing.kind to 'buckets'"
     )
   on_gpu = device_of(mesh)[0] in PLATFORMS['cudnn']
@@ -218,7 +218,7 @@ def check_segments(kernel: str, mesh, *, lengths: tuple[int, int]) -> str:
 
 def check_tokens(tokens: int, mesh) -> None:
   """Raises ValueError where the context axis does not divide the tokens."""
-  context = sharding.ways('tokens', mesh)
+  context = sharding.num_shards('tokens', mesh)
   if tokens % context:
     raise ValueError(
       f'{tokens} tokens: mesh.context={context} does not divide them; change '
@@ -245,7 +245,7 @@ def on_mesh(kernel, way: Way | None, *, keys: str | None, mesh):
     return _exchanged(kernel, way, q, k, v, mask_BS)
 
   def call(q_BNAE, k_BSAE, v_BSAE, mask_BS=None):
-    rows = sharding.fitting('batch', q_BNAE.shape[0], mesh)
+    rows = sharding.divisible_axis('batch', q_BNAE.shape[0], mesh)
     queries = sharding.spec(rows, 'tokens', 'heads', None)
     others = sharding.spec(rows, keys, 'heads', None)
     masks = sharding.spec(rows, keys)
@@ -265,7 +265,7 @@ def on_mesh(kernel, way: Way | None, *, keys: str | None, mesh):
 
 def _exchanged(kernel, way: Way, q, k, v, mask_BS):
   """Inside shard_map: neighbours exchange, and groups of them make a ring."""
-  axis = sharding.RULES['tokens']
+  axis = sharding.LOGICAL_AXIS_RULES['tokens']
   count, size = way.ulysses * way.ring, way.ulysses
   groups = [[*range(i, i + size)] for i in range(0, count, size)]
   groups = groups if way.ring > 1 else None
@@ -289,5 +289,5 @@ def _parts(kernel, count: int, step: int, q, k, v, mask_BS):
   """A kernel, or a ring of it over so many groups of `step` neighbours."""
   if kernel.backward is None:
     return kernel.attend(q, k, v, mask_BS)
-  around = ring.Ring(sharding.RULES['tokens'], count, step)
+  around = ring.Ring(sharding.LOGICAL_AXIS_RULES['tokens'], count, step)
   return ring.attend(q, k, v, mask_BS, kernel, around)

@@ -27,7 +27,7 @@ def cast(params: dict, dtype: str) -> dict:
     dtype: of its matrix products.
   """
   mesh = jax.sharding.get_abstract_mesh()
-  if sharding.ways('embed', mesh) == 1:
+  if sharding.num_shards('embed', mesh) == 1:
     return params
 
   def place(path, leaf):
