@@ -1,8 +1,8 @@
 """The two tables that place every array on the mesh.
 
-LOGICAL_AXIS_RULES sends a logical axis name to mesh axes; PARAM_LOGICAL_AXES sends a parameter's
-path to logical axis names. A name or a path without an entry is an error:
-a silent default is how a tensor ends up whole on every chip.
+LOGICAL_AXIS_RULES sends a logical axis name to mesh axes; PARAM_LOGICAL_AXES
+sends a parameter's path to logical axis names. A name or a path without an
+entry is an error: a silent default is how a tensor ends up whole on every chip.
 """
 
 import math
@@ -73,7 +73,8 @@ def spec(*names: str | None) -> PartitionSpec:
   unknown = [n for n in names if n is not None and n not in LOGICAL_AXIS_RULES]
   if unknown:
     raise ValueError(
-      f'logical axes {unknown}: not in LOGICAL_AXIS_RULES; known are {sorted(LOGICAL_AXIS_RULES)}'
+      f'logical axes {unknown}: not in LOGICAL_AXIS_RULES; known are '
+      f'{sorted(LOGICAL_AXIS_RULES)}'
     )
   return PartitionSpec(
     *(None if n is None else LOGICAL_AXIS_RULES[n] for n in names)
