@@ -60,7 +60,7 @@ def get_config(size: str = 'cpu') -> ml_collections.ConfigDict:
         layers=layers,
         mlp=4 * width,
         theta=100.0,
-        places=6,
+        pos_embed_frequencies=6,
         dtype='bfloat16' if size in ON_GPU else 'float32',
         remat='none',
       ),

@@ -45,7 +45,7 @@ PARAM_LOGICAL_AXES = (
   (r'dit/blocks/modulation', ('layers', 'whole', 'embed')),
   (r'dit/(time|text)_(in|out)/kernel', ('whole', 'embed')),
   (r'dit/time_modulation/kernel', ('embed', 'whole')),
-  (r'dit/(patch|place)_embed/kernel', ('whole', 'embed')),
+  (r'dit/(patch|pos)_embed/kernel', ('whole', 'embed')),
   (r'dit/head/kernel', ('embed', 'whole')),
   (r'dit/head_modulation', ('whole', 'embed')),
   (r'dit/(head|time_modulation)/bias', ('whole',)),

@@ -43,7 +43,7 @@ def widened(dit: dict, components: pca_init.Components) -> dict:
   """The layers that principal.widen changes, where they were."""
   whole = {
     name: multihost_utils.process_allgather(dit[name], tiled=True)
-    for name in ('patch_embed', 'place_embed')
+    for name in ('patch_embed', 'pos_embed')
     if name in dit
   }
   layer = pca_init.widen(whole, components)['patch_embed']

@@ -101,8 +101,8 @@ def start(dit: dict, found: Components, *, level: float = 0.8) -> dict:
   kernel_VR = found.basis_VR / deviation_R
   gain_R = clean * found.variance_R / deviation_R
   energy = rank
-  if 'place_embed' in dit and empty:
-    dit = dit | {'place_embed': {'kernel': _places(dit, rank)}}
+  if 'pos_embed' in dit and empty:
+    dit = dit | {'pos_embed': {'kernel': _places(dit, rank)}}
     energy = 2 * rank
   head_RV = (found.basis_VR * gain_R).T * np.sqrt(energy / width)
   return dit | {
@@ -141,8 +141,8 @@ def widen(dit: dict, found: Components, *, level: float = 0.8) -> dict:
   basis_VR, deviation_R = basis_VR[:, :more], deviation_R[:more]
   # Rows past those that span what is written are orthogonal to it.
   free_FD = np.linalg.svd(into_RD)[2][len(into_RD) :]
-  if 'place_embed' in dit:
-    places_KD = np.asarray(dit['place_embed']['kernel'], np.float32)
+  if 'pos_embed' in dit:
+    places_KD = np.asarray(dit['pos_embed']['kernel'], np.float32)
     free_FD = np.linalg.svd(places_KD @ free_FD.T)[2][::-1] @ free_FD
   clean = 1.0 - level
   scale_R = np.sqrt((clean * deviation_R) ** 2 + level**2)
@@ -167,7 +167,7 @@ def _span(kernel_VD: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def _places(dit: dict, rank: int) -> jnp.ndarray:
   """A kernel that turns places into the width that patches leave empty, with
   the energy of one unit for each of the components there."""
-  features, width = dit['place_embed']['kernel'].shape
+  features, width = dit['pos_embed']['kernel'].shape
   normal = np.random.default_rng(0).normal(size=(features, width - rank))
   normal *= np.sqrt(2 * rank / normal.size)
   return jnp.pad(normal.astype(np.float32), ((0, 0), (rank, 0)))

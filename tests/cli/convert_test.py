@@ -153,7 +153,10 @@ def test_refuses_what_it_cannot_convert(source, tmp_path):
 
   refused('flow.prediction=.sample.', flow={'prediction': 'sample'})
   refused('model.theta=100', model=config['model'] | {'theta': 100.0})
-  refused('model.places=6', model=config['model'] | {'places': 6})
+  refused(
+    'model.pos_embed_frequencies=6',
+    model=config['model'] | {'pos_embed_frequencies': 6},
+  )
   refused(
     r'parameters that are not those of this transformer; .*other shapes: '
     r'blocks.mlp_in.bias \(2, 40\), expected \(2, 41\)',

@@ -48,7 +48,9 @@ def test_a_fresh_network_denoises_as_well_as_a_line_can(level, places):
   z = clips()
   x = np.asarray(patchify.patchify(z, (1, 2, 2)))
   found = pca_init.components(x, rank=96)
-  network = dit_lib.DiT(dataclasses.replace(CONFIG, places=places))
+  network = dit_lib.DiT(
+    dataclasses.replace(CONFIG, pos_embed_frequencies=places)
+  )
   t, text = jnp.full((64, 1), level), jnp.zeros((64, 3, 5))
   params = network.init(jax.random.key(1), z, t, text)['params']
   params = pca_init.start(params, found, level=level)
@@ -62,7 +64,10 @@ def test_a_fresh_network_denoises_as_well_as_a_line_can(level, places):
   made = network.apply({'params': params}, z_t, t, text)
   error = lambda a: float(jnp.mean(jnp.square(a - z)))  # noqa: E731
   if places:
-    shown = patchify.places((2, 3, 2), places) @ params['place_embed']['kernel']
+    shown = (
+      patchify.position_cosines((2, 3, 2), places)
+      @ params['pos_embed']['kernel']
+    )
     np.testing.assert_array_equal(shown[:, :96], 0)
     energy = np.square(shown).sum(1).mean()
     np.testing.assert_allclose(energy, 96, rtol=0.2)
@@ -76,7 +81,9 @@ def test_refuses_too_few_patches():
 
 
 def fresh(places):
-  network = dit_lib.DiT(dataclasses.replace(CONFIG, places=places))
+  network = dit_lib.DiT(
+    dataclasses.replace(CONFIG, pos_embed_frequencies=places)
+  )
   z, t, text = clips()[:1], jnp.zeros((1, 1)), jnp.zeros((1, 3, 5))
   return network.init(jax.random.key(1), z, t, text)['params']
 
@@ -101,7 +108,7 @@ def test_a_wider_first_layer_lets_in_what_it_did_not(places):
   added = new - old
   np.testing.assert_allclose(added @ old.T, 0, atol=1e-3)
   if places:  # which write to 12 of the 88 channels that patches leave empty
-    kernel = np.asarray(wider['place_embed']['kernel'])
+    kernel = np.asarray(wider['pos_embed']['kernel'])
     np.testing.assert_allclose(added @ kernel.T, 0, atol=1e-3)
   # A patch of mean colours moves nothing that is new.
   moved = (1 - 0.8) * found.mean_V @ added + (

@@ -17,10 +17,11 @@ def transformer(config: dit.DiTConfig) -> dict:
       f'model.theta={config.theta}: expected 10000, which the published code '
       'has for good; a model with other wavelengths cannot be written for it'
     )
-  if config.places:
+  if config.pos_embed_frequencies:
     raise ValueError(
-      f'model.places={config.places}: expected 0; the published code knows '
-      'relative places alone, so a model with them cannot be written for it'
+      f'model.pos_embed_frequencies={config.pos_embed_frequencies}: expected '
+      '0; the published code has no absolute position embedding, so a model '
+      'with one cannot be written for it'
     )
   return configs.TRANSFORMER | dict(
     _class_name=configs.CLASSES['transformer'],

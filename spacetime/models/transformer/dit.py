@@ -42,11 +42,12 @@ class DiTConfig:
     frequencies: sines and cosines of the level's embedding.
     eps: of every norm.
     theta: base of the rotary wavelengths; 10,000 in Wan, less for small grids.
-    places: K cosines an axis of a token's place between the edges of its clip,
-      added to its embedding; 0 in Wan. Rotary positions are relative: among
-      tokens of pure noise they cannot tell left from right or first from last,
-      so a model learns what a text says of place and motion only from clips
-      where it can be seen through the noise.
+    pos_embed_frequencies: K cosines per axis of the absolute position
+      embedding, of a token's position between the edges of its clip; 0 (as in
+      Wan) has no such embedding. Rotary positions are relative: among tokens of
+      pure noise they cannot distinguish left from right or first from last, so
+      a model without it learns words of position and motion only from clips
+      whose content shows through the noise.
     dtype: of matrix products; norms, modulation and softmax stay float32.
     attention: kernel, of attend.KERNELS; 'auto' is the platform's.
     context_attention: how keys meet queries where mesh.context splits the
@@ -64,7 +65,7 @@ class DiTConfig:
   frequencies: int = 256
   eps: float = 1e-6
   theta: float = 10000.0
-  places: int = 0
+  pos_embed_frequencies: int = 0
   dtype: str = 'float32'
   attention: str = 'auto'
   context_attention: str = 'auto'
@@ -93,8 +94,11 @@ class DiTConfig:
       )
     if self.frequencies % 2:
       raise ValueError(f'model.frequencies={self.frequencies}: expected even')
-    if self.places < 0:
-      raise ValueError(f'model.places={self.places}: expected 0 or more')
+    if self.pos_embed_frequencies < 0:
+      raise ValueError(
+        f'model.pos_embed_frequencies={self.pos_embed_frequencies}: expected 0 '
+        'or more'
+      )
 
   @property
   def patch_volume(self) -> int:
@@ -158,7 +162,9 @@ class DiT(nn.Module):
       text,
       row_N,
       rope_tables,
-      patchify.places(grid, config.places) if config.places else None,
+      patchify.position_cosines(grid, config.pos_embed_frequencies)
+      if config.pos_embed_frequencies
+      else None,
       stack=stack,
     )
     return patchify.unpatchify(y_BNV, config.patch, grid)
@@ -184,7 +190,9 @@ class DiT(nn.Module):
       rows.rope_tables(
         head_size=config.width // config.heads, theta=config.theta
       ),
-      rows.places(config.places) if config.places else None,
+      rows.position_cosines(config.pos_embed_frequencies)
+      if config.pos_embed_frequencies
+      else None,
       rows.segments(text_BGSY.shape[2]),
     )
 
@@ -196,7 +204,7 @@ class DiT(nn.Module):
     text,
     row_N,
     rope_tables,
-    place_NK,
+    position_NK,
     segments=None,
     *,
     stack=whole_stack,
@@ -206,14 +214,14 @@ class DiT(nn.Module):
     dtype = jnp.dtype(config.dtype)
     x_BNV = x_BNV.astype(dtype)
     x_BND = nn.Dense(config.width, dtype=dtype, name='patch_embed')(x_BNV)
-    if config.places:
+    if config.pos_embed_frequencies:
       x_BND += nn.Dense(
         config.width,
         use_bias=False,
         dtype=dtype,
         kernel_init=nn.initializers.zeros,
-        name='place_embed',
-      )(place_NK.astype(dtype))
+        name='pos_embed',
+      )(position_NK.astype(dtype))
     time = timestep_embedding.embed(config, t_BT)
     x_BND = constrain(x_BND, 'batch', 'tokens', 'width')
     if not isinstance(text, KeysValues):

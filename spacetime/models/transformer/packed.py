@@ -41,12 +41,14 @@ class Rows(NamedTuple):
       theta=theta,
     )
 
-  def places(self, cosines: int) -> jax.Array:
-    """See patches.places, (B, N, 3 K)."""
+  def position_cosines(self, cosines: int) -> jax.Array:
+    """See patchify.position_cosines, (B, N, 3 K)."""
     clip_BN1 = jnp.maximum(self.clip_BN - 1, 0)[..., None]
     grid_BN3 = jnp.take_along_axis(self.grids_BG3, clip_BN1, axis=1)
     grid_BN3 = jnp.maximum(grid_BN3, 1)  # of padding there is none
-    return patchify.cosines_of(self.position_BN3, grid_BN3, cosines, xp=jnp)
+    return patchify.cosine_features(
+      self.position_BN3, grid_BN3, cosines, xp=jnp
+    )
 
   def segments(self, text_tokens: int) -> tuple[Segments, Segments]:
     """Of self-attention, and of cross-attention to S tokens for each clip.

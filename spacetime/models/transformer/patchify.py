@@ -43,7 +43,7 @@ def positions(grid: tuple[int, int, int]) -> np.ndarray:
   return np.stack(axes, axis=-1).reshape(-1, 3).astype(np.int32)
 
 
-def places(grid: tuple[int, int, int], cosines: int) -> np.ndarray:
+def position_cosines(grid: tuple[int, int, int], cosines: int) -> np.ndarray:
   """Where each token lies between the edges of its clip, float32 (N, 3 K).
 
   cos(pi k (i + 1/2) / n), k = 1 to K, for token i of n along each axis: a basis
@@ -51,10 +51,10 @@ def places(grid: tuple[int, int, int], cosines: int) -> np.ndarray:
 
   Source: the discrete cosine transform, Ahmed et al. 1974.
   """
-  return cosines_of(positions(grid), np.array(grid), cosines, xp=np)
+  return cosine_features(positions(grid), np.array(grid), cosines, xp=np)
 
 
-def cosines_of(position_N3, grid_3, cosines: int, *, xp):
+def cosine_features(position_N3, grid_3, cosines: int, *, xp):
   """The same of tokens at any positions, in grids of their own.
 
   Args:

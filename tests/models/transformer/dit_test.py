@@ -112,7 +112,7 @@ def test_rotary_positions_alone_cannot_tell_where_a_token_is():
   again = jnp.tile(first, (1, 5, 2, 3, 1))
   np.testing.assert_allclose(y, again, atol=2e-5)
 
-  config = dataclasses.replace(TINY, places=3)
+  config = dataclasses.replace(TINY, pos_embed_frequencies=3)
   y = apply(random_params(config), z=z, t=one, config=config)
   tokens = y[:, :, ::2, ::2].reshape(2, 30, 3)
   apart = jnp.abs(tokens[:, :, None] - tokens[:, None]).max((0, 3))
@@ -120,12 +120,12 @@ def test_rotary_positions_alone_cannot_tell_where_a_token_is():
 
 
 def test_fresh_places_change_nothing():
-  config = dataclasses.replace(TINY, places=3)
+  config = dataclasses.replace(TINY, pos_embed_frequencies=3)
   params = random_params()
   fresh = dit.DiT(config).init(jax.random.key(0), Z, T, TEXT)
-  place = fresh['params']['place_embed']
+  place = fresh['params']['pos_embed']
   assert place['kernel'].shape == (9, 24)
-  with_places = {'params': params['params'] | {'place_embed': place}}
+  with_places = {'params': params['params'] | {'pos_embed': place}}
   np.testing.assert_array_equal(
     apply(with_places, config=config), apply(params)
   )

@@ -29,7 +29,7 @@ CONFIG = dit.DiTConfig(
   mlp=40,
   text_width=7,
   frequencies=10,
-  places=3,
+  pos_embed_frequencies=3,
 )
 MODEL = dit.DiT(CONFIG)
 # Latent sizes; the second row has two clips and padding.
@@ -156,14 +156,14 @@ def test_a_clip_sees_no_other_and_not_its_text():
 def test_positions_and_places_are_those_of_the_clip_alone():
   _, batch = made()
   tables = where(batch).rope_tables(head_size=12, theta=50.0)
-  places = where(batch).places(4)
+  places = where(batch).position_cosines(4)
   alone = patchify.positions((3, 2, 1))
   own = batch['clip'][0] == 1
   for found, want in zip(
     tables, dit.rope.tables(alone, head_size=12, theta=50.0), strict=True
   ):
     np.testing.assert_array_equal(found[0, own], want)
-  want = patchify.places((3, 2, 1), 4)
+  want = patchify.position_cosines((3, 2, 1), 4)
   np.testing.assert_allclose(places[0, own], want, atol=1e-6)
 
 

@@ -25,7 +25,7 @@ def test_order_of_tokens_and_of_values_within():
 
 def test_places_are_a_basis_from_edge_to_edge():
   grid = (4, 3, 5)
-  table = patchify.places(grid, 2).reshape(*grid, 3, 2)
+  table = patchify.position_cosines(grid, 2).reshape(*grid, 3, 2)
   # Halfway between the edges is the same at any size.
   np.testing.assert_allclose(table[0, 1, 0, 1], [0, -1], atol=1e-6)
   np.testing.assert_allclose(table[0, 0, 2, 2], [0, -1], atol=1e-6)
