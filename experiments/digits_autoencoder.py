@@ -24,7 +24,7 @@ def get_config(size: str = 'cpu') -> ml_collections.ConfigDict:
       seed=0,
       data=digits_data.get_data(size if tiny else 'pixels', batch=4),
       autoencoder=dict(
-        kind='causal',
+        kind='wan',
         base_dim=4 if tiny else 32,
         z_dim=8 if tiny else 192,
         dim_mult=(1, 2, 2) if tiny else (1, 2, 4),

@@ -62,7 +62,7 @@ def get_sections(
       crop=None,
       fps=fps,
     ),
-    autoencoder=dict(kind='causal', **AUTOENCODERS[autoencoder]),
+    autoencoder=dict(kind='wan', **AUTOENCODERS[autoencoder]),
     text=dict(TEXT),
     flow=dict(prediction='velocity', shift=shift),
     lora=dict(rank=0, alpha=16.0, dropout=0.0),

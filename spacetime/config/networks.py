@@ -34,7 +34,7 @@ def autoencoder(config, *, weights: Mapping | None = None):
   """The autoencoder that the config names.
 
   Args:
-    config: with an `autoencoder` section of kind 'identity', 'causal', or
+    config: with an `autoencoder` section of kind 'identity', 'wan', or
       'weights' (a trained one, whose own config is `weights`).
     weights: the config beside those weights.
   """
@@ -42,13 +42,13 @@ def autoencoder(config, *, weights: Mapping | None = None):
   kind = values.pop('kind', None)
   if kind == 'identity':
     return unpack(values, identity.IdentityAutoencoder, 'autoencoder')
-  if kind == 'causal':
+  if kind == 'wan':
     sizes = unpack(values, autoencoder_lib.AutoencoderConfig, 'autoencoder')
     return autoencoder_lib.Autoencoder(sizes)
   if kind == 'weights' and weights is not None:
     return autoencoder(weights)
   raise ValueError(
-    f"autoencoder.kind={kind!r}: expected 'identity', 'causal' or 'weights'"
+    f"autoencoder.kind={kind!r}: expected 'identity', 'wan' or 'weights'"
   )
 
 

@@ -62,7 +62,7 @@ def lower(config, program: str, devices) -> Lowered:
   if config.autoencoder.kind == 'weights':
     raise ValueError(
       "autoencoder.kind='weights': expected a config whose autoencoder is "
-      "'identity' or 'causal', since a dry run reads no weights"
+      "'identity' or 'wan', since a dry run reads no weights"
     )
   mesh = mesh_lib.mesh(config, devices=devices)
   nets = networks.networks(config)

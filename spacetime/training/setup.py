@@ -184,9 +184,9 @@ def check_frozen(config, data, nets: networks_lib.Networks) -> None:
     ValueError: published networks without a cache, or pictures without a
       decoder.
   """
-  causal = config.autoencoder.kind == 'causal'
+  wan = config.autoencoder.kind == 'wan'
   told = [
-    *(["autoencoder.kind='causal'"] if causal else []),
+    *(["autoencoder.kind='wan'"] if wan else []),
     *(["text.kind='frozen'"] if nets.text_kind == 'frozen' else []),
   ]
   if told and data.name != 'cache':
@@ -195,10 +195,10 @@ def check_frozen(config, data, nets: networks_lib.Networks) -> None:
       'since what these give does not change: compute it once with python -m '
       'spacetime encode, and name its folder in data.dir'
     )
-  if causal and config.train.sheet_every:
+  if wan and config.train.sheet_every:
     raise ValueError(
       f'train.sheet_every={config.train.sheet_every}: expected 0 with '
-      "autoencoder.kind='causal', whose latents are cached: the run has "
+      "autoencoder.kind='wan', whose latents are cached: the run has "
       'nothing to decode with'
     )
   if nets.lora.rank and config.optimizer.name != 'adamw':

@@ -160,7 +160,7 @@ def check(folder, workdir, start='wan', **values):
   [
     (
       {'data.name': 'folder', 'data.dir': 'clips'},
-      "autoencoder.kind='causal' and text.kind='frozen' with data.name="
+      "autoencoder.kind='wan' and text.kind='frozen' with data.name="
       "'folder': expected 'cache'.*python -m spacetime encode",
     ),
     ({'train.sheet_every': 5}, 'train.sheet_every=5: expected 0'),

@@ -61,7 +61,7 @@ def config(folder: pathlib.Path, *, vae=published_folder.VAE, **values):
   del model['channels'], model['text_width'], model['theta'], model['eps']
   with made.unlocked():
     made.model.update(model | {'remat': 'full'})
-    made.autoencoder = {'kind': 'causal'} | dataclasses.asdict(vae)
+    made.autoencoder = {'kind': 'wan'} | dataclasses.asdict(vae)
     made.text.update(dataclasses.asdict(published_folder.TEXT))
     made.lora.targets = ('self_attention.q', 'cross_attention.v', 'mlp_out')
   made.update_from_flattened_dict(

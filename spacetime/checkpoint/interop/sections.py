@@ -61,7 +61,7 @@ def from_pipeline(pipeline: Pipeline, *, dtype=None) -> dict:
       'crop': None,
       'fps': fps,
     },
-    'autoencoder': {'kind': 'causal'} | dataclasses.asdict(vae),
+    'autoencoder': {'kind': 'wan'} | dataclasses.asdict(vae),
     'text': {'length': TEXT_LENGTH} | text | {'dtype': compute},
     'model': model | {'dtype': compute},
     'flow': {'prediction': 'velocity', 'shift': shift},
