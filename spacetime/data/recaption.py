@@ -6,8 +6,8 @@ import pathlib
 import numpy as np
 import tqdm
 
-from spacetime.data import chat_endpoint, folder_captions, video_folder
-from spacetime.media import files
+from spacetime.data import chat_endpoint, video_folder
+from spacetime.media import files, video_reader
 
 RATE = 4.0  # frames a second that are looked at
 SYSTEM = (
@@ -51,7 +51,7 @@ def write_all(
   Raises:
     ValueError: no folder, or no videos in it.
   """
-  paths = folder_captions.find_videos(folder)
+  paths = video_folder.find_videos(folder)
   wanted = [p for p in paths if overwrite or not p.with_suffix('.txt').exists()]
   failed = []
   for path in tqdm.tqdm(wanted, desc='caption', unit='video'):
@@ -74,8 +74,8 @@ def seen(path: pathlib.Path, *, frames: int) -> list[np.ndarray]:
   Raises:
     ValueError: it cannot be read.
   """
-  height, width = video_folder.video_size(path)
-  video_FHWC = video_folder.read_video(
+  height, width = video_reader.video_size(path)
+  video_FHWC = video_reader.read_video(
     path, frames=None, height=height, width=width, fps=RATE
   )
   places = np.linspace(0, len(video_FHWC) - 1, min(frames, len(video_FHWC)))

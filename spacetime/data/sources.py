@@ -201,7 +201,7 @@ def identity(data: DataConfig, sources: Sources, *, seed: int) -> str:
     told.append(repr(data.world.legs))
   if data.name == 'folder':
     told = [
-      f'{clip.path.name} {clip.path.stat().st_size} {clip.start} {clip.caption}'
+      f'{clip.path.name} {clip.path.stat().st_size} 0.0 {clip.caption}'
       for clip in sources.train.source.clips
     ]
   return hashlib.sha256('\n'.join(told).encode()).hexdigest()[:16]

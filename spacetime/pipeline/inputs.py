@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from spacetime.data import geometry, video_folder
+from spacetime.data import geometry
+from spacetime.media import video_reader
 
 # A video is cut to the proportions of the window by less than this.
 CROP = 0.05
@@ -42,7 +43,7 @@ def read_sized(
     ValueError: unreadable.
   """
   settings = dict(frames=None, height=height, width=width, fps=fps)
-  return _opened(flag, 'a video', video_folder.read_video, path, **settings)
+  return _opened(flag, 'a video', video_reader.read_video, path, **settings)
 
 
 def video_size(path: str, flag: str) -> tuple[int, int]:
@@ -51,7 +52,7 @@ def video_size(path: str, flag: str) -> tuple[int, int]:
   Raises:
     ValueError: unreadable.
   """
-  return _opened(flag, 'a video', video_folder.video_size, path)
+  return _opened(flag, 'a video', video_reader.video_size, path)
 
 
 def read_image(path: str, flag: str, grid: geometry.Geometry) -> np.ndarray:
@@ -61,7 +62,7 @@ def read_image(path: str, flag: str, grid: geometry.Geometry) -> np.ndarray:
     ValueError: unreadable.
   """
   settings = dict(height=grid.height, width=grid.width)
-  return _opened(flag, 'an image', video_folder.read_image, path, **settings)
+  return _opened(flag, 'an image', video_reader.read_image, path, **settings)
 
 
 def nearest_size(height: int, width: int, grid: geometry.Geometry) -> str:
@@ -159,8 +160,6 @@ def _opened(flag: str, kind: str, read: Callable, path: str, **settings) -> Any:
   try:
     return read(path, **settings)
   except ValueError as e:
-    # After the last semicolon it tells what to do of a folder to train on.
-    told = str(e).rpartition(';')[0] or str(e)
     raise ValueError(
-      f'--{flag}: {told}: expected {kind} file; change --{flag}'
+      f'--{flag}: {e}: expected {kind} file; change --{flag}'
     ) from e

@@ -486,7 +486,7 @@ def test_sample_refuses(model, tmp_path):
     'text.png': [*good, f'--image={tmp_path}/text.png'],
     'missing.png': [*good, f'--image={tmp_path}/missing.png'],
     '--mode=dream: expected one of': [*good, '--mode=dream'],
-    'none.mp4 is no file': [*good, '--mode=loop', '--video=none.mp4'],
+    'none.mp4: no such file': [*good, '--mode=loop', '--video=none.mp4'],
     'strength=1.5: expected more than 0, at most 1': [
       *good,
       '--mode=edit',

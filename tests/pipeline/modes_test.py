@@ -10,8 +10,8 @@ from PIL import Image
 from spacetime.data import geometry
 from spacetime.media import video_writer
 from spacetime.pipeline import inputs, modes
-from tests.data import video_folder_test
 from tests.diffusion.conditioning_test import CELLS, PIXELS
+from tests.helpers import videos
 
 GRID = geometry.Geometry(9, 32, 48, (4, 1, 1), (1, 16, 16))
 CELL_GRID = geometry.Geometry(9, 32, 48, CELLS.stride, (1, 2, 2))
@@ -50,7 +50,7 @@ def folder(tmp_path_factory):
   Image.fromarray(0 * image).save(path / 'black.png')
   Image.fromarray(image).resize((96, 64)).save(path / 'mask_large.png')
   (path / 'text.png').write_text('no image')
-  video_folder_test.sound(path / 'sound.mkv')
+  videos.sound_only(path / 'sound.mkv')
   long = (path / 'long.mp4').read_bytes()
   (path / 'half.mp4').write_bytes(long[: len(long) // 2])
   return path
@@ -139,7 +139,8 @@ EDIT = {'mode': 'edit', 'video': 'long.mp4', 'strength': 0.5}
   [
     (
       {'mode': 'extend', 'video': 'none.mp4'},
-      '--video: .*none.mp4 is no file: expected a video file; change --video$',
+      '--video: .*none.mp4: no such file: expected '
+      'a video file; change --video$',
     ),
     (
       {'mode': 'extend', 'video': 'text.png'},
@@ -211,7 +212,8 @@ EDIT = {'mode': 'edit', 'video': 'long.mp4', 'strength': 0.5}
     ({'image': 'mask.png', 'image_at': 'mid'}, '--image_at=mid: expected fir'),
     (
       {'image': 'none.png'},
-      '--image: .*none.png is no file: expected an image file; change --image$',
+      '--image: .*none.png: no such file: expected '
+      'an image file; change --image$',
     ),
     ({'image': 'long.mp4'}, '--image: .*long.mp4 cannot be read as an image'),
   ],
@@ -253,7 +255,7 @@ def test_no_given_frame_is_lost_to_a_part_of_a_latent_frame(
 def test_a_video_that_lies_is_taken_upright(tmp_path, degrees):
   upright = np.full((12, 32, 48, 3), 50, np.uint8)
   upright[:, :16, :24, 0] = 200
-  video_folder_test.lying(tmp_path / 'a.mp4', upright, degrees)
+  videos.rotated(tmp_path / 'a.mp4', upright, degrees)
   for more in ({'mode': 'extend'}, EDIT):
     made = window(**more | {'video': str(tmp_path / 'a.mp4')})
     found = made.whole(made.frames_FHWC).astype(int)
@@ -261,21 +263,21 @@ def test_a_video_that_lies_is_taken_upright(tmp_path, degrees):
     assert np.abs(found[:5] - upright[:5]).max() <= 12
   # What is upright after turning is judged by its proportions, too.
   tall = np.rot90(upright, axes=(1, 2))
-  video_folder_test.lying(tmp_path / 'b.mp4', tall, degrees)
+  videos.rotated(tmp_path / 'b.mp4', tall, degrees)
   with pytest.raises(ValueError, match='b.mp4 is 32x48 pixels: expected the'):
     window(mode='extend', video=str(tmp_path / 'b.mp4'))
 
 
 def test_a_video_of_variable_rate_keeps_its_time(tmp_path):
   # At 8 a second: what stands at 0, 125, ... 875 ms; frame 2 is too short.
-  path = video_folder_test.lossless(
+  path = videos.lossless(
     tmp_path / 'a.mkv',
-    video_folder_test.gray_clip(6),
+    videos.gray_clip(6),
     fps=1000,
     times=[0, 200, 380, 420, 700, 800],
   )
   made = window(mode='extend', video=str(path), given=5)
-  numbers = video_folder_test.levels(made.whole(made.frames_FHWC))
+  numbers = videos.frame_numbers(made.whole(made.frames_FHWC))
   assert numbers[:7] == [0, 0, 1, 1, 3, 3, 4]
 
 

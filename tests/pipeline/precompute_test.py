@@ -6,7 +6,8 @@ import jax
 import numpy as np
 import pytest
 
-from spacetime.data import latent_cache, video_folder
+from spacetime.data import latent_cache
+from spacetime.media import video_reader
 from spacetime.media.pixels import to_video
 from spacetime.pipeline import precompute, prompt_embeds
 from tests.helpers import finetuned
@@ -29,7 +30,7 @@ def test_what_is_kept_is_what_the_networks_give(folder):
     record = found.split(split)[i]
     caption = f'a red {number} moves  left &amp; right'
     assert record['caption'] == caption
-    video = video_folder.read_video(
+    video = video_reader.read_video(
       folder / f'clips/clip{number}.mp4', frames=5, height=16, width=32, fps=8
     )
     z = jax.jit(nets.encode)(whole.frozen, to_video(video)[None])

@@ -193,7 +193,7 @@ def test_the_command_writes_and_refuses(films, server):
     '--data: expected a folder': given[1:],
     '--endpoint: expected the URL': given[:1],
     '--frames=0: expected 1': [*given, '--frames=0'],
-    'is no folder; change': ['--data=none', given[1]],
+    'none: no such folder': ['--data=none', given[1]],
     "endpoint 'x': expected a URL": [given[0], '--endpoint=x'],
     '1 captions written, 1 were there': given,
   }
