@@ -165,7 +165,7 @@ flags.DEFINE_string(
   'PROMPT" has the second from second 10 on.',
 )
 flags.DEFINE_float(
-  'tail_noise',
+  'context_noise',
   None,
   'Level of noise on what a chunk of --seconds is given, against drift: 0 (as '
   'it is) to less than 1.',

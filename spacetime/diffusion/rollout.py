@@ -1,15 +1,15 @@
-"""A minute and more: chunk after chunk, the tail of what exists given.
+"""Long videos, chunk after chunk, each conditioned on the end of the last.
 
-Every chunk is a window of the same shape with a level for each latent frame,
-so that one program makes them all; the first has what the mode gives, a later
-one the last frames of what there is. What is kept between chunks is a `Tail`,
-whose size does not depend on how long the video is.
+All chunks have the same shape and a noise level for each latent frame, so that
+one program samples them all; the first one has the mode's conditioning, a later
+one the last latent frames of the video so far. The state between chunks is a
+`Tail`, whose size does not depend on the length of the video.
 
-A causal autoencoder's first latent frame is of one frame, every later one of
-several (see conditions.Window). So the first one that is given is encoded anew,
-from the last frame of the latent frame in that place; the others are as they
-were made. The frames are decoded as one stream of latents, whose cache goes on
-from chunk to chunk: where two chunks meet there is nothing to be seen of it.
+A causal autoencoder's first latent frame encodes one frame, every later one
+several (see conditioning_video.ConditioningVideo). So the first conditioning
+latent of a chunk is encoded anew, from the last frame of the latent frame in
+its position; the others are reused as sampled. The latents are decoded as one
+stream, whose cache continues from chunk to chunk, without a seam between them.
 """
 
 import dataclasses
@@ -19,137 +19,148 @@ import jax.numpy as jnp
 import numpy as np
 
 from spacetime.diffusion import sampler
-from spacetime.diffusion.conditioning import Condition
+from spacetime.diffusion.conditioning import Conditioning
 
 
 @dataclasses.dataclass(frozen=True)
 class Chunk:
-  """Latent frames that are made at once.
+  """Latent frames that are sampled together.
 
   Attributes:
-    number: from 0.
-    start: first latent frame of the video that it makes.
+    index: from 0.
+    start: first new latent frame of the video.
     stop: the one to stop before.
-    text: which of the schedule's texts it shows.
+    prompt: index in the schedule's prompts.
   """
 
-  number: int
+  index: int
   start: int
   stop: int
-  text: int
+  prompt: int
 
 
 @dataclasses.dataclass(frozen=True)
 class Rollout:
-  """How a video is divided into chunks.
+  """Division of a video into chunks.
 
   Attributes:
-    latents: latent frames of the video.
-    window: of a chunk, those that are given it counted.
-    given: of them, that a later chunk is given.
-    starts: latent frame at which each text begins, rising from 0.
-    noise: level of what a later chunk is given. Above 0 its own faults are
-      partly unseen, and so handed on less; the video keeps what it had.
+    latent_frames: length of the video.
+    chunk_frames: latent frames of a chunk, with its conditioning frames.
+    context_frames: conditioning latent frames of a later chunk.
+    prompt_starts: latent frame at which each prompt begins, rising from 0.
+    context_noise: noise level of the conditioning frames of a later chunk.
+      Above 0, faults of the video so far are partly hidden and propagate less;
+      the output keeps them as they are.
 
   Raises:
-    ValueError: nothing is left to be made of a window, or starts that do not
-      rise from 0 to within the video.
+    ValueError: no new frames in a chunk, or prompts that do not begin in rising
+      order from 0 within the video.
   """
 
-  latents: int
-  window: int
-  given: int
-  starts: tuple[int, ...] = (0,)
-  noise: float = 0.0
+  latent_frames: int
+  chunk_frames: int
+  context_frames: int
+  prompt_starts: tuple[int, ...] = (0,)
+  context_noise: float = 0.0
 
   def __post_init__(self):
-    if self.latents > self.window and not 1 <= self.given < self.window:
+    long = self.latent_frames > self.chunk_frames
+    if long and not 1 <= self.context_frames < self.chunk_frames:
       raise ValueError(
-        f'given={self.given} of {self.window} latent frames: expected 1 to '
-        f'{self.window - 1}; change --given or --frames'
+        f'given={self.context_frames} of {self.chunk_frames} latent frames: '
+        f'expected 1 to {self.chunk_frames - 1}; change --given or --frames'
       )
-    ends = (*self.starts[1:], self.latents)
-    rise = all(a < b for a, b in zip(self.starts, ends, strict=True))
-    if self.starts[0] != 0 or not rise:
+    ends = (*self.prompt_starts[1:], self.latent_frames)
+    rise = all(a < b for a, b in zip(self.prompt_starts, ends, strict=True))
+    if self.prompt_starts[0] != 0 or not rise:
       raise ValueError(
-        f'starts={self.starts} in {self.latents} latent frames: expected them '
-        'to rise from 0; change --schedule'
+        f'starts={self.prompt_starts} in {self.latent_frames} latent frames: '
+        'expected them to rise from 0; change --schedule'
       )
 
   @property
   def chunks(self) -> tuple[Chunk, ...]:
-    """All of them. One ends where the next text begins: a window of which
-    less is kept."""
-    found, start = [], 0
-    ends = (*self.starts[1:], self.latents)
-    for text, end in enumerate(ends):
+    """All chunks. One that would pass the start of the next prompt ends there:
+    the rest of its frames is discarded."""
+    chunks, start = [], 0
+    ends = (*self.prompt_starts[1:], self.latent_frames)
+    for prompt, end in enumerate(ends):
       while start < end:
-        new = self.window - self.given if found else self.window
-        stop = min(start + new, end)
-        found.append(Chunk(len(found), start, stop, text))
+        context = self.context_frames if chunks else 0
+        stop = min(start + self.chunk_frames - context, end)
+        chunks.append(Chunk(len(chunks), start, stop, prompt))
         start = stop
-    return tuple(found)
+    return tuple(chunks)
 
-  def kept(self, chunk: Chunk) -> slice:
-    """The latent frames of a chunk's window that are the video's."""
-    first = min(chunk.start, self.given)
+  def output_slice(self, chunk: Chunk) -> slice:
+    """The latent frames of a chunk that are new frames of the video."""
+    first = min(chunk.start, self.context_frames)
     return slice(first, first + chunk.stop - chunk.start)
 
 
 @dataclasses.dataclass(frozen=True)
 class Tail:
-  """The end of what exists: what the next chunk and its decoding go on from.
+  """End of the video so far, from which sampling and decoding continue.
 
   Attributes:
-    z_Bfhwc: float32, the last latent frames, as many as are given at most.
-    end_BfHWC: uint8, the last frame of each.
+    z_Bfhwc: float32, the last latent frames, at most context_frames.
+    last_frame_BfHWC: uint8, the last frame of each.
     cache: of the decoder, a pytree of arrays.
   """
 
   z_Bfhwc: np.ndarray
-  end_BfHWC: np.ndarray
+  last_frame_BfHWC: np.ndarray
   cache: object
 
 
-def begins(condition: Condition, *, frames: int) -> Condition:
-  """What the first chunk is given, with a level for every latent frame.
+def first_conditioning(
+  conditioning: Conditioning, *, frames: int
+) -> Conditioning:
+  """Conditioning of the first chunk, with a noise level for each latent frame.
 
   Raises:
-    ValueError: parts of latent frames are given.
+    ValueError: parts of latent frames are known.
   """
-  if condition.row_fhw is not None or condition.known_Bfhwc is not None:
+  if (
+    conditioning.t_index_fhw is not None
+    or conditioning.cond_mask_Bfhwc is not None
+  ):
     raise ValueError(
       'parts of latent frames are given: a video of several chunks begins with '
       'whole ones; change --given'
     )
-  batch = condition.z_Bfhwc.shape[0]
-  level_Bf = jnp.broadcast_to(condition.level_BT, (batch, frames))
-  return Condition(jnp.asarray(condition.z_Bfhwc), level_Bf)
+  batch = conditioning.z_Bfhwc.shape[0]
+  t_Bf = jnp.broadcast_to(conditioning.t_BT, (batch, frames))
+  return Conditioning(jnp.asarray(conditioning.z_Bfhwc), t_Bf)
 
 
-def goes_on(
-  tail: Tail, opening_B1hwc: np.ndarray, *, frames: int, noise: float = 0.0
-) -> Condition:
-  """What a later chunk is given.
+def next_conditioning(
+  tail: Tail,
+  first_z_B1hwc: np.ndarray,
+  *,
+  frames: int,
+  context_noise: float = 0.0,
+) -> Conditioning:
+  """Conditioning of a later chunk.
 
   Args:
-    tail: its latent frames but the first are given as they are.
-    opening_B1hwc: the frame tail.end_BfHWC[:, 0], encoded alone.
+    tail: its latent frames but the first are reused.
+    first_z_B1hwc: latents of tail.last_frame_BfHWC[:, 0], encoded alone.
     frames: latent frames of the chunk.
-    noise: level of what is given.
+    context_noise: noise level of the conditioning frames.
   """
-  batch, given, *cell = tail.z_Bfhwc.shape
+  batch, context, *cell = tail.z_Bfhwc.shape
   z_Bfhwc = np.zeros((batch, frames, *cell), np.float32)
-  z_Bfhwc[:, :1] = opening_B1hwc
-  z_Bfhwc[:, 1:given] = tail.z_Bfhwc[:, 1:]
-  level_f = np.where(np.arange(frames) < given, noise, 1.0)
-  level_Bf = np.broadcast_to(level_f.astype(np.float32), (batch, frames))
-  return Condition(jnp.asarray(z_Bfhwc), jnp.asarray(level_Bf))
+  z_Bfhwc[:, :1] = first_z_B1hwc
+  z_Bfhwc[:, 1:context] = tail.z_Bfhwc[:, 1:]
+  t_f = np.where(np.arange(frames) < context, context_noise, 1.0)
+  t_Bf = np.broadcast_to(t_f.astype(np.float32), (batch, frames))
+  return Conditioning(jnp.asarray(z_Bfhwc), jnp.asarray(t_Bf))
 
 
-def keys(seed: int, batch: int, *, chunk: int) -> jax.Array:
-  """A key for each clip's chunk. Those of the first are the clips' own, so that
-  a long video begins as the short one of its seed."""
+def chunk_keys(seed: int, batch: int, *, chunk: int) -> jax.Array:
+  """A key for each clip's chunk. Keys of the first chunk are the clips' own, so
+  that a long video begins as the short one of its seed."""
   keys_B = sampler.clip_keys(seed, batch)
   if chunk == 0:
     return keys_B

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from spacetime.diffusion import flow, solvers
-from spacetime.diffusion.conditioning import Condition
+from spacetime.diffusion.conditioning import Conditioning
 from spacetime.diffusion.guidance import Guidance
 
 
@@ -21,7 +21,7 @@ class Sampler:
 
   Attributes:
     transform: (params, z_Bfhwc, t_BT, text) -> prediction_Bfhwc; with
-      row_fhw too where a condition has it.
+      t_index_fhw too where a condition has it.
     flow: what the network predicts.
     sigmas: falling grid to 0, see solver.schedule; a tuple, so that
       samplers are equal when their settings are and compile once.
@@ -53,7 +53,7 @@ class Sampler:
   skipping: Callable | None = None
 
   def __call__(
-    self, params, keys_B, text_BSY, negative_BSY, condition: Condition
+    self, params, keys_B, text_BSY, negative_BSY, condition: Conditioning
   ) -> jax.Array:
     """Samples latents.
 
@@ -71,17 +71,17 @@ class Sampler:
     carry = self.advance(params, carry, text_BSY, negative_BSY, condition)
     return self.end(carry)
 
-  def begin(self, keys_B, condition: Condition):
+  def begin(self, keys_B, condition: Conditioning):
     """The carry before the first step: the solver's, the noise of values that
     are known or given (None where it is not needed), and what
     `skipping` remembers of the last span (of none)."""
     shape = condition.z_Bfhwc.shape[1:]
     noise = jax.vmap(lambda key: jax.random.normal(key, shape))(keys_B)
-    level = condition.cells(condition.level_BT)
+    level = condition.per_cell(condition.t_BT)
     # What begins at less has as much noise as the network is told.
     noise *= jnp.where(level == 1, self.temperature, 1.0)
     z_Bfhwc = flow.noised(condition.z_Bfhwc, noise, level)
-    known = condition.known_Bfhwc
+    known = condition.cond_mask_Bfhwc
     if known is not None:
       first = jnp.minimum(level, self.sigmas[0])
       path = flow.noised(condition.z_Bfhwc, noise, first)
@@ -91,7 +91,7 @@ class Sampler:
     return inner, noise if kept else None, ()
 
   def advance(
-    self, params, carry, text_BSY, negative_BSY, condition: Condition
+    self, params, carry, text_BSY, negative_BSY, condition: Conditioning
   ):
     """The steps of the span: the carry before them -> the one after them."""
     inner, noise, _ = carry
@@ -107,7 +107,7 @@ class Sampler:
       network, directions = memory
       v_Rfhwc, network = predict(z, t, network)
       rows = jnp.split(v_Rfhwc, rule.rows)
-      given = condition.cells(condition.level_BT == 0)
+      given = condition.per_cell(condition.t_BT == 0)
       v_Bfhwc, directions = rule(rows, z, t, directions, given=given)
       return v_Bfhwc, (network, directions)
 
@@ -125,32 +125,32 @@ class Sampler:
     )
     return inner, noise, memory[0]
 
-  def _velocities(self, params, text, noise, condition: Condition):
+  def _velocities(self, params, text, noise, condition: Conditioning):
     """(z_Bfhwc, t, memory) -> (velocities of all rows of guidance, one after
     another; memory of `skipping`).
 
     The row without what is given has it noised to the level of the
     others, as clips are trained on of which nothing is given.
     """
-    rule, known = self.guidance, condition.known_Bfhwc
-    level_BT, cells = condition.level_BT, condition.cells
-    told_BT = [level_BT] * rule.rows
+    rule, known = self.guidance, condition.cond_mask_Bfhwc
+    t_BT, cells = condition.t_BT, condition.per_cell
+    told_BT = [t_BT] * rule.rows
     if rule.tells_given:
-      told_BT[-1] = jnp.where(level_BT == 0, 1.0, level_BT)
+      told_BT[-1] = jnp.where(t_BT == 0, 1.0, t_BT)
     told_RT = jnp.concatenate(told_BT)
-    level_RT = jnp.concatenate([level_BT] * rule.rows)
+    level_RT = jnp.concatenate([t_BT] * rule.rows)
     path, more = None, {}
     if known is not None:
       path = flow.velocity(condition.z_Bfhwc, noise)
       path, known = (jnp.concatenate([x] * rule.rows) for x in (path, known))
-    if condition.row_fhw is not None:
-      more = {'row_fhw': condition.row_fhw}
+    if condition.t_index_fhw is not None:
+      more = {'t_index_fhw': condition.t_index_fhw}
 
     def velocities(z, t, memory):
       rows = [z] * rule.rows
       if rule.tells_given:
         free = flow.noised(condition.z_Bfhwc, noise, jnp.full((1, 1), t))
-        rows[-1] = jnp.where(cells(level_BT == 0), free, z)
+        rows[-1] = jnp.where(cells(t_BT == 0), free, z)
       z, t_RT = jnp.concatenate(rows), jnp.minimum(t, told_RT)
       if self.skipping is None:
         y = self.transform(params, z, t_RT, text, **more)

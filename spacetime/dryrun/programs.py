@@ -124,7 +124,7 @@ def _sample(config, nets: networks.Networks, mesh) -> Lowered:
   part = networks.sampler(config, nets, settings)
   clips = parse.data(config).batch_size
   latent = (*networks.grids(config, nets).latent, nets.autoencoder.z_dim)
-  condition = jax.eval_shape(lambda: conditioning.nothing(clips, latent))
+  condition = jax.eval_shape(lambda: conditioning.pure_noise(clips, latent))
   keys = jax.eval_shape(lambda: sampler.clip_keys(0, clips))
   carry = jax.eval_shape(part.begin, keys, condition)
   text = jax.ShapeDtypeStruct(

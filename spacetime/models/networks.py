@@ -78,10 +78,14 @@ class Networks:
     pairs = lora_lib.variables(params['lora'], self.lora)
     return {'params': dit, 'lora': pairs}
 
-  def transform(self, params, z_Bfhwc, t_BT, text, key=None, *, row_fhw=None):
+  def transform(
+    self, params, z_Bfhwc, t_BT, text, key=None, *, t_index_fhw=None
+  ):
     """The transformer's prediction; a key drops inputs of the pairs."""
     variables, rngs = self.variables(params), self._rngs(params, key)
-    return self.dit.apply(variables, z_Bfhwc, t_BT, text, row_fhw, rngs=rngs)
+    return self.dit.apply(
+      variables, z_Bfhwc, t_BT, text, t_index_fhw, rngs=rngs
+    )
 
   def transform_packed(self, params, x_BNV, t_BT, text_BGSY, batch, key=None):
     """The same for rows of clips; `batch` says where the tokens are."""
@@ -133,7 +137,7 @@ class Skipping:
     """What is remembered before the first step; `shape` is of latents."""
     return first_block_cache.begin(self.networks.dit.config, shape)
 
-  def __call__(self, params, z_Bfhwc, t_BT, text, memory, *, row_fhw=None):
+  def __call__(self, params, z_Bfhwc, t_BT, text, memory, *, t_index_fhw=None):
     """(prediction, memory)."""
     return first_block_cache.predict(
       self.networks.dit,
@@ -142,6 +146,6 @@ class Skipping:
       t_BT,
       text,
       memory,
-      row_fhw=row_fhw,
+      t_index_fhw=t_index_fhw,
       threshold=self.threshold,
     )

@@ -14,7 +14,7 @@ import numpy as np
 from scipy import ndimage
 from skimage import registration, transform
 
-from spacetime.diffusion import conditioning
+from spacetime.diffusion import conditioning_video
 
 # Pixels of the shorter side at which motion is looked at: what is fast in a
 # large picture is as slow there as the flow can follow.
@@ -24,7 +24,7 @@ BLUR, RADIUS = 5.0, 14
 WARPS = 5  # of the flow
 
 
-def of(window: conditioning.Window) -> tuple[int, ...]:
+def of(window: conditioning_video.ConditioningVideo) -> tuple[int, ...]:
   """Where the joins of a window's video are.
 
   Returns:
@@ -33,14 +33,14 @@ def of(window: conditioning.Window) -> tuple[int, ...]:
     than two frames on a side are left out: no motion leads to them.
   """
   known_F = np.ones(window.length, bool)
-  first, stop = window.written
+  first, stop = window.output_range
   made = slice(len(window.before_FHWC), window.length - len(window.after_FHWC))
-  known_F[made] = window.known_FHW[first:stop].all((1, 2))
+  known_F[made] = window.cond_mask_FHW[first:stop].all((1, 2))
   places = np.flatnonzero(known_F != np.roll(known_F, 1)).tolist()
   return tuple(
     place
     for place in places
-    if 2 <= place <= window.length - 2 or (window.looped and place == 0)
+    if 2 <= place <= window.length - 2 or (window.loops and place == 0)
   )
 
 

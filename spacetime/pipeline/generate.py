@@ -14,7 +14,7 @@ import tqdm
 
 from spacetime.config import networks, parse
 from spacetime.data import geometry
-from spacetime.diffusion import conditioning, sampler
+from spacetime.diffusion import conditioning, conditioning_video, sampler
 from spacetime.media.pixels import to_video
 from spacetime.models.autoencoder import streaming
 from spacetime.pipeline import decode as decode_lib
@@ -29,7 +29,7 @@ def sample(
   settings: parse.SamplingConfig,
   negative: str = '',
   seed: int = 0,
-  window: conditioning.Window | None = None,
+  window: conditioning_video.ConditioningVideo | None = None,
   batch: int = 16,
   cache: prompt_embeds_files.Cache | None = None,
 ) -> list[np.ndarray]:
@@ -72,14 +72,14 @@ def from_texts(
   grid: geometry.Geometry,
   settings: parse.SamplingConfig,
   seed: int = 0,
-  window: conditioning.Window | None = None,
+  window: conditioning_video.ConditioningVideo | None = None,
   batch: int = 16,
   layout: decode_lib.Layout = decode_lib.WHOLE,
 ) -> list[np.ndarray]:
   """As sample, of texts that have been encoded: a video for each."""
   codec, count = model.networks.autoencoder, len(told.text)
   batch = min(batch, count)
-  condition = conditioning.nothing(batch, (*grid.latent, codec.z_dim))
+  condition = conditioning.pure_noise(batch, (*grid.latent, codec.z_dim))
   if window is not None:
     condition = given(model, window, settings=settings, batch=batch)
   latents = draw(
@@ -98,54 +98,54 @@ def from_texts(
       frames_BFHWC = decode(z_Bfhwc)
     videos += list(frames_BFHWC)
   if window is not None:
-    videos = [window.whole(video) for video in videos]
+    videos = [window.assemble(video) for video in videos]
   return videos[:count]
 
 
 def given(
   model: prompt_embeds.Model,
-  window: conditioning.Window,
+  window: conditioning_video.ConditioningVideo,
   *,
   settings: parse.SamplingConfig,
   batch: int,
-) -> conditioning.Condition:
+) -> conditioning.Conditioning:
   """The window encoded, up to the last latent frame that is needed of it."""
   nets = model.networks
-  known_fhwc = nets.autoencoder.known(window.known_FHW)
-  count = len(known_fhwc)
+  cond_mask_fhwc = nets.autoencoder.latent_cond_mask(window.cond_mask_FHW)
+  count = len(cond_mask_fhwc)
   strength = 1.0
   if settings.strength < 1:
     # What the grid begins at, which is less where it was published.
     parts = networks.samplers(
-      model.config, nets, settings, latent=known_fhwc.shape[:3]
+      model.config, nets, settings, latent=cond_mask_fhwc.shape[:3]
     )
     strength = next(iter(parts.values())).sigmas[0]
   else:
-    count = 1 + max(np.flatnonzero(known_fhwc.any((1, 2, 3))), default=0)
+    count = 1 + max(np.flatnonzero(cond_mask_fhwc.any((1, 2, 3))), default=0)
   encode = _encoder(nets.autoencoder, model.read('autoencoder'))
   stop = 1 + (count - 1) * nets.autoencoder.stride[0]
-  z_1fhwc = np.zeros((1, *known_fhwc.shape), np.float32)
+  z_1fhwc = np.zeros((1, *cond_mask_fhwc.shape), np.float32)
   z_1fhwc[:, :count] = encode(window.frames_FHWC[None, :stop])
-  return conditioning.given(
+  return conditioning.from_mask(
     np.repeat(z_1fhwc, batch, axis=0),
-    known_fhwc,
+    cond_mask_fhwc,
     patch=nets.dit.config.patch,
     strength=strength,
   )
 
 
-def needs_place(codec, window: conditioning.Window) -> bool:
+def needs_place(codec, window: conditioning_video.ConditioningVideo) -> bool:
   """Whether a value of the latents is known in or after a latent frame that is
   not known whole, so that it was encoded beside what was filled."""
-  known_fhwc = codec.known(window.known_FHW)
-  opening_f = np.logical_and.accumulate(known_fhwc.all((1, 2, 3)))
-  return bool(known_fhwc[~opening_f].any())
+  cond_mask_fhwc = codec.latent_cond_mask(window.cond_mask_FHW)
+  opening_f = np.logical_and.accumulate(cond_mask_fhwc.all((1, 2, 3)))
+  return bool(cond_mask_fhwc[~opening_f].any())
 
 
 def in_place(
   codec,
   encode: Callable,
-  window: conditioning.Window,
+  window: conditioning_video.ConditioningVideo,
   z_Bfhwc: np.ndarray,
   made_BFHWC: np.ndarray,
 ) -> np.ndarray:
@@ -162,16 +162,16 @@ def in_place(
     z_Bfhwc: latents that were made.
     made_BFHWC: their frames, uint8.
   """
-  known_FHW1 = window.known_FHW[..., None]
-  frames_BFHWC = np.where(known_FHW1, window.frames_FHWC, made_BFHWC)
-  known_fhwc = codec.known(window.known_FHW)
-  return np.where(known_fhwc, encode(frames_BFHWC), z_Bfhwc)
+  cond_mask_FHW1 = window.cond_mask_FHW[..., None]
+  frames_BFHWC = np.where(cond_mask_FHW1, window.frames_FHWC, made_BFHWC)
+  cond_mask_fhwc = codec.latent_cond_mask(window.cond_mask_FHW)
+  return np.where(cond_mask_fhwc, encode(frames_BFHWC), z_Bfhwc)
 
 
 def draw(
   model: prompt_embeds.Model,
   told: prompt_embeds.Texts,
-  condition: conditioning.Condition,
+  condition: conditioning.Conditioning,
   *,
   settings: parse.SamplingConfig,
   seed: int,

@@ -31,7 +31,7 @@ def identity(plan: request.Plan, about: dict[str, Any]) -> dict[str, Any]:
   found = dict(about) | {
     'prompts': list(plan.prompts),
     'chunks': list(map(list, _borders(plan.division))),
-    'tail_noise': plan.division.noise,
+    'context_noise': plan.division.context_noise,
   }
   if plan.window is not None:
     found['files'] = _digest(plan.window.before_FHWC, plan.window.frames_FHWC)
@@ -41,8 +41,8 @@ def identity(plan: request.Plan, about: dict[str, Any]) -> dict[str, Any]:
 
 
 def _borders(division: rollout.Rollout):
-  yield (division.latents, division.window, division.given)
-  yield division.starts
+  yield (division.latent_frames, division.chunk_frames, division.context_frames)
+  yield division.prompt_starts
 
 
 def _digest(*arrays: np.ndarray) -> str:
@@ -90,8 +90,8 @@ class Maker:
     ]
     self._clips, self.done = len(self._files), state.chunks if state else 0
     # No more than is given to the next chunk, and its last frames.
-    self._z = collections.deque(maxlen=plan.division.given)
-    self._ends = collections.deque(maxlen=plan.division.given)
+    self._z = collections.deque(maxlen=plan.division.context_frames)
+    self._ends = collections.deque(maxlen=plan.division.context_frames)
     cache = None
     if state:
       latent = (self._clips, 1, *plan.grid.latent[1:], codec.z_dim)
@@ -103,16 +103,16 @@ class Maker:
       tail = state.tail(shapes[0])
       cache = tail.cache
       self._z.extend(np.moveaxis(tail.z_Bfhwc, 1, 0))
-      self._ends.extend(np.moveaxis(tail.end_BfHWC, 1, 0))
+      self._ends.extend(np.moveaxis(tail.last_frame_BfHWC, 1, 0))
     self._stream = decode.stream(plan.grid.latent[1:], cache)
 
   def make(self, chunk: rollout.Chunk) -> None:
     """Makes a chunk and writes its frames."""
-    if chunk.number != self.done:
-      raise ValueError(f'chunk {chunk.number}: expected {self.done}')
-    z_Bfhwc = self._draw(chunk)[:, self._plan.division.kept(chunk)]
+    if chunk.index != self.done:
+      raise ValueError(f'chunk {chunk.index}: expected {self.done}')
+    z_Bfhwc = self._draw(chunk)[:, self._plan.division.output_slice(chunk)]
     window = self._plan.window
-    if chunk.number == 0 and window is not None and len(window.before_FHWC):
+    if chunk.index == 0 and window is not None and len(window.before_FHWC):
       for file in self._files:
         file.append(window.before_FHWC)
     for i in range(z_Bfhwc.shape[1]):
@@ -137,11 +137,11 @@ class Maker:
 
   def _draw(self, chunk: rollout.Chunk) -> np.ndarray:
     """Latents of the chunk's whole window."""
-    first = chunk.text * self._clips
+    first = chunk.prompt * self._clips
     rows = [range(first, first + self._clips)]
     length = self._plan.model.networks.text_length
     text = next(generate.batches(self._told, rows, length))
-    keys = rollout.keys(self._seed, self._clips, chunk=chunk.number)
+    keys = rollout.chunk_keys(self._seed, self._clips, chunk=chunk.index)
     condition = self._condition(chunk)
     carry = self.run.begin(keys, condition)
     for root, advance in self.run.advance.items():
@@ -149,23 +149,26 @@ class Maker:
       carry = advance(params, carry, *text, condition)
     return np.asarray(self.run.end(carry), np.float32)
 
-  def _condition(self, chunk: rollout.Chunk) -> conditioning.Condition:
+  def _condition(self, chunk: rollout.Chunk) -> conditioning.Conditioning:
     plan, codec = self._plan, self._plan.model.networks.autoencoder
     frames = plan.grid.latent[0]
-    if chunk.number:
+    if chunk.index:
       tail = self._tail()
-      video = to_video(tail.end_BfHWC[:, :1])
+      video = to_video(tail.last_frame_BfHWC[:, :1])
       _, opening = self._encode(self._codec, video)
-      return rollout.goes_on(
-        tail, np.asarray(opening), frames=frames, noise=plan.division.noise
+      return rollout.next_conditioning(
+        tail,
+        np.asarray(opening),
+        frames=frames,
+        context_noise=plan.division.context_noise,
       )
     latent = (*plan.grid.latent, codec.z_dim)
-    condition = conditioning.nothing(self._clips, latent)
+    condition = conditioning.pure_noise(self._clips, latent)
     if plan.window is not None:
       condition = generate.given(
         plan.model, plan.window, settings=plan.settings, batch=self._clips
       )
-    return rollout.begins(condition, frames=frames)
+    return rollout.first_conditioning(condition, frames=frames)
 
   def _tail(self) -> rollout.Tail:
     return rollout.Tail(
@@ -225,7 +228,7 @@ def finish(plan: request.Plan, about: dict[str, Any], *, seed: int) -> None:
       'prompt': '; '.join(plan.prompts[i::clips]),
       'prompt_asked': '; '.join(plan.asked[i::clips]),
     }
-    made = {'tail_noise': plan.division.noise, 'chunks': chunks}
+    made = {'context_noise': plan.division.context_noise, 'chunks': chunks}
     video_writer.write_sidecar(path, words | {'number': i} | about | made)
     print(f'{target}: {words["prompt"]}')
   targets.state.unlink(missing_ok=True)

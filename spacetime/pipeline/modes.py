@@ -9,7 +9,7 @@ import numpy as np
 from absl import logging
 
 from spacetime.data import geometry
-from spacetime.diffusion import conditioning
+from spacetime.diffusion import conditioning_video
 from spacetime.pipeline import inputs
 
 # Mode -> (flags it needs, flags it may have).
@@ -79,7 +79,7 @@ def window(
   codec: Any,
   *,
   fps: float,
-) -> conditioning.Window | None:
+) -> conditioning_video.ConditioningVideo | None:
   """What the mode gives; None where that is nothing.
 
   Args:
@@ -105,7 +105,7 @@ def window(
   return _joined(asked, mode, video, grid, codec, fps=fps)
 
 
-def _image(asked: Asked, grid) -> conditioning.Window:
+def _image(asked: Asked, grid) -> conditioning_video.ConditioningVideo:
   at = _place(asked.image_at or 'first', grid.frames)
   if grid.frames == 1:
     raise ValueError(
@@ -113,7 +113,7 @@ def _image(asked: Asked, grid) -> conditioning.Window:
       f'{1 + grid.stride[0]} or more'
     )
   image_HWC = inputs.read_image(asked.image, 'image', grid)
-  return conditioning.image(
+  return conditioning_video.image(
     image_HWC, frames=grid.frames, at=at, hold=grid.stride[0]
   )
 
@@ -129,7 +129,9 @@ def _place(text: str, frames: int) -> int:
   return int(text)
 
 
-def _outpaint(asked: Asked, grid, codec, *, fps: float) -> conditioning.Window:
+def _outpaint(
+  asked: Asked, grid, codec, *, fps: float
+) -> conditioning_video.ConditioningVideo:
   height, width = inputs.video_size(asked.video, 'video')
   larger = (grid.height, grid.width) != (height, width)
   if height > grid.height or width > grid.width or not larger:
@@ -141,13 +143,13 @@ def _outpaint(asked: Asked, grid, codec, *, fps: float) -> conditioning.Window:
     asked.video, 'video', height=height, width=width, fps=fps
   )
   _check_window(asked, video, grid, fps=fps)
-  made = conditioning.outpaint(
+  made = conditioning_video.outpaint(
     video[: grid.frames],
     height=grid.height,
     width=grid.width,
     cell=codec.stride[1:],
   )
-  _check_some(codec.known(made.known_FHW), asked.video, codec)
+  _check_some(codec.latent_cond_mask(made.cond_mask_FHW), asked.video, codec)
   return made
 
 
@@ -166,7 +168,7 @@ def _check_window(asked: Asked, video, grid, *, fps: float) -> None:
 
 def _masked(
   asked: Asked, mode: str, video, grid, codec, *, fps: float
-) -> conditioning.Window:
+) -> conditioning_video.ConditioningVideo:
   frames, given = grid.frames, asked.given or 0
   _check_window(asked, video, grid, fps=fps)
   if not 0 <= given < frames:
@@ -177,18 +179,22 @@ def _masked(
       asked.mask, grid, size=inputs.video_size(asked.video, 'video')
     )
   if mode == 'edit':
-    made = conditioning.edit(video, frames=frames, given=given, new_HW=new_HW)
+    made = conditioning_video.edit(
+      video, frames=frames, cond_frames=given, mask_HW=new_HW
+    )
     if not (given or asked.mask):
       return made
   else:
-    made = conditioning.inpaint(video[:frames], new_HW)
-  _check_some(codec.known(made.known_FHW), asked.mask or given, codec)
+    made = conditioning_video.inpaint(video[:frames], new_HW)
+  _check_some(
+    codec.latent_cond_mask(made.cond_mask_FHW), asked.mask or given, codec
+  )
   return made
 
 
 def _joined(
   asked: Asked, mode: str, video, grid, codec, *, fps: float
-) -> conditioning.Window:
+) -> conditioning_video.ConditioningVideo:
   """extend, extend_backward, loop and connect."""
   head, tail = default_given(mode, grid)
   if asked.given is not None:
@@ -241,20 +247,22 @@ def _joined(
 
 def _join(
   mode: str, video, other, frames: int, head: int, tail: int
-) -> conditioning.Window:
+) -> conditioning_video.ConditioningVideo:
   if mode == 'extend':
-    return conditioning.forward(video, frames=frames, given=head)
+    return conditioning_video.forward(video, frames=frames, cond_frames=head)
   if mode == 'extend_backward':
-    return conditioning.backward(video, frames=frames, given=tail)
+    return conditioning_video.backward(video, frames=frames, cond_frames=tail)
   if mode == 'connect':
-    return conditioning.connect(video, other, frames=frames, given=(head, tail))
-  return conditioning.loop(video, frames=frames, given=(head, tail))
+    return conditioning_video.connect(
+      video, other, frames=frames, cond_frames=(head, tail)
+    )
+  return conditioning_video.loop(video, frames=frames, cond_frames=(head, tail))
 
 
-def _is_lost(made: conditioning.Window, codec) -> np.ndarray:
+def _is_lost(made: conditioning_video.ConditioningVideo, codec) -> np.ndarray:
   """Frames that are given, of which no latent frame knows anything, (F,)."""
-  known_F = made.known_FHW.any((1, 2))
-  known_f = codec.known(made.known_FHW).any((1, 2, 3))
+  known_F = made.cond_mask_FHW.any((1, 2))
+  known_f = codec.latent_cond_mask(made.cond_mask_FHW).any((1, 2, 3))
   step = codec.stride[0]
   place_F = (np.arange(len(known_F)) + step - 1) // step
   return known_F & ~known_f[place_F]
@@ -279,12 +287,12 @@ def _next_frames(frames: int, grid: geometry.Geometry) -> int:
   return 1 + -(-frames // grid.stride[0]) * grid.stride[0]
 
 
-def _check_some(known_fhwc: np.ndarray, what: Any, codec: Any) -> None:
-  if known_fhwc.any() and not known_fhwc.all():
+def _check_some(cond_mask_fhwc: np.ndarray, what: Any, codec: Any) -> None:
+  if cond_mask_fhwc.any() and not cond_mask_fhwc.all():
     return
   time, height, width = codec.stride
   fault = 'nothing is left to be made'
-  if not known_fhwc.any():
+  if not cond_mask_fhwc.any():
     fault = 'nothing of the video is kept'
   raise ValueError(
     f'{what}: {fault}: a latent cell is {time} frames of {height} x {width} '

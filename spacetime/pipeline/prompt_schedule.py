@@ -21,7 +21,7 @@ class Asked(prompts_lib.Asked, modes.Asked, Protocol):
   """The flags that are read here."""
 
   schedule: str | None
-  tail_noise: float | None
+  context_noise: float | None
   decode_tiles: str | None
   batch: int
 
@@ -78,15 +78,15 @@ def check(asked: Asked, mode: str, *, clips: int) -> None:
   Raises:
     ValueError: it names the flag to change.
   """
-  seconds, noise = asked.seconds, asked.tail_noise
+  seconds, noise = asked.seconds, asked.context_noise
   if seconds is None:
     if noise is not None:
-      raise ValueError(f'--tail_noise={noise}: expected --seconds too')
+      raise ValueError(f'--context_noise={noise}: expected --seconds too')
     return
   if not (math.isfinite(seconds) and seconds > 0):
     raise ValueError(f'--seconds={seconds}: expected more than 0')
   if noise is not None and not 0 <= noise < 1:
-    raise ValueError(f'--tail_noise={noise}: expected 0 to less than 1')
+    raise ValueError(f'--context_noise={noise}: expected 0 to less than 1')
   if mode not in MODES:
     raise ValueError(
       f'--seconds={seconds} with --mode={mode}: expected one of '
@@ -122,7 +122,7 @@ def divide(
     asked: checked.
     grid: of a chunk.
     fps: of the video.
-    noise: level of what a chunk is given, unless --tail_noise says otherwise.
+    noise: of the context of a chunk, unless --context_noise says otherwise.
 
   Raises:
     ValueError: --given that a chunk cannot hold, or texts past the end.
@@ -143,7 +143,7 @@ def divide(
     grid.latent[0],
     geometry.latent_frames(given, stride=step),
     _starts(asked, frames, step=step, fps=fps),
-    noise if asked.tail_noise is None else asked.tail_noise,
+    noise if asked.context_noise is None else asked.context_noise,
   )
 
 
@@ -194,11 +194,11 @@ def told(
   """What the sidecar says of each chunk of a clip: frames, prompt, seed."""
   return [
     {
-      'chunk': chunk.number,
+      'chunk': chunk.index,
       'frames': times(chunk, step=step, before=before),
-      'prompt': prompts[chunk.text * clips + clip],
-      # Of the key: the seed, folded with the others (rollout.keys).
-      'seed': [seed, clip, chunk.number][: 3 if chunk.number else 2],
+      'prompt': prompts[chunk.prompt * clips + clip],
+      # Of the key: the seed, folded with the others (rollout.chunk_keys).
+      'seed': [seed, clip, chunk.index][: 3 if chunk.index else 2],
     }
     for chunk in division.chunks
   ]

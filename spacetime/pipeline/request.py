@@ -9,7 +9,7 @@ from spacetime import sharding
 from spacetime.checkpoint import load
 from spacetime.config import networks, parse
 from spacetime.data import geometry
-from spacetime.diffusion import conditioning, rollout
+from spacetime.diffusion import conditioning_video, rollout
 from spacetime.pipeline import (
   best_of_n,
   decode,
@@ -30,7 +30,7 @@ SETTINGS = (
   'temperature',
 )
 # Level of what a chunk is given of the one before: BUILD_NOTES.md.
-TAIL_NOISE = 0.2
+CONTEXT_NOISE = 0.2
 # Flags that name files which are read.
 INPUTS = (
   *('image', 'video', 'video2', 'mask'),
@@ -85,7 +85,7 @@ class Request:
   expand_timeout: float = 60.0
   seconds: float | None = None
   schedule: str | None = None
-  tail_noise: float | None = None
+  context_noise: float | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -117,7 +117,7 @@ class Plan:
   targets: outputs.Targets
   grid: geometry.Geometry
   settings: parse.SamplingConfig
-  window: conditioning.Window | None
+  window: conditioning_video.ConditioningVideo | None
   mode: str
   fps: float
   cache: prompt_embeds_files.Cache | None
@@ -144,7 +144,7 @@ def check(request: Request) -> Plan:
   data = parse.data(model.config)
   fps = data.fps if request.fps is None else request.fps
   grid = _grid(request, model, size, mode=mode, fps=fps)
-  division = prompt_schedule.divide(request, grid, fps=fps, noise=TAIL_NOISE)
+  division = prompt_schedule.divide(request, grid, fps=fps, noise=CONTEXT_NOISE)
   layout = decode.parse(
     request.decode_tiles,
     overlap=request.decode_overlap,
@@ -166,7 +166,7 @@ def check(request: Request) -> Plan:
   if window:
     _warn_of_levels(request, model, mode)
   _check_candidates(request, mode, window)
-  if division is None or division.noise:
+  if division is None or division.context_noise:
     _check_given_scale(settings, mode, codec, window)
   # Only now, since it makes the folder.
   targets = outputs.name(request.out, clips=clips)
@@ -262,7 +262,7 @@ def _grid(
 def _check_given_scale(settings, mode: str, codec, window) -> None:
   if settings.guidance_given == 1:
     return
-  if window and codec.known(window.known_FHW).any():
+  if window and codec.latent_cond_mask(window.cond_mask_FHW).any():
     return
   raise ValueError(
     f'--guidance_given={settings.guidance_given}: --mode={mode} gives nothing '

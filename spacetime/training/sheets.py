@@ -43,7 +43,7 @@ def sampled(config, nets: networks.Networks, held_out: dict, *, empty_SY=None):
 
   @jax.jit
   def video(params, frozen, keys):
-    condition = conditioning.nothing(len(captions), latent)
+    condition = conditioning.pure_noise(len(captions), latent)
     whole = frozen | params
     z = make(whole, keys, *texts(whole), condition)
     return everywhere(nets.decode(frozen, z))

@@ -22,7 +22,7 @@ import numpy as np
 import tqdm
 
 from spacetime.data.digits import captions, world
-from spacetime.diffusion import conditioning
+from spacetime.diffusion import conditioning_video
 from spacetime.evaluation import seams
 from spacetime.evaluation import world as measures
 from spacetime.media import contact_sheet
@@ -143,38 +143,44 @@ def joins(maker, clips, scenes, *, names=JOINS):
   for name, window_of, at, asked in (
     (
       'extend',
-      lambda clip: conditioning.forward(clip, frames=frames, given=half + 1),
+      lambda clip: conditioning_video.forward(
+        clip, frames=frames, cond_frames=half + 1
+      ),
       (frames,),
       onward,
     ),
     (
       'extend_backward',
-      lambda clip: conditioning.backward(clip, frames=frames, given=half),
+      lambda clip: conditioning_video.backward(
+        clip, frames=frames, cond_frames=half
+      ),
       (frames - half,),
       onward,
     ),
     (
       'connect',
-      lambda clip: conditioning.connect(
+      lambda clip: conditioning_video.connect(
         clip[:HEAD_SHORT],
         clip[-TAIL_SHORT:],
         frames=frames,
-        given=(HEAD_SHORT, TAIL_SHORT),
+        cond_frames=(HEAD_SHORT, TAIL_SHORT),
       ),
       ends,
       lambda scene: scene,
     ),
     (
       'loop',
-      lambda clip: conditioning.loop(
-        clip[slice(*cut)], frames=LOOP, given=(HEAD, TAIL)
+      lambda clip: conditioning_video.loop(
+        clip[slice(*cut)], frames=LOOP, cond_frames=(HEAD, TAIL)
       ),
       (frames - 2 * INSET, 0),
       onward,
     ),
     (
       'loop_whole',
-      lambda clip: conditioning.loop(clip, frames=LOOP, given=(HEAD, TAIL)),
+      lambda clip: conditioning_video.loop(
+        clip, frames=LOOP, cond_frames=(HEAD, TAIL)
+      ),
       (frames, 0),
       onward,
     ),
@@ -198,7 +204,7 @@ def images(maker, clips, scenes):
   for at in (0, maker.grid.frames // 2, maker.grid.frames - 1):
     decibels = []
     for i, clip in enumerate(tqdm.tqdm(clips, desc=f'image at {at}')):
-      window = conditioning.image(
+      window = conditioning_video.image(
         clip[at],
         frames=maker.grid.frames,
         at=at,
@@ -219,7 +225,7 @@ def inpaintings(maker, clips, scenes):
   new_HW = np.zeros(clips[0].shape[1:3], bool)
   new_HW[:, new_HW.shape[1] // 2 :] = True
   for i, clip in enumerate(tqdm.tqdm(clips, desc='inpaint')):
-    made = maker(conditioning.inpaint(clip, new_HW), scenes[i], seed=i)
+    made = maker(conditioning_video.inpaint(clip, new_HW), scenes[i], seed=i)
     decibels.append(psnr(made[:, ~new_HW], clip[:, ~new_HW]))
     scores.append(measures.score(measures.measure(made), scenes[i]))
     if i < SHOWN:
@@ -236,7 +242,7 @@ def outpaintings(maker, clips, scenes):
   decibels, scores, rows = [], [], []
   for i, clip in enumerate(tqdm.tqdm(clips, desc='outpaint')):
     middle = clip[:, top : height - top, left : width - left]
-    window = conditioning.outpaint(
+    window = conditioning_video.outpaint(
       middle, height=height, width=width, cell=maker.grid.stride[1:]
     )
     made = maker(window, scenes[i], seed=i)
@@ -284,7 +290,7 @@ def edits(maker, clips, scenes):
     followed, away = [], []
     for i, clip in enumerate(tqdm.tqdm(clips, desc=f'edit {strength}')):
       asked = repainted(scenes[i], colours)
-      window = conditioning.edit(clip, frames=maker.grid.frames)
+      window = conditioning_video.edit(clip, frames=maker.grid.frames)
       made = maker(window, asked, seed=i, strength=strength, temperature=None)
       told = measures.measure(made)
       followed.append(measures.score(told, asked)['colour'])

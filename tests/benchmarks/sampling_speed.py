@@ -91,7 +91,7 @@ def sample(model, told, asked, *, step_cache: float, prepare=True) -> Run:
     made = dataclasses.replace(made, prepare=None)
   params = {'dit': model.read('dit')}
   grid = networks.grids(model.config, nets)
-  condition = conditioning.nothing(
+  condition = conditioning.pure_noise(
     asked.batch, (*grid.latent, nets.autoencoder.z_dim)
   )
   advance = jax.jit(made.advance)

@@ -95,10 +95,10 @@ def ours(case: str):
     return _ours_vae(case, autoencoder.Autoencoder(sizes), params, *given)
   params = jax.device_put(wan_dit.params_from_torch_names(tensors(case)))
   z_Bfhwc, text_BSY = given
-  level_BT = np.full((1, 1), 0.5, np.float32)
+  t_BT = np.full((1, 1), 0.5, np.float32)
 
   def predict(params):
-    return dit.DiT(sizes).apply({'params': params}, z_Bfhwc, level_BT, text_BSY)
+    return dit.DiT(sizes).apply({'params': params}, z_Bfhwc, t_BT, text_BSY)
 
   if case == 'dit_forward':
     run = jax.jit(predict)

@@ -61,15 +61,15 @@ def decode(path):
 
 def test_chunks_cover_the_video_and_end_where_a_text_does():
   plan = rollout.Rollout(13, 5, 3, (0, 6))
-  spans = [(c.start, c.stop, c.text) for c in plan.chunks]
+  spans = [(c.start, c.stop, c.prompt) for c in plan.chunks]
   assert spans == [(0, 5, 0), (5, 6, 0), (6, 8, 1), (8, 10, 1), (10, 12, 1)] + [
     (12, 13, 1)
   ]
-  kept = [plan.kept(chunk) for chunk in plan.chunks]
+  kept = [plan.output_slice(chunk) for chunk in plan.chunks]
   assert kept[:3] == [slice(0, 5), slice(3, 4), slice(3, 5)]
   # A first text shorter than what is given: there is no more to be given.
   short = rollout.Rollout(6, 5, 3, (0, 2))
-  assert short.kept(short.chunks[1]) == slice(2, 4)
+  assert short.output_slice(short.chunks[1]) == slice(2, 4)
   for bad in ((0, 13), (1, 4), (0, 4, 4)):
     with pytest.raises(ValueError, match='change --schedule'):
       rollout.Rollout(13, 5, 3, bad)
@@ -81,8 +81,8 @@ def test_a_later_chunk_is_given_the_tail():
   rng = np.random.default_rng(0)
   tail = rollout.Tail(rng.normal(size=(2, 3, 4, 5, 6)), None, {})
   opening = rng.normal(size=(2, 1, 4, 5, 6)).astype(np.float32)
-  found = rollout.goes_on(tail, opening, frames=7, noise=0.25)
-  np.testing.assert_array_equal(found.level_BT, [[0.25] * 3 + [1.0] * 4] * 2)
+  found = rollout.next_conditioning(tail, opening, frames=7, context_noise=0.25)
+  np.testing.assert_array_equal(found.t_BT, [[0.25] * 3 + [1.0] * 4] * 2)
   np.testing.assert_array_equal(found.z_Bfhwc[:, :1], opening)
   np.testing.assert_allclose(found.z_Bfhwc[:, 1:3], tail.z_Bfhwc[:, 1:], 1e-6)
   assert not found.z_Bfhwc[:, 3:].any()
@@ -116,7 +116,7 @@ def test_seconds_are_the_nearest_that_the_autoencoder_has(seconds, frames):
     ({'seconds': float('nan')}, '--seconds=nan: expected more than 0'),
     ({'given': 17}, '--given=17: a chunk of 17 frames .* 4k.1 of at most 13'),
     ({'given': 6}, '--given=6: a chunk of 17 frames is given whole latent'),
-    ({'tail_noise': 1.0}, '--tail_noise=1.0: expected 0 to less than 1'),
+    ({'context_noise': 1.0}, '--context_noise=1.0: expected 0 to less than 1'),
     ({'mode': 'still'}, '--mode=still: expected one of text, image, extend'),
     ({'num': 5}, '--batch=4: 5 videos of --seconds are made side by side'),
     (
@@ -140,9 +140,7 @@ def whole(tmp_path_factory):
   latents, ends = [], []
   for chunk in plan.division.chunks:
     maker.make(chunk)
-    latents += (
-      list(maker._z)[chunk.start - chunk.stop :] if chunk.number else []
-    )
+    latents += list(maker._z)[chunk.start - chunk.stop :] if chunk.index else []
     ends.append(len(maker._z))
   programs = [maker.run.begin, *maker.run.advance.values(), maker.run.end]
   sizes = [program._cache_size() for program in programs]
@@ -222,7 +220,7 @@ def test_a_state_of_another_request_is_refused(tmp_path):
   assert state.marks == marks and state.chunks == 4
   found = state.tail(tail.cache)
   np.testing.assert_array_equal(found.z_Bfhwc, tail.z_Bfhwc)
-  np.testing.assert_array_equal(found.end_BfHWC, tail.end_BfHWC)
+  np.testing.assert_array_equal(found.last_frame_BfHWC, tail.last_frame_BfHWC)
   np.testing.assert_array_equal(found.cache['a'], tail.cache['a'])
   with pytest.raises(ValueError, match='request: seed is 3 there, 4 here; ask'):
     rollout_state.read(path, {'seed': 4, 'a': (1,)})

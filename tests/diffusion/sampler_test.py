@@ -37,7 +37,7 @@ def truth(params, z, t, text):
 
 def draw(make, condition=None, *, seed=0, text=TEXT):
   keys = sampler.clip_keys(seed, 2)
-  condition = condition or conditioning.nothing(2, LATENT)
+  condition = condition or conditioning.pure_noise(2, LATENT)
   return make({}, keys, text, EMPTY, condition)
 
 
@@ -87,8 +87,8 @@ def test_given_frames_stay_as_they_are_and_are_told_at_level_zero():
   z = jnp.pad(image, ((0, 0), (0, 2), (0, 0), (0, 0), (0, 0)))
   known = np.zeros(LATENT, bool)
   known[0] = True
-  condition = conditioning.given(z, known, patch=PATCH)
-  assert condition.known_Bfhwc is None
+  condition = conditioning.from_mask(z, known, patch=PATCH)
+  assert condition.cond_mask_Bfhwc is None
 
   def transform(params, z, t, text):
     # Both the level and the frame that the network sees are the given ones.
@@ -110,7 +110,7 @@ def test_one_level_is_told_where_nothing_is_given(prediction):
     return jnp.sin(z) * t[:, :, None, None, None]
 
   z = jnp.zeros((2, *LATENT))
-  none = conditioning.Condition(z, jnp.ones((2, LATENT[0])))
+  none = conditioning.Conditioning(z, jnp.ones((2, LATENT[0])))
   made = make(transform, prediction=prediction, guidance=2.0)
   rows = draw(made, none)
   assert set(seen) == {(4, LATENT[0])}
@@ -127,8 +127,8 @@ def test_known_values_go_straight_to_what_they_are(name, guidance):
   known = np.zeros(LATENT, bool)
   known[1, :, 2:] = True
   known[0] = True
-  condition = conditioning.given(z, known, patch=PATCH)
-  assert condition.known_Bfhwc.sum() == 2 * 2 * 2 * 5
+  condition = conditioning.from_mask(z, known, patch=PATCH)
+  assert condition.cond_mask_Bfhwc.sum() == 2 * 2 * 2 * 5
 
   def transform(params, z_t, t, text):
     # Known values are noised to the level of their frame, no other.
@@ -166,11 +166,11 @@ def test_given_tokens_stay_and_are_told_at_level_zero(prediction, guidance):
   known = np.zeros(LATENT, bool)
   known[1, :, 2:] = True
   known[0] = True
-  condition = conditioning.given(z, known, patch=(1, 2, 2))
-  assert condition.known_Bfhwc is None
+  condition = conditioning.from_mask(z, known, patch=(1, 2, 2))
+  assert condition.cond_mask_Bfhwc is None
 
-  def transform(params, z_t, t, text, *, row_fhw):
-    level = t[:, row_fhw]
+  def transform(params, z_t, t, text, *, t_index_fhw):
+    level = t[:, t_index_fhw]
     first, second = (level[:, i] for i in (0, 1))
     told = jnp.all(first == 0) & jnp.all(second[:, :, 2:] == 0)
     told &= jnp.all(second[:, :, :2] == level[:, 2, :, 2:])
@@ -195,10 +195,8 @@ def test_an_edit_begins_at_its_strength_and_joins_what_is_given():
   known = np.zeros(LATENT, bool)
   known[2] = True
   levels = tuple(schedules.even_sigmas(3, strength=0.6, shift=5.0).tolist())
-  condition = conditioning.given(z, known, patch=PATCH, strength=levels[0])
-  np.testing.assert_allclose(
-    condition.level_BT, np.float32([[0.6, 0.6, 0.0]] * 2)
-  )
+  condition = conditioning.from_mask(z, known, patch=PATCH, strength=levels[0])
+  np.testing.assert_allclose(condition.t_BT, np.float32([[0.6, 0.6, 0.0]] * 2))
   seen = []
 
   def transform(params, z_t, t, text):
@@ -217,7 +215,7 @@ def test_an_edit_begins_at_its_strength_and_joins_what_is_given():
   found = jax.jit(made)({}, keys, TEXT, EMPTY, condition)
   noise = jax.vmap(lambda key: jax.random.normal(key, LATENT))(keys)
   t, start = seen[0]
-  np.testing.assert_allclose(t, condition.level_BT)
+  np.testing.assert_allclose(t, condition.t_BT)
   np.testing.assert_allclose(
     start[:, :2], 0.4 * z[:, :2] + 0.6 * noise[:, :2], atol=1e-6
   )
@@ -234,7 +232,7 @@ def test_a_frame_waits_for_the_others_to_come_to_its_level():
     jax.debug.callback(lambda t: told.append(t), t, ordered=True)
     return jnp.broadcast_to(TARGET, z_t.shape)
 
-  found = draw(make(transform), conditioning.Condition(z, level))
+  found = draw(make(transform), conditioning.Conditioning(z, level))
   rows = np.stack(told)[:, 0]
   np.testing.assert_allclose(rows[:, 0], [1, 0.75, 0.5, 0.25])
   np.testing.assert_allclose(rows[:, 1], [0.5, 0.5, 0.5, 0.25])
@@ -257,7 +255,7 @@ def test_a_run_in_two_spans_is_one_run():
     dataclasses.replace(whole, span=span, guidance=Guidance(scale))
     for span, scale in (((0, 2), 3.0), ((2, 5), 1.0))
   ]
-  keys, condition = sampler.clip_keys(0, 2), conditioning.nothing(2, LATENT)
+  keys, condition = sampler.clip_keys(0, 2), conditioning.pure_noise(2, LATENT)
   params = {'scale': 1.0}
 
   def run(parts):
@@ -289,7 +287,7 @@ def frozen_first(frames=1):
   z = jax.random.normal(jax.random.key(3), (2, *LATENT))
   known = np.zeros(LATENT, bool)
   known[:frames] = True
-  return z, conditioning.given(z, known, patch=PATCH)
+  return z, conditioning.from_mask(z, known, patch=PATCH)
 
 
 @pytest.mark.parametrize('text', [1.0, 3.0])
@@ -355,7 +353,7 @@ def test_a_grid_that_begins_below_one_keeps_what_is_known(name):
   )
   keys, condition = (
     sampler.clip_keys(0, 2),
-    conditioning.given(z, known, patch=PATCH),
+    conditioning.from_mask(z, known, patch=PATCH),
   )
   start = jax.tree.leaves(made.begin(keys, condition))[0]
   noise = jax.vmap(lambda key: jax.random.normal(key, LATENT))(keys)
@@ -423,7 +421,7 @@ def test_a_network_that_skips_remembers_and_the_text_is_prepared_once():
     prepare=prepare,
     skipping=Counting((4, *LATENT)),
   )
-  keys, condition = sampler.clip_keys(0, 2), conditioning.nothing(2, LATENT)
+  keys, condition = sampler.clip_keys(0, 2), conditioning.pure_noise(2, LATENT)
   carry = made.begin(keys, condition)
   noise = jax.tree.leaves(carry)[0]
   carry = jax.jit(made.advance)({'scale': 1.0}, carry, TEXT, EMPTY, condition)

@@ -29,7 +29,7 @@ from spacetime.checkpoint import load
 from spacetime.config import networks, parse
 from spacetime.data.digits import render, scenes
 from spacetime.data.digits import world as world_lib
-from spacetime.diffusion import conditioning
+from spacetime.diffusion import conditioning_video
 from spacetime.media.pixels import to_frames, to_video
 from spacetime.models.networks import Networks
 from spacetime.pipeline import generate, prompt_embeds
@@ -54,15 +54,18 @@ MASK[16:48, :32] = True
 
 
 def image(at):
-  return conditioning.image(REAL[at], frames=FRAMES, at=at, hold=4)
+  return conditioning_video.image(REAL[at], frames=FRAMES, at=at, hold=4)
 
 
 # Mode -> its window, and the real clip that has these frames in its place.
 OPENING = {
   'image': (image(0), REAL),
-  'extend': (conditioning.forward(REAL, frames=FRAMES, given=9), CLIP[4:17]),
+  'extend': (
+    conditioning_video.forward(REAL, frames=FRAMES, cond_frames=9),
+    CLIP[4:17],
+  ),
   'extend_by_much': (
-    conditioning.forward(REAL, frames=FRAMES, given=1),
+    conditioning_video.forward(REAL, frames=FRAMES, cond_frames=1),
     CLIP[12:],
   ),
 }
@@ -73,14 +76,16 @@ LATER = {
   ),
   'image_last': (image(12), np.concatenate([REAL[:9], [REAL[12]] * 4])),
   'extend_backward': (
-    conditioning.backward(CLIP[12:], frames=FRAMES, given=8),
+    conditioning_video.backward(CLIP[12:], frames=FRAMES, cond_frames=8),
     CLIP[7:20],
   ),
   'connect': (
-    conditioning.connect(CLIP[:9], CLIP[13:], frames=FRAMES, given=(5, 4)),
+    conditioning_video.connect(
+      CLIP[:9], CLIP[13:], frames=FRAMES, cond_frames=(5, 4)
+    ),
     CLIP[4:17],
   ),
-  'inpaint': (conditioning.inpaint(REAL, MASK), REAL),
+  'inpaint': (conditioning_video.inpaint(REAL, MASK), REAL),
 }
 
 
@@ -93,10 +98,12 @@ class Knowing(Networks):
   def prepare(self, params, text_BSY):
     return text_BSY
 
-  def transform(self, params, z_Bfhwc, t_BT, text, key=None, *, row_fhw=None):
+  def transform(
+    self, params, z_Bfhwc, t_BT, text, key=None, *, t_index_fhw=None
+  ):
     t = t_BT[:, :, None, None, None]
-    if row_fhw is not None:
-      t = jnp.take(t_BT, row_fhw, axis=1)[..., None]
+    if t_index_fhw is not None:
+      t = jnp.take(t_BT, t_index_fhw, axis=1)[..., None]
     return (z_Bfhwc - self.known[0]) / jnp.maximum(t, 1e-3)
 
 
@@ -143,24 +150,26 @@ def make(model, window):
   return video[len(window.before_FHWC) :][:FRAMES]
 
 
-def decibels(found_FHWC, real_FHWC, known_FHW):
+def decibels(found_FHWC, real_FHWC, cond_mask_FHW):
   """PSNR of what is known of each frame that any is known of."""
   error_FHW = np.square(found_FHWC.astype(float) - real_FHWC).mean(-1)
-  known_F = known_FHW.any((1, 2))
-  mean_F = np.mean(error_FHW[known_F], axis=(1, 2), where=known_FHW[known_F])
+  known_F = cond_mask_FHW.any((1, 2))
+  mean_F = np.mean(
+    error_FHW[known_F], axis=(1, 2), where=cond_mask_FHW[known_F]
+  )
   return 10 * np.log10(255**2 / mean_F)
 
 
 def losses(model, codec, window, real_FHWC):
   """dB lost of each frame that is given, against the autoencoder alone."""
   encode, decode = codec
-  known_FHW = window.known_FHW
+  cond_mask_FHW = window.cond_mask_FHW
   np.testing.assert_array_equal(
-    window.frames_FHWC[known_FHW], real_FHWC[known_FHW]
+    window.frames_FHWC[cond_mask_FHW], real_FHWC[cond_mask_FHW]
   )
-  alone = decibels(decode(encode(real_FHWC)), real_FHWC, known_FHW)
+  alone = decibels(decode(encode(real_FHWC)), real_FHWC, cond_mask_FHW)
   assert alone[-1] > 28  # it is the trained one
-  return alone - decibels(make(model, window), real_FHWC, known_FHW)
+  return alone - decibels(make(model, window), real_FHWC, cond_mask_FHW)
 
 
 @pytest.mark.parametrize('mode', OPENING)

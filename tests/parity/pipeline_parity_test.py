@@ -10,7 +10,7 @@ from PIL import Image
 from spacetime import sharding
 from spacetime.checkpoint import load
 from spacetime.config import networks, parse
-from spacetime.diffusion import conditioning, sampler
+from spacetime.diffusion import conditioning, conditioning_video, sampler
 from spacetime.pipeline import generate, prompt_embeds
 from tests.checkpoint.interop import tokenizers_test
 from tests.parity import folder_parity_test
@@ -63,13 +63,13 @@ def ours(model, *, image_HWC=None, seed=3, **settings):
   grid = networks.grids(model.config, nets, size)
   settings = parse.sampling(model.config, steps=STEPS, **settings)
   told = prompt_embeds.from_prompts(model, [PROMPT], negative=NEGATIVE)
-  condition = conditioning.nothing(1, (*grid.latent, nets.autoencoder.z_dim))
+  condition = conditioning.pure_noise(1, (*grid.latent, nets.autoencoder.z_dim))
   shape = condition.z_Bfhwc.shape[1:]
   keys = sampler.clip_keys(seed, 1)
   noise = jax.vmap(lambda key: jax.random.normal(key, shape))(keys)
   frozen = {'autoencoder': model.read('autoencoder')}
   if image_HWC is not None:
-    window = conditioning.image(image_HWC, frames=FRAMES, at=0, hold=4)
+    window = conditioning_video.image(image_HWC, frames=FRAMES, at=0, hold=4)
     condition = generate.given(model, window, settings=settings, batch=1)
   (z_Bfhwc,) = generate.draw(
     model, told, condition, settings=settings, seed=seed, batch=1

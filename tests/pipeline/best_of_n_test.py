@@ -5,7 +5,7 @@ from PIL import Image
 from scipy import ndimage
 
 from spacetime.data.digits import tfds
-from spacetime.diffusion import conditioning
+from spacetime.diffusion import conditioning_video
 from spacetime.evaluation import seams
 from spacetime.pipeline import best_of_n
 from spacetime.pipeline.prompt_embeds import Texts
@@ -21,23 +21,25 @@ def across(xs, join=4, **kwargs):
 
 def test_joins_are_where_what_is_made_meets_what_is_given():
   clip = numbered(14)
-  ahead = conditioning.forward(clip, frames=9, given=5)
-  back = conditioning.backward(clip, frames=9, given=4)
-  between = conditioning.connect(clip, clip, frames=13, given=(5, 4))
+  ahead = conditioning_video.forward(clip, frames=9, cond_frames=5)
+  back = conditioning_video.backward(clip, frames=9, cond_frames=4)
+  between = conditioning_video.connect(
+    clip, clip, frames=13, cond_frames=(5, 4)
+  )
   assert (best_of_n.of(ahead), best_of_n.of(back), best_of_n.of(between)) == (
     (14,),
     (5,),
     (14, 18),
   )
-  loop = conditioning.loop(clip, frames=13, given=(5, 4))
+  loop = conditioning_video.loop(clip, frames=13, cond_frames=(5, 4))
   assert best_of_n.of(loop) == (0, 14) and loop.length == 18
   # What stands alone moves nowhere: no motion leads to it or from it.
-  still = conditioning.image(clip[0], frames=9, at=0, hold=4)
-  held = conditioning.image(clip[0], frames=13, at=6, hold=4)
+  still = conditioning_video.image(clip[0], frames=9, at=0, hold=4)
+  held = conditioning_video.image(clip[0], frames=13, at=6, hold=4)
   assert (best_of_n.of(still), best_of_n.of(held)) == ((), (5, 9))
-  kept = conditioning.edit(clip, frames=9, given=4)
-  whole = conditioning.edit(clip, frames=9)
-  part = conditioning.inpaint(clip, np.eye(*clip.shape[1:3], dtype=bool))
+  kept = conditioning_video.edit(clip, frames=9, cond_frames=4)
+  whole = conditioning_video.edit(clip, frames=9)
+  part = conditioning_video.inpaint(clip, np.eye(*clip.shape[1:3], dtype=bool))
   assert (best_of_n.of(kept), best_of_n.of(whole), best_of_n.of(part)) == (
     (5,),
     (),

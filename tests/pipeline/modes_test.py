@@ -102,21 +102,26 @@ def test_every_mode_gives_something(folder):
   for mode, (more, length, given) in cases.items():
     made = window(mode=mode, video=video, **more)
     assert made.length == length, mode
-    assert np.flatnonzero(made.known_FHW.all((1, 2))).tolist() == given, mode
+    assert np.flatnonzero(made.cond_mask_FHW.all((1, 2))).tolist() == given, (
+      mode
+    )
   made = window(mode='inpaint', video=video, mask=mask)
   expected = np.arange(48) >= 16
-  assert (made.known_FHW == expected).all() and made.length == 9
+  assert (made.cond_mask_FHW == expected).all() and made.length == 9
   made = window(mode='edit', video=video, mask=mask, strength=0.5)
-  assert (made.known_FHW == expected).all()
+  assert (made.cond_mask_FHW == expected).all()
   # A mask of a video that is read smaller; what it touches is new.
   large = str(folder / 'large.mp4')
   made = window(
     mode='inpaint', video=large, mask=str(folder / 'mask_large.png')
   )
-  assert made.known_FHW[:, :, 18:].all() and not made.known_FHW[:, :, :16].any()
+  assert (
+    made.cond_mask_FHW[:, :, 18:].all()
+    and not made.cond_mask_FHW[:, :, :16].any()
+  )
   made = window(mode='outpaint', video=str(folder / 'small.mp4'))
-  assert made.known_FHW[:, 8:24, 8:40].all()
-  assert made.known_FHW.sum() == 9 * 16 * 32
+  assert made.cond_mask_FHW[:, 8:24, 8:40].all()
+  assert made.cond_mask_FHW.sum() == 9 * 16 * 32
 
 
 def test_an_image_is_held_for_a_latent_frame(folder):
@@ -128,7 +133,7 @@ def test_an_image_is_held_for_a_latent_frame(folder):
     ('3', [1, 2, 3, 4]),
   ):
     made = window(image=image, image_at=at)
-    assert np.flatnonzero(made.known_FHW[:, 0, 0]).tolist() == known
+    assert np.flatnonzero(made.cond_mask_FHW[:, 0, 0]).tolist() == known
 
 
 EDIT = {'mode': 'edit', 'video': 'long.mp4', 'strength': 0.5}
@@ -245,7 +250,7 @@ def test_no_given_frame_is_lost_to_a_part_of_a_latent_frame(
   with caplog.at_level('WARNING', logger='absl'):
     made = window(grid, CELLS, mode=mode, video=video, given=given, **more)
   assert f'--given={given}: the autoencoder knows 1 frame at the' in caplog.text
-  assert np.flatnonzero(made.known_FHW.all((1, 2))).tolist() == known
+  assert np.flatnonzero(made.cond_mask_FHW.all((1, 2))).tolist() == known
   # All frames of the videos, and of those the known ones once.
   new = 17 - len(known)
   assert made.length == new + (28 if mode == 'connect' else 14)
@@ -258,7 +263,7 @@ def test_a_video_that_lies_is_taken_upright(tmp_path, degrees):
   videos.rotated(tmp_path / 'a.mp4', upright, degrees)
   for more in ({'mode': 'extend'}, EDIT):
     made = window(**more | {'video': str(tmp_path / 'a.mp4')})
-    found = made.whole(made.frames_FHWC).astype(int)
+    found = made.assemble(made.frames_FHWC).astype(int)
     assert found.shape[1:] == (32, 48, 3)
     assert np.abs(found[:5] - upright[:5]).max() <= 12
   # What is upright after turning is judged by its proportions, too.
@@ -277,7 +282,7 @@ def test_a_video_of_variable_rate_keeps_its_time(tmp_path):
     times=[0, 200, 380, 420, 700, 800],
   )
   made = window(mode='extend', video=str(path), given=5)
-  numbers = videos.frame_numbers(made.whole(made.frames_FHWC))
+  numbers = videos.frame_numbers(made.assemble(made.frames_FHWC))
   assert numbers[:7] == [0, 0, 1, 1, 3, 3, 4]
 
 

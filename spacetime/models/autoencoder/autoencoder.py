@@ -206,13 +206,13 @@ class Autoencoder:
     """The video of the next latent frames: (cache, video_BFHWC)."""
     return self._decode(params, cache, z_Bfhwc)
 
-  def known(self, known_FHW: np.ndarray) -> np.ndarray:
+  def latent_cond_mask(self, cond_mask_FHW: np.ndarray) -> np.ndarray:
     """Which values of the latents a mask of pixels makes known, (f, h, w, c):
     those of a cell all of whose pixels are."""
     time, height, width = self.stride
-    copies = np.repeat(known_FHW[:1], time - 1, axis=0)
+    copies = np.repeat(cond_mask_FHW[:1], time - 1, axis=0)
     known_fhw = einops.reduce(
-      np.concatenate([copies, known_FHW]),
+      np.concatenate([copies, cond_mask_FHW]),
       '(f t) (h a) (w b) -> f h w',
       np.all,
       t=time,

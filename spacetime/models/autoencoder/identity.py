@@ -91,13 +91,13 @@ class IdentityAutoencoder:
     """The video of the next latent frames: (cache, video_BFHWC)."""
     return {}, jnp.clip(self._unfold(z_Bfhwc), -1, 1)
 
-  def known(self, known_FHW: np.ndarray) -> np.ndarray:
+  def latent_cond_mask(self, cond_mask_FHW: np.ndarray) -> np.ndarray:
     """Which values of the latents a mask of pixels makes known, (f, h, w, c):
     each by itself."""
-    copies = np.repeat(known_FHW[:1], self.time - 1, axis=0)
-    known_FHW = np.concatenate([copies, known_FHW])
+    copies = np.repeat(cond_mask_FHW[:1], self.time - 1, axis=0)
+    cond_mask_FHW = np.concatenate([copies, cond_mask_FHW])
     known_fHWt = einops.rearrange(
-      known_FHW, '(f t) H W -> f H W t', t=self.time
+      cond_mask_FHW, '(f t) H W -> f H W t', t=self.time
     )
     return np.repeat(known_fHWt, 3, axis=-1)
 

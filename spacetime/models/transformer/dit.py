@@ -123,7 +123,9 @@ class DiT(nn.Module):
   config: DiTConfig
   scaling: rope.Scaling | None = None
 
-  def __call__(self, z_Bfhwc, t_BT, text, row_fhw=None, *, stack=whole_stack):
+  def __call__(
+    self, z_Bfhwc, t_BT, text, t_index_fhw=None, *, stack=whole_stack
+  ):
     """One prediction.
 
     Args:
@@ -132,8 +134,8 @@ class DiT(nn.Module):
         the whole clip, at no cost.
       text: features (B, S, Y), of which rows past the text are zeros and take
         part; or what text_keys.prepare made of them.
-      row_fhw: which of (B, T) levels each latent cell has, int, the same in a
-        token; None is that of its frame.
+      t_index_fhw: index in t_BT for each latent cell, int, one for all cells of
+        a token; None is that of its frame.
       stack: (model, x_BND, what each block takes besides) -> x_BND, how the
         blocks are run; see step_cache.py.
 
@@ -145,11 +147,11 @@ class DiT(nn.Module):
         another number of frames.
     """
     config = self.config
-    grid = self.grid(z_Bfhwc.shape, t_BT.shape, rows=row_fhw is not None)
+    grid = self.grid(z_Bfhwc.shape, t_BT.shape, rows=t_index_fhw is not None)
     position_N3 = patchify.positions(grid)
     row_N = position_N3[:, 0]
-    if row_fhw is not None:
-      row_N = jnp.ravel(row_fhw[:, :: config.patch[1], :: config.patch[2]])
+    if t_index_fhw is not None:
+      row_N = jnp.ravel(t_index_fhw[:, :: config.patch[1], :: config.patch[2]])
     rope_tables = rope.tables(
       position_N3,
       head_size=config.width // config.heads,

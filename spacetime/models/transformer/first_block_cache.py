@@ -61,7 +61,7 @@ def predict(
   text: jax.Array | KeysValues,
   memory: Memory,
   *,
-  row_fhw: jax.Array | None = None,
+  t_index_fhw: jax.Array | None = None,
   threshold: float,
 ):
   """As the transformer itself, of a step near to the one remembered.
@@ -69,7 +69,7 @@ def predict(
   Args:
     model: the transformer.
     variables: its own.
-    z_Bfhwc, t_BT, text, row_fhw: see dit.DiT.
+    z_Bfhwc, t_BT, text, t_index_fhw: see dit.DiT.
     memory: of the step before, or `begin`.
     threshold: 0 computes every step.
 
@@ -98,7 +98,7 @@ def predict(
     )
     return first_BND + rest_BND
 
-  y = model.apply(variables, z_Bfhwc, t_BT, text, row_fhw, stack=stack)
+  y = model.apply(variables, z_Bfhwc, t_BT, text, t_index_fhw, stack=stack)
   return y, after[0]
 
 

@@ -38,8 +38,8 @@ def random_params(config=TINY, seed=3):
   )
 
 
-def apply(params, z=Z, t=T, text=TEXT, config=TINY, row_fhw=None):
-  return dit.DiT(config).apply(params, z, t, text, row_fhw)
+def apply(params, z=Z, t=T, text=TEXT, config=TINY, t_index_fhw=None):
+  return dit.DiT(config).apply(params, z, t, text, t_index_fhw)
 
 
 @pytest.mark.parametrize(
@@ -81,14 +81,14 @@ def test_a_level_reaches_its_frame_and_through_attention_the_others():
 
 def test_tokens_can_have_levels_of_their_own():
   params = random_params()
-  row_fhw = np.broadcast_to(np.arange(5)[:, None, None], (5, 4, 6))
-  rows = apply(params, row_fhw=row_fhw)
+  t_index_fhw = np.broadcast_to(np.arange(5)[:, None, None], (5, 4, 6))
+  rows = apply(params, t_index_fhw=t_index_fhw)
   np.testing.assert_allclose(rows, apply(params), atol=1e-5)
   # A sixth level for one token of frame 2, in columns 2 and 3 of rows 0 and 1.
   t = jnp.concatenate([T, T[:, 2:3] + 0.1], axis=1)
-  row_fhw = row_fhw.copy()
-  row_fhw[2, :2, 2:4] = 5
-  moved = np.abs(np.asarray(apply(params, t=t, row_fhw=row_fhw) - rows))
+  t_index_fhw = t_index_fhw.copy()
+  t_index_fhw[2, :2, 2:4] = 5
+  moved = np.abs(np.asarray(apply(params, t=t, t_index_fhw=t_index_fhw) - rows))
   far = moved.max(axis=(0, 4))
   assert far.min() > 1e-6 and np.unravel_index(far.argmax(), far.shape)[0] == 2
   near = far[2, :2, 2:4].max()
