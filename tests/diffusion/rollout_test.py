@@ -81,9 +81,7 @@ def test_a_later_chunk_is_given_the_tail():
   rng = np.random.default_rng(0)
   tail = rollout.Tail(rng.normal(size=(2, 3, 4, 5, 6)), None, {})
   opening = rng.normal(size=(2, 1, 4, 5, 6)).astype(np.float32)
-  found = rollout.next_conditioning(
-    tail, opening, frames=7, context_context_noise=0.25
-  )
+  found = rollout.next_conditioning(tail, opening, frames=7, context_noise=0.25)
   np.testing.assert_array_equal(found.t_BT, [[0.25] * 3 + [1.0] * 4] * 2)
   np.testing.assert_array_equal(found.z_Bfhwc[:, :1], opening)
   np.testing.assert_allclose(found.z_Bfhwc[:, 1:3], tail.z_Bfhwc[:, 1:], 1e-6)
