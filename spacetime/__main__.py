@@ -1,38 +1,61 @@
-"""`spacetime COMMAND` and `python -m spacetime COMMAND`."""
+"""spacetime: text-to-video diffusion on spacetime patches, in JAX.
+
+spacetime COMMAND [--flag=value ...]
+spacetime COMMAND --help
+"""
 
 import importlib
 import sys
 
 COMMANDS = {
-  'train': 'Trains a text-to-video model or a video autoencoder.',
-  'sample': 'Samples videos from prompts, images and videos.',
-  'evaluate': 'Measures what the videos of a model show.',
-  'encode': 'Caches latents and prompt embeddings of a data set.',
-  'export': 'Writes a trained model as a folder of safetensors.',
-  'convert': 'Converts published weights, both ways.',
-  'compile': 'Dry run: compiles for TPUs that are not there.',
-  'caption': 'Captions videos through a chat endpoint.',
+  'sample': 'Sample videos from prompts, images and videos.',
+  'train': 'Train a text-to-video model or a video autoencoder.',
+  'evaluate': 'Measure what the videos of a model show.',
+  'encode': 'Cache latents and prompt embeddings of a data set.',
+  'export': 'Write a trained model as a folder of safetensors.',
+  'convert': 'Convert published weights, both ways.',
+  'compile': 'Dry run: compile for TPUs that are not there.',
+  'caption': 'Caption videos through a chat endpoint.',
 }
 
 
 def main() -> None:
   """Runs the command that the first argument names."""
   arguments = sys.argv[1:]
-  if not arguments or arguments[0] in ('-h', '--help', 'help'):
-    print(__doc__)
-    for name, summary in COMMANDS.items():
-      print(f'  {name:10}{summary}')
-    sys.exit(0 if arguments else 2)
+  if arguments[:1] == ['--version']:
+    print(importlib.import_module('spacetime').__version__)
+    return
+  if not arguments or arguments[0] in ('-h', '-help', '--help', 'help'):
+    if len(arguments) > 1 and arguments[1] in COMMANDS:
+      arguments = [arguments[1], '--help']
+    else:
+      print(overview())
+      return
   name = arguments[0]
   if name not in COMMANDS:
-    print(
-      f'error: unknown command {name!r}: expected one of {", ".join(COMMANDS)}',
-      file=sys.stderr,
-    )
+    print(f'error: unknown command {name!r}{suggestion(name)}', file=sys.stderr)
     sys.exit(2)
-  sys.argv = [f'spacetime {name}', *arguments[1:]]
   command = importlib.import_module(f'spacetime.cli.{name}')
-  importlib.import_module('spacetime.cli.common').run(command.main)
+  common, devices = (
+    importlib.import_module(f'spacetime.cli.{module}')
+    for module in ('common', 'devices')
+  )
+  sys.argv = [f'spacetime {name}', *arguments[1:]]
+  common.run(command.main, setup=devices.setup, docstring=command.__doc__)
+
+
+def overview() -> str:
+  """The commands, a line each."""
+  lines = [f'  {name:10}{summary}' for name, summary in COMMANDS.items()]
+  return f'{__doc__}\nCommands:\n\n' + '\n'.join(lines)
+
+
+def suggestion(name: str) -> str:
+  """The nearest command, or all of them."""
+  near = importlib.import_module('difflib').get_close_matches(name, COMMANDS)
+  if near:
+    return f'; did you mean {near[0]}?'
+  return f': expected one of {", ".join(COMMANDS)}'
 
 
 if __name__ == '__main__':

@@ -1,90 +1,142 @@
-"""What every command shares: devices, the compilation cache, errors."""
+"""Shared by the commands: flags from dataclasses, parsing, errors in a line."""
 
+import dataclasses
 import os
-import pathlib
 import sys
+import types
+import typing
 from collections.abc import Callable
 
-import jax
-from absl import app, flags, logging
+from absl import flags, logging
 
-_CPU_DEVICES = flags.DEFINE_integer(
-  'cpu_devices', 0, 'Emulate so many devices on the CPU; 0 uses what is there.'
-)
-_CACHE = flags.DEFINE_string(
-  'compilation_cache',
-  '~/.cache/spacetime/jax',
-  'Folder for compiled programs, so that a second run starts at once; empty '
-  'keeps none.',
-)
+from spacetime.cli import config_file, flag_names, help_pages
+
+DEFINE = {
+  bool: flags.DEFINE_bool,
+  float: flags.DEFINE_float,
+  int: flags.DEFINE_integer,
+  str: flags.DEFINE_string,
+}
+BAD_INPUT = 2  # exit code of a refusal
+INTERRUPTED = 130  # exit code after Ctrl-C, as of shells
 
 
-def setup() -> None:
-  """Sets devices and the cache; call first in a main, before JAX runs."""
-  if _CPU_DEVICES.value < 0:
-    raise ValueError(f'--cpu_devices={_CPU_DEVICES.value}: expected 0 or more')
-  if _CPU_DEVICES.value:
-    jax.config.update('jax_platforms', 'cpu')
-    jax.config.update('jax_num_cpu_devices', _CPU_DEVICES.value)
-  if _CACHE.value:
-    folder = pathlib.Path(_CACHE.value).expanduser()
-    try:
-      folder.mkdir(parents=True, exist_ok=True)
-    except OSError as e:
-      print(f'no compilation cache: {folder}: {e.strerror}', file=sys.stderr)
-    else:
-      jax.config.update('jax_compilation_cache_dir', os.fspath(folder))
-      jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.5)
+def define_flags(settings: type, *, unset: str = '') -> None:
+  """Defines a flag for each field of a dataclass that has a help text.
+
+  Args:
+    settings: a dataclass whose fields have `metadata={'help': ..., 'group':
+      ...}`; fields without help get no flag. Types are str, int, float and
+      bool, or one of them and None.
+    unset: where a flag that is not set takes its value from, such as "the
+      checkpoint's"; the flags' defaults are then None. Empty: the fields' own
+      defaults.
+  """
+  hints = typing.get_type_hints(settings)
+  for field in dataclasses.fields(settings):
+    if not field.metadata.get('help'):
+      continue
+    default = None if unset else _default(field)
+    kind = _plain_type(hints[field.name])
+    DEFINE[kind](field.name, default, field.metadata['help'])
+    help_pages.group(field.metadata.get('group', 'options'), field.name)
+    if unset:
+      help_pages.unset(field.name, unset)
+
+
+def flag_values(settings: type) -> dict:
+  """Values of the flags that define_flags made, by name."""
+  return {
+    field.name: flags.FLAGS[field.name].value
+    for field in dataclasses.fields(settings)
+    if field.metadata.get('help')
+  }
+
+
+def _default(field: dataclasses.Field):
+  if field.default is not dataclasses.MISSING:
+    return field.default
+  if field.default_factory is not dataclasses.MISSING:
+    return field.default_factory()
+  return None
+
+
+def _plain_type(hint) -> type:
+  """The type of a flag: `int` of `int | None`."""
+  if typing.get_origin(hint) in (typing.Union, types.UnionType):
+    (hint,) = (
+      kind for kind in typing.get_args(hint) if kind is not types.NoneType
+    )
+  if typing.get_origin(hint) is typing.Literal:
+    return type(typing.get_args(hint)[0])
+  return hint
 
 
 def parse(argv: list[str]) -> list[str]:
-  """Parses flags, a config and its overrides among them.
+  """Parses flags, with a config and its overrides; returns the rest.
 
   Raises:
-    ValueError: a flag, a config or a key of it that there is not.
+    ValueError: no such flag, config or key, or a value of another type.
   """
+  argv = [argv[0], *flag_names.own_names(argv[1:])]
+  if 'config' in flags.FLAGS:
+    argv = config_file.checked(argv)
+  sys.argv = argv  # where config_flags looks for overrides
   try:
     return flags.FLAGS(argv)
-  except flags.Error as e:
-    # config_flags puts a whole traceback into its message: its last line tells.
-    first, *lines = [line for line in str(e).splitlines() if line.strip(' ;')]
-    if 'Traceback' in str(e):
-      last = [line for line in lines if not line.startswith((' ', ';'))][-1]
-      first = f'{first.split(" Error whilst")[0]} {last}'
-    raise ValueError(f'{first}; see --help') from e
-  except (AttributeError, KeyError) as e:  # of an override --config.a.b=c
-    raise ValueError(
-      f'a key that the config does not have: {str(e).strip(chr(34))}; given '
-      f'{" ".join(a for a in argv if a.startswith("--config."))}'
-    ) from e
-  except OSError as e:
-    raise ValueError(f'{e}; change --config') from e
+  except flags.IllegalFlagValueError as e:
+    raise ValueError(_illegal(str(e))) from e
+  except (flags.Error, AttributeError, KeyError, OSError) as e:
+    raise ValueError(f'{str(e).splitlines()[0]}; see --help') from e
 
 
-def run(main: Callable[[], None]) -> None:
-  """Runs a main under absl; a ValueError is told in one line, exit code 2."""
-  app.run(
-    lambda argv: _told(_begin, main, argv),
-    flags_parser=lambda argv: _told(parse, argv),
-  )
+def _illegal(text: str) -> str:
+  """Absl's 'flag --steps=abc: invalid literal ...' in this program's form."""
+  text = text.removeprefix('flag ')
+  if 'invalid literal for int' in text:
+    return text.split(': ')[0] + ': expected a whole number'
+  if 'could not convert string to float' in text:
+    return text.split(': ')[0] + ': expected a number'
+  return text.replace('value should be one of', 'expected one of')
 
 
-def _begin(main: Callable[[], None], argv: list[str]) -> None:
-  if not flags.FLAGS['verbosity'].present:  # Orbax tells every file it opens
-    logging.set_verbosity(logging.WARNING)
-  if len(argv) > 1:
-    raise ValueError(
-      f'arguments {argv[1:]}: expected flags only, as --name=value; see --help'
-    )
-  setup()
-  main()
+def run(main: Callable, *, setup: Callable | None = None, docstring='') -> None:
+  """Parses sys.argv and runs a command; exits with its code.
 
+  A ValueError is printed in one line (exit code 2), as is an OSError (exit code
+  1), unless the environment has SPACETIME_TRACEBACK.
 
-def _told(call: Callable, *arguments):
+  Args:
+    main: the command; returns an exit code or None.
+    setup: called after the flags are parsed.
+    docstring: what `--help` prints above the flags.
+  """
+  if help_pages.requested(sys.argv[1:]):
+    help_pages.show(docstring)
   try:
-    return call(*arguments)
+    rest = parse(sys.argv)
+    if not flags.FLAGS['verbosity'].present:  # Orbax logs every file it opens
+      logging.set_verbosity(logging.WARNING)
+    logging.use_absl_handler()
+    if len(rest) > 1:
+      raise ValueError(
+        f'arguments {rest[1:]}: expected flags only, as --name=value; see '
+        '--help'
+      )
+    if setup:
+      setup()
+    code = main()
   except ValueError as e:
-    if os.environ.get('SPACETIME_TRACEBACK'):
-      raise
-    print(f'error: {e}', file=sys.stderr)
-    sys.exit(2)
+    _fail(e, flag_names.message(e), BAD_INPUT)
+  except OSError as e:
+    _fail(e, str(e), 1)
+  except KeyboardInterrupt as e:
+    _fail(e, 'interrupted', INTERRUPTED)
+  sys.exit(code or 0)
+
+
+def _fail(error: BaseException, text: str, code: int) -> typing.NoReturn:
+  if os.environ.get('SPACETIME_TRACEBACK'):
+    raise error
+  print(f'error: {text}', file=sys.stderr)
+  sys.exit(code)

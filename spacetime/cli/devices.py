@@ -1,0 +1,44 @@
+"""Flags of every command that computes: devices and the compilation cache."""
+
+import os
+import pathlib
+import sys
+
+from absl import flags
+
+from spacetime import SettingError
+from spacetime.cli import help_pages
+
+_CPU_DEVICES = flags.DEFINE_integer(
+  'cpu_devices',
+  0,
+  'Number of CPU devices to emulate; 0 uses the devices of the machine. '
+  'Example: --cpu_devices=8.',
+)
+_CACHE = flags.DEFINE_string(
+  'compilation_cache',
+  '~/.cache/spacetime/jax',
+  'Folder of compiled programs, so that a second run starts at once; empty '
+  'keeps none.',
+)
+help_pages.group('devices', 'cpu_devices', 'compilation_cache')
+
+
+def setup() -> None:
+  """Sets devices and the compilation cache, before JAX runs."""
+  import jax  # here, so that help and refusals of flags do not wait for it
+
+  if _CPU_DEVICES.value < 0:
+    raise SettingError('cpu_devices', _CPU_DEVICES.value, '0 or more')
+  if _CPU_DEVICES.value:
+    jax.config.update('jax_platforms', 'cpu')
+    jax.config.update('jax_num_cpu_devices', _CPU_DEVICES.value)
+  if _CACHE.value:
+    folder = pathlib.Path(_CACHE.value).expanduser()
+    try:
+      folder.mkdir(parents=True, exist_ok=True)
+    except OSError as e:
+      print(f'no compilation cache: {folder}: {e.strerror}', file=sys.stderr)
+    else:
+      jax.config.update('jax_compilation_cache_dir', os.fspath(folder))
+      jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.5)

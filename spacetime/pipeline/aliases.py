@@ -1,0 +1,38 @@
+"""Diffusers' names of settings, accepted by Pipeline and by the flags."""
+
+from spacetime import SettingError
+
+# Diffusers' name -> the setting.
+ALIASES = {
+  'num_inference_steps': 'steps',
+  'guidance_scale': 'guidance',
+  'guidance_scale_2': 'guidance_2',
+  'flow_shift': 'shift',
+  'num_frames': 'frames',
+  'num_videos_per_prompt': 'num',
+}
+# Diffusers' two names of one setting, `size`: (width, height).
+SIZE = ('width', 'height')
+
+
+def renamed(settings: dict) -> dict:
+  """Settings by their own names, from keywords that may use diffusers'.
+
+  Raises:
+    SettingError: a setting is there twice, or `width` without `height`.
+  """
+  result = {}
+  for name, value in settings.items():
+    own = ALIASES.get(name, name)
+    if own in result or (own != name and own in settings):
+      raise SettingError(name, value, f'`{own}` once', hint='leave one out')
+    result[own] = value
+  sides = [result.pop(name, None) for name in SIZE]
+  if any(side is not None for side in sides):
+    if None in sides:
+      one, other = SIZE if sides[1] is None else SIZE[::-1]
+      raise SettingError(one, result.get(one), f'`{other}` too')
+    if result.get('size') is not None:
+      raise SettingError('size', result['size'], '`size` or `width`, not both')
+    result['size'] = tuple(sides)
+  return result
