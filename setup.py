@@ -32,7 +32,9 @@ setuptools.setup(
   long_description_content_type='text/markdown',
   license='Apache-2.0',
   python_requires='>=3.11',
-  packages=setuptools.find_namespace_packages(include=['spacetime*', 'experiments*']),
+  packages=setuptools.find_namespace_packages(
+    include=['spacetime*', 'experiments*']
+  ),
   package_data={'spacetime': ['assets/**/*']},
   entry_points={'console_scripts': ['spacetime=spacetime.__main__:main']},
   install_requires=[

@@ -71,16 +71,18 @@ def load(value: str):
 def _check_key(config, name: str) -> None:
   *sections, key = name.split('.')
   for depth, section in enumerate([*sections, key]):
-    if not hasattr(config, 'keys'):
-      return  # an item of a value; config_flags knows what to say
-    if section not in config:
-      known = [str(key) for key in config]
+    if isinstance(config, (tuple, list)):
+      return  # config_flags parses indices
+    known = [str(key) for key in config] if hasattr(config, 'keys') else []
+    if section not in known:
       near = difflib.get_close_matches(section, known, n=1, cutoff=0.5)
       before = ''.join(f'{part}.' for part in sections[:depth])
       hint = (
         f'did you mean --config.{before}{near[0]}?'
         if near
         else f'expected one of {known}'
+        if known
+        else f'{before.rstrip(".")} is a value'
       )
       raise ValueError(f'--config.{name}: no such key; {hint}')
     config = config[section]

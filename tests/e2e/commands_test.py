@@ -493,7 +493,7 @@ def test_sample_refuses(model, tmp_path):
       '--video=none.mp4',
       '--strength=1.5',
     ],
-    "Unknown command line flag 'stepz'": [*good, '--stepz=3'],
+    'unknown flag --stepz; did you mean --steps?': [*good, '--stepz=3'],
     '--decode_tiles=2: expected COLUMNSxROWS': [*good, '--decode_tiles=2'],
     '--decode_shards=2: expected 1 to 1': [*good, '--decode_shards=2'],
     'none.safetensors: no such file': [*good, '--lora=none.safetensors'],
@@ -511,7 +511,10 @@ def test_train_refuses(model, codec, tmp_path):
   ]
   cases = {
     '--config and --workdir: expected both': good[:1],
-    'config does not have': [*good, '--config.train.stepz=3'],
+    '--config.train.stepz: no such key; did you mean --config.train.steps': [
+      *good,
+      '--config.train.stepz=3',
+    ],
     "size 'sice': expected one of": [
       good[0].replace('tiny', 'sice'),
       *good[1:],
