@@ -1,4 +1,4 @@
-"""Frames as pictures of a video stream: the codecs and their colours."""
+"""Codecs of the video streams that are written, and their colours."""
 
 import fractions
 from collections.abc import Iterator, Mapping
@@ -6,8 +6,10 @@ from collections.abc import Iterator, Mapping
 import av
 import numpy as np
 
-# Suffix -> codec and its options. H.264 at CRF 16 is hard to tell from the
-# source; without `cpu-independent` the same frames give other bytes at times.
+from spacetime import SettingError
+
+# Suffix -> codec and its options. H.264 at CRF 16 is hard to distinguish from
+# the source. Without `cpu-independent`, equal frames may give other bytes.
 CODECS = {
   '.mp4': (
     'libx264',
@@ -26,21 +28,21 @@ def add_stream(
   width: int,
   options: Mapping[str, str] | None = None,
 ):
-  """Adds the video stream of a suffix.
+  """Adds a video stream to a container that is opened for writing.
 
-  Players want even sides in YUV 4:2:0: an odd one gets one pixel more.
+  Players need even sides in YUV 4:2:0: an odd side gets one pixel more.
 
   Args:
-    container: opened for writing.
-    suffix: of CODECS.
-    rate: frames a second.
-    height: rows of the frames.
-    width: columns.
-    options: of the codec, beside its own.
+    container: the container.
+    suffix: a key of CODECS.
+    rate: frames per second.
+    height: height of the frames in pixels.
+    width: width of the frames in pixels.
+    options: options of the codec, beside those of CODECS.
   """
-  codec, own = CODECS[suffix]
+  codec, defaults = CODECS[suffix]
   stream = container.add_stream(
-    codec, rate=rate, options=own | dict(options or {})
+    codec, rate=rate, options=defaults | dict(options or {})
   )
   stream.height, stream.width = height + height % 2, width + width % 2
   stream.pix_fmt = 'yuv420p'
@@ -51,8 +53,8 @@ def add_stream(
   return stream
 
 
-def pictures(frames_FHWC: np.ndarray) -> Iterator[av.VideoFrame]:
-  """Frames as a stream of add_stream takes them, without times.
+def video_frames(frames_FHWC: np.ndarray) -> Iterator[av.VideoFrame]:
+  """Converts uint8 frames for a stream of add_stream, without timestamps.
 
   An odd side is padded by its last row or column.
   """
@@ -71,7 +73,7 @@ def pictures(frames_FHWC: np.ndarray) -> Iterator[av.VideoFrame]:
 
 
 def check_frames(frames_FHWC: np.ndarray) -> None:
-  """Raises ValueError unless they are uint8 (F, H, W, 3), at least one."""
+  """Raises ValueError unless frames are uint8 (F, H, W, 3), at least one."""
   shape = np.shape(frames_FHWC)
   if len(shape) != 4 or shape[3] != 3 or 0 in shape:
     raise ValueError(f'frames are {shape}; expected (F, H, W, 3)')
@@ -79,12 +81,12 @@ def check_frames(frames_FHWC: np.ndarray) -> None:
     raise ValueError(f'frames are {frames_FHWC.dtype}; expected uint8')
 
 
-def check_fps(fps: float) -> fractions.Fraction:
-  """A rate as containers have it.
+def frame_rate(fps: float) -> fractions.Fraction:
+  """A frame rate as containers store it.
 
   Raises:
-    ValueError: below 1/1000 or above 1000 frames a second.
+    SettingError: below 1/1000 or above 1000 frames per second.
   """
   if not 1e-3 <= fps <= 1000:
-    raise ValueError(f'fps={fps}: expected 0.001 to 1000; change --fps')
+    raise SettingError('fps', fps, '0.001 to 1000')
   return fractions.Fraction(fps).limit_denominator(1001)

@@ -1,9 +1,9 @@
-"""An MP4 that plays while it grows, and goes on after a kill.
+"""An MP4 that plays while it grows, and resumes after a kill.
 
-It grows by fragments, each whole in itself (ISO/IEC 14496-12, 8.8), with an
-encoder of its own: the bytes of one depend on its frames and on how many came
-before, on nothing else. A file that is cut off after any of them goes on to the
-bytes that it would have had.
+The file grows by self-contained fragments (ISO/IEC 14496-12, 8.8). Each has its
+own encoder: its bytes depend only on its frames and on the number of frames
+before it. A file that is truncated after any fragment therefore continues to
+the same bytes as one that was never interrupted.
 """
 
 import dataclasses
@@ -21,12 +21,12 @@ SUFFIX = '.mp4'
 
 @dataclasses.dataclass(frozen=True)
 class Mark:
-  """How far a file has come.
+  """The end of the last complete fragment of a file.
 
   Attributes:
-    fragments: that it has.
-    frames: in them.
-    size: of them, in bytes.
+    fragments: number of fragments.
+    frames: number of frames in them.
+    size: their size in bytes.
   """
 
   fragments: int = 0
@@ -38,12 +38,12 @@ class Writer:
   """Appends fragments to a file, in memory constant in its length.
 
   Attributes:
-    mark: after the last fragment.
+    mark: the end of the last fragment.
 
   Args:
-    path: FILE.mp4; what is there after `mark` is cut off.
-    fps: frames a second.
-    mark: where the file goes on.
+    path: FILE.mp4; its bytes after `mark` are cut off.
+    fps: frames per second.
+    mark: end of the fragments to continue from; None starts a new file.
 
   Raises:
     ValueError: the file is shorter than the mark.
@@ -54,38 +54,39 @@ class Writer:
   ):
     self.path = pathlib.Path(path)
     self.mark = mark or Mark()
-    self._rate = codecs.check_fps(fps)
+    self._rate = codecs.frame_rate(fps)
     self._container = self._stream = self._bytes = None
     self._frames = 0
     self.path.parent.mkdir(parents=True, exist_ok=True)
     size = self.path.stat().st_size if self.path.exists() else 0
     if size < self.mark.size:
       raise ValueError(
-        f'{self.path} has {size} bytes: expected {self.mark.size} or more, as '
-        'were written of it; remove it and what is beside it to begin anew'
+        f'{self.path} has {size} bytes: expected {self.mark.size} or more, '
+        'which were written before; remove it and its .part files to start '
+        'again'
       )
     with open(self.path, 'ab') as file:
       file.truncate(self.mark.size)
 
   def append(self, frames_FHWC: np.ndarray) -> None:
-    """Encodes frames, uint8, as part of the fragment under way."""
+    """Encodes frames, uint8 (F, H, W, 3), into the current fragment."""
     codecs.check_frames(frames_FHWC)
     if self._container is None:
       self._open(*frames_FHWC.shape[1:3])
-    for frame in codecs.pictures(frames_FHWC):
+    for frame in codecs.video_frames(frames_FHWC):
       frame.pts = self.mark.frames + self._frames
       self._container.mux(self._stream.encode(frame))
       self._frames += 1
 
   def cut(self) -> None:
-    """Ends the fragment under way and writes it; without frames, nothing."""
+    """Ends the current fragment and writes it, if it has frames."""
     if self._container is None:
       return
     self._container.mux(self._stream.encode())
     self._container.close()
     self._container, data = None, self._bytes.getvalue()
     if self.mark.fragments:
-      # What opens the file stands in it once.
+      # The header of the file is written once.
       data = data[_start(data, b'moof') :]
     with open(self.path, 'ab') as file:
       file.write(data)
@@ -107,11 +108,11 @@ class Writer:
       options={
         'movflags': 'empty_moov+default_base_moof+frag_discont+skip_trailer',
         'fragment_index': str(self.mark.fragments + 1),
-        # Else a fragment would begin at time 0.
+        # Otherwise each fragment would start at time 0.
         'avoid_negative_ts': 'make_non_negative',
       },
     )
-    # Frames that look ahead would be decoded before the fragment begins.
+    # B-frames would be decoded before the fragment starts.
     self._stream = codecs.add_stream(
       self._container,
       SUFFIX,
@@ -123,9 +124,9 @@ class Writer:
 
 
 def finish(path: str | os.PathLike, target: str | os.PathLike) -> pathlib.Path:
-  """A file of fragments as an ordinary one, its index first; it is removed.
+  """Remuxes a file of fragments into an ordinary MP4 with its index first.
 
-  Nothing is encoded again. The target appears whole or not at all.
+  Nothing is encoded again. `path` is removed when `target` is complete.
   """
   path, target = pathlib.Path(path), pathlib.Path(target)
   with (
@@ -149,8 +150,8 @@ def finish(path: str | os.PathLike, target: str | os.PathLike) -> pathlib.Path:
 
 
 def _start(data: bytes, name: bytes) -> int:
-  """Where the first box of a name begins."""
-  at = 0
-  while data[at + 4 : at + 8] != name:
-    at += int.from_bytes(data[at : at + 4], 'big')
-  return at
+  """The offset of the first box of a name."""
+  offset = 0
+  while data[offset + 4 : offset + 8] != name:
+    offset += int.from_bytes(data[offset : offset + 4], 'big')
+  return offset

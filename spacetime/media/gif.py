@@ -1,4 +1,4 @@
-"""Frames -> a GIF that loops for ever."""
+"""Frames -> an animated GIF that loops for ever."""
 
 import fractions
 import pathlib
@@ -10,8 +10,8 @@ from PIL import Image
 def write(
   path: pathlib.Path, frames_FHWC: np.ndarray, *, rate: fractions.Fraction
 ) -> None:
-  """Writes frames, uint8 (F, H, W, 3), at `rate` a second, 50 at most."""
-  # One palette for all frames, of all their colours: none flickers.
+  """Writes frames, uint8 (F, H, W, 3), at `rate` per second, at most 50."""
+  # One palette for all frames avoids flicker.
   count, height, width, _ = frames_FHWC.shape
   tall = Image.fromarray(
     np.ascontiguousarray(frames_FHWC).reshape(count * height, width, 3)
@@ -23,8 +23,8 @@ def write(
     )
     for image_HWC in frames_FHWC
   ]
-  # GIF counts hundredths of a second; round the times, not the lengths, so that
-  # the clip keeps its duration. Many players slow down a length below 2.
+  # GIF counts hundredths of a second. Rounding the times, not the lengths,
+  # keeps the duration of the clip. Many players slow down a length below 2.
   times = [round(i * 100 / rate) for i in range(count + 1)]
   lengths = [
     10 * max(2, b - a) for a, b in zip(times[:-1], times[1:], strict=True)

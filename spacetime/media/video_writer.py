@@ -1,7 +1,6 @@
 """Frames -> files: MP4, WebM, GIF, PNG, JSON sidecars.
 
-A file appears whole or not at all: it is written beside its place under
-another name, and renamed.
+A file appears complete or not at all (media/files.py).
 """
 
 import json
@@ -14,6 +13,7 @@ import av
 import numpy as np
 from PIL import Image
 
+from spacetime import SettingError
 from spacetime.media import codecs, files, gif
 
 Path = str | os.PathLike
@@ -26,28 +26,27 @@ SUFFIXES = ('.mp4', '.webm', '.gif', '.png')
 
 
 class VideoWriter:
-  """Writes a video as its frames come, in memory constant in duration.
+  """Streams frames into a video file, in memory constant in its duration.
 
-  Players want even sides in YUV 4:2:0: an odd one is padded by its last row or
+  Players need even sides in YUV 4:2:0: an odd side is padded by its last row or
   column.
 
   Args:
     path: FILE.mp4 or FILE.webm.
-    fps: frames per second, at least 1/1000.
+    fps: frames per second, 0.001 to 1000.
 
   Raises:
-    ValueError: another suffix, a path that cannot be written, or chunks of
+    ValueError: another suffix, a path that cannot be written, or frames of
       unequal size.
   """
 
   def __init__(self, path: Path, *, fps: float = 8):
     self.path = check_output(path)
     if self.path.suffix.lower() not in codecs.CODECS:
-      raise ValueError(
-        f'{path}: a stream is written as {" or ".join(codecs.CODECS)}; change '
-        '--out'
+      raise SettingError(
+        'out', os.fspath(path), f'a file of {" or ".join(codecs.CODECS)}'
       )
-    self._fps = codecs.check_fps(fps)
+    self._fps = codecs.frame_rate(fps)
     self._temporary = files.temporary_path(self.path)
     self._suffix = self.path.suffix.lower()
     self._container = self._stream = self._shape = None
@@ -63,22 +62,22 @@ class VideoWriter:
       self.discard()
 
   def append(self, frames_FHWC: np.ndarray) -> None:
-    """Writes frames: uint8 (F, H, W, 3)."""
+    """Encodes frames, uint8 (F, H, W, 3)."""
     codecs.check_frames(frames_FHWC)
     if self._shape is None:
       self._open(*frames_FHWC.shape[1:3])
     if frames_FHWC.shape[1:3] != self._shape:
       raise ValueError(
-        f'frames are {frames_FHWC.shape[1:3]}; expected {self._shape}, as the '
-        f'first ones in {self.path}'
+        f'frames are {frames_FHWC.shape[1:3]}; expected {self._shape}, the '
+        f'size of the first frames in {self.path}'
       )
-    for frame in codecs.pictures(frames_FHWC):
+    for frame in codecs.video_frames(frames_FHWC):
       frame.pts = self.frames
       self._container.mux(self._stream.encode(frame))
       self.frames += 1
 
   def close(self) -> None:
-    """Ends the file and gives it its name."""
+    """Completes the file and moves it to its path."""
     if self._container is None:
       raise ValueError(f'{self.path}: no frames to write; expected 1 or more')
     self._container.mux(self._stream.encode())
@@ -87,7 +86,7 @@ class VideoWriter:
     self._temporary.replace(self.path)
 
   def discard(self) -> None:
-    """Removes what was written so far."""
+    """Removes the incomplete file."""
     if self._container is not None:
       self._container.close()
       self._container = None
@@ -114,7 +113,7 @@ class VideoWriter:
 def write_video(
   path: Path, frames_FHWC: np.ndarray, *, fps: float = 8
 ) -> pathlib.Path:
-  """Writes frames in the form that the path names.
+  """Writes frames in the format of the path's suffix.
 
   Args:
     path: FILE.mp4 (H.264), FILE.webm (VP9), FILE.gif (loops for ever), FILE.png
@@ -124,17 +123,18 @@ def write_video(
     fps: frames per second.
 
   Returns:
-    The file or folder written.
+    The path of the file or folder.
 
   Raises:
     ValueError: frames, rate or path that cannot be written.
   """
   codecs.check_frames(frames_FHWC)
-  rate = codecs.check_fps(fps)
+  rate = codecs.frame_rate(fps)
   target = check_output(path)
   suffix = target.suffix.lower()
-  if in_folder(path, frames=len(frames_FHWC)):
-    return _write_frames(place(path, frames=len(frames_FHWC)), frames_FHWC)
+  if writes_folder(path, frames=len(frames_FHWC)):
+    folder = output_path(path, frames=len(frames_FHWC))
+    return _write_frames(folder, frames_FHWC)
   if suffix in codecs.CODECS:
     with VideoWriter(path, fps=fps) as writer:
       writer.append(frames_FHWC)
@@ -146,28 +146,28 @@ def write_video(
   return write_image(target, frames_FHWC[0])
 
 
-def in_folder(path: Path, *, frames: int) -> bool:
-  """Whether a video of so many frames is written as a folder of images."""
+def writes_folder(path: Path, *, frames: int) -> bool:
+  """Whether write_video writes so many frames as a folder of images."""
   suffix = pathlib.Path(path).suffix.lower()
   return _is_folder(path) or (suffix == '.png' and frames > 1)
 
 
-def place(path: Path, *, frames: int) -> pathlib.Path:
-  """The file or folder that write_video writes."""
+def output_path(path: Path, *, frames: int) -> pathlib.Path:
+  """The file or folder that write_video writes for so many frames."""
   target = pathlib.Path(path).expanduser()
-  if in_folder(path, frames=frames) and not _is_folder(path):
+  if writes_folder(path, frames=frames) and not _is_folder(path):
     return target.with_suffix('')
   return target
 
 
-def sidecar(path: Path) -> pathlib.Path:
-  """FILE.mp4.json beside FILE.mp4."""
+def sidecar_path(path: Path) -> pathlib.Path:
+  """FILE.mp4.json for FILE.mp4."""
   path = pathlib.Path(path).expanduser()
   return path.with_name(f'{path.name}.json')
 
 
 def write_image(path: Path, image_HWC: np.ndarray) -> pathlib.Path:
-  """Writes one image, uint8 (H, W, 3), as PNG or JPEG by its suffix."""
+  """Writes an image, uint8 (H, W, 3), as PNG or JPEG by its suffix."""
   path = pathlib.Path(path)
   with files.atomic_write(path) as temporary:
     Image.fromarray(np.ascontiguousarray(image_HWC)).save(temporary)
@@ -175,7 +175,7 @@ def write_image(path: Path, image_HWC: np.ndarray) -> pathlib.Path:
 
 
 def write_sidecar(path: Path, settings: Mapping[str, Any]) -> pathlib.Path:
-  """Writes what made a video as FILE.mp4.json beside FILE.mp4.
+  """Writes the settings of a video as FILE.mp4.json beside FILE.mp4.
 
   Args:
     path: the video, or a folder of frames.
@@ -184,7 +184,7 @@ def write_sidecar(path: Path, settings: Mapping[str, Any]) -> pathlib.Path:
   Returns:
     The JSON's path.
   """
-  path = sidecar(path)
+  path = sidecar_path(path)
   with files.atomic_write(path) as temporary:
     temporary.write_text(
       json.dumps(settings, indent=2, ensure_ascii=False) + '\n'
@@ -198,20 +198,20 @@ def check_output(path: Path) -> pathlib.Path:
   Makes and changes nothing.
 
   Raises:
-    ValueError: an unknown suffix, or a folder that cannot be written.
+    SettingError: an unknown suffix, or a folder where a file is expected.
+    ValueError: the folder cannot be written, or holds other files.
   """
   target = pathlib.Path(path).expanduser()
   suffix = target.suffix.lower()
   folder = _is_folder(path)
   if not str(path) or not folder and suffix not in SUFFIXES:
-    raise ValueError(
-      f'{str(path)!r}: cannot write {suffix or "that"}; expected '
-      f'{", ".join(SUFFIXES)} or a folder; change --out'
+    raise SettingError(
+      'out', str(path), f'a file of {", ".join(SUFFIXES)}, or a folder'
     )
   if not folder and target.is_dir():
-    raise ValueError(f'{path} is a folder; expected a file name; change --out')
+    raise SettingError('out', str(path), 'a file name, not a folder')
   if folder and target.exists() and not target.is_dir():
-    raise ValueError(f'{path} is a file; expected a folder; change --out')
+    raise SettingError('out', str(path), 'a folder, not a file')
   if folder:
     check_folder(target)
   files.check_writable(target.parent)
@@ -219,22 +219,22 @@ def check_output(path: Path) -> pathlib.Path:
 
 
 def check_folder(folder: pathlib.Path) -> None:
-  """Frames may replace frames, and nothing else.
+  """Checks that frames may be written as images into a folder.
+
+  Frames replace frames, and nothing else.
 
   Raises:
-    ValueError: a file is there, or a folder with other files.
+    ValueError: a file of that name, or a folder with other files.
   """
   if not folder.exists():
     return
   if not folder.is_dir():
-    raise ValueError(
-      f'{folder} is a file; expected a folder, for frames; change --out'
-    )
+    raise ValueError(f'{folder} is a file; expected a folder for the frames')
   for path in folder.iterdir():
     if path.suffix != '.png' or not path.stem.isdigit():
       raise ValueError(
         f'{folder} holds other files, such as {path.name}; expected an empty '
-        'folder or one of frames; change --out'
+        'folder or one of frames'
       )
 
 

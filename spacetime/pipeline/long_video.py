@@ -212,7 +212,7 @@ def finish(plan: request.Plan, about: dict[str, Any], *, seed: int) -> None:
   clips = len(targets.parts)
   rows = zip(targets.parts, targets.videos, strict=True)
   for i, (part, path) in enumerate(rows):
-    target = video_writer.place(path, frames=1)
+    target = video_writer.output_path(path, frames=1)
     if part.exists():  # else a run that was stopped here has done it
       fragmented_mp4.finish(part, target)
     chunks = prompt_schedule.told(

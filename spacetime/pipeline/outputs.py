@@ -30,8 +30,8 @@ class Targets:
     found += self.parts
     for video in self.videos:
       found += [
-        video_writer.place(video, frames=frames),
-        video_writer.sidecar(video),
+        video_writer.output_path(video, frames=frames),
+        video_writer.sidecar_path(video),
       ]
     return found
 
@@ -92,9 +92,9 @@ def check(
     video_writer.check_output(video)
   files = targets.files(frames=frames)
   folders = [
-    video_writer.place(video, frames=frames)
+    video_writer.output_path(video, frames=frames)
     for video in targets.videos
-    if video_writer.in_folder(video, frames=frames)
+    if video_writer.writes_folder(video, frames=frames)
   ]
   for path in files:
     if path in folders:

@@ -106,7 +106,7 @@ def test_a_plan_of_all_that_is_to_be_done(asked, tmp_path):
     ({'prompt_embeds': 'x'}, 'expected one of --prompt, --prompts_file and'),
     ({'prompt': ' &nbsp; '}, 'prompt is empty'),
     ({'out': ''}, '--out: expected a file'),
-    ({'out': 'x.avi'}, "'x.avi': cannot write .avi"),
+    ({'out': 'x.avi'}, "out='x.avi': expected a file of .mp4"),
     ({'num': 0}, '--num=0: expected 1 or more'),
     ({'batch': 0}, '--batch=0: expected 1 or more'),
     ({'seed': -1}, '--seed=-1: expected 0 or more'),
