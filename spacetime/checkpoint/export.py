@@ -76,7 +76,7 @@ def tuned(
 
 def load_trained(folder, nets: networks.Networks, mesh) -> dict:
   """What a run has trained, averaged."""
-  shapes = load.placed(nets.trainable, mesh)
+  shapes = load.placed(nets.init_trainable, mesh)
   return checkpoint.load_params(folder, shapes, tree='ema')
 
 
@@ -154,7 +154,7 @@ def _write_own(folder, out, config, params, dtype) -> str:
 
 
 def _autoencoder(folder, config) -> dict:
-  if not networks.autoencoder(config).cfg.latents_std:
+  if not networks.autoencoder(config).config.latents_std:
     raise ValueError(
       f'{folder}: its latents have not been measured, which happens when '
       'training ends; train it to train.steps, or change --checkpoint'

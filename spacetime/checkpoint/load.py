@@ -219,7 +219,7 @@ def open_published(
   config = sections.from_pipeline(pipeline, dtype=dtype)
   networks = networks_lib.networks(config)
   tokenizer = tokenizers.read(
-    pipeline.tokenizer, vocabulary=networks.text.cfg.vocab_size
+    pipeline.tokenizer, vocabulary=networks.text.config.vocab_size
   )
   readers = {
     root: functools.partial(part.load, mesh, dtype=dtype)

@@ -146,15 +146,15 @@ def to_published(
     )
   nets = networks_lib.networks(config, weights=checkpoint.read_config(inside))
   index, scheduler = sections.to_index(
-    config, residual=nets.autoencoder.cfg.is_residual
+    config, residual=nets.autoencoder.config.is_residual
   )
   params = _trees(source / checkpoint.WEIGHTS) | _trees(
     inside / checkpoint.WEIGHTS
   )
   parts = {
     'transformer': nets.dit.config,
-    'text_encoder': nets.text.cfg,
-    'vae': nets.autoencoder.cfg,
+    'text_encoder': nets.text.config,
+    'vae': nets.autoencoder.config,
   }
   size = sum(leaf.size for _, leaf in layouts.leaves(params))
   with writing.whole(target) as folder, _bar(size) as bar:

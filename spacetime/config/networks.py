@@ -16,8 +16,7 @@ from spacetime.data import geometry, packing
 from spacetime.diffusion import flow, schedules
 from spacetime.diffusion import sampler as sampler_lib
 from spacetime.models import flops, text_encoder
-from spacetime.models.autoencoder import autoencoder as autoencoder_lib
-from spacetime.models.autoencoder import identity
+from spacetime.models.autoencoder import identity, wan
 from spacetime.models.networks import Networks, Skipping
 from spacetime.models.transformer import dit, lora
 from spacetime.training import (
@@ -43,8 +42,8 @@ def autoencoder(config, *, weights: Mapping | None = None):
   if kind == 'identity':
     return unpack(values, identity.IdentityAutoencoder, 'autoencoder')
   if kind == 'wan':
-    sizes = unpack(values, autoencoder_lib.AutoencoderConfig, 'autoencoder')
-    return autoencoder_lib.Autoencoder(sizes)
+    sizes = unpack(values, wan.WanAutoencoderConfig, 'autoencoder')
+    return wan.WanAutoencoder(sizes)
   if kind == 'weights' and weights is not None:
     return autoencoder(weights)
   raise ValueError(
@@ -122,8 +121,8 @@ def diffusion_task(config, nets: Networks) -> Task:
   )
   if isinstance(parse.data(config).packing, packing.Rows):
     rows = packed_losses.PackedDiffusion(task, nets.transform_packed)
-    return Task(nets.trainable, rows.loss, task.held_out)
-  return Task(nets.trainable, task.loss, task.held_out)
+    return Task(nets.init_trainable, rows.loss, task.held_out)
+  return Task(nets.init_trainable, task.loss, task.held_out)
 
 
 def reconstruction_stage(config, codec) -> autoencoder_loss.Reconstruction:
@@ -183,7 +182,7 @@ def sampler(
     settings = dataclasses.replace(settings, shift=shift)
   grid = settings.grid()
   longest = parse.data(config).longest
-  nets = nets.scaled(settings.rope_scaling, frames=longest)
+  nets = nets.with_rope_scaling(settings.rope_scaling, frames=longest)
   return sampler_lib.Sampler(
     transform=nets.transform,
     flow=learnt,

@@ -1,6 +1,7 @@
 """The three networks of a model as pure functions of their parameters."""
 
 import dataclasses
+import math
 from typing import Any
 
 import jax
@@ -38,7 +39,7 @@ class Networks:
   text_kind: str = 'trained'
   lora: lora_lib.LoraConfig = lora_lib.LoraConfig()
 
-  def scaled(self, kind: str, *, frames: int) -> 'Networks':
+  def with_rope_scaling(self, kind: str, *, frames: int) -> 'Networks':
     """With positions of time scaled where a clip is longer than `frames`, the
     longest of training; `kind` is of rope.SCALINGS."""
     if kind == 'none':
@@ -47,7 +48,7 @@ class Networks:
     dit = self.dit.clone(scaling=rope.Scaling(kind, trained))
     return dataclasses.replace(self, dit=dit)
 
-  def trainable(self, key) -> dict:
+  def init_trainable(self, key) -> dict:
     """Fresh parameters that training moves: {'dit'}, with 'text' where that is
     trained too, or {'lora'} alone."""
     if self.lora.rank:
@@ -149,3 +150,8 @@ class Skipping:
       t_index_fhw=t_index_fhw,
       threshold=self.threshold,
     )
+
+
+def num_params(params) -> int:
+  """Number of parameters in a tree of arrays or of their shapes."""
+  return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(params))

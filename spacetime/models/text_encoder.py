@@ -1,4 +1,4 @@
-"""The UMT5 text encoder, which is T5 v1.1's with a position bias per layer.
+"""The UMT5 text encoder: T5 v1.1's encoder with a position bias per layer.
 
 Source: Raffel et al., 2020, arXiv:1910.10683; Shazeer, 2020, arXiv:2002.05202
 (the gated GELU); Chung et al., 2023, arXiv:2304.09151 (UMT5).
@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from spacetime import SettingError
 from spacetime.models import activations
 from spacetime.models.transformer.attention import RMSNorm
 from spacetime.sharding import constrain
@@ -22,23 +23,24 @@ BIASES = ('layer', 'shared')
 
 @dataclasses.dataclass(frozen=True)
 class TextConfig:
-  """Sizes.
+  """Sizes of the text encoder, named as transformers' UMT5Config names them.
 
   Attributes:
-    vocab_size: tokens.
-    d_model: width of the text, Y.
-    d_kv: size of a head, E.
-    num_heads: A; num_heads * d_kv need not be d_model.
-    d_ff: width of the gated layer.
-    num_layers: blocks.
-    eps: of the norms.
-    buckets: of relative positions: half to each side, half of those exact.
-    max_distance: tokens from which on all share the last bucket.
-    bias: 'layer' (UMT5: each block has its own table) or 'shared' (T5).
-    dtype: of the computation; parameters are float32.
+    vocab_size: rows of the token embedding.
+    d_model: text width, Y.
+    d_kv: head size, E.
+    num_heads: A; num_heads * d_kv may differ from d_model.
+    d_ff: width of the gated MLP.
+    num_layers: number of blocks.
+    eps: epsilon of the norms.
+    buckets: buckets of relative positions: half for each direction, half of
+      those for exact distances.
+    max_distance: distance in tokens from which on all share the last bucket.
+    bias: 'layer' (UMT5: a table per block) or 'shared' (T5: one table).
+    dtype: compute dtype; parameters are float32.
 
   Raises:
-    ValueError: a size that is not positive, buckets that do not split.
+    SettingError: a size that is not positive, or buckets that do not split.
   """
 
   vocab_size: int
@@ -63,41 +65,38 @@ class TextConfig:
       'num_layers',
     ):
       if getattr(self, name) < 1:
-        raise ValueError(
-          f'{name}={getattr(self, name)}: expected a positive integer; change '
-          f'text.{name}'
+        raise SettingError(
+          f'text.{name}', getattr(self, name), 'a positive integer'
         )
     if self.buckets < 4 or self.buckets % 4:
-      raise ValueError(
-        f'buckets={self.buckets}: expected a multiple of 4; change text.buckets'
-      )
+      raise SettingError('text.buckets', self.buckets, 'a multiple of 4')
     if self.max_distance <= self.buckets // 4:
-      raise ValueError(
-        f'max_distance={self.max_distance}: expected more than buckets / 4 = '
-        f'{self.buckets // 4}; change text.max_distance'
+      raise SettingError(
+        'text.max_distance',
+        self.max_distance,
+        f'more than `text.buckets` / 4 = {self.buckets // 4}',
       )
     if self.bias not in BIASES:
-      raise ValueError(
-        f'bias={self.bias!r}: expected one of {BIASES}; change text.bias'
-      )
+      raise SettingError('text.bias', self.bias, f'one of {BIASES}')
     if self.dtype not in ('float32', 'bfloat16', 'float16'):
-      raise ValueError(
-        f'dtype={self.dtype!r}: expected float32, bfloat16 or float16; change '
-        'text.dtype'
+      raise SettingError(
+        'text.dtype', self.dtype, 'float32, bfloat16 or float16'
       )
 
 
-def position_buckets(length: int, *, buckets: int, max_distance: int):
-  """The bucket of key minus query for every pair, int32 (query, key).
+def position_buckets(
+  length: int, *, buckets: int, max_distance: int
+) -> np.ndarray:
+  """Returns the bucket of (key - query) for every pair, int32 (query, key).
 
-  Distances below buckets / 4 have their own; the rest of each half grows by
-  the logarithm. Keys after the query take the upper half.
+  Distances below buckets / 4 have a bucket each; the rest of each half grows
+  logarithmically. Keys after the query use the upper half.
   """
   position = np.arange(length)
   distance = position[None, :] - position[:, None]
   half = buckets // 2
   exact = half // 2
-  # In float32, as the reference: a power that is exact rounds the same way.
+  # In float32, so that exact powers round as in the reference.
   ratio = np.maximum(np.abs(distance), 1).astype(np.float32) / np.float32(exact)
   scale = np.float32(math.log(max_distance / exact))
   grown = (np.log(ratio) / scale * np.float32(half - exact)).astype(np.int32)
@@ -106,39 +105,39 @@ def position_buckets(length: int, *, buckets: int, max_distance: int):
   return (bucket + np.where(distance > 0, half, 0)).astype(np.int32)
 
 
-def _normal(fan_in: int):
+def _normal(fan_in: int) -> nn.initializers.Initializer:
   return nn.initializers.normal(fan_in**-0.5)
 
 
 class Block(nn.Module):
-  """Attention with a bias by distance, then a gated GELU; both pre-normed."""
+  """Pre-norm block: attention with position bias, then a gated GELU MLP."""
 
-  cfg: TextConfig
+  config: TextConfig
 
   @nn.compact
   def __call__(self, x_BSY, bias_AST, mask_BS):
-    cfg = self.cfg
-    inner = cfg.num_heads * cfg.d_kv
+    config = self.config
+    inner = config.num_heads * config.d_kv
     x_BSY = constrain(x_BSY, 'batch', None, 'width')
-    if cfg.bias == 'layer':
-      bias_AST = position_bias(self, cfg, length=x_BSY.shape[1])
+    if config.bias == 'layer':
+      bias_AST = position_bias(self, config, length=x_BSY.shape[1])
 
     def dense(features, name, fan_in):
       return nn.Dense(
         features,
         use_bias=False,
-        dtype=jnp.dtype(cfg.dtype),
+        dtype=jnp.dtype(config.dtype),
         kernel_init=_normal(fan_in),
         name=name,
       )
 
-    y_BSY = RMSNorm(cfg.eps, name='norm_attention')(x_BSY)
-    # T5 has no 1/sqrt(E) in its scores: the start of q makes up for it.
-    q = dense(inner, 'q', cfg.d_model * cfg.d_kv)(y_BSY)
-    k = dense(inner, 'k', cfg.d_model)(y_BSY)
-    v = dense(inner, 'v', cfg.d_model)(y_BSY)
+    y_BSY = RMSNorm(config.eps, name='norm_attention')(x_BSY)
+    # T5 scores have no 1/sqrt(E): the initialisation of q includes it.
+    q = dense(inner, 'q', config.d_model * config.d_kv)(y_BSY)
+    k = dense(inner, 'k', config.d_model)(y_BSY)
+    v = dense(inner, 'v', config.d_model)(y_BSY)
     q_BASE, k_BATE, v_BATE = (
-      einops.rearrange(y, 'B S (A E) -> B A S E', A=cfg.num_heads)
+      einops.rearrange(y, 'B S (A E) -> B A S E', A=config.num_heads)
       for y in (q, k, v)
     )
     score_BAST = jnp.einsum(
@@ -152,81 +151,87 @@ class Block(nn.Module):
     weight_BAST = nn.softmax(score_BAST).astype(v_BATE.dtype)
     y_BASE = jnp.einsum('BAST,BATE->BASE', weight_BAST, v_BATE)
     y_BSY = einops.rearrange(y_BASE, 'B A S E -> B S (A E)')
-    x_BSY += dense(cfg.d_model, 'out', inner)(y_BSY)
+    x_BSY += dense(config.d_model, 'out', inner)(y_BSY)
 
-    y_BSY = RMSNorm(cfg.eps, name='norm_mlp')(x_BSY)
-    gate_BSM = activations.gelu(dense(cfg.d_ff, 'mlp_gate', cfg.d_model)(y_BSY))
-    y_BSM = gate_BSM * dense(cfg.d_ff, 'mlp_in', cfg.d_model)(y_BSY)
-    x_BSY += dense(cfg.d_model, 'mlp_out', cfg.d_ff)(y_BSM)
+    y_BSY = RMSNorm(config.eps, name='norm_mlp')(x_BSY)
+    gate_BSM = activations.gelu(
+      dense(config.d_ff, 'mlp_gate', config.d_model)(y_BSY)
+    )
+    y_BSM = gate_BSM * dense(config.d_ff, 'mlp_in', config.d_model)(y_BSY)
+    x_BSY += dense(config.d_model, 'mlp_out', config.d_ff)(y_BSM)
     return x_BSY, None
 
 
-def position_bias(module: nn.Module, cfg: TextConfig, *, length: int):
-  """The module's table of biases, spread over pairs: bias_AST, float32."""
+def position_bias(
+  module: nn.Module, config: TextConfig, *, length: int
+) -> jax.Array:
+  """Returns bias_AST, float32, from the module's table of biases."""
   table = module.param(
-    'position_bias', _normal(cfg.d_model), (cfg.buckets, cfg.num_heads)
+    'position_bias', _normal(config.d_model), (config.buckets, config.num_heads)
   )
   buckets_ST = position_buckets(
-    length, buckets=cfg.buckets, max_distance=cfg.max_distance
+    length, buckets=config.buckets, max_distance=config.max_distance
   )
-  # A product with one-hot rows, since the gradient of a lookup is a scatter.
-  chosen = jax.nn.one_hot(buckets_ST, cfg.buckets, dtype=jnp.float32)
+  # A product with one-hot rows: the gradient of a lookup would be a scatter.
+  one_hot = jax.nn.one_hot(buckets_ST, config.buckets, dtype=jnp.float32)
   return jnp.einsum(
-    'STK,KA->AST', chosen, table, precision=jax.lax.Precision.HIGHEST
+    'STK,KA->AST', one_hot, table, precision=jax.lax.Precision.HIGHEST
   )
 
 
 class Network(nn.Module):
-  """Tokens and the mask of real ones -> features."""
+  """Text encoder: tokens and the mask of real ones -> text_BSY."""
 
-  cfg: TextConfig
+  config: TextConfig
 
   @nn.compact
   def __call__(self, tokens_BS, mask_BS):
-    cfg = self.cfg
+    config = self.config
     x_BSY = nn.Embed(
-      cfg.vocab_size,
-      cfg.d_model,
-      dtype=jnp.dtype(cfg.dtype),
+      config.vocab_size,
+      config.d_model,
+      dtype=jnp.dtype(config.dtype),
       embedding_init=nn.initializers.normal(1.0),
       name='embed',
     )(tokens_BS)
     x_BSY = constrain(x_BSY, 'batch', None, 'width')
     bias_AST = None
-    if cfg.bias == 'shared':
-      bias_AST = position_bias(self, cfg, length=tokens_BS.shape[1])
+    if config.bias == 'shared':
+      bias_AST = position_bias(self, config, length=tokens_BS.shape[1])
     blocks = nn.scan(
       nn.remat(Block, prevent_cse=False),
       variable_axes={'params': 0},
       split_rngs={'params': True},
       in_axes=(nn.broadcast, nn.broadcast),
-      length=cfg.num_layers,
-    )(cfg, name='blocks')
+      length=config.num_layers,
+    )(config, name='blocks')
     x_BSY, _ = blocks(x_BSY, bias_AST, mask_BS)
-    return RMSNorm(cfg.eps, name='norm_out')(x_BSY)
+    return RMSNorm(config.eps, name='norm_out')(x_BSY)
 
 
 @dataclasses.dataclass(frozen=True)
 class TextEncoder:
-  """Tokens -> text features; methods are pure functions of the parameters."""
+  """Text encoder whose methods are pure functions of the parameters."""
 
-  cfg: TextConfig
+  config: TextConfig
 
   @property
   def width(self) -> int:
-    """Features of a token, Y."""
-    return self.cfg.d_model
+    """Text width, Y."""
+    return self.config.d_model
 
-  def init(self, key):
-    """The parameters: a dict of dicts of float32 arrays."""
+  def init(self, key: jax.Array) -> dict:
+    """Returns fresh parameters: nested dicts of float32 arrays."""
     tokens = jax.ShapeDtypeStruct((1, 2), jnp.int32)
     mask = jax.ShapeDtypeStruct((1, 2), jnp.bool)
-    return Network(self.cfg).lazy_init(key, tokens, mask)['params']
+    return Network(self.config).lazy_init(key, tokens, mask)['params']
 
-  def encode(self, params, tokens_BS):
-    """Text features text_BSY; the rows of padding (token 0) are zero."""
+  def encode(self, params: dict, tokens_BS: jax.Array) -> jax.Array:
+    """Returns prompt embeddings text_BSY; padding (token 0) is zero."""
     mask_BS = tokens_BS != 0
-    text_BSY = Network(self.cfg).apply({'params': params}, tokens_BS, mask_BS)
+    text_BSY = Network(self.config).apply(
+      {'params': params}, tokens_BS, mask_BS
+    )
     return text_BSY * mask_BS[..., None].astype(text_BSY.dtype)
 
 

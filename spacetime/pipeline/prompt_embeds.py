@@ -82,7 +82,7 @@ def encode(
         prompt_cleaning.clean(text),
         encoder=f'{model.text_hash} {model.text_stamp}',
         length=nets.text_length,
-        dtype=nets.text.cfg.dtype,
+        dtype=nets.text.config.dtype,
       )
       cached_SY = cache.get(keys[text], width=nets.text.width)
       if cached_SY is not None:

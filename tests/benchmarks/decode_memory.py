@@ -19,9 +19,9 @@ def measure(frames: int, size: int) -> None:
   import jax
   import numpy as np
 
-  from spacetime.models.autoencoder import autoencoder, streaming
+  from spacetime.models.autoencoder import streaming, wan
 
-  model = autoencoder.Autoencoder(autoencoder.PRESETS['digits'])
+  model = wan.WanAutoencoder(wan.PRESETS['digits'])
   time, height, width = model.stride
   params = jax.jit(model.init)(jax.random.key(0))
   latents = 1 + (frames - 1) // time

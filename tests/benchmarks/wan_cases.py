@@ -36,11 +36,11 @@ def frames(case: str) -> int:
 def config(case: str):
   """The sizes of a case's network."""
   from spacetime.models import text_encoder
-  from spacetime.models.autoencoder import autoencoder
+  from spacetime.models.autoencoder import wan
   from spacetime.models.transformer import dit
 
   if case.startswith('vae'):
-    return autoencoder.PRESETS['wan2.1']
+    return wan.PRESETS['wan2.1']
   if case == 'umt5':
     full = vars(text_encoder.PRESETS['umt5-xxl'])
     return text_encoder.TextConfig(
@@ -82,7 +82,7 @@ def ours(case: str):
 
   from spacetime.checkpoint.interop import umt5, wan_dit, wan_vae
   from spacetime.models import text_encoder
-  from spacetime.models.autoencoder import autoencoder
+  from spacetime.models.autoencoder import wan
   from spacetime.models.transformer import dit
 
   given, sizes = inputs(case), config(case)
@@ -92,7 +92,7 @@ def ours(case: str):
     return lambda: encode(params, *given)
   if case.startswith('vae'):
     params = jax.device_put(wan_vae.params_from_torch_names(tensors(case)))
-    return _ours_vae(case, autoencoder.Autoencoder(sizes), params, *given)
+    return _ours_vae(case, wan.WanAutoencoder(sizes), params, *given)
   params = jax.device_put(wan_dit.params_from_torch_names(tensors(case)))
   z_Bfhwc, text_BSY = given
   t_BT = np.full((1, 1), 0.5, np.float32)

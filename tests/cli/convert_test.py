@@ -92,7 +92,7 @@ def test_the_weights_folder_is_the_model(source, tmp_path):
   assert (grid.frames, grid.height, grid.width) == (81, 480, 832)
   sampling = model.config['sampling']
   assert (sampling['solver'], sampling['shift']) == ('unipc', 5.0)
-  assert model.networks.autoencoder.cfg == published_folder.VAE
+  assert model.networks.autoencoder.config == published_folder.VAE
   assert model.networks.dit.config == published_folder.TRANSFORMER
 
 

@@ -10,7 +10,7 @@ from spacetime.checkpoint.interop import networks
 from spacetime.config import networks as networks_lib
 from spacetime.config import parse
 from spacetime.models import text_encoder
-from spacetime.models.autoencoder import autoencoder
+from spacetime.models.autoencoder import wan
 
 TEXT = 5_680_910_336
 VAE = {(4, 8, 8): 126_892_531, (4, 16, 16): 704_688_668}
@@ -54,12 +54,12 @@ def test_sizes_are_the_published_ones(module, size, parameters, tokens, stride):
 def test_the_frozen_networks_are_the_presets():
   config = wan_t2v_1_3b.get_config()
   nets = networks_lib.networks(config)
-  assert nets.autoencoder.cfg == autoencoder.PRESETS['wan2.1']
-  assert nets.text.cfg == text_encoder.TextConfig(
+  assert nets.autoencoder.config == wan.PRESETS['wan2.1']
+  assert nets.text.config == text_encoder.TextConfig(
     **{**vars(text_encoder.PRESETS['umt5-xxl']), 'dtype': 'bfloat16'}
   )
   nets = networks_lib.networks(wan_ti2v_5b.get_config())
-  assert nets.autoencoder.cfg == autoencoder.PRESETS['wan2.2']
+  assert nets.autoencoder.config == wan.PRESETS['wan2.2']
   assert len(networks.of(nets.dit.config).rows) == 825
 
 

@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 
 from spacetime.diffusion import conditioning, conditioning_video
-from spacetime.models.autoencoder import autoencoder, identity
+from spacetime.models.autoencoder import identity, wan
 
 PIXELS = identity.IdentityAutoencoder(time=4)
-CELLS = autoencoder.Autoencoder(
-  autoencoder.AutoencoderConfig(
+CELLS = wan.WanAutoencoder(
+  wan.WanAutoencoderConfig(
     base_dim=4,
     z_dim=3,
     dim_mult=(1, 2, 2),

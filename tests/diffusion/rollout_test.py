@@ -10,7 +10,7 @@ import pytest
 
 from spacetime.diffusion import rollout
 from spacetime.media import fragmented_mp4
-from spacetime.models.autoencoder import autoencoder, streaming
+from spacetime.models.autoencoder import streaming, wan
 from spacetime.pipeline import (
   long_video,
   prompt_embeds,
@@ -163,7 +163,7 @@ def test_the_file_shows_the_latents_that_were_made(whole):
 
 
 def test_a_stream_goes_on_as_the_decode_in_one_piece(tmp_path):
-  codec = autoencoder.Autoencoder(autoencoder.PRESETS['tiny'])
+  codec = wan.WanAutoencoder(wan.PRESETS['tiny'])
   params = jax.jit(codec.init)(jax.random.key(0))
   z = np.asarray(
     jax.random.normal(jax.random.key(1), (1, 5, 2, 3, codec.z_dim))

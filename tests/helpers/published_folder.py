@@ -15,7 +15,7 @@ from spacetime.checkpoint.interop import (
 )
 from spacetime.data import tokenizer
 from spacetime.models import text_encoder
-from spacetime.models.autoencoder import autoencoder
+from spacetime.models.autoencoder import wan
 from spacetime.models.transformer import dit
 from tests.helpers import seeded_weights
 
@@ -29,7 +29,7 @@ TRANSFORMER = dit.DiTConfig(
   text_width=12,
   frequencies=16,
 )
-VAE = autoencoder.AutoencoderConfig(
+VAE = wan.WanAutoencoderConfig(
   base_dim=4,
   z_dim=3,
   dim_mult=(1, 2, 2),

@@ -1,4 +1,4 @@
-"""Laws of the text encoder: padding is nothing, buckets, counts, refusals."""
+"""Text encoder: invariance to padding, position buckets, parameter counts."""
 
 import dataclasses
 
@@ -6,8 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-from spacetime.models import text_encoder
-from spacetime.models.autoencoder import autoencoder
+from spacetime.models import networks, text_encoder
 
 TINY = text_encoder.PRESETS['tiny']
 
@@ -19,7 +18,7 @@ def built():
   return model, jax.jit(model.init)(jax.random.key(0)), jax.jit(model.encode)
 
 
-def test_padding_changes_nothing_and_is_zero(built):
+def test_encode_ignores_padding(built):
   _, params, encode = built
   tokens = np.array([[5, 9, 30, 1], [7, 1, 0, 0]], np.int32)
   padded = np.pad(tokens, ((0, 0), (0, 3)))
@@ -31,7 +30,7 @@ def test_padding_changes_nothing_and_is_zero(built):
   np.testing.assert_allclose(encoded[:, :4], encode(params, tokens), atol=1e-5)
 
 
-def test_attention_sees_order_and_both_sides(built):
+def test_encode_depends_on_order_and_both_sides(built):
   _, params, encode = built
   a = encode(params, np.array([[5, 9, 30, 1]], np.int32))
   b = encode(params, np.array([[5, 30, 9, 1]], np.int32))
@@ -39,7 +38,7 @@ def test_attention_sees_order_and_both_sides(built):
   assert np.abs(a[0, 3] - b[0, 3]).max() > 1e-4
 
 
-def test_log_buckets_start_where_t5s_do():
+def test_position_buckets_are_those_of_t5():
   row = text_encoder.position_buckets(200, buckets=32, max_distance=128)[100]
   before, after = row[100::-1], row[100:]
   starts = [int(np.argmax(before == bucket)) for bucket in range(16)]
@@ -47,7 +46,7 @@ def test_log_buckets_start_where_t5s_do():
   np.testing.assert_array_equal(after[1:], 16 + before[1:100])
 
 
-def test_parameters_are_stacked_over_layers(built):
+def test_init_stacks_parameters_over_layers(built):
   _, params, _ = built
   assert params['blocks']['q']['kernel'].shape == (3, 12, 8)
   assert params['blocks']['position_bias'].shape == (3, 32, 2)
@@ -56,7 +55,7 @@ def test_parameters_are_stacked_over_layers(built):
   assert np.abs(q[0] - q[1]).max() > 0.01
 
 
-def test_a_shared_bias_is_the_same_bias_in_every_layer(built):
+def test_shared_bias_equals_repeated_layer_bias(built):
   _, params, encode = built
   shared = text_encoder.TextEncoder(dataclasses.replace(TINY, bias='shared'))
   shapes = jax.eval_shape(shared.init, jax.random.key(0))
@@ -73,7 +72,7 @@ def test_a_shared_bias_is_the_same_bias_in_every_layer(built):
   )
 
 
-def test_bfloat16_keeps_its_dtype(built):
+def test_bfloat16_returns_bfloat16(built):
   _, params, _ = built
   model = text_encoder.TextEncoder(dataclasses.replace(TINY, dtype='bfloat16'))
   tokens = np.array([[5, 9, 1, 0]], np.int32)
@@ -84,23 +83,23 @@ def test_bfloat16_keeps_its_dtype(built):
 @pytest.mark.parametrize(
   'name, parameters', [('umt5-xxl', 5_680_910_336), ('digits', 394_112)]
 )
-def test_sizes_of_the_presets(name, parameters):
+def test_presets_parameter_count(name, parameters):
   model = text_encoder.TextEncoder(text_encoder.PRESETS[name])
   params = jax.eval_shape(model.init, jax.random.key(0))
-  assert autoencoder.count(params) == parameters
+  assert networks.num_params(params) == parameters
   assert model.width == text_encoder.PRESETS[name].d_model
 
 
 @pytest.mark.parametrize(
   'change, message',
   [
-    (dict(d_kv=0), 'd_kv=0: expected a positive integer; change text.d_kv'),
+    (dict(d_kv=0), 'text.d_kv=0: expected a positive integer'),
     (dict(buckets=30), 'buckets=30: expected a multiple of 4'),
     (dict(max_distance=8), 'max_distance=8: expected more than .* 8'),
     (dict(bias='none'), "bias='none': expected one of"),
     (dict(dtype='int8'), "dtype='int8': expected float32"),
   ],
 )
-def test_sizes_that_do_not_fit_are_refused(change, message):
+def test_config_refuses(change, message):
   with pytest.raises(ValueError, match=message):
     dataclasses.replace(TINY, **change)

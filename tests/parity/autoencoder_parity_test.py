@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from spacetime.checkpoint.interop import wan_vae
-from spacetime.models.autoencoder import autoencoder
+from spacetime.models.autoencoder import wan
 
 pytestmark = pytest.mark.parity
 
@@ -48,8 +48,8 @@ def build(form: str):
     patch_size=side if side > 1 else None,
     scale_factor_spatial=8 * side,
   ).eval()
-  ours = autoencoder.Autoencoder(
-    autoencoder.AutoencoderConfig(
+  ours = wan.WanAutoencoder(
+    wan.WanAutoencoderConfig(
       **sizes, num_res_blocks=1, latents_mean=mean, latents_std=std
     )
   )

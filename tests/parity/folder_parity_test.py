@@ -12,7 +12,7 @@ from spacetime.checkpoint.interop import folders, networks
 from spacetime.cli import convert
 from spacetime.diffusion import guidance, schedules, solvers
 from spacetime.models import text_encoder
-from spacetime.models.autoencoder import autoencoder
+from spacetime.models.autoencoder import wan
 from spacetime.models.transformer import dit
 from tests.helpers import published_folder
 
@@ -106,7 +106,7 @@ def check_outputs(loaded, theirs) -> None:
   tokens = rng.integers(2, TEXT['vocab_size'], size=(2, 9)).astype(np.int32)
   tokens[1, 5:] = 0
   mask = tokens != 0
-  codec = autoencoder.Autoencoder(loaded['autoencoder'][0])
+  codec = wan.WanAutoencoder(loaded['autoencoder'][0])
   _, height, width = codec.stride
   size = (1, 5, height, 2 * width, 3)
   video = rng.uniform(-1, 1, size=size).astype(np.float32)
@@ -170,7 +170,7 @@ def test_the_whole_pipeline_agrees_from_prompt_to_frames(form, tmp_path):
   theirs, steps, scale = pipeline(form), 4, 5.0
   theirs.save_pretrained(tmp_path)
   loaded = load(tmp_path)
-  codec = autoencoder.Autoencoder(loaded['autoencoder'][0])
+  codec = wan.WanAutoencoder(loaded['autoencoder'][0])
   _, height, width = codec.stride
   rng = np.random.default_rng(2)
   noise = rng.normal(size=(1, 2, 2, 4, codec.z_dim)).astype(np.float32)

@@ -3,12 +3,12 @@
 import numpy as np
 
 from spacetime.models import text_encoder
-from spacetime.models.autoencoder import autoencoder
+from spacetime.models.autoencoder import wan
 from spacetime.models.transformer import dit
 from tests.helpers.seeded_weights import draw
 
 AUTOENCODERS = {
-  'wan21': autoencoder.AutoencoderConfig(
+  'wan21': wan.WanAutoencoderConfig(
     base_dim=4,
     z_dim=3,
     dim_mult=(1, 2, 2),
@@ -17,7 +17,7 @@ AUTOENCODERS = {
     latents_mean=(0.5, -0.25, 1.0),
     latents_std=(2.0, 0.5, 1.5),
   ),
-  'wan22': autoencoder.AutoencoderConfig(
+  'wan22': wan.WanAutoencoderConfig(
     base_dim=4,
     decoder_base_dim=6,
     z_dim=3,
@@ -78,13 +78,13 @@ def velocity(z_Bfhwc, t):
   return (z_Bfhwc - sample) / t.clip(np.float32(0.1))
 
 
-def video(config: autoencoder.AutoencoderConfig):
+def video(config: wan.WanAutoencoderConfig):
   """Two chunks after the first, height unlike width."""
   time, height, width = config.stride
   size = 1, 1 + 2 * time, 2 * height, width, 3
   return draw('video', size, 0.5).clip(-1, 1)
 
 
-def latents(config: autoencoder.AutoencoderConfig):
+def latents(config: wan.WanAutoencoderConfig):
   """Un-normalised latents of three frames."""
   return draw('latents', (1, 3, 2, 1, config.z_dim))

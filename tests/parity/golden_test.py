@@ -12,7 +12,7 @@ import pytest
 from spacetime.checkpoint.interop import umt5, wan_dit, wan_vae
 from spacetime.diffusion import schedules, solvers
 from spacetime.models import text_encoder
-from spacetime.models.autoencoder import autoencoder
+from spacetime.models.autoencoder import wan
 from spacetime.models.transformer import dit
 from tests.helpers import seeded_weights
 from tests.parity import golden_cases
@@ -37,7 +37,7 @@ def weights(model, interop, *inputs):
 @pytest.mark.parametrize('name', list(golden_cases.AUTOENCODERS))
 def test_autoencoder_agrees_with_the_published_code(name):
   config = golden_cases.AUTOENCODERS[name]
-  model = autoencoder.Autoencoder(config)
+  model = wan.WanAutoencoder(config)
   params = weights(model, wan_vae)
   found = jax.jit(model.posterior)(params, golden_cases.video(config))
   close(found.mean_Bfhwc, GOLDEN[f'{name}_mean'])

@@ -10,11 +10,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from spacetime.models.autoencoder import autoencoder, identity, streaming
+from spacetime.models.autoencoder import identity, streaming, wan
 from spacetime.pipeline import decode_shards
 from tests.helpers.seeded_weights import draw
 
-PLAIN = autoencoder.AutoencoderConfig(
+PLAIN = wan.WanAutoencoderConfig(
   base_dim=4,
   z_dim=3,
   dim_mult=(1, 2, 2),
@@ -33,7 +33,7 @@ LATENT = 8, 12
 @functools.cache
 def build(form):
   """(model, params)."""
-  model = autoencoder.Autoencoder(CONFIGS[form])
+  model = wan.WanAutoencoder(CONFIGS[form])
   shapes = jax.eval_shape(model.init, jax.random.key(0))
 
   def fill(path, leaf):

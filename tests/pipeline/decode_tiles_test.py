@@ -13,7 +13,7 @@ from spacetime.config import networks, parse
 from spacetime.data.digits import render, tfds
 from spacetime.data.digits import world as world_lib
 from spacetime.media.pixels import to_video
-from spacetime.models.autoencoder import autoencoder, identity
+from spacetime.models.autoencoder import identity, wan
 from spacetime.pipeline import decode_tiles
 from tests.helpers.seeded_weights import draw
 
@@ -57,7 +57,7 @@ def test_the_identity_has_no_seams():
 
 
 def test_one_tile_is_the_whole():
-  model = autoencoder.Autoencoder(autoencoder.PRESETS['tiny'])
+  model = wan.WanAutoencoder(wan.PRESETS['tiny'])
   params = jax.jit(model.init)(jax.random.key(0))
   z = draw('z', (2, 3, 2, 3, 3))
   first, step = jax.jit(model.decode_first), jax.jit(model.decode_step)

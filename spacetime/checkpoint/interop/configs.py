@@ -4,7 +4,7 @@ import difflib
 import pathlib
 
 from spacetime.models import text_encoder as text_encoder_lib
-from spacetime.models.autoencoder import autoencoder
+from spacetime.models.autoencoder import wan
 from spacetime.models.transformer import dit
 
 CLASSES = {
@@ -58,8 +58,8 @@ AUTOENCODER = dict(
   attn_scales=(),
   temperal_downsample=(False, True, True),
   dropout=0.0,
-  latents_mean=autoencoder.WAN21_MEAN,
-  latents_std=autoencoder.WAN21_STD,
+  latents_mean=wan.WAN21_MEAN,
+  latents_std=wan.WAN21_STD,
   is_residual=False,
   in_channels=3,
   out_channels=3,
@@ -188,7 +188,7 @@ def _original_transformer(values, where) -> dit.DiTConfig:
   )
 
 
-def vae(values: dict, where) -> autoencoder.AutoencoderConfig:
+def vae(values: dict, where) -> wan.WanAutoencoderConfig:
   """Sizes of an autoencoder by its config.json.
 
   Raises:
@@ -197,7 +197,7 @@ def vae(values: dict, where) -> autoencoder.AutoencoderConfig:
   check_class(values.get('_class_name'), (CLASSES['vae'],), where)
   found = _known(values, AUTOENCODER, where)
   patch = found['patch_size'] or 1
-  config = autoencoder.AutoencoderConfig(
+  config = wan.WanAutoencoderConfig(
     base_dim=found['base_dim'],
     decoder_base_dim=found['decoder_base_dim'] or 0,
     z_dim=found['z_dim'],

@@ -2,7 +2,7 @@
 
 from spacetime.checkpoint.interop import configs
 from spacetime.models import text_encoder as text_encoder_lib
-from spacetime.models.autoencoder import autoencoder
+from spacetime.models.autoencoder import wan
 from spacetime.models.transformer import dit
 
 
@@ -38,7 +38,7 @@ def transformer(config: dit.DiTConfig) -> dict:
   )
 
 
-def vae(config: autoencoder.AutoencoderConfig) -> dict:
+def vae(config: wan.WanAutoencoderConfig) -> dict:
   """The config.json of an autoencoder."""
   patch = config.patch_size
   time, space, _ = config.stride

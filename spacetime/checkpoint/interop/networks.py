@@ -11,7 +11,7 @@ import numpy as np
 from spacetime.checkpoint.interop import layouts, umt5, wan_dit, wan_vae
 from spacetime.checkpoint.interop.tensors import Tensor, listed
 from spacetime.models import text_encoder
-from spacetime.models.autoencoder import autoencoder
+from spacetime.models.autoencoder import wan
 from spacetime.models.transformer import dit
 
 # The root of a kind's parameters, as sharding's table has it.
@@ -40,9 +40,7 @@ class Network:
   """
 
   kind: str
-  config: (
-    dit.DiTConfig | autoencoder.AutoencoderConfig | text_encoder.TextConfig
-  )
+  config: dit.DiTConfig | wan.WanAutoencoderConfig | text_encoder.TextConfig
   shapes: Mapping[str, tuple[int, ...]]
   rows: tuple[tuple[str, str, int | None, str], ...]
   from_torch: Callable
@@ -76,7 +74,7 @@ def of(config) -> Network:
       )
       rows = umt5.rows(shapes)
     else:
-      kind, shapes = 'vae', _shapes(autoencoder.Autoencoder(config).init)
+      kind, shapes = 'vae', _shapes(wan.WanAutoencoder(config).init)
       rows = wan_vae.rows(shapes)
   return Network(kind, config, shapes, tuple(rows), from_torch, to_torch)
 

@@ -1,15 +1,22 @@
-"""Long videos: encode and decode chunk by chunk, with a cache of fixed shape.
+"""Encoding and decoding chunk by chunk, with a cache of fixed shape."""
 
-For any codec with the interface of `Autoencoder`.
-"""
+from collections.abc import Callable, Iterator
 
-import einops
 import jax
-import jax.numpy as jnp
+import numpy as np
+
+from spacetime.models.autoencoder.interface import Autoencoder
+from spacetime.models.autoencoder.layers import Cache
 
 
-def check_frames(shape, stride, *, opens: bool):
-  """Raises ValueError for a chunk of video that the stride does not divide."""
+def check_frames(
+  shape: tuple[int, ...], stride: tuple[int, int, int], *, opens: bool
+) -> None:
+  """Checks the shape of a chunk of video.
+
+  Raises:
+    ValueError: a chunk that the autoencoder's stride does not divide.
+  """
   if len(shape) != 5 or shape[-1] != 3:
     raise ValueError(f'video of shape {shape}: expected (B, F, H, W, 3)')
   time, height, width = stride
@@ -17,26 +24,33 @@ def check_frames(shape, stride, *, opens: bool):
   if frames < 0 or frames % time:
     raise ValueError(
       f'a chunk of {shape[1]} frames: expected {time}k{"+1" if opens else ""}; '
-      'change data.world.frames'
+      'change data.frames'
     )
   if not opens and not frames:
     raise ValueError(f'a chunk of 0 frames: expected {time}k; k at least 1')
   if shape[2] % height or shape[3] % width:
     raise ValueError(
       f'video of {shape[2]} x {shape[3]} pixels: expected multiples of '
-      f'{height} x {width}; change data.world.height and data.world.width'
+      f'{height} x {width}; change data.height and data.width'
     )
 
 
-def encode_chunks(autoencoder, params, video_BFHWC, *, first=None, step=None):
-  """Yields latents of chunks of 1, stride, stride, ... frames.
+def encode_chunks(
+  autoencoder: Autoencoder,
+  params: dict,
+  video_BFHWC: np.ndarray | jax.Array,
+  *,
+  first: Callable | None = None,
+  step: Callable | None = None,
+) -> Iterator[jax.Array]:
+  """Yields the latents of chunks of 1, stride, stride, ... frames.
 
   Args:
-    autoencoder: an `Autoencoder` or `IdentityAutoencoder`.
+    autoencoder: the autoencoder.
     params: its parameters.
-    video_BFHWC: a whole clip; host memory will do.
-    first: `encode_first`, jitted; None runs it as it is.
-    step: `encode_step`, likewise.
+    video_BFHWC: a complete clip; may be in host memory.
+    first: a jitted `encode_first`; None calls the method itself.
+    step: a jitted `encode_step`; None calls the method itself.
   """
   time = autoencoder.stride[0]
   check_frames(video_BFHWC.shape, autoencoder.stride, opens=True)
@@ -51,28 +65,36 @@ def encode_chunks(autoencoder, params, video_BFHWC, *, first=None, step=None):
 
 
 class Stream:
-  """Decodes one latent frame after another, however many there will be.
+  """Decodes a stream of latent frames of any length, one frame per call.
 
   Attributes:
-    cache: a pytree of fixed shape; None before the first latent frame. It is
-      given away to `step`.
+    cache: state of the stream, of fixed shape; None before the first latent
+      frame. `step` may donate it.
 
   Args:
-    autoencoder: an `Autoencoder` or `IdentityAutoencoder`.
+    autoencoder: the autoencoder.
     params: its parameters.
-    first: `decode_first`, jitted; None runs it as it is.
-    step: `decode_step`, likewise.
-    cache: of a stream that goes on.
+    first: a jitted `decode_first`; None calls the method itself.
+    step: a jitted `decode_step`; None calls the method itself.
+    cache: state of a stream to continue.
   """
 
-  def __init__(self, autoencoder, params, *, first=None, step=None, cache=None):
+  def __init__(
+    self,
+    autoencoder: Autoencoder,
+    params: dict,
+    *,
+    first: Callable | None = None,
+    step: Callable | None = None,
+    cache: Cache = None,
+  ):
     self._params = params
     self._first = first or autoencoder.decode_first
     self._step = step or autoencoder.decode_step
     self.cache = cache
 
-  def __call__(self, z_B1hwc):
-    """The video of the next latent frame."""
+  def __call__(self, z_B1hwc: jax.Array) -> jax.Array:
+    """Returns the video_BFHWC of the next latent frame."""
     if self.cache is None:
       self.cache, video_BFHWC = self._first(self._params, z_B1hwc)
     else:
@@ -80,36 +102,26 @@ class Stream:
     return video_BFHWC
 
 
-def decode_chunks(autoencoder, params, z_Bfhwc, *, first=None, step=None):
-  """Yields the video of one latent frame after the other.
+def decode_chunks(
+  autoencoder: Autoencoder,
+  params: dict,
+  z_Bfhwc: np.ndarray | jax.Array,
+  *,
+  first: Callable | None = None,
+  step: Callable | None = None,
+) -> Iterator[jax.Array]:
+  """Yields the video of one latent frame after another.
 
-  Chunks of 1, stride, stride, ... frames, in memory constant in duration.
+  The chunks have 1, stride, stride, ... frames; memory does not depend on the
+  duration.
 
   Args:
-    autoencoder: an `Autoencoder` or `IdentityAutoencoder`.
+    autoencoder: the autoencoder.
     params: its parameters.
-    z_Bfhwc: latents; host memory will do.
-    first: `decode_first`, jitted; None runs it as it is.
-    step: `decode_step`, likewise.
+    z_Bfhwc: latents; may be in host memory.
+    first: a jitted `decode_first`; None calls the method itself.
+    step: a jitted `decode_step`; None calls the method itself.
   """
   stream = Stream(autoencoder, params, first=first, step=step)
   for i in range(z_Bfhwc.shape[1]):
     yield stream(z_Bfhwc[:, i : i + 1])
-
-
-def decode_scan(autoencoder, params, z_Bfhwc):
-  """As `decode`, one latent frame at a time under `lax.scan`.
-
-  The temporaries do not grow with the length; the video itself does.
-  """
-  cache, first = autoencoder.decode_first(params, z_Bfhwc[:, :1])
-  if z_Bfhwc.shape[1] == 1:
-    return first
-
-  def body(cache, z_Bhwc):
-    return autoencoder.decode_step(params, cache, z_Bhwc[:, None])
-
-  z_fBhwc = einops.rearrange(z_Bfhwc[:, 1:], 'B f h w c -> f B h w c')
-  _, rest = jax.lax.scan(body, cache, z_fBhwc)
-  rest = einops.rearrange(rest, 'f B t H W C -> B (f t) H W C')
-  return jnp.concatenate([first, rest], axis=1)

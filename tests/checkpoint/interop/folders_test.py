@@ -23,7 +23,7 @@ from spacetime.checkpoint.interop import (
   writing,
 )
 from spacetime.models import text_encoder
-from spacetime.models.autoencoder import autoencoder
+from spacetime.models.autoencoder import wan
 from spacetime.models.transformer import dit
 from tests.helpers import published_folder
 
@@ -236,7 +236,7 @@ def test_written_back_byte_for_byte(kind, limit, tmp_path):
 def test_published_configs_are_read(tmp_path):
   """Each preset's config.json says the preset again."""
   for config in (
-    autoencoder.PRESETS['wan2.1'],
+    wan.PRESETS['wan2.1'],
     text_encoder.PRESETS['umt5-xxl'],
     dit.DiTConfig(
       channels=48,
@@ -249,7 +249,7 @@ def test_published_configs_are_read(tmp_path):
     ),
   ):
     kind = {
-      autoencoder.AutoencoderConfig: 'vae',
+      wan.WanAutoencoderConfig: 'vae',
       text_encoder.TextConfig: 'text_encoder',
       dit.DiTConfig: 'transformer',
     }[type(config)]
@@ -257,7 +257,7 @@ def test_published_configs_are_read(tmp_path):
     assert configs.READ[kind](values, 'here') == config
   empty = configs.transformer({}, 'here')
   assert (empty.width, empty.layers, empty.mlp) == (5120, 40, 13824)
-  assert configs.vae({}, 'here') == autoencoder.PRESETS['wan2.1']
+  assert configs.vae({}, 'here') == wan.PRESETS['wan2.1']
   assert configs.text_encoder({}, 'here') == text_encoder.PRESETS['umt5-xxl']
 
 

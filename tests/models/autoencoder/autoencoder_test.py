@@ -1,4 +1,4 @@
-"""Laws of the video autoencoders: causal, chunked = whole, exact counts."""
+"""Video autoencoders: causal, equal in chunks and at once, exact counts."""
 
 import dataclasses
 import functools
@@ -8,16 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from spacetime.models.autoencoder import (
-  autoencoder,
-  causal,
-  identity,
-  shortcuts,
-  streaming,
-)
+from spacetime.models import networks
+from spacetime.models.autoencoder import identity, layers, streaming, wan
 from tests.helpers.seeded_weights import draw
 
-RESIDUAL = autoencoder.AutoencoderConfig(
+RESIDUAL = wan.WanAutoencoderConfig(
   base_dim=2,
   decoder_base_dim=4,
   z_dim=3,
@@ -30,7 +25,7 @@ RESIDUAL = autoencoder.AutoencoderConfig(
   latents_std=(2.0, 0.5, 1.5),
 )
 PLAIN = dataclasses.replace(RESIDUAL, is_residual=False, patch_size=1)
-# Compiling takes nearly all of the time here; the plainest code will do.
+# Compiling takes nearly all of the time here: no optimisation.
 quick = functools.partial(
   jax.jit, compiler_options={'xla_backend_optimization_level': 0}
 )
@@ -38,10 +33,8 @@ CONFIGS = {'residual': RESIDUAL, 'plain': PLAIN}
 
 
 def seeded(config):
-  """Parameters without the compilation of an initialiser."""
-  shapes = jax.eval_shape(
-    autoencoder.Autoencoder(config).init, jax.random.key(0)
-  )
+  """Parameters drawn without compiling an initialiser."""
+  shapes = jax.eval_shape(wan.WanAutoencoder(config).init, jax.random.key(0))
 
   def fill(path, leaf):
     name = jax.tree_util.keystr(path)
@@ -53,8 +46,8 @@ def seeded(config):
 
 @functools.cache
 def build(form):
-  """(model, params, jitted encode, jitted decode), compiled once a shape."""
-  model = autoencoder.Autoencoder(CONFIGS[form])
+  """Returns (model, params, jitted encode, jitted decode), cached."""
+  model = wan.WanAutoencoder(CONFIGS[form])
   params = seeded(CONFIGS[form])
   return model, params, quick(model.encode), quick(model.decode)
 
@@ -66,7 +59,7 @@ def clip(model, frames):
 
 
 @pytest.mark.parametrize('form', list(CONFIGS))
-def test_chunks_equal_the_whole(form):
+def test_chunked_equals_whole_clip(form):
   model, params, encode, decode = build(form)
   video = clip(model, 13)
   z = np.concatenate(
@@ -94,29 +87,18 @@ def test_chunks_equal_the_whole(form):
     axis=1,
   )
   assert z.shape == (2, 4, 1, 2, 3) and decoded.shape == video.shape
-  # The opening chunk of one frame is the whole of a clip of one frame.
+  # An opening chunk of one frame is a complete clip of one frame.
   for frames in (5, 9, 13):
     latents = 1 + (frames - 1) // 4
-    whole = encode(params, video[:, :frames])
-    np.testing.assert_allclose(z[:, :latents], whole, atol=1e-5, rtol=0)
-    whole = decode(params, z[:, :latents])
-    np.testing.assert_allclose(decoded[:, :frames], whole, atol=1e-5, rtol=0)
+    expected = encode(params, video[:, :frames])
+    np.testing.assert_allclose(z[:, :latents], expected, atol=1e-5, rtol=0)
+    expected = decode(params, z[:, :latents])
+    np.testing.assert_allclose(decoded[:, :frames], expected, atol=1e-5, rtol=0)
   assert np.std(decoded) > 0.1 and np.std(z) > 0.1
 
 
-def test_a_scan_equals_the_whole():
-  model, params, _, decode = build('residual')
-  scan = quick(functools.partial(streaming.decode_scan, model))
-  z = draw('z', (2, 3, 1, 2, 3))
-  np.testing.assert_allclose(scan(params, z), decode(params, z), atol=1e-5)
-  one = jax.eval_shape(
-    functools.partial(streaming.decode_scan, model), params, z[:, :1]
-  )
-  assert one.shape == (2, 1, 8, 16, 3)
-
-
 @pytest.mark.parametrize('form', list(CONFIGS))
-def test_a_later_frame_changes_nothing_earlier(form):
+def test_encode_and_decode_are_causal(form):
   model, params, encode, decode = build(form)
   video = clip(model, 9)
   other = video.copy()
@@ -131,8 +113,8 @@ def test_a_later_frame_changes_nothing_earlier(form):
 
 
 @pytest.mark.parametrize('form', list(CONFIGS))
-def test_the_cache_keeps_its_shape(form):
-  model = autoencoder.Autoencoder(CONFIGS[form])
+def test_cache_has_fixed_shape(form):
+  model = wan.WanAutoencoder(CONFIGS[form])
   params = jax.eval_shape(model.init, jax.random.key(0))
   video = jax.ShapeDtypeStruct((2, 9, 16, 24, 3), jnp.float32)
   cache, z = jax.eval_shape(model.encode_first, params, video)
@@ -161,19 +143,19 @@ def test_the_cache_keeps_its_shape(form):
     ('tiny', 45_340, (4, 8, 8)),
   ],
 )
-def test_sizes_of_the_presets(name, parameters, stride):
-  model = autoencoder.Autoencoder(autoencoder.PRESETS[name])
+def test_presets_parameter_count_and_stride(name, parameters, stride):
+  model = wan.WanAutoencoder(wan.PRESETS[name])
   params = jax.eval_shape(model.init, jax.random.key(0))
-  assert autoencoder.count(params) == parameters
+  assert networks.num_params(params) == parameters
   assert model.stride == stride
 
 
 @pytest.mark.parametrize('stride', [1, 2])
 @pytest.mark.parametrize('kernel', [(3, 3, 3), (3, 1, 1), (1, 3, 3)])
-def test_forms_of_the_convolution_agree(kernel, stride):
+def test_convolve_forms_agree(kernel, stride):
   x = jnp.array(draw('x', (2, 7, 5, 4, 3)))
   weight = jnp.array(draw('weight', (*kernel, 3, 6), 0.2))
-  run = functools.partial(causal.convolve, stride=stride)
+  run = functools.partial(layers.convolve, stride=stride)
   taps = run(x, weight, form='taps')
   assert taps.shape == (2, (7 - kernel[0]) // stride + 1, 5, 4, 6)
   for form in ('native', 'summed', 'auto'):
@@ -181,22 +163,22 @@ def test_forms_of_the_convolution_agree(kernel, stride):
 
 
 @pytest.mark.parametrize('channels, form', [(63, 'taps'), (64, 'summed')])
-def test_the_form_on_a_cpu_is_of_the_channels(channels, form):
+def test_convolve_auto_chooses_by_channels_on_cpu(channels, form):
   x = jax.ShapeDtypeStruct((1, 4, 5, 6, channels), jnp.float32)
   weight = jax.ShapeDtypeStruct((3, 3, 3, channels, 7), jnp.float32)
   lowered = {
     name: str(
-      jax.make_jaxpr(functools.partial(causal.convolve, stride=1, form=name))(
+      jax.make_jaxpr(functools.partial(layers.convolve, stride=1, form=name))(
         x, weight
       )
     )
-    for name in causal.CONV_FORMS
+    for name in layers.CONV_FORMS
   }
   assert lowered['auto'] == lowered[form]
   assert len(set(lowered.values())) == 3
 
 
-def test_latents_are_normalised_and_the_video_clipped():
+def test_encode_normalises_and_decode_clips():
   model, params, encode, decode = build('residual')
   video = clip(model, 5)
   posterior = quick(model.posterior)(params, video)
@@ -217,8 +199,8 @@ def test_latents_are_normalised_and_the_video_clipped():
   assert np.all(posterior.logvar_Bfhwc <= 20)
 
 
-def test_initial_parameters():
-  config = autoencoder.AutoencoderConfig(
+def test_init_biases_and_finite_slope():
+  config = wan.WanAutoencoderConfig(
     base_dim=4,
     z_dim=2,
     dim_mult=(1,),
@@ -226,7 +208,7 @@ def test_initial_parameters():
     temporal_downsample=(),
     initial_logvar=-6.0,
   )
-  model = autoencoder.Autoencoder(config)
+  model = wan.WanAutoencoder(config)
   params = quick(model.init)(jax.random.key(0))
   assert all(x.dtype == jnp.float32 for x in jax.tree.leaves(params))
   bias = params['quant_conv']['bias']
@@ -238,9 +220,9 @@ def test_initial_parameters():
   assert np.abs(slope).max() < 1e5
 
 
-def test_bfloat16_computes_and_returns_float32():
+def test_bfloat16_computes_in_bfloat16_and_returns_float32():
   config = dataclasses.replace(RESIDUAL, dtype='bfloat16')
-  model = autoencoder.Autoencoder(config)
+  model = wan.WanAutoencoder(config)
   params = jax.eval_shape(model.init, jax.random.key(0))
   video = jax.ShapeDtypeStruct((1, 5, 8, 16, 3), jnp.float32)
   cache, z = jax.eval_shape(model.encode_first, params, video)
@@ -250,7 +232,7 @@ def test_bfloat16_computes_and_returns_float32():
 
 
 @pytest.mark.parametrize('time', [1, 3, 4])
-def test_identity_is_exact(time):
+def test_identity_decode_inverts_encode(time):
   model = identity.IdentityAutoencoder(time=time)
   video = draw('clip', (2, 1 + 2 * time, 5, 6, 3), 0.4).clip(-1, 1)
   z = model.encode({}, video)
@@ -264,12 +246,9 @@ def test_identity_is_exact(time):
   chunks = list(streaming.decode_chunks(model, {}, z))
   assert [c.shape[1] for c in chunks] == [1, time, time]
   np.testing.assert_array_equal(np.concatenate(chunks, 1), video)
-  np.testing.assert_array_equal(
-    streaming.decode_scan(model, {}, jnp.array(z)), video
-  )
 
 
-def test_identity_takes_the_mean_of_the_first_frames_copies():
+def test_identity_decode_averages_copies_of_first_frame():
   z = draw('z', (1, 1, 2, 3, 12), 0.2)
   video = identity.IdentityAutoencoder(time=4).decode({}, z)
   expected = z.reshape(1, 1, 2, 3, 4, 3).mean(axis=4)
@@ -281,12 +260,12 @@ def test_identity_takes_the_mean_of_the_first_frames_copies():
   [
     (dict(z_dim=0), 'z_dim=0: expected a positive integer'),
     (dict(temporal_downsample=(True,)), 'expected 2 entries'),
-    (dict(latents_mean=(1.0,)), 'latents_mean has 1 entries: .* z_dim=3'),
+    (dict(latents_mean=(1.0,)), r'latents_mean=\(1.0,\): .*z_dim`=3'),
     (dict(latents_std=(1.0, 0.0, 1.0)), 'expected positive numbers'),
     (dict(conv_form='fft'), "conv_form='fft': expected one of"),
     (dict(dtype='int8'), "dtype='int8': expected float32"),
     (dict(dim_mult=(2, 3, 5)), 'a level of 4 to 6 channels'),
-    (dict(decoder_base_dim=3, dim_mult=(5, 1, 7)), 'change autoencoder.dim'),
+    (dict(decoder_base_dim=3, dim_mult=(5, 1, 7)), 'decoder_base_dim`=3'),
     (
       dict(
         is_residual=False, base_dim=3, decoder_base_dim=3, dim_mult=(1, 1, 1)
@@ -295,7 +274,7 @@ def test_identity_takes_the_mean_of_the_first_frames_copies():
     ),
   ],
 )
-def test_sizes_that_do_not_fit_are_refused(change, message):
+def test_config_refuses(change, message):
   with pytest.raises(ValueError, match=message):
     dataclasses.replace(RESIDUAL, **change)
 
@@ -313,8 +292,8 @@ def test_sizes_that_do_not_fit_are_refused(change, message):
     ('decode_first', (1, 2, 1, 3), 'expected .B, f, h, w, 3.'),
   ],
 )
-def test_arrays_that_do_not_fit_are_refused(call, size, message):
-  model = autoencoder.Autoencoder(RESIDUAL)
+def test_calls_refuse_arrays(call, size, message):
+  model = wan.WanAutoencoder(RESIDUAL)
   cache = ({},) if call.endswith('step') else ()
   with pytest.raises(ValueError, match=message):
     getattr(model, call)({}, *cache, np.zeros(size, np.float32))
@@ -324,7 +303,7 @@ def test_identity_refuses():
   with pytest.raises(ValueError, match='time=0: expected a positive integer'):
     identity.IdentityAutoencoder(time=0)
   model = identity.IdentityAutoencoder(time=4)
-  with pytest.raises(ValueError, match='change autoencoder.time=4'):
+  with pytest.raises(ValueError, match='autoencoder.time=4'):
     model.decode({}, np.zeros((1, 2, 1, 1, 9), np.float32))
   with pytest.raises(ValueError, match='a chunk of 4 frames'):
     model.encode({}, np.zeros((1, 4, 1, 1, 3), np.float32))
@@ -332,7 +311,7 @@ def test_identity_refuses():
 
 def test_shortcuts_average_and_repeat():
   x = draw('x', (2, 3, 4, 6, 5))
-  down = functools.partial(shortcuts.average_down, time=2, space=2)
+  down = functools.partial(layers.average_down, time=2, space=2)
   y = down(x, features=10, opens=True)
   assert y.shape == (2, 2, 2, 3, 10)
   # Channel 0 is the first half of channel 0's fold: here the zero frame.
@@ -343,9 +322,9 @@ def test_shortcuts_average_and_repeat():
   np.testing.assert_allclose(
     y[:, 0, 1, 2], x[:, 1:, 2:, 4:].mean(axis=(1, 2, 3)), atol=1e-6
   )
-  wide = shortcuts.average_down(x, features=15, time=1, space=1, opens=False)
+  wide = layers.average_down(x, features=15, time=1, space=1, opens=False)
   np.testing.assert_array_equal(wide, np.repeat(x, 3, axis=-1))
-  up = functools.partial(shortcuts.repeat_up, time=2, space=2)
+  up = functools.partial(layers.repeat_up, time=2, space=2)
   y = up(x, features=5, opens=False)
   assert y.shape == (2, 6, 8, 12, 5)
   np.testing.assert_array_equal(y[:, ::2, ::2, ::2], x)
