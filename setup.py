@@ -64,6 +64,7 @@ setuptools.setup(
     'sentencepiece>=0.2',
     'tensorboardX>=2.6.2.2',
     'tensorflow-datasets>=4.9.10',
+    'threadpoolctl>=3.1',
     'tqdm>=4.66',
   ],
   extras_require={

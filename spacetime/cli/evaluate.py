@@ -26,7 +26,7 @@ from spacetime import checkpoint, sharding
 from spacetime.checkpoint import load
 from spacetime.config import networks, parse
 from spacetime.data import geometry
-from spacetime.data.digits import captions, tfds
+from spacetime.data.digits import captions, examples
 from spacetime.data.digits import world as world_lib
 from spacetime.evaluation import world as measures
 from spacetime.media import contact_sheet, files
@@ -180,7 +180,9 @@ def real_clips(world: world_lib.World, *, count: int, seed: int):
   clips, scenes = [], []
   for i in range(count):
     split = world_lib.SPLITS[1 + i % 2]
-    record = tfds.example(i // 2, world=world, split=split, seed=SCENES + seed)
+    record = examples.example(
+      i // 2, world=world, split=split, seed=SCENES + seed
+    )
     clips.append(record['video'])
     scenes.append(world_lib.from_json(record['scene']))
   return clips, scenes

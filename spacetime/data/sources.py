@@ -10,7 +10,7 @@ import numpy as np
 from spacetime.config.parse import DataConfig
 from spacetime.data import latent_cache, pipeline, video_folder
 from spacetime.data import packing as packing_lib
-from spacetime.data.digits import tfds
+from spacetime.data.digits import examples, tfds
 
 CAPTIONS = 5000  # enough to learn the pieces of the digits world's grammar
 VOCABULARY = 512  # of the tokenizer where the config has no text
@@ -68,7 +68,7 @@ def open_sources(
     return _open_cache(data, embedded)
   if data.name == 'digits' and data.render == 'live':
     parts = [
-      tfds.Live(world, split, clips, seed)
+      examples.LiveExamples(world, split, clips, seed)
       for split, clips in (
         ('train', data.clips),
         ('validation', data.held_out_clips),
@@ -185,7 +185,7 @@ def held_out_batch(
 
 def caption(source, index: int) -> str:
   """A record's caption; a file's video is not read for it."""
-  if isinstance(source, tfds.Live):
+  if isinstance(source, examples.LiveExamples):
     return source.caption(index)
   if isinstance(source, Part):
     return source.source.clips[source.indices[index]].caption

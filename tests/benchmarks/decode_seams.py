@@ -16,7 +16,7 @@ import numpy as np
 from spacetime import checkpoint, sharding
 from spacetime.checkpoint import load
 from spacetime.config import networks, parse
-from spacetime.data.digits import render, tfds
+from spacetime.data.digits import examples, render
 from spacetime.data.digits import world as world_lib
 from spacetime.media.pixels import to_video
 from spacetime.models.autoencoder import streaming
@@ -64,7 +64,7 @@ def main() -> None:
   params = load.load_own(config, folder, mesh=mesh)['autoencoder']
   size = {'height': args.height, 'width': args.width, 'frames': args.frames}
   world = world_lib.World(**{**vars(parse.data(config).world), **size})
-  record = tfds.example(3, world=world, split='validation', seed=77)
+  record = examples.example(3, world=world, split='validation', seed=77)
   frames = render.clip(world_lib.from_json(record['scene']), world)
   z = np.asarray(jax.jit(codec.encode)(params, to_video(frames)[None]))
   latent, stride = z.shape[2:4], codec.stride[1:]

@@ -5,7 +5,7 @@ import numpy as np
 from spacetime import sharding
 from spacetime.checkpoint import load
 from spacetime.config import networks, parse
-from spacetime.data.digits import captions, tfds
+from spacetime.data.digits import captions, examples
 from spacetime.data.digits import world as world_lib
 from spacetime.pipeline import best_of_n, generate
 
@@ -57,7 +57,7 @@ class Maker:
 def real(world, count: int, *, seed: int):
   """(clips, scenes), held out."""
   records = [
-    tfds.example(i, world=world, split='validation', seed=seed)
+    examples.example(i, world=world, split='validation', seed=seed)
     for i in range(count)
   ]
   scenes = [world_lib.from_json(record['scene']) for record in records]

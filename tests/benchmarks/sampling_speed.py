@@ -18,7 +18,7 @@ import numpy as np
 from spacetime import sharding
 from spacetime.checkpoint import load
 from spacetime.config import networks, parse
-from spacetime.data.digits import captions, tfds
+from spacetime.data.digits import captions, examples
 from spacetime.data.digits import world as world_lib
 from spacetime.diffusion import conditioning, sampler
 from spacetime.evaluation import world as measures
@@ -71,7 +71,7 @@ def main() -> None:
 
 def scene(i: int, world: world_lib.World) -> world_lib.Scene:
   """A held-out scene that no training uses."""
-  record = tfds.example(
+  record = examples.example(
     i, world=world, split=world_lib.SPLITS[1], seed=1_000_003
   )
   return world_lib.from_json(record['scene'])

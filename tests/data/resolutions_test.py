@@ -11,7 +11,7 @@ import pytest
 from experiments import digits
 from spacetime.config import parse
 from spacetime.data import sources
-from spacetime.data.digits import render, tfds
+from spacetime.data.digits import examples, render, tfds
 from spacetime.data.digits import world as world_lib
 from spacetime.data.resolutions import Sizes
 
@@ -63,7 +63,7 @@ def test_none_or_all_are_images():
 def test_a_scene_fits_every_size(seed):
   rng = np.random.default_rng(seed)
   world = world_lib.World(max_characters=3, mixed=Sizes()).drawn(rng)
-  record = tfds.example(seed, world=world, split='train', seed=1)
+  record = examples.example(seed, world=world, split='train', seed=1)
   scene = world_lib.from_json(record['scene'])
   assert record['video'].shape == (world.frames, world.height, world.width, 3)
   seen = render.paths.trajectories(scene, world)
@@ -84,7 +84,7 @@ def test_stored_as_they_were_drawn(tmp_path):
   records = tfds.source(path, 'train')
   shapes = set()
   for index in range(12):
-    truth = tfds.example(index, world=world, split='train', seed=3)
+    truth = examples.example(index, world=world, split='train', seed=3)
     np.testing.assert_array_equal(records[index]['video'], truth['video'])
     scene = world_lib.from_json(records[index]['scene'].decode())
     shape = truth['video'].shape[:3]
@@ -109,7 +109,7 @@ def test_worlds_of_one_size_keep_their_names_and_clips():
     told = json.dumps([data.world.identity(), {'train': 3}, 0])
     assert hashlib.sha256(told.encode()).hexdigest()[:10] == digest
     assert sources.identity(data, None, seed=0) == listed
-  record = tfds.example(0, world=world_lib.World(), split='train', seed=3)
+  record = examples.example(0, world=world_lib.World(), split='train', seed=3)
   told = record['caption'] + record['scene']
   assert hashlib.sha256(told.encode()).hexdigest()[:16] == '6c956fc027e63b43'
   mixed = world_lib.World(mixed=SMALL)

@@ -12,7 +12,7 @@ from experiments import digits
 from spacetime import checkpoint, sharding
 from spacetime.checkpoint import load
 from spacetime.config import networks, parse
-from spacetime.data.digits import captions, tfds
+from spacetime.data.digits import captions, examples
 from spacetime.data.digits import world as world_lib
 from spacetime.evaluation import world as measures
 from spacetime.media.pixels import to_video
@@ -31,7 +31,7 @@ def mesh():
 def records(world, split='validation'):
   """Clips of a seed of their own."""
   return [
-    tfds.example(i, world=world, split=split, seed=77) for i in range(CLIPS)
+    examples.example(i, world=world, split=split, seed=77) for i in range(CLIPS)
   ]
 
 

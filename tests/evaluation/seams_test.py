@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from spacetime.data.digits import tfds, world
+from spacetime.data.digits import examples, world
 from spacetime.evaluation import seams
 
 RED = world.COLOURS['red']
@@ -57,7 +57,7 @@ def test_a_loop_joins_its_end_to_its_beginning():
 
 def test_bad_joins_of_real_clips_have_high_ratios():
   clips = [
-    tfds.example(i, world=WORLD, split='train', seed=5)['video']
+    examples.example(i, world=WORLD, split='train', seed=5)['video']
     for i in range(6)
   ]
   real = seams.within(clips)

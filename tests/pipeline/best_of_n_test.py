@@ -4,7 +4,7 @@ import numpy as np
 from PIL import Image
 from scipy import ndimage
 
-from spacetime.data.digits import tfds
+from spacetime.data.digits import examples
 from spacetime.diffusion import conditioning_video
 from spacetime.evaluation import seams
 from spacetime.pipeline import best_of_n
@@ -106,7 +106,7 @@ def test_it_agrees_with_characters_that_are_followed():
   """Of real clips that lack frames, it finds the one that lacks fewest, as the
   seam score does, which knows the world."""
   clips = [
-    tfds.example(i, world=WORLD, split='train', seed=5)['video']
+    examples.example(i, world=WORLD, split='train', seed=5)['video']
     for i in range(8)
   ]
   found, known = [], []

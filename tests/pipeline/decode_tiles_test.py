@@ -10,7 +10,7 @@ import pytest
 from spacetime import checkpoint, sharding
 from spacetime.checkpoint import load
 from spacetime.config import networks, parse
-from spacetime.data.digits import render, tfds
+from spacetime.data.digits import examples, render
 from spacetime.data.digits import world as world_lib
 from spacetime.media.pixels import to_video
 from spacetime.models.autoencoder import identity, wan
@@ -77,7 +77,7 @@ def test_seams_of_a_trained_autoencoder_are_faint():
   world = world_lib.World(
     **{**vars(parse.data(config).world), 'height': 128, 'width': 192}
   )
-  record = tfds.example(3, world=world, split='validation', seed=77)
+  record = examples.example(3, world=world, split='validation', seed=77)
   frames = render.clip(world_lib.from_json(record['scene']), world)[:1]
   first = jax.jit(codec.decode_first)
   z = jax.jit(codec.encode)(params, to_video(frames)[None])

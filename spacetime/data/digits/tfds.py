@@ -1,139 +1,62 @@
 """The digits world as a TFDS data set of ARRAY_RECORD files.
 
-One record holds a clip's bytes, a caption and the scene as JSON, the ground
-truth. Record n of a split depends on the seed, the split and n alone.
+A record holds the video, the caption and the scene as JSON, the ground truth.
+Records are those of examples.py, in their order. Every file is a task of its
+own, so that all cores render and an interrupted run continues after the last
+complete file; `dataset_info.json` is written last.
 """
 
+import concurrent.futures
+import contextlib
 import dataclasses
 import hashlib
 import json
+import multiprocessing
+import os
 import pathlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import tensorflow_datasets as tfds
+import threadpoolctl
 import tqdm
+from absl import logging
+from array_record.python import array_record_module
 
-from spacetime.data.digits import captions, render, scenes
+from spacetime import SettingError
+from spacetime.data.digits import examples
 from spacetime.data.digits import world as world_lib
+from spacetime.media import files
 
-
-@dataclasses.dataclass(kw_only=True)
-class DigitsConfig(tfds.core.BuilderConfig):
-  """A world, the sizes of its splits and the seed.
-
-  Attributes:
-    world: what the clips may show.
-    clips: records of each split by name; absent or 0 is no such split.
-    seed: the only source of chance.
-  """
-
-  world: world_lib.World
-  clips: dict[str, int]
-  seed: int
-
-  def __str__(self):
-    return self.name
-
-
-class Digits(tfds.core.GeneratorBasedBuilder):
-  """Clips of handwritten digits that move, with captions."""
-
-  VERSION = tfds.core.Version('1.0.0')
-  RELEASE_NOTES = {'1.0.0': 'The first.'}
-  BUILDER_CONFIGS = []
-  builder_config: DigitsConfig
-
-  def _info(self) -> tfds.core.DatasetInfo:
-    world = self.builder_config.world
-    shape = (world.frames, world.height, world.width, 3)
-    if world.mixed is not None:
-      shape = (None, None, None, 3)
-    return self.dataset_info_from_configs(
-      description=self.__doc__,
-      features=tfds.features.FeaturesDict(
-        {
-          'video': tfds.features.Tensor(
-            shape=shape, dtype=np.uint8, encoding='zlib'
-          ),
-          'caption': tfds.features.Text(),
-          'scene': tfds.features.Text(),
-        }
-      ),
-      # Scenes are independent draws: their order is already random.
-      disable_shuffling=True,
-    )
-
-  def _split_generators(self, dl_manager: tfds.download.DownloadManager):
-    del dl_manager
-    config = self.builder_config
-    return {
-      split: self._generate_examples(split, number)
-      for split, number in config.clips.items()
-      if number
-    }
-
-  def _generate_examples(self, split: str, number: int) -> Iterator:
-    config = self.builder_config
-    for index in tqdm.trange(number, desc=f'digits {split}', unit='clip'):
-      yield (
-        index,
-        example(index, world=config.world, split=split, seed=config.seed),
-      )
-
-
-def example(
-  index: int, *, world: world_lib.World, split: str, seed: int
-) -> dict:
-  """Record `index` of a split: video (F, H, W, 3) uint8, caption, scene.
-
-  In a world of mixed sizes training records differ in F, H and W; held-out
-  ones have those of the world.
-  """
-  scene, world, caption = _told(index, world=world, split=split, seed=seed)
-  return {
-    'video': render.clip(scene, world),
-    'caption': caption,
-    'scene': world_lib.to_json(scene),
-  }
-
-
-def _told(index: int, *, world: world_lib.World, split: str, seed: int):
-  """(scene, its world of one size, caption) of record `index`."""
-  place = world_lib.SPLITS.index(split)
-  rng = np.random.default_rng([seed, place, index])
-  if split == 'train':
-    world = world.drawn(rng)
-  scene = scenes.sample_scene(rng, world=world, split=split)
-  return scene, world, captions.caption(scene, rng, world=world)
+NAME, VERSION = 'digits', '1.0.0'
+INFO = 'dataset_info.json'
+SHARD = 256  # examples in a file
 
 
 @dataclasses.dataclass(frozen=True)
-class Live:
-  """The records of one split, rendered as they are read: no files.
+class Shard:
+  """One file of a data set and the examples in it."""
 
-  Attributes:
-    world: what the clips may show.
-    split: one of world.SPLITS.
-    clips: how many there are.
-    seed: at least 0.
-  """
-
+  path: pathlib.Path
   world: world_lib.World
   split: str
-  clips: int
+  indices: range
   seed: int
 
-  def __len__(self) -> int:
-    return self.clips
-
-  def __getitem__(self, index: int) -> dict:
-    return example(index, world=self.world, split=self.split, seed=self.seed)
-
-  def caption(self, index: int) -> str:
-    """A record's caption, at no cost of its video."""
-    told = _told(index, world=self.world, split=self.split, seed=self.seed)
-    return told[2]
+  def write(self) -> int:
+    """Renders and writes the file; returns the number of its examples."""
+    features = _features(self.world)
+    with files.atomic_write(self.path) as temporary:
+      writer = array_record_module.ArrayRecordWriter(
+        os.fspath(temporary), 'group_size:1'
+      )
+      for index in self.indices:
+        example = examples.example(
+          index, world=self.world, split=self.split, seed=self.seed
+        )
+        writer.write(features.serialize_example(example))
+      writer.close()
+    return len(self.indices)
 
 
 def prepare(
@@ -145,10 +68,7 @@ def prepare(
   compositions: int = 0,
   seed: int = 0,
 ) -> str:
-  """Builds the data set unless it is there.
-
-  A build goes to a folder of its own that is renamed once it is whole, so a
-  killed one leaves nothing that `source` would read.
+  """Renders the data set on all cores, or what is missing of it.
 
   Args:
     data_dir: parent of the data sets; each world, size and seed has a folder.
@@ -156,77 +76,188 @@ def prepare(
     train: clips of training glyphs without held-out compositions, at least 1.
     validation: clips of held-out glyphs without held-out compositions.
     compositions: clips of held-out glyphs with a held-out composition.
-    seed: at least 0; the same seed makes the same records.
+    seed: at least 0; the same seed gives the same records.
 
   Returns:
     The folder of the data set, for `source`.
 
   Raises:
-    ValueError: a size or seed out of range.
+    SettingError: a count or seed out of range.
   """
   clips = {
     'train': train,
     'validation': validation,
     'compositions': compositions,
   }
-  for name, number in clips.items():
-    least = 1 if name == 'train' else 0
-    if number < least:
-      raise ValueError(
-        f'{name}={number}: expected at least {least} clips; change '
-        'data.clips or data.held_out_clips'
-      )
+  if train < 1:
+    raise SettingError('data.clips', train, '1 or more')
+  for count in (validation, compositions):
+    if count < 0:
+      raise SettingError('data.held_out_clips', count, '0 or more')
   if seed < 0:
-    raise ValueError(f'seed={seed}: expected at least 0; change seed')
+    raise SettingError('seed', seed, '0 or more')
   identity = json.dumps([world.identity(), clips, seed])
   digest = hashlib.sha256(identity.encode()).hexdigest()[:10]
   size = f'{world.frames}x{world.height}x{world.width}'
-  config = DigitsConfig(
-    name=f'{size if world.mixed is None else "mixed"}_{digest}',
-    description=identity,
-    world=world,
-    clips=clips,
-    seed=seed,
+  name = f'{size if world.mixed is None else "mixed"}_{digest}'
+  root = pathlib.Path(data_dir).expanduser().absolute()
+  folder = root / NAME / name / VERSION
+  if (folder / INFO).exists():
+    return os.fspath(folder)
+  files.check_writable(folder)
+  shards = {
+    split: _shards(folder, world, split, count, seed)
+    for split, count in clips.items()
+    if count
+  }
+  _write([shard for part in shards.values() for shard in part])
+  for leftover in folder.glob('.*.tmp.*'):  # of processes that were killed
+    leftover.unlink()
+  template = tfds.core.ShardedFileTemplate(
+    data_dir=folder, dataset_name=NAME, filetype_suffix='array_record'
   )
-  builder = Digits(
-    data_dir=str(pathlib.Path(data_dir).expanduser().absolute()),
-    config=config,
-    file_format=tfds.core.FileFormat.ARRAY_RECORD,
-  )
-  tfds.disable_progress_bar()  # Its own bars know no total.
-  try:
-    builder.download_and_prepare()
-  except OSError:
-    # Another process may have renamed the same data set into place first.
-    if not (pathlib.Path(builder.data_dir) / 'dataset_info.json').exists():
-      raise
-  return str(builder.data_dir)
+  with _quiet():
+    tfds.folder_dataset.write_metadata(
+      data_dir=folder,
+      features=_features(world),
+      split_infos=[
+        tfds.core.SplitInfo(
+          name=split,
+          shard_lengths=[len(shard.indices) for shard in part],
+          num_bytes=sum(shard.path.stat().st_size for shard in part),
+          filename_template=template.replace(split=split),
+        )
+        for split, part in shards.items()
+      ],
+      check_data=False,
+      description=identity,
+    )
+  return os.fspath(folder)
 
 
-def source(path: str, split: str):
-  """Random access to one split of what `prepare` built.
+@dataclasses.dataclass(frozen=True)
+class Records:
+  """Random access to the records of one split.
+
+  Attributes:
+    source: TFDS's data source: video (F, H, W, 3) uint8; caption and scene as
+      UTF-8 bytes.
+  """
+
+  source: Sequence
+
+  def __len__(self) -> int:
+    return len(self.source)
+
+  def __getitem__(self, index: int) -> dict[str, np.ndarray | bytes]:
+    return self.source[index]
+
+  def caption(self, index: int) -> str:
+    """The caption of a record."""
+    return self.source[index]['caption'].decode()
+
+
+def source(path: str, split: str) -> Records:
+  """Opens one split of a data set that `prepare` has rendered.
 
   Args:
     path: the folder that `prepare` returned.
     split: 'train', 'validation' or 'compositions', or a TFDS slice of one.
 
-  Returns:
-    A sequence of dicts: video (F, H, W, 3) uint8; caption and scene as UTF-8
-    bytes.
-
   Raises:
     ValueError: no data set at this path, or it lacks the split.
   """
-  if not (pathlib.Path(path) / 'dataset_info.json').exists():
-    raise ValueError(
-      f'path={path!r}: expected the folder of a data set; change --data_dir '
-      'or build it with prepare'
+  if not (pathlib.Path(path) / INFO).exists():
+    raise ValueError(f'{path}: expected the folder of a data set, with {INFO}')
+  with _quiet():
+    builder = tfds.builder_from_directory(path)
+    name = split.split('[')[0]
+    if name not in builder.info.splits:
+      raise ValueError(
+        f'split={split!r}: expected one of {sorted(builder.info.splits)} in '
+        f'{path!r}'
+      )
+    return Records(builder.as_data_source(split=split))
+
+
+def _features(world: world_lib.World) -> tfds.features.FeaturesDict:
+  shape = (world.frames, world.height, world.width, 3)
+  if world.mixed is not None:
+    shape = (None, None, None, 3)
+  return tfds.features.FeaturesDict(
+    {
+      'video': tfds.features.Tensor(
+        shape=shape, dtype=np.uint8, encoding='zlib'
+      ),
+      'caption': tfds.features.Text(),
+      'scene': tfds.features.Text(),
+    }
+  )
+
+
+def _shards(folder, world, split: str, count: int, seed: int) -> list[Shard]:
+  """The files of a split; examples are independent: their order is random."""
+  total = -(-count // SHARD)
+  return [
+    Shard(
+      folder / f'{NAME}-{split}.array_record-{i:05d}-of-{total:05d}',
+      world,
+      split,
+      range(i * SHARD, min((i + 1) * SHARD, count)),
+      seed,
     )
-  builder = tfds.builder_from_directory(path)
-  name = split.split('[')[0]
-  if name not in builder.info.splits:
-    raise ValueError(
-      f'split={split!r}: expected one of {sorted(builder.info.splits)} in '
-      f'{path!r}'
-    )
-  return builder.as_data_source(split=split)
+    for i in range(total)
+  ]
+
+
+def _write(shards: list[Shard]) -> None:
+  """Writes the files that are not there yet, on all cores, with a bar."""
+  missing = [shard for shard in shards if not shard.path.exists()]
+  clips = sum(len(shard.indices) for shard in shards)
+  left = sum(len(shard.indices) for shard in missing)
+  cores = min(_cores(), len(missing))
+  with tqdm.tqdm(
+    total=clips, initial=clips - left, desc='render digits', unit='clip'
+  ) as bar:
+    # Processes take seconds to start: a few files are written in this one.
+    if cores > 1 and len(missing) > 2:
+      with contextlib.suppress(concurrent.futures.process.BrokenProcessPool):
+        for count in _write_in_processes(missing, cores):
+          bar.update(count)
+    # A script without a __main__ guard breaks the pool; the rest is done here.
+    for shard in missing:
+      if not shard.path.exists():
+        bar.update(shard.write())
+
+
+def _write_in_processes(shards: list[Shard], cores: int) -> Iterator[int]:
+  executor = concurrent.futures.ProcessPoolExecutor(
+    cores,
+    mp_context=multiprocessing.get_context('spawn'),
+    # One thread a process, or their matrix products compete for the cores.
+    initializer=threadpoolctl.threadpool_limits,
+    initargs=(1,),
+  )
+  try:
+    futures = [executor.submit(shard.write) for shard in shards]
+    for future in concurrent.futures.as_completed(futures):
+      yield future.result()
+  finally:
+    executor.shutdown(cancel_futures=True)
+
+
+def _cores() -> int:
+  if hasattr(os, 'sched_getaffinity'):  # Linux
+    return len(os.sched_getaffinity(0))
+  return os.cpu_count() or 1
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+  """Silences what TFDS logs below a warning."""
+  before = logging.get_verbosity()
+  logging.set_verbosity(min(before, logging.WARNING))
+  try:
+    yield
+  finally:
+    logging.set_verbosity(before)

@@ -1,10 +1,12 @@
+"""Tests of the digits world as a TFDS data set."""
+
 import pathlib
 import sys
 
 import numpy as np
 import pytest
 
-from spacetime.data.digits import captions, render, tfds, world
+from spacetime.data.digits import captions, examples, render, tfds, world
 
 WORLD = world.World(frames=5, height=32, width=40, max_characters=2)
 CLIPS = {'train': 7, 'validation': 3, 'compositions': 2}
@@ -22,7 +24,7 @@ def test_round_trip(path, split):
   assert len(records) == CLIPS[split]
   for index in reversed(range(len(records))):
     record = records[index]
-    truth = tfds.example(index, world=WORLD, split=split, seed=4)
+    truth = examples.example(index, world=WORLD, split=split, seed=4)
     np.testing.assert_array_equal(record['video'], truth['video'])
     assert record['video'].shape == (5, 32, 40, 3)
     assert record['caption'].decode() == truth['caption']
@@ -34,7 +36,7 @@ def test_round_trip(path, split):
 
 def test_live_records_are_those_of_the_files(path):
   source = tfds.source(path, 'train')
-  live = tfds.Live(WORLD, 'train', len(source), 4)
+  live = examples.LiveExamples(WORLD, 'train', len(source), 4)
   assert len(live) == len(source)
   for i in (0, len(source) - 1):
     record = live[i]
@@ -47,7 +49,7 @@ def test_live_records_are_those_of_the_files(path):
 def test_seeds_and_splits_differ():
   def video(**change):
     arguments = {'world': WORLD, 'split': 'train', 'seed': 4, **change}
-    return tfds.example(0, **arguments)['video']
+    return examples.example(0, **arguments)['video']
 
   np.testing.assert_array_equal(video(), video())
   assert (video() != video(seed=5)).any()
@@ -55,26 +57,54 @@ def test_seeds_and_splits_differ():
 
 
 def test_a_second_prepare_reuses_the_first(path, monkeypatch):
-  monkeypatch.setattr(tfds, 'example', None)
+  monkeypatch.setattr(examples, 'example', None)
   folder = pathlib.Path(path).parents[2]
   again = tfds.prepare(str(folder), world=WORLD, seed=4, **CLIPS)
   assert again == path
 
 
-def test_a_killed_build_leaves_nothing_that_looks_whole(tmp_path, monkeypatch):
-  def dies(index, **_):
-    if index == 2:
-      raise KeyboardInterrupt
-    return real(index, **_)
+def test_an_interrupted_run_continues(tmp_path, monkeypatch):
+  """Complete files are kept, and all records are those of the examples."""
 
-  real = tfds.example
-  monkeypatch.setattr(tfds, 'example', dies)
+  def dies(index, *, split, **_):
+    if (split, index) == ('train', 5):
+      raise KeyboardInterrupt
+    rendered.append((split, index))
+    return real(index, split=split, **_)
+
+  rendered, real = [], examples.example
+  monkeypatch.setattr(tfds, 'SHARD', 2)
+  monkeypatch.setattr(tfds, '_cores', lambda: 1)
+  monkeypatch.setattr(examples, 'example', dies)
   with pytest.raises(KeyboardInterrupt):
     tfds.prepare(str(tmp_path), world=WORLD, seed=4, **CLIPS)
-  assert not list(tmp_path.rglob('1.0.0'))
-  monkeypatch.setattr(tfds, 'example', real)
+  assert not list(tmp_path.rglob(tfds.INFO))
+  assert [index for _, index in rendered] == [0, 1, 2, 3, 4]
+  rendered.clear()
+  monkeypatch.setattr(
+    examples,
+    'example',
+    lambda i, **_: rendered.append((_['split'], i)) or real(i, **_),
+  )
   path = tfds.prepare(str(tmp_path), world=WORLD, seed=4, **CLIPS)
-  assert len(tfds.source(path, 'train')) == 7
+  assert [i for split, i in rendered if split == 'train'] == [4, 5, 6]
+  records = tfds.source(path, 'train')
+  for i in range(CLIPS['train']):
+    truth = real(i, world=WORLD, split='train', seed=4)
+    np.testing.assert_array_equal(records[i]['video'], truth['video'])
+    assert records.caption(i) == truth['caption']
+
+
+def test_processes_write_the_same_files(path, tmp_path, monkeypatch):
+  monkeypatch.setattr(tfds, 'SHARD', 3)
+  monkeypatch.setattr(tfds, '_cores', lambda: 2)
+  other = tfds.prepare(str(tmp_path), world=WORLD, seed=4, **CLIPS)
+  for split in CLIPS:
+    ours, theirs = tfds.source(other, split), tfds.source(path, split)
+    assert len(ours) == len(theirs)
+    for i in range(len(ours)):
+      assert ours[i]['video'].tobytes() == theirs[i]['video'].tobytes()
+      assert ours[i]['scene'] == theirs[i]['scene']
 
 
 def test_no_tensorflow(path):
@@ -83,11 +113,11 @@ def test_no_tensorflow(path):
 
 
 def test_refusals(path, tmp_path):
-  with pytest.raises(ValueError, match='train=0: expected at least 1 clips'):
+  with pytest.raises(ValueError, match='data.clips=0: expected 1 or more'):
     tfds.prepare(str(tmp_path), world=WORLD, train=0, validation=1)
-  with pytest.raises(ValueError, match='validation=-1: expected at least 0'):
+  with pytest.raises(ValueError, match='data.held_out_clips=-1: expected 0'):
     tfds.prepare(str(tmp_path), world=WORLD, train=1, validation=-1)
-  with pytest.raises(ValueError, match='seed=-1: expected at least 0'):
+  with pytest.raises(ValueError, match='seed=-1: expected 0 or more'):
     tfds.prepare(str(tmp_path), world=WORLD, train=1, validation=1, seed=-1)
   with pytest.raises(ValueError, match='expected the folder of a data set'):
     tfds.source(str(tmp_path), 'train')
