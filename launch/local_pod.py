@@ -3,12 +3,13 @@
   python launch/local_pod.py --processes=2 --devices=4 -- \\
     python -m spacetime train --config=experiments/digits.py:tiny --workdir=DIR
 
-The processes meet on the loopback and compute together by gloo. What all but
-the first say comes with their number in front. Ctrl-C and SIGTERM go to all of
-them; when one fails, the others are ended.
+The processes connect on the loopback interface and compute together by gloo.
+Output of all processes but the first is prefixed with their number. Ctrl-C and
+SIGTERM are sent to all of them; when one fails, the others are ended.
 """
 
 import os
+import pathlib
 import re
 import signal
 import socket
@@ -17,26 +18,29 @@ import sys
 import threading
 import time
 
-from absl import app, flags
+from absl import flags
 
-_PROCESSES = flags.DEFINE_integer('processes', 2, 'How many.')
-_DEVICES = flags.DEFINE_integer('devices', 4, 'CPU devices of each.')
+sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))  # run as a script
+
+from spacetime.cli import common  # noqa: E402
+
+_PROCESSES = flags.DEFINE_integer('processes', 2, 'Number of processes.')
+_DEVICES = flags.DEFINE_integer(
+  'devices', 4, 'Number of CPU devices of each process.'
+)
 _GRACE = flags.DEFINE_float(
-  'grace', 20.0, 'Seconds that the others have to end after one has failed.'
+  'grace', 20.0, 'Seconds until the others are killed after one has failed.'
 )
 _EMULATED = '--xla_force_host_platform_device_count'
 
 
-def main(argv: list[str]) -> int:
-  """Starts the command once per process; the first bad exit code, or 0."""
-  command = argv[1:]
+def main(command: list[str]) -> int:
+  """Starts the command once per process; returns the first bad exit code."""
   if not command:
-    raise app.UsageError('expected a command after --')
-  if _PROCESSES.value < 1 or _DEVICES.value < 1:
-    raise app.UsageError(
-      f'--processes={_PROCESSES.value}, --devices={_DEVICES.value}: expected 1 '
-      'or more'
-    )
+    raise ValueError('expected a command after --; see --help')
+  for flag in (_PROCESSES, _DEVICES):
+    if flag.value < 1:
+      raise ValueError(f'--{flag.name}={flag.value}: expected 1 or more')
   port = free_port()
   running = [
     subprocess.Popen(
@@ -52,28 +56,28 @@ def main(argv: list[str]) -> int:
   ]
   for number in (signal.SIGINT, signal.SIGTERM):
     signal.signal(number, lambda number, _: send(running, signal.SIGTERM))
-  tellers = [
-    threading.Thread(target=tell, args=(index, process), daemon=True)
+  readers = [
+    threading.Thread(target=relay, args=(index, process), daemon=True)
     for index, process in enumerate(running)
     if index
   ]
-  for teller in tellers:
-    teller.start()
+  for reader in readers:
+    reader.start()
   code = wait(running, grace=_GRACE.value)
-  for teller in tellers:
-    teller.join(timeout=5)
+  for reader in readers:
+    reader.join(timeout=5)
   return code
 
 
 def free_port() -> int:
-  """A port of the loopback that nothing listens to."""
+  """A free port of the loopback interface."""
   with socket.socket() as probe:
     probe.bind(('localhost', 0))
     return probe.getsockname()[1]
 
 
 def environment(index: int, *, port: int) -> dict[str, str]:
-  """That of one process."""
+  """Environment variables of one process."""
   xla = os.environ.get('XLA_FLAGS', '')
   return os.environ | {
     'JAX_PLATFORMS': 'cpu',
@@ -85,29 +89,29 @@ def environment(index: int, *, port: int) -> dict[str, str]:
   }
 
 
-def tell(index: int, process: subprocess.Popen) -> None:
-  """Passes on what a process says."""
+def relay(index: int, process: subprocess.Popen) -> None:
+  """Prints the output of a process with its number."""
   for line in process.stdout:
     print(f'[{index}] {line}', end='', file=sys.stderr, flush=True)
 
 
 def send(running: list[subprocess.Popen], number: int) -> None:
-  """A signal to all that still run."""
+  """Sends a signal to the processes that still run."""
   for process in running:
     if process.poll() is None:
       process.send_signal(number)
 
 
 def wait(running: list[subprocess.Popen], *, grace: float) -> int:
-  """Until all have ended; ends the others when one fails."""
+  """Waits for all processes; ends the others when one fails."""
   code, until = 0, None
-  while None in [process.poll() for process in running]:  # asks them all
+  while None in [process.poll() for process in running]:  # polls each of them
     bad = [p.returncode for p in running if p.returncode]
     if bad and until is None:
       code, until = bad[0], time.monotonic() + grace
       print(
         f'process {[bool(p.returncode) for p in running].index(True)} ended '
-        f'with code {code}; those that still run in {grace:.0f} s are ended',
+        f'with code {code}; the others have {grace:.0f} s to end',
         file=sys.stderr,
       )
     if until is not None and time.monotonic() > until:
@@ -115,8 +119,8 @@ def wait(running: list[subprocess.Popen], *, grace: float) -> int:
     time.sleep(0.1)
   bad = [p.returncode for p in running if p.returncode]
   code = code or (bad[0] if bad else 0)
-  return 128 - code if code < 0 else code  # as a shell tells a signal
+  return 128 - code if code < 0 else code  # a signal, as shells report it
 
 
 if __name__ == '__main__':
-  app.run(main)
+  common.run(main, docstring=__doc__, operands=True)

@@ -1,4 +1,4 @@
-"""What the launchers share: flags, the command of a worker, vendors' tools."""
+"""Shared by the launchers: flags, slices, workers' commands, vendors' tools."""
 
 import dataclasses
 import json
@@ -7,44 +7,60 @@ import subprocess
 import sys
 from collections.abc import Sequence
 
-from absl import app, flags
+from absl import flags
 
+from spacetime import SettingError
+from spacetime.cli import help_pages
 from spacetime.sharding import topology
 
 NAME = flags.DEFINE_string(
-  'name', 'spacetime', 'Of the run; the resources are called after it.'
+  'name', 'spacetime', 'Name of the run and of its cloud resources.'
 )
-PROJECT = flags.DEFINE_string('project', None, 'Of Google Cloud.')
-ZONE = flags.DEFINE_string('zone', None, 'Such as us-east5-a.')
-TYPE = flags.DEFINE_string(
-  'type', None, 'Slice as it is sold: v5p-256, v6e-256, v5litepod-16.'
-)
-SLICES = flags.DEFINE_integer('slices', 1, 'How many slices.')
-SPOT = flags.DEFINE_bool('spot', False, 'Cheaper, and taken away at any time.')
-WORKDIR = flags.DEFINE_string('workdir', None, 'gs://BUCKET/RUN.')
 CONFIG = flags.DEFINE_string(
-  'config', None, 'An experiment; its overrides come after --.'
+  'config',
+  None,
+  'Experiment to train; overrides of its keys follow after --. Example: '
+  '--config=experiments/wan_t2v_14b.py.',
+)
+WORKDIR = flags.DEFINE_string(
+  'workdir',
+  None,
+  "The run's work directory. Example: --workdir=gs://BUCKET/RUN.",
 )
 RESTARTS = flags.DEFINE_integer(
-  'max_restarts', 100, 'How often the run is started again before giving up.'
+  'max_restarts', 100, 'Number of times that the run is started again.'
+)
+PROJECT = flags.DEFINE_string('project', None, 'Google Cloud project.')
+ZONE = flags.DEFINE_string(
+  'zone', None, 'Google Cloud zone. Example: --zone=us-east5-a.'
+)
+TYPE = flags.DEFINE_string(
+  'type', None, 'Slice type as it is sold. Example: --type=v5p-256.'
+)
+SLICES = flags.DEFINE_integer('slices', 1, 'Number of slices.')
+SPOT = flags.DEFINE_bool(
+  'spot', False, 'Use spot capacity: cheaper, and preempted at any time.'
 )
 DRY_RUN = flags.DEFINE_bool(
-  'dry_run', False, 'Prints every command and runs none.'
+  'dry_run', False, 'Print every command and run none.'
 )
-DELETE = flags.DEFINE_bool('delete', False, 'Gives the resources back.')
+DELETE = flags.DEFINE_bool('delete', False, 'Delete the cloud resources.')
+help_pages.group('run', 'name', 'config', 'workdir', 'max_restarts')
+help_pages.group('slice', 'project', 'zone', 'type', 'slices', 'spot')
+help_pages.group('control', 'dry_run', 'delete')
 
-RESTART = 75  # exit code of a run that wants to be started again
-BAD_INPUT = 2  # of one that never will go
+RESTART = 75  # exit code of a run that should be started again
+BAD_INPUT = 2  # exit code of a run that can never succeed
 
 
 @dataclasses.dataclass(frozen=True)
 class Machine:
-  """Where the chips of a generation stand.
+  """Cloud names of a TPU generation.
 
   Attributes:
     gke: the accelerator's label on GKE's nodes.
-    gcloud: what a slice's accelerator type begins with.
-    runtime: image of TPU VMs; '' where they are to be had by GKE alone.
+    gcloud: prefix of a slice's accelerator type.
+    runtime: image of TPU VMs; '' if the generation is sold on GKE alone.
   """
 
   gke: str
@@ -52,82 +68,83 @@ class Machine:
   runtime: str
 
 
-# By name in spacetime/chips.py, which has the slices.
+# By the names of spacetime/sharding/chips.py, which has the slices.
 MACHINES = {
   'v5e': Machine('tpu-v5-lite-podslice', 'v5litepod', 'v2-alpha-tpuv5-lite'),
   'v5p': Machine('tpu-v5p-slice', 'v5p', 'v2-alpha-tpuv5'),
   'v6e': Machine('tpu-v6e-slice', 'v6e', 'v2-alpha-tpuv6e'),
   'tpu7x': Machine('tpu7x', 'tpu7x', ''),
 }
-PER_HOST = 4  # chips of a machine, in slices of several
+PER_HOST = 4  # chips per machine, in slices of several machines
 
 
 @dataclasses.dataclass(frozen=True)
 class Slice:
-  """A slice by its type."""
+  """A slice and its names in the cloud."""
 
   topology: topology.Topology
 
   @property
   def machine(self) -> Machine:
-    """What it is made of."""
+    """Cloud names of its generation."""
     return MACHINES[self.topology.chip.name]
 
   @property
   def grid(self) -> str:
-    """Sides in chips, as GKE's nodes are labelled."""
+    """Sides in chips, in the form of GKE's node labels."""
     return 'x'.join(map(str, self.topology.grid))
 
   @property
   def hosts(self) -> int:
-    """Machines."""
+    """Number of machines."""
     return max(self.topology.chips // PER_HOST, 1)
 
   @property
   def accelerator(self) -> str:
-    """The type as gcloud takes it."""
+    """Accelerator type in gcloud's spelling."""
     count = self.topology.chips * self.topology.chip.counted
     return f'{self.machine.gcloud}-{count}'
 
 
 def parse(name: str) -> Slice:
-  """A slice of this type.
+  """Returns the slice of a type such as `v5p-256`.
 
   Raises:
-    app.UsageError: there is none.
+    ValueError: there is no such type.
   """
   try:
     if ':' in name:
-      raise ValueError('expected a name as bought, such as v5p-256')
+      raise ValueError('expected a name as it is sold, such as v5p-256')
     return Slice(topology.parse(name))
+  except SettingError as e:
+    raise SettingError('type', name, e.expected, hint=e.hint) from e
   except ValueError as e:
     reason = str(e).removeprefix(f'--topology={name}: ').partition('. ')[0]
-    raise app.UsageError(f'--type={name}: {reason}') from e
+    raise ValueError(f'--type={name}: {reason}') from e
 
 
-def check(needed: Sequence[flags.FlagHolder]) -> None:
-  """Refuses what cannot be launched.
+def check(required: Sequence[flags.FlagHolder]) -> None:
+  """Checks the flags of a launch.
 
   Raises:
-    app.UsageError: a flag is missing or bad.
+    ValueError: a flag is missing or bad.
   """
-  missing = [f'--{flag.name}' for flag in needed if not flag.value]
+  missing = [f'--{flag.name}' for flag in required if not flag.value]
   if missing:
-    raise app.UsageError(f'expected {", ".join(missing)} too')
+    raise ValueError(f'expected {", ".join(missing)} too; see --help')
   if WORKDIR.value and not WORKDIR.value.startswith('gs://'):
-    raise app.UsageError(
-      f'--workdir={WORKDIR.value}: expected gs://BUCKET/RUN, which all workers '
-      'and the next start can reach'
+    raise SettingError(
+      'workdir',
+      WORKDIR.value,
+      'gs://BUCKET/RUN, which all workers and the next start can reach',
     )
-  if SLICES.value < 1 or RESTARTS.value < 0:
-    raise app.UsageError(
-      f'--slices={SLICES.value}, --max_restarts={RESTARTS.value}: expected 1 '
-      'or more, and 0 or more'
-    )
+  for flag, least in ((SLICES, 1), (RESTARTS, 0)):
+    if flag.value < least:
+      raise SettingError(flag.name, flag.value, f'{least} or more')
 
 
 def train_command(overrides: Sequence[str]) -> list[str]:
-  """What every worker runs."""
+  """Command of every worker."""
   return [
     'python',
     '-m',
@@ -144,12 +161,12 @@ def train_command(overrides: Sequence[str]) -> list[str]:
 def call(
   command: Sequence[str], *, answer: str = '', stdin: str | None = None
 ) -> tuple[int, str]:
-  """Runs a vendor's tool, or tells what would be run: (exit code, output).
+  """Runs a vendor's tool, or prints it in a dry run: (exit code, output).
 
   Args:
     command: the tool and its arguments.
-    answer: what a dry run takes for its output; '' lets a real one print.
-    stdin: text that it reads.
+    answer: output that a dry run assumes; '' lets a real run print its output.
+    stdin: text for the tool to read.
   """
   print(f'$ {shlex.join(command)}', file=sys.stderr, flush=True)
   if DRY_RUN.value:
@@ -169,5 +186,5 @@ def call(
 
 
 def pretty(value: dict) -> str:
-  """As JSON, which kubectl reads as it reads YAML."""
+  """JSON text; kubectl reads it as it reads YAML."""
   return json.dumps(value, indent=2)

@@ -4,11 +4,11 @@
     --spot --name=wan --workdir=gs://BUCKET/wan \\
     --config=experiments/wan_t2v_14b.py -- --config.mesh.fsdp=64
 
-makes the resource if there is none, ships this checkout, starts the same
-command on every worker and shows what worker 0 says, until the run is done.
-Preempted slices are asked for anew, and the run goes on from its work
-directory. --dry_run prints every command; --delete gives all back. It can be
-ended and started again itself.
+The launcher requests the queued resource if it does not exist, copies this
+checkout to every worker, starts the same command on each and follows the log of
+worker 0 until the run ends. Preempted slices are requested again, and the run
+continues from its work directory. --dry_run prints every command; --delete
+deletes the resources. The launcher itself can be stopped and started again.
 """
 
 import pathlib
@@ -19,18 +19,23 @@ import tarfile
 import tempfile
 import time
 
-from absl import app, flags
+from absl import flags
 
 from launch import pods
+from spacetime.cli import common, help_pages
 
 _RUNTIME = flags.DEFINE_string(
-  'runtime_version', None, "Image of the VMs; default: the chip's own."
+  'runtime_version', None, "Image of the VMs. Default: the generation's own."
 )
-_POLL = flags.DEFINE_float('poll', 30.0, 'Seconds between looks at the queue.')
+_POLL = flags.DEFINE_float(
+  'poll', 30.0, 'Seconds between requests for the state of the queue.'
+)
+help_pages.group('slice', 'runtime_version')
+help_pages.group('control', 'poll')
 ROOT = pathlib.Path(__file__).parents[1]
 QUEUE = ('gcloud', 'compute', 'tpus', 'queued-resources')
 NODE = ('gcloud', 'compute', 'tpus', 'tpu-vm')
-# What an earlier start left running would hold the chips.
+# A process that an earlier start left running would hold the chips.
 _UNPACK = (
   'if [ -e ~/run.pid ]; then kill -9 -- -$(cat ~/run.pid); rm ~/run.pid; fi; '
   'mkdir -p spacetime && tar -xzf spacetime.tar.gz -C spacetime && '
@@ -40,78 +45,80 @@ _UNPACK = (
 GONE = ('FAILED', 'SUSPENDED', 'SUSPENDING')
 
 
-def main(argv: list[str]) -> int:
-  """Launches, watches, deletes; the run's exit code."""
+def main(overrides: list[str]) -> int:
+  """Launches and follows a run, or deletes it; returns the run's exit code."""
   if pods.DELETE.value:
     pods.check((pods.PROJECT, pods.ZONE, pods.NAME))
     return delete()
   pods.check((*(pods.PROJECT, pods.ZONE, pods.TYPE), pods.WORKDIR, pods.CONFIG))
-  wanted = pods.parse(pods.TYPE.value)
-  if not wanted.machine.runtime:
-    raise app.UsageError(
-      f'--type={pods.TYPE.value}: to be had on GKE alone; use python -m '
+  slice_type = pods.parse(pods.TYPE.value)
+  if not slice_type.machine.runtime:
+    raise ValueError(
+      f'--type={pods.TYPE.value}: sold on GKE alone; use python -m '
       'launch.gke.jobset'
     )
-  command = pods.train_command(argv[1:])
+  command = pods.train_command(overrides)
   for _ in range(pods.RESTARTS.value + 1):
-    acquire(wanted)
+    acquire(slice_type)
     code = ship() or train(command)
     if code in (0, pods.BAD_INPUT):
       return code
     print(f'ended with code {code}: starting again', file=sys.stderr)
   print(
-    f'given up after {pods.RESTARTS.value} restarts; --max_restarts=N tries on',
+    f'gave up after {pods.RESTARTS.value} restarts; raise --max_restarts',
     file=sys.stderr,
   )
   return pods.RESTART
 
 
-def place() -> list[str]:
-  """Where all of it is."""
+def location() -> list[str]:
+  """Project and zone as arguments of gcloud."""
   return [f'--project={pods.PROJECT.value}', f'--zone={pods.ZONE.value}']
 
 
 def nodes() -> list[str]:
-  """Names of the slices."""
+  """Names of the slices' nodes."""
   name, count = pods.NAME.value, pods.SLICES.value
   return [name] if count == 1 else [f'{name}-{i}' for i in range(count)]
 
 
 def state() -> str:
-  """Of the queued resource: 'ACTIVE', ...; '' if there is none."""
-  code, told = pods.call(
-    [*QUEUE, 'describe', pods.NAME.value, *place()]
+  """State of the queued resource, such as 'ACTIVE'; '' if there is none."""
+  code, output = pods.call(
+    [*QUEUE, 'describe', pods.NAME.value, *location()]
     + ['--format=value(state.state)'],
     answer='ACTIVE',
   )
-  return told if code == 0 else ''
+  return output if code == 0 else ''
 
 
-def acquire(wanted: pods.Slice) -> None:
-  """Returns when the slices are there."""
-  now = '' if pods.DRY_RUN.value else state()
-  if now in GONE:
+def acquire(slice_type: pods.Slice) -> None:
+  """Creates the slices if needed and returns when they are active."""
+  current = '' if pods.DRY_RUN.value else state()
+  if current in GONE:
     delete()
-    now = ''
-  if not now:
-    create(wanted)
-  while (now := state()) != 'ACTIVE':
-    if now in GONE:
-      print(f'{pods.NAME.value} is {now}: asking anew', file=sys.stderr)
+    current = ''
+  if not current:
+    create(slice_type)
+  while (current := state()) != 'ACTIVE':
+    if current in GONE:
+      print(
+        f'{pods.NAME.value} is {current}: requesting it again', file=sys.stderr
+      )
       delete()
-      create(wanted)
+      create(slice_type)
     time.sleep(_POLL.value)
 
 
-def create(wanted: pods.Slice) -> None:
-  """Asks for the slices; ends the program where they are refused."""
+def create(slice_type: pods.Slice) -> None:
+  """Requests the slices; exits where gcloud refuses them."""
   name = pods.NAME.value
   several = pods.SLICES.value > 1
   code, _ = pods.call(
     [
-      *(*QUEUE, 'create', name, *place()),
-      f'--accelerator-type={wanted.accelerator}',
-      f'--runtime-version={_RUNTIME.value or wanted.machine.runtime}',
+      *(*QUEUE, 'create', name, *location()),
+      f'--accelerator-type={slice_type.accelerator}',
+      f'--runtime-version={_RUNTIME.value or slice_type.machine.runtime}',
       *(
         [f'--node-count={pods.SLICES.value}', f'--node-prefix={name}']
         if several
@@ -126,23 +133,23 @@ def create(wanted: pods.Slice) -> None:
 
 
 def delete() -> int:
-  """Gives the slices back."""
+  """Deletes the slices; returns an exit code."""
   return pods.call(
-    [*QUEUE, 'delete', pods.NAME.value, *place(), '--force', '--quiet']
+    [*QUEUE, 'delete', pods.NAME.value, *location(), '--force', '--quiet']
   )[0]
 
 
 def ssh(node: str, worker: str, command: str, **kwargs) -> tuple[int, str]:
-  """A command on one worker of a slice, or on all."""
+  """Runs a command on one worker of a slice, or on all."""
   return pods.call(
-    [*NODE, 'ssh', node, *place(), f'--worker={worker}']
+    [*NODE, 'ssh', node, *location(), f'--worker={worker}']
     + [f'--command={command}'],
     **kwargs,
   )
 
 
 def ship() -> int:
-  """This checkout on every worker, installed; an exit code."""
+  """Copies this checkout to every worker and installs it; an exit code."""
   with tempfile.TemporaryDirectory() as folder:
     archive = pathlib.Path(folder) / 'spacetime.tar.gz'
     if not pods.DRY_RUN.value:
@@ -150,7 +157,7 @@ def ship() -> int:
     for node in nodes():
       code, _ = pods.call(
         [*NODE, 'scp', str(archive), f'{node}:spacetime.tar.gz']
-        + [*place(), '--worker=all']
+        + [*location(), '--worker=all']
       )
       code = code or ssh(node, 'all', _UNPACK)[0]
       if code:
@@ -159,8 +166,8 @@ def ship() -> int:
 
 
 def pack(archive: pathlib.Path) -> None:
-  """Files that git knows or would know, uncommitted edits included."""
-  listed = subprocess.run(
+  """Packs the files that git tracks or would track, with uncommitted edits."""
+  listing = subprocess.run(
     ['git', 'ls-files', '-co', '--exclude-standard', '-z'],
     cwd=ROOT,
     capture_output=True,
@@ -168,16 +175,16 @@ def pack(archive: pathlib.Path) -> None:
     text=True,
   )
   with tarfile.open(archive, 'w:gz') as file:
-    for name in filter(None, listed.stdout.split('\0')):
+    for name in filter(None, listing.stdout.split('\0')):
       if (ROOT / name).is_file():
         file.add(ROOT / name, arcname=name)
 
 
 def train(command: list[str]) -> int:
-  """Starts it everywhere, shows worker 0's log; its exit code.
+  """Starts the command on all workers, follows a log; returns an exit code.
 
-  The workers outlive the connection: if that breaks, the log does not, and the
-  exit code is read from a file when it is there.
+  The workers outlive the connection: if it breaks, the log survives, and the
+  exit code is read from a file once the run has ended.
   """
   script = (
     f'echo $$ > ~/run.pid; PATH=$HOME/venv/bin:$PATH {shlex.join(command)}; '
@@ -196,9 +203,9 @@ def train(command: list[str]) -> int:
     'sleep 1; kill %1'
   )
   ssh(nodes()[0], '0', follow)
-  code, told = ssh(nodes()[0], '0', 'cat ~/run.exit', answer='0')
-  return int(told) if code == 0 and told.isdigit() else pods.RESTART
+  code, output = ssh(nodes()[0], '0', 'cat ~/run.exit', answer='0')
+  return int(output) if code == 0 and output.isdigit() else pods.RESTART
 
 
 if __name__ == '__main__':
-  app.run(main)
+  common.run(main, docstring=__doc__, operands=True)

@@ -4,30 +4,39 @@
     --name=wan --workdir=gs://BUCKET/wan --queue=tpus \\
     --config=experiments/wan_t2v_14b.py -- --config.mesh.fsdp=64 | less
 
-prints it; --apply hands it to kubectl, --follow shows what the first worker
-says, --delete takes it away. The image holds the project and its `tpu` and
-`gcs` extras. A slice that is lost, or a run that ends with code 75, starts all
-of them again from the work directory; code 2, which is a mistake, does not.
+prints the JobSet; --apply hands it to kubectl, --follow shows the log of the
+first worker, --delete deletes it. The image holds the project and its `tpu` and
+`gcs` extras. A slice that is lost, or a run that exits with code 75, restarts
+all of them from the work directory; code 2 (bad input) does not.
 """
 
-from absl import app, flags
+from absl import flags
 
 from launch import pods
+from spacetime.cli import common, help_pages
 
-_IMAGE = flags.DEFINE_string('image', None, 'Container with the project.')
+_IMAGE = flags.DEFINE_string(
+  'image', None, 'Container image that holds the project.'
+)
 _QUEUE = flags.DEFINE_string(
-  'queue', None, "Kueue's LocalQueue; none if empty."
+  'queue', None, "Kueue's LocalQueue; empty uses none."
 )
-_NAMESPACE = flags.DEFINE_string('namespace', 'default', 'Of Kubernetes.')
+_NAMESPACE = flags.DEFINE_string(
+  'namespace', 'default', 'Kubernetes namespace.'
+)
 _ACCOUNT = flags.DEFINE_string(
-  'service_account', None, 'Of Kubernetes, that may write to the bucket.'
+  'service_account',
+  None,
+  'Kubernetes service account that may write to the bucket.',
 )
-_APPLY = flags.DEFINE_bool('apply', False, 'Creates it.')
-_FOLLOW = flags.DEFINE_bool('follow', False, "Shows the first worker's log.")
+_APPLY = flags.DEFINE_bool('apply', False, 'Create the JobSet.')
+_FOLLOW = flags.DEFINE_bool('follow', False, "Show the first worker's log.")
+help_pages.group('slice', 'image', 'queue', 'namespace', 'service_account')
+help_pages.group('control', 'apply', 'follow')
 
 
-def main(argv: list[str]) -> int:
-  """Prints, applies, follows or deletes."""
+def main(overrides: list[str]) -> int:
+  """Prints, applies, follows or deletes the JobSet."""
   name, space = pods.NAME.value, f'--namespace={_NAMESPACE.value}'
   if pods.DELETE.value:
     return pods.call(['kubectl', 'delete', 'jobset', name, space])[0]
@@ -42,7 +51,7 @@ def main(argv: list[str]) -> int:
       ['kubectl', 'logs', '--follow', f'--selector={first}', space]
     )[0]
   pods.check((_IMAGE, pods.TYPE, pods.WORKDIR, pods.CONFIG))
-  text = pods.pretty(jobset(pods.parse(pods.TYPE.value), argv[1:]))
+  text = pods.pretty(jobset(pods.parse(pods.TYPE.value), overrides))
   if not _APPLY.value or pods.DRY_RUN.value:
     print(text)
   if _APPLY.value:
@@ -50,10 +59,10 @@ def main(argv: list[str]) -> int:
   return 0
 
 
-def jobset(wanted: pods.Slice, overrides: list[str]) -> dict:
-  """The JobSet."""
+def jobset(slice_type: pods.Slice, overrides: list[str]) -> dict:
+  """The JobSet as nested dicts."""
   labels = {'kueue.x-k8s.io/queue-name': _QUEUE.value} if _QUEUE.value else {}
-  mistake = {
+  bad_input = {
     'action': 'FailJob',
     'onExitCodes': {'operator': 'In', 'values': [pods.BAD_INPUT]},
   }
@@ -64,7 +73,7 @@ def jobset(wanted: pods.Slice, overrides: list[str]) -> dict:
       'name': pods.NAME.value,
       'namespace': _NAMESPACE.value,
       'labels': labels,
-      # One Job has one slice, and shares it with no other.
+      # One Job has one slice for itself.
       'annotations': {
         'alpha.jobset.sigs.k8s.io/exclusive-topology': (
           'cloud.google.com/gke-nodepool'
@@ -76,7 +85,7 @@ def jobset(wanted: pods.Slice, overrides: list[str]) -> dict:
         'maxRestarts': pods.RESTARTS.value,
         'rules': [
           {
-            'name': 'mistake',
+            'name': 'bad-input',
             'action': 'FailJobSet',
             'onJobFailureReasons': ['PodFailurePolicy'],
           }
@@ -89,11 +98,11 @@ def jobset(wanted: pods.Slice, overrides: list[str]) -> dict:
           'template': {
             'spec': {
               'completionMode': 'Indexed',
-              'completions': wanted.hosts,
-              'parallelism': wanted.hosts,
+              'completions': slice_type.hosts,
+              'parallelism': slice_type.hosts,
               'backoffLimit': 0,
-              'podFailurePolicy': {'rules': [mistake]},
-              'template': {'spec': pod(wanted, overrides)},
+              'podFailurePolicy': {'rules': [bad_input]},
+              'template': {'spec': pod(slice_type, overrides)},
             }
           },
         }
@@ -102,17 +111,17 @@ def jobset(wanted: pods.Slice, overrides: list[str]) -> dict:
   }
 
 
-def pod(wanted: pods.Slice, overrides: list[str]) -> dict:
-  """One worker."""
-  chips = min(wanted.topology.chips, pods.PER_HOST)
+def pod(slice_type: pods.Slice, overrides: list[str]) -> dict:
+  """The pod of one worker."""
+  chips = min(slice_type.topology.chips, pods.PER_HOST)
   spot = {'cloud.google.com/gke-spot': 'true'} if pods.SPOT.value else {}
   account = {'serviceAccountName': _ACCOUNT.value} if _ACCOUNT.value else {}
   return {
     'restartPolicy': 'Never',
-    'terminationGracePeriodSeconds': 300,  # a checkpoint is saved in it
+    'terminationGracePeriodSeconds': 300,  # time to save a checkpoint
     'nodeSelector': {
-      'cloud.google.com/gke-tpu-accelerator': wanted.machine.gke,
-      'cloud.google.com/gke-tpu-topology': wanted.grid,
+      'cloud.google.com/gke-tpu-accelerator': slice_type.machine.gke,
+      'cloud.google.com/gke-tpu-topology': slice_type.grid,
       **spot,
     },
     **account,
@@ -132,4 +141,4 @@ def pod(wanted: pods.Slice, overrides: list[str]) -> dict:
 
 
 if __name__ == '__main__':
-  app.run(main)
+  common.run(main, docstring=__doc__, operands=True)

@@ -100,7 +100,13 @@ def _illegal(text: str) -> str:
   return text.replace('value should be one of', 'expected one of')
 
 
-def run(main: Callable, *, setup: Callable | None = None, docstring='') -> None:
+def run(
+  main: Callable,
+  *,
+  setup: Callable | None = None,
+  docstring: str = '',
+  operands: bool = False,
+) -> None:
   """Parses sys.argv and runs a command; exits with its code.
 
   A ValueError is printed in one line (exit code 2), as is an OSError (exit code
@@ -110,6 +116,7 @@ def run(main: Callable, *, setup: Callable | None = None, docstring='') -> None:
     main: the command; returns an exit code or None.
     setup: called after the flags are parsed.
     docstring: what `--help` prints above the flags.
+    operands: main takes the arguments behind `--`; else there may be none.
   """
   if help_pages.requested(sys.argv[1:]):
     help_pages.show(docstring)
@@ -118,14 +125,14 @@ def run(main: Callable, *, setup: Callable | None = None, docstring='') -> None:
     if not flags.FLAGS['verbosity'].present:  # Orbax logs every file it opens
       logging.set_verbosity(logging.WARNING)
     logging.use_absl_handler()
-    if len(rest) > 1:
+    if len(rest) > 1 and not operands:
       raise ValueError(
         f'arguments {rest[1:]}: expected flags only, as --name=value; see '
         '--help'
       )
     if setup:
       setup()
-    code = main()
+    code = main(rest[1:]) if operands else main()
   except ValueError as e:
     _fail(e, flag_names.message(e), BAD_INPUT)
   except OSError as e:

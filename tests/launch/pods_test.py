@@ -210,7 +210,7 @@ def test_the_checkout_is_packed(tmp_path):
   subprocess.run(command, cwd=ROOT, check=True)
   with tarfile.open(tmp_path / 'a.tar.gz') as file:
     names = set(file.getnames())
-  assert {'setup.py', 'spacetime/train.py', 'launch/tpu_pod.py'} <= names
+  assert {'setup.py', 'spacetime/cli/train.py', 'launch/tpu_pod.py'} <= names
   assert not any(name.startswith(('.git/', '.cache')) for name in names)
 
 
@@ -271,7 +271,11 @@ def test_a_jobset(tools, tmp_path):
     ('launch.tpu_pod', POD[1:], 'expected --project too'),
     ('launch.tpu_pod', (*POD, '--type=v5p-300'), 'the nearest is v5p-256'),
     ('launch.tpu_pod', (*POD, '--type=v9-8'), 'no such slice; the nearest is'),
-    ('launch.tpu_pod', (*POD, '--type=tpu7x-128'), 'on GKE alone; use python'),
+    (
+      'launch.tpu_pod',
+      (*POD, '--type=tpu7x-128'),
+      'sold on GKE alone; use python',
+    ),
     ('launch.tpu_pod', (*POD, '--workdir=runs/a'), 'expected gs://BUCKET/RUN'),
     ('launch.tpu_pod', (*POD, '--slices=0'), '--slices=0'),
     ('launch.gke.jobset', POD, 'expected --image too'),
@@ -279,5 +283,6 @@ def test_a_jobset(tools, tmp_path):
 )
 def test_refuses(tools, module, arguments, text):
   ran, calls = tools(module, *arguments)
-  assert (ran.returncode, calls) == (1, [])
-  assert text in ran.stdout + ran.stderr
+  assert (ran.returncode, calls) == (2, [])
+  assert len(ran.stderr.splitlines()) == 1
+  assert text in ran.stderr

@@ -153,5 +153,5 @@ def test_when_a_process_fails_the_others_are_told_and_ended():
     timeout=60,
   )
   assert ran.returncode == 3
-  assert 'process 1 ended with code 3; those that still run' in ran.stderr
+  assert 'process 1 ended with code 3; the others have 1 s to end' in ran.stderr
   assert '[1] first 2' in ran.stderr
