@@ -223,7 +223,7 @@ def train(
     seed=config.seed,
     empty_SY=empty_SY,
     share=sharding.data_share(plan.mesh, jax.process_index()),
-    cut=plan.cut,
+    patchify=plan.cut,
   )
   held_out = sources_lib.held_out_batch(
     sources.held_out,

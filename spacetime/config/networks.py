@@ -119,7 +119,7 @@ def diffusion_task(config, nets: Networks) -> Task:
     ),
     patch=nets.dit.config.patch,
   )
-  if isinstance(parse.data(config).packing, packing.Rows):
+  if isinstance(parse.data(config).packing, packing.SequencePacking):
     rows = packed_losses.PackedDiffusion(task, nets.transform_packed)
     return Task(nets.init_trainable, rows.loss, task.held_out)
   return Task(nets.init_trainable, task.loss, task.held_out)

@@ -10,7 +10,7 @@ from spacetime.models.autoencoder import identity
 from spacetime.models.transformer import patchify
 
 
-def cut(config, codec, patch: tuple[int, int, int]) -> packing.Cut | None:
+def cut(config, codec, patch: tuple[int, int, int]) -> packing.Patchify | None:
   """Clips to patches on the host, for packed rows; None where there are none.
 
   Args:
@@ -30,7 +30,7 @@ def cut(config, codec, patch: tuple[int, int, int]) -> packing.Cut | None:
   mixed = world.mixed is not None
   one = (world.frames, world.height, world.width)
   grids = [grid(*shape) for shape in (world.mixed.shapes if mixed else [one])]
-  if not isinstance(rows, packing.Rows):
+  if not isinstance(rows, packing.SequencePacking):
     return None
   pixels = isinstance(codec, identity.IdentityAutoencoder)
   if not pixels or data.name == 'cache':
@@ -42,7 +42,7 @@ def cut(config, codec, patch: tuple[int, int, int]) -> packing.Cut | None:
     )
   for found in grids:
     rows.check(found)
-  return packing.Cut(functools.partial(_patches, codec, patch), grid, rows)
+  return packing.Patchify(functools.partial(_patches, codec, patch), grid, rows)
 
 
 def _patches(codec, patch, frames_FHWC: np.ndarray) -> np.ndarray:
@@ -50,7 +50,7 @@ def _patches(codec, patch, frames_FHWC: np.ndarray) -> np.ndarray:
   return np.asarray(patchify.patchify(z_Bfhwc, patch)[0])
 
 
-def measure(config, cut: packing.Cut) -> tuple[float, int]:
+def measure(config, cut: packing.Patchify) -> tuple[float, int]:
   """(clips, tokens that are no padding) of a batch of rows, the mean."""
   data, rng = parse.data(config), np.random.default_rng(0)
 

@@ -14,7 +14,7 @@ from spacetime.data.digits import world as world_lib
 from spacetime.diffusion import flow
 
 STAGES = ('diffusion', 'autoencoder')
-PACKINGS = {'rows': packing_lib.Rows, 'buckets': packing_lib.Buckets}
+PACKINGS = {'rows': packing_lib.SequencePacking, 'buckets': packing_lib.Buckets}
 # Of the text encoder: learnt with the transformer, or of published weights.
 TEXTS = ('trained', 'frozen')
 

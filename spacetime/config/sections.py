@@ -44,8 +44,8 @@ class DataConfig:
   crop: tuple[int, int, int] | None
   fps: float
   # Not in the repr, which names the clips.
-  packing: packing_lib.Rows | packing_lib.Buckets | None = dataclasses.field(
-    default=None, repr=False
+  packing: packing_lib.SequencePacking | packing_lib.Buckets | None = (
+    dataclasses.field(default=None, repr=False)
   )
   render: str = dataclasses.field(default='files', repr=False)
   workers: int = dataclasses.field(default=0, repr=False)

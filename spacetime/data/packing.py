@@ -1,16 +1,16 @@
-"""Clips of many sizes in batches of few shapes, with little padding.
+"""Sequence packing: clips of many sizes in batches of few shapes.
 
-Rows hold several clips and images each, cut into patches and put end to end,
-so that one shape serves every size. Buckets hold clips of one size, a shape
-each, for kernels that cannot keep the clips of a row apart.
+Packed rows hold several clips and images each, as patches end to end, so that
+one shape serves every size. Buckets hold clips of one size, one shape a size,
+for attention kernels that cannot separate the clips of a row.
 
-Either way clips wait in a list of bounded length, from which a rule takes
-those of the next row or batch. What waits is a function of what came, and its
-state is the places in the sequence of those that wait: a run that goes on sees
-what it would have seen.
+In both cases clips enter a packing buffer of bounded length, from which a rule
+takes those of the next row or batch. The buffer is a function of the clips that
+came before, and its state is their positions in the sequence: a resumed run
+sees the batches that it would have seen.
 
-Letters: N tokens of a row, G clips in it at most, T latent frames in it at
-most, V values in a patch.
+Letters: N tokens of a row, G most clips in it, T most latent frames in it,
+V values in a patch.
 """
 
 import dataclasses
@@ -22,20 +22,21 @@ from typing import Any
 import grain
 import numpy as np
 
+from spacetime import SettingError
 from spacetime.data.geometry import Geometry
 
 Item = Mapping[str, np.ndarray]
 
 
 @dataclasses.dataclass(frozen=True)
-class Rows:
-  """How clips are packed into rows.
+class SequencePacking:
+  """Sizes of packed rows.
 
   Attributes:
-    length: N.
-    clips: G.
-    frames: T; their levels are a table, one row a frame.
-    look_ahead: clips that wait, from which a row is chosen.
+    length: tokens in a row, N.
+    clips: most clips in a row, G.
+    frames: most latent frames in a row, T; each has its own noise level.
+    look_ahead: clips in the packing buffer, from which a row is chosen.
   """
 
   length: int
@@ -44,57 +45,59 @@ class Rows:
   look_ahead: int = 64
 
   def __post_init__(self):
-    if min(dataclasses.astuple(self)) < 1:
-      raise ValueError(
-        f'data.packing={dataclasses.asdict(self)}: expected positive integers'
-      )
+    for name, value in dataclasses.asdict(self).items():
+      if value < 1:
+        raise SettingError(f'data.packing.{name}', value, '1 or more')
 
   def check(self, geometry: Geometry) -> None:
-    """Raises ValueError for a clip that no row holds."""
+    """Raises ValueError for a clip that fits in no row."""
     tokens, frames = geometry.tokens, geometry.grid[0]
-    if tokens > self.length or frames > self.frames:
-      raise ValueError(
-        f'a clip of {geometry.frames}x{geometry.height}x{geometry.width} has '
-        f'{tokens} tokens in {frames} latent frames: a row holds {self.length} '
-        f'in {self.frames}; change data.packing.length, data.packing.frames or '
-        'data.world.mixed.volume'
+    text = f'a clip of {geometry.frames}x{geometry.height}x{geometry.width}'
+    if tokens > self.length:
+      raise SettingError(
+        'data.packing.length', self.length, f'{tokens} or more, for {text}'
+      )
+    if frames > self.frames:
+      raise SettingError(
+        'data.packing.frames', self.frames, f'{frames} or more, for {text}'
       )
 
 
 @dataclasses.dataclass(frozen=True)
 class Buckets:
-  """How clips are gathered into batches of one size.
+  """Batches of clips of one size each.
 
   Attributes:
-    look_ahead: clips that wait; a batch of one size is among so many if it is
-      more than sizes x (clips of a batch - 1).
+    look_ahead: clips in the packing buffer. It always holds a full batch of one
+      size if it is more than sizes x (clips of a batch - 1).
   """
 
   look_ahead: int
 
   def check(self, *, sizes: int, batch: int) -> None:
-    """Raises ValueError where all that waits may be too few of each size."""
+    """Raises SettingError if the buffer may hold no full batch."""
     needed = sizes * (batch - 1) + 1
     if self.look_ahead < needed:
-      raise ValueError(
-        f'data.packing.look_ahead={self.look_ahead}: expected {needed} for '
-        f'{sizes} sizes and data.batch_size={batch}'
+      raise SettingError(
+        'data.packing.look_ahead',
+        self.look_ahead,
+        f'{needed} or more, for {sizes} sizes and `data.batch_size` of {batch}',
       )
 
 
 @dataclasses.dataclass(frozen=True)
-class Cut(grain.transforms.Map):
-  """A clip of the pipeline -> its patches.
+class Patchify(grain.transforms.Map):
+  """Splits a clip of the pipeline into patches, on the host.
 
   Attributes:
-    patches: array_FHWC or _fhwc -> x_NV.
+    patches: array_FHWC or array_fhwc -> x_NV.
     geometry: (frames, height, width) -> Geometry.
-    rows: that have to hold it.
+    packing: sizes of the rows that must hold the clip.
   """
 
   patches: Callable[[np.ndarray], np.ndarray]
   geometry: Callable[..., Geometry]
-  rows: Rows
+  packing: SequencePacking
 
   def map(self, element: Item) -> Item:
     """{'frames' or 'latents', text} -> {'patches', 'grid', text}."""
@@ -102,92 +105,102 @@ class Cut(grain.transforms.Map):
     name = 'latents' if 'latents' in rest else 'frames'
     array = rest.pop(name)
     geometry = self.geometry(*array.shape[:3])
-    self.rows.check(geometry)
+    self.packing.check(geometry)
     grid_3 = np.array(geometry.grid, np.int32)
     return rest | {'patches': self.patches(array), 'grid': grid_3}
 
 
 def measure(
-  rows: Rows, grids: Iterator[tuple[int, int, int]], *, count: int = 200
+  packing: SequencePacking,
+  grids: Iterator[tuple[int, int, int]],
+  *,
+  count: int = 200,
 ) -> tuple[float, float]:
-  """(clips in a row, share of padding), the mean of some rows."""
-  waiting, clips, tokens = [], 0, 0
+  """The mean over `count` rows of (clips in a row, share of padding)."""
+  buffer, clips, tokens = [], 0, 0
   for _ in range(count):
-    missing = rows.look_ahead - len(waiting)
-    waiting += itertools.islice(grids, missing)
-    chosen = set(fill(waiting, rows))
+    missing = packing.look_ahead - len(buffer)
+    buffer += itertools.islice(grids, missing)
+    chosen = set(choose_row(buffer, packing))
     clips += len(chosen)
-    tokens += sum(math.prod(waiting[i]) for i in chosen)
-    waiting = [grid for i, grid in enumerate(waiting) if i not in chosen]
-  return clips / count, 1 - tokens / (count * rows.length)
+    tokens += sum(math.prod(buffer[i]) for i in chosen)
+    buffer = [grid for i, grid in enumerate(buffer) if i not in chosen]
+  return clips / count, 1 - tokens / (count * packing.length)
 
 
-def pack(data: grain.IterDataset, rows: Rows) -> grain.IterDataset:
-  """Clips -> rows.
+def pack(
+  data: grain.IterDataset, packing: SequencePacking
+) -> grain.IterDataset:
+  """Packs clips into rows.
 
   Args:
-    data: of Cut: patches (n, V), grid (3,) and any of one shape, as tokens
-      (S,).
-    rows: sizes.
+    data: elements of Patchify: patches (n, V), grid (3,), and arrays of one
+      shape, such as tokens (S,).
+    packing: sizes.
 
   Returns:
-    Of dicts: patches (N, V); clip int32 (N,), from 1, 0 where there is none;
-    position int32 (N, 3), the token's place in its clip's grid; frame int32
-    (N,), its row in the table of levels; grids int32 (G, 3), zeros where there
-    is no clip; levels int32 (T, 2), the clip (from 1, 0 for none) and the
-    latent frame in it of each row of that table; and of the rest (G, ...).
+    Rows as dicts: patches (N, V); segment_ids int32 (N,), the clip of each
+    token, from 1, 0 for padding; positions int32 (N, 3), the token's place in
+    the grid of its clip; frame_ids int32 (N,), the token's row in frame_table;
+    frame_table int32 (T, 2), the clip (from 1, 0 for none) and its latent frame
+    of each noise level; grids int32 (G, 3), tokens of each clip along time,
+    height and width, zeros for none; and the other arrays (G, ...).
   """
 
-  def choose(waiting: Sequence[Item], last: bool) -> list[int] | None:
-    if len(waiting) < rows.look_ahead and not last:
+  def choose(buffer: Sequence[Item], at_end: bool) -> list[int] | None:
+    if len(buffer) < packing.look_ahead and not at_end:
       return None
-    return fill([tuple(item['grid'].tolist()) for item in waiting], rows)
+    grids = [tuple(item['grid'].tolist()) for item in buffer]
+    return choose_row(grids, packing)
 
-  return _Waiting(data, choose, lambda items: join(items, rows))
+  return _PackingBuffer(data, choose, lambda items: collate(items, packing))
 
 
-def gather(
+def bucket(
   data: grain.IterDataset, buckets: Buckets, *, batch: int
 ) -> grain.IterDataset:
-  """Clips -> batches of clips of one size; what fills none at the end of one
-  epoch is left out."""
+  """Batches clips of one size; a rest at the end of one epoch is dropped."""
 
-  def choose(waiting: Sequence[Item], last: bool) -> list[int] | None:
+  def choose(buffer: Sequence[Item], at_end: bool) -> list[int] | None:
     by_shape = {}
-    for index, item in enumerate(waiting):
+    for index, item in enumerate(buffer):
       shape = tuple(np.shape(value) for value in item.values())
-      found = by_shape.setdefault(shape, [])
-      found.append(index)
-      if len(found) == batch:
-        return found
-    if len(waiting) < buckets.look_ahead or last:
+      indices = by_shape.setdefault(shape, [])
+      indices.append(index)
+      if len(indices) == batch:
+        return indices
+    if len(buffer) < buckets.look_ahead or at_end:
       return None
-    raise ValueError(
-      f'data.packing.look_ahead={buckets.look_ahead}: {len(by_shape)} sizes '
-      f'wait and none has {batch} clips; expected '
-      f'{len(by_shape) * (batch - 1) + 1}'
+    raise SettingError(
+      'data.packing.look_ahead',
+      buckets.look_ahead,
+      f'{len(by_shape) * (batch - 1) + 1} or more: the buffer holds '
+      f'{len(by_shape)} sizes and {batch} clips of none',
     )
 
   def stack(items):
     return {name: np.stack([item[name] for item in items]) for name in items[0]}
 
-  return _Waiting(data, choose, stack)
+  return _PackingBuffer(data, choose, stack)
 
 
-def fill(grids: Sequence[tuple[int, int, int]], rows: Rows) -> list[int]:
-  """Which of the waiting clips make the next row: the one that waited longest,
-  then each time the largest that there is room for.
+def choose_row(
+  grids: Sequence[tuple[int, int, int]], packing: SequencePacking
+) -> list[int]:
+  """Chooses the clips of the next row from the buffer.
+
+  The oldest clip comes first, then repeatedly the largest that still fits.
 
   Args:
-    grids: tokens along time, height and width of each, the oldest first.
-    rows: sizes; every clip fits alone.
+    grids: tokens of each clip along time, height and width, the oldest first.
+    packing: sizes; every clip fits in an empty row.
   """
   tokens = [math.prod(grid) for grid in grids]
   order = sorted(range(1, len(grids)), key=lambda i: -tokens[i])
-  chosen, room = [0], rows.length - tokens[0]
-  frames = rows.frames - grids[0][0]
+  chosen, room = [0], packing.length - tokens[0]
+  frames = packing.frames - grids[0][0]
   for index in order:
-    if len(chosen) == rows.clips:
+    if len(chosen) == packing.clips:
       break
     if tokens[index] <= room and grids[index][0] <= frames:
       chosen.append(index)
@@ -196,94 +209,99 @@ def fill(grids: Sequence[tuple[int, int, int]], rows: Rows) -> list[int]:
   return chosen
 
 
-def join(items: Sequence[Item], rows: Rows) -> dict[str, np.ndarray]:
-  """A row of some clips; see `pack`."""
+def collate(
+  items: Sequence[Item], packing: SequencePacking
+) -> dict[str, np.ndarray]:
+  """Concatenates the patches of some clips into a row; see `pack`."""
   count = sum(len(item['patches']) for item in items)
   first = items[0]['patches']
   row = {
-    'patches': np.zeros((rows.length, *first.shape[1:]), first.dtype),
-    'clip': np.zeros(rows.length, np.int32),
-    'position': np.zeros((rows.length, 3), np.int32),
-    'frame': np.zeros(rows.length, np.int32),
-    'grids': np.zeros((rows.clips, 3), np.int32),
-    'levels': np.zeros((rows.frames, 2), np.int32),
+    'patches': np.zeros((packing.length, *first.shape[1:]), first.dtype),
+    'segment_ids': np.zeros(packing.length, np.int32),
+    'positions': np.zeros((packing.length, 3), np.int32),
+    'frame_ids': np.zeros(packing.length, np.int32),
+    'grids': np.zeros((packing.clips, 3), np.int32),
+    'frame_table': np.zeros((packing.frames, 2), np.int32),
   }
   row['patches'][:count] = np.concatenate([item['patches'] for item in items])
-  token = level = 0
+  token = frame = 0
   for number, item in enumerate(items):
     grid_3 = item['grid']
     position_N3 = np.indices(grid_3).reshape(3, -1).T
-    own = slice(token, token + len(position_N3))
-    row['clip'][own] = number + 1
-    row['position'][own] = position_N3
-    row['frame'][own] = level + position_N3[:, 0]
+    tokens = slice(token, token + len(position_N3))
+    frames = slice(frame, frame + grid_3[0])
+    row['segment_ids'][tokens] = number + 1
+    row['positions'][tokens] = position_N3
+    row['frame_ids'][tokens] = frame + position_N3[:, 0]
     row['grids'][number] = grid_3
-    row['levels'][level : level + grid_3[0], 0] = number + 1
-    row['levels'][level : level + grid_3[0], 1] = np.arange(grid_3[0])
-    token, level = own.stop, level + grid_3[0]
+    row['frame_table'][frames, 0] = number + 1
+    row['frame_table'][frames, 1] = np.arange(grid_3[0])
+    token, frame = tokens.stop, frames.stop
   for name in items[0].keys() - {'patches', 'grid'}:
     one = items[0][name]
-    row[name] = np.zeros((rows.clips, *one.shape), one.dtype)
+    row[name] = np.zeros((packing.clips, *one.shape), one.dtype)
     row[name][: len(items)] = np.stack([item[name] for item in items])
   return row
 
 
-class _Waiting(grain.IterDataset):
-  """Elements wait until `choose` takes some, which `join` makes one."""
+class _PackingBuffer(grain.IterDataset):
+  """Buffers elements until `choose` takes some, which `collate` makes one."""
 
-  def __init__(self, parent: grain.IterDataset, choose, join):
+  def __init__(self, parent: grain.IterDataset, choose, collate):
     super().__init__(parent)
-    self._choose, self._join = choose, join
+    self._choose, self._collate = choose, collate
 
   def __iter__(self) -> grain.DatasetIterator:
-    return _WaitingIterator(iter(self._parent), self._choose, self._join)
+    return _PackingBufferIterator(
+      iter(self._parent), self._choose, self._collate
+    )
 
 
-class _WaitingIterator(grain.DatasetIterator):
-  """Its state is where its source stands and where each that waits came from.
+class _PackingBufferIterator(grain.DatasetIterator):
+  """Its state is that of its source, and that before each buffered element.
 
-  Elements are read again when it is set, each by its place: as many as wait.
+  Setting the state reads the buffered elements again.
   """
 
-  def __init__(self, parent: grain.DatasetIterator, choose, join):
+  def __init__(self, parent: grain.DatasetIterator, choose, collate):
     super().__init__(parent)
-    self._choose, self._join = choose, join
-    self._waiting: list[tuple[dict[str, Any], Item]] = []
-    self._last = False
+    self._choose, self._collate = choose, collate
+    self._buffer: list[tuple[dict[str, Any], Item]] = []
+    self._at_end = False
 
   def __next__(self):
     while True:
-      items = [item for _, item in self._waiting]
-      chosen = self._choose(items, self._last) if items else None
+      items = [item for _, item in self._buffer]
+      chosen = self._choose(items, self._at_end) if items else None
       if chosen is not None:
         taken = set(chosen)
-        self._waiting = [
-          one for i, one in enumerate(self._waiting) if i not in taken
+        self._buffer = [
+          entry for i, entry in enumerate(self._buffer) if i not in taken
         ]
-        return self._join([items[i] for i in chosen])
-      if self._last:
+        return self._collate([items[i] for i in chosen])
+      if self._at_end:
         raise StopIteration
       self._read()
 
   def _read(self) -> None:
-    place = self._parent.get_state()
+    state = self._parent.get_state()
     try:
-      self._waiting.append((place, next(self._parent)))
+      self._buffer.append((state, next(self._parent)))
     except StopIteration:
-      self._last = True
+      self._at_end = True
 
   def get_state(self) -> dict[str, Any]:
     return {
       'parent': self._parent.get_state(),
-      'waiting': [place for place, _ in self._waiting],
+      'buffer': [state for state, _ in self._buffer],
     }
 
   def set_state(self, state: dict[str, Any]) -> None:
-    self._waiting, self._last = [], False
-    for place in state['waiting']:
-      self._parent.set_state(place)
+    self._buffer, self._at_end = [], False
+    for before in state['buffer']:
+      self._parent.set_state(before)
       self._read()
     self._parent.set_state(state['parent'])
 
   def __str__(self) -> str:
-    return 'Waiting'
+    return 'PackingBuffer'

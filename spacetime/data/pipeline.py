@@ -1,18 +1,17 @@
 """Records -> batches, by grain: shuffled, sharded, deterministic, resumable.
 
-A source is any object with `__len__` and `__getitem__` (such as
-`tfds.data_source`) whose records are dicts with
+A record is a dict of
 
   video    uint8 (F, H, W, 3)
   caption  str or bytes
 
-or, of a cache (data/cache.py), latents (f, h, w, c) in place of the video, and
-text (S, Y) beside the caption.
+or, in a cache (data/latent_cache.py), latents (f, h, w, c) instead of the video
+and text (S, Y) beside the caption.
 
-The order of the records is one global sequence, fixed by the seed alone. Of
-each batch of it, process p of P takes the p-th of P equal runs: the batch of a
-step is the same on any number of processes, in the same order, and so is a
-place in the data, which is the number of batches taken.
+The order of the records is one global sequence, fixed by the seed alone.
+Process p of P takes the p-th of P equal parts of each global batch: the batch
+of a step is the same, in the same order, on any number of processes, and so is
+the position in the data, the number of batches taken.
 """
 
 import dataclasses
@@ -22,12 +21,13 @@ from typing import Any, Protocol
 import grain
 import numpy as np
 
+from spacetime import SettingError
 from spacetime.data import packing as packing_lib
 from spacetime.data.tokenizer import Tokenizer
 
 
-class Source(Protocol):
-  """Records by index."""
+class Records(Protocol):
+  """Random access to records."""
 
   def __len__(self) -> int: ...
 
@@ -36,7 +36,7 @@ class Source(Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class _Clip(grain.transforms.RandomMap):
-  """Record -> frames_FHWC and tokens_S, with the record's own generator."""
+  """Record -> frames_FHWC and tokens_S; crops and drops captions at random."""
 
   tokenizer: Tokenizer
   text_length: int
@@ -55,12 +55,13 @@ class _Clip(grain.transforms.RandomMap):
       caption = caption.decode('utf-8')
     if self.crop is not None:
       corner = [
-        rng.integers(have - want + 1)
-        for have, want in zip(frames_FHWC.shape, self.crop, strict=False)
+        rng.integers(size - crop + 1)
+        for size, crop in zip(frames_FHWC.shape, self.crop, strict=False)
       ]
       frames_FHWC = frames_FHWC[
         tuple(
-          slice(at, at + n) for at, n in zip(corner, self.crop, strict=True)
+          slice(start, start + crop)
+          for start, crop in zip(corner, self.crop, strict=True)
         )
       ]
     tokens_S = self.tokenizer.encode(caption, length=self.text_length)
@@ -69,7 +70,7 @@ class _Clip(grain.transforms.RandomMap):
 
 @dataclasses.dataclass(frozen=True)
 class _Latents(grain.transforms.RandomMap):
-  """Record of a cache -> latents_fhwc and text_SY, or tokens_S."""
+  """Record of a cache -> latents_fhwc, and text_SY or tokens_S."""
 
   tokenizer: Tokenizer
   text_length: int
@@ -95,36 +96,28 @@ def _check_record(
   size: tuple[int, int, int] | None,
   crop: tuple[int, int, int] | None,
 ) -> None:
-  missing = [name for name in ('video', 'caption') if name not in record]
-  if missing:
-    raise ValueError(
-      f'record has {sorted(record)}; expected video and caption; change the '
-      'source of data.name'
-    )
+  if not {'video', 'caption'} <= record.keys():
+    raise ValueError(f'record has {sorted(record)}; expected video and caption')
   frames_FHWC = np.asarray(record['video'])
   shape = frames_FHWC.shape
   if frames_FHWC.dtype != np.uint8 or len(shape) != 4 or shape[3] != 3:
     raise ValueError(
-      f'video is {frames_FHWC.dtype} {shape}; expected uint8 (F, H, W, 3); '
-      'change the source of data.name'
+      f'video is {frames_FHWC.dtype} {shape}; expected uint8 (F, H, W, 3)'
     )
   if size is not None and shape[:3] != tuple(size):
     raise ValueError(
-      f'video has (frames, height, width) {shape[:3]}; expected '
-      f'{tuple(size)}; change data.world.frames, data.world.height and '
-      'data.world.width'
+      f'video has (frames, height, width) {shape[:3]}; expected {tuple(size)}'
     )
   if crop is not None and any(
-    have < want for have, want in zip(shape, crop, strict=False)
+    size < least for size, least in zip(shape, crop, strict=False)
   ):
-    raise ValueError(
-      f'video has (frames, height, width) {shape[:3]}, smaller than the crop '
-      f'{tuple(crop)}; change data.crop'
+    raise SettingError(
+      'data.crop', tuple(crop), f'at most the size of the clips, {shape[:3]}'
     )
 
 
 def make_loader(
-  source: Source,
+  source: Records,
   *,
   tokenizer: Tokenizer,
   text_length: int,
@@ -134,8 +127,8 @@ def make_loader(
   size: tuple[int, int, int] | None = None,
   crop: tuple[int, int, int] | None = None,
   empty_SY: np.ndarray | None = None,
-  packing: packing_lib.Rows | packing_lib.Buckets | None = None,
-  cut: packing_lib.Cut | None = None,
+  packing: packing_lib.SequencePacking | packing_lib.Buckets | None = None,
+  patchify: packing_lib.Patchify | None = None,
   process_index: int = 0,
   process_count: int = 1,
   shuffle: bool = True,
@@ -144,44 +137,45 @@ def make_loader(
   buffer: int = 8,
   workers: int = 0,
 ) -> grain.IterDataset:
-  """Batches of clips and tokens.
+  """Makes the batches of a source.
 
-  `iter(loader)` has `get_state` and `set_state` and goes into a checkpoint as
-  it is. Every epoch is shuffled anew; captions are dropped and crops placed
-  by the seed and the place in the sequence, so that a run is repeatable.
+  `iter(loader)` has `get_state` and `set_state` and is saved in checkpoints.
+  Every epoch is shuffled anew. Dropped captions and crops depend only on the
+  seed and the position in the sequence, so that a run is repeatable.
 
   Args:
     source: records by index.
-    tokenizer: of the captions.
-    text_length: S, tokens per caption with </s>.
+    tokenizer: tokenizer of the captions.
+    text_length: tokens per caption with </s>, S.
     batch_size: clips per batch of this process.
     seed: 0 to 2**32 - 1; the same on all processes.
     caption_dropout: share of captions replaced by '', in [0, 1].
-    size: the (frames, height, width) that every clip must have; None for any.
-    crop: (frames, height, width) cut out of each clip at a uniform place.
-    empty_SY: of records with embedded texts, that of the empty caption; None
-      takes captions to tokens.
-    packing: how clips of many sizes come together; None has them all of one.
-      Rows are packed of each process's own clips.
-    cut: to patches, for rows.
+    size: (frames, height, width) that every clip must have; None for any.
+    crop: (frames, height, width) cropped from each clip at a uniformly random
+      position.
+    empty_SY: the embedding of the empty caption, for records with embedded
+      texts; None tokenizes captions.
+    packing: how clips of many sizes share batches; None for clips of one size.
+      Each process packs its own clips.
+    patchify: splits clips into patches, for packed rows.
     process_index: this process, from 0.
-    process_count: processes that share the source.
-    shuffle: else the source's order.
-    repeat: endless; else one epoch, without the rest that fills no batch.
-    threads: that prepare batches; 0 prepares them when asked.
+    process_count: number of processes that share the source.
+    shuffle: False keeps the order of the source.
+    repeat: False ends after one epoch and drops an incomplete batch.
+    threads: threads that prepare batches; 0 prepares them on demand.
     buffer: batches prepared ahead.
-    workers: processes that prepare batches instead, each with `threads`.
-      Outside `absl.app.run`, parse absl's flags before iterating.
+    workers: processes that prepare batches, each with `threads`. Outside
+      `absl.app.run`, parse absl's flags before iterating.
 
   Returns:
-    An iterable of {'frames': uint8 (B, F, H, W, 3), 'tokens': int32 (B, S)};
-    of a cache 'latents' (B, f, h, w, c) in place of 'frames', and where its
-    texts are embedded, 'text' (B, S, Y) in place of 'tokens'. Of rows see
+    An iterable of {'frames': uint8 (B, F, H, W, 3), 'tokens': int32 (B, S)}. A
+    cache gives 'latents' (B, f, h, w, c) instead of 'frames' and, if its texts
+    are embedded, 'text' (B, S, Y) instead of 'tokens'. Packed rows: see
     packing.pack.
 
   Raises:
-    ValueError: an argument out of its range, too few records, or a clip of the
-      wrong size; the first clip is looked at here, the others as they come.
+    ValueError: an argument out of range, too few records, or a clip of the
+      wrong size; the first clip is checked here, the others when they are read.
   """
   _check_arguments(locals())
   first = source[0]
@@ -195,8 +189,8 @@ def make_loader(
     data = data.shuffle()
   if repeat:
     data = data.repeat()
-  # The generator of a record hangs on its place in the global sequence, so the
-  # processes part after it.
+  # The random generator of a record depends on its index in the global
+  # sequence, which is therefore split among processes only afterwards.
   data = data.random_map(transform)
   options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=buffer)
   if packing is None:
@@ -204,20 +198,21 @@ def make_loader(
   if process_count > 1:
     data = data[process_index::process_count]
   if not repeat:
-    # As much on every process, or the last step waits for ever.
+    # Equally many on every process, or the last step would wait for ever.
     batches = len(source) // (batch_size * process_count)
     data = data[: batches if packing is None else batches * batch_size]
-  data = _batches(data, batch_size, options, packing, cut)
+  data = _batches(data, batch_size, options, packing, patchify)
   if workers:
     data = data.mp_prefetch(grain.MultiprocessingOptions(num_workers=workers))
   return data
 
 
 def start(iterator: grain.DatasetIterator) -> None:
-  """Starts all the processes that prepare batches, or go on from a place:
-  left to themselves each starts when its first batch is waited for, one after
-  another."""
-  iterator.get_state()  # makes what is to be started
+  """Starts all processes that prepare batches at once.
+
+  By default each starts when its first batch is awaited, one after another.
+  """
+  iterator.get_state()  # creates the processes
   iterator.start_prefetch()
 
 
@@ -225,47 +220,44 @@ def _batches(
   data: grain.MapDataset,
   batch_size: int,
   options: grain.ReadOptions,
-  packing: packing_lib.Rows | packing_lib.Buckets | None,
-  cut: packing_lib.Cut | None,
+  packing: packing_lib.SequencePacking | packing_lib.Buckets | None,
+  patchify: packing_lib.Patchify | None,
 ) -> grain.IterDataset:
-  """Batches as they come; where clips are packed, clips -> batches of them."""
-  if isinstance(packing, packing_lib.Rows):
-    data = data.map(cut).to_iter_dataset(options)
+  """Batches in order; packs or buckets them first where that is set."""
+  if isinstance(packing, packing_lib.SequencePacking):
+    data = data.map(patchify).to_iter_dataset(options)
     data = packing_lib.pack(data, packing)
     return data.batch(batch_size, drop_remainder=True)
   if isinstance(packing, packing_lib.Buckets):
     data = data.to_iter_dataset(options)
-    return packing_lib.gather(data, packing, batch=batch_size)
+    return packing_lib.bucket(data, packing, batch=batch_size)
   return data.to_iter_dataset(options)
 
 
-def _check_arguments(given: dict[str, Any]) -> None:
-  """Raises ValueError for what `make_loader` cannot serve."""
+def _check_arguments(arguments: dict[str, Any]) -> None:
+  """Raises ValueError for arguments of make_loader that cannot work."""
   for name in ('batch_size', 'process_count', 'text_length'):
-    if given[name] < 1:
-      raise ValueError(f'{name}={given[name]}: expected at least 1')
+    if arguments[name] < 1:
+      raise ValueError(f'{name}={arguments[name]}: expected at least 1')
   for name in ('threads', 'buffer', 'workers'):
-    if given[name] < 0:
-      raise ValueError(f'{name}={given[name]}: expected 0 or more')
-  if not 0 <= given['seed'] < 2**32:
-    raise ValueError(
-      f'seed={given["seed"]}: expected 0 to 2**32 - 1; change data.seed'
+    if arguments[name] < 0:
+      raise ValueError(f'{name}={arguments[name]}: expected 0 or more')
+  if not 0 <= arguments['seed'] < 2**32:
+    raise SettingError('seed', arguments['seed'], '0 to 2**32 - 1')
+  if not 0 <= arguments['caption_dropout'] <= 1:
+    raise SettingError(
+      'data.caption_dropout', arguments['caption_dropout'], '0 to 1'
     )
-  if not 0 <= given['caption_dropout'] <= 1:
+  if not 0 <= arguments['process_index'] < arguments['process_count']:
     raise ValueError(
-      f'caption_dropout={given["caption_dropout"]}: expected 0 to 1; change '
-      'data.caption_dropout'
+      f'process_index={arguments["process_index"]}: expected 0 to '
+      f'process_count - 1 = {arguments["process_count"] - 1}'
     )
-  if not 0 <= given['process_index'] < given['process_count']:
-    raise ValueError(
-      f'process_index={given["process_index"]}: expected 0 to '
-      f'process_count - 1 = {given["process_count"] - 1}'
-    )
-  records, needed = len(given['source']), 1
-  if not given['repeat']:
-    needed = given['batch_size'] * given['process_count']
+  records, needed = len(arguments['source']), 1
+  if not arguments['repeat']:
+    needed = arguments['batch_size'] * arguments['process_count']
   if records < needed:
     raise ValueError(
       f'source has {records} records; expected at least {needed} (batch_size '
-      'x process_count, or 1 where it repeats); change data.batch_size'
+      'x process_count, or 1 where it repeats)'
     )

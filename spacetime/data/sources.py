@@ -135,7 +135,7 @@ def make_loader(
   seed: int,
   empty_SY: np.ndarray | None = None,
   share: tuple[int, int] = (0, 1),
-  cut: packing_lib.Cut | None = None,
+  patchify: packing_lib.Patchify | None = None,
 ):
   """A share of the batches, all of them or part i of n; without text if length
   is None."""
@@ -151,7 +151,7 @@ def make_loader(
     crop=data.crop,
     empty_SY=empty_SY,
     packing=data.packing,
-    cut=cut,
+    patchify=patchify,
     process_index=index,
     process_count=count,
     workers=data.workers,

@@ -91,7 +91,10 @@ class Networks:
   def transform_packed(self, params, x_BNV, t_BT, text_BGSY, batch, key=None):
     """The same for rows of clips; `batch` says where the tokens are."""
     rows = packed.Rows(
-      batch['clip'], batch['position'], batch['frame'], batch['grids']
+      batch['segment_ids'],
+      batch['positions'],
+      batch['frame_ids'],
+      batch['grids'],
     )
     return self.dit.apply(
       self.variables(params),

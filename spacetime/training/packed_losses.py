@@ -44,7 +44,7 @@ class PackedDiffusion:
       (t_BT, given_BT): rows of the table that no clip has are given.
     """
     level_key, own_key, given_key, table_key = jax.random.split(key, 4)
-    grids_BG3, levels_BT2 = batch['grids'], batch['levels']
+    grids_BG3, levels_BT2 = batch['grids'], batch['frame_table']
     rows, clips = grids_BG3.shape[:2]
     most = levels_BT2.shape[1]
     tokens_BG = jnp.maximum(jnp.prod(grids_BG3, axis=-1), 1)
@@ -84,7 +84,7 @@ class PackedDiffusion:
     """Squared error of the velocity for each token, (B, N)."""
     x_BNV, text_BGSY = self.inputs(params, batch)
     noise = jax.random.normal(key, x_BNV.shape)
-    t_BN1 = jnp.take_along_axis(t_BT, batch['frame'], axis=1)[..., None]
+    t_BN1 = jnp.take_along_axis(t_BT, batch['frame_ids'], axis=1)[..., None]
     x_t = flow.noised(x_BNV, noise, t_BN1)
     y_BNV = self.transform(params, x_t, t_BT, text_BGSY, batch, dropout)
     if self.stage.flow.prediction == 'sample':
@@ -111,7 +111,7 @@ class PackedDiffusion:
     t_BT, given_BT = self.levels(level_key, batch)
     dropout_key = jax.random.fold_in(noise_key, 1)
     loss_BN = self.losses(frozen | params, batch, t_BT, noise_key, dropout_key)
-    padding_BN = batch['clip'] == 0
-    given_BN = jnp.take_along_axis(given_BT, batch['frame'], axis=1)
+    padding_BN = batch['segment_ids'] == 0
+    given_BN = jnp.take_along_axis(given_BT, batch['frame_ids'], axis=1)
     loss = flow.masked_mean(loss_BN, given_BN | padding_BN)
     return loss, {'loss': loss, 'padding': jnp.mean(padding_BN)}

@@ -78,7 +78,7 @@ class Plan:
   shapes: state.State
   base: init_weights.Base | None
   origin: dict
-  cut: packing_lib.Cut | None = None
+  cut: packing_lib.Patchify | None = None
 
 
 def check(config, workdir: str, *, checkpoint_path: str | None = None) -> Plan:

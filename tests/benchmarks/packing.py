@@ -47,7 +47,12 @@ class Side:
     cut = packing.cut(config, nets.autoencoder, nets.dit.config.patch)
     self.iterator = iter(
       sources_lib.make_loader(
-        data, sources.train, tokenizer, length=nets.text_length, seed=0, cut=cut
+        data,
+        sources.train,
+        tokenizer,
+        length=nets.text_length,
+        seed=0,
+        patchify=cut,
       )
     )
     task, optimizer = (
@@ -66,7 +71,7 @@ class Side:
     for _ in range(steps):
       batch = next(self.iterator)
       count += int((batch['grids'][..., 0] > 0).sum())
-      self.padding.append(np.mean(batch['clip'] == 0))
+      self.padding.append(np.mean(batch['segment_ids'] == 0))
       with jax.set_mesh(self.mesh):
         put = sharding.put_batch(batch, self.mesh)
         self.state, _ = self.step(self.state, {}, put, self.key)

@@ -27,8 +27,8 @@ def rows_of(packing, text_length: int, volume: int) -> dict:
   """A batch of two packed rows of pixels, its shapes alone."""
   N, G, T = packing.length, packing.clips, packing.frames
   shapes = {
-    **{'clip': (N,), 'position': (N, 3), 'frame': (N,)},
-    **{'grids': (G, 3), 'levels': (T, 2), 'tokens': (G, text_length)},
+    **{'segment_ids': (N,), 'positions': (N, 3), 'frame_ids': (N,)},
+    **{'grids': (G, 3), 'frame_table': (T, 2), 'tokens': (G, text_length)},
   }
   batch = {
     name: jax.ShapeDtypeStruct((2, *shape), 'int32')

@@ -16,7 +16,7 @@ from spacetime.models.transformer import patchify
 
 PATCH = (1, 2, 4)
 CODEC = IdentityAutoencoder(4)
-ROWS = packing.Rows(length=24, clips=5, frames=9, look_ahead=12)
+ROWS = packing.SequencePacking(length=24, clips=5, frames=9, look_ahead=12)
 SIZES = [(1, 2, 4), (5, 2, 8), (9, 4, 4), (5, 6, 8), (1, 8, 8), (13, 2, 4)]
 
 
@@ -43,7 +43,7 @@ def cut(rows=ROWS):
     return np.asarray(patchify.patchify(z_Bfhwc, PATCH)[0])
 
   geometry = functools.partial(Geometry, stride=CODEC.stride, patch=PATCH)
-  return packing.Cut(to_patches, geometry, rows)
+  return packing.Patchify(to_patches, geometry, rows)
 
 
 @pytest.fixture(scope='module')
@@ -59,7 +59,7 @@ def make(tokenizer):
       Mixed(count, sizes),
       tokenizer=tokenizer,
       packing=how,
-      cut=cut(how) if isinstance(how, packing.Rows) else None,
+      patchify=cut(how) if isinstance(how, packing.SequencePacking) else None,
       caption_dropout=0.0,
       **(arguments | changes),
     )
@@ -81,13 +81,13 @@ def assert_equal(batches, others):
 
 def clips_of(row):
   """(patches, grid, tokens) of every clip in a row, from what the row says."""
-  for number in range(1, row['clip'].max() + 1):
-    own_N = row['clip'] == number
+  for number in range(1, row['segment_ids'].max() + 1):
+    own_N = row['segment_ids'] == number
     yield row['patches'][own_N], row['grids'][number - 1], own_N, number
 
 
 def unstack(batch):
-  rows = len(batch['clip'])
+  rows = len(batch['segment_ids'])
   return [{name: batch[name][i] for name in batch} for i in range(rows)]
 
 
@@ -104,9 +104,9 @@ def test_a_row_holds_whole_clips_with_their_places(make, tokenizer):
         np.testing.assert_array_equal(x_NV, want_NV)
         grid = tuple(int(n) for n in grid_3)
         np.testing.assert_array_equal(
-          row['position'][own_N], patchify.positions(grid)
+          row['positions'][own_N], patchify.positions(grid)
         )
-        level_N2 = row['levels'][row['frame'][own_N]]
+        level_N2 = row['frame_table'][row['frame_ids'][own_N]]
         assert (level_N2[:, 0] == number).all()
         np.testing.assert_array_equal(
           level_N2[:, 1], patchify.positions(grid)[:, 0]
@@ -114,9 +114,9 @@ def test_a_row_holds_whole_clips_with_their_places(make, tokenizer):
         text_S = tokenizer.encode(f'{index}', length=9)
         np.testing.assert_array_equal(row['tokens'][number - 1], text_S)
         seen.append(index)
-      assert not row['patches'][row['clip'] == 0].any()
-      assert (row['levels'][:, 0] > 0).sum() == row['grids'][:, 0].sum()
-      assert not row['tokens'][row['clip'].max() :].any()
+      assert not row['patches'][row['segment_ids'] == 0].any()
+      assert (row['frame_table'][:, 0] > 0).sum() == row['grids'][:, 0].sum()
+      assert not row['tokens'][row['segment_ids'].max() :].any()
   assert len(seen) > 24
 
 
@@ -140,18 +140,18 @@ def test_one_epoch_has_every_clip_once(make):
 
 def test_no_clip_waits_for_ever():
   grids = [(1, 1, 1), *[(3, 2, 4)] * 11]
-  assert packing.fill(grids, ROWS)[0] == 0
-  assert packing.fill([(2, 2, 2), (3, 2, 4), (1, 4, 4)], ROWS) == [0, 2]
-  frames = packing.Rows(length=24, clips=5, frames=3)
-  assert packing.fill([(2, 1, 1), (2, 1, 1), (1, 1, 1)], frames) == [0, 2]
-  few = packing.Rows(length=24, clips=2, frames=9)
-  assert packing.fill([(1, 1, 1)] * 5, few) == [0, 1]
+  assert packing.choose_row(grids, ROWS)[0] == 0
+  assert packing.choose_row([(2, 2, 2), (3, 2, 4), (1, 4, 4)], ROWS) == [0, 2]
+  frames = packing.SequencePacking(length=24, clips=5, frames=3)
+  assert packing.choose_row([(2, 1, 1), (2, 1, 1), (1, 1, 1)], frames) == [0, 2]
+  few = packing.SequencePacking(length=24, clips=2, frames=9)
+  assert packing.choose_row([(1, 1, 1)] * 5, few) == [0, 1]
 
 
 def test_padding_of_the_mixed_digits_is_little():
   """The bar is 10 %; measured 1.8 %."""
   sizes, rng = Sizes(volume=49 * 64 * 64), np.random.default_rng(0)
-  rows = packing.Rows(length=256, clips=4, frames=24)
+  rows = packing.SequencePacking(length=256, clips=4, frames=24)
 
   def grid():
     return Geometry(*sizes.draw(rng), (4, 1, 1), (1, 16, 16)).grid
@@ -186,7 +186,8 @@ def test_seed_decides(make):
   )
   assert_equal(one, same)
   assert any(
-    (a['clip'] != b['clip']).any() for a, b in zip(one, other, strict=True)
+    (a['segment_ids'] != b['segment_ids']).any()
+    for a, b in zip(one, other, strict=True)
   )
 
 
@@ -197,20 +198,22 @@ def test_a_bucket_has_one_size(make):
     shapes.add(batch['frames'].shape[1:4])
   assert shapes == set(SIZES)
   BUCKETS.check(sizes=6, batch=3)
-  with pytest.raises(ValueError, match='look_ahead=13: expected 19 for 6 size'):
+  with pytest.raises(ValueError, match='look_ahead=13: expected 19 or more'):
     BUCKETS.check(sizes=6, batch=4)
 
 
 def test_refuses(make):
-  with pytest.raises(ValueError, match="data.packing={'length': 0.*positive"):
-    packing.Rows(length=0, clips=1, frames=1)
-  with pytest.raises(ValueError, match='18 tokens in 2 latent frames: a row h'):
+  with pytest.raises(ValueError, match='data.packing.length=0: expected 1 or'):
+    packing.SequencePacking(length=0, clips=1, frames=1)
+  with pytest.raises(ValueError, match='length=12: expected 18 or more'):
     sizes = [(5, 6, 12)]
-    next(iter(make(packing.Rows(length=12, clips=2, frames=9), sizes=sizes)))
-  with pytest.raises(ValueError, match='7 tokens in 7 latent frames: a row h'):
+    short = packing.SequencePacking(length=12, clips=2, frames=9)
+    next(iter(make(short, sizes=sizes)))
+  with pytest.raises(ValueError, match='frames=6: expected 7 or more'):
     sizes = [(25, 2, 4)]
-    next(iter(make(packing.Rows(length=12, clips=2, frames=6), sizes=sizes)))
+    few = packing.SequencePacking(length=12, clips=2, frames=6)
+    next(iter(make(few, sizes=sizes)))
   with pytest.raises(ValueError, match='height=3: expected a multiple of 2'):
     next(iter(make(sizes=[(5, 3, 4)])))
-  with pytest.raises(ValueError, match='look_ahead=4: 4 sizes wait and none'):
+  with pytest.raises(ValueError, match='look_ahead=4: expected 9 or more'):
     take(iter(make(packing.Buckets(4), batch_size=3)), 9)

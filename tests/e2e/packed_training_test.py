@@ -50,7 +50,12 @@ def parts(tmp_path_factory):
   )
   cut = packing_lib.cut(config, nets.autoencoder, nets.dit.config.patch)
   loader = sources_lib.make_loader(
-    data, sources.train, tokenizer, length=nets.text_length, seed=0, cut=cut
+    data,
+    sources.train,
+    tokenizer,
+    length=nets.text_length,
+    seed=0,
+    patchify=cut,
   )
   return config, nets, networks.diffusion_task(config, nets), loader
 
@@ -73,7 +78,7 @@ def test_one_program_serves_fifty_batches_of_mixed_sizes(parts):
     sizes |= {
       tuple(grid) for row in batch['grids'] for grid in row if any(grid)
     }
-    padding.append(np.mean(batch['clip'] == 0))
+    padding.append(np.mean(batch['segment_ids'] == 0))
     assert 0 < float(run(params, batch, jax.random.key(0))) < 100
   assert len(traced) == run._cache_size() == 1
   assert len(sizes) > 15 and {(1, 2, 3), (3, 3, 4)} <= sizes
@@ -95,7 +100,7 @@ def oracle(answer, *, config=None, **ways):
 
 def rows():
   """One row of clips of 2, 1 and 3 latent frames, and padding."""
-  shape = packing.Rows(length=40, clips=4, frames=8)
+  shape = packing.SequencePacking(length=40, clips=4, frames=8)
   rng = np.random.default_rng(0)
   items = [
     {
@@ -105,7 +110,7 @@ def rows():
     }
     for f, h, w in ((2, 2, 3), (1, 3, 2), (3, 2, 2))
   ]
-  one = packing.join(items, shape)
+  one = packing.collate(items, shape)
   return {name: np.stack([value] * 3) for name, value in one.items()}
 
 
@@ -113,10 +118,10 @@ def test_the_loss_is_of_tokens_that_are_neither_given_nor_padding():
   batch, seen = rows(), {}
 
   def answer(params, x_BNV, t_BT, text_BGSY, batch, key):
-    t_BN1 = jnp.take_along_axis(t_BT, batch['frame'], axis=1)[..., None]
+    t_BN1 = jnp.take_along_axis(t_BT, batch['frame_ids'], axis=1)[..., None]
     seen.update(x=x_BNV, t=t_BT, text=text_BGSY.shape)
     # Right but for 2 where it counts and for 1e6 where it must not.
-    padding_BN1 = (batch['clip'] == 0)[..., None]
+    padding_BN1 = (batch['segment_ids'] == 0)[..., None]
     right = (x_BNV - batch['patches']) / jnp.maximum(t_BN1, 1e-6)
     return jnp.where((t_BN1 == 0) | padding_BN1, 1e6, right + 2)
 
@@ -129,7 +134,7 @@ def test_the_loss_is_of_tokens_that_are_neither_given_nor_padding():
   np.testing.assert_array_equal(seen['t'] == 0, [zero_T] * 3)
   assert (seen['t'][:, 4] == seen['t'][:, 5]).all()
   assert (seen['t'][:, 1] != seen['t'][:, 2]).all()
-  first_N = (batch['clip'][0] == 3) & (batch['position'][0, :, 0] == 0)
+  first_N = (batch['segment_ids'][0] == 3) & (batch['positions'][0, :, 0] == 0)
   np.testing.assert_allclose(
     seen['x'][0, first_N], batch['patches'][0, first_N], atol=1e-6
   )
@@ -169,7 +174,7 @@ def test_levels_of_frames_are_drawn_in_rows_too(name):
   stage = oracle(lambda *inputs: None, **ways)
   batch = rows()
   t_BT, given_BT = stage.levels(jax.random.key(0), batch)
-  clip_BT, frame_BT = (np.asarray(batch['levels'])[..., i] for i in (0, 1))
+  clip_BT, frame_BT = (np.asarray(batch['frame_table'])[..., i] for i in (0, 1))
   first_BT = np.asarray(given_BT) & (clip_BT > 0)
   assert (first_BT <= (frame_BT == 0)).all() and first_BT.any()
   assert (

@@ -34,7 +34,7 @@ CONFIG = dit.DiTConfig(
 MODEL = dit.DiT(CONFIG)
 # Latent sizes; the second row has two clips and padding.
 SIZES = [[(3, 4, 2), (1, 2, 6), (2, 2, 2)], [(2, 4, 6), (1, 2, 2)]]
-ROWS = packing.Rows(length=15, clips=4, frames=7)
+ROWS = packing.SequencePacking(length=15, clips=4, frames=7)
 
 
 @functools.cache
@@ -78,19 +78,22 @@ def made():
       }
       for z, _, text in clips[-1]
     ]
-    row = packing.join(items, ROWS)
+    row = packing.collate(items, ROWS)
     row['t'] = rng.uniform(size=7).astype(np.float32)
     level = np.concatenate([t[0] for _, t, _ in clips[-1]])
     row['t'][: len(level)] = level
     # What padding holds must not matter.
-    row['patches'][row['clip'] == 0] = 9.0
+    row['patches'][row['segment_ids'] == 0] = 9.0
     rows.append(row)
   return clips, {n: np.stack([row[n] for row in rows]) for n in rows[0]}
 
 
 def where(batch):
   return packed.Rows(
-    *(jnp.asarray(batch[n]) for n in ('clip', 'position', 'frame', 'grids'))
+    *(
+      jnp.asarray(batch[n])
+      for n in ('segment_ids', 'positions', 'frame_ids', 'grids')
+    )
   )
 
 
@@ -104,7 +107,7 @@ def of_clips(y_BNV, batch):
   """The tokens of every clip, row by row."""
   return [
     y_NV[clip_N == number]
-    for y_NV, clip_N in zip(y_BNV, batch['clip'], strict=True)
+    for y_NV, clip_N in zip(y_BNV, batch['segment_ids'], strict=True)
     for number in range(1, clip_N.max() + 1)
   ]
 
@@ -145,7 +148,7 @@ def test_a_clip_sees_no_other_and_not_its_text():
   params = random_params()
   before = of_clips(apply_packed(params, batch), batch)
   moved = {name: value.copy() for name, value in batch.items()}
-  moved['patches'][0, batch['clip'][0] == 2] += 1
+  moved['patches'][0, batch['segment_ids'][0] == 2] += 1
   moved['text'][0, 2] += 1
   moved['t'][1, 0] += 0.1
   after = of_clips(apply_packed(params, moved), moved)
@@ -158,7 +161,7 @@ def test_positions_and_places_are_those_of_the_clip_alone():
   tables = where(batch).rope_tables(head_size=12, theta=50.0)
   places = where(batch).position_cosines(4)
   alone = patchify.positions((3, 2, 1))
-  own = batch['clip'][0] == 1
+  own = batch['segment_ids'][0] == 1
   for found, want in zip(
     tables, dit.rope.tables(alone, head_size=12, theta=50.0), strict=True
   ):
