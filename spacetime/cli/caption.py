@@ -1,51 +1,57 @@
-"""Writes captions beside videos, asked of a chat endpoint that sees pictures.
+"""Writes a caption beside each video of a folder, by a chat endpoint.
 
-  python -m spacetime caption --data=clips --model=NAME \\
-    --endpoint=http://localhost:8000/v1
+  spacetime caption --data=clips --model=NAME --endpoint=http://localhost:8000/v1
 
 Every VIDEO.mp4 gets a VIDEO.txt, as training on a folder reads it. Captions
-that are there stay, unless --overwrite. The key of an endpoint that wants one
-is read from the environment, SPACETIME_API_KEY.
+that exist stay, unless --overwrite. The API key, if the endpoint needs one, is
+read from the environment variable SPACETIME_API_KEY.
 """
 
 import pathlib
 
 from absl import flags
 
+from spacetime import SettingError
 from spacetime.data import chat_endpoint, recaption
 
-_DATA = flags.DEFINE_string('data', None, 'A folder of videos.')
-_ENDPOINT = flags.DEFINE_string(
-  'endpoint', None, "URL of a chat endpoint of OpenAI's form."
+_DATA = flags.DEFINE_string(
+  'data', None, 'Folder of videos, such as clips/; subfolders are searched.'
 )
-_MODEL = flags.DEFINE_string('model', 'default', 'Which of its models.')
-_TIMEOUT = flags.DEFINE_float('timeout', 60.0, 'Seconds to wait for a caption.')
-_FRAMES = flags.DEFINE_integer('frames', 4, 'Frames of a video that it sees.')
+_ENDPOINT = flags.DEFINE_string(
+  'endpoint',
+  None,
+  'URL of an OpenAI-compatible chat endpoint whose model sees images, such as '
+  'http://localhost:8000/v1.',
+)
+_MODEL = flags.DEFINE_string(
+  'model', 'default', 'Model of the endpoint, such as Qwen2.5-VL-7B-Instruct.'
+)
+_TIMEOUT = flags.DEFINE_float(
+  'timeout', 60.0, 'Seconds to wait for one caption.'
+)
+_FRAMES = flags.DEFINE_integer(
+  'frames', 4, 'Frames of each video that are sent to the endpoint.'
+)
 _OVERWRITE = flags.DEFINE_bool(
-  'overwrite', False, 'Replace captions that are there.'
+  'overwrite', False, 'Replace captions that exist.'
 )
 
 
 def main() -> None:
-  """Flags -> frames of each video -> a caption beside it."""
+  """Flags -> recaption.caption_folder -> a line of counts."""
   if not _DATA.value:
-    raise ValueError('--data: expected a folder of videos')
+    raise SettingError('data', _DATA.value, 'a folder of videos')
   if not _ENDPOINT.value:
-    raise ValueError('--endpoint: expected the URL of a chat endpoint')
-  if _FRAMES.value < 1:
-    raise ValueError(f'--frames={_FRAMES.value}: expected 1 or more')
-  endpoint = chat_endpoint.Endpoint(
-    _ENDPOINT.value, _MODEL.value, _TIMEOUT.value
-  )
-  counts = recaption.write_all(
+    raise SettingError('endpoint', _ENDPOINT.value, 'URL of a chat endpoint')
+  report = recaption.caption_folder(
     pathlib.Path(_DATA.value),
-    endpoint,
+    chat_endpoint.Endpoint(_ENDPOINT.value, _MODEL.value, _TIMEOUT.value),
     frames=_FRAMES.value,
     overwrite=_OVERWRITE.value,
   )
-  print(f'{counts.written} captions written, {counts.kept} were there')
-  if counts.failed:
+  print(f'{report.written} captions written, {report.skipped} existed before')
+  if report.failed:
     raise ValueError(
-      f'{len(counts.failed)} videos have no new caption, such as '
-      f'{counts.failed[0]}; run it again for these'
+      f'{len(report.failed)} videos have no new caption, such as '
+      f'{report.failed[0]}; run it again for these'
     )

@@ -1,4 +1,4 @@
-"""A chat endpoint that speaks OpenAI's form, asked with a text and pictures."""
+"""Client of an OpenAI-compatible chat endpoint, with text and images."""
 
 import base64
 import dataclasses
@@ -14,26 +14,28 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image
 
-# Of the key, which would be seen by others were it a flag.
+from spacetime import SettingError
+
+# Environment variable of the API key; a flag would be visible to other users.
 KEY = 'SPACETIME_API_KEY'
 PATH = '/chat/completions'
 
 
-class Unanswered(Exception):
-  """The endpoint did not answer, or not in its form."""
+class EndpointError(Exception):
+  """The endpoint did not answer, or not in the expected format."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Endpoint:
-  """Where to ask.
+  """A chat endpoint.
 
   Attributes:
     url: such as http://localhost:8000/v1.
-    model: the name of a model that it has.
+    model: name of one of its models.
     timeout: seconds to wait for an answer.
 
   Raises:
-    ValueError: no such URL, or no time to wait.
+    SettingError: not a URL, or a timeout of 0 or less.
   """
 
   url: str
@@ -43,33 +45,29 @@ class Endpoint:
   def __post_init__(self):
     parts = urllib.parse.urlsplit(self.url)
     if parts.scheme not in ('http', 'https') or not parts.netloc:
-      raise ValueError(
-        f'endpoint {self.url!r}: expected a URL such as '
-        'http://localhost:8000/v1'
+      raise SettingError(
+        'endpoint', self.url, 'a URL such as http://localhost:8000/v1'
       )
     if not 0 < self.timeout < float('inf'):
-      raise ValueError(
-        f'timeout of {self.timeout} seconds for {self.url}: expected more than '
-        '0'
-      )
+      raise SettingError('timeout', self.timeout, 'more than 0 seconds')
 
-  def ask(
+  def chat(
     self, system: str, text: str, images: Sequence[np.ndarray] = ()
   ) -> str:
-    """The answer, without space around it.
+    """Returns the answer to one message, without surrounding blanks.
 
     Args:
-      system: what to do.
-      text: with what.
-      images: uint8 (H, W, 3) each, sent as PNG.
+      system: the instructions.
+      text: the message.
+      images: uint8 (H, W, 3) each, sent as PNG with the message.
 
     Raises:
-      Unanswered: see there; it says why.
+      EndpointError: no answer, or one in another format.
     """
     content = text
     if images:
       content = [{'type': 'text', 'text': text}]
-      content += [_picture(image) for image in images]
+      content += [_image(image) for image in images]
     body = {
       'model': self.model,
       'messages': [
@@ -87,17 +85,19 @@ class Endpoint:
       request.add_header('Authorization', f'Bearer {os.environ[KEY]}')
     try:
       with urllib.request.urlopen(request, timeout=self.timeout) as answer:
-        found = json.load(answer)['choices'][0]['message']['content'].strip()
+        reply = json.load(answer)['choices'][0]['message']['content'].strip()
     except (OSError, http.client.HTTPException) as e:  # HTTPError and time-outs
-      raise Unanswered(f'{url}: {e}') from e
+      raise EndpointError(f'{url}: {e}') from e
     except (ValueError, KeyError, IndexError, TypeError, AttributeError) as e:
-      raise Unanswered(f'{url}: an answer of another form: {e!r}') from e
-    if not found:
-      raise Unanswered(f'{url}: an empty answer')
-    return found
+      raise EndpointError(
+        f'{url}: unexpected format of the answer: {e!r}'
+      ) from e
+    if not reply:
+      raise EndpointError(f'{url}: an empty answer')
+    return reply
 
 
-def _picture(image_HWC: np.ndarray) -> dict:
+def _image(image_HWC: np.ndarray) -> dict:
   buffer = io.BytesIO()
   Image.fromarray(image_HWC).save(buffer, 'PNG')
   data = base64.b64encode(buffer.getvalue()).decode()

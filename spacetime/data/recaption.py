@@ -1,4 +1,4 @@
-"""Captions of a folder of videos, asked of a chat endpoint."""
+"""Captions for a folder of videos, by a chat endpoint that sees frames."""
 
 import dataclasses
 import pathlib
@@ -6,10 +6,11 @@ import pathlib
 import numpy as np
 import tqdm
 
+from spacetime import SettingError
 from spacetime.data import chat_endpoint, video_folder
 from spacetime.media import files, video_reader
 
-RATE = 4.0  # frames a second that are looked at
+FPS = 4.0  # rate at which videos are read
 SYSTEM = (
   'You describe videos for the training of a text-to-video model. You are '
   'given frames of one video in their order. Describe in plain sentences what '
@@ -19,64 +20,70 @@ SYSTEM = (
 
 
 @dataclasses.dataclass(frozen=True)
-class Counts:
-  """What became of the videos.
+class Report:
+  """The outcome of captioning a folder.
 
   Attributes:
-    written: captions that are new.
-    kept: captions that were there.
-    failed: a line for each video that has got none, and why.
+    written: number of new captions.
+    skipped: number of videos whose captions were there before.
+    failed: one line per video without a caption, with the reason.
   """
 
   written: int
-  kept: int
+  skipped: int
   failed: tuple[str, ...]
 
 
-def write_all(
+def caption_folder(
   folder: pathlib.Path,
   endpoint: chat_endpoint.Endpoint,
   *,
-  frames: int,
-  overwrite: bool,
-) -> Counts:
+  frames: int = 4,
+  overwrite: bool = False,
+) -> Report:
   """Writes VIDEO.txt beside each VIDEO of a folder.
 
   Args:
     folder: searched with its subfolders.
-    endpoint: sees the frames.
-    frames: of each video that are sent.
-    overwrite: whether captions that are there are replaced.
+    endpoint: a model that accepts images.
+    frames: frames of each video that are sent.
+    overwrite: replaces captions that exist.
 
   Raises:
+    SettingError: fewer than one frame.
     ValueError: no folder, or no videos in it.
   """
-  paths = video_folder.find_videos(folder)
-  wanted = [p for p in paths if overwrite or not p.with_suffix('.txt').exists()]
+  if frames < 1:
+    raise SettingError('frames', frames, '1 or more')
+  videos = video_folder.find_videos(folder)
+  pending = [
+    path
+    for path in videos
+    if overwrite or not path.with_suffix('.txt').exists()
+  ]
   failed = []
-  for path in tqdm.tqdm(wanted, desc='caption', unit='video'):
+  for path in tqdm.tqdm(pending, desc='caption', unit='video'):
     try:
-      images = seen(path, frames=frames)
-      text = endpoint.ask(SYSTEM, f'{len(images)} frames.', images)
-    except (chat_endpoint.Unanswered, ValueError) as e:
+      images = sample_frames(path, frames=frames)
+      text = endpoint.chat(SYSTEM, f'{len(images)} frames.', images)
+    except (chat_endpoint.EndpointError, ValueError) as e:
       failed.append(f'{path}: {e}')
       continue
     with files.atomic_write(path.with_suffix('.txt')) as temporary:
       temporary.write_text(' '.join(text.split()) + '\n', encoding='utf-8')
-  return Counts(
-    len(wanted) - len(failed), len(paths) - len(wanted), tuple(failed)
+  return Report(
+    written=len(pending) - len(failed),
+    skipped=len(videos) - len(pending),
+    failed=tuple(failed),
   )
 
 
-def seen(path: pathlib.Path, *, frames: int) -> list[np.ndarray]:
-  """Frames of a video, evenly spaced, the first and the last among them.
+def sample_frames(path: pathlib.Path, *, frames: int) -> list[np.ndarray]:
+  """Evenly spaced frames of a video, with the first and the last.
 
   Raises:
-    ValueError: it cannot be read.
+    ValueError: the video cannot be read.
   """
-  height, width = video_reader.video_size(path)
-  video_FHWC = video_reader.read_video(
-    path, frames=None, height=height, width=width, fps=RATE
-  )
-  places = np.linspace(0, len(video_FHWC) - 1, min(frames, len(video_FHWC)))
-  return [video_FHWC[round(place)] for place in places]
+  video_FHWC = video_reader.read_video(path, fps=FPS)
+  indices = np.linspace(0, len(video_FHWC) - 1, min(frames, len(video_FHWC)))
+  return [video_FHWC[round(index)] for index in indices]

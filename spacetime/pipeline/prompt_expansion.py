@@ -58,7 +58,7 @@ def expander(request: Asked, model: load.Opened) -> Callable[[str], str] | None:
   except ValueError as e:
     raise ValueError(f"--expand_prompt: {e}, or 'grammar'") from e
   system = SYSTEM.format(words=max(16, model.networks.text_length // 2))
-  return lambda prompt: endpoint.ask(system, prompt)
+  return lambda prompt: endpoint.chat(system, prompt)
 
 
 def expand(
@@ -79,7 +79,7 @@ def expand(
   for prompt in dict.fromkeys(prompts):
     try:
       found[prompt] = prompts_lib.prompt(model, call(prompt))
-    except (chat_endpoint.Unanswered, ValueError) as e:
+    except (chat_endpoint.EndpointError, ValueError) as e:
       logging.warning(
         '--expand_prompt: %s; going on with the prompt as it is: %s', e, prompt
       )

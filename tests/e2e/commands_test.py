@@ -24,7 +24,7 @@ TINY_AUTOENCODER = 'experiments/digits_autoencoder.py:tiny'
 REFUSALS = """
 import json, sys
 from absl import flags
-from spacetime.cli import common, {module} as module
+from spacetime.cli import common, flag_names, {module} as module
 for argv in json.load(sys.stdin):
   flags.FLAGS.unparse_flags()
   for name in [n for n in flags.FLAGS if n.startswith('config.')]:
@@ -35,7 +35,7 @@ for argv in json.load(sys.stdin):
     module.main()
     print('ACCEPTED')
   except ValueError as e:
-    print(str(e).replace(chr(10), ' '))
+    print(flag_names.message(e))
 """
 
 

@@ -104,7 +104,7 @@ def test_an_endpoint_expands_each_prompt_once(model, server, monkeypatch):
   assert headers['Authorization'] == 'Bearer secret'
   assert body['model'] == 'm' and body['messages'][1]['content'] == 'a red 3'
   assert 'at most 40 words' in body['messages'][0]['content']
-  chat_endpoint.Endpoint(server.url + '/chat/completions').ask('', 'x')
+  chat_endpoint.Endpoint(server.url + '/chat/completions').chat('', 'x')
   assert server.asked[-1][0] == '/v1/chat/completions'
 
 
@@ -112,8 +112,8 @@ def test_an_endpoint_expands_each_prompt_once(model, server, monkeypatch):
   'fault, message',
   [
     ({'status': 500}, 'HTTP Error 500'),
-    ({'answer': {'error': 'no'}}, 'an answer of another form: KeyError'),
-    ({'answer': ['x']}, 'an answer of another form: TypeError'),
+    ({'answer': {'error': 'no'}}, 'unexpected format of the answer: KeyError'),
+    ({'answer': ['x']}, 'unexpected format of the answer: TypeError'),
     ({'answer': ' '}, 'an empty answer'),
     ({'wait': 0.6}, 'timed out'),
     ({'answer': 'word ' * 99}, 'the model takes at most'),
@@ -136,7 +136,7 @@ def test_refuses(model):
   for value in ('gramar', 'ftp://x/v1', 'http://'):
     with pytest.raises(ValueError, match=r"--expand_prompt: .* or 'grammar'"):
       prompt_expansion.expand(asked(value), model, ['a red 3'])
-  with pytest.raises(ValueError, match='timeout of 0 seconds'):
+  with pytest.raises(ValueError, match='timeout=0: expected more'):
     prompt_expansion.expand(
       asked('http://x', expand_timeout=0), model, ['a red 3']
     )
@@ -162,8 +162,8 @@ def films(tmp_path):
 def test_captions_are_written_beside_videos_and_none_is_lost(films, server):
   server.answer = 'A grey\nfilm. '
   endpoint = chat_endpoint.Endpoint(server.url)
-  counts = recaption.write_all(films, endpoint, frames=3, overwrite=False)
-  assert counts == recaption.Counts(1, 1, ())
+  counts = recaption.caption_folder(films, endpoint, frames=3, overwrite=False)
+  assert counts == recaption.Report(1, 1, ())
   assert (films / 'a.txt').read_text() == 'as it was'
   assert (films / 'b.txt').read_text() == 'A grey film.\n'
   text, *pictures = server.asked[0][2]['messages'][1]['content']
@@ -171,8 +171,8 @@ def test_captions_are_written_beside_videos_and_none_is_lost(films, server):
   data = pictures[2]['image_url']['url'].removeprefix('data:image/png;base64,')
   image = np.asarray(Image.open(io.BytesIO(base64.b64decode(data))))
   assert image.shape == (32, 48, 3) and abs(image.mean() - 204) < 4
-  counts = recaption.write_all(films, endpoint, frames=3, overwrite=True)
-  assert counts == recaption.Counts(2, 0, ())
+  counts = recaption.caption_folder(films, endpoint, frames=3, overwrite=True)
+  assert counts == recaption.Report(2, 0, ())
   assert (films / 'a.txt').read_text() == 'A grey film.\n'
 
 
@@ -180,7 +180,7 @@ def test_a_video_without_an_answer_keeps_the_caption_it_has(films, server):
   server.status = 503
   (films / 'c.mp4').write_bytes(b'no film')
   endpoint = chat_endpoint.Endpoint(server.url)
-  counts = recaption.write_all(films, endpoint, frames=3, overwrite=True)
+  counts = recaption.caption_folder(films, endpoint, frames=3, overwrite=True)
   assert counts.written == 0 and len(counts.failed) == 3
   assert '503' in counts.failed[0] and 'c.mp4' in counts.failed[2]
   assert (films / 'a.txt').read_text() == 'as it was'
@@ -191,11 +191,11 @@ def test_the_command_writes_and_refuses(films, server):
   given = [f'--data={films}', f'--endpoint={server.url}']
   cases = {
     '--data: expected a folder': given[1:],
-    '--endpoint: expected the URL': given[:1],
+    '--endpoint: expected URL': given[:1],
     '--frames=0: expected 1': [*given, '--frames=0'],
     'none: no such folder': ['--data=none', given[1]],
-    "endpoint 'x': expected a URL": [given[0], '--endpoint=x'],
-    '1 captions written, 1 were there': given,
+    '--endpoint=x: expected a URL': [given[0], '--endpoint=x'],
+    '1 captions written, 1 existed before': given,
   }
   ran = commands_test.python(
     '-c',
