@@ -168,11 +168,11 @@ def asked_sizes(
   model: load.Model,
 ) -> tuple[geometry.Geometry, world_lib.World]:
   """Sizes of --frames and --size, and the world whose clips have them."""
-  world = parse.data(model.config).world.judged()
+  world = parse.data(model.config).world.without_wandering()
   height, width = request.parse_size(_SIZE.value) or (world.height, world.width)
   frames = world.frames if _FRAMES.value is None else _FRAMES.value
   grid = networks.grids(model.config, model.networks, (frames, height, width))
-  return grid, world.sized(frames, height, width)
+  return grid, world.resized(frames, height, width)
 
 
 def real_clips(world: world_lib.World, *, count: int, seed: int):

@@ -89,7 +89,7 @@ def test_stored_as_they_were_drawn(tmp_path):
     scene = world_lib.from_json(records[index]['scene'].decode())
     shape = truth['video'].shape[:3]
     np.testing.assert_array_equal(
-      truth['video'], render.clip(scene, world.sized(*shape))
+      truth['video'], render.clip(scene, world.resized(*shape))
     )
     shapes.add(shape)
   assert len(shapes) > 3 and shapes <= set(SMALL.shapes)
@@ -114,7 +114,7 @@ def test_worlds_of_one_size_keep_their_names_and_clips():
   assert hashlib.sha256(told.encode()).hexdigest()[:16] == '6c956fc027e63b43'
   mixed = world_lib.World(mixed=SMALL)
   assert mixed.identity()['mixed']['images'] == 0.25
-  assert mixed.sized(17, 64, 64) == world_lib.World()
+  assert mixed.resized(17, 64, 64) == world_lib.World()
 
 
 @pytest.mark.parametrize(

@@ -49,7 +49,7 @@ def test_is_what_was_measured(name):
 
 def test_the_model_follows_the_prompt_in_colour_and_motion(mesh):
   model = load.load('digits', mesh=mesh)
-  world = parse.data(model.config).world.judged()
+  world = parse.data(model.config).world.without_wandering()
   scenes = [world_lib.from_json(r['scene']) for r in records(world)]
   clips = generate.sample(
     model,

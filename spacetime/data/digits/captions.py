@@ -1,7 +1,7 @@
 """Captions from a grammar: pure functions of a scene and a random generator.
 
-Every caption names each character's digit, colour and motion, and tells a
-camera that moves; longer ones add size, place, speed and background.
+Every caption names each character's digit, colour and motion, and a moving
+camera; longer ones add size, position, speed and background.
 """
 
 from collections.abc import Callable
@@ -111,7 +111,7 @@ def _cast(scene, rng) -> list[tuple[world_lib.Character, str]]:
 
 
 def _camera(scene, rng, *, still: float = 0.0) -> str:
-  """The camera's phrase; a still one is told with the chance `still`."""
+  """The camera's phrase; that of a still camera with probability `still`."""
   if scene.camera == 'still' and rng.random() >= still:
     return ''
   return _pick(rng, CAMERA_PHRASES[scene.camera])
@@ -135,8 +135,8 @@ def _background(scene, rng) -> str:
   )
 
 
-def _place(character, scene, world) -> str:
-  """Where the character is seen in frame 0, in thirds of the frame."""
+def _position(character, scene, world) -> str:
+  """The character's position in frame 0, in thirds of the frame."""
   lens = paths.view(scene.camera, world=world)
   seen_2 = lens.project(np.array([[character.start]]))[0, 0]
   row, column = (3 * seen_2 / (world.height, world.width)).astype(int)
@@ -221,7 +221,7 @@ def _filmed(scene, rng, world) -> str:
 def _elaborate(scene, rng, world) -> str:
   """'At the top left, a small red 3 moves slowly up. ... Navy background.'."""
   sentences = [
-    f'{_place(c, scene, world)}, a {_pick(rng, SIZE_WORDS[c.size])} '
+    f'{_position(c, scene, world)}, a {_pick(rng, SIZE_WORDS[c.size])} '
     f'{c.colour} {digit} {_motion(c, rng, form=1, adverb=True)}'
     for c, digit in _cast(scene, rng)
   ]

@@ -1,4 +1,4 @@
-"""Short prompts of the digits world, told at length in its grammar."""
+"""Expansion of short prompts to full captions of the digits world."""
 
 import re
 import zlib
@@ -14,7 +14,7 @@ _NUMBERS = {
   **{word: i for i, word in enumerate(grammar.DIGIT_WORDS)},
 }
 _NOUNS = {'digit', 'digits', 'number', 'numbers'}
-# What a motion is called besides its phrases; the longest comes first.
+# Names of motions besides their phrases; the longest comes first.
 _PLAIN = (
   *(
     (words, f'{rows}-{columns}')
@@ -35,12 +35,12 @@ _PLAIN = (
 
 
 def expand(text: str, *, world: world_lib.World) -> str:
-  """The prompt with all that it leaves open filled in, within the grammar.
+  """Completes a prompt to a caption of the grammar.
 
-  What it tells of each digit (colour, size, motion, speed), of the background
-  and of the camera stays; the rest is drawn, the same for the same prompt.
-  Words that the grammar does not have are left out, and a prompt that names no
-  digit is returned as it is.
+  What it says about each digit (colour, size, motion, speed), the background
+  and the camera stays; the rest is drawn, the same for the same prompt. Words
+  outside the grammar are dropped. A prompt without a digit is returned as it
+  is.
 
   Args:
     text: such as 'a red 3 moving left'.
@@ -50,34 +50,34 @@ def expand(text: str, *, world: world_lib.World) -> str:
   plain = ' '.join(_WORD.findall(text.lower()))
   camera, plain = _camera(plain)
   words = plain.split()
-  places = [
+  positions = [
     i
     for i, word in enumerate(words)
     if word in _NUMBERS and not _NOUNS & set(words[i + 1 : i + 2])
   ]
-  if not places:
+  if not positions:
     return text
-  clauses, colours = [], _colours(words, places)
-  for number, place in enumerate(places):
-    before = words[places[number - 1] + 1 if number else 0 : place]
-    after = words[place + 1 : [*places, len(words)][number + 1]]
+  clauses, colours = [], _colours(words, positions)
+  for number, position in enumerate(positions):
+    before = words[positions[number - 1] + 1 if number else 0 : position]
+    after = words[position + 1 : [*positions, len(words)][number + 1]]
     colour = colours[number]
     if colour is None:
       free = [c for c in world.colours if c not in colours]
       colour = colours[number] = _pick(rng, free or world.colours)
     clauses.append(
-      _clause(_NUMBERS[words[place]], colour, before, after, rng, world)
+      _clause(_NUMBERS[words[position]], colour, before, after, rng, world)
     )
   ground = [w for w in words if w in world_lib.BACKGROUND_COLOURS][:2]
   if not ground:
     ground = [_pick(rng, tuple(world_lib.BACKGROUND_COLOURS))]
-  told = ' and '.join(dict.fromkeys(ground))
-  article = 'an' if told.startswith('o') else 'a'
+  background = ' and '.join(dict.fromkeys(ground))
+  article = 'an' if background.startswith('o') else 'a'
   shot = grammar.CAMERA_PHRASES[camera or 'still'][0]
   joined = clauses[0]
   if len(clauses) > 1:
     joined = f'{", ".join(clauses[:-1])} and {clauses[-1]}'
-  full = f'{joined} on {article} {told} background. {_upper(shot)}.'
+  full = f'{joined} on {article} {background} background. {_upper(shot)}.'
   return _upper(full)
 
 
@@ -90,7 +90,7 @@ def _pick(rng, options):
 
 
 def _camera(plain: str) -> tuple[str | None, str]:
-  """The camera that is told, and the text without it."""
+  """The camera that the text names, and the text without it."""
   for name, phrases in grammar.CAMERA_PHRASES.items():
     for phrase in phrases:
       if phrase in plain:
@@ -98,27 +98,27 @@ def _camera(plain: str) -> tuple[str | None, str]:
   return None, plain
 
 
-def _colours(words: list[str], places: list[int]) -> list[str | None]:
+def _colours(words: list[str], positions: list[int]) -> list[str | None]:
   """The last colour before each digit and after the one before it."""
-  found, first = [], 0
-  for place in places:
-    told = [w for w in words[first:place] if w in world_lib.COLOURS]
-    found.append(told[-1] if told else None)
-    first = place + 1
-  return found
+  colours, first = [], 0
+  for position in positions:
+    names = [w for w in words[first:position] if w in world_lib.COLOURS]
+    colours.append(names[-1] if names else None)
+    first = position + 1
+  return colours
 
 
 def _clause(digit, colour, before, after, rng, world) -> str:
   """'a small red 3 moves slowly left'."""
-  size = _told(before, grammar.SIZE_WORDS) or _pick(rng, world.sizes)
-  speed = _told(after, grammar.SPEED_WORDS) or _pick(rng, world.speeds)
+  size = _named(before, grammar.SIZE_WORDS) or _pick(rng, world.sizes)
+  speed = _named(after, grammar.SPEED_WORDS) or _pick(rng, world.speeds)
   motion = _motion(after) or _pick(rng, world.active_motions)
   verb = grammar.MOTION_PHRASES[motion][0][1]
   verb = verb.replace('@', f' {grammar.SPEED_WORDS[speed][0]}')
   return f'a {size} {colour} {digit} {verb}'
 
 
-def _told(words: list[str], table: dict) -> str | None:
+def _named(words: list[str], table: dict) -> str | None:
   for name, options in table.items():
     if set(options) & set(words):
       return name

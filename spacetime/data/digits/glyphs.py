@@ -1,4 +1,4 @@
-"""Handwritten digits as 8x8 masks, split into training and held-out glyphs."""
+"""Handwritten digits as 8x8 masks: training and held-out glyphs."""
 
 import functools
 

@@ -1,4 +1,4 @@
-"""Words and phrases that captions of the digits world are made of."""
+"""Words and phrases of the digits world's captions."""
 
 DIGIT_WORDS = (
   *('zero', 'one', 'two', 'three', 'four'),
@@ -8,7 +8,7 @@ COUNT_WORDS = ('zero', 'one', 'two', 'three', 'four', 'five', 'six', 'seven')
 
 # Each motion's phrases: the participle, then the verb; '@' is where an adverb
 # of speed goes. The first is the canonical one. No phrase of one motion is
-# part of a phrase of another, so a caption tells which motions it names.
+# part of a phrase of another, so that captions name motions unambiguously.
 MOTION_PHRASES = {
   'left': (
     ('moving@ left', 'moves@ left'),
@@ -72,8 +72,8 @@ SPEED_WORDS = {
 CAMERA_PHRASES = {
   'still': ('the camera is still', 'the camera does not move'),
   **{
-    f'pan {way}': (f'the camera pans {way}', f'the camera turns {way}')
-    for way in ('left', 'right', 'up', 'down')
+    f'pan {side}': (f'the camera pans {side}', f'the camera turns {side}')
+    for side in ('left', 'right', 'up', 'down')
   },
   'zoom in': ('the camera zooms in', 'the camera moves closer'),
   'zoom out': ('the camera zooms out', 'the camera pulls back'),

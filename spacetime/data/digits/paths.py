@@ -1,4 +1,4 @@
-"""Where characters are: their own motion, then the camera's."""
+"""Positions of characters: their own motion, then the camera's."""
 
 import dataclasses
 import functools
@@ -17,7 +17,7 @@ class View:
   """The camera: pixel = (point - middle - shift) * zoom + middle.
 
   Attributes:
-    shift_F2: the camera's own way, (y, x) in pixels.
+    shift_F2: shift of the camera, (y, x) in pixels.
     zoom_F: magnification about the middle of the frame.
     middle_2: the middle of the frame.
   """
@@ -39,7 +39,7 @@ class View:
 
 @dataclasses.dataclass(frozen=True)
 class Trajectories:
-  """What the frames show of each character.
+  """Where the frames show each character.
 
   Attributes:
     centre_FP2: (y, x) in pixels.
@@ -50,18 +50,18 @@ class Trajectories:
   size_FP: np.ndarray
 
 
-def way_of(
+def character_path(
   character: world_lib.Character, *, world: world_lib.World
 ) -> np.ndarray:
-  """A character's way from its start, (F, 2); see motions.offsets."""
+  """A character's path from its start, (F, 2); see motions.offsets."""
   if character.motion == world_lib.WANDERING:
-    return wandering.offsets(character.way, character.speed, world=world)
+    return wandering.offsets(character.path_seed, character.speed, world=world)
   return motions.offsets(character.motion, character.speed, world=world)
 
 
 @functools.lru_cache(maxsize=64)
 def view(camera: str, *, world: world_lib.World) -> View:
-  """The camera's way over the clip.
+  """The motion of the camera over the clip.
 
   'pan left' moves the camera left, so that the ground moves right. Zooming in
   goes from 1 to 1.3, zooming out from 1.3 to 1.
@@ -82,13 +82,16 @@ def view(camera: str, *, world: world_lib.World) -> View:
 
 
 def ground_paths(scene: world_lib.Scene, world: world_lib.World) -> np.ndarray:
-  """Each character's way without the camera, for judging its motion.
+  """Each character's path without the camera, to evaluate its motion.
 
   Returns:
     point_FP2: (y, x) in pixels.
   """
   return np.stack(
-    [np.array(c.start) + way_of(c, world=world) for c in scene.characters],
+    [
+      np.array(c.start) + character_path(c, world=world)
+      for c in scene.characters
+    ],
     1,
   )
 
@@ -96,7 +99,7 @@ def ground_paths(scene: world_lib.Scene, world: world_lib.World) -> np.ndarray:
 def trajectories(
   scene: world_lib.Scene, world: world_lib.World
 ) -> Trajectories:
-  """Each character's centre and size in every frame, seen by the camera."""
+  """Each character's centre and size in every frame, as the camera sees it."""
   lens = view(scene.camera, world=world)
   point_PF2 = ground_paths(scene, world).swapaxes(0, 1)
   size_P = np.array([world_lib.SIZES[c.size] for c in scene.characters])

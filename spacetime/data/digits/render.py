@@ -1,4 +1,4 @@
-"""Scenes to pixels, the same in NumPy and, jitted from outside, in JAX."""
+"""Scenes -> pixels, in NumPy and, jitted by the caller, in JAX."""
 
 import numpy as np
 
@@ -22,7 +22,7 @@ def drawing(
   Returns:
     A dict of float32: glyph_PGG in [0, 1], colour_PC and end_2C in [0, 255],
     centre_FP2 and size_FP in pixels, ramp_F3 (value at pixel 0, its slopes in
-    y and in x) in shares of the way from the first to the second end.
+    y and in x), from 0 at the first end to 1 at the second.
 
   Raises:
     ValueError: more characters than the world allows.
@@ -31,7 +31,7 @@ def drawing(
   if missing < 0:
     raise ValueError(
       f'{len(scene.characters)} characters: expected at most '
-      f'{world.max_characters}; change data.world.max_characters'
+      f'data.world.max_characters={world.max_characters}'
     )
   seen = paths.trajectories(scene, world)
   rows = [c.glyph for c in scene.characters]
@@ -51,7 +51,7 @@ def drawing(
 
 
 def _ramp(scene: world_lib.Scene, world: world_lib.World) -> np.ndarray:
-  """The background's place between its ends, affine in pixels, per frame."""
+  """The background's blend of its ends, affine in pixels, per frame."""
   ramp_F3 = np.zeros((world.frames, 3))
   if scene.background.kind == 'plain':
     return ramp_F3
@@ -136,8 +136,8 @@ def clip(scene: world_lib.Scene, world: world_lib.World) -> np.ndarray:
   tree = drawing(scene, world)
   height, width = world.height, world.width
   frames_FHWC = np.empty((world.frames, height, width, 3), np.uint8)
-  # Layers of a few frames stay on the heap; those of a whole clip are mapped
-  # and unmapped at every step, at three times the cost.
+  # Layers of a few frames stay on the heap; those of a full clip are mapped and
+  # unmapped at every step, at three times the cost.
   step = max(1, BLOCK // (height * width))
   for first in range(0, world.frames, step):
     block = slice(first, first + step)

@@ -1,4 +1,4 @@
-"""Drawing scenes at random: nothing leaves the frame, nothing overlaps."""
+"""Random scenes: nothing leaves the frame, nothing overlaps."""
 
 import functools
 
@@ -20,12 +20,12 @@ def sample_scene(
 ) -> world_lib.Scene:
   """One random scene.
 
-  Every character stays whole inside the frame, whatever the camera does, and
-  characters overlap in no frame. Where the drawn ones find no room, smaller and
-  slower ones are tried, then the scene has fewer of them.
+  Every character stays inside the frame, whatever the camera does, and
+  characters never overlap. If there is no room, smaller and slower characters
+  are tried, then the scene has fewer of them.
 
   Args:
-    rng: the only source of chance.
+    rng: the only source of randomness.
     world: what the scene may contain.
     split: 'train' (training glyphs, no held-out composition), 'validation'
       (held-out glyphs, no held-out composition) or 'compositions' (held-out
@@ -56,8 +56,8 @@ def sample_scene(
     taken.append(drawn[1:])
   if not cast:
     raise ValueError(
-      f'split={split!r}: this world has no such compositions; change '
-      'data.world.digits, data.world.colours or data.world.motions'
+      f'split={split!r}: this world has no such compositions of '
+      'data.world.digits, data.world.colours and data.world.motions'
     )
   return world_lib.Scene(
     characters=tuple(cast),
@@ -72,7 +72,7 @@ def _pick(rng, options):
 
 @functools.lru_cache(maxsize=64)
 def _triples(digits, colours, motions, held_out: bool) -> tuple:
-  # Of what they hang on alone: worlds of mixed sizes are many.
+  # Cached by names, not by World: worlds of mixed sizes are many.
   return tuple(
     (digit, colour, motion)
     for digit in digits
@@ -109,7 +109,7 @@ def _background(rng, camera: str, world: world_lib.World):
 
 
 def _place(rng, lens, triples, taken, *, world, split):
-  """A character with room of its own: (character, centre_F2, half_F2)."""
+  """A character that touches no other: (character, centre_F2, half_F2)."""
   for attempt in range(ATTEMPTS):
     digit, colour, motion = _pick(rng, triples)
     glyph = _pick(rng, glyphs.indices(digit, held_out=split != 'train'))
@@ -117,13 +117,13 @@ def _place(rng, lens, triples, taken, *, world, split):
     if attempt >= ATTEMPTS // 2:
       size = min(world.sizes, key=world_lib.SIZES.get)
       speed = min(world.speeds, key=world_lib.SPEEDS.get)
-    way = 0
+    path_seed = 0
     if motion == world_lib.WANDERING:
-      way = int(rng.integers(2**31))
-      # Asked only where there are some: other worlds keep their clips.
+      path_seed = int(rng.integers(2**31))
+      # No random number is drawn in worlds without legs: their clips stay.
       if split == 'train' and world.legs and rng.random() < world.legs:
-        way = -1 - way
-      offset_F2 = wandering.offsets(way, speed, world=world)
+        path_seed = -1 - path_seed
+      offset_F2 = wandering.offsets(path_seed, speed, world=world)
     else:
       offset_F2 = motions_lib.offsets(motion, speed, world=world)
     edge_F = world_lib.SIZES[size] * world.side * lens.zoom_F
@@ -144,14 +144,14 @@ def _place(rng, lens, triples, taken, *, world, split):
         start=tuple(start_K2[free[0]].tolist()),
         motion=motion,
         speed=speed,
-        way=way,
+        path_seed=path_seed,
       )
       return character, centre_KF2[free[0]], half_F2
   return None
 
 
 def _start_range(lens, offset_F2, edge_F, world: world_lib.World):
-  """The starts from which the whole square stays in the frame throughout."""
+  """The range of starts whose square stays in the frame in every frame."""
   reach_F1 = edge_F[:, None] / 2 + MARGIN * world.side
   frame_2 = np.array([world.height, world.width])
   low_F2 = lens.unproject(np.broadcast_to(reach_F1, offset_F2.shape))
@@ -160,7 +160,7 @@ def _start_range(lens, offset_F2, edge_F, world: world_lib.World):
 
 
 def _clear(centre_KF2, half_F2, taken, world: world_lib.World) -> np.ndarray:
-  """Which candidates K touch none of the characters already placed."""
+  """Candidates K that touch none of the placed characters, (K,) bool."""
   clear_K = np.ones(len(centre_KF2), bool)
   for other_F2, other_half_F2 in taken:
     room_F2 = half_F2 + other_half_F2 + GAP * world.side

@@ -1,4 +1,4 @@
-"""The digits world's vocabulary: its sizes, characters, scenes and rules.
+"""The vocabulary of the digits world: sizes, characters, scenes and rules.
 
 Letters of this folder: P characters (players) in a scene, G cells of a glyph;
 a trailing 2 is (y, x) in pixels, y downwards.
@@ -9,6 +9,7 @@ import json
 
 import numpy as np
 
+from spacetime import SettingError
 from spacetime.data.resolutions import Sizes
 
 # The names are the captions' words; the numbers are sRGB.
@@ -43,9 +44,9 @@ DIRECTIONS = {
   'down-right': (1, 1),
 }
 MOTIONS = (*DIRECTIONS, 'bouncing', 'still', 'circling')
-# A smooth way with turns, another for each character: what can go on for ever,
-# and lead from anywhere to anywhere. Worlds have it where they name it; some of
-# it may go in legs of the other motions (data/wandering.py).
+# A smooth path with turns, different for each character, which may continue
+# from and to anywhere. Only worlds that name it have it; some of it may consist
+# of legs of the other motions (wandering.py).
 WANDERING = 'wandering'
 PANS = {
   'pan left': (0, -1),
@@ -57,8 +58,8 @@ CAMERAS = ('still', *PANS, 'zoom in', 'zoom out')
 BACKGROUNDS = ('plain', 'vertical', 'horizontal')
 SPLITS = ('train', 'validation', 'compositions')
 
-# Shares of the shorter side of the frame. Speeds are the way covered in one
-# clip: 0.8 and 1.7 pixels a frame in 17 frames of 64 pixels.
+# Shares of the shorter side of the frame. Speeds are the distance covered in
+# one clip: 0.8 and 1.7 pixels per frame in 17 frames of 64 pixels.
 SIZES = {'small': 0.25, 'medium': 0.32, 'large': 0.39}
 SPEEDS = {'slow': 0.21, 'fast': 0.42}
 
@@ -84,12 +85,13 @@ class World:
     width: pixel columns, at least 16.
     max_characters: the most characters in a scene; one to this many.
     digits, colours, motions, sizes, speeds, backgrounds, cameras: the names
-      in use, each drawn with equal chance, one that is there twice with double
-      (cameras: see still_camera).
-    still_camera: chance of a still camera, where `cameras` has it and others.
-    legs: share of those who wander that go in legs; of training clips alone.
-    mixed: sizes that training clips are drawn from; None has them all of
-      frames, height and width, as held-out clips always are.
+      in use, each drawn with equal probability, one that is listed twice with
+      double (cameras: see still_camera).
+    still_camera: probability of a still camera, if `cameras` has it and others.
+    legs: share of wandering characters whose paths consist of legs, in training
+      clips alone.
+    mixed: sizes that training clips are drawn from; None gives all of them
+      frames, height and width, which held-out clips always have.
 
   Raises:
     ValueError: a size out of range or an unknown name.
@@ -113,14 +115,10 @@ class World:
 
   def __post_init__(self):
     for name, known in _KNOWN.items():
-      given = tuple(getattr(self, name))
-      object.__setattr__(self, name, given)
-      unknown = [value for value in given if value not in known]
-      if unknown or not given:
-        raise ValueError(
-          f'{name}={given}: expected one or more of {known}; change '
-          f'data.world.{name}'
-        )
+      names = tuple(getattr(self, name))
+      object.__setattr__(self, name, names)
+      if not names or not set(names) <= set(known):
+        raise SettingError(f'data.world.{name}', names, f'some of {known}')
     for name, least in (('frames', 1), ('height', 16), ('width', 16)):
       if getattr(self, name) < least:
         raise ValueError(
@@ -128,39 +126,41 @@ class World:
           f'data.world.{name}'
         )
     if not 1 <= self.max_characters <= len(self.colours):
-      raise ValueError(
-        f'max_characters={self.max_characters}: expected 1 to '
-        f'{len(self.colours)}, since the characters of a scene differ in '
-        'colour; change data.world.max_characters or data.world.colours'
+      raise SettingError(
+        'data.world.max_characters',
+        self.max_characters,
+        f'1 to {len(self.colours)}, the number of `data.world.colours`, since '
+        'the characters of a scene differ in colour',
       )
     for name in ('still_camera', 'legs'):
       if not 0 <= getattr(self, name) <= 1:
-        raise ValueError(
-          f'{name}={getattr(self, name)}: expected a chance in [0, 1]; '
-          f'change data.world.{name}'
+        raise SettingError(
+          f'data.world.{name}', getattr(self, name), 'a probability, 0 to 1'
         )
 
-  def sized(self, frames: int, height: int, width: int) -> 'World':
-    """This world with clips of one size."""
+  def resized(self, frames: int, height: int, width: int) -> 'World':
+    """This world with clips of another size, the same for all."""
     return dataclasses.replace(
       self, frames=frames, height=height, width=width, mixed=None
     )
 
   def drawn(self, rng: np.random.Generator) -> 'World':
-    """The world of one training clip: itself, or one of the mixed sizes."""
-    return self if self.mixed is None else self.sized(*self.mixed.draw(rng))
+    """The world of one training clip, with one of the mixed sizes if any."""
+    return self if self.mixed is None else self.resized(*self.mixed.draw(rng))
 
   def identity(self) -> dict:
-    """All of it by name; `mixed` and `legs` only where there are some, so that
-    worlds without keep the names they had."""
-    told = dataclasses.asdict(self)
-    for name in ('mixed', 'legs'):
-      if not told[name]:
-        del told[name]
-    return told
+    """All fields by name, `mixed` and `legs` only if they are set.
 
-  def judged(self) -> 'World':
-    """This world without wandering, of which no clip is right or wrong."""
+    It names the folder of the rendered data set.
+    """
+    values = dataclasses.asdict(self)
+    for name in ('mixed', 'legs'):
+      if not values[name]:
+        del values[name]
+    return values
+
+  def without_wandering(self) -> 'World':
+    """This world for evaluation: no clip of wandering is right or wrong."""
     named = tuple(name for name in self.motions if name != WANDERING)
     return dataclasses.replace(self, motions=named)
 
@@ -197,7 +197,8 @@ class Character:
     start: (y, x) of its centre in frame 0 before the camera, in pixels.
     motion: a name in MOTIONS or WANDERING, relative to the background.
     speed: a name in SPEEDS.
-    way: of a wandering one, which; below 0 in legs; 0 of the others.
+    path_seed: seed of a wandering path, below 0 if it consists of legs; 0 for
+      other motions.
   """
 
   digit: int
@@ -207,7 +208,7 @@ class Character:
   start: tuple[float, float]
   motion: str
   speed: str
-  way: int = 0
+  path_seed: int = 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -232,28 +233,33 @@ def held_out(digit: int, colour: str, motion: str) -> bool:
   """Whether no training scene holds this composition: 45 of the 880, and 5
   of the 80 that wander.
 
-  The rule: (digit + 3 * colour + 7 * motion) % 20 == 4 with the places of
+  The rule: (digit + 3 * colour + 7 * motion) % 20 == 4 with the indices of
   colour in COLOURS and of motion in MOTIONS. Every pair of the three, such as
-  each digit in each colour, keeps most of its compositions in training.
+  each digit in each colour, has most of its compositions in training.
   """
-  place = digit + 3 * _COLOUR_PLACE[colour] + 7 * _MOTION_PLACE[motion]
-  return place % 20 == 4
+  index = digit + 3 * _COLOUR_INDEX[colour] + 7 * _MOTION_INDEX[motion]
+  return index % 20 == 4
 
 
-_COLOUR_PLACE = {name: i for i, name in enumerate(COLOURS)}
-_MOTION_PLACE = {name: i for i, name in enumerate((*MOTIONS, WANDERING))}
+_COLOUR_INDEX = {name: i for i, name in enumerate(COLOURS)}
+_MOTION_INDEX = {name: i for i, name in enumerate((*MOTIONS, WANDERING))}
 
 
 def to_json(scene: Scene) -> str:
   """The scene as one line of JSON; from_json restores it exactly.
 
-  The way of who does not wander is left out: old records keep their bytes.
+  The path's seed is stored as 'way', and only of wandering characters: that is
+  the format of the records.
   """
   tree = dataclasses.asdict(scene)
   for character in tree['characters']:
-    if not character['way']:
-      del character['way']
+    if path_seed := character.pop('path_seed'):
+      character['way'] = path_seed
   return json.dumps(tree)
+
+
+def _character(*, start, way: int = 0, **values) -> Character:
+  return Character(start=tuple(start), path_seed=way, **values)
 
 
 def from_json(text: str) -> Scene:
@@ -265,8 +271,7 @@ def from_json(text: str) -> Scene:
   try:
     tree = json.loads(text)
     characters = tuple(
-      Character(**{**character, 'start': tuple(character['start'])})
-      for character in tree.pop('characters')
+      _character(**character) for character in tree.pop('characters')
     )
     background = Background(**tree.pop('background'))
     return Scene(characters=characters, background=background, **tree)

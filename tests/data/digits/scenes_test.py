@@ -114,7 +114,7 @@ def test_wanderers_differ_and_come_back_from_their_json():
     motions=('wandering',), max_characters=1, cameras=('still',)
   )
   drawn = _scenes(world, 'train', 8)
-  assert len({scene.characters[0].way for scene in drawn}) == 8
+  assert len({scene.characters[0].path_seed for scene in drawn}) == 8
   for scene in drawn:
     again = world_lib.from_json(world_lib.to_json(scene))
     np.testing.assert_array_equal(
@@ -128,9 +128,9 @@ def test_legs_are_of_training_scenes_alone():
     motions=('wandering',), max_characters=1, cameras=('still',)
   )
   legs = dataclasses.replace(world, legs=1.0)
-  assert all(s.characters[0].way < 0 for s in _scenes(legs, 'train', 8))
+  assert all(s.characters[0].path_seed < 0 for s in _scenes(legs, 'train', 8))
   some = _scenes(dataclasses.replace(world, legs=0.5), 'train', 40)
-  assert 10 < sum(s.characters[0].way < 0 for s in some) < 30
+  assert 10 < sum(s.characters[0].path_seed < 0 for s in some) < 30
   for split in ('validation', 'compositions'):
     assert _scenes(legs, split, 8) == _scenes(world, split, 8)
   assert world.identity() != legs.identity()
