@@ -1,14 +1,14 @@
-"""Latents and texts of clips, computed once: a folder of ARRAY_RECORD shards.
+"""Precomputed latents and text embeddings: a folder of ARRAY_RECORD shards.
 
-  cache.json         what is in it and which networks made it
-  tokenizer.model    where texts are embedded
+  cache.json         sizes, and fingerprints of the networks that computed it
+  tokenizer.model    if texts are embedded
   text-train-00000-of-00003.array_record, latents-...
   empty.array_record
 
-A shard appears under its name when it is whole, so that a cache which was
-interrupted goes on after its last whole shard. A text's record holds the
-caption and, where an encoder is frozen, its embedding without the padding; the
-one record of 'empty' is that of the empty caption, for captions left out.
+Shards appear when they are complete, so that an interrupted cache continues
+after its last shard. A text record holds the caption and, if the text encoder
+is frozen, its embedding without padding. The single record of 'empty' is the
+embedding of the empty caption, for dropped captions.
 """
 
 import dataclasses
@@ -24,6 +24,7 @@ import numpy as np
 import safetensors.numpy
 from array_record.python import array_record_module
 
+from spacetime import SettingError
 from spacetime.media import files
 
 FILE, TOKENIZER = 'cache.json', 'tokenizer.model'
@@ -37,21 +38,23 @@ DTYPES = {
 
 @dataclasses.dataclass(frozen=True)
 class About:
-  """What a cache holds: the contents of cache.json.
+  """The contents of cache.json.
 
   Attributes:
-    autoencoder: fingerprint of what made the latents.
-    text: fingerprint of the text encoder and its tokenizer; '' where captions
-      are not embedded.
-    frames, height, width: of the clips, in pixels.
-    fps: of the clips.
-    latent: (f, h, w, c).
-    length: S, rows of an embedded text; 0 where there are none.
-    features: Y, its columns; 0 where there are none.
-    dtype: of latents and embeddings.
+    autoencoder: fingerprint of the autoencoder of the latents.
+    text: fingerprint of the text encoder and its tokenizer; '' if captions are
+      not embedded.
+    frames: frames of the clips.
+    height: height of the clips in pixels.
+    width: width of the clips in pixels.
+    fps: frames per second of the clips.
+    latent: shape of the latents, (f, h, w, c).
+    length: tokens of an embedded text, S; 0 if captions are not embedded.
+    features: width of an embedded text, Y; 0 if captions are not embedded.
+    dtype: dtype of latents and embeddings.
     source: fingerprint of the list of clips.
-    counts: records of each of SPLITS.
-    shard: records of a shard.
+    counts: number of records of each of SPLITS.
+    shard: most records of a shard.
   """
 
   autoencoder: str
@@ -70,17 +73,12 @@ class About:
 
   def __post_init__(self):
     if self.dtype not in DTYPES:
-      raise ValueError(
-        f'dtype={self.dtype!r}: expected one of {sorted(DTYPES)}; change '
-        '--dtype'
-      )
+      raise SettingError('dtype', self.dtype, f'one of {sorted(DTYPES)}')
     if self.shard < 1:
-      raise ValueError(
-        f'shard={self.shard}: expected 1 or more; change --shard'
-      )
+      raise SettingError('shard', self.shard, '1 or more')
 
   def shards(self, kind: str, split: str) -> list[tuple[str, range]]:
-    """(file's name, its records) of every shard."""
+    """(file name, indices of its records) of every shard."""
     count = self.counts[SPLITS.index(split)]
     total = -(-count // self.shard)
     return [
@@ -92,43 +90,36 @@ class About:
     ]
 
 
-def begin(folder, about: About, *, tokenizer: bytes | None = None) -> None:
-  """Makes the folder, or checks that what is there is this very cache.
+def create(folder, about: About, *, tokenizer: bytes | None = None) -> None:
+  """Makes the folder, or checks that it holds this cache.
 
   Raises:
-    ValueError: another cache, or something else, is there.
+    ValueError: it holds another cache or other files, or cannot be written.
   """
   folder = pathlib.Path(folder)
   if (folder / FILE).is_file():
-    there = dataclasses.asdict(_about(folder))
-    wanted = dataclasses.asdict(about)
+    old, new = dataclasses.asdict(_about(folder)), dataclasses.asdict(about)
     changes = [
-      f'{name}: {there[name]!r}, now {wanted[name]!r}'
-      for name in there
-      if there[name] != wanted[name]
+      f'{name}: {old[name]!r}, now {new[name]!r}'
+      for name in old
+      if old[name] != new[name]
     ]
     if changes:
-      raise ValueError(
-        f'{folder} holds another cache; {"; ".join(changes)}; change --out'
-      )
+      raise ValueError(f'{folder} holds another cache; {"; ".join(changes)}')
     return
-  try:
-    folder.mkdir(parents=True, exist_ok=True)
-    if any(folder.iterdir()):
-      raise ValueError(f'{folder} holds something else; change --out')
-    if tokenizer is not None:
-      (folder / TOKENIZER).write_bytes(tokenizer)
-    text = json.dumps(dataclasses.asdict(about), indent=2, sort_keys=True)
-    with files.atomic_write(folder / FILE) as temporary:
-      temporary.write_text(text + '\n')
-  except OSError as e:
-    raise ValueError(
-      f'{folder} cannot be written ({e.strerror}); change --out'
-    ) from e
+  files.check_writable(folder)
+  if folder.is_dir() and any(folder.iterdir()):
+    raise ValueError(f'{folder} holds something else')
+  folder.mkdir(parents=True, exist_ok=True)
+  if tokenizer is not None:
+    (folder / TOKENIZER).write_bytes(tokenizer)
+  text = json.dumps(dataclasses.asdict(about), indent=2, sort_keys=True)
+  with files.atomic_write(folder / FILE) as temporary:
+    temporary.write_text(text + '\n')
 
 
 def missing(folder, about: About, kind: str) -> list[tuple[str, str, range]]:
-  """(split, file's name, its records) of the shards that are not there."""
+  """(split, file name, indices of its records) of the missing shards."""
   return [
     (split, name, records)
     for split in SPLITS
@@ -138,7 +129,7 @@ def missing(folder, about: About, kind: str) -> list[tuple[str, str, range]]:
 
 
 def write_shard(path, records: Iterator[Mapping[str, np.ndarray]]) -> None:
-  """Writes one shard, whole or not at all."""
+  """Writes one shard, completely or not at all."""
   with files.atomic_write(pathlib.Path(path)) as temporary:
     writer = array_record_module.ArrayRecordWriter(
       os.fspath(temporary), 'group_size:1'
@@ -152,16 +143,16 @@ def write_shard(path, records: Iterator[Mapping[str, np.ndarray]]) -> None:
 def text_record(
   caption: str, text_SY: np.ndarray | None = None
 ) -> dict[str, np.ndarray]:
-  """The record of a caption, and of its embedding without the padding."""
+  """The record of a caption and, without padding, of its embedding."""
   record = {'caption': np.frombuffer(caption.encode(), np.uint8)}
   return record if text_SY is None else record | {'text': text_SY}
 
 
 class Cache:
-  """A cache to read: `cache.split('train')[i]`.
+  """Reads a cache: `cache.split('train')[i]`.
 
   Raises:
-    ValueError: no cache there, or one that is not whole.
+    ValueError: not a cache, or an incomplete one.
   """
 
   def __init__(self, folder):
@@ -174,9 +165,9 @@ class Cache:
     ]
     if absent:
       raise ValueError(
-        f'{folder} is not whole: {len(absent)} shards are missing, such as '
-        f'{absent[0]}; run python -m spacetime encode --out={folder} again, '
-        'which goes on where it stopped'
+        f'{folder} is incomplete: {len(absent)} shards are missing, such as '
+        f'{absent[0]}; run spacetime encode again, which continues where it '
+        'stopped'
       )
 
   def split(self, name: str) -> 'Split':
@@ -192,7 +183,7 @@ class Cache:
 
   @property
   def empty_SY(self) -> np.ndarray | None:
-    """The embedding of the empty caption, None where texts have none."""
+    """The embedding of the empty caption; None if texts are not embedded."""
     if not self.about.length:
       return None
     path = self.folder / EMPTY
@@ -201,7 +192,7 @@ class Cache:
 
   @property
   def tokenizer(self) -> bytes | None:
-    """The tokenizer of the embedded texts."""
+    """The sentencepiece model of the embedded texts."""
     path = self.folder / TOKENIZER
     return path.read_bytes() if path.is_file() else None
 
@@ -211,8 +202,8 @@ class Split:
   """Records {'latents': (f, h, w, c), 'caption': str, 'text': (S, Y)}.
 
   Attributes:
-    about: of the cache.
-    sources: records of either kind.
+    about: contents of cache.json.
+    sources: array records by kind, 'text' and 'latents'.
   """
 
   about: About
@@ -234,8 +225,8 @@ def _about(folder: pathlib.Path) -> About:
   path = folder / FILE
   if not path.is_file():
     raise ValueError(
-      f'{folder} is no cache of latents: it has no {FILE}; make one with '
-      'python -m spacetime encode, or change data.dir'
+      f'{folder} is not a cache of latents: it has no {FILE}; make one with '
+      'spacetime encode'
     )
   try:
     values = json.loads(path.read_text())
@@ -244,13 +235,12 @@ def _about(folder: pathlib.Path) -> About:
     )
   except (TypeError, json.JSONDecodeError) as e:
     raise ValueError(
-      f'{path} cannot be read ({e}); make the cache anew with python -m '
-      'spacetime encode'
+      f'{path} cannot be read ({e}); make the cache again with spacetime encode'
     ) from e
 
 
 def _bits(array: np.ndarray) -> np.ndarray:
-  """numpy's safetensors know no bfloat16: its bits are kept."""
+  """The bits of bfloat16, which numpy's safetensors do not support."""
   array = np.ascontiguousarray(array)
   return array.view(np.uint16) if array.dtype == ml_dtypes.bfloat16 else array
 

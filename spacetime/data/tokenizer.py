@@ -10,6 +10,7 @@ from collections.abc import Iterable
 import numpy as np
 import sentencepiece
 
+from spacetime import SettingError
 from spacetime.media import files
 
 PAD, END, UNKNOWN = 0, 1, 2
@@ -38,12 +39,11 @@ class Tokenizer:
     except (RuntimeError, TypeError) as e:
       raise ValueError(
         f'tokenizer: {len(self.serialized)} bytes that are not a '
-        'sentencepiece model; change --checkpoint or data.tokenizer'
+        'sentencepiece model'
       ) from e
     if (pad, end) != (PAD, END):
       raise ValueError(
-        f'tokenizer: pad is {pad} and </s> is {end}; expected {PAD} and '
-        f'{END}; train it with spacetime.data.tokenizer.train'
+        f'tokenizer: pad is {pad} and </s> is {end}; expected {PAD} and {END}'
       )
 
   @functools.cached_property
@@ -52,7 +52,7 @@ class Tokenizer:
 
   @classmethod
   def from_bytes(cls, serialized: bytes) -> 'Tokenizer':
-    """The tokenizer whose `serialized` these bytes are."""
+    """The tokenizer of a serialized sentencepiece model."""
     return cls(serialized)
 
   @classmethod
@@ -60,71 +60,66 @@ class Tokenizer:
     """Reads a sentencepiece model file."""
     path = pathlib.Path(path)
     if not path.is_file():
-      raise ValueError(
-        f'{path}: no such tokenizer; expected a sentencepiece model file; '
-        'change --checkpoint or data.tokenizer'
-      )
+      raise ValueError(f'{path}: no such file; expected a sentencepiece model')
     return cls(path.read_bytes())
 
   @property
   def size(self) -> int:
-    """Pieces in the vocabulary: every token is below it."""
+    """Number of pieces in the vocabulary; every token is below it."""
     return self._model.get_piece_size()
 
   def encode(self, text: str, *, length: int) -> np.ndarray:
-    """Tokens of one text, ended by </s> and padded with 0.
+    """Tokenizes a text, ends it with </s> and pads it with 0.
 
     Args:
-      text: the prompt; '' gives a lone </s>, the unconditional text.
-      length: S, of which one token is </s>.
+      text: a prompt; '' gives a lone </s>, the unconditional text.
+      length: number of tokens with </s>, S.
 
     Returns:
       int32 (length,).
 
     Raises:
-      ValueError: the text does not fit.
+      ValueError: the text has too many tokens.
     """
     tokens_S, cut = self.encode_cut(text, length=length)
     if cut:
       shown = text if len(text) <= 60 else text[:57] + '...'
       raise ValueError(
         f'prompt has {length - 1 + cut} tokens; the model takes at most '
-        f'{length - 1}; shorten --prompt (or the caption) or train with a '
-        f'larger text.length: {shown!r}'
+        f'{length - 1} (text.length - 1): {shown!r}'
       )
     return tokens_S
 
   def encode_cut(self, text: str, *, length: int) -> tuple[np.ndarray, int]:
-    """As encode, but the end of a text that does not fit is cut.
+    """Tokenizes as encode, but truncates a text that is too long.
 
     Returns:
-      int32 (length,), and how many tokens were cut.
+      int32 (length,), and the number of tokens that were cut.
     """
-    pieces = self._model.encode(text)
-    kept = pieces[: length - 1]
+    tokens = self._model.encode(text)
+    count = min(len(tokens), length - 1)
     tokens_S = np.full((length,), PAD, np.int32)
-    tokens_S[: len(kept)] = kept
-    tokens_S[len(kept)] = END
-    return tokens_S, len(pieces) - len(kept)
+    tokens_S[:count] = tokens[:count]
+    tokens_S[count] = END
+    return tokens_S, len(tokens) - count
 
   def decode(self, tokens_S: np.ndarray) -> str:
-    """Text of the tokens before the first </s>."""
+    """Decodes the tokens before the first </s>."""
     tokens = [int(t) for t in tokens_S]
     if END in tokens:
       tokens = tokens[: tokens.index(END)]
     return self._model.decode([t for t in tokens if t != PAD])
 
   def check_prompt(self, prompt: str, *, length: int) -> str:
-    """The prompt without outer blanks.
+    """Strips a prompt and checks it.
 
     Raises:
-      ValueError: the prompt is empty, or has more tokens than fit.
+      SettingError: the prompt is empty.
+      ValueError: the prompt has too many tokens.
     """
     prompt = prompt.strip()
     if not prompt:
-      raise ValueError(
-        'prompt is empty; expected a description of the video; set --prompt'
-      )
+      raise SettingError('prompt', prompt, 'a description of the video')
     self.encode(prompt, length=length)
     return prompt
 
@@ -135,17 +130,17 @@ def train(
   vocab_size: int,
   path: str | os.PathLike | None = None,
 ) -> Tokenizer:
-  """Trains a byte-pair model; the same captions give the same bytes.
+  """Trains a byte-pair tokenizer; equal captions give equal bytes.
 
-  Byte pairs rather than a unigram model, since that takes no word for a piece
-  which stands in only one word, so that captions of a small vocabulary come out
-  twice as long. Case is folded, digits stand alone, and what was never seen
-  falls back to bytes, so that every prompt has tokens.
+  A unigram model would split every word that has no shared pieces, so that
+  captions of a small vocabulary have twice the tokens. Case is folded, digits
+  are separate pieces, and unseen characters fall back to bytes, so that every
+  prompt can be encoded.
 
   Args:
     captions: texts.
-    vocab_size: at most so many pieces, 256 of which are bytes.
-    path: where to write the model too.
+    vocab_size: most pieces, 256 of which are bytes.
+    path: file to write the model to.
 
   Returns:
     The tokenizer.
@@ -156,13 +151,14 @@ def train(
   Source: Sennrich et al. 2016, arXiv 1508.07909, section 3.2.
   """
   if vocab_size < SMALLEST_VOCABULARY:
-    raise ValueError(
-      f'vocab_size={vocab_size}: expected at least {SMALLEST_VOCABULARY}, '
-      'since 256 pieces are bytes; change text.vocab_size'
+    raise SettingError(
+      'text.vocab_size',
+      vocab_size,
+      f'{SMALLEST_VOCABULARY} or more, since 256 pieces are bytes',
     )
   captions = [c for c in captions if c.strip()]
   if not captions:
-    raise ValueError('captions: none given; expected at least one text')
+    raise ValueError('no captions; expected at least one text')
   model = io.BytesIO()
   try:
     sentencepiece.SentencePieceTrainer.train(
@@ -183,9 +179,10 @@ def train(
       minloglevel=2,
     )
   except RuntimeError as e:
-    raise ValueError(
-      f'vocab_size={vocab_size} does not suit these {len(captions)} captions; '
-      f'change text.vocab_size ({e})'
+    raise SettingError(
+      'text.vocab_size',
+      vocab_size,
+      f'a size that suits the {len(captions)} captions ({e})',
     ) from e
   tokenizer = Tokenizer(model.getvalue())
   if path is not None:

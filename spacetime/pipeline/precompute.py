@@ -138,7 +138,7 @@ def encode(
     shard=shard,
   )
   tokenizer = model.tokenizer.serialized if model else None
-  latent_cache.begin(out, about, tokenizer=tokenizer)
+  latent_cache.create(out, about, tokenizer=tokenizer)
   # The text encoder is let go before the autoencoder is read.
   write_texts(pathlib.Path(out), about, sources, model)
   write_latents(pathlib.Path(out), about, sources, found, batch=batch)

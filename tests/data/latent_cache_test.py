@@ -41,7 +41,7 @@ def text(i, dtype=np.float32):
 
 
 def fill(folder, about=ABOUT, kinds=latent_cache.KINDS):
-  latent_cache.begin(folder, about, tokenizer=b'pieces')
+  latent_cache.create(folder, about, tokenizer=b'pieces')
   dtype = latent_cache.DTYPES[about.dtype]
   for kind in kinds:
     for split, name, numbers in latent_cache.missing(folder, about, kind):
@@ -86,9 +86,9 @@ def test_what_goes_in_comes_out(dtype, tmp_path):
   ]
 
 
-def test_goes_on_after_the_last_whole_shard(tmp_path):
+def test_continues_after_the_last_complete_shard(tmp_path):
   folder = fill(tmp_path / 'c', kinds=('text',))
-  with pytest.raises(ValueError, match='not whole: 4 shards .*run python -m'):
+  with pytest.raises(ValueError, match='is incomplete: 4 shards are missing'):
     latent_cache.Cache(folder)
   _, name, _ = latent_cache.missing(folder, ABOUT, 'latents')[1]
 
@@ -106,22 +106,22 @@ def test_goes_on_after_the_last_whole_shard(tmp_path):
 
 def test_another_cache_is_refused(tmp_path):
   folder = fill(tmp_path / 'c')
-  latent_cache.begin(folder, ABOUT)
+  latent_cache.create(folder, ABOUT)
   other = dataclasses.replace(ABOUT, autoencoder='bbbb', shard=3)
   with pytest.raises(
     ValueError, match="another cache; autoencoder: 'aaaa', now 'bbbb'; shard"
   ):
-    latent_cache.begin(folder, other)
+    latent_cache.create(folder, other)
   (tmp_path / 'full').mkdir()
   (tmp_path / 'full/photo.png').write_text('')
-  with pytest.raises(ValueError, match='holds something else; change --out'):
-    latent_cache.begin(tmp_path / 'full', ABOUT)
-  with pytest.raises(ValueError, match='cannot be written .*change --out'):
-    latent_cache.begin('/proc/none', ABOUT)
+  with pytest.raises(ValueError, match='holds something else'):
+    latent_cache.create(tmp_path / 'full', ABOUT)
+  with pytest.raises(ValueError, match='cannot be written'):
+    latent_cache.create('/proc/none', ABOUT)
 
 
-def test_what_is_no_cache_is_refused(tmp_path):
-  with pytest.raises(ValueError, match='no cache of latents.*data.dir'):
+def test_refuses_other_folders(tmp_path):
+  with pytest.raises(ValueError, match='not a cache of latents'):
     latent_cache.Cache(tmp_path)
   (tmp_path / latent_cache.FILE).write_text('{"frames": 5}')
   with pytest.raises(ValueError, match='cannot be read.*make the cache anew'):

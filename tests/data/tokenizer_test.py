@@ -80,22 +80,21 @@ def test_longest_prompt_fits_and_one_more_does_not(tokenizer):
   assert tokens_S[-1] == tokenizer_lib.END
   with pytest.raises(
     ValueError,
-    match=rf'prompt has {pieces} tokens; the model takes at most {pieces - 1}; '
-    'shorten --prompt',
+    match=rf'prompt has {pieces} tokens; the model takes at most {pieces - 1} ',
   ):
     tokenizer.encode('a red seven', length=pieces)
 
 
 def test_check_prompt(tokenizer):
   assert tokenizer.check_prompt(' a red six\n', length=20) == 'a red six'
-  with pytest.raises(ValueError, match='prompt is empty.*set --prompt'):
+  with pytest.raises(ValueError, match="prompt='': expected a"):
     tokenizer.check_prompt(' \n\t', length=20)
   with pytest.raises(ValueError, match='at most 19'):
     tokenizer.check_prompt('red ' * 50, length=20)
 
 
 def test_bad_models(tmp_path):
-  with pytest.raises(ValueError, match='no such tokenizer'):
+  with pytest.raises(ValueError, match='absent.model: no such file'):
     Tokenizer.load(tmp_path / 'absent.model')
   for data in (b'', b'not a model'):
     with pytest.raises(ValueError, match=f'{len(data)} bytes that are not a'):
@@ -116,7 +115,7 @@ def test_other_special_ids_are_refused(tmp_path):
 
 
 def test_bad_training():
-  with pytest.raises(ValueError, match='vocab_size=256: expected at least 300'):
+  with pytest.raises(ValueError, match='vocab_size=256: expected 300 or more'):
     tokenizer_lib.train(CAPTIONS, vocab_size=256)
   with pytest.raises(ValueError, match='captions: none given'):
     tokenizer_lib.train(['', ' '], vocab_size=400)

@@ -59,7 +59,7 @@ def test_goes_on_where_it_was_stopped(folder, tmp_path, monkeypatch):
   monkeypatch.setattr(latent_cache, 'write_shard', killed)
   with pytest.raises(KeyboardInterrupt):
     precompute.encode(found, data, out, shard=3)
-  with pytest.raises(ValueError, match='is not whole: 3 shards are missing'):
+  with pytest.raises(ValueError, match='is incomplete: 3 shards are missing'):
     latent_cache.Cache(out)
   before = {p.name: p.stat().st_mtime_ns for p in out.iterdir()}
   written.clear()
