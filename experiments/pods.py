@@ -60,8 +60,8 @@ def get_config(name: str = '14b-720p-v5p-256') -> ml_collections.ConfigDict:
   model, size, slice_ = name.split('-', 2)
   base = '720p' if model != '1.3b' and size == '720p' else '480p'
   config = MODELS[model].get_config(base)
-  world = config.data.world
-  world.frames, world.height, world.width = CLIPS[model][size]
+  data = config.data
+  data.frames, data.height, data.width = CLIPS[model][size]
   context = CONTEXT.get((model, size, slice_), CONTEXT[model, size])
   config.mesh.context = context
   config.mesh.data, config.mesh.fsdp = 1, DEVICES[slice_] // context

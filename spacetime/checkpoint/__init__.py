@@ -16,6 +16,7 @@ from spacetime.checkpoint.configs import (
   check_config,
   config_changes,
   read_config,
+  read_experiment,
   read_tokenizer,
   write_config,
 )
@@ -45,6 +46,7 @@ __all__ = [
   'has_step',
   'load_params',
   'read_config',
+  'read_experiment',
   'read_tokenizer',
   'save_weights',
   'saved_shapes',

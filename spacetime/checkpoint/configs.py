@@ -9,6 +9,8 @@ from etils import epath
 
 from spacetime.checkpoint import paths
 from spacetime.checkpoint.paths import CONFIG, TOKENIZER, Path
+from spacetime.config import parse
+from spacetime.config.experiment import Experiment
 from spacetime.media import files
 
 
@@ -93,6 +95,19 @@ def read_config(directory: Path) -> dict[str, Any]:
     ValueError: no such directory, or it holds neither.
   """
   return _read_json(paths.check_directory(directory) / CONFIG)
+
+
+def read_experiment(directory: Path) -> Experiment:
+  """The parsed config beside the arrays.
+
+  Raises:
+    ValueError: no such directory, no config in it, or one that cannot work.
+  """
+  config = read_config(directory)
+  try:
+    return parse.experiment(config)
+  except ValueError as e:
+    raise ValueError(f'{paths.absolute(directory) / CONFIG}: {e}') from e
 
 
 def read_tokenizer(directory: Path) -> bytes:

@@ -9,7 +9,9 @@ from spacetime import checkpoint, sharding
 from spacetime.checkpoint import init_weights, load
 from spacetime.checkpoint.interop import exporting, folders, writing
 from spacetime.checkpoint.interop import lora as lora_lib
-from spacetime.config import networks
+from spacetime.checkpoint.locate import locate
+from spacetime.config import networks, parse
+from spacetime.config.experiment import Experiment
 from spacetime.models.transformer import lora as transformer_lora
 
 LORA = (*lora_lib.DIALECTS, 'merged')
@@ -39,12 +41,13 @@ def write(
     ValueError: nothing there, another base than the run's, or pairs without
       `lora`.
   """
-  folder = networks.resolve(path)
-  config = checkpoint.read_config(folder)
-  if config['stage'] == 'autoencoder':
-    return _write_own(folder, out, config, _autoencoder(folder, config), dtype)
-  codec, _ = load.find_autoencoder(config, beside=folder)
-  nets = networks.networks(config, weights=codec)
+  folder = locate(path).folder
+  experiment = checkpoint.read_experiment(folder)
+  if experiment.stage == 'autoencoder':
+    params = _autoencoder(folder, experiment)
+    return _write_own(folder, out, experiment, params, dtype)
+  trained, _ = load.find_autoencoder(experiment, beside=folder)
+  nets = networks.networks(experiment, autoencoder=trained)
   if nets.lora.rank and not lora:
     raise ValueError(
       f'{path} holds low-rank pairs: expected --lora, one of {", ".join(LORA)}'
@@ -56,9 +59,9 @@ def write(
   if lora in lora_lib.DIALECTS:
     return _write_pairs(folder, out, nets, lora, dtype)
   if nets.text_kind == 'frozen' or nets.lora.rank:
-    return _write_tuned(folder, out, config, nets, dtype, base)
+    return _write_tuned(folder, out, experiment, nets, dtype, base)
   params = load.load(folder, mesh=_mesh()).params
-  return _write_own(folder, out, config, params, dtype)
+  return _write_own(folder, out, experiment, params, dtype)
 
 
 def tuned(
@@ -80,13 +83,15 @@ def load_trained(folder, nets: networks.Networks, mesh) -> dict:
   return checkpoint.load_params(folder, shapes, tree='ema')
 
 
-def find_base(folder, config, nets, path: str | None) -> init_weights.Base:
+def find_base(
+  folder, experiment: Experiment, nets, path: str | None
+) -> init_weights.Base:
   """The very weights that a run started from.
 
   Raises:
     ValueError: none there, or others.
   """
-  source = config.get('source')
+  source = experiment.source
   if not source and not path:
     raise ValueError(
       f'{folder} did not start from weights: expected --base, a published '
@@ -101,13 +106,13 @@ def find_base(folder, config, nets, path: str | None) -> init_weights.Base:
   return found
 
 
-def _write_tuned(folder, out, config, nets, dtype, path) -> str:
-  base = find_base(folder, config, nets, path)
+def _write_tuned(folder, out, experiment, nets, dtype, path) -> str:
+  base = find_base(folder, experiment, nets, path)
   params = tuned(folder, nets, base, _mesh())
   if base.part is None:
     # The base's own folder has the rest: it is our own model, changed.
-    whole = checkpoint.read_config(base.folder)
-    return _write_own(base.folder, out, whole, params, dtype)
+    own = checkpoint.read_experiment(base.folder)
+    return _write_own(base.folder, out, own, params, dtype)
   place = base.part.path
   root = place.parent if place.is_dir() else None
   with writing.whole(out) as made:
@@ -121,7 +126,7 @@ def _write_tuned(folder, out, config, nets, dtype, path) -> str:
       exporting.write(
         made / place.name, nets.dit.config, params['dit'], dtype=dtype
       )
-  return f'{config["source"]["fingerprint"][:16]}, trained'
+  return f'{experiment.source["fingerprint"][:16]}, trained'
 
 
 def _write_pairs(folder, out, nets, dialect: str, dtype) -> str:
@@ -138,28 +143,29 @@ def _write_pairs(folder, out, nets, dialect: str, dtype) -> str:
   return lora_lib.FILES[dialect]
 
 
-def _write_own(folder, out, config, params, dtype) -> str:
+def _write_own(folder, out, experiment: Experiment, params, dtype) -> str:
   # The folder of somebody's clips is not a part of a model.
-  config['data']['dir'] = pathlib.Path(config['data']['dir']).name
+  name = pathlib.Path(experiment.data.dir).name
+  experiment = parse.replace(experiment, {'data.dir': name})
   checkpoint.save_weights(
     out,
     jax.tree.map(lambda leaf: leaf.astype(dtype or leaf.dtype), params),
-    config=config,
+    config=experiment.values,
     tokenizer=checkpoint.read_tokenizer(folder),
   )
-  if config['autoencoder']['kind'] == 'weights':
-    name = config['autoencoder']['weights']  # a copy, by a name within
+  if experiment.autoencoder.kind == 'weights':
+    name = experiment.autoencoder.weights  # a copy, by a name within
     shutil.copytree(pathlib.Path(folder) / name, out / name)
   return checkpoint.weights_hash(out)
 
 
-def _autoencoder(folder, config) -> dict:
-  if not networks.autoencoder(config).config.latents_std:
+def _autoencoder(folder, experiment: Experiment) -> dict:
+  if not experiment.autoencoder.network.latents_std:
     raise ValueError(
       f'{folder}: its latents have not been measured, which happens when '
       'training ends; train it to train.steps, or change --checkpoint'
     )
-  return load.load_own(config, folder, mesh=_mesh())
+  return load.load_own(experiment.autoencoder, folder, mesh=_mesh())
 
 
 def _mesh():

@@ -7,7 +7,6 @@ in it (FOLDER/transformer_2), or a transformer's folder or file by itself.
 import dataclasses
 import os
 import pathlib
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +14,9 @@ import jax.numpy as jnp
 from spacetime import checkpoint
 from spacetime.checkpoint import load as load_lib
 from spacetime.checkpoint.interop import folders, reading, tokenizers
+from spacetime.checkpoint.locate import locate
 from spacetime.config import networks
+from spacetime.config.experiment import Experiment
 from spacetime.data.tokenizer import Tokenizer
 from spacetime.models.transformer import dit
 
@@ -116,15 +117,15 @@ def open_base(path: str, nets: networks.Networks) -> Base:
   return found
 
 
-def fingerprint_of_autoencoder(config: Any, *, beside) -> str:
-  """Names the autoencoder of a config; '' where its weights are elsewhere, as
-  those of a published one."""
-  values = config['autoencoder']
-  if values['kind'] == 'identity':
-    return f'identity-{values["time"]}'
-  if values['kind'] == 'weights':
+def fingerprint_of_autoencoder(experiment: Experiment, *, beside) -> str:
+  """Names the autoencoder of an experiment; '' where its weights are elsewhere,
+  as those of a published one."""
+  section = experiment.autoencoder
+  if section.kind == 'identity':
+    return f'identity-{section.network.time}'
+  if section.kind == 'weights':
     return checkpoint.weights_hash(
-      networks.resolve(values['weights'], beside=beside)
+      locate(section.weights, beside=beside).folder
     )
   return ''
 
@@ -142,7 +143,7 @@ def _open(path: str) -> Base:
   if place.is_file() or _is_transformer(place):
     part = folders.open_part(place, 'transformer')
     return Base(path, part.config, part.fingerprint(), part=part)
-  folder = networks.resolve(path)
+  folder = locate(path).folder
   if folder != path and folders.is_pipeline(folder):  # one that was fetched
     return _open(folder)
   return _own(path, folder)
@@ -174,14 +175,14 @@ def _published(path, root: pathlib.Path, place: pathlib.Path | None) -> Base:
 
 
 def _own(path: str, folder: str) -> Base:
-  config = checkpoint.read_config(folder)
-  if config.get('stage') != 'diffusion':
+  experiment = checkpoint.read_experiment(folder)
+  if experiment.stage != 'diffusion':
     raise ValueError(
-      f'{path} holds stage {config.get("stage")!r}: expected a text-to-video '
+      f'{path} holds stage {experiment.stage!r}: expected a text-to-video '
       "model, stage 'diffusion'; change --checkpoint"
     )
-  codec, _ = load_lib.find_autoencoder(config, beside=folder)
-  nets = networks.networks(config, weights=codec)
+  trained, _ = load_lib.find_autoencoder(experiment, beside=folder)
+  nets = networks.networks(experiment, autoencoder=trained)
   if nets.lora.rank:
     raise ValueError(
       f'{path} holds low-rank pairs alone: expected whole weights; merge them '
@@ -194,7 +195,7 @@ def _own(path: str, folder: str) -> Base:
     path,
     nets.dit.config,
     fingerprint,
-    fingerprint_of_autoencoder(config, beside=folder),
+    fingerprint_of_autoencoder(experiment, beside=folder),
     load_lib.text_hash(Tokenizer.from_bytes(tokenizer), fingerprint),
     folder=folder,
     trained_text=nets.text_kind == 'trained',

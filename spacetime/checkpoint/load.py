@@ -16,7 +16,11 @@ from spacetime.checkpoint.interop import (
   tensors,
   tokenizers,
 )
+from spacetime.checkpoint.locate import locate
 from spacetime.config import networks as networks_lib
+from spacetime.config import parse
+from spacetime.config.experiment import Experiment
+from spacetime.config.sections import AutoencoderSection
 from spacetime.data import tokenizer as tokenizer_lib
 
 
@@ -25,7 +29,7 @@ class Model:
   """Networks with their parameters.
 
   Attributes:
-    config: as trained, plain values.
+    experiment: config of its training.
     networks: functions.
     params: {'dit', 'text'}, the average (EMA) of training.
     frozen: {'autoencoder'}, or {} where that has no parameters.
@@ -35,7 +39,7 @@ class Model:
     text_stamp: names the files of a published one, as they stand on the disk.
   """
 
-  config: dict
+  experiment: Experiment
   networks: networks_lib.Networks
   params: dict
   frozen: dict
@@ -54,13 +58,13 @@ class Opened:
   """A model that has been checked and of which no parameter has been read.
 
   Attributes:
-    config, networks, tokenizer, weights_hash, text_hash: as of Model.
+    experiment, networks, tokenizer, weights_hash, text_hash: as of Model.
     readers: what reads the parameters of a root: 'text', 'dit', 'autoencoder'
       where that has any, and 'dit_2', the second of two transformers.
     text_stamp: as of Model.
   """
 
-  config: dict
+  experiment: Experiment
   networks: networks_lib.Networks
   tokenizer: tokenizer_lib.Tokenizer
   weights_hash: str
@@ -114,7 +118,7 @@ class Opened:
     trees = {root: read() for root, read in self.readers.items()}
     frozen = {r: trees.pop(r) for r in ('autoencoder',) if r in trees}
     return Model(
-      self.config,
+      self.experiment,
       self.networks,
       trees,
       frozen,
@@ -137,18 +141,18 @@ def open_model(path: str, *, mesh: jax.sharding.Mesh) -> Opened:
   Raises:
     ValueError: nothing there, half-written, or not a text-to-video model.
   """
-  folder = networks_lib.resolve(path)
+  folder = locate(path).folder
   if folders.is_pipeline(folder):
     return open_published(folder, mesh=mesh)
-  config = checkpoint.read_config(folder)
-  if config.get('stage') != 'diffusion':
+  experiment = checkpoint.read_experiment(folder)
+  if experiment.stage != 'diffusion':
     raise ValueError(
-      f'{path} holds stage {config.get("stage")!r}: expected a text-to-video '
+      f'{path} holds stage {experiment.stage!r}: expected a text-to-video '
       "model, stage 'diffusion'; change --checkpoint"
     )
-  config = computed(config, mesh)
-  codec_config, codec_folder = find_autoencoder(config, beside=folder)
-  networks = networks_lib.networks(config, weights=codec_config)
+  experiment = with_compute_dtype(experiment, mesh)
+  trained, trained_folder = find_autoencoder(experiment, beside=folder)
+  networks = networks_lib.networks(experiment, autoencoder=trained)
   if networks.lora.rank or networks.text_kind == 'frozen':
     more = ' --lora=merged' if networks.lora.rank else ''
     raise ValueError(
@@ -165,23 +169,25 @@ def open_model(path: str, *, mesh: jax.sharding.Mesh) -> Opened:
     root: functools.partial(_read, folder, root, shapes[root])
     for root in ('text', 'dit')
   }
-  if codec_config:
+  if trained:
     readers['autoencoder'] = functools.partial(
-      _read_own, codec_config, codec_folder, mesh
+      _read_own, trained, trained_folder, mesh
     )
   name = checkpoint.weights_hash(folder)
   return Opened(
-    config, networks, tokenizer, name, text_hash(tokenizer, name), readers
+    experiment, networks, tokenizer, name, text_hash(tokenizer, name), readers
   )
 
 
-def computed(config, mesh: jax.sharding.Mesh):
-  """The config of a model as these devices compute it: a CPU in float32, for
-  steps in bfloat16 are several times slower there. Published models stay as
-  they are stored: some have no room for more."""
-  if mesh.devices.flat[0].platform != 'cpu' or 'published' in config:
-    return config
-  return config | {'model': config['model'] | {'dtype': 'float32'}}
+def with_compute_dtype(
+  experiment: Experiment, mesh: jax.sharding.Mesh
+) -> Experiment:
+  """The experiment with the dtype that suits the devices: float32 on a CPU,
+  where bfloat16 is several times slower. Published models keep theirs: some
+  have no room for more."""
+  if mesh.devices.flat[0].platform != 'cpu' or experiment.published:
+    return experiment
+  return parse.replace(experiment, {'model.dtype': 'float32'})
 
 
 def load_published(
@@ -216,8 +222,8 @@ def open_published(
     ValueError: see folders.open_pipeline; or a tokenizer of another model.
   """
   pipeline = folders.open_pipeline(folder, transformer=transformer)
-  config = sections.from_pipeline(pipeline, dtype=dtype)
-  networks = networks_lib.networks(config)
+  experiment = parse.experiment(sections.from_pipeline(pipeline, dtype=dtype))
+  networks = networks_lib.networks(experiment)
   tokenizer = tokenizers.read(
     pipeline.tokenizer, vocabulary=networks.text.config.vocab_size
   )
@@ -227,7 +233,7 @@ def open_published(
   }
   name = f'{pipeline.text_encoder.fingerprint()} {dtype}'
   return Opened(
-    config,
+    experiment,
     networks,
     tokenizer,
     pipeline.fingerprint(),
@@ -248,27 +254,27 @@ def _read(folder, root: str, shapes) -> dict:
   )[root]
 
 
-def _read_own(config, folder, mesh) -> dict:
-  return load_own(config, folder, mesh=mesh)['autoencoder']
+def _read_own(section, folder, mesh) -> dict:
+  return load_own(section, folder, mesh=mesh)['autoencoder']
 
 
 def find_autoencoder(
-  config, *, beside: str | os.PathLike
-) -> tuple[dict | None, str]:
-  """(config, folder) of the trained autoencoder that a config names, or
+  experiment: Experiment, *, beside: str | os.PathLike
+) -> tuple[AutoencoderSection | None, str]:
+  """(section, folder) of the trained autoencoder that an experiment names, or
   (None, '') where it names none.
 
   Raises:
     ValueError: another model there, or a run in place of a weights folder.
   """
-  values = config['autoencoder']
-  if values['kind'] != 'weights':
+  section = experiment.autoencoder
+  if section.kind != 'weights':
     return None, ''
-  folder = networks_lib.resolve(values['weights'], beside=beside)
-  found = checkpoint.read_config(folder)
-  if found.get('stage') != 'autoencoder':
+  folder = locate(section.weights, beside=beside).folder
+  config = checkpoint.read_config(folder)
+  if config.get('stage') != 'autoencoder':
     raise ValueError(
-      f'{folder} holds stage {found.get("stage")!r}: expected an autoencoder; '
+      f'{folder} holds stage {config.get("stage")!r}: expected an autoencoder; '
       'change autoencoder.weights'
     )
   if not os.path.exists(os.path.join(folder, checkpoint.WEIGHTS)):
@@ -277,26 +283,31 @@ def find_autoencoder(
       f'spacetime export --checkpoint={folder} --out=DIR, and name that in '
       'autoencoder.weights'
     )
-  return found, folder
+  return checkpoint.read_experiment(folder).autoencoder, folder
 
 
 def load_autoencoder(
-  config, *, beside: str | os.PathLike, mesh: jax.sharding.Mesh
-) -> tuple[dict | None, dict]:
-  """The trained autoencoder that a config names, if it names one.
+  experiment: Experiment,
+  *,
+  beside: str | os.PathLike,
+  mesh: jax.sharding.Mesh,
+) -> tuple[AutoencoderSection | None, dict]:
+  """The trained autoencoder that an experiment names, if it names one.
 
   Returns:
-    (its config, {'autoencoder': params}), or (None, {}).
+    (its section, {'autoencoder': params}), or (None, {}).
   """
-  found, folder = find_autoencoder(config, beside=beside)
-  return found, load_own(found, folder, mesh=mesh) if found else {}
+  section, folder = find_autoencoder(experiment, beside=beside)
+  return section, load_own(section, folder, mesh=mesh) if section else {}
 
 
-def load_own(config, folder, *, mesh: jax.sharding.Mesh) -> dict:
+def load_own(
+  section: AutoencoderSection, folder, *, mesh: jax.sharding.Mesh
+) -> dict:
   """The parameters of an autoencoder's own folder: {'autoencoder'}."""
-  codec = networks_lib.autoencoder(config)
+  autoencoder = networks_lib.autoencoder(section)
   shapes = placed(
-    lambda key: {'autoencoder': codec.init(key)}, mesh, stored=folder
+    lambda key: {'autoencoder': autoencoder.init(key)}, mesh, stored=folder
   )
   return checkpoint.load_params(folder, shapes, tree='ema')
 

@@ -19,6 +19,7 @@ import jax
 from absl import flags
 from ml_collections import config_flags
 
+from spacetime.config import parse
 from spacetime.dryrun import programs
 from spacetime.dryrun import report as report_lib
 from spacetime.dryrun import roofline as roofline_lib
@@ -47,19 +48,19 @@ def main() -> None:
   if _CONFIG.value is None or not _TOPOLOGY.value:
     raise ValueError('--config and --topology: expected both; see --help')
   try:
-    config = _CONFIG.value.copy_and_resolve_references()
+    experiment = parse.experiment(_CONFIG.value.copy_and_resolve_references())
   except OSError as e:  # of a file that is not there; found on first use
     raise ValueError(f'--config: {e}') from e
-  slices = _SLICES.value or config.mesh.get('num_slices', 1)
+  experiment.require('mesh')
+  slices = _SLICES.value or experiment.mesh.num_slices
   wanted = topology.parse(_TOPOLOGY.value, slices=slices)
   if slices > 1:
-    with config.unlocked():
-      config.mesh.num_slices = slices
+    experiment = parse.replace(experiment, {'mesh.num_slices': slices})
   # What is described is not to be looked for.
   jax.config.update('jax_platforms', 'cpu')
   dump = pathlib.Path(_HLO.value).write_text if _HLO.value else None
   report = report_lib.run(
-    config,
+    experiment,
     _PROGRAM.value,
     topology.devices(wanted),
     wanted.chip,

@@ -27,6 +27,7 @@ from spacetime.checkpoint.interop import (
   writing,
 )
 from spacetime.config import networks as networks_lib
+from spacetime.config import parse
 
 _SOURCE = flags.DEFINE_string('source', None, 'What to read: a folder.')
 _TARGET = flags.DEFINE_string('target', None, 'The folder to make.')
@@ -92,7 +93,10 @@ def to_weights(pipeline: folders.Pipeline, target, *, dtype=None) -> None:
   config = sections.from_pipeline(pipeline, dtype=dtype)
   codec = {'stage': 'autoencoder', 'autoencoder': config['autoencoder']}
   config['autoencoder'] = {'kind': 'weights', 'weights': INSIDE}
-  networks_lib.networks(config, weights=codec)
+  networks_lib.networks(
+    parse.experiment(config),
+    autoencoder=parse.experiment(codec).autoencoder,
+  )
   tokenizer = tokenizers.read(
     pipeline.tokenizer, vocabulary=config['text']['vocab_size']
   )
@@ -131,22 +135,23 @@ def to_published(
     ValueError: the target is there, or the published code has no such model.
   """
   source = pathlib.Path(source)
-  config = checkpoint.read_config(source)
-  if config.get('stage') != 'diffusion':
+  experiment = checkpoint.read_experiment(source)
+  if experiment.stage != 'diffusion':
     raise ValueError(
-      f'{source} holds stage {config.get("stage")!r}: expected a text-to-video '
+      f'{source} holds stage {experiment.stage!r}: expected a text-to-video '
       "model, stage 'diffusion'; change --source"
     )
-  inside = pathlib.Path(source / config['autoencoder'].get('weights', '-'))
+  inside = pathlib.Path(source / (experiment.autoencoder.weights or '-'))
   if not (inside / checkpoint.WEIGHTS).is_file():
     raise ValueError(
-      f'{source}: autoencoder.kind={config["autoencoder"].get("kind")!r}: '
+      f'{source}: autoencoder.kind={experiment.autoencoder.kind!r}: '
       'expected weights of a causal autoencoder beside it, since that is what '
       'the published pipeline has'
     )
-  nets = networks_lib.networks(config, weights=checkpoint.read_config(inside))
+  trained = checkpoint.read_experiment(inside).autoencoder
+  nets = networks_lib.networks(experiment, autoencoder=trained)
   index, scheduler = sections.to_index(
-    config, residual=nets.autoencoder.config.is_residual
+    experiment.values, residual=nets.autoencoder.config.is_residual
   )
   params = _trees(source / checkpoint.WEIGHTS) | _trees(
     inside / checkpoint.WEIGHTS

@@ -18,6 +18,7 @@ from ml_collections import config_flags
 from spacetime.config import parse
 from spacetime.data import latent_cache
 from spacetime.data.digits import world as world_lib
+from spacetime.data.settings import DataConfig
 from spacetime.pipeline import precompute
 
 _CHECKPOINT = flags.DEFINE_string(
@@ -73,7 +74,7 @@ def main() -> None:
 
 def clips_section(
   found: precompute.Encoder,
-) -> tuple[parse.DataConfig, int]:
+) -> tuple[DataConfig, int]:
   """The clips that the flags name, and the seed of the digits."""
   sizes = dict(zip(('frames', 'height', 'width'), found.size, strict=True))
   flagged = (_FRAMES.value, _HEIGHT.value, _WIDTH.value)
@@ -83,21 +84,22 @@ def clips_section(
     if value is not None
   }
   if _CONFIG.value is not None:
-    config = _CONFIG.value.copy_and_resolve_references()
-    data, seed = parse.data(config), config.seed
+    experiment = parse.experiment(_CONFIG.value.copy_and_resolve_references())
+    experiment.require('data')
+    data, seed = experiment.data, experiment.seed
   else:
     seed = 0
-    data = parse.DataConfig(
+    data = DataConfig(
       name='folder',
       dir=_DATA.value,
       clips=0,
       held_out_clips=0,
-      world=world_lib.World(**sizes),
+      **sizes,
+      world=world_lib.World(),
       batch_size=1,
       caption_dropout=0.0,
       crop=None,
       fps=found.fps,
     )
-  world = dataclasses.replace(data.world, **changes)
   fps = data.fps if _FPS.value is None else _FPS.value
-  return dataclasses.replace(data, world=world, fps=fps), seed
+  return dataclasses.replace(data, fps=fps, **changes), seed

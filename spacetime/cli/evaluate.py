@@ -24,7 +24,8 @@ from matplotlib import pyplot
 
 from spacetime import checkpoint, sharding
 from spacetime.checkpoint import load
-from spacetime.config import networks, parse
+from spacetime.checkpoint.locate import locate
+from spacetime.config import networks
 from spacetime.data import geometry
 from spacetime.data.digits import captions, examples
 from spacetime.data.digits import world as world_lib
@@ -78,7 +79,7 @@ def main() -> None:
   out = pathlib.Path(_OUT.value).absolute()
   files.check_writable(out)
   mesh = sharding.single_device_mesh()
-  folder = networks.resolve(_CHECKPOINT.value)
+  folder = locate(_CHECKPOINT.value).folder
   if checkpoint.read_config(folder)['stage'] == 'autoencoder':
     found = evaluate_autoencoder(folder, out, mesh)
   else:
@@ -89,10 +90,12 @@ def main() -> None:
 
 def evaluate_autoencoder(folder: str, out: pathlib.Path, mesh) -> dict:
   """PSNR in dB of held-out clips, and a sheet of some."""
-  config = checkpoint.read_config(folder)
-  codec = networks.autoencoder(config)
-  params = load.load_own(config, folder, mesh=mesh)['autoencoder']
-  world = parse.data(config).world
+  experiment = checkpoint.read_experiment(folder)
+  codec = networks.autoencoder(experiment.autoencoder)
+  params = load.load_own(experiment.autoencoder, folder, mesh=mesh)[
+    'autoencoder'
+  ]
+  world = experiment.data.world
   real, _ = real_clips(world, count=_NUM.value, seed=_SEED.value)
 
   @jax.jit
@@ -124,8 +127,7 @@ def evaluate_autoencoder(folder: str, out: pathlib.Path, mesh) -> dict:
 def evaluate_model(out: pathlib.Path, mesh) -> dict:
   """What the model's videos show, beside real clips of the same scenes."""
   model = load.load(_CHECKPOINT.value, mesh=mesh)
-  settings = parse.sampling(
-    model.config,
+  settings = model.experiment.sampling.with_changes(
     steps=_STEPS.value,
     solver=_SOLVER.value,
     guidance=_GUIDANCE.value,
@@ -168,10 +170,11 @@ def asked_sizes(
   model: load.Model,
 ) -> tuple[geometry.Geometry, world_lib.World]:
   """Sizes of --frames and --size, and the world whose clips have them."""
-  world = parse.data(model.config).world.without_wandering()
+  data = model.experiment.data
+  world = data.world.without_wandering()
   height, width = request.parse_size(_SIZE.value) or (world.height, world.width)
   frames = world.frames if _FRAMES.value is None else _FRAMES.value
-  grid = networks.grids(model.config, model.networks, (frames, height, width))
+  grid = networks.clip_geometry(data, model.networks, (frames, height, width))
   return grid, world.resized(frames, height, width)
 
 

@@ -11,37 +11,18 @@ weights folder or a bundled model. With --config.lora.rank=16 it trains low-rank
 pairs beside them (see export).
 """
 
-import contextlib
 import os
 import sys
 import traceback
-from typing import Any
 
 import jax
-from absl import flags, logging
+from absl import flags
 from ml_collections import config_flags
 
-from spacetime import checkpoint, sharding
-from spacetime.checkpoint import lock
-from spacetime.config import networks, parse
-from spacetime.data import pipeline
-from spacetime.data import sources as sources_lib
-from spacetime.data import tokenizer as tokenizer_lib
+from spacetime import checkpoint
+from spacetime.config import parse
 from spacetime.sharding import multihost
-from spacetime.training import (
-  artifacts,
-  goodput,
-  hooks,
-  init_state,
-  loop,
-  metrics,
-  profile,
-  setup,
-  sheets,
-  state,
-  step,
-  watchdog,
-)
+from spacetime.training import profile, run, watchdog
 
 _CONFIG = config_flags.DEFINE_config_file(
   'config', None, 'An experiment, such as experiments/digits.py:cpu.'
@@ -92,7 +73,7 @@ def main() -> None:
   if _CONFIG.value is None or not _WORKDIR.value:
     raise ValueError('--config and --workdir: expected both; see --help')
   try:
-    config = _CONFIG.value.copy_and_resolve_references()
+    config = parse.experiment(_CONFIG.value.copy_and_resolve_references())
   except OSError as e:  # of a file that is not there; found on first use
     raise ValueError(f'--config: {e}') from e
   traced = profile.parse(
@@ -106,13 +87,13 @@ def main() -> None:
   )
   stop = multihost.Stop()
   try:
-    run(
+    run.train(
       config,
       _WORKDIR.value,
-      start=_CHECKPOINT.value,
+      checkpoint=_CHECKPOINT.value,
       stop=stop,
       patience=_WATCHDOG.value,
-      traced=traced,
+      profile=traced,
     )
   except OSError as e:
     fail(f'{e}; what was saved before is whole')
@@ -151,155 +132,3 @@ def _or_number(value: int | None, text: str | None) -> int | None:
       )
     return int(text)
   return value
-
-
-def run(
-  config,
-  workdir: str,
-  *,
-  start: str | None = None,
-  stop=lambda: False,
-  traced: profile.Profile | None = None,
-  patience: float = 0.0,
-) -> state.State:
-  """Trains as the config says, going on from what the work directory holds.
-
-  Args:
-    config: an experiment's ConfigDict; the same on all processes.
-    workdir: made if there is none; the same for all processes.
-    start: weights to start from; see base.py.
-    stop: asked after each step; true saves and stops.
-    traced: steps to trace, if any.
-    patience: of the watchdog, in seconds; 0 has none.
-
-  Returns:
-    The last state.
-
-  Raises:
-    ValueError: see plan.check, or another run is writing there.
-    OSError: something cannot be written.
-  """
-  place = checkpoint.absolute(workdir)
-  ledger = goodput.Ledger(place if multihost.is_first() else None)
-  guard = watchdog.Watchdog(ledger, patience=patience)
-  plan = setup.check(config, workdir, checkpoint_path=start)
-  with guard, contextlib.ExitStack() as stack:
-    multihost.first(lambda: stack.enter_context(lock.held(workdir)))
-    at, loader = train(plan, workdir, ledger, stop=stop, traced=traced)
-    if multihost.is_first():
-      sheets.curve(workdir)
-    if plan.nets is None and int(at.step) == plan.train.steps:
-      artifacts.save_moments(
-        config, workdir, plan.codec, at.ema, loader, plan.mesh
-      )
-    ledger.write(now=True)
-    if multihost.is_first():
-      print(ledger.summary(), file=sys.stderr)
-    multihost.barrier('done')  # process 0 goes last: it is what the others know
-  return at
-
-
-def train(
-  plan: setup.Plan,
-  workdir,
-  ledger: goodput.Ledger,
-  *,
-  stop,
-  traced: profile.Profile | None = None,
-) -> tuple[state.State, Any]:
-  """The run itself, of a plan that is good: (last state, loader)."""
-  config, settings, nets = plan.config, plan.train, plan.nets
-  if plan.frozen:
-    artifacts.keep_autoencoder(config, workdir)
-  sources, tokenizer = open_data(plan, workdir)
-  length = nets.text_length if nets else None
-  embedded = nets is not None and nets.text_kind == 'frozen'
-  empty_SY = sources.cache.empty_SY if embedded else None
-  loader = sources_lib.make_loader(
-    plan.data,
-    sources.train,
-    tokenizer,
-    length=length,
-    seed=config.seed,
-    empty_SY=empty_SY,
-    share=sharding.data_share(plan.mesh, jax.process_index()),
-    patchify=plan.cut,
-  )
-  held_out = sources_lib.held_out_batch(
-    sources.held_out,
-    tokenizer,
-    count=settings.held_out,
-    length=length,
-    embedded=embedded,
-  )
-  frozen = plan.frozen
-  if nets and nets.lora.rank:
-    frozen = frozen | plan.base.load(
-      nets, plan.mesh, dtype=nets.dit.config.dtype
-    )
-  init_key, run_key = jax.random.split(jax.random.key(config.seed))
-  iterator = iter(loader)
-  with checkpoint.Checkpoints(workdir, keep=settings.keep) as checkpoints:
-    if checkpoints.latest_step() is None:
-      at = init_state.begin(plan, sources.train, init_key)
-    else:
-      at = checkpoints.restore(plan.shapes, iterator=iterator)
-      logging.info('going on from step %d', int(at.step))
-    pipeline.start(iterator)
-    ledger.resume(int(at.step))
-    kept = checkpoint.absolute(workdir) if multihost.is_first() else None
-    with metrics.MetricsWriter(kept, step=int(at.step)) as told:
-      happens = hooks.events(plan, frozen, held_out, workdir, told, empty_SY)
-      if traced:
-        traced.begin(int(at.step))
-        happens.append(traced)
-      at = loop.run(
-        step.make_step(
-          plan.task.loss,
-          plan.optimizer,
-          ema=settings.ema,
-          accumulate=settings.accumulate,
-          limit=settings.limit,
-        ),
-        at,
-        frozen,
-        iterator,
-        key=run_key,
-        mesh=plan.mesh,
-        steps=settings.steps,
-        log_every=settings.log_every,
-        writer=told,
-        checkpoints=checkpoints,
-        checkpoint_every=settings.checkpoint_every,
-        ledger=ledger,
-        events=happens,
-        rates=networks.rates(config, nets),
-        stop=stop,
-      )
-      if traced:
-        traced.end()
-  return at, loader
-
-
-def open_data(
-  plan: setup.Plan, workdir
-) -> tuple[sources_lib.Sources, tokenizer_lib.Tokenizer]:
-  """The clips and the tokenizer; leaves the run's config in its directory."""
-  nets, seed = plan.nets, plan.config.seed
-  embedded = nets is not None and nets.text_kind == 'frozen'
-  if jax.process_count() > 1:  # one of them renders what is not there
-    multihost.first(
-      lambda: sources_lib.open_sources(plan.data, seed=seed, embedded=embedded)
-    )
-  sources = sources_lib.open_sources(plan.data, seed=seed, embedded=embedded)
-  tokenizer = artifacts.get_tokenizer(plan.config, sources, workdir, plan.base)
-  if nets:
-    sources_lib.check_captions(sources, tokenizer, length=nets.text_length)
-  plain = parse.plain(plan.config) | plan.origin
-  checkpoint.write_config(
-    workdir,
-    artifacts.with_moments(plain, workdir),
-    tokenizer=tokenizer.serialized,
-    free=setup.FREE,
-  )
-  return sources, tokenizer

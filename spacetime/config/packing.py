@@ -1,58 +1,62 @@
-"""Clips of mixed sizes: from a config to what packs them."""
+"""Sequence packing of an experiment's clips of mixed sizes."""
 
 import functools
 
 import numpy as np
 
-from spacetime.config import parse
+from spacetime import SettingError
+from spacetime.config.experiment import Experiment
 from spacetime.data import geometry, packing
+from spacetime.data.settings import DataConfig
 from spacetime.models.autoencoder import identity
 from spacetime.models.transformer import patchify
 
 
-def cut(config, codec, patch: tuple[int, int, int]) -> packing.Patchify | None:
-  """Clips to patches on the host, for packed rows; None where there are none.
+def cut(
+  experiment: Experiment, autoencoder, patch: tuple[int, int, int]
+) -> packing.Patchify | None:
+  """The host's patchify for packed rows; None for other batches.
 
   Args:
-    config: an experiment's.
-    codec: the autoencoder.
+    experiment: of the run.
+    autoencoder: of its latents.
     patch: latent cells of a token.
 
   Raises:
-    ValueError: latents that a network has to make, or a size that the patches
-      do not divide or no row holds.
+    SettingError: latents that need a network, or a size that the patches do
+      not divide or no row holds.
   """
-  data = parse.data(config)
-  world, rows = data.world, data.packing
+  data = experiment.data
   grid = functools.partial(
-    geometry.Geometry, stride=tuple(codec.stride), patch=tuple(patch)
+    geometry.Geometry, stride=tuple(autoencoder.stride), patch=tuple(patch)
   )
-  mixed = world.mixed is not None
-  one = (world.frames, world.height, world.width)
-  grids = [grid(*shape) for shape in (world.mixed.shapes if mixed else [one])]
-  if not isinstance(rows, packing.SequencePacking):
+  shapes = [data.size] if data.mixed is None else data.mixed.shapes
+  grids = [grid(*shape) for shape in shapes]
+  if not isinstance(data.packing, packing.SequencePacking):
     return None
-  pixels = isinstance(codec, identity.IdentityAutoencoder)
+  pixels = isinstance(autoencoder, identity.IdentityAutoencoder)
   if not pixels or data.name == 'cache':
-    raise ValueError(
-      f"data.packing.kind='rows' with autoencoder.kind="
-      f'{config.autoencoder.kind!r}, data.name={data.name!r}: expected '
-      "'identity' and clips, which the host cuts into patches; take "
-      "data.packing.kind='buckets'"
+    raise SettingError(
+      'data.packing.kind',
+      'rows',
+      "'buckets', since the host cuts clips into patches only with "
+      "`autoencoder.kind`='identity' and without a cache",
     )
-  for found in grids:
-    rows.check(found)
-  return packing.Patchify(functools.partial(_patches, codec, patch), grid, rows)
+  for each in grids:
+    data.packing.check(each)
+  return packing.Patchify(
+    functools.partial(_patches, autoencoder, patch), grid, data.packing
+  )
 
 
-def _patches(codec, patch, frames_FHWC: np.ndarray) -> np.ndarray:
-  z_Bfhwc = codec.fold(np.asarray(frames_FHWC)[None], xp=np)
+def _patches(autoencoder, patch, frames_FHWC: np.ndarray) -> np.ndarray:
+  z_Bfhwc = autoencoder.fold(np.asarray(frames_FHWC)[None], xp=np)
   return np.asarray(patchify.patchify(z_Bfhwc, patch)[0])
 
 
-def measure(config, cut: packing.Patchify) -> tuple[float, int]:
-  """(clips, tokens that are no padding) of a batch of rows, the mean."""
-  data, rng = parse.data(config), np.random.default_rng(0)
+def measure(data: DataConfig, cut: packing.Patchify) -> tuple[float, int]:
+  """Mean clips and tokens, without padding, of a batch of packed rows."""
+  rng = np.random.default_rng(0)
 
   def draw():
     world = data.world.drawn(rng)

@@ -1,26 +1,105 @@
-"""From a ConfigDict to frozen dataclasses. With build.py the only reader of
-one: below, everything is a dataclass that has been checked."""
+"""Parses a ConfigDict, or the mapping of a config.json, into an Experiment."""
 
 import dataclasses
 import difflib
 from collections.abc import Mapping
+from typing import Any
 
 import ml_collections
 
-from spacetime.config.sections import DataConfig, SamplingConfig, TrainConfig
-from spacetime.data import packing as packing_lib
-from spacetime.data import resolutions
+from spacetime import SettingError
+from spacetime.config import sections
+from spacetime.config.experiment import Experiment
+from spacetime.data import packing, resolutions
 from spacetime.data.digits import world as world_lib
-from spacetime.diffusion import flow
+from spacetime.data.settings import DataConfig
+from spacetime.diffusion.flow import FlowConfig
+from spacetime.diffusion.settings import SamplingSettings
+from spacetime.models import text_encoder
+from spacetime.models.autoencoder import identity, wan
+from spacetime.models.transformer.dit import DiTConfig
+from spacetime.models.transformer.lora import LoraConfig
+from spacetime.sharding import MeshConfig
 
-STAGES = ('diffusion', 'autoencoder')
-PACKINGS = {'rows': packing_lib.SequencePacking, 'buckets': packing_lib.Buckets}
-# Of the text encoder: learnt with the transformer, or of published weights.
-TEXTS = ('trained', 'frozen')
+PACKINGS = {'rows': packing.SequencePacking, 'buckets': packing.Buckets}
+AUTOENCODERS = {
+  'identity': identity.IdentityAutoencoder,
+  'wan': wan.WanAutoencoderConfig,
+}
+# Sections whose keys are the fields of one dataclass.
+SECTIONS = {
+  'flow': FlowConfig,
+  'conditioning': sections.FrameConditioningConfig,
+  'lora': LoraConfig,
+  'optimizer': sections.OptimizerConfig,
+  'mesh': MeshConfig,
+  'train': sections.TrainConfig,
+  'sampling': SamplingSettings,
+  'reconstruction': sections.ReconstructionConfig,
+}
+# Written by runs and conversions, not by people; their keys are free.
+RECORDS = ('published', 'source', 'cache')
+KEYS = (
+  *('stage', 'seed', 'data', 'autoencoder', 'text', 'model'),
+  *SECTIONS,
+  *RECORDS,
+)
+
+
+def experiment(config: Mapping | ml_collections.ConfigDict) -> Experiment:
+  """Parses and checks a config.
+
+  Args:
+    config: an experiment's ConfigDict, or the mapping of a config.json.
+
+  Raises:
+    SettingError: an unknown key (the nearest known one is named), a missing
+      one, or a value that cannot work.
+  """
+  values = plain(config)
+  _check_known('', values, KEYS)
+  parsed: dict[str, Any] = {}
+  if values.get('data') is not None:
+    parsed['data'] = _data(values['data'])
+  if values.get('autoencoder') is not None:
+    parsed['autoencoder'] = _autoencoder(values['autoencoder'])
+  if values.get('text') is not None:
+    parsed['text'] = _text(values['text'])
+  if values.get('model') is not None:
+    section, text = parsed.get('autoencoder'), parsed.get('text')
+    parsed['model'] = _unpack(
+      values['model'],
+      DiTConfig,
+      'model',
+      channels=section.network.z_dim if section and section.network else 0,
+      text_width=text.encoder.d_model if text else 0,
+    )
+  for name, cls in SECTIONS.items():
+    if values.get(name) is not None:
+      parsed[name] = _unpack(values[name], cls, name)
+  parsed |= {name: values[name] for name in RECORDS if name in values}
+  return Experiment(
+    stage=values.get('stage'),
+    seed=values.get('seed', 0),
+    values=values,
+    **parsed,
+  )
+
+
+def replace(parsed: Experiment, changes: Mapping[str, Any]) -> Experiment:
+  """An experiment with changed values, by dotted key."""
+  values = plain(parsed.values)
+  for name, value in changes.items():
+    *path, last = name.split('.')
+    section = values
+    for key in path:
+      section = section.setdefault(key, {})
+    section[last] = value
+  return experiment(values)
 
 
 def plain(config) -> dict:
-  """A ConfigDict as nested plain values, as a checkpoint keeps it."""
+  """A ConfigDict as nested plain values, copied."""
   if isinstance(config, ml_collections.ConfigDict):
     config = config.to_dict()
   return {
@@ -28,81 +107,93 @@ def plain(config) -> dict:
   }
 
 
-def unpack(section, cls, where: str, **derived):
+def _data(values: Mapping) -> DataConfig:
+  values = dict(values)
+  # The world has the sizes of the clips, which are keys of `data`.
+  sizes = {name: 0 for name in ('frames', 'height', 'width', 'mixed')}
+  world = dict(values.get('world') or {})
+  _check_known(
+    'data.world',
+    world,
+    [n for n in _names(world_lib.World) if n not in sizes],
+  )
+  values['world'] = _unpack(world, world_lib.World, 'data.world')
+  if values.get('mixed') is not None:
+    values['mixed'] = _unpack(values['mixed'], resolutions.Sizes, 'data.mixed')
+  if values.get('packing') is not None:
+    section = dict(values['packing'])
+    kind = section.pop('kind', None)
+    if kind not in PACKINGS:
+      raise SettingError('data.packing.kind', kind, f'one of {[*PACKINGS]}')
+    values['packing'] = _unpack(section, PACKINGS[kind], 'data.packing')
+  return _unpack(values, DataConfig, 'data')
+
+
+def _autoencoder(values: Mapping) -> sections.AutoencoderSection:
+  values = dict(values)
+  kind = values.pop('kind', None)
+  if kind == 'weights':
+    return _unpack(
+      {'kind': kind} | values, sections.AutoencoderSection, 'autoencoder'
+    )
+  if kind not in AUTOENCODERS:
+    kinds = [*AUTOENCODERS, 'weights']
+    raise SettingError('autoencoder.kind', kind, f'one of {kinds}')
+  network = _unpack(values, AUTOENCODERS[kind], 'autoencoder')
+  return sections.AutoencoderSection(kind, network=network)
+
+
+def _text(values: Mapping) -> sections.TextSection:
+  values = dict(values)
+  own = {
+    name: values.pop(name) for name in ('length', 'kind') if name in values
+  }
+  known = [*_names(text_encoder.TextConfig), 'length', 'kind']
+  _check_known('text', values, known)
+  encoder = _unpack(values, text_encoder.TextConfig, 'text')
+  return _unpack(own, sections.TextSection, 'text', encoder=encoder)
+
+
+def _unpack(section: Mapping, cls, where: str, **derived):
   """A section of a config as a frozen dataclass.
 
   Args:
-    section: a mapping; lists become tuples.
+    section: keys and values; lists become tuples.
     cls: the dataclass.
-    where: the section's name, for messages.
+    where: name of the section, for messages.
     **derived: fields that other sections determine.
-
-  Raises:
-    ValueError: an unknown key (the nearest known one is named), a missing one,
-      or a value that the dataclass refuses.
   """
-  fields = {f.name: f for f in dataclasses.fields(cls)}
-  values = dict(derived)
-  for key, value in dict(section).items():
-    if key not in fields or key in derived:
-      known = sorted(set(fields) - set(derived))
-      near = difflib.get_close_matches(key, known, n=1)
-      hint = f'; did you mean {where}.{near[0]}?' if near else ''
-      raise ValueError(f'{where}.{key}: unknown; known are {known}{hint}')
-    values[key] = tuple(value) if isinstance(value, list) else value
-  missing = [
-    name
-    for name, f in fields.items()
-    if name not in values and f.default is dataclasses.MISSING
-  ]
-  if missing:
-    raise ValueError(f'{where}: expected {missing} too')
+  if not isinstance(section, Mapping):
+    raise SettingError(where, section, 'a section, a dict of its keys')
+  _check_known(where, section, [n for n in _names(cls) if n not in derived])
+  values = derived | {
+    k: tuple(v) if isinstance(v, list) else v for k, v in section.items()
+  }
+  for field in dataclasses.fields(cls):
+    if (
+      field.name not in values
+      and field.default is dataclasses.MISSING
+      and field.default_factory is dataclasses.MISSING
+    ):
+      raise SettingError(
+        f'{where}.{field.name}', None, 'a value: it is missing'
+      )
   return cls(**values)
 
 
-def section(config, name: str) -> dict:
-  """A section by name.
-
-  Raises:
-    ValueError: the config has none.
-  """
-  if name not in config:
-    raise ValueError(f'config has no {name!r}; it has {sorted(config)}')
-  return dict(config[name])
+def _names(cls) -> list[str]:
+  return [field.name for field in dataclasses.fields(cls)]
 
 
-def data(config) -> DataConfig:
-  """The `data` section."""
-  values = section(config, 'data')
-  world = section(values, 'world')
-  if world.get('mixed') is not None:
-    world['mixed'] = unpack(
-      world['mixed'], resolutions.Sizes, 'data.world.mixed'
+def _check_known(where: str, values: Mapping, known) -> None:
+  for key, value in values.items():
+    if key in known:
+      continue
+    near = difflib.get_close_matches(key, known, n=1)
+    prefix = f'{where}.' if where else ''
+    raise SettingError(
+      f'{prefix}{key}',
+      value,
+      f'one of the keys {sorted(known)}',
+      hint=f'did you mean {prefix}{near[0]}?' if near else '',
     )
-  values['world'] = unpack(world, world_lib.World, 'data.world')
-  if values.get('packing') is not None:
-    packing = dict(values['packing'])
-    kind = packing.pop('kind', None)
-    if kind not in PACKINGS:
-      raise ValueError(
-        f'data.packing.kind={kind!r}: expected one of {[*PACKINGS]}'
-      )
-    values['packing'] = unpack(packing, PACKINGS[kind], 'data.packing')
-  return unpack(values, DataConfig, 'data')
-
-
-def train(config) -> TrainConfig:
-  """The `train` section."""
-  return unpack(section(config, 'train'), TrainConfig, 'train')
-
-
-def sampling(config, **changes) -> SamplingConfig:
-  """The `sampling` section with changes, of which None changes nothing."""
-  values = section(config, 'sampling')
-  values |= {k: v for k, v in changes.items() if v is not None}
-  return unpack(values, SamplingConfig, 'sampling')
-
-
-def flow_config(config) -> flow.FlowConfig:
-  """The `flow` section."""
-  return unpack(section(config, 'flow'), flow.FlowConfig, 'flow')

@@ -1,111 +1,214 @@
-"""What a config's sections are: dataclasses that check themselves."""
+"""Sections of a config that belong to no single lower room."""
 
 import dataclasses
 import math
 
-from spacetime.data import packing as packing_lib
-from spacetime.data.digits import world as world_lib
-from spacetime.diffusion import guidance, schedules, solvers
-from spacetime.models.transformer import rope
+from spacetime import SettingError
+from spacetime.models import text_encoder
+from spacetime.models.autoencoder import identity, wan
 
-RENDERS = ('files', 'live')
+# The text encoder is trained with the transformer, or has published weights.
+TEXT_KINDS = ('trained', 'frozen')
+OPTIMIZERS = ('adamw', 'muon')
+MOMENTS = ('float32', 'bfloat16')
+# The largest b2 that a second moment in bfloat16 follows: its eight bits round
+# away any change of less than a share of 2^-9.
+MAX_BFLOAT16_B2 = 0.98
+CONDITIONING_KINDS = ('none', 'first', 'first_k', 'last_k', 'ends', 'random')
 
 
 @dataclasses.dataclass(frozen=True)
-class DataConfig:
-  """The clips.
+class AutoencoderSection:
+  """The autoencoder of a model.
 
   Attributes:
-    name: 'digits', the embedded world, 'folder', your own files, or 'cache',
-      the latents that spacetime encode has made of either.
-    dir: where the digits' records are (made if not there), your clips, or the
-      cache.
-    clips: digits to render for training.
-    held_out_clips: digits to render for each held-out split.
-    world: the digits world; its frames, height and width hold for a folder.
-    batch_size: clips per step, over all devices.
-    caption_dropout: share of clips whose caption is left out.
-    crop: (frames, height, width) to cut out of each clip; None is the whole.
-    fps: frames a second of the clips, for playing and resampling.
-    packing: how clips of mixed sizes come together; None has one size.
-    render: of the digits, 'files' renders all before the first step, 'live'
-      each as it is read: the same clips.
-    workers: processes that read clips; 0 has threads alone. Of packed rows
-      their number decides which clips share a row.
+    kind: 'identity' (pixels as latents), 'wan' (Wan's video autoencoder, of
+      the sizes beside it) or 'weights' (a trained one).
+    weights: where kind='weights', its folder or the name of a bundled one.
+    network: sizes of the others; None where kind='weights'.
   """
 
-  name: str
-  dir: str
-  clips: int
-  held_out_clips: int
-  world: world_lib.World
-  batch_size: int
-  caption_dropout: float
-  crop: tuple[int, int, int] | None
-  fps: float
-  # Not in the repr, which names the clips.
-  packing: packing_lib.SequencePacking | packing_lib.Buckets | None = (
-    dataclasses.field(default=None, repr=False)
-  )
-  render: str = dataclasses.field(default='files', repr=False)
-  workers: int = dataclasses.field(default=0, repr=False)
+  kind: str
+  weights: str = ''
+  network: identity.IdentityAutoencoder | wan.WanAutoencoderConfig | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class TextSection:
+  """The text encoder of a model.
+
+  Attributes:
+    length: text tokens of a prompt; shorter ones are padded.
+    kind: 'trained' with the transformer, or 'frozen' (published weights).
+    encoder: sizes of the network.
+  """
+
+  length: int
+  encoder: text_encoder.TextConfig
+  kind: str = 'trained'
 
   def __post_init__(self):
-    if self.render not in RENDERS or self.workers < 0:
-      raise ValueError(
-        f'data.render={self.render!r}, data.workers={self.workers}: expected '
-        f'one of {RENDERS}, and 0 or more'
+    if self.kind not in TEXT_KINDS:
+      raise SettingError('text.kind', self.kind, f'one of {TEXT_KINDS}')
+
+
+@dataclasses.dataclass(frozen=True)
+class FrameConditioningConfig:
+  """Which frames of a training clip are conditioning frames: weights of the
+  kinds, which need not add to one.
+
+  Attributes:
+    none: weight of no conditioning frame.
+    first: weight of the first frame alone.
+    first_k: weight of the first 1 to f - 1 latent frames.
+    last_k: weight of the last 1 to f - 1 latent frames.
+    ends: weight of the first 1 or more and the last 1 or more, mostly few.
+    random: weight of each frame with probability one half.
+    context_noise_prob: share of clips whose conditioning frames carry noise.
+    context_noise: highest noise level of conditioning frames; the level of a
+      clip is uniform up to it.
+    independent_noise_prob: share of clips that draw a noise level for every
+      frame.
+
+  Source: noise on conditioning frames as in Ho et al. 2022 (Cascaded
+  Diffusion), arXiv 2106.15282, section 4.2; independent levels as in Chen et
+  al. 2024 (Diffusion Forcing), arXiv 2407.01392.
+  """
+
+  none: float = 0.7
+  first: float = 0.1
+  first_k: float = 0.05
+  last_k: float = 0.05
+  ends: float = 0.05
+  random: float = 0.05
+  context_noise_prob: float = 0.0
+  context_noise: float = 0.3
+  independent_noise_prob: float = 0.0
+
+  def __post_init__(self):
+    if min(self.weights) < 0 or sum(self.weights) <= 0:
+      raise SettingError(
+        'conditioning',
+        self.weights,
+        'weights that are not negative, one above 0',
       )
-    if self.name not in ('digits', 'folder', 'cache'):
-      raise ValueError(
-        f"data.name={self.name!r}: expected 'digits', 'folder' or 'cache'"
-      )
-    if self.name == 'cache' and self.crop is not None:
-      raise ValueError(
-        f'data.crop={self.crop}: expected None, since latents are not cropped; '
-        'make the cache of smaller clips'
-      )
-    if self.world.mixed is not None and (self.name != 'digits' or self.crop):
-      raise ValueError(
-        f'data.world.mixed with data.name={self.name!r}, data.crop={self.crop}'
-        ": expected 'digits' and None; leave data.world.mixed out"
-      )
-    if self.world.mixed is not None and self.packing is None:
-      raise ValueError(
-        'data.world.mixed without data.packing: expected dict(kind='
-        "'rows', length=..., clips=..., frames=...) or dict(kind='buckets', "
-        'look_ahead=...)'
-      )
-    if isinstance(self.packing, packing_lib.Buckets):
-      mixed = self.world.mixed
-      self.packing.check(
-        sizes=1 if mixed is None else len(mixed.shapes), batch=self.batch_size
-      )
-    if self.batch_size < 1:
-      raise ValueError(f'data.batch_size={self.batch_size}: expected 1 or more')
-    if not 0 <= self.caption_dropout <= 1:
-      raise ValueError(
-        f'data.caption_dropout={self.caption_dropout}: expected 0 to 1'
-      )
+    for name in (
+      'context_noise_prob',
+      'context_noise',
+      'independent_noise_prob',
+    ):
+      if not 0 <= getattr(self, name) <= 1:
+        raise SettingError(
+          f'conditioning.{name}', getattr(self, name), '0 to 1'
+        )
 
   @property
-  def longest(self) -> int:
-    """Frames of the longest clip that is trained on."""
-    return self.crop[0] if self.crop else self.world.longest
+  def weights(self) -> tuple[float, ...]:
+    """The weights of CONDITIONING_KINDS."""
+    return tuple(getattr(self, name) for name in CONDITIONING_KINDS)
+
+
+@dataclasses.dataclass(frozen=True)
+class OptimizerConfig:
+  """The optimizer and its schedule.
+
+  Attributes:
+    name: 'adamw', or 'muon' for the matrices inside blocks and AdamW for the
+      rest (Jordan 2024; RMS-matched as in Liu et al. 2025, arXiv 2502.16982).
+    learning_rate: learning rate on the plateau.
+    adam_rate: learning rate of the parameters that Muon leaves to Adam.
+    warmup: steps from 0 to the plateau.
+    decay: share of all steps, at the end, that falls linearly to 0.
+    clip: largest norm of the gradient.
+    b1: decay of the first moment.
+    b2: decay of the second moment.
+    weight_decay: decoupled weight decay, of matrices only.
+    moments: dtype in which moments are stored; they are computed in float32.
+    newton_schulz: iterations of Muon; 3 are enough for small batches.
+    freeze: regular expressions; parameters whose full name, such as
+      'dit/patch_embed/kernel', matches one keep their initial value.
+  """
+
+  name: str = 'adamw'
+  learning_rate: float = 1e-4
+  adam_rate: float = 1e-3
+  warmup: int = 100
+  decay: float = 0.3
+  clip: float = 1.0
+  b1: float = 0.9
+  b2: float = 0.95
+  weight_decay: float = 0.0
+  moments: str = 'float32'
+  newton_schulz: int = 5
+  freeze: tuple[str, ...] = ()
+
+  def __post_init__(self):
+    if self.name not in OPTIMIZERS:
+      raise SettingError('optimizer.name', self.name, f'one of {OPTIMIZERS}')
+    for name in ('learning_rate', 'clip'):
+      if getattr(self, name) <= 0:
+        raise SettingError(f'optimizer.{name}', getattr(self, name), 'above 0')
+    if not 0 <= self.decay <= 1:
+      raise SettingError('optimizer.decay', self.decay, '0 to 1')
+    if self.moments not in MOMENTS:
+      raise SettingError('optimizer.moments', self.moments, f'one of {MOMENTS}')
+    if self.moments == 'bfloat16' and self.b2 > MAX_BFLOAT16_B2:
+      raise SettingError(
+        'optimizer.b2',
+        self.b2,
+        f"at most {MAX_BFLOAT16_B2} with `optimizer.moments`='bfloat16', since "
+        'so slow an average would round to no change',
+      )
+    if isinstance(self.freeze, str):
+      raise SettingError(
+        'optimizer.freeze',
+        self.freeze,
+        f'a tuple of patterns, such as ({self.freeze!r},)',
+      )
+
+
+@dataclasses.dataclass(frozen=True)
+class ReconstructionConfig:
+  """Weights of the terms of the autoencoder's loss.
+
+  Attributes:
+    squared: weight of the mean squared error, which starts learning where
+      absolute error stalls at the background (the median of a sparse picture).
+    absolute: weight of the mean absolute error, which keeps edges sharp.
+    scales: coarser scales (2x, 4x, ...) at which absolute error is added.
+    gradient: weight of the absolute error of differences between neighbouring
+      pixels.
+    kl: weight of the divergence of the posterior from a unit normal, per
+      latent value.
+  """
+
+  squared: float = 1.0
+  absolute: float = 1.0
+  scales: int = 2
+  gradient: float = 0.5
+  kl: float = 1e-6
 
 
 @dataclasses.dataclass(frozen=True)
 class TrainConfig:
-  """The run: steps, and how often what happens. 0 is never.
+  """The length of a run and the intervals of its actions, in steps; 0 is never.
 
   Attributes:
-    pca_init_clips: clips from whose patches the transformer's first and last
-      layers start (training/pca_init.py); 0 starts them from nothing.
-    pca_init_rank: how many of their components enter; 0 is a third of the
-      width. Of a run that starts from a checkpoint, whose first layer lets in
-      fewer, the next ones come in too.
-    skip_nan: whether a step that gives NaN or infinity is left out.
-    spike: a step whose loss is above it is left out; 0 sets no bound.
+    steps: steps of the run.
+    ema: decay of the average of the parameters, in [0, 1).
+    accumulate: parts of a batch whose gradients are summed one after another.
+    log_every: steps between lines of metrics.
+    evaluate_every: steps between held-out losses.
+    sheet_every: steps between contact sheets of held-out prompts.
+    checkpoint_every: steps between checkpoints.
+    keep: checkpoints kept.
+    held_out: held-out clips to measure on.
+    pca_init_clips: clips whose principal components initialize the first and
+      last layers of the transformer (training/pca_init.py); 0 for random
+      layers.
+    pca_init_rank: principal components used; 0 is a third of the width.
+    skip_nan: leaves out steps whose loss or gradient is not finite.
+    spike: leaves out steps whose loss is above it; 0 sets no bound.
   """
 
   steps: int
@@ -123,140 +226,22 @@ class TrainConfig:
   spike: float = 0.0
 
   def __post_init__(self):
-    if self.steps < 1 or self.accumulate < 1 or self.log_every < 1:
-      raise ValueError(
-        f'train.steps={self.steps}, train.accumulate={self.accumulate}, '
-        f'train.log_every={self.log_every}: expected 1 or more'
-      )
-    if self.held_out < 1 or self.keep < 1:
-      raise ValueError(
-        f'train.held_out={self.held_out}, train.keep={self.keep}: expected 1 '
-        'or more'
-      )
-    if min(self.pca_init_clips, self.pca_init_rank) < 0:
-      raise ValueError(
-        f'train.pca_init_clips={self.pca_init_clips}, train.pca_init_rank='
-        f'{self.pca_init_rank}: expected 0 or more'
-      )
+    for name in ('steps', 'accumulate', 'log_every', 'held_out', 'keep'):
+      if getattr(self, name) < 1:
+        raise SettingError(f'train.{name}', getattr(self, name), '1 or more')
+    for name in ('pca_init_clips', 'pca_init_rank'):
+      if getattr(self, name) < 0:
+        raise SettingError(f'train.{name}', getattr(self, name), '0 or more')
     if not 0 <= self.ema < 1:
-      raise ValueError(f'train.ema={self.ema}: expected 0 <= ema < 1')
+      raise SettingError('train.ema', self.ema, '0 <= ema < 1')
     if self.spike < 0:
-      raise ValueError(
-        f'train.spike={self.spike}: expected a loss above 0, or 0 for no bound'
+      raise SettingError(
+        'train.spike', self.spike, 'a loss above 0, or 0 for no bound'
       )
 
   @property
   def limit(self) -> float | None:
-    """The largest loss of a step that is taken; None takes every step."""
+    """The largest loss of a step that is applied; None applies every step."""
     if self.spike:
       return self.spike
     return math.inf if self.skip_nan else None
-
-
-@dataclasses.dataclass(frozen=True)
-class SamplingConfig:
-  """What `sample` does unless its flags say otherwise.
-
-  Attributes:
-    boundary: of a model with two transformers, the level below which the
-      second one serves; None with one.
-    guidance_2: guidance of the second; None is that of the first.
-    strength: the level to begin at; below 1 what is there is edited.
-    guidance_kind, guidance_given, zero_steps, momentum, radius, parallel: see
-      guidance.Guidance.
-    step_cache: see models/step_cache.py; 0 computes every step whole.
-    rope_scaling: of clips longer than those trained on, of rope.SCALINGS.
-    temperature: of the noise; see sampling/sampler.py.
-  """
-
-  steps: int
-  solver: str
-  guidance: float
-  interval: tuple[float, float]
-  shift: float
-  schedule: str = 'even'
-  boundary: float | None = None
-  guidance_2: float | None = None
-  strength: float = 1.0
-  guidance_kind: str = 'cfg'
-  guidance_given: float = 1.0
-  zero_steps: int = 1
-  momentum: float = -0.5
-  radius: float | None = None
-  parallel: float = 0.0
-  step_cache: float = 0.0
-  rope_scaling: str = 'none'
-  temperature: float = 1.0
-
-  def __post_init__(self):
-    solvers.get(self.solver)
-    self.grid()
-    if not 0 <= self.step_cache < 1:
-      raise ValueError(
-        f'step_cache={self.step_cache}: expected 0, which is none, or a share '
-        'below 1; change --step_cache'
-      )
-    if not 0 <= self.temperature <= 1:
-      raise ValueError(
-        f'temperature={self.temperature}: expected 0, no noise, to 1, as '
-        'trained; change --temperature'
-      )
-    if self.temperature != 1 != self.strength:
-      raise ValueError(
-        f'temperature={self.temperature}, strength={self.strength}: expected '
-        'one of them to be 1, since an edit begins with the noise of its '
-        'strength; leave --temperature out'
-      )
-    if self.rope_scaling not in rope.SCALINGS:
-      raise ValueError(
-        f'rope_scaling={self.rope_scaling!r}: expected one of {rope.SCALINGS}; '
-        'change --rope_scaling'
-      )
-    if self.boundary is not None and not 0 < self.boundary < 1:
-      raise ValueError(
-        f'sampling.boundary={self.boundary}: expected a level between 0 and 1'
-      )
-    if self.guidance_2 is None:
-      return
-    if self.boundary is None:
-      raise ValueError(
-        f'guidance_2={self.guidance_2}: expected none, since the model has one '
-        'transformer, not two; leave --guidance_2 out'
-      )
-    if self.guidance_2 < 0 or self.guidance == 1 != self.guidance_2:
-      raise ValueError(
-        f'guidance={self.guidance}, guidance_2={self.guidance_2}: expected 0 '
-        'or more, and both 1 if the first is, which leaves guidance out; '
-        'change --guidance or --guidance_2'
-      )
-
-  def rule(self) -> guidance.Guidance:
-    """How predictions are combined."""
-    return guidance.Guidance(
-      scale=self.guidance,
-      kind=self.guidance_kind,
-      interval=self.interval,
-      given=self.guidance_given,
-      zero_steps=self.zero_steps,
-      momentum=self.momentum,
-      radius=self.radius,
-      parallel=self.parallel,
-    )
-
-  def grid(self) -> schedules.Schedule:
-    """The levels, without the steps that CFG-Zero* leaves out.
-
-    Its velocity is zero there, which leaves the noise as it is. Left out, such
-    a step is no part of what a multistep solver remembers either. An edit
-    begins with more than noise: it keeps them.
-    """
-    grid = schedules.make_schedule(
-      self.schedule,
-      self.steps,
-      shift=self.shift,
-      solver=self.solver,
-      strength=self.strength,
-    )
-    rule = self.rule()
-    zero = rule.kind == 'cfg_zero' and rule.tells_text and self.strength == 1
-    return grid.without_first(rule.zero_steps) if zero else grid

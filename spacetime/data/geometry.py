@@ -43,7 +43,7 @@ class Geometry:
       low = max(1, (self.frames - 1) // step * step + 1)
       raise ValueError(
         f'frames={self.frames}: expected {step}k+1, such as {low} or '
-        f'{low + step}; change --frames or data.world.frames'
+        f'{low + step}; change --frames or data.frames'
       )
     for axis, name in ((1, 'height'), (2, 'width')):
       size, cell = getattr(self, name), self.stride[axis] * self.patch[axis]

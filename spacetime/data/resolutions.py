@@ -41,31 +41,31 @@ class Sizes:
       if len(pair) != 2 or min(pair) < 1:
         raise ValueError(
           f'{name}={pair}: expected two positive integers; change '
-          f'data.world.mixed.{name}'
+          f'data.mixed.{name}'
         )
     held_out = tuple(tuple(size) for size in self.held_out)
     object.__setattr__(self, 'held_out', held_out)
     if any(len(size) != 3 for size in held_out):
       raise ValueError(
         f'held_out={held_out}: expected (frames, height, width) each; change '
-        'data.world.mixed.held_out'
+        'data.mixed.held_out'
       )
     if self.aspect < 1 or not 0 <= self.images <= 1:
       raise ValueError(
         f'aspect={self.aspect}, images={self.images}: expected 1 or more, and '
-        'a share in [0, 1]; change data.world.mixed'
+        'a share in [0, 1]; change data.mixed'
       )
     for frames in self.durations:
       if not self.sides(frames):
         raise ValueError(
           f'no clip of {frames} frames has height {self.height}, width '
           f'{self.width}, multiples of {self.multiple[1]}, aspect up to '
-          f'{self.aspect} and {self.volume} pixels; change data.world.mixed'
+          f'{self.aspect} and {self.volume} pixels; change data.mixed'
         )
     if not self.durations:
       raise ValueError(
         f'frames={self.frames}: expected bounds that hold a multiple of '
-        f'{self.multiple[0]} and one, or images=1; change data.world.mixed'
+        f'{self.multiple[0]} and one, or images=1; change data.mixed'
       )
 
   @functools.cached_property

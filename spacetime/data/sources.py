@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from spacetime.config.parse import DataConfig
 from spacetime.data import latent_cache, pipeline, video_folder
 from spacetime.data import packing as packing_lib
 from spacetime.data.digits import examples, tfds
+from spacetime.data.settings import DataConfig
 
 CAPTIONS = 5000  # enough to learn the pieces of the digits world's grammar
 VOCABULARY = 512  # of the tokenizer where the config has no text
@@ -92,9 +92,9 @@ def open_sources(
     return Sources(train, tfds.source(path, 'validation'), captions)
   folder = video_folder.ClipFolder(
     data.dir,
-    frames=world.frames,
-    height=world.height,
-    width=world.width,
+    frames=data.frames,
+    height=data.height,
+    width=data.width,
     fps=data.fps,
   )
   count = len(folder)
@@ -139,7 +139,7 @@ def make_loader(
 ):
   """A share of the batches, all of them or part i of n; without text if length
   is None."""
-  world, (index, count) = data.world, share
+  index, count = share
   return pipeline.make_loader(
     source,
     tokenizer=tokenizer,
@@ -147,7 +147,7 @@ def make_loader(
     batch_size=data.batch_size // count,
     seed=seed,
     caption_dropout=data.caption_dropout if length else 1.0,
-    size=None if world.mixed else (world.frames, world.height, world.width),
+    size=None if data.mixed else data.size,
     crop=data.crop,
     empty_SY=empty_SY,
     packing=data.packing,
@@ -195,8 +195,8 @@ def caption(source, index: int) -> str:
 def identity(data: DataConfig, sources: Sources, *, seed: int) -> str:
   """Names the list of clips that a config opens."""
   told = [repr(dataclasses.replace(data, dir='')), str(seed)]
-  if data.world.mixed is not None:
-    told.append(repr(data.world.mixed))
+  if data.mixed is not None:
+    told.append(repr(data.mixed))
   if data.world.legs:
     told.append(repr(data.world.legs))
   if data.name == 'folder':

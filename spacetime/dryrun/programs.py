@@ -7,13 +7,15 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import NamedSharding, PartitionSpec
 
-from spacetime import sharding
+from spacetime import SettingError, sharding
 from spacetime.config import mesh as mesh_lib
-from spacetime.config import networks, parse
+from spacetime.config import networks, samplers
+from spacetime.config.experiment import Experiment
 from spacetime.diffusion import conditioning, sampler
 from spacetime.models import flops
 from spacetime.sharding import chips
-from spacetime.training import loop, state, step
+from spacetime.training import loop, state, step, tasks
+from spacetime.training import optimizer as optimizer_lib
 
 PROGRAMS = ('train', 'sample', 'decode')
 
@@ -41,11 +43,11 @@ class Lowered:
   options: dict = dataclasses.field(default_factory=dict)
 
 
-def lower(config, program: str, devices) -> Lowered:
+def lower(experiment: Experiment, program: str, devices) -> Lowered:
   """Lowers a program of a config for devices.
 
   Args:
-    config: an experiment's ConfigDict.
+    experiment: of a transformer.
     program: 'train': the step as the trainer runs it; 'sample': all steps of
       the solver; 'decode': the latents of one latent frame to pixels.
     devices: there or described.
@@ -55,34 +57,39 @@ def lower(config, program: str, devices) -> Lowered:
   """
   if program not in PROGRAMS:
     raise ValueError(f'--program={program}: expected one of {PROGRAMS}')
-  if config.get('stage') != 'diffusion':
-    raise ValueError(
-      f'stage={config.get("stage")!r}: expected the config of a transformer'
+  if experiment.stage != 'diffusion':
+    raise SettingError(
+      'stage', experiment.stage, "'diffusion', the config of a transformer"
     )
-  if config.autoencoder.kind == 'weights':
-    raise ValueError(
-      "autoencoder.kind='weights': expected a config whose autoencoder is "
-      "'identity' or 'wan', since a dry run reads no weights"
+  experiment.require('autoencoder', 'data')
+  if experiment.autoencoder.kind == 'weights':
+    raise SettingError(
+      'autoencoder.kind',
+      'weights',
+      "'identity' or 'wan', since a dry run reads no weights",
     )
-  mesh = mesh_lib.mesh(config, devices=devices)
-  nets = networks.networks(config)
-  tokens = networks.grids(config, nets).tokens
+  mesh = mesh_lib.mesh(experiment, devices=devices)
+  nets = networks.networks(experiment)
+  tokens = networks.clip_geometry(experiment.data, nets).tokens
   mesh_lib.check_model(nets.dit.config, tokens, mesh)
-  return _LOWER[program](config, nets, mesh)
+  return _LOWER[program](experiment, nets, mesh)
 
 
-def _train(config, nets: networks.Networks, mesh) -> Lowered:
-  train = parse.train(config)
-  optimizer = networks.make_optimizer(config)
-  task = networks.diffusion_task(config, nets)
-  key = jax.random.key(config.seed)
+def _train(experiment: Experiment, nets: networks.Networks, mesh) -> Lowered:
+  experiment.require('optimizer')
+  train = experiment.train
+  optimizer = optimizer_lib.make_optimizer(
+    experiment.optimizer, steps=train.steps
+  )
+  task = tasks.diffusion_task(experiment, nets)
+  key = jax.random.key(experiment.seed)
   at = state.abstract_state(task.init, key, optimizer, mesh)
   parts = {
     'parameters': at.params,
     'average': at.ema,
     'optimizer': at.opt_state,
     'frozen': _frozen(nets, mesh),
-    'batch': _batch(config, nets, mesh),
+    'batch': _batch(experiment, nets, mesh),
   }
   made = step.make_step(
     task.loss,
@@ -95,8 +102,8 @@ def _train(config, nets: networks.Networks, mesh) -> Lowered:
     lowered = loop.jit_step(made, at, mesh).lower(
       at, parts['frozen'], parts['batch'], _whole(key, mesh)
     )
-  rate, model = networks.rates(config, nets), nets.dit.config
-  clips = parse.data(config).batch_size
+  rate, model = tasks.rates(experiment, nets), nets.dit.config
+  clips = experiment.data.batch_size
   attended = (
     clips
     * model.layers
@@ -111,19 +118,23 @@ def _train(config, nets: networks.Networks, mesh) -> Lowered:
     lowered,
     parts,
     mesh,
-    _rows(config, mesh) // train.accumulate,
+    _rows(experiment, mesh) // train.accumulate,
     rate.flops,
     executed,
   )
 
 
-def _sample(config, nets: networks.Networks, mesh) -> Lowered:
-  settings = parse.sampling(config)
+def _sample(experiment: Experiment, nets: networks.Networks, mesh) -> Lowered:
+  experiment.require('sampling', 'flow')
+  settings = experiment.sampling
   if settings.boundary is not None:
     settings = dataclasses.replace(settings, boundary=None, guidance_2=None)
-  part = networks.sampler(config, nets, settings)
-  clips = parse.data(config).batch_size
-  latent = (*networks.grids(config, nets).latent, nets.autoencoder.z_dim)
+  part = samplers.sampler(experiment, nets, settings)
+  clips = experiment.data.batch_size
+  latent = (
+    *networks.clip_geometry(experiment.data, nets).latent,
+    nets.autoencoder.z_dim,
+  )
   condition = jax.eval_shape(lambda: conditioning.pure_noise(clips, latent))
   keys = jax.eval_shape(lambda: sampler.clip_keys(0, clips))
   carry = jax.eval_shape(part.begin, keys, condition)
@@ -142,17 +153,17 @@ def _sample(config, nets: networks.Networks, mesh) -> Lowered:
     lowered = jax.jit(part.advance, donate_argnums=1).lower(
       params, parts['latents'], *parts['text'], parts['given']
     )
-  rate = networks.rates(config, nets)
+  rate = tasks.rates(experiment, nets)
   each = rate.flops / (2 if nets.lora.rank else 3)
   total = each * settings.steps * (2 if guided else 1)
   options = chips.options(mesh.devices.flat[0].device_kind)
-  rows = _rows(config, mesh)
+  rows = _rows(experiment, mesh)
   return Lowered(lowered, parts, mesh, rows, total, total, options)
 
 
-def _decode(config, nets: networks.Networks, mesh) -> Lowered:
-  clips, codec = parse.data(config).batch_size, nets.autoencoder
-  _, height, width = networks.grids(config, nets).latent
+def _decode(experiment: Experiment, nets: networks.Networks, mesh) -> Lowered:
+  clips, codec = experiment.data.batch_size, nets.autoencoder
+  _, height, width = networks.clip_geometry(experiment.data, nets).latent
   z = jax.ShapeDtypeStruct((clips, 1, height, width, codec.z_dim), jnp.float32)
   params = jax.eval_shape(codec.init, jax.random.key(0))
   carry, _ = jax.eval_shape(codec.decode_first, params, z)
@@ -166,22 +177,22 @@ def _decode(config, nets: networks.Networks, mesh) -> Lowered:
       parts['parameters'], parts['carry'], parts['latents']
     )
   options = chips.options(mesh.devices.flat[0].device_kind)
-  rows = _rows(config, mesh)
+  rows = _rows(experiment, mesh)
   return Lowered(lowered, parts, mesh, rows, options=options)
 
 
 _LOWER = {'train': _train, 'sample': _sample, 'decode': _decode}
 
 
-def _rows(config, mesh) -> int:
+def _rows(experiment: Experiment, mesh) -> int:
   ways = mesh.shape['data'] * mesh.shape['fsdp']
-  return parse.data(config).batch_size // ways
+  return experiment.data.batch_size // ways
 
 
-def _batch(config, nets: networks.Networks, mesh) -> dict:
+def _batch(experiment: Experiment, nets: networks.Networks, mesh) -> dict:
   """What the pipeline brings: pixels and tokens, or a cache's latents and
   texts."""
-  data, grid = parse.data(config), networks.grids(config, nets)
+  data, grid = experiment.data, networks.clip_geometry(experiment.data, nets)
   rows = data.batch_size
   if data.name == 'cache':
     shapes = {'latents': (rows, *grid.latent, nets.autoencoder.z_dim)}

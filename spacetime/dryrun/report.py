@@ -8,6 +8,7 @@ import jax
 
 from spacetime import sharding
 from spacetime.config import networks
+from spacetime.config.experiment import Experiment
 from spacetime.dryrun import hlo, programs
 from spacetime.dryrun import roofline as roofline_lib
 from spacetime.sharding import chips
@@ -42,11 +43,18 @@ class Report:
   roofline: roofline_lib.Roofline | None = None
 
 
-def run(config, program: str, devices, chip: chips.Chip, *, dump=None):
+def run(
+  experiment: Experiment,
+  program: str,
+  devices,
+  chip: chips.Chip,
+  *,
+  dump=None,
+):
   """Compiles a program and reads what came of it.
 
   Args:
-    config, program, devices: see programs.lower.
+    experiment, program, devices: see programs.lower.
     chip: the devices' generation.
     dump: called with the compiled text, if given.
 
@@ -54,8 +62,8 @@ def run(config, program: str, devices, chip: chips.Chip, *, dump=None):
     a Report; that memory ran out is one too.
   """
   began = time.monotonic()
-  made = programs.lower(config, program, devices)
-  mesh, model = dict(made.mesh.shape), config.model
+  made = programs.lower(experiment, program, devices)
+  mesh, model = dict(made.mesh.shape), experiment.model
   parts = {name: bytes_of(tree) for name, tree in made.parts.items()}
   parts = {name: size for name, size in parts.items() if size}
 
@@ -97,7 +105,7 @@ def run(config, program: str, devices, chip: chips.Chip, *, dump=None):
     told(memory),
     seconds,
     roofline_lib.per_kind(collectives),
-    whole(made, config, collectives),
+    whole(made, experiment, collectives),
     found.kernels(),
     made.flops,
     roofline(made, found, collectives, chip),
@@ -130,9 +138,9 @@ def memory_of(analysis, parts: dict, limit: float) -> roofline_lib.Memory:
   )
 
 
-def whole(made: programs.Lowered, config, collectives) -> tuple[str, ...]:
+def whole(made: programs.Lowered, experiment, collectives) -> tuple[str, ...]:
   """Where activations are gathered whole, with their shapes."""
-  model, tensor = config.model, made.mesh.shape['tensor']
+  model, tensor = experiment.model, made.mesh.shape['tensor']
   params = made.parts['parameters']
   if 'dit' not in params:  # an autoencoder's activations follow no table
     return ()
@@ -140,7 +148,8 @@ def whole(made: programs.Lowered, config, collectives) -> tuple[str, ...]:
     '/' + sharding.path_name(path): leaf.shape
     for path, leaf in jax.tree_util.tree_leaves_with_path(params)
   }
-  tokens = networks.grids(config, networks.networks(config)).tokens
+  nets = networks.networks(experiment)
+  tokens = networks.clip_geometry(experiment.data, nets).tokens
   found = roofline_lib.whole_activations(
     collectives,
     elements=tokens * model.width // tensor,

@@ -12,9 +12,10 @@ import jax
 import numpy as np
 import tqdm
 
-from spacetime.config import networks, parse
+from spacetime.config import samplers
 from spacetime.data import geometry
 from spacetime.diffusion import conditioning, conditioning_video, sampler
+from spacetime.diffusion.settings import SamplingSettings
 from spacetime.media.pixels import to_video
 from spacetime.models.autoencoder import streaming
 from spacetime.pipeline import decode as decode_lib
@@ -26,7 +27,7 @@ def sample(
   prompts: list[str],
   *,
   grid: geometry.Geometry,
-  settings: parse.SamplingConfig,
+  settings: SamplingSettings,
   negative: str = '',
   seed: int = 0,
   window: conditioning_video.ConditioningVideo | None = None,
@@ -70,7 +71,7 @@ def from_texts(
   told: prompt_embeds.Texts,
   *,
   grid: geometry.Geometry,
-  settings: parse.SamplingConfig,
+  settings: SamplingSettings,
   seed: int = 0,
   window: conditioning_video.ConditioningVideo | None = None,
   batch: int = 16,
@@ -106,7 +107,7 @@ def given(
   model: prompt_embeds.Model,
   window: conditioning_video.ConditioningVideo,
   *,
-  settings: parse.SamplingConfig,
+  settings: SamplingSettings,
   batch: int,
 ) -> conditioning.Conditioning:
   """The window encoded, up to the last latent frame that is needed of it."""
@@ -116,8 +117,8 @@ def given(
   strength = 1.0
   if settings.strength < 1:
     # What the grid begins at, which is less where it was published.
-    parts = networks.samplers(
-      model.config, nets, settings, latent=cond_mask_fhwc.shape[:3]
+    parts = samplers.samplers(
+      model.experiment, nets, settings, latent=cond_mask_fhwc.shape[:3]
     )
     strength = next(iter(parts.values())).sigmas[0]
   else:
@@ -173,7 +174,7 @@ def draw(
   told: prompt_embeds.Texts,
   condition: conditioning.Conditioning,
   *,
-  settings: parse.SamplingConfig,
+  settings: SamplingSettings,
   seed: int,
   batch: int,
 ) -> list[np.ndarray]:
@@ -225,14 +226,14 @@ class Programs:
 
 def programs(
   model: prompt_embeds.Model,
-  settings: parse.SamplingConfig,
+  settings: SamplingSettings,
   *,
   latent: tuple[int, int, int],
 ) -> Programs:
   """The programs of these settings, for latents of (f, h, w); each call
   compiles its own."""
-  parts = networks.samplers(
-    model.config, model.networks, settings, latent=latent
+  parts = samplers.samplers(
+    model.experiment, model.networks, settings, latent=latent
   )
   whole = next(iter(parts.values()))
   return Programs(

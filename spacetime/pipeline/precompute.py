@@ -1,6 +1,7 @@
 """What does not change while training, computed once: latents and texts."""
 
 import dataclasses
+import functools
 import pathlib
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -12,9 +13,11 @@ import tqdm
 from spacetime import checkpoint, sharding
 from spacetime.checkpoint import init_weights, load
 from spacetime.checkpoint.interop import folders
-from spacetime.config import networks, parse
+from spacetime.checkpoint.locate import locate
+from spacetime.config import networks
 from spacetime.data import geometry, latent_cache
 from spacetime.data import sources as sources_lib
+from spacetime.data.settings import DataConfig
 from spacetime.media.pixels import to_video
 from spacetime.models.autoencoder import streaming
 from spacetime.pipeline import prompt_embeds
@@ -48,39 +51,37 @@ def open_encoder(path: str) -> Encoder:
     ValueError: none of these, or damaged.
   """
   mesh = sharding.single_device_mesh()
-  folder = networks.resolve(path)
+  folder = locate(path).folder
   if folders.is_pipeline(folder):
     model = load.open_published(folder, mesh=mesh)
     name = folders.open_part(folder, 'vae').fingerprint()
   else:
-    config = checkpoint.read_config(folder)
-    if config.get('stage') == 'autoencoder':
-      codec = networks.autoencoder(config)
+    experiment = checkpoint.read_experiment(folder)
+    if experiment.stage == 'autoencoder':
+      codec = networks.autoencoder(experiment.autoencoder)
       name = checkpoint.weights_hash(folder)
-      read = lambda: load.load_own(config, folder, mesh=mesh)  # noqa: E731
+      read = functools.partial(
+        load.load_own, experiment.autoencoder, folder, mesh=mesh
+      )
+      data = experiment.data
       return Encoder(
-        name, codec, lambda: read()['autoencoder'], None, *_clips(config)
+        name, codec, lambda: read()['autoencoder'], None, data.size, data.fps
       )
     model = load.open_model(path, mesh=mesh)
-    name = init_weights.fingerprint_of_autoencoder(config, beside=folder)
+    name = init_weights.fingerprint_of_autoencoder(experiment, beside=folder)
   return Encoder(
     name,
     model.networks.autoencoder,
     lambda: model.read('autoencoder'),
     model,
-    *_clips(model.config),
+    model.experiment.data.size,
+    model.experiment.data.fps,
   )
-
-
-def _clips(config) -> tuple[tuple[int, int, int], float]:
-  data = parse.data(config)
-  world = data.world
-  return (world.frames, world.height, world.width), data.fps
 
 
 def encode(
   found: Encoder,
-  data: parse.DataConfig,
+  data: DataConfig,
   out,
   *,
   seed: int = 0,
@@ -106,10 +107,9 @@ def encode(
   """
   if data.name == 'cache':
     raise ValueError("data.name='cache': expected clips, 'digits' or 'folder'")
-  if data.world.mixed is not None:
+  if data.mixed is not None:
     raise ValueError(
-      'data.world.mixed: expected None, since the latents of a cache are of '
-      'one size'
+      'data.mixed: expected None, since the latents of a cache are of one size'
     )
   if text == 'embeddings' and found.model is None:
     raise ValueError(
@@ -117,17 +117,15 @@ def encode(
       'encoder: expected captions; change --text or --checkpoint'
     )
   model = None if text == 'captions' else found.model
-  nets, world = model and model.networks, data.world
-  grid = geometry.Geometry(
-    world.frames, world.height, world.width, found.codec.stride, (1, 1, 1)
-  )
+  nets = model and model.networks
+  grid = geometry.Geometry(*data.size, found.codec.stride, (1, 1, 1))
   sources = sources_lib.open_sources(data, seed=seed)
   about = latent_cache.About(
     autoencoder=found.fingerprint,
     text=model.text_hash if model else '',
-    frames=world.frames,
-    height=world.height,
-    width=world.width,
+    frames=data.frames,
+    height=data.height,
+    width=data.width,
     fps=data.fps,
     latent=(*grid.latent, found.codec.z_dim),
     length=nets.text_length if nets else 0,

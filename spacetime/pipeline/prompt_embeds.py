@@ -40,7 +40,7 @@ class Texts:
 
 def is_published(model: Model) -> bool:
   """Whether prompts are read as the published pipelines read them."""
-  return 'published' in model.config
+  return bool(model.experiment.published)
 
 
 def check(model: Model, text: str) -> np.ndarray:

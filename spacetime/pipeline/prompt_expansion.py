@@ -10,7 +10,6 @@ from typing import Protocol
 from absl import logging
 
 from spacetime.checkpoint import load
-from spacetime.config import parse
 from spacetime.data import chat_endpoint
 from spacetime.data.digits import expansion
 from spacetime.pipeline import prompts as prompts_lib
@@ -44,7 +43,7 @@ def expander(request: Asked, model: load.Opened) -> Callable[[str], str] | None:
   if not wanted:
     return None
   if wanted == GRAMMAR:
-    data = parse.data(model.config)
+    data = model.experiment.data
     if data.name != 'digits':
       raise ValueError(
         f"--expand_prompt=grammar: the model's data are {data.name!r}: the "

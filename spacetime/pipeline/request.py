@@ -7,9 +7,10 @@ from absl import logging
 
 from spacetime import sharding
 from spacetime.checkpoint import load
-from spacetime.config import networks, parse
+from spacetime.config import networks
 from spacetime.data import geometry
 from spacetime.diffusion import conditioning_video, rollout
+from spacetime.diffusion.settings import SamplingSettings
 from spacetime.pipeline import (
   best_of_n,
   decode,
@@ -116,7 +117,7 @@ class Plan:
   negative: str | None
   targets: outputs.Targets
   grid: geometry.Geometry
-  settings: parse.SamplingConfig
+  settings: SamplingSettings
   window: conditioning_video.ConditioningVideo | None
   mode: str
   fps: float
@@ -141,7 +142,7 @@ def check(request: Request) -> Plan:
   mesh = sharding.single_device_mesh()
   model = load.open_model(request.checkpoint, mesh=mesh)
   model = _tuned(request, model)
-  data = parse.data(model.config)
+  data = model.experiment.data
   fps = data.fps if request.fps is None else request.fps
   grid = _grid(request, model, size, mode=mode, fps=fps)
   division = prompt_schedule.divide(request, grid, fps=fps, noise=CONTEXT_NOISE)
@@ -151,8 +152,8 @@ def check(request: Request) -> Plan:
     devices=request.decode_shards,
     latent=grid.latent[1:],
   )
-  settings = parse.sampling(
-    model.config, **{name: getattr(request, name) for name in SETTINGS}
+  settings = model.experiment.sampling.with_changes(
+    **{name: getattr(request, name) for name in SETTINGS}
   )
   given = None
   if found:
@@ -244,10 +245,10 @@ def _tuned(request: Request, model: load.Opened) -> load.Opened:
 def _grid(
   request: Request, model, size, *, mode: str, fps: float
 ) -> geometry.Geometry:
-  world = parse.data(model.config).world
-  frames = {'still': 1}.get(mode, world.frames)
+  data = model.experiment.data
+  frames = {'still': 1}.get(mode, data.frames)
   if mode in modes.BETWEEN:
-    frames = world.longest
+    frames = data.world.longest
   if request.frames is not None:
     frames = request.frames
   if request.seconds is not None:
@@ -255,8 +256,8 @@ def _grid(
     frames = min(
       frames, prompt_schedule.length(request.seconds, stride=step, fps=fps)
     )
-  height, width = size or (world.height, world.width)
-  return networks.grids(model.config, model.networks, (frames, height, width))
+  height, width = size or (data.height, data.width)
+  return networks.clip_geometry(data, model.networks, (frames, height, width))
 
 
 def _check_given_scale(settings, mode: str, codec, window) -> None:
@@ -287,7 +288,7 @@ def _check_candidates(request: Request, mode: str, window) -> None:
 
 
 def _warn_of_levels(request: Request, model, mode: str) -> None:
-  published = model.config.get('published', {}).get('index', {})
+  published = model.experiment.published.get('index', {})
   if published and not published.get('expand_timesteps'):
     logging.warning(
       '--mode=%s: %s was published with one noise level for a whole clip: '

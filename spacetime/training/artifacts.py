@@ -1,5 +1,5 @@
-"""What a run keeps beside its checkpoints: an autoencoder, a tokenizer, the
-moments of its latents."""
+"""Files of a run beside its checkpoints: a copy of the autoencoder, the
+tokenizer, the config with the moments of the latents."""
 
 import json
 
@@ -8,74 +8,93 @@ import numpy as np
 from etils import epath
 
 from spacetime import checkpoint, sharding
-from spacetime.checkpoint import init_weights
-from spacetime.config import networks, parse
+from spacetime.config import parse
+from spacetime.config.experiment import Experiment
 from spacetime.data import sources as sources_lib
 from spacetime.data import tokenizer as tokenizer_lib
 from spacetime.media import files
 from spacetime.sharding import multihost
-from spacetime.training import setup
+from spacetime.training import setup, tasks
+
+MOMENTS = ('latents_mean', 'latents_std')
 
 
-def keep_autoencoder(config, workdir) -> None:
-  """Copies the autoencoder into the run, so that the run is whole by itself."""
-  kept = checkpoint.absolute(workdir) / setup.KEPT
+def copy_autoencoder(run: setup.Setup, workdir) -> None:
+  """Copies a trained autoencoder into the run, which then needs no other
+  folder."""
+  target = checkpoint.absolute(workdir) / setup.AUTOENCODER
 
   def copy():
-    if kept.exists():
+    if target.exists():
       return
-    source = networks.resolve(config.autoencoder.weights, beside=workdir)
-    with files.atomic_folder(kept) as temporary:
-      for path in epath.Path(source).iterdir():
+    with files.atomic_folder(target) as temporary:
+      for path in epath.Path(run.autoencoder_folder).iterdir():
         path.copy(temporary / path.name)
 
-  multihost.first(copy)
-  config.autoencoder.weights = setup.KEPT
+  if run.autoencoder_folder:
+    multihost.first(copy)
 
 
-def with_moments(plain: dict, workdir) -> dict:
-  """The config with the latents' moments that a finished run has measured."""
-  if plain['stage'] == 'autoencoder':
-    path = checkpoint.absolute(workdir) / checkpoint.CONFIG
-    if path.exists():
-      saved = json.loads(path.read_text())['autoencoder']
-      for name in ('latents_mean', 'latents_std'):
-        if name in saved:
-          plain['autoencoder'][name] = saved[name]
-  return plain
+def with_saved_moments(experiment: Experiment, workdir) -> Experiment:
+  """The experiment with the moments of the latents that a finished run has
+  measured."""
+  path = checkpoint.absolute(workdir) / checkpoint.CONFIG
+  if experiment.stage != 'autoencoder' or not path.exists():
+    return experiment
+  saved = json.loads(path.read_text())['autoencoder']
+  return parse.replace(
+    experiment,
+    {f'autoencoder.{name}': saved[name] for name in MOMENTS if name in saved},
+  )
 
 
 def get_tokenizer(
-  config, sources, workdir, base: init_weights.Base | None
+  run: setup.Setup, sources: sources_lib.Sources, workdir
 ) -> tokenizer_lib.Tokenizer:
-  """The run's tokenizer: the one it has, that of the weights it starts from or
-  of its cache, or one learnt from its captions."""
+  """The tokenizer of the run: its own, that of the weights it starts from, that
+  of its cache, or one trained on its captions."""
   path = checkpoint.absolute(workdir) / checkpoint.TOKENIZER
   if path.exists():
     return tokenizer_lib.Tokenizer.from_bytes(path.read_bytes())
-  if base is not None and base.tokenizer is not None:
-    return tokenizer_lib.Tokenizer.from_bytes(base.tokenizer)
+  if run.base is not None and run.base.tokenizer is not None:
+    return tokenizer_lib.Tokenizer.from_bytes(run.base.tokenizer)
   if sources.cache is not None and not sources.captions:  # they are embedded
     return tokenizer_lib.Tokenizer.from_bytes(sources.cache.tokenizer)
-  size = config.text.vocab_size if 'text' in config else sources_lib.VOCABULARY
+  text = run.experiment.text
+  size = text.encoder.vocab_size if text else sources_lib.VOCABULARY
   return tokenizer_lib.train(sources.captions, vocab_size=size)
 
 
-def save_moments(
-  config, workdir, codec, params, loader, mesh, *, batches: int = 16
+def save_config(
+  run: setup.Setup, workdir, tokenizer: tokenizer_lib.Tokenizer
 ) -> None:
-  """Puts each latent channel's mean and deviation into the run's config."""
-  stage = networks.reconstruction_stage(config, codec)
-  compiled, found = jax.jit(stage.moments), []
+  """Writes config.json and the tokenizer."""
+  checkpoint.write_config(
+    workdir,
+    with_saved_moments(run.experiment, workdir).values,
+    tokenizer=tokenizer.serialized,
+    free=setup.FREE_KEYS,
+  )
+
+
+def save_moments(
+  run: setup.Setup, workdir, params, loader, *, batches: int = 16
+) -> None:
+  """Measures the mean and deviation of each latent channel, and writes them
+  into the run's config."""
+  stage = tasks.reconstruction_stage(run.experiment, run.autoencoder)
+  compiled, moments = jax.jit(stage.moments), []
   iterator = iter(loader)
   for _ in range(batches):
-    batch = sharding.put_batch(next(iterator), mesh)
-    found.append(jax.device_get(compiled(params, batch)))
-  mean, square = (np.mean(x, axis=0) for x in zip(*found, strict=True))
+    batch = sharding.put_batch(next(iterator), run.mesh)
+    moments.append(jax.device_get(compiled(params, batch)))
+  mean, square = (np.mean(x, axis=0) for x in zip(*moments, strict=True))
   deviation = np.sqrt(np.maximum(square - mean**2, 1e-8))
-  plain = parse.plain(config)
-  plain['autoencoder'] |= {
-    'latents_mean': [round(float(x), 5) for x in mean],
-    'latents_std': [round(float(x), 5) for x in deviation],
-  }
-  checkpoint.write_config(workdir, plain, free=setup.FREE)
+  experiment = parse.replace(
+    run.experiment,
+    {
+      'autoencoder.latents_mean': [round(float(x), 5) for x in mean],
+      'autoencoder.latents_std': [round(float(x), 5) for x in deviation],
+    },
+  )
+  checkpoint.write_config(workdir, experiment.values, free=setup.FREE_KEYS)

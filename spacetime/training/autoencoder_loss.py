@@ -6,27 +6,8 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
+from spacetime.config.sections import ReconstructionConfig
 from spacetime.media.pixels import to_video
-
-
-@dataclasses.dataclass(frozen=True)
-class ReconstructionConfig:
-  """Weights of the loss's terms.
-
-  Attributes:
-    squared: mean squared error; it starts learning where absolute error
-      stalls at the background (the median of a sparse picture).
-    absolute: mean absolute error; keeps edges sharp.
-    scales: coarser scales (2x, 4x, ...) at which absolute error is added.
-    gradient: absolute error of differences between neighbouring pixels.
-    kl: divergence of the posterior from a unit normal, per latent value.
-  """
-
-  squared: float = 1.0
-  absolute: float = 1.0
-  scales: int = 2
-  gradient: float = 0.5
-  kl: float = 1e-6
 
 
 def psnr(video_BFHWC, decoded_BFHWC) -> jax.Array:

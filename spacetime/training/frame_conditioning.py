@@ -6,69 +6,10 @@ extend either way, two ends to join. What it has seen given with noise it trusts
 less, so that in a long video it hands on less of its own faults.
 """
 
-import dataclasses
-
 import jax
 import jax.numpy as jnp
 
-from spacetime import SettingError
-
-WAYS = ('none', 'first', 'first_k', 'last_k', 'ends', 'random')
-
-
-@dataclasses.dataclass(frozen=True)
-class FrameConditioningConfig:
-  """Weights of the conditioning kinds; they need not add to one.
-
-  Attributes:
-    none: no conditioning frame.
-    first: the first frame.
-    first_k: the first 1 to f - 1 frames.
-    last_k: the last 1 to f - 1 frames.
-    ends: the first 1 or more and the last 1 or more, few as a rule.
-    random: each frame with probability one half.
-    context_noise_prob: share of clips whose conditioning frames carry noise.
-    context_noise: highest noise level of conditioning frames; the level of a
-      clip is uniform up to it.
-    independent_noise_prob: share of clips that draw a noise level for every
-      frame.
-
-  Source: noise on conditioning frames as in Ho et al. 2022 (Cascaded
-  Diffusion), arXiv 2106.15282, section 4.2; independent levels as in Chen et
-  al. 2024 (Diffusion Forcing), arXiv 2407.01392.
-  """
-
-  none: float = 0.7
-  first: float = 0.1
-  first_k: float = 0.05
-  last_k: float = 0.05
-  ends: float = 0.05
-  random: float = 0.05
-  context_noise_prob: float = 0.0
-  context_noise: float = 0.3
-  independent_noise_prob: float = 0.0
-
-  def __post_init__(self):
-    if min(self.weights) < 0 or sum(self.weights) <= 0:
-      raise SettingError(
-        'conditioning',
-        self.weights,
-        'weights that are not negative, one above 0',
-      )
-    for name in (
-      'context_noise_prob',
-      'context_noise',
-      'independent_noise_prob',
-    ):
-      if not 0 <= getattr(self, name) <= 1:
-        raise SettingError(
-          f'conditioning.{name}', getattr(self, name), '0 to 1'
-        )
-
-  @property
-  def weights(self) -> tuple[float, ...]:
-    """Of WAYS."""
-    return tuple(getattr(self, name) for name in WAYS)
+from spacetime.config.sections import FrameConditioningConfig
 
 
 def sample_cond_mask(

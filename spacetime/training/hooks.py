@@ -9,21 +9,21 @@ from spacetime.training import loop, setup, sheets
 
 
 def events(
-  plan: setup.Plan, frozen: dict, held_out: dict, workdir, told, empty_SY
+  run: setup.Setup, frozen: dict, held_out: dict, workdir, told, empty_SY
 ) -> list[loop.Every]:
   """The held-out measures and the contact sheets."""
   draw = (
-    sheets.sampled(plan.config, plan.nets, held_out, empty_SY=empty_SY)
-    if plan.nets
-    else sheets.reconstructed(plan.codec, held_out)
+    sheets.sampled(run.experiment, run.nets, held_out, empty_SY=empty_SY)
+    if run.nets
+    else sheets.reconstructed(run.autoencoder, held_out)
   )
   return [
     loop.Every(
-      plan.train.evaluate_every,
-      evaluator(plan.task, frozen, held_out, plan.mesh),
+      run.experiment.train.evaluate_every,
+      evaluator(run.task, frozen, held_out, run.mesh),
     ),
     loop.Every(
-      plan.train.sheet_every,
+      run.experiment.train.sheet_every,
       sheets.event(draw, frozen, workdir, told),
     ),
   ]

@@ -1,8 +1,7 @@
-"""The state of a run that has made no step."""
+"""The state of a run before its first step."""
 
 import jax
 import numpy as np
-from jax.experimental import multihost_utils
 
 from spacetime.data import sources
 from spacetime.media.pixels import to_video
@@ -10,54 +9,47 @@ from spacetime.models.transformer import patchify
 from spacetime.training import pca_init, setup, state
 
 
-def begin(plan: setup.Plan, source, key) -> state.State:
-  """The state of a run that has made no step."""
-  if plan.base is not None and not plan.nets.lora.rank:
-    params = plan.base.load(plan.nets, plan.mesh)
-    # What the published code computes in float32 may be stored as less.
-    kept = {
+def init_state(run: setup.Setup, source, key: jax.Array) -> state.State:
+  """The state of a run before its first step.
+
+  Args:
+    run: checked.
+    source: training records, for layers of principal components.
+    key: for the parameters.
+  """
+  if run.base is not None and not run.nets.lora.rank:
+    params = run.base.load(run.nets, run.mesh)
+    # Weights that the published code computes in float32 may be stored as less.
+    params = {
       root: jax.tree.map(lambda leaf: leaf.astype('float32'), params[root])
-      for root in plan.shapes.params
+      for root in run.shapes.params
     }
-    if plan.train.pca_init_rank and plan.train.pca_init_clips:
-      kept['dit'] |= widened(kept['dit'], found(plan, source))
-    return state.state_from(kept, plan.optimizer, plan.mesh)
-  init = first_layers(plan, source)
-  return state.init_state(init, key, plan.optimizer, plan.mesh)
+    return state.state_from(params, run.optimizer, run.mesh)
+  init = _with_pca_layers(run, source)
+  return state.init_state(init, key, run.optimizer, run.mesh)
 
 
-def first_layers(plan: setup.Plan, source):
+def _with_pca_layers(run: setup.Setup, source):
   """The task's init, with first and last layers of principal components."""
-  if plan.nets is None or plan.nets.lora.rank or not plan.train.pca_init_clips:
-    return plan.task.init
-  components = found(plan, source)
+  clips = run.experiment.train.pca_init_clips
+  if run.nets is None or run.nets.lora.rank or not clips:
+    return run.task.init
+  components = _components(run, source)
 
-  def begin(key):
-    params = plan.task.init(key)
+  def init(key):
+    params = run.task.init(key)
     return params | {'dit': pca_init.start(params['dit'], components)}
 
-  return begin
+  return init
 
 
-def widened(dit: dict, components: pca_init.Components) -> dict:
-  """The layers that principal.widen changes, where they were."""
-  whole = {
-    name: multihost_utils.process_allgather(dit[name], tiled=True)
-    for name in ('patch_embed', 'pos_embed')
-    if name in dit
-  }
-  layer = pca_init.widen(whole, components)['patch_embed']
-  place = lambda new, old: jax.device_put(new, old.sharding)  # noqa: E731
-  return {'patch_embed': jax.tree.map(place, layer, dit['patch_embed'])}
-
-
-def found(plan: setup.Plan, source) -> pca_init.Components:
-  """The principal components of the first clips' patches."""
-  nets, cut = plan.nets, plan.cut
+def _components(run: setup.Setup, source) -> pca_init.Components:
+  """The principal components of the patches of the first clips."""
+  nets, cut, train = run.nets, run.cut, run.experiment.train
 
   @jax.jit
   def encoded(frames_FHWC):
-    return nets.encode(plan.frozen, to_video(frames_FHWC)[None])
+    return nets.encode(run.frozen, to_video(frames_FHWC)[None])
 
   def tokens(record):
     if cut is not None:
@@ -66,8 +58,8 @@ def found(plan: setup.Plan, source) -> pca_init.Components:
     z = encoded(record['video']) if z is None else z.astype(np.float32)
     return np.asarray(patchify.patchify(z, nets.dit.config.patch)[0])
 
-  records = sources.first(source, plan.train.pca_init_clips)
+  records = sources.first(source, train.pca_init_clips)
   # As one clip, since clips may differ in size.
   x_BNV = np.concatenate([tokens(record) for record in records])[None]
-  rank = pca_init.rank(plan.train.pca_init_rank, nets.dit.config)
+  rank = pca_init.rank(train.pca_init_rank, nets.dit.config)
   return pca_init.components(x_BNV, rank=rank)

@@ -7,6 +7,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
+from spacetime.config.sections import FrameConditioningConfig
 from spacetime.diffusion import flow
 from spacetime.media.pixels import to_video
 from spacetime.training import frame_conditioning
@@ -33,7 +34,7 @@ class Diffusion:
   embed: Callable
   transform: Callable
   flow: flow.FlowConfig
-  conditioning: frame_conditioning.FrameConditioningConfig
+  conditioning: FrameConditioningConfig
   patch: tuple[int, int, int] = (1, 1, 1)
 
   def inputs(self, params, frozen, batch):

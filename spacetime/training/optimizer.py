@@ -1,6 +1,5 @@
 """Optimizers: AdamW and Muon, with warm-up, a plateau and a decay to zero."""
 
-import dataclasses
 import re
 
 import jax
@@ -8,71 +7,8 @@ import jax.numpy as jnp
 import optax
 from optax.contrib import MuonDimensionNumbers
 
+from spacetime.config.sections import OptimizerConfig
 from spacetime.sharding import path_name
-
-NAMES = ('adamw', 'muon')
-MOMENTS = ('float32', 'bfloat16')
-# The largest b2 that a second moment in bfloat16 follows: its eight bits round
-# away what moves it by less than a share of 2^-9.
-SLOWEST = 0.98
-
-
-@dataclasses.dataclass(frozen=True)
-class OptimizerConfig:
-  """How parameters move.
-
-  Attributes:
-    name: 'adamw', or 'muon' for the matrices inside blocks and AdamW for the
-      rest (Jordan 2024; RMS-matched as in Liu et al. 2025, arXiv 2502.16982).
-    learning_rate: on the plateau.
-    adam_rate: of the parameters that Muon leaves to Adam.
-    warmup: steps from 0 to the plateau.
-    decay: share of all steps, at the end, that falls linearly to 0.
-    clip: largest norm of the gradient.
-    b1: of the first moment.
-    b2: of the second moment.
-    weight_decay: decoupled; matrices only.
-    moments: dtype in which moments are stored; they are computed in float32.
-    newton_schulz: Muon's iterations; 3 are enough for small batches.
-    freeze: regular expressions; parameters whose whole name, such as
-      'dit/patch_embed/kernel', one of them matches stay as they start.
-  """
-
-  name: str = 'adamw'
-  learning_rate: float = 1e-4
-  adam_rate: float = 1e-3
-  warmup: int = 100
-  decay: float = 0.3
-  clip: float = 1.0
-  b1: float = 0.9
-  b2: float = 0.95
-  weight_decay: float = 0.0
-  moments: str = 'float32'
-  newton_schulz: int = 5
-  freeze: tuple[str, ...] = ()
-
-  def __post_init__(self):
-    if self.name not in NAMES:
-      raise ValueError(f'optimizer.name={self.name!r}: expected one of {NAMES}')
-    if self.learning_rate <= 0 or self.clip <= 0 or not 0 <= self.decay <= 1:
-      raise ValueError(
-        f'optimizer.learning_rate={self.learning_rate}, clip={self.clip}, '
-        f'decay={self.decay}: expected positive rates and 0 <= decay <= 1'
-      )
-    if self.moments not in MOMENTS:
-      raise ValueError(
-        f'optimizer.moments={self.moments!r}: expected one of {MOMENTS}'
-      )
-    if self.moments == 'bfloat16' and self.b2 > SLOWEST:
-      raise ValueError(
-        f"optimizer.moments='bfloat16' with optimizer.b2={self.b2}: expected "
-        f'at most {SLOWEST}, since so slow an average would round to no change'
-      )
-    if isinstance(self.freeze, str):
-      raise ValueError(
-        f'optimizer.freeze={self.freeze!r}: expected a tuple of patterns, such '
-        f'as ({self.freeze!r},)'
-      )
 
 
 def schedule(config: OptimizerConfig, *, steps: int) -> optax.Schedule:

@@ -117,53 +117,6 @@ def start(dit: dict, found: Components, *, level: float = 0.8) -> dict:
   }
 
 
-def widen(dit: dict, found: Components, *, level: float = 0.8) -> dict:
-  """Trained parameters whose first layer lets more of a patch in.
-
-  What it lets through already stays where it is; of the components the
-  strongest directions outside of that come in, as strong as `start` has them,
-  by channels that patches do not write to, and places least.
-
-  Args:
-    dit: of a trained transformer.
-    found: as many components as shall come in, all in all. Where the layer
-      lets in so many already, nothing changes.
-    level: see `start`.
-  """
-  kernel_VD = np.asarray(dit['patch_embed']['kernel'], np.float32)
-  inside_VR, into_RD = _span(kernel_VD)
-  more = len(found.variance_R) - inside_VR.shape[1]
-  if more <= 0:
-    return dit
-  outside_VR = found.basis_VR * np.sqrt(found.variance_R)
-  outside_VR -= inside_VR @ (inside_VR.T @ outside_VR)
-  basis_VR, deviation_R, _ = np.linalg.svd(outside_VR, full_matrices=False)
-  basis_VR, deviation_R = basis_VR[:, :more], deviation_R[:more]
-  # Rows past those that span what is written are orthogonal to it.
-  free_FD = np.linalg.svd(into_RD)[2][len(into_RD) :]
-  if 'pos_embed' in dit:
-    places_KD = np.asarray(dit['pos_embed']['kernel'], np.float32)
-    free_FD = np.linalg.svd(places_KD @ free_FD.T)[2][::-1] @ free_FD
-  clean = 1.0 - level
-  scale_R = np.sqrt((clean * deviation_R) ** 2 + level**2)
-  added_VD = (basis_VR / scale_R) @ free_FD[:more]
-  bias_D = dit['patch_embed']['bias'] - clean * found.mean_V @ added_VD
-  return dit | {
-    'patch_embed': {
-      'kernel': jnp.asarray(kernel_VD + added_VD),
-      'bias': jnp.asarray(bias_D, jnp.float32),
-    }
-  }
-
-
-def _span(kernel_VD: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-  """Orthonormal bases of what a layer reads, (V, R), and writes, (R, D)."""
-  read_VR, size_R, write_RD = np.linalg.svd(kernel_VD, full_matrices=False)
-  # What was stored with fewer bits has some noise in the others.
-  kept_R = size_R > 0.03 * size_R[0]
-  return read_VR[:, kept_R], write_RD[kept_R]
-
-
 def _places(dit: dict, rank: int) -> jnp.ndarray:
   """A kernel that turns places into the width that patches leave empty, with
   the energy of one unit for each of the components there."""

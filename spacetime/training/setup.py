@@ -1,26 +1,30 @@
-"""A run of training, checked whole before anything is written or compiled."""
+"""Checks everything of a run before anything is written or compiled."""
 
 import dataclasses
 import json
 from typing import Any
 
 import jax
+import optax
 
-from spacetime import checkpoint
+from spacetime import SettingError, checkpoint
 from spacetime.checkpoint import init_weights, load
 from spacetime.config import mesh as mesh_lib
 from spacetime.config import networks as networks_lib
 from spacetime.config import packing, parse
+from spacetime.config.experiment import Experiment
 from spacetime.data import latent_cache
 from spacetime.data import packing as packing_lib
 from spacetime.media import files
-from spacetime.training import pca_init, state
+from spacetime.models.networks import Networks
+from spacetime.training import optimizer as optimizer_lib
+from spacetime.training import pca_init, state, tasks
 
-KEPT = 'autoencoder'  # where a run has its copy of a trained one
-# Keys that a resumed run may change: they do not bear on what was learnt. More
-# steps, and a later decay, are how a run on its plateau is made longer; levels
-# may move as it learns.
-FREE = (
+AUTOENCODER = 'autoencoder'  # the run's copy of a trained one
+# Config keys that may change on resume because they do not affect the learned
+# state. More steps, and a later decay, are how a run on its plateau is made
+# longer; the distribution of noise levels may move during training.
+FREE_KEYS = (
   'train.steps',
   'optimizer.decay',
   'flow.mean',
@@ -46,192 +50,210 @@ FREE = (
   'model.remat',
   'sampling',
 )
+SECTIONS = {
+  'autoencoder': ('autoencoder', 'reconstruction'),
+  'diffusion': (
+    *('autoencoder', 'text', 'model', 'flow', 'conditioning', 'sampling'),
+  ),
+}
 
 
 @dataclasses.dataclass(frozen=True)
-class Plan:
-  """A run whose parts have been checked: nothing is written or compiled yet.
+class Setup:
+  """A checked run, of which nothing has been written or compiled.
 
   Attributes:
-    config: with the run's own copy of an autoencoder named, if it has one.
-    data, train: sections.
-    mesh, optimizer, task: as build makes them.
-    nets: None for an autoencoder's stage.
-    codec: the autoencoder.
-    frozen: its parameters where they do not move.
+    experiment: as the run's config.json will store it: with the run's own copy
+      of a trained autoencoder, and fingerprints of its weights and its cache.
+    mesh: devices of the run.
+    optimizer: transformation of gradients.
+    task: loss and initial parameters.
+    nets: the networks; None in the autoencoder's stage.
+    autoencoder: the autoencoder.
+    autoencoder_folder: folder of a trained one, which the run copies; '' for
+      none.
+    frozen: its parameters; {} where it has none or they are trained.
     shapes: the abstract state on the mesh.
-    base: the weights to start from, or that low-rank pairs are of; None where
-      there are none, or the run has gone on from them.
-    origin: what the run remembers of its base and its cache, as sections.
-    cut: clips to patches, where they are packed into rows.
+    base: weights to start from, or of which low-rank adapters are trained;
+      None for random weights, or once a run has trained on from them.
+    cut: the host's patchify where clips are packed into rows.
   """
 
-  config: Any
-  data: parse.DataConfig
-  train: parse.TrainConfig
+  experiment: Experiment
   mesh: jax.sharding.Mesh
-  optimizer: Any
-  task: networks_lib.Task
-  nets: networks_lib.Networks | None
-  codec: Any
+  optimizer: optax.GradientTransformation
+  task: tasks.Task
+  nets: Networks | None
+  autoencoder: Any
+  autoencoder_folder: str
   frozen: dict
   shapes: state.State
   base: init_weights.Base | None
-  origin: dict
   cut: packing_lib.Patchify | None = None
 
 
-def check(config, workdir: str, *, checkpoint_path: str | None = None) -> Plan:
-  """Refuses what cannot work.
+def check(
+  experiment: Experiment, workdir: str, *, init_from: str | None = None
+) -> Setup:
+  """Checks a run; writes nothing.
 
   Args:
-    config: an experiment's ConfigDict.
-    workdir: of the run, there or not.
-    checkpoint_path: of the weights to start from, if not from nothing.
+    experiment: of the run.
+    workdir: output folder, which may not exist yet.
+    init_from: weights to start from; None starts from random ones.
 
   Raises:
-    ValueError: the config, the weights, or what the work directory holds,
-      cannot be.
+    ValueError: the config, the weights, or the contents of the output folder
+      cannot work.
   """
-  if config.get('stage') not in parse.STAGES:
-    raise ValueError(
-      f'stage={config.get("stage")!r}: expected one of {parse.STAGES}'
-    )
-  data, train = parse.data(config), parse.train(config)
-  optimizer, mesh = networks_lib.make_optimizer(config), mesh_lib.mesh(config)
-  if (checkpoint.absolute(workdir) / KEPT).exists():
-    config.autoencoder.weights = KEPT
-  base, origin = None, {}
-  if config.stage == 'autoencoder':
-    check_autoencoder_stage(data, checkpoint_path)
-    codec, nets, frozen, cut = networks_lib.autoencoder(config), None, {}, None
-    task = networks_lib.reconstruction_task(config, codec)
+  experiment.require('data', 'optimizer', 'mesh', 'train')
+  experiment.require(*SECTIONS[experiment.stage])
+  train = experiment.train
+  optimizer = optimizer_lib.make_optimizer(
+    experiment.optimizer, steps=train.steps
+  )
+  mesh = mesh_lib.mesh(experiment)
+  nets = cut = base = None
+  frozen, folder = {}, ''
+  if experiment.stage == 'autoencoder':
+    check_autoencoder_stage(experiment, init_from)
+    autoencoder = networks_lib.autoencoder(experiment.autoencoder)
+    task = tasks.reconstruction_task(experiment, autoencoder)
   else:
-    nets, frozen = networks(config, mesh, workdir)
-    task, codec = networks_lib.diffusion_task(config, nets), nets.autoencoder
-    cut = packing.cut(config, codec, nets.dit.config.patch)
+    if (checkpoint.absolute(workdir) / AUTOENCODER).exists():
+      experiment = with_own_autoencoder(experiment)
+    trained, folder = load.find_autoencoder(experiment, beside=workdir)
+    nets = networks_lib.networks(experiment, autoencoder=trained)
+    check_tokens(experiment, nets, mesh)
+    frozen = load.load_own(trained, folder, mesh=mesh) if trained else {}
+    autoencoder, task = nets.autoencoder, tasks.diffusion_task(experiment, nets)
+    cut = packing.cut(experiment, autoencoder, nets.dit.config.patch)
     pca_init.rank(train.pca_init_rank, nets.dit.config)
-    check_frozen(config, data, nets)
-    base, source = find_base(config, checkpoint_path, workdir, nets)
-    if source:
-      origin['source'] = source
-    if data.name == 'cache':
-      origin['cache'] = check_cache(config, data, nets, source, workdir)
-  plain = parse.plain(config) | origin
-  if frozen:
-    plain['autoencoder']['weights'] = KEPT
-  checkpoint.check_config(workdir, plain, free=FREE)
-  key = jax.random.key(config.seed)
+    check_frozen(experiment, nets)
+    base, source = find_base(init_from, workdir, nets)
+    records = {'source': source} if source else {}
+    if experiment.data.name == 'cache':
+      records['cache'] = check_cache(experiment, nets, source, workdir)
+    experiment = parse.replace(with_own_autoencoder(experiment), records)
+  checkpoint.check_config(workdir, experiment.values, free=FREE_KEYS)
+  key = jax.random.key(experiment.seed)
   shapes = state.abstract_state(task.init, key, optimizer, mesh)
   files.check_writable(workdir)
-  return Plan(
-    config,
-    data,
-    train,
-    mesh,
-    optimizer,
-    task,
-    nets,
-    codec,
-    frozen,
-    shapes,
-    base,
-    origin,
-    cut,
+  return Setup(
+    experiment=experiment,
+    mesh=mesh,
+    optimizer=optimizer,
+    task=task,
+    nets=nets,
+    autoencoder=autoencoder,
+    autoencoder_folder=folder,
+    frozen=frozen,
+    shapes=shapes,
+    base=base,
+    cut=cut,
   )
 
 
-def networks(config, mesh, workdir) -> tuple[networks_lib.Networks, dict]:
-  """The networks of a transformer's stage, and the autoencoder's parameters
-  where they are at hand."""
-  weights, frozen = load.load_autoencoder(config, beside=workdir, mesh=mesh)
-  nets = networks_lib.networks(config, weights=weights)
-  # Clips to train on may be cropped, held-out ones are whole.
-  for size in (None, parse.data(config).crop):
-    tokens = networks_lib.grids(config, nets, size).tokens
-    mesh_lib.check_model(nets.dit.config, tokens, mesh)
-  parse.sampling(config)
-  return nets, frozen
+def with_own_autoencoder(experiment: Experiment) -> Experiment:
+  """The experiment with the run's own copy of a trained autoencoder."""
+  if experiment.autoencoder.kind != 'weights':
+    return experiment
+  return parse.replace(experiment, {'autoencoder.weights': AUTOENCODER})
 
 
-def check_autoencoder_stage(data, checkpoint_path) -> None:
-  """Refuses for an autoencoder what is of a transformer.
+def check_tokens(
+  experiment: Experiment, nets: Networks, mesh: jax.sharding.Mesh
+) -> None:
+  """Checks that the mesh divides the tokens of training and held-out clips."""
+  data = experiment.data
+  for size in (data.size, data.crop):
+    grid = networks_lib.clip_geometry(data, nets, size)
+    mesh_lib.check_model(nets.dit.config, grid.tokens, mesh)
+
+
+def check_autoencoder_stage(
+  experiment: Experiment, init_from: str | None
+) -> None:
+  """Refuses settings that only the transformer's stage has.
 
   Raises:
-    ValueError: latents or mixed sizes for data, or weights to start from.
+    SettingError: latents or mixed sizes as data, or weights to start from.
   """
+  data, stage = experiment.data, "in the stage 'autoencoder'"
   if data.name == 'cache':
-    raise ValueError(
-      "data.name='cache' in an autoencoder's stage: expected clips, 'digits' "
-      "or 'folder'"
-    )
-  if data.world.mixed is not None or data.packing is not None:
-    raise ValueError(
-      "data.world.mixed or data.packing in an autoencoder's stage: expected "
-      'None, clips of one size'
-    )
-  if checkpoint_path:
-    raise ValueError(
-      f"--checkpoint={checkpoint_path}: expected none in an autoencoder's "
-      'stage, which starts from nothing'
+    raise SettingError('data.name', 'cache', f"'digits' or 'folder' {stage}")
+  for name in ('mixed', 'packing'):
+    if getattr(data, name) is not None:
+      raise SettingError(
+        f'data.{name}', getattr(data, name), f'None, clips of one size, {stage}'
+      )
+  if init_from:
+    raise SettingError(
+      'checkpoint', init_from, f'None, since it starts from nothing {stage}'
     )
 
 
-def check_frozen(config, data, nets: networks_lib.Networks) -> None:
-  """Refuses a run whose frozen networks would have to run in every step.
+def check_frozen(experiment: Experiment, nets: Networks) -> None:
+  """Refuses a run whose frozen networks would run in every step.
 
   Raises:
-    ValueError: published networks without a cache, or pictures without a
-      decoder.
+    SettingError: published networks without a cache, or contact sheets without
+      a decoder.
   """
-  wan = config.autoencoder.kind == 'wan'
-  told = [
-    *(["autoencoder.kind='wan'"] if wan else []),
-    *(["text.kind='frozen'"] if nets.text_kind == 'frozen' else []),
+  data = experiment.data
+  wan = experiment.autoencoder.kind == 'wan'
+  frozen = [
+    *(["`autoencoder.kind`='wan'"] if wan else []),
+    *(["`text.kind`='frozen'"] if nets.text_kind == 'frozen' else []),
   ]
-  if told and data.name != 'cache':
-    raise ValueError(
-      f"{' and '.join(told)} with data.name={data.name!r}: expected 'cache', "
-      'since what these give does not change: compute it once with python -m '
-      'spacetime encode, and name its folder in data.dir'
+  if frozen and data.name != 'cache':
+    raise SettingError(
+      'data.name',
+      data.name,
+      f"'cache' with {' and '.join(frozen)}, whose outputs do not change",
+      hint='compute them once with spacetime encode, and set `data.dir` to '
+      'that folder',
     )
-  if wan and config.train.sheet_every:
-    raise ValueError(
-      f'train.sheet_every={config.train.sheet_every}: expected 0 with '
-      "autoencoder.kind='wan', whose latents are cached: the run has "
-      'nothing to decode with'
+  if wan and experiment.train.sheet_every:
+    raise SettingError(
+      'train.sheet_every',
+      experiment.train.sheet_every,
+      "0 with `autoencoder.kind`='wan', whose latents are cached: the run has "
+      'no decoder',
     )
-  if nets.lora.rank and config.optimizer.name != 'adamw':
-    raise ValueError(
-      f'optimizer.name={config.optimizer.name!r} with lora.rank='
-      f"{nets.lora.rank}: expected 'adamw'"
+  if nets.lora.rank and experiment.optimizer.name != 'adamw':
+    raise SettingError(
+      'optimizer.name',
+      experiment.optimizer.name,
+      f"'adamw' with `lora.rank`={nets.lora.rank}",
     )
 
 
 def find_base(
-  config, checkpoint_path, workdir, nets: networks_lib.Networks
+  init_from: str | None, workdir, nets: Networks
 ) -> tuple[init_weights.Base | None, dict | None]:
-  """The weights to load, and what the run remembers of those it began with.
+  """The weights to load, and the record of those that the run began with.
 
-  A run that has gone on from whole weights needs them no more; low-rank pairs
-  always need what they are of.
+  A run that has trained on from all weights needs them no more; low-rank
+  adapters always need the weights that they adapt.
 
   Raises:
-    ValueError: see base.open_base; or pairs of nothing.
+    ValueError: see init_weights.open_base; or adapters of nothing.
   """
   workdir = checkpoint.absolute(workdir)
   saved = None
   if (workdir / checkpoint.CONFIG).is_file():
     saved = json.loads((workdir / checkpoint.CONFIG).read_text()).get('source')
-  gone_on = checkpoint.has_step(workdir)
-  path = checkpoint_path
-  if saved and not path and (nets.lora.rank or not gone_on):
-    path = saved['path']
+  path = init_from
+  if saved and not path:
+    if nets.lora.rank or not checkpoint.has_step(workdir):
+      path = saved['path']
   if not path:
     if nets.lora.rank:
-      raise ValueError(
-        f'lora.rank={nets.lora.rank}: expected --checkpoint, the weights that '
-        'the pairs are of'
+      raise SettingError(
+        'checkpoint',
+        None,
+        f'the weights to adapt with `lora.rank`={nets.lora.rank}',
       )
     return None, saved
   base = init_weights.open_base(path, nets)
@@ -239,65 +261,65 @@ def find_base(
 
 
 def check_cache(
-  config, data, nets: networks_lib.Networks, source, workdir
+  experiment: Experiment, nets: Networks, source, workdir
 ) -> dict:
-  """Refuses latents or texts of other networks than the run's.
+  """Refuses latents or embeddings of other networks than the run's.
 
   Returns:
-    what the run remembers of the cache.
+    fingerprints of the cache, for the run's config.
 
   Raises:
-    ValueError: no cache, not whole, or made by other networks or of other
-      sizes.
+    ValueError: no cache, an incomplete one, or one of other networks or sizes.
   """
-  about = latent_cache.Cache(data.dir).about
-  expected = init_weights.fingerprint_of_autoencoder(config, beside=workdir)
+  folder = experiment.data.dir
+  about = latent_cache.Cache(folder).about
+  expected = init_weights.fingerprint_of_autoencoder(experiment, beside=workdir)
   if not expected and source:
     expected = source['autoencoder']
   if expected and expected != about.autoencoder:
     raise ValueError(
-      f'{data.dir} has latents of another autoencoder, {about.autoencoder}: '
-      f"expected those of {expected}, the run's; make them with python -m "
-      'spacetime encode, or change data.dir'
+      f'{folder} has latents of another autoencoder, {about.autoencoder}: '
+      f"expected those of {expected}, the run's; make them with spacetime "
+      'encode, or change `data.dir`'
     )
   if nets.text_kind == 'frozen':
     if not about.length:
       raise ValueError(
-        f"text.kind='frozen': {data.dir} has captions that are not embedded: "
-        'make it with python -m spacetime encode --text=embeddings, or change '
-        'data.dir'
+        f'{folder} has captions that are not embedded: expected embeddings '
+        "with `text.kind`='frozen'; make them with spacetime encode "
+        '--text=embeddings, or change `data.dir`'
       )
     expected = (source or {}).get('text')
     if expected and expected != about.text:
       raise ValueError(
-        f'{data.dir} has texts of another text encoder or tokenizer, '
+        f'{folder} has embeddings of another text encoder or tokenizer, '
         f"{about.text}: expected those of {expected}, the run's; make them "
-        'with python -m spacetime encode, or change data.dir'
+        'with spacetime encode, or change `data.dir`'
       )
-  _check_sizes(data, nets, about)
+  _check_sizes(experiment, nets, about)
   return {'autoencoder': about.autoencoder, 'text': about.text}
 
 
 def _check_sizes(
-  data, nets: networks_lib.Networks, about: latent_cache.About
+  experiment: Experiment, nets: Networks, about: latent_cache.About
 ) -> None:
-  world = data.world
-  pairs = {
-    'data.world.frames': (world.frames, about.frames),
-    'data.world.height': (world.height, about.height),
-    'data.world.width': (world.width, about.width),
+  data = experiment.data
+  sizes = {
+    'data.frames': (data.frames, about.frames),
+    'data.height': (data.height, about.height),
+    'data.width': (data.width, about.width),
     'autoencoder.z_dim': (nets.autoencoder.z_dim, about.latent[3]),
   }
   if nets.text_kind == 'frozen':
-    pairs['text.length'] = nets.text_length, about.length
-    pairs['text.d_model'] = nets.text.width, about.features
-  told = [
-    f'{key}={wanted}, there {have}'
-    for key, (wanted, have) in pairs.items()
-    if wanted != have
+    sizes['text.length'] = nets.text_length, about.length
+    sizes['text.d_model'] = nets.text.width, about.features
+  differences = [
+    f'{key}={ours}, there {theirs}'
+    for key, (ours, theirs) in sizes.items()
+    if ours != theirs
   ]
-  if told:
+  if differences:
     raise ValueError(
-      f'{data.dir} is of other sizes than the config: {"; ".join(told)}; '
-      'change these keys, or data.dir'
+      f'{data.dir} is of other sizes than the config: '
+      f'{"; ".join(differences)}; change these keys, or `data.dir`'
     )

@@ -10,18 +10,22 @@ from etils import epath
 from matplotlib import pyplot
 
 from spacetime import checkpoint, sharding
-from spacetime.config import networks, parse
+from spacetime.config import networks, samplers
+from spacetime.config.experiment import Experiment
 from spacetime.data import tokenizer as tokenizer_lib
 from spacetime.diffusion import conditioning, sampler
 from spacetime.media import contact_sheet, video_writer
 from spacetime.media.pixels import to_frames, to_video
+from spacetime.models.networks import Networks
 from spacetime.training import metrics
 
 CLIPS = 6
 pyplot.switch_backend('agg')  # files alone: no window is wanted
 
 
-def sampled(config, nets: networks.Networks, held_out: dict, *, empty_SY=None):
+def sampled(
+  experiment: Experiment, nets: Networks, held_out: dict, *, empty_SY=None
+):
   """(params, frozen) -> clips and captions, for the first held-out prompts.
 
   `empty_SY` is the embedded empty prompt where `held_out` has embedded texts.
@@ -38,8 +42,9 @@ def sampled(config, nets: networks.Networks, held_out: dict, *, empty_SY=None):
       return held_out['text'][:rows], np.stack([empty_SY] * rows)
     return nets.embed(params, tokens), nets.embed(params, negative)
 
-  make = networks.sampler(config, nets, parse.sampling(config))
-  latent = (*networks.grids(config, nets).latent, nets.autoencoder.z_dim)
+  make = samplers.sampler(experiment, nets, experiment.sampling)
+  grid = networks.clip_geometry(experiment.data, nets)
+  latent = (*grid.latent, nets.autoencoder.z_dim)
 
   @jax.jit
   def video(params, frozen, keys):

@@ -15,7 +15,8 @@ import numpy as np
 
 from spacetime import checkpoint, sharding
 from spacetime.checkpoint import load
-from spacetime.config import networks, parse
+from spacetime.checkpoint.locate import locate
+from spacetime.config import networks
 from spacetime.data.digits import examples, render
 from spacetime.data.digits import world as world_lib
 from spacetime.media.pixels import to_video
@@ -57,13 +58,15 @@ def main() -> None:
   parser.add_argument('--checkpoint', default='digits_autoencoder')
   args = parser.parse_args()
   jax.config.update('jax_num_cpu_devices', 4)
-  folder = networks.resolve(args.checkpoint)
-  config = checkpoint.read_config(folder)
+  folder = locate(args.checkpoint).folder
+  experiment = checkpoint.read_experiment(folder)
   mesh = sharding.single_device_mesh()
-  codec = networks.autoencoder(config)
-  params = load.load_own(config, folder, mesh=mesh)['autoencoder']
+  codec = networks.autoencoder(experiment.autoencoder)
+  params = load.load_own(experiment.autoencoder, folder, mesh=mesh)[
+    'autoencoder'
+  ]
   size = {'height': args.height, 'width': args.width, 'frames': args.frames}
-  world = world_lib.World(**{**vars(parse.data(config).world), **size})
+  world = world_lib.World(**{**vars(experiment.data.world), **size})
   record = examples.example(3, world=world, split='validation', seed=77)
   frames = render.clip(world_lib.from_json(record['scene']), world)
   z = np.asarray(jax.jit(codec.encode)(params, to_video(frames)[None]))

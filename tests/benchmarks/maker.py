@@ -4,7 +4,7 @@ import numpy as np
 
 from spacetime import sharding
 from spacetime.checkpoint import load
-from spacetime.config import networks, parse
+from spacetime.config import networks
 from spacetime.data.digits import captions, examples
 from spacetime.data.digits import world as world_lib
 from spacetime.pipeline import best_of_n, generate
@@ -16,7 +16,7 @@ class Maker:
   def __init__(self, checkpoint: str, *, candidates: int = 1, **settings):
     mesh = sharding.single_device_mesh()
     self.model = load.load(checkpoint, mesh=mesh)
-    self.world = parse.data(self.model.config).world
+    self.world = self.model.experiment.data.world
     self.grid = self._grid(self.world.frames)
     self.settings = settings
     self.candidates = candidates
@@ -24,7 +24,9 @@ class Maker:
   def _grid(self, frames: int):
     world = self.world
     size = (frames, world.height, world.width)
-    return networks.grids(self.model.config, self.model.networks, size)
+    return networks.clip_geometry(
+      self.model.experiment.data, self.model.networks, size
+    )
 
   def __call__(
     self,
@@ -47,7 +49,7 @@ class Maker:
       self.model,
       [captions.canonical_caption(scene)] * count,
       grid=self._grid(frames),
-      settings=parse.sampling(self.model.config, **settings),
+      settings=self.model.experiment.sampling.with_changes(**settings),
       window=window,
       seed=seed,
     )

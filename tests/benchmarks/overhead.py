@@ -20,21 +20,29 @@ import jax
 
 from experiments import digits
 from spacetime import sharding
-from spacetime.cli import train
 from spacetime.config import mesh as mesh_lib
 from spacetime.config import networks, parse
 from spacetime.data import sources as sources_lib
 from spacetime.data import tokenizer as tokenizer_lib
-from spacetime.training import metrics, state, step
+from spacetime.training import metrics, run, state, step, tasks
+from spacetime.training import optimizer as optimizer_lib
 
 
 def bare(config, *, rounds: int) -> float:
   """Seconds of a step, the median over rounds of ten."""
-  data, mesh = parse.data(config), mesh_lib.mesh(config)
-  nets, settings = networks.networks(config), parse.train(config)
+  data, mesh = (
+    parse.experiment(config).data,
+    mesh_lib.mesh(parse.experiment(config)),
+  )
+  nets, settings = (
+    networks.networks(parse.experiment(config)),
+    parse.experiment(config).train,
+  )
   task, move = (
-    networks.diffusion_task(config, nets),
-    networks.make_optimizer(config),
+    tasks.diffusion_task(parse.experiment(config), nets),
+    optimizer_lib.make_optimizer(
+      parse.experiment(config).optimizer, steps=config.train.steps
+    ),
   )
   sources = sources_lib.open_sources(data, seed=config.seed)
   tokenizer = tokenizer_lib.train(
@@ -77,18 +85,18 @@ def main() -> None:
   )
   before = bare(config, rounds=flags.rounds)
   with tempfile.TemporaryDirectory() as workdir:
-    train.run(config, workdir)
+    run.train(config, workdir)
     lines = metrics.read_metrics(workdir)
     ledger = json.loads((pathlib.Path(workdir) / 'goodput.json').read_text())
   after = bare(config, rounds=flags.rounds)
   # Each line's step time holds all that happened since the line before.
-  run = statistics.fmean(
+  took = statistics.fmean(
     line['step_seconds'] for line in lines if 'step_seconds' in line
   )
   alone = (before + after) / 2
   print(f'ledger {ledger["seconds"]}')
-  print(f'a step of the run {run:.4f} s; alone {before:.4f} and {after:.4f} s')
-  print(f'overhead {100 * (run / alone - 1):.2f} %')
+  print(f'a step of the run {took:.4f} s; alone {before:.4f} and {after:.4f} s')
+  print(f'overhead {100 * (took / alone - 1):.2f} %')
 
 
 if __name__ == '__main__':

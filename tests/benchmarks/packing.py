@@ -20,15 +20,19 @@ from spacetime import sharding
 from spacetime.config import mesh, networks, packing, parse
 from spacetime.data import sources as sources_lib
 from spacetime.data import tokenizer as tokenizer_lib
-from spacetime.training import state, step
+from spacetime.training import optimizer as optimizer_lib
+from spacetime.training import state, step, tasks
 
 
 def padded(config):
   """The config with one clip a row, and as many tokens a batch."""
   config = config.copy_and_resolve_references()
-  nets = networks.networks(config)
-  shapes = parse.data(config).world.mixed.shapes
-  grids = [networks.grids(config, nets, shape) for shape in shapes]
+  nets = networks.networks(parse.experiment(config))
+  shapes = parse.experiment(config).data.mixed.shapes
+  grids = [
+    networks.clip_geometry(parse.experiment(config).data, nets, shape)
+    for shape in shapes
+  ]
   longest = max(grid.tokens for grid in grids)
   tokens = config.data.batch_size * config.data.packing.length
   config.data.packing.length, config.data.packing.clips = longest, 1
@@ -42,9 +46,11 @@ class Side:
   """One way of batching, with its own state."""
 
   def __init__(self, config, sources, tokenizer):
-    nets = networks.networks(config)
-    data = parse.data(config)
-    cut = packing.cut(config, nets.autoencoder, nets.dit.config.patch)
+    nets = networks.networks(parse.experiment(config))
+    data = parse.experiment(config).data
+    cut = packing.cut(
+      parse.experiment(config), nets.autoencoder, nets.dit.config.patch
+    )
     self.iterator = iter(
       sources_lib.make_loader(
         data,
@@ -56,10 +62,12 @@ class Side:
       )
     )
     task, optimizer = (
-      networks.diffusion_task(config, nets),
-      networks.make_optimizer(config),
+      tasks.diffusion_task(parse.experiment(config), nets),
+      optimizer_lib.make_optimizer(
+        parse.experiment(config).optimizer, steps=config.train.steps
+      ),
     )
-    self.mesh, self.key = mesh.mesh(config), jax.random.key(0)
+    self.mesh, self.key = mesh.mesh(parse.experiment(config)), jax.random.key(0)
     self.state = state.init_state(task.init, self.key, optimizer, self.mesh)
     made = step.make_step(task.loss, optimizer, ema=0.99)
     self.step = jax.jit(made, donate_argnums=0)
@@ -92,7 +100,7 @@ def main() -> None:
   config = digits.get_config(flags.size)
   config.data.dir, config.data.clips = flags.data_dir, flags.clips
   config.data.held_out_clips = 4
-  data = parse.data(config)
+  data = parse.experiment(config).data
   sources = sources_lib.open_sources(data, seed=config.seed)
   tokenizer = tokenizer_lib.train(
     sources.captions, vocab_size=config.text.vocab_size

@@ -17,7 +17,7 @@ import numpy as np
 
 from spacetime import sharding
 from spacetime.checkpoint import load
-from spacetime.config import networks, parse
+from spacetime.config import networks, samplers
 from spacetime.data.digits import captions, examples
 from spacetime.data.digits import world as world_lib
 from spacetime.diffusion import conditioning, sampler
@@ -50,7 +50,7 @@ def main() -> None:
   asked = parser.parse_args()
   mesh = sharding.single_device_mesh()
   model = load.load(asked.checkpoint, mesh=mesh)
-  world = parse.data(model.config).world
+  world = model.experiment.data.world
   scenes = [scene(i, world) for i in range(asked.num)]
   told = prompt_embeds.from_prompts(
     model, [captions.canonical_caption(s) for s in scenes], negative=''
@@ -80,17 +80,16 @@ def scene(i: int, world: world_lib.World) -> world_lib.Scene:
 def sample(model, told, asked, *, step_cache: float, prepare=True) -> Run:
   """All clips in batches; the first round compiles and is not counted."""
   nets = model.networks
-  settings = parse.sampling(
-    model.config,
+  settings = model.experiment.sampling.with_changes(
     steps=asked.steps,
     solver=asked.solver,
     step_cache=step_cache,
   )
-  made = networks.sampler(model.config, nets, settings)
+  made = samplers.sampler(model.experiment, nets, settings)
   if not prepare:
     made = dataclasses.replace(made, prepare=None)
   params = {'dit': model.read('dit')}
-  grid = networks.grids(model.config, nets)
+  grid = networks.clip_geometry(model.experiment.data, nets)
   condition = conditioning.pure_noise(
     asked.batch, (*grid.latent, nets.autoencoder.z_dim)
   )

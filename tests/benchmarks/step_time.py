@@ -18,7 +18,8 @@ from spacetime.config import mesh as mesh_lib
 from spacetime.config import networks, parse
 from spacetime.data import sources as sources_lib
 from spacetime.data import tokenizer as tokenizer_lib
-from spacetime.training import state, step
+from spacetime.training import optimizer as optimizer_lib
+from spacetime.training import state, step, tasks
 
 
 def main() -> None:
@@ -32,11 +33,16 @@ def main() -> None:
 
   config = digits.get_config(flags.size)
   config.data.dir = flags.data_dir
-  data, mesh = parse.data(config), mesh_lib.mesh(config)
-  nets = networks.networks(config)
+  data, mesh = (
+    parse.experiment(config).data,
+    mesh_lib.mesh(parse.experiment(config)),
+  )
+  nets = networks.networks(parse.experiment(config))
   task, optimizer = (
-    networks.diffusion_task(config, nets),
-    networks.make_optimizer(config),
+    tasks.diffusion_task(parse.experiment(config), nets),
+    optimizer_lib.make_optimizer(
+      parse.experiment(config).optimizer, steps=config.train.steps
+    ),
   )
   sources = sources_lib.open_sources(data, seed=config.seed)
   tokenizer = tokenizer_lib.train(
@@ -65,7 +71,7 @@ def main() -> None:
           times[kind].append((time.perf_counter() - began) / flags.steps)
   medians = {kind: statistics.median(each) for kind, each in times.items()}
   for kind, seconds in medians.items():
-    rates = networks.rates(config, nets).told(1, seconds)
+    rates = tasks.rates(parse.experiment(config), nets).told(1, seconds)
     print(kind, {name: round(value, 4) for name, value in rates.items()})
   print(f'ratio {medians["pipeline"] / medians["cached"]:.3f}')
 

@@ -19,8 +19,9 @@ import numpy as np
 from experiments import wan_t2v_1_3b
 from spacetime import sharding
 from spacetime.config import mesh as mesh_lib
-from spacetime.config import networks
-from spacetime.training import state, step
+from spacetime.config import networks, parse
+from spacetime.training import optimizer as optimizer_lib
+from spacetime.training import state, step, tasks
 
 
 def main() -> None:
@@ -38,10 +39,15 @@ def main() -> None:
   config.model.dtype, config.model.layers = flags.dtype, flags.layers
   config.lora.rank = flags.rank
   config.data.batch_size = 1
-  nets, mesh = networks.networks(config), mesh_lib.mesh(config)
+  nets, mesh = (
+    networks.networks(parse.experiment(config)),
+    mesh_lib.mesh(parse.experiment(config)),
+  )
   task, move = (
-    networks.diffusion_task(config, nets),
-    networks.make_optimizer(config),
+    tasks.diffusion_task(parse.experiment(config), nets),
+    optimizer_lib.make_optimizer(
+      parse.experiment(config).optimizer, steps=config.train.steps
+    ),
   )
   rng = np.random.default_rng(0)
 

@@ -10,6 +10,7 @@ import safetensors.numpy
 from spacetime import checkpoint, sharding
 from spacetime.checkpoint import export, load
 from spacetime.checkpoint.interop import folders, lora
+from spacetime.config import parse
 from spacetime.models.transformer import lora as lora_lib
 from spacetime.training import init_state, setup
 from tests.helpers import finetuned, published_folder
@@ -29,11 +30,11 @@ def folder(tmp_path_factory):
 def save_run(folder, workdir, values):
   """A run of one step whose average is random."""
   made = finetuned.config(folder, **values)
-  ready = setup.check(made, str(workdir), checkpoint_path=str(folder / 'wan'))
-  checkpoint.write_config(
-    workdir, made.to_dict() | ready.origin, tokenizer=b'pieces'
+  ready = setup.check(
+    parse.experiment(made), str(workdir), init_from=str(folder / 'wan')
   )
-  at = init_state.begin(ready, None, jax.random.key(0))
+  checkpoint.write_config(workdir, ready.experiment.values, tokenizer=b'pieces')
+  at = init_state.init_state(ready, None, jax.random.key(0))
   rng = np.random.default_rng(0)
   ema = jax.tree.map(
     lambda leaf: jax.device_put(

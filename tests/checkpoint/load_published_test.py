@@ -11,8 +11,9 @@ from spacetime import sharding
 from spacetime.checkpoint import hub
 from spacetime.checkpoint import load as load_lib
 from spacetime.checkpoint.interop import folders
+from spacetime.checkpoint.locate import locate
 from spacetime.cli import convert
-from spacetime.config import networks, parse
+from spacetime.config import networks, samplers
 from spacetime.diffusion import schedules
 from spacetime.pipeline import generate
 from tests.helpers import published_folder
@@ -33,8 +34,8 @@ def test_samples_from_a_published_folder(vae, tmp_path):
   videos = generate.sample(
     model,
     ['a red 3'],
-    grid=networks.grids(model.config, model.networks, size),
-    settings=parse.sampling(model.config, steps=3),
+    grid=networks.clip_geometry(model.experiment.data, model.networks, size),
+    settings=model.experiment.sampling.with_changes(steps=3),
   )
   assert videos[0].shape == (*size, 3)
   assert videos[0].std() > 1
@@ -47,8 +48,8 @@ def test_samples_from_a_published_folder(vae, tmp_path):
 )
 def test_positions_are_scaled_beyond_what_was_published(vae, latents, tmp_path):
   model = load(published_folder.write(tmp_path / 'tiny', vae=vae))
-  settings = parse.sampling(model.config, rope_scaling='ntk')
-  made = networks.sampler(model.config, model.networks, settings)
+  settings = model.experiment.sampling.with_changes(rope_scaling='ntk')
+  made = samplers.sampler(model.experiment, model.networks, settings)
   # 81 and 121 frames; these small autoencoders halve the time.
   assert model.networks.autoencoder.stride[0] == 2
   assert made.transform.__self__.dit.scaling.trained == latents
@@ -56,14 +57,14 @@ def test_positions_are_scaled_beyond_what_was_published(vae, latents, tmp_path):
 
 def test_the_schedule_is_the_published_one(tmp_path):
   model = load(published_folder.write(tmp_path / 'tiny'))
-  settings = parse.sampling(model.config, steps=7)
-  sampler = networks.sampler(model.config, model.networks, settings)
+  settings = model.experiment.sampling.with_changes(steps=7)
+  sampler = samplers.sampler(model.experiment, model.networks, settings)
   grid = schedules.wan_unipc_schedule(7, shift=5.0)
   assert (sampler.sigmas, sampler.timesteps) == (grid.sigmas, grid.timesteps)
   with pytest.raises(ValueError, match="'published' with solver 'heun'"):
-    parse.sampling(model.config, solver='heun')
+    model.experiment.sampling.with_changes(solver='heun')
   with pytest.raises(ValueError, match="schedule='cosine': expected"):
-    parse.sampling(model.config, schedule='cosine')
+    model.experiment.sampling.with_changes(schedule='cosine')
 
 
 @pytest.mark.parametrize('data', [1, 4])
@@ -77,7 +78,7 @@ def test_stored_dtypes_are_kept_on_the_mesh(data, tmp_path):
   )
   for path in (source, ours):
     model = load_lib.open_model(str(path), mesh=mesh)
-    assert model.config['model']['dtype'] == 'bfloat16'
+    assert model.experiment.model.dtype == 'bfloat16'
     for root, dtype in (('dit', half), ('text', half), ('autoencoder', 'f4')):
       leaves = jax.tree.leaves(model.read(root))
       assert {leaf.dtype for leaf in leaves} == {jnp.dtype(dtype)}, root
@@ -106,4 +107,4 @@ def test_even_levels_are_told_as_they_are():
 
 def test_a_repository_by_name(monkeypatch, tmp_path):
   monkeypatch.setattr(hub, 'fetch', lambda name: tmp_path / name)
-  assert networks.resolve('some/one') == str(tmp_path / 'some/one')
+  assert locate('some/one').folder == str(tmp_path / 'some/one')

@@ -88,10 +88,10 @@ def test_the_weights_folder_is_the_model(source, tmp_path):
     jax.tree.map(np.testing.assert_array_equal, direct, tree)
   tokens = model.tokenizer.encode('a red 3', length=model.networks.text_length)
   assert tokens.shape == (512,)
-  grid = networks.grids(model.config, model.networks)
+  grid = networks.clip_geometry(model.experiment.data, model.networks)
   assert (grid.frames, grid.height, grid.width) == (81, 480, 832)
-  sampling = model.config['sampling']
-  assert (sampling['solver'], sampling['shift']) == ('unipc', 5.0)
+  sampling = model.experiment.sampling
+  assert (sampling.solver, sampling.shift) == ('unipc', 5.0)
   assert model.networks.autoencoder.config == published_folder.VAE
   assert model.networks.dit.config == published_folder.TRANSFORMER
 

@@ -11,6 +11,8 @@ from spacetime.config import networks as networks_lib
 from spacetime.config import parse
 from spacetime.models import text_encoder
 from spacetime.models.autoencoder import wan
+from spacetime.training import optimizer as optimizer_lib
+from spacetime.training import tasks
 
 TEXT = 5_680_910_336
 VAE = {(4, 8, 8): 126_892_531, (4, 16, 16): 704_688_668}
@@ -33,7 +35,7 @@ def count(tree) -> int:
 )
 def test_sizes_are_the_published_ones(module, size, parameters, tokens, stride):
   config = module.get_config(size)
-  nets = networks_lib.networks(config)
+  nets = networks_lib.networks(parse.experiment(config))
   params = jax.eval_shape(nets.init, jax.random.key(0))
   assert count(params['dit']) == parameters
   assert count(params['text']) == TEXT
@@ -41,24 +43,24 @@ def test_sizes_are_the_published_ones(module, size, parameters, tokens, stride):
   codec = jax.eval_shape(nets.autoencoder.init, jax.random.key(0))
   assert count(codec) == VAE[stride]
   assert nets.text_length == 512
-  grid = networks_lib.grids(config, nets)
+  grid = networks_lib.clip_geometry(parse.experiment(config).data, nets)
   assert grid.tokens == tokens
   assert f'{tokens:,} tokens' in module.__doc__
   assert f'{parameters:,} parameters' in module.__doc__
-  parse.train(config)
-  parse.sampling(config)
-  networks_lib.make_optimizer(config)
-  networks_lib.diffusion_task(config, nets)
+  optimizer_lib.make_optimizer(
+    parse.experiment(config).optimizer, steps=config.train.steps
+  )
+  tasks.diffusion_task(parse.experiment(config), nets)
 
 
 def test_the_frozen_networks_are_the_presets():
   config = wan_t2v_1_3b.get_config()
-  nets = networks_lib.networks(config)
+  nets = networks_lib.networks(parse.experiment(config))
   assert nets.autoencoder.config == wan.PRESETS['wan2.1']
   assert nets.text.config == text_encoder.TextConfig(
     **{**vars(text_encoder.PRESETS['umt5-xxl']), 'dtype': 'bfloat16'}
   )
-  nets = networks_lib.networks(wan_ti2v_5b.get_config())
+  nets = networks_lib.networks(parse.experiment(wan_ti2v_5b.get_config()))
   assert nets.autoencoder.config == wan.PRESETS['wan2.2']
   assert len(networks.of(nets.dit.config).rows) == 825
 

@@ -105,7 +105,7 @@ def test_worlds_of_one_size_keep_their_names_and_clips():
     'tiny': ('c962011ffb', 'cd1b1d3493085711'),
   }
   for size, (digest, listed) in names.items():
-    data = parse.data(digits.get_config(size))
+    data = parse.experiment(digits.get_config(size)).data
     told = json.dumps([data.world.identity(), {'train': 3}, 0])
     assert hashlib.sha256(told.encode()).hexdigest()[:10] == digest
     assert sources.identity(data, None, seed=0) == listed
@@ -136,16 +136,18 @@ def test_refuses(values, text):
 def test_config_reads_them():
   config = digits.get_config('tiny')
   with config.unlocked():
-    config.data.world.mixed = dict(frames=[1, 5], images=0.5)
-  with pytest.raises(ValueError, match='data.world.mixed without data.packing'):
-    parse.data(config)
+    config.data.mixed = dict(frames=[1, 5], images=0.5)
+  with pytest.raises(ValueError, match='data.packing=None: expected dict'):
+    parse.experiment(config)
   with config.unlocked():
     config.data.packing = dict(kind='rows', length=64, clips=4, frames=8)
-  assert parse.data(config).world.mixed == Sizes((1, 5), images=0.5)
+  assert parse.experiment(config).data.mixed == Sizes((1, 5), images=0.5)
   config.data.crop = (5, 16, 16)
-  with pytest.raises(ValueError, match="data.world.mixed with data.name='dig"):
-    parse.data(config)
+  with pytest.raises(
+    ValueError, match='data.crop=.* expected None with `data.mixed`'
+  ):
+    parse.experiment(config)
   with config.unlocked():
-    config.data.world.mixed = dict(image=0.5)
-  with pytest.raises(ValueError, match='mean data.world.mixed.images'):
-    parse.data(config)
+    config.data.mixed = dict(image=0.5)
+  with pytest.raises(ValueError, match='mean data.mixed.images'):
+    parse.experiment(config)

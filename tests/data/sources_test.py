@@ -10,14 +10,18 @@ from spacetime.config import parse
 from spacetime.data import sources as sources_lib
 from spacetime.data import tokenizer as tokenizer_lib
 from spacetime.data.digits import world
+from spacetime.data.settings import DataConfig
 from spacetime.media import video_writer
 
-DATA = parse.DataConfig(
+DATA = DataConfig(
   name='folder',
   dir='',
   clips=4,
   held_out_clips=2,
-  world=world.World(frames=5, height=16, width=24),
+  frames=5,
+  height=16,
+  width=24,
+  world=world.World(),
   batch_size=2,
   caption_dropout=0.0,
   crop=None,
@@ -73,7 +77,7 @@ def test_digits_come_rendered_with_their_captions(tmp_path):
 def test_digits_that_are_rendered_live_are_those_of_the_files(tmp_path):
   config = digits.get_config('tiny')
   config.data.dir = str(tmp_path)
-  data = parse.data(config)
+  data = parse.experiment(config).data
   files = sources_lib.open_sources(data, seed=2)
   live = sources_lib.open_sources(
     dataclasses.replace(data, render='live'), seed=2
@@ -95,5 +99,5 @@ def test_digits_that_are_rendered_live_are_those_of_the_files(tmp_path):
   }
   assert len(names) == 1
   for change in ({'render': 'never'}, {'workers': -1}):
-    with pytest.raises(ValueError, match='data.render=.*data.workers='):
+    with pytest.raises(ValueError, match='data.(render|workers)=.*expected'):
       dataclasses.replace(data, **change)

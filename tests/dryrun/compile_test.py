@@ -13,11 +13,10 @@ import jax
 import pytest
 
 from experiments import digits, digits_autoencoder, pods
-from spacetime.cli import train
 from spacetime.config import networks, parse
 from spacetime.dryrun import hlo, programs, report, roofline
 from spacetime.sharding import chips, topology
-from spacetime.training import loop
+from spacetime.training import loop, run
 
 ROOT = pathlib.Path(__file__).parents[2]
 GIB = 2**30
@@ -182,6 +181,7 @@ def test_the_roofline_is_its_slowest_part():
 
 def tiny(**values):
   config = digits.get_config('tiny')
+  config.unlock()
   config.update_from_flattened_dict(
     {
       'data.batch_size': 8,
@@ -212,9 +212,9 @@ def test_the_dry_run_compiles_the_very_step_of_the_trainer(
 
   monkeypatch.setattr(loop, 'jit_step', spied)
   with pytest.raises(StopIteration):
-    train.run(config.copy_and_resolve_references(), str(tmp_path / 'run'))
+    run.train(config.copy_and_resolve_references(), str(tmp_path / 'run'))
   monkeypatch.undo()
-  found = programs.lower(config, 'train', jax.devices())
+  found = programs.lower(parse.experiment(config), 'train', jax.devices())
   assert found.lowered.as_text() == lowered[0]
   assert found.rows == 1
   parameters = report.bytes_of(found.parts['parameters'])
@@ -223,7 +223,7 @@ def test_the_dry_run_compiles_the_very_step_of_the_trainer(
 
 @pytest.mark.parametrize('program', ['sample', 'decode'])
 def test_other_programs_are_lowered_too(program):
-  found = programs.lower(tiny(), program, jax.devices())
+  found = programs.lower(parse.experiment(tiny()), program, jax.devices())
   assert 'main' in found.lowered.as_text()
   assert (found.flops > 0) == (program == 'sample')
 
@@ -233,7 +233,7 @@ def test_a_causal_autoencoder_decodes_with_its_cache():
   with config.unlocked():
     config.autoencoder = digits_autoencoder.get_config('tiny').autoencoder
     config.model.patch = (1, 2, 2)
-  found = programs.lower(config, 'decode', jax.devices())
+  found = programs.lower(parse.experiment(config), 'decode', jax.devices())
   assert report.bytes_of(found.parts['carry']) > 0
   assert found.parts['latents'].shape[1] == 1
 
@@ -244,13 +244,17 @@ def test_a_causal_autoencoder_decodes_with_its_cache():
     ('tain', {}, '--program=tain: expected one of'),
     ('train', {'stage': 'autoencoder'}, "stage='autoencoder': expected"),
     ('train', {'mesh.data': 3}, '3 does not divide 8 devices'),
-    ('train', {'data.batch_size': 12}, 'the next that fits is 16'),
-    ('train', {'autoencoder.kind': 'weights'}, "kind='weights': expected"),
+    ('train', {'data.batch_size': 12}, 'data.batch_size=12: .*such as 16'),
+    (
+      'train',
+      {'autoencoder': dict(kind='weights', weights='digits_autoencoder')},
+      "kind='weights': expected",
+    ),
   ],
 )
 def test_refuses_before_lowering(program, values, text):
   with pytest.raises(ValueError, match=text):
-    programs.lower(tiny(**values), program, jax.devices())
+    programs.lower(parse.experiment(tiny(**values)), program, jax.devices())
 
 
 def test_a_compiler_that_refuses_is_told_in_one_line(monkeypatch):
@@ -260,12 +264,12 @@ def test_a_compiler_that_refuses_is_told_in_one_line(monkeypatch):
   class Refuses:
     compile = refuse
 
-  made = programs.lower(tiny(), 'decode', jax.devices())
+  made = programs.lower(parse.experiment(tiny()), 'decode', jax.devices())
   made = dataclasses.replace(made, lowered=Refuses())
   monkeypatch.setattr(programs, 'lower', lambda *_: made)
   chip = topology.parse('v5e-4').chip
   with pytest.raises(ValueError, match='of v5e refuses.*: not here; the whole'):
-    report.run(tiny(), 'decode', jax.devices(), chip)
+    report.run(parse.experiment(tiny()), 'decode', jax.devices(), chip)
 
 
 @pytest.mark.parametrize('name', pods.names())
@@ -273,11 +277,11 @@ def test_presets_for_pods_divide_their_slices(name):
   config = pods.get_config(name)
   slice_ = name.split('-', 2)[2]
   assert topology.parse(slice_).devices == pods.DEVICES[slice_]
-  nets = networks.networks(config)
-  tokens = networks.grids(config, nets).tokens
+  nets = networks.networks(parse.experiment(config))
+  tokens = networks.clip_geometry(parse.experiment(config).data, nets).tokens
   assert tokens % config.mesh.context == 0
   assert config.mesh.fsdp * config.mesh.context == pods.DEVICES[slice_]
-  assert parse.data(config).batch_size % config.mesh.fsdp == 0
+  assert parse.experiment(config).data.batch_size % config.mesh.fsdp == 0
   if 'minute' in name:
     assert tokens == 375_960
 

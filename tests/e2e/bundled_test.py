@@ -1,5 +1,6 @@
 """The bundled models: that they load, are what was measured, and do follow."""
 
+import dataclasses
 import json
 import pathlib
 import types
@@ -49,13 +50,13 @@ def test_is_what_was_measured(name):
 
 def test_the_model_follows_the_prompt_in_colour_and_motion(mesh):
   model = load.load('digits', mesh=mesh)
-  world = parse.data(model.config).world.without_wandering()
+  world = model.experiment.data.world.without_wandering()
   scenes = [world_lib.from_json(r['scene']) for r in records(world)]
   clips = generate.sample(
     model,
     [captions.canonical_caption(scene) for scene in scenes],
-    grid=networks.grids(model.config, model.networks),
-    settings=parse.sampling(model.config, steps=8),
+    grid=networks.clip_geometry(model.experiment.data, model.networks),
+    settings=model.experiment.sampling.with_changes(steps=8),
     batch=CLIPS,
   )
   assert clips[0].shape == (17, 64, 64, 3)
@@ -70,10 +71,12 @@ def test_the_model_follows_the_prompt_in_colour_and_motion(mesh):
 
 def test_the_autoencoder_gives_held_out_clips_back(mesh):
   folder = ASSETS / 'digits_autoencoder'
-  config = checkpoint.read_config(folder)
-  codec = networks.autoencoder(config)
-  params = load.load_own(config, folder, mesh=mesh)['autoencoder']
-  world = parse.data(config).world
+  experiment = checkpoint.read_experiment(folder)
+  codec = networks.autoencoder(experiment.autoencoder)
+  params = load.load_own(experiment.autoencoder, folder, mesh=mesh)[
+    'autoencoder'
+  ]
+  world = experiment.data.world
   video = to_video(np.stack([r['video'] for r in records(world)]))
   z = jax.jit(codec.encode)(params, video)
   decoded = jax.jit(codec.decode)(params, z)
@@ -86,18 +89,18 @@ def test_the_autoencoder_gives_held_out_clips_back(mesh):
 
 def test_a_cpu_computes_in_float32_what_was_trained_in_bfloat16(mesh):
   folder = ASSETS / 'digits'
-  config = checkpoint.read_config(folder)
-  assert config['model']['dtype'] == 'bfloat16'
+  experiment = checkpoint.read_experiment(folder)
+  assert experiment.model.dtype == 'bfloat16'
   model = load.open_model('digits', mesh=mesh)
   assert model.networks.dit.config.dtype == 'float32'
-  assert model.config['model']['dtype'] == 'float32'
+  assert model.experiment.model.dtype == 'float32'
   # Only where it is a CPU, and nothing else of it.
   chip = types.SimpleNamespace(
     devices=np.array([types.SimpleNamespace(platform='gpu')])
   )
-  assert load.computed(config, chip) == config
-  told = load.computed(config, mesh)
-  assert told | {'model': config['model']} == config
+  assert load.with_compute_dtype(experiment, chip) is experiment
+  computed = load.with_compute_dtype(experiment, mesh)
+  assert computed == dataclasses.replace(experiment, model=computed.model)
 
 
 def test_is_the_preset_that_made_it():

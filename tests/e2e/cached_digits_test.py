@@ -5,10 +5,9 @@ import numpy as np
 import pytest
 
 from experiments import digits
-from spacetime.cli import train
 from spacetime.config import parse
 from spacetime.pipeline import precompute
-from spacetime.training import init_state, metrics, setup
+from spacetime.training import init_state, metrics, run, setup
 
 
 def config(folder, **values):
@@ -42,9 +41,9 @@ def losses(workdir):
 def folder(tmp_path_factory):
   """DIR/data, DIR/cache, and DIR/run from pixels."""
   folder = tmp_path_factory.mktemp('digits')
-  train.run(config(folder), str(folder / 'run'))
+  run.train(config(folder), str(folder / 'run'))
   found = precompute.open_encoder(str(folder / 'run'))
-  data = parse.data(config(folder))
+  data = parse.experiment(config(folder)).data
   for text in ('captions', 'embeddings'):
     precompute.encode(found, data, folder / text, text=text, batch=3, shard=16)
   return folder
@@ -52,7 +51,7 @@ def folder(tmp_path_factory):
 
 def test_latents_in_a_cache_give_the_same_run(folder, tmp_path):
   cached = {'data.name': 'cache', 'data.dir': str(folder / 'captions')}
-  train.run(config(folder, **cached), str(tmp_path))
+  run.train(config(folder, **cached), str(tmp_path))
   wanted = losses(folder / 'run')
   assert len(wanted) == 2 + 7
   np.testing.assert_allclose(losses(tmp_path), wanted, rtol=1e-4)
@@ -64,16 +63,16 @@ def test_a_run_starts_from_a_model_of_our_own(folder, tmp_path):
   """With its text encoder frozen and embedded: the transformer goes on."""
   embedded = {'data.name': 'cache', 'data.dir': str(folder / 'embeddings')}
   ready = setup.check(
-    config(folder, **embedded),
+    parse.experiment(config(folder, **embedded)),
     str(tmp_path / 'both'),
-    checkpoint_path=str(folder / 'run'),
+    init_from=str(folder / 'run'),
   )
-  at = init_state.begin(ready, None, jax.random.key(0))
+  at = init_state.init_state(ready, None, jax.random.key(0))
   assert set(at.params) == {'dit', 'text'} and int(at.step) == 0
   made = config(folder, **embedded, **{'train.sheet_every': 2})
   with made.unlocked():
     made.text.kind = 'frozen'
-  state = train.run(made, str(tmp_path / 'run'), start=str(folder / 'run'))
+  state = run.train(made, str(tmp_path / 'run'), checkpoint=str(folder / 'run'))
   assert set(state.params) == {'dit'}
   assert (tmp_path / 'run/sheets/0000002.png').exists()
   first, last = (losses(p)[0] for p in (folder / 'run', tmp_path / 'run'))

@@ -114,12 +114,12 @@ def model():
   config.autoencoder = dict(kind='weights', weights='digits_autoencoder')
   config.model.patch = (1, 1, 1)
   config.flow = dict(prediction='velocity', shift=3.0)
-  config = parse.plain(config)
+  experiment = parse.experiment(config)
   mesh = sharding.single_device_mesh()
-  weights, frozen = load.load_autoencoder(config, beside='', mesh=mesh)
-  nets = networks.networks(config, weights=weights)
+  trained, frozen = load.load_autoencoder(experiment, beside='', mesh=mesh)
+  nets = networks.networks(experiment, autoencoder=trained)
   params = jax.jit(nets.init)(jax.random.key(0))
-  return load.Model(config, nets, params, frozen, None, '')
+  return load.Model(experiment, nets, params, frozen, None, '')
 
 
 @pytest.fixture(scope='module')
@@ -140,9 +140,11 @@ def make(model, window):
   video = generate.from_texts(
     model,
     told,
-    grid=networks.grids(model.config, model.networks, (FRAMES, 64, 64)),
-    settings=parse.sampling(
-      model.config, steps=2, guidance=1.0, solver='euler'
+    grid=networks.clip_geometry(
+      model.experiment.data, model.networks, (FRAMES, 64, 64)
+    ),
+    settings=model.experiment.sampling.with_changes(
+      steps=2, guidance=1.0, solver='euler'
     ),
     window=window,
   )[0]

@@ -10,9 +10,8 @@ import pytest
 from experiments import digits_autoencoder
 from spacetime import checkpoint, sharding
 from spacetime.checkpoint.interop import folders
-from spacetime.cli import train
-from spacetime.config import networks
-from spacetime.training import init_state, metrics, setup
+from spacetime.config import networks, parse
+from spacetime.training import init_state, metrics, run, setup, tasks
 from tests.helpers import finetuned, published_folder
 
 FORMS = {'2.1': published_folder.VAE, '2.2': published_folder.VAE22}
@@ -48,10 +47,10 @@ def folder(form, tmp_path_factory):
 def whole(form, kind, folder, tmp_path_factory):
   """Four steps at a stretch, from the published folder."""
   workdir = tmp_path_factory.mktemp('whole')
-  state = train.run(
+  state = run.train(
     finetuned.config(folder, vae=FORMS[form], **KINDS[kind]),
     str(workdir),
-    start=str(folder / 'wan'),
+    checkpoint=str(folder / 'wan'),
   )
   return state, workdir
 
@@ -83,13 +82,13 @@ def published(folder):
 def test_two_steps_and_two_are_four(form, kind, folder, whole, tmp_path):
   made = finetuned.config(folder, vae=FORMS[form], **KINDS[kind])
   workdir = str(tmp_path / 'run')
-  train.run(made, workdir, start=str(folder / 'wan'), stop=stop_after(2))
+  run.train(made, workdir, checkpoint=str(folder / 'wan'), stop=stop_after(2))
   moved = folder / 'wan'
   if kind == 'whole':  # which needs the weights that it began with no more
     moved = moved.rename(tmp_path / 'elsewhere')
   try:
     made = finetuned.config(folder, vae=FORMS[form], **KINDS[kind])
-    second = train.run(made, workdir)
+    second = run.train(made, workdir)
   finally:
     if kind == 'whole':
       moved.rename(folder / 'wan')
@@ -121,8 +120,10 @@ def test_only_what_is_trained_is_in_the_checkpoint(kind, folder, whole):
 def test_begins_at_the_published_weights(form, kind, folder, tmp_path):
   """The loss of the first step is that of the folder's own transformer."""
   made = finetuned.config(folder, vae=FORMS[form], **KINDS[kind])
-  ready = setup.check(made, str(tmp_path), checkpoint_path=str(folder / 'wan'))
-  at = init_state.begin(ready, None, jax.random.key(0))
+  ready = setup.check(
+    parse.experiment(made), str(tmp_path), init_from=str(folder / 'wan')
+  )
+  at = init_state.init_state(ready, None, jax.random.key(0))
   frozen = {}
   if kind == 'lora':
     frozen = ready.base.load(ready.nets, ready.mesh)
@@ -132,7 +133,9 @@ def test_begins_at_the_published_weights(form, kind, folder, tmp_path):
     'text': rng.normal(size=(8, 512, 12)).astype(np.float32),
   }
   plain = finetuned.config(folder, vae=FORMS[form])
-  task = networks.diffusion_task(plain, networks.networks(plain))
+  task = tasks.diffusion_task(
+    parse.experiment(plain), networks.networks(parse.experiment(plain))
+  )
   wanted = jax.jit(task.held_out)({'dit': published(folder)}, {}, batch)
   for params in (at.params, at.ema):
     found = jax.jit(ready.task.held_out)(params, frozen, batch)
@@ -151,7 +154,9 @@ def tiny(tmp_path_factory):
 def check(folder, workdir, start='wan', **values):
   start = start and str(folder / start)
   setup.check(
-    finetuned.config(folder, **values), str(workdir), checkpoint_path=start
+    parse.experiment(finetuned.config(folder, **values)),
+    str(workdir),
+    init_from=start,
   )
 
 
@@ -167,8 +172,8 @@ def check(folder, workdir, start='wan', **values):
     ({'model.mlp': 36}, r'model.mlp=36, there 40.*change --checkpoint'),
     ({'data.crop': (5, 16, 16)}, 'data.crop=.*latents are not cropped'),
     (
-      {'data.world.width': 64, 'text.length': 77},
-      'other sizes.*data.world.width=64, there 32; text.length=77, there 512',
+      {'data.width': 64, 'text.length': 77},
+      'other sizes.*data.width=64, there 32; text.length=77, there 512',
     ),
     ({'data.dir': 'nowhere'}, 'nowhere is no cache of latents'),
     (
@@ -235,10 +240,14 @@ def test_refuses_two_transformers_and_takes_one(tiny, tmp_path):
 def test_a_run_goes_on_from_the_weights_it_began_with(tiny, tmp_path):
   workdir = tmp_path / 'run'
   made = finetuned.config(tiny, **LORA)
-  ready = setup.check(made, str(workdir), checkpoint_path=str(tiny / 'wan'))
-  checkpoint.write_config(workdir, made.to_dict() | ready.origin)
+  ready = setup.check(
+    parse.experiment(made), str(workdir), init_from=str(tiny / 'wan')
+  )
+  checkpoint.write_config(workdir, ready.experiment.values)
   # Pairs need their base again, and know where it was.
-  again = setup.check(finetuned.config(tiny, **LORA), str(workdir))
+  again = setup.check(
+    parse.experiment(finetuned.config(tiny, **LORA)), str(workdir)
+  )
   assert again.base.path == str(tiny / 'wan')
   other = tmp_path / 'other'
   shutil.copytree(tiny / 'wan', other)
@@ -254,7 +263,9 @@ def test_a_run_goes_on_from_the_weights_it_began_with(tiny, tmp_path):
   )
   with pytest.raises(ValueError, match='another config: source.fingerprint'):
     setup.check(
-      finetuned.config(tiny, **LORA), str(workdir), checkpoint_path=str(other)
+      parse.experiment(finetuned.config(tiny, **LORA)),
+      str(workdir),
+      init_from=str(other),
     )
 
 
@@ -262,7 +273,7 @@ def test_an_autoencoders_stage_starts_from_nothing(tiny, tmp_path):
   made = digits_autoencoder.get_config('tiny')
   made.data.batch_size = 8
   with pytest.raises(ValueError, match="expected none in an autoencoder's"):
-    setup.check(made, str(tmp_path), checkpoint_path='digits')
+    setup.check(parse.experiment(made), str(tmp_path), init_from='digits')
   made.data.name = 'cache'
   with pytest.raises(ValueError, match="data.name='cache' in an autoencoder's"):
-    setup.check(made, str(tmp_path))
+    setup.check(parse.experiment(made), str(tmp_path))

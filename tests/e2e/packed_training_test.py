@@ -9,14 +9,20 @@ import numpy as np
 import pytest
 
 from experiments import digits
-from spacetime.cli import train
-from spacetime.config import networks, parse
+from spacetime.config import networks, parse, samplers
 from spacetime.config import packing as packing_lib
 from spacetime.data import packing
 from spacetime.data import sources as sources_lib
 from spacetime.data import tokenizer as tokenizer_lib
 from spacetime.diffusion import flow
-from spacetime.training import frame_conditioning, metrics, packed_losses, setup
+from spacetime.training import (
+  frame_conditioning,
+  metrics,
+  packed_losses,
+  run,
+  setup,
+  tasks,
+)
 from spacetime.training import losses as losses_lib
 
 NOTHING = {
@@ -42,13 +48,15 @@ def parts(tmp_path_factory):
   """Config, networks, task and a loader of rows."""
   folder = str(tmp_path_factory.mktemp('digits'))
   config = changed(**{'data.dir': folder, 'data.clips': 200})
-  data = parse.data(config)
-  nets = networks.networks(config)
+  data = parse.experiment(config).data
+  nets = networks.networks(parse.experiment(config))
   sources = sources_lib.open_sources(data, seed=0)
   tokenizer = tokenizer_lib.train(
     sources.captions, vocab_size=config.text.vocab_size
   )
-  cut = packing_lib.cut(config, nets.autoencoder, nets.dit.config.patch)
+  cut = packing_lib.cut(
+    parse.experiment(config), nets.autoencoder, nets.dit.config.patch
+  )
   loader = sources_lib.make_loader(
     data,
     sources.train,
@@ -57,7 +65,12 @@ def parts(tmp_path_factory):
     seed=0,
     patchify=cut,
   )
-  return config, nets, networks.diffusion_task(config, nets), loader
+  return (
+    config,
+    nets,
+    tasks.diffusion_task(parse.experiment(config), nets),
+    loader,
+  )
 
 
 def test_one_program_serves_fifty_batches_of_mixed_sizes(parts):
@@ -69,7 +82,7 @@ def test_one_program_serves_fifty_batches_of_mixed_sizes(parts):
   # in is miscomputed by XLA's CPU compiler (jaxlib 0.10), seen without a model:
   # jit(lambda h, x: mean((h @ K + b - x) ** 2, -1)), K and b zeros.
   @jax.jit
-  def run(params, batch, key):
+  def call(params, batch, key):
     traced.append(key)
     return task.loss(params, {}, batch, key)[0]
 
@@ -79,8 +92,8 @@ def test_one_program_serves_fifty_batches_of_mixed_sizes(parts):
       tuple(grid) for row in batch['grids'] for grid in row if any(grid)
     }
     padding.append(np.mean(batch['segment_ids'] == 0))
-    assert 0 < float(run(params, batch, jax.random.key(0))) < 100
-  assert len(traced) == run._cache_size() == 1
+    assert 0 < float(call(params, batch, jax.random.key(0))) < 100
+  assert len(traced) == call._cache_size() == 1
   assert len(sizes) > 15 and {(1, 2, 3), (3, 3, 4)} <= sizes
   assert np.mean(padding) < 0.1
 
@@ -221,14 +234,14 @@ def test_a_run_of_mixed_sizes_goes_on_where_it_stopped(tmp_path, parts):
     **{'data.dir': parts[0].data.dir, 'data.clips': 200},
     **{f'train.{name}': 0 for name in fewer},
   )
-  whole = train.run(config.copy_and_resolve_references(), str(tmp_path / 'a'))
+  whole = run.train(config.copy_and_resolve_references(), str(tmp_path / 'a'))
   counted = iter([False, True])
-  train.run(
+  run.train(
     config.copy_and_resolve_references(),
     str(tmp_path / 'b'),
     stop=lambda: next(counted),
   )
-  again = train.run(config.copy_and_resolve_references(), str(tmp_path / 'b'))
+  again = run.train(config.copy_and_resolve_references(), str(tmp_path / 'b'))
   jax.tree.map(np.testing.assert_array_equal, whole.params, again.params)
   jax.tree.map(np.testing.assert_array_equal, whole.ema, again.ema)
   first = parts[2].init(jax.random.key(config.seed))
@@ -252,8 +265,8 @@ def test_a_run_of_mixed_sizes_goes_on_where_it_stopped(tmp_path, parts):
   [
     ({'data.packing.kind': 'boxes'}, "kind='boxes': expected one of"),
     ({'data.packing.length': 20}, 'a row holds 20 in 8; change data.packing'),
-    ({'data.world.mixed.multiple': (4, 8)}, 'width=40: expected a multiple'),
-    ({'data.packing': None}, 'data.world.mixed without data.packing: expect'),
+    ({'data.mixed.multiple': (4, 8)}, 'width=40: expected a multiple'),
+    ({'data.packing': None}, 'data.packing=None: expected dict'),
     (
       {'data.packing': dict(kind='buckets', look_ahead=9)},
       r'look_ahead=9: expected \d+ for 18 sizes and data.batch_size=8',
@@ -262,18 +275,20 @@ def test_a_run_of_mixed_sizes_goes_on_where_it_stopped(tmp_path, parts):
 )
 def test_refuses_before_anything_is_written(tmp_path, values, text):
   with pytest.raises(ValueError, match=text):
-    setup.check(changed(**values), str(tmp_path / 'run'))
+    setup.check(parse.experiment(changed(**values)), str(tmp_path / 'run'))
   assert not (tmp_path / 'run').exists()
 
 
 def test_sampling_shifts_with_the_size():
   config = changed(**{'flow.reference': 5})
-  nets = networks.networks(config)
-  settings = parse.sampling(config)
+  nets = networks.networks(parse.experiment(config))
+  settings = parse.experiment(config).sampling
 
   def levels(latent, **values):
-    told = parse.sampling(config, **values)
-    return networks.sampler(config, nets, told, latent=latent).sigmas
+    told = parse.experiment(config).sampling.with_changes(**values)
+    return samplers.sampler(
+      parse.experiment(config), nets, told, latent=latent
+    ).sigmas
 
   # 20 tokens have twice the shift of 5.
   assert levels((2, 32, 80)) == levels(None, shift=2 * settings.shift)

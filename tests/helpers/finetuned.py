@@ -6,8 +6,8 @@ import pathlib
 import numpy as np
 
 from experiments import wan_t2v_1_3b, wan_ti2v_5b
-from spacetime.config import parse
 from spacetime.data.digits import world
+from spacetime.data.settings import DataConfig
 from spacetime.media import video_writer
 from spacetime.pipeline import precompute
 from tests.helpers import published_folder
@@ -26,15 +26,18 @@ def write_clips(folder: pathlib.Path) -> None:
     (folder / f'clip{i}.txt').write_text(f'a red {i} moves  left &amp; right')
 
 
-def data(folder: pathlib.Path) -> parse.DataConfig:
+def data(folder: pathlib.Path) -> DataConfig:
   """The section of FOLDER/clips."""
   frames, height, width = SIZE
-  return parse.DataConfig(
+  return DataConfig(
     name='folder',
     dir=str(folder / 'clips'),
     clips=0,
     held_out_clips=0,
-    world=world.World(frames=frames, height=height, width=width),
+    frames=frames,
+    height=height,
+    width=width,
+    world=world.World(),
     batch_size=1,
     caption_dropout=0.0,
     crop=None,
@@ -67,9 +70,9 @@ def config(folder: pathlib.Path, *, vae=published_folder.VAE, **values):
   made.update_from_flattened_dict(
     {
       'data.dir': str(folder / 'cache'),
-      'data.world.frames': frames,
-      'data.world.height': height,
-      'data.world.width': width,
+      'data.frames': frames,
+      'data.height': height,
+      'data.width': width,
       'data.batch_size': 8,
       'data.caption_dropout': 0.5,
       'mesh.data': 4,

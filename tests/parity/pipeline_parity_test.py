@@ -9,7 +9,7 @@ from PIL import Image
 
 from spacetime import sharding
 from spacetime.checkpoint import load
-from spacetime.config import networks, parse
+from spacetime.config import networks, samplers
 from spacetime.diffusion import conditioning, conditioning_video, sampler
 from spacetime.pipeline import generate, prompt_embeds
 from tests.checkpoint.interop import tokenizers_test
@@ -60,8 +60,8 @@ def ours(model, *, image_HWC=None, seed=3, **settings):
   nets = model.networks
   _, height, width = nets.autoencoder.stride
   size = FRAMES, SIZE[0] * height, SIZE[1] * width
-  grid = networks.grids(model.config, nets, size)
-  settings = parse.sampling(model.config, steps=STEPS, **settings)
+  grid = networks.clip_geometry(model.experiment.data, nets, size)
+  settings = model.experiment.sampling.with_changes(steps=STEPS, **settings)
   told = prompt_embeds.from_prompts(model, [PROMPT], negative=NEGATIVE)
   condition = conditioning.pure_noise(1, (*grid.latent, nets.autoencoder.z_dim))
   shape = condition.z_Bfhwc.shape[1:]
@@ -132,11 +132,11 @@ def test_two_transformers(solver, scale_2, two):
     theirs.scheduler = schedulers[solver](
       prediction_type='flow_prediction', use_flow_sigmas=True, flow_shift=5.0
     )
-  settings = parse.sampling(model.config, steps=STEPS, solver=solver)
+  settings = model.experiment.sampling.with_changes(steps=STEPS, solver=solver)
   spans = [
     part.span
-    for part in networks.samplers(
-      model.config, model.networks, settings
+    for part in samplers.samplers(
+      model.experiment, model.networks, settings
     ).values()
   ]
   # Both have steps enough to carry history over the boundary.
@@ -190,7 +190,7 @@ def test_a_folder_in_bfloat16(tmp_path):
     tmp_path / 'folder', torch_dtype=torch.float32
   )
   model = opened(tmp_path / 'folder')
-  assert model.config['model']['dtype'] == 'bfloat16'
+  assert model.experiment.model.dtype == 'bfloat16'
   clips = []
   for seed in range(4):
     noise, video = ours(model, seed=seed)

@@ -9,7 +9,7 @@ import pytest
 
 from spacetime import checkpoint, sharding
 from spacetime.checkpoint import load
-from spacetime.config import networks, parse
+from spacetime.config import networks
 from spacetime.data.digits import examples, render
 from spacetime.data.digits import world as world_lib
 from spacetime.media.pixels import to_video
@@ -70,12 +70,14 @@ def test_one_tile_is_the_whole():
 
 def test_seams_of_a_trained_autoencoder_are_faint():
   folder = ASSETS / 'digits_autoencoder'
-  config = checkpoint.read_config(folder)
+  experiment = checkpoint.read_experiment(folder)
   mesh = sharding.single_device_mesh()
-  codec = networks.autoencoder(config)
-  params = load.load_own(config, folder, mesh=mesh)['autoencoder']
+  codec = networks.autoencoder(experiment.autoencoder)
+  params = load.load_own(experiment.autoencoder, folder, mesh=mesh)[
+    'autoencoder'
+  ]
   world = world_lib.World(
-    **{**vars(parse.data(config).world), 'height': 128, 'width': 192}
+    **{**vars(experiment.data.world), 'height': 128, 'width': 192}
   )
   record = examples.example(3, world=world, split='validation', seed=77)
   frames = render.clip(world_lib.from_json(record['scene']), world)[:1]

@@ -7,7 +7,6 @@ import pytest
 
 from spacetime import sharding
 from spacetime.checkpoint import load
-from spacetime.config import parse
 from spacetime.diffusion import conditioning_video
 from spacetime.media.pixels import to_video
 from spacetime.pipeline import generate
@@ -23,7 +22,7 @@ def model():
 
 
 def given(model, window, strength=1.0):
-  settings = parse.sampling(model.config, strength=strength)
+  settings = model.experiment.sampling.with_changes(strength=strength)
   return generate.given(model, window, settings=settings, batch=2)
 
 

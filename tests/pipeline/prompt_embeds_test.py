@@ -10,7 +10,7 @@ from absl import logging
 
 from spacetime import sharding
 from spacetime.checkpoint import load
-from spacetime.config import networks, parse
+from spacetime.config import networks
 from spacetime.diffusion import conditioning_video
 from spacetime.pipeline import generate, prompt_embeds, prompt_embeds_files
 from tests.helpers import published_folder
@@ -62,8 +62,10 @@ def watched(model, log):
 
 
 def sample(model, prompts=('a red 3',), **more):
-  grid = networks.grids(model.config, model.networks, (3, 8, 16))
-  settings = parse.sampling(model.config, steps=4)
+  grid = networks.clip_geometry(
+    model.experiment.data, model.networks, (3, 8, 16)
+  )
+  settings = model.experiment.sampling.with_changes(steps=4)
   return generate.sample(
     model, list(prompts), grid=grid, settings=settings, **more
   )

@@ -15,7 +15,8 @@ import pytest
 from PIL import Image
 
 from spacetime import checkpoint
-from spacetime.config import networks
+from spacetime.checkpoint.locate import locate
+from spacetime.config import parse
 from spacetime.data import chat_endpoint, recaption
 from spacetime.data import tokenizer as tokenizer_lib
 from spacetime.media import video_writer
@@ -67,15 +68,13 @@ def server():
 @pytest.fixture(scope='module')
 def model():
   """Of the digits world; nothing else of a model is read."""
-  folder = networks.resolve('digits')
+  folder = locate('digits').folder
   tokenizer = tokenizer_lib.Tokenizer.from_bytes(
     checkpoint.read_tokenizer(folder)
   )
-  data = {'name': 'digits', 'world': dict(max_characters=1)}
-  more = dict(dir='d', clips=1, held_out_clips=1, batch_size=1, fps=8.0)
-  more |= dict(caption_dropout=0.0, crop=None)
+  experiment = checkpoint.read_experiment(folder)
   return types.SimpleNamespace(
-    config={'data': data | more},
+    experiment=experiment,
     tokenizer=tokenizer,
     networks=types.SimpleNamespace(text_length=80),
   )
@@ -141,7 +140,10 @@ def test_refuses(model):
       asked('http://x', expand_timeout=0), model, ['a red 3']
     )
   other = types.SimpleNamespace(
-    config={'data': model.config['data'] | {'name': 'folder'}}
+    experiment=parse.replace(
+      model.experiment,
+      {'data.name': 'folder', 'data.mixed': None, 'data.packing': None},
+    )
   )
   with pytest.raises(ValueError, match="data are 'folder': the grammar is of"):
     prompt_expansion.expand(asked('grammar'), other, ['a red 3'])

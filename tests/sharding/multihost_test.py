@@ -14,9 +14,8 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from experiments import digits
 from spacetime import sharding
-from spacetime.cli import train
 from spacetime.sharding import multihost
-from spacetime.training import metrics
+from spacetime.training import metrics, run
 
 ROOT = pathlib.Path(__file__).parents[2]
 VALUES = {
@@ -96,7 +95,7 @@ def folder(tmp_path_factory):
 @pytest.fixture(scope='module')
 def whole(folder):
   """One process of eight devices."""
-  state = train.run(config(folder), str(folder / 'whole'))
+  state = run.train(config(folder), str(folder / 'whole'))
   return state, told(folder / 'whole')
 
 
@@ -139,7 +138,7 @@ def test_one_process_goes_on_from_two(two, whole, folder, count, monkeypatch):
   workdir = folder / f'on_{count}'
   shutil.copytree(two[0], workdir)
   devices(monkeypatch, count)
-  state = train.run(config(folder), str(workdir))
+  state = run.train(config(folder), str(workdir))
   assert int(state.step) == 4
   assert told(workdir)[0] == pytest.approx(whole[1][0], rel=1e-5)
   for a, b in zip(

@@ -55,7 +55,7 @@ def from_pipeline(pipeline: Pipeline, *, dtype=None) -> dict:
       'dir': '',
       'clips': 0,
       'held_out_clips': 0,
-      'world': dict(zip(('frames', 'height', 'width'), size, strict=True)),
+      **dict(zip(('frames', 'height', 'width'), size, strict=True)),
       'batch_size': 1,
       'caption_dropout': 0.1,
       'crop': None,

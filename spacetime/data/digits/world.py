@@ -123,7 +123,7 @@ class World:
       if getattr(self, name) < least:
         raise ValueError(
           f'{name}={getattr(self, name)}: expected at least {least}; change '
-          f'data.world.{name}'
+          f'data.{name}'
         )
     if not 1 <= self.max_characters <= len(self.colours):
       raise SettingError(

@@ -42,7 +42,7 @@ def test_wandering_is_of_worlds_that_name_it_and_is_not_judged():
 @pytest.mark.parametrize(
   'sizes, text',
   [
-    ({'frames': 0}, 'frames=0: expected at least 1; change data.world.frames'),
+    ({'frames': 0}, 'frames=0: expected at least 1; change data.frames'),
     ({'height': 8}, 'height=8: expected at least 16'),
     ({'width': 15}, 'width=15: expected at least 16'),
     ({'max_characters': 9}, 'max_characters=9: expected 1 to 8'),

@@ -11,9 +11,11 @@ import pytest
 from experiments import digits
 from spacetime import sharding
 from spacetime.config import mesh as mesh_lib
-from spacetime.config import networks
+from spacetime.config import networks, parse
+from spacetime.training import optimizer as optimizer_lib
 from spacetime.training import state as state_lib
 from spacetime.training import step as step_lib
+from spacetime.training import tasks
 
 
 def config(**values):
@@ -47,7 +49,9 @@ def batch():
 def params():
   """Parameters with nothing at zero, so that all have gradients."""
   made = config()
-  task = networks.diffusion_task(made, networks.networks(made))
+  task = tasks.diffusion_task(
+    parse.experiment(made), networks.networks(parse.experiment(made))
+  )
   rng = np.random.default_rng(0)
   return jax.tree.map(
     lambda leaf: rng.normal(0, 0.1, leaf.shape).astype(np.float32),
@@ -58,7 +62,9 @@ def params():
 def gradients(params, mesh):
   """Loss and gradients of a batch on a mesh, as numpy."""
   made = config()
-  task = networks.diffusion_task(made, networks.networks(made))
+  task = tasks.diffusion_task(
+    parse.experiment(made), networks.networks(parse.experiment(made))
+  )
   places = sharding.param_shardings(params, mesh)
   with jax.set_mesh(mesh):
     run = jax.jit(
@@ -109,10 +115,17 @@ def test_no_large_array_of_a_state_is_whole_on_a_device(name):
       'text.kind': 'trained',
     }
   )
-  task = networks.diffusion_task(made, networks.networks(made))
+  task = tasks.diffusion_task(
+    parse.experiment(made), networks.networks(parse.experiment(made))
+  )
   mesh = sharding.make_mesh(sharding.MeshConfig(data=1, fsdp=4, context=2))
   state = state_lib.abstract_state(
-    task.init, jax.random.key(0), networks.make_optimizer(made), mesh
+    task.init,
+    jax.random.key(0),
+    optimizer_lib.make_optimizer(
+      parse.experiment(made).optimizer, steps=made.train.steps
+    ),
+    mesh,
   )
   parts = 0
   for path, leaf in jax.tree_util.tree_leaves_with_path(state):
@@ -127,9 +140,9 @@ def test_no_large_array_of_a_state_is_whole_on_a_device(name):
 def test_kernels_are_gathered_in_the_dtype_that_computes(tmp_path):
   """As the program is partitioned; CPUs widen what they send after that."""
   made = config(**{'model.dtype': 'bfloat16', 'model.layers': 1})
-  nets = networks.networks(made)
-  mesh = mesh_lib.mesh(made_with(made, fsdp=8))
-  task = networks.diffusion_task(made, nets)
+  nets = networks.networks(parse.experiment(made))
+  mesh = mesh_lib.mesh(parse.experiment(made_with(made, fsdp=8)))
+  task = tasks.diffusion_task(parse.experiment(made), nets)
   params = jax.eval_shape(task.init, jax.random.key(0))
   params = jax.tree.map(
     lambda leaf, place: jax.ShapeDtypeStruct(
@@ -197,15 +210,17 @@ def test_refuses_a_model_before_anything_is_compiled(
     sharding.MeshConfig(**({'data': 1} | sizes if sizes else {}))
   )
   with pytest.raises(ValueError, match=text):
-    mesh_lib.check_model(networks.networks(made).dit.config, tokens, mesh)
+    mesh_lib.check_model(
+      networks.networks(parse.experiment(made)).dit.config, tokens, mesh
+    )
 
 
 def test_a_clip_may_be_shared_by_devices():
   """Four clips on eight devices."""
   made = config(**{'data.batch_size': 4})
   with pytest.raises(ValueError, match='mesh.context or mesh.tensor share'):
-    mesh_lib.mesh(made)
-  mesh = mesh_lib.mesh(made_with(made, data=4, context=2))
+    mesh_lib.mesh(parse.experiment(made))
+  mesh = mesh_lib.mesh(parse.experiment(made_with(made, data=4, context=2)))
   rows = {name: x[:4] for name, x in batch().items()}
   placed = sharding.put_batch(rows, mesh)
   assert placed['text'].shape == (4, 6, 32)

@@ -7,8 +7,7 @@ import numpy as np
 import pytest
 
 from experiments import digits
-from spacetime.cli import train
-from spacetime.training import metrics
+from spacetime.training import metrics, run
 
 STEPS = 4
 
@@ -57,14 +56,14 @@ def leaves(state):
 @pytest.fixture(scope='module')
 def whole(data_dir, tmp_path_factory):
   workdir = tmp_path_factory.mktemp('whole')
-  state = train.run(config(data_dir), str(workdir))
+  state = run.train(config(data_dir), str(workdir))
   return state, losses(workdir), workdir
 
 
 def test_two_steps_and_two_are_four(data_dir, whole, tmp_path):
-  first = train.run(config(data_dir), str(tmp_path), stop=stop_after(2))
+  first = run.train(config(data_dir), str(tmp_path), stop=stop_after(2))
   assert int(first.step) == 2
-  second = train.run(config(data_dir), str(tmp_path))
+  second = run.train(config(data_dir), str(tmp_path))
   assert int(second.step) == STEPS
   for a, b in zip(leaves(second), leaves(whole[0]), strict=True):
     np.testing.assert_array_equal(a, b)
@@ -73,9 +72,9 @@ def test_two_steps_and_two_are_four(data_dir, whole, tmp_path):
 
 
 def test_resumes_on_another_mesh(data_dir, whole, tmp_path):
-  train.run(config(data_dir), str(tmp_path), stop=stop_after(2))
+  run.train(config(data_dir), str(tmp_path), stop=stop_after(2))
   split = config(data_dir, **{'mesh.data': 2, 'mesh.fsdp': 2, 'mesh.tensor': 2})
-  second = train.run(split, str(tmp_path))
+  second = run.train(split, str(tmp_path))
   for a, b in zip(leaves(second.params), leaves(whole[0].params), strict=True):
     np.testing.assert_allclose(a, b, atol=1e-5)
   kernel = second.params['dit']['blocks']['mlp_in']['kernel']
@@ -84,13 +83,13 @@ def test_resumes_on_another_mesh(data_dir, whole, tmp_path):
 
 def test_context_and_fsdp_give_the_same_losses(data_dir, whole, tmp_path):
   sizes = {'mesh.data': 1, 'mesh.fsdp': 4, 'mesh.context': 2}
-  train.run(config(data_dir, **sizes), str(tmp_path))
+  run.train(config(data_dir, **sizes), str(tmp_path))
   for step, loss in losses(tmp_path).items():
     assert loss == pytest.approx(whole[1][step], rel=1e-4), step
 
 
 def test_a_finished_run_does_nothing_more(data_dir, whole):
-  state = train.run(config(data_dir), str(whole[2]))
+  state = run.train(config(data_dir), str(whole[2]))
   assert int(state.step) == STEPS
   assert losses(whole[2]) == whole[1]
 
@@ -98,7 +97,7 @@ def test_a_finished_run_does_nothing_more(data_dir, whole):
 def test_refuses_a_work_directory_of_another_config(data_dir, whole):
   other = config(data_dir, **{'optimizer.learning_rate': 0.5})
   with pytest.raises(ValueError, match='optimizer.learning_rate'):
-    train.run(other, str(whole[2]))
+    run.train(other, str(whole[2]))
   saved = json.loads((whole[2] / 'config.json').read_text())
   assert saved['optimizer']['learning_rate'] != 0.5
 
@@ -116,7 +115,7 @@ def test_overfits_a_handful_of_clips(data_dir, tmp_path):
       'train.checkpoint_every': 0,
     },
   )
-  train.run(made, str(tmp_path))
+  run.train(made, str(tmp_path))
   seen = losses(tmp_path)
   assert seen[60] < 0.5 * seen[5]
 
@@ -127,7 +126,7 @@ def test_muon_and_principal_components_go_on_bit_for_bit(data_dir, tmp_path):
   states = []
   for name, stops in (('whole', (None,)), ('parts', (2, None))):
     for stop in stops:
-      state = train.run(
+      state = run.train(
         config(data_dir, **values),
         str(tmp_path / name),
         **({'stop': stop_after(stop)} if stop else {}),
@@ -138,27 +137,8 @@ def test_muon_and_principal_components_go_on_bit_for_bit(data_dir, tmp_path):
   assert losses(tmp_path / 'whole') == losses(tmp_path / 'parts')
 
 
-def test_a_run_from_weights_lets_in_more_of_a_patch(data_dir, tmp_path):
-  """And goes on bit for bit, without them."""
-  values = {'train.pca_init_clips': 8, 'optimizer.name': 'adamw'}
-  narrow = train.run(config(data_dir, **values), str(tmp_path / 'narrow'))
-  values['train.pca_init_rank'] = 40
-  start = str(tmp_path / 'narrow')
-  wide = config(data_dir, **values)
-  whole = train.run(wide, str(tmp_path / 'whole'), start=start)
-  ranks = [
-    np.linalg.matrix_rank(state.params['dit']['patch_embed']['kernel'], 1e-3)
-    for state in (narrow, whole)
-  ]
-  assert ranks == [16, 40]  # a third of the width; what was asked for
-  workdir = str(tmp_path / 'parts')
-  train.run(wide, workdir, start=start, stop=stop_after(2))
-  again = train.run(wide, workdir)
-  for a, b in zip(leaves(whole.params), leaves(again.params), strict=True):
-    np.testing.assert_array_equal(a, b)
+def test_refuses_more_principal_components_than_the_width(data_dir, tmp_path):
+  values = {'train.pca_init_clips': 8, 'train.pca_init_rank': 49}
   with pytest.raises(ValueError, match='pca_init_rank=49: expected at most 48'):
-    train.run(
-      config(data_dir, **values | {'train.pca_init_rank': 49}),
-      str(tmp_path / 'refused'),
-    )
+    run.train(config(data_dir, **values), str(tmp_path / 'refused'))
   assert not (tmp_path / 'refused').exists()

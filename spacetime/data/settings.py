@@ -1,0 +1,116 @@
+"""The `data` section of a config: the clips of a run."""
+
+import dataclasses
+
+from spacetime import SettingError
+from spacetime.data import packing as packing_lib
+from spacetime.data.digits import world as world_lib
+from spacetime.data.resolutions import Sizes
+
+SOURCES = ('digits', 'folder', 'cache')
+RENDERS = ('files', 'live')
+
+
+@dataclasses.dataclass(frozen=True)
+class DataConfig:
+  """The clips of a run and how they are batched.
+
+  Attributes:
+    name: source of the clips: 'digits' (the built-in world), 'folder' (your
+      own files) or 'cache' (latents written by spacetime encode).
+    dir: folder of the digits' records (rendered there if absent), of your
+      clips, or of the cache.
+    clips: digits clips to render for training.
+    held_out_clips: digits clips to render for each held-out split.
+    frames: frames of a clip.
+    height: height of a clip in pixels.
+    width: width of a clip in pixels.
+    world: scenes of the digits; its sizes are those of the clips.
+    batch_size: clips per step, over all devices; rows where clips are packed.
+    caption_dropout: share of clips that are trained without their caption.
+    crop: (frames, height, width) cut out of each clip; None keeps clips whole.
+    fps: frames per second of the clips, for playback and resampling.
+    mixed: sizes that training clips are drawn from; None trains on one size.
+      Held-out clips always have frames, height and width.
+    packing: how clips of mixed sizes share a batch: kind='rows' or 'buckets';
+      None for clips of one size.
+    render: of the digits, 'files' renders every clip before the first step,
+      'live' renders each clip as it is read: the same clips.
+    workers: processes that read clips; 0 reads in threads alone. With packed
+      rows their number decides which clips share a row.
+  """
+
+  name: str
+  dir: str
+  clips: int
+  held_out_clips: int
+  # Sizes are not in the repr, since the world's names the clips.
+  frames: int = dataclasses.field(repr=False)
+  height: int = dataclasses.field(repr=False)
+  width: int = dataclasses.field(repr=False)
+  world: world_lib.World
+  batch_size: int
+  caption_dropout: float
+  crop: tuple[int, int, int] | None
+  fps: float
+  mixed: Sizes | None = dataclasses.field(default=None, repr=False)
+  packing: packing_lib.SequencePacking | packing_lib.Buckets | None = (
+    dataclasses.field(default=None, repr=False)
+  )
+  render: str = dataclasses.field(default='files', repr=False)
+  workers: int = dataclasses.field(default=0, repr=False)
+
+  def __post_init__(self):
+    world = dataclasses.replace(
+      self.world,
+      frames=self.frames,
+      height=self.height,
+      width=self.width,
+      mixed=self.mixed,
+    )
+    object.__setattr__(self, 'world', world)
+    if self.render not in RENDERS:
+      raise SettingError('data.render', self.render, f'one of {RENDERS}')
+    if self.workers < 0:
+      raise SettingError('data.workers', self.workers, '0 or more')
+    if self.name not in SOURCES:
+      raise SettingError('data.name', self.name, f'one of {SOURCES}')
+    if self.name == 'cache' and self.crop is not None:
+      raise SettingError(
+        'data.crop',
+        self.crop,
+        'None, since latents are not cropped',
+        hint='encode smaller clips',
+      )
+    if self.mixed is not None:
+      self._check_mixed()
+    if isinstance(self.packing, packing_lib.Buckets):
+      sizes = 1 if self.mixed is None else len(self.mixed.shapes)
+      self.packing.check(sizes=sizes, batch=self.batch_size)
+    if self.batch_size < 1:
+      raise SettingError('data.batch_size', self.batch_size, '1 or more')
+    if not 0 <= self.caption_dropout <= 1:
+      raise SettingError('data.caption_dropout', self.caption_dropout, '0 to 1')
+
+  def _check_mixed(self) -> None:
+    if self.name != 'digits':
+      raise SettingError('data.name', self.name, "'digits' with `data.mixed`")
+    if self.crop is not None:
+      raise SettingError('data.crop', self.crop, 'None with `data.mixed`')
+    if self.packing is None:
+      raise SettingError(
+        'data.packing',
+        None,
+        "dict(kind='rows', length=..., clips=..., frames=...) or "
+        "dict(kind='buckets', look_ahead=...) with `data.mixed`",
+      )
+
+  @property
+  def size(self) -> tuple[int, int, int]:
+    """(frames, height, width) of a clip."""
+    return self.frames, self.height, self.width
+
+  @property
+  def max_frames(self) -> int:
+    """Frames of the longest training clip."""
+    return self.crop[0] if self.crop else self.world.longest

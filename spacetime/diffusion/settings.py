@@ -1,0 +1,180 @@
+"""Sampling settings: the `sampling` section, the flags of `sample` and the
+keywords of a Pipeline."""
+
+import dataclasses
+
+from spacetime import SettingError
+from spacetime.diffusion import guidance as guidance_lib
+from spacetime.diffusion import schedules, solvers
+from spacetime.models.transformer import rope
+
+
+def _setting(help: str, group: str, **default):
+  return dataclasses.field(metadata={'help': help, 'group': group}, **default)
+
+
+@dataclasses.dataclass(frozen=True)
+class SamplingSettings:
+  """Settings of the sampler; each field's metadata has its help and group."""
+
+  steps: int = _setting('Solver steps per clip, such as 16.', 'solver')
+  solver: str = _setting('Solver: euler, heun, dpm or unipc.', 'solver')
+  guidance: float = _setting(
+    'Scale of classifier-free guidance, such as 2.5; 1 is unguided and twice '
+    'as fast.',
+    'guidance',
+  )
+  interval: tuple[float, float] = _setting(
+    'Noise levels between which guidance applies, such as (0, 1).', 'guidance'
+  )
+  shift: float = _setting(
+    'Schedule shift: above 1 spends more steps at high noise, such as 3.',
+    'solver',
+  )
+  schedule: str = _setting(
+    "Spacing of the noise levels: 'even', or 'published' as in diffusers.",
+    'solver',
+    default='even',
+  )
+  boundary: float | None = _setting(
+    'Noise level below which the second of two transformers takes over; None '
+    'for a model with one.',
+    'solver',
+    default=None,
+  )
+  guidance_2: float | None = _setting(
+    'Scale of guidance of the second of two transformers; defaults to that of '
+    'the first.',
+    'guidance',
+    default=None,
+  )
+  strength: float = _setting(
+    'Noise level that an edit starts from: above 0 (nothing changes) to 1 '
+    '(nothing stays), such as 0.6.',
+    'solver',
+    default=1.0,
+  )
+  guidance_kind: str = _setting(
+    'Kind of guidance: cfg, cfg_zero (CFG-Zero*) or apg (adaptive projected '
+    'guidance).',
+    'guidance',
+    default='cfg',
+  )
+  guidance_given: float = _setting(
+    'Scale of guidance towards the conditioning frames; 1 is as trained and '
+    'faster.',
+    'guidance',
+    default=1.0,
+  )
+  zero_steps: int = _setting(
+    'First steps that CFG-Zero* leaves out.', 'guidance', default=1
+  )
+  momentum: float = _setting(
+    'Momentum of adaptive projected guidance.', 'guidance', default=-0.5
+  )
+  radius: float | None = _setting(
+    'Largest norm of the guidance update of apg; None sets no bound.',
+    'guidance',
+    default=None,
+  )
+  parallel: float = _setting(
+    'Share of the update parallel to the prediction that apg keeps.',
+    'guidance',
+    default=0.0,
+  )
+  step_cache: float = _setting(
+    'Skips all blocks but the first while its output changed by less than '
+    'this share, such as 0.1; 0 skips none.',
+    'solver',
+    default=0.0,
+  )
+  rope_scaling: str = _setting(
+    'RoPE scaling along time for clips longer than in training: none, riflex '
+    '(lowers one frequency, against repetition) or ntk (all but the fastest).',
+    'solver',
+    default='none',
+  )
+  temperature: float = _setting(
+    'Standard deviation of the initial noise. 1 matches training; 0.4 gives '
+    'steadier, less varied motion.',
+    'solver',
+    default=1.0,
+  )
+
+  def __post_init__(self):
+    solvers.get(self.solver)
+    self.grid()
+    if not 0 <= self.step_cache < 1:
+      raise SettingError(
+        'step_cache', self.step_cache, '0, which skips none, or a share below 1'
+      )
+    if not 0 <= self.temperature <= 1:
+      raise SettingError(
+        'temperature', self.temperature, '0, no noise, to 1, as trained'
+      )
+    if self.temperature != 1 != self.strength:
+      raise SettingError(
+        'temperature',
+        self.temperature,
+        f'1 with `strength`={self.strength}, since an edit begins with the '
+        'noise of its strength',
+      )
+    if self.rope_scaling not in rope.SCALINGS:
+      raise SettingError(
+        'rope_scaling', self.rope_scaling, f'one of {rope.SCALINGS}'
+      )
+    if self.boundary is not None and not 0 < self.boundary < 1:
+      raise SettingError(
+        'sampling.boundary', self.boundary, 'a noise level between 0 and 1'
+      )
+    if self.guidance_2 is None:
+      return
+    if self.boundary is None:
+      raise SettingError(
+        'guidance_2',
+        self.guidance_2,
+        'None, since the model has one transformer',
+      )
+    if self.guidance_2 < 0 or self.guidance == 1 != self.guidance_2:
+      raise SettingError(
+        'guidance_2',
+        self.guidance_2,
+        f'0 or more, and 1 if `guidance`={self.guidance} is 1, which leaves '
+        'guidance out',
+      )
+
+  def with_changes(self, **changes) -> 'SamplingSettings':
+    """These settings with changes, of which None changes nothing."""
+    changes = {k: v for k, v in changes.items() if v is not None}
+    return dataclasses.replace(self, **changes)
+
+  def rule(self) -> guidance_lib.Guidance:
+    """How predictions are combined."""
+    return guidance_lib.Guidance(
+      scale=self.guidance,
+      kind=self.guidance_kind,
+      interval=self.interval,
+      given=self.guidance_given,
+      zero_steps=self.zero_steps,
+      momentum=self.momentum,
+      radius=self.radius,
+      parallel=self.parallel,
+    )
+
+  def grid(self) -> schedules.Schedule:
+    """The noise levels, without the steps that CFG-Zero* leaves out.
+
+    Its velocity is zero there, which leaves the noise as it is. Left out, such
+    a step is no part of the history of a multistep solver either. An edit
+    begins with more than noise: it keeps them.
+    """
+    grid = schedules.make_schedule(
+      self.schedule,
+      self.steps,
+      shift=self.shift,
+      solver=self.solver,
+      strength=self.strength,
+    )
+    rule = self.rule()
+    zero = rule.kind == 'cfg_zero' and rule.tells_text and self.strength == 1
+    return grid.without_first(rule.zero_steps) if zero else grid

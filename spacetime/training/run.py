@@ -1,0 +1,186 @@
+"""A training run: data, state, loop and artifacts in one call."""
+
+import contextlib
+import sys
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+from absl import logging
+
+from spacetime import checkpoint as checkpoint_lib
+from spacetime import sharding
+from spacetime.checkpoint import lock
+from spacetime.config import parse
+from spacetime.config.experiment import Experiment
+from spacetime.data import pipeline
+from spacetime.data import sources as sources_lib
+from spacetime.data import tokenizer as tokenizer_lib
+from spacetime.sharding import multihost
+from spacetime.training import (
+  artifacts,
+  goodput,
+  hooks,
+  init_state,
+  loop,
+  metrics,
+  setup,
+  sheets,
+  state,
+  step,
+  tasks,
+  watchdog,
+)
+from spacetime.training import profile as profile_lib
+
+
+def train(
+  config: Experiment | Mapping | Any,
+  workdir: str,
+  *,
+  checkpoint: str | None = None,
+  stop: Callable[[], bool] = lambda: False,
+  profile: profile_lib.Profile | None = None,
+  patience: float = 0.0,
+) -> state.State:
+  """Trains an experiment, resuming from what the output folder holds.
+
+  Args:
+    config: an Experiment, or the ConfigDict or mapping of one; the same on all
+      processes.
+    workdir: output folder, made if absent; the same for all processes.
+    checkpoint: weights to start from: a run, a weights folder, a bundled name
+      or a published folder. None starts from random weights.
+    stop: called after each step; true saves and stops.
+    profile: steps to trace, if any.
+    patience: seconds without progress after which the process ends; 0 waits
+      for ever.
+
+  Returns:
+    the last state.
+
+  Raises:
+    ValueError: see setup.check, or another run is writing there.
+    OSError: something cannot be written.
+  """
+  experiment = (
+    config if isinstance(config, Experiment) else parse.experiment(config)
+  )
+  folder = checkpoint_lib.absolute(workdir)
+  ledger = goodput.Ledger(folder if multihost.is_first() else None)
+  guard = watchdog.Watchdog(ledger, patience=patience)
+  run = setup.check(experiment, workdir, init_from=checkpoint)
+  with guard, contextlib.ExitStack() as stack:
+    multihost.first(lambda: stack.enter_context(lock.held(workdir)))
+    last, loader = _train(run, workdir, ledger, stop=stop, profile=profile)
+    if multihost.is_first():
+      sheets.curve(workdir)
+    if run.nets is None and int(last.step) == run.experiment.train.steps:
+      artifacts.save_moments(run, workdir, last.ema, loader)
+    ledger.write(now=True)
+    if multihost.is_first():
+      print(ledger.summary(), file=sys.stderr)
+    # Process 0 leaves last: the others know the run by it.
+    multihost.barrier('done')
+  return last
+
+
+def _train(
+  run: setup.Setup,
+  workdir,
+  ledger: goodput.Ledger,
+  *,
+  stop: Callable[[], bool],
+  profile: profile_lib.Profile | None,
+) -> tuple[state.State, Any]:
+  """Trains a checked run: (last state, loader)."""
+  settings, nets = run.experiment.train, run.nets
+  artifacts.copy_autoencoder(run, workdir)
+  sources, tokenizer = _open_data(run, workdir)
+  length = nets.text_length if nets else None
+  embedded = nets is not None and nets.text_kind == 'frozen'
+  empty_SY = sources.cache.empty_SY if embedded else None
+  loader = sources_lib.make_loader(
+    run.experiment.data,
+    sources.train,
+    tokenizer,
+    length=length,
+    seed=run.experiment.seed,
+    empty_SY=empty_SY,
+    share=sharding.data_share(run.mesh, jax.process_index()),
+    patchify=run.cut,
+  )
+  held_out = sources_lib.held_out_batch(
+    sources.held_out,
+    tokenizer,
+    count=settings.held_out,
+    length=length,
+    embedded=embedded,
+  )
+  frozen = run.frozen
+  if nets and nets.lora.rank:
+    frozen = frozen | run.base.load(nets, run.mesh, dtype=nets.dit.config.dtype)
+  init_key, run_key = jax.random.split(jax.random.key(run.experiment.seed))
+  iterator = iter(loader)
+  with checkpoint_lib.Checkpoints(workdir, keep=settings.keep) as checkpoints:
+    if checkpoints.latest_step() is None:
+      at = init_state.init_state(run, sources.train, init_key)
+    else:
+      at = checkpoints.restore(run.shapes, iterator=iterator)
+      logging.info('resuming from step %d', int(at.step))
+    pipeline.start(iterator)
+    ledger.resume(int(at.step))
+    folder = checkpoint_lib.absolute(workdir) if multihost.is_first() else None
+    with metrics.MetricsWriter(folder, step=int(at.step)) as writer:
+      actions = hooks.events(run, frozen, held_out, workdir, writer, empty_SY)
+      if profile:
+        profile.begin(int(at.step))
+        actions.append(profile)
+      at = loop.run(
+        step.make_step(
+          run.task.loss,
+          run.optimizer,
+          ema=settings.ema,
+          accumulate=settings.accumulate,
+          limit=settings.limit,
+        ),
+        at,
+        frozen,
+        iterator,
+        key=run_key,
+        mesh=run.mesh,
+        steps=settings.steps,
+        log_every=settings.log_every,
+        writer=writer,
+        checkpoints=checkpoints,
+        checkpoint_every=settings.checkpoint_every,
+        ledger=ledger,
+        events=actions,
+        rates=tasks.rates(run.experiment, nets),
+        stop=stop,
+      )
+      if profile:
+        profile.end()
+  return at, loader
+
+
+def _open_data(
+  run: setup.Setup, workdir
+) -> tuple[sources_lib.Sources, tokenizer_lib.Tokenizer]:
+  """Opens the clips and the tokenizer, and writes the run's config."""
+  nets, experiment = run.nets, run.experiment
+  embedded = nets is not None and nets.text_kind == 'frozen'
+
+  def open_sources():
+    return sources_lib.open_sources(
+      experiment.data, seed=experiment.seed, embedded=embedded
+    )
+
+  if jax.process_count() > 1:  # the first process renders missing clips
+    multihost.first(open_sources)
+  sources = open_sources()
+  tokenizer = artifacts.get_tokenizer(run, sources, workdir)
+  if nets:
+    sources_lib.check_captions(sources, tokenizer, length=nets.text_length)
+  artifacts.save_config(run, workdir, tokenizer)
+  return sources, tokenizer

@@ -1,0 +1,103 @@
+"""Training stages: loss, initial parameters and held-out metrics of each."""
+
+import dataclasses
+from collections.abc import Callable
+
+from spacetime.config import networks as networks_lib
+from spacetime.config import packing as packing_lib
+from spacetime.config.experiment import Experiment
+from spacetime.data import packing
+from spacetime.models import flops
+from spacetime.models.networks import Networks
+from spacetime.training import autoencoder_loss, loop, losses, packed_losses
+
+
+@dataclasses.dataclass(frozen=True)
+class Task:
+  """A stage of training, as the loop takes it.
+
+  Attributes:
+    init: key -> params.
+    loss: (params, frozen, batch, key) -> (scalar, metrics).
+    held_out: (params, frozen, batch) -> metrics.
+  """
+
+  init: Callable
+  loss: Callable
+  held_out: Callable
+
+
+def diffusion_task(experiment: Experiment, nets: Networks) -> Task:
+  """The stage of the transformer."""
+  experiment.require('data', 'flow', 'conditioning')
+  stage = losses.Diffusion(
+    encode=nets.encode,
+    embed=nets.embed,
+    transform=nets.transform,
+    flow=experiment.flow,
+    conditioning=experiment.conditioning,
+    patch=nets.dit.config.patch,
+  )
+  if isinstance(experiment.data.packing, packing.SequencePacking):
+    rows = packed_losses.PackedDiffusion(stage, nets.transform_packed)
+    return Task(nets.init_trainable, rows.loss, stage.held_out)
+  return Task(nets.init_trainable, stage.loss, stage.held_out)
+
+
+def reconstruction_stage(
+  experiment: Experiment, autoencoder
+) -> autoencoder_loss.Reconstruction:
+  """The loss of the autoencoder's stage, of {'autoencoder': params}."""
+  experiment.require('reconstruction')
+
+  def posterior(params, video_BFHWC):
+    gaussian = autoencoder.posterior(params['autoencoder'], video_BFHWC)
+    return gaussian.mean_Bfhwc, gaussian.logvar_Bfhwc
+
+  def decode_raw(params, z_Bfhwc):
+    z_Bfhwc = autoencoder.normalise(z_Bfhwc)
+    return autoencoder.decode_unclipped(params['autoencoder'], z_Bfhwc)
+
+  return autoencoder_loss.Reconstruction(
+    posterior, decode_raw, experiment.reconstruction
+  )
+
+
+def reconstruction_task(experiment: Experiment, autoencoder) -> Task:
+  """The stage of the autoencoder."""
+  stage = reconstruction_stage(experiment, autoencoder)
+
+  def init(key):
+    return {'autoencoder': autoencoder.init(key)}
+
+  return Task(init, stage.loss, stage.held_out)
+
+
+def rates(experiment: Experiment, nets: Networks | None) -> loop.Rates:
+  """Clips, tokens and model FLOPs of one training step."""
+  data = experiment.data
+  if nets is None:
+    return loop.Rates(clips=data.batch_size)
+  cut = packing_lib.cut(experiment, nets.autoencoder, nets.dit.config.patch)
+  if cut is not None:
+    clips, tokens = packing_lib.measure(data, cut)
+    return loop.Rates(clips=clips, tokens=tokens)  # FLOPs are not counted
+  grid, model = networks_lib.clip_geometry(data, nets), nets.dit.config
+  forward = flops.transformer(
+    tokens=grid.tokens,
+    text_tokens=nets.text_length,
+    width=model.width,
+    layers=model.layers,
+    mlp=model.mlp,
+    text_width=model.text_width,
+    patch_volume=model.patch_volume,
+    levels=grid.latent[0],
+    frequencies=model.frequencies,
+  )
+  return loop.Rates(
+    clips=data.batch_size,
+    tokens=data.batch_size * grid.tokens,
+    # Frozen kernels have no gradients to compute.
+    flops=data.batch_size
+    * (2 * forward if nets.lora.rank else flops.training(forward)),
+  )
