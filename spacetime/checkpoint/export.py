@@ -6,8 +6,8 @@ import shutil
 import jax
 
 from spacetime import checkpoint, sharding
-from spacetime.checkpoint import init_weights, load
-from spacetime.checkpoint.interop import exporting, folders, writing
+from spacetime.checkpoint import init_weights, load, paths
+from spacetime.checkpoint.interop import folders, parameters
 from spacetime.checkpoint.interop import lora as lora_lib
 from spacetime.checkpoint.locate import locate
 from spacetime.config import networks, parse
@@ -115,15 +115,15 @@ def _write_tuned(folder, out, experiment, nets, dtype, path) -> str:
     return _write_own(base.folder, out, own, params, dtype)
   place = base.part.path
   root = place.parent if place.is_dir() else None
-  with writing.whole(out) as made:
+  with paths.new_folder(out) as made:
     if root is None or not folders.is_pipeline(root):
-      exporting.write(
+      parameters.write(
         made / 'transformer', nets.dit.config, params['dit'], dtype=dtype
       )
     else:
       ignore = shutil.ignore_patterns(place.name)
       shutil.copytree(root, made, dirs_exist_ok=True, ignore=ignore)
-      exporting.write(
+      parameters.write(
         made / place.name, nets.dit.config, params['dit'], dtype=dtype
       )
   return f'{experiment.source["fingerprint"][:16]}, trained'
@@ -131,7 +131,7 @@ def _write_tuned(folder, out, experiment, nets, dtype, path) -> str:
 
 def _write_pairs(folder, out, nets, dialect: str, dtype) -> str:
   pairs = load_trained(folder, nets, _mesh())['lora']
-  with writing.whole(out) as made:
+  with paths.new_folder(out) as made:
     lora_lib.write(
       made / lora_lib.FILES[dialect],
       jax.device_get(pairs),

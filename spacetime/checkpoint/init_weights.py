@@ -13,7 +13,7 @@ import jax.numpy as jnp
 
 from spacetime import checkpoint
 from spacetime.checkpoint import load as load_lib
-from spacetime.checkpoint.interop import folders, reading, tokenizers
+from spacetime.checkpoint.interop import folders, parameters, tokenizers
 from spacetime.checkpoint.locate import locate
 from spacetime.config import networks
 from spacetime.config.experiment import Experiment
@@ -77,7 +77,9 @@ class Base:
     def kind(path, leaf):
       root, *names = [key.key for key in path]
       wanted = dtype if root == 'dit' else dtype and jnp.float32
-      target = reading.target_dtype(root, '.'.join(names), leaf.dtype, wanted)
+      target = parameters.target_dtype(
+        root, '.'.join(names), leaf.dtype, wanted
+      )
       return jax.ShapeDtypeStruct(leaf.shape, target, sharding=leaf.sharding)
 
     shapes = jax.tree_util.tree_map_with_path(kind, shapes)

@@ -13,7 +13,7 @@ from spacetime.checkpoint.interop import (
   folders,
   lora,
   sections,
-  tensors,
+  tensor_files,
   tokenizers,
 )
 from spacetime.checkpoint.locate import locate
@@ -326,7 +326,7 @@ def placed(init, mesh: jax.sharding.Mesh, *, stored: str | None = None):
 
   def leaf(path, shape, place):
     name = sharding.path_name(path)
-    dtype = tensors.DTYPES.get(found[name][1]) if name in found else None
+    dtype = tensor_files.DTYPES.get(found[name][1]) if name in found else None
     return jax.ShapeDtypeStruct(
       shape.shape, dtype or shape.dtype, sharding=place
     )

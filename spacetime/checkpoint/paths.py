@@ -1,6 +1,9 @@
 """Where things lie in a work or a weights directory, and whether they do."""
 
+import contextlib
 import os
+import pathlib
+from collections.abc import Iterator
 from typing import Any
 
 import orbax.checkpoint as ocp
@@ -88,3 +91,18 @@ def damaged(path: Path, error: Exception) -> ValueError:
 def write_file(path: epath.Path, data: bytes) -> None:
   with files.atomic_write(path) as temporary:
     temporary.write_bytes(data)
+
+
+@contextlib.contextmanager
+def new_folder(target: Path) -> Iterator[pathlib.Path]:
+  """Yields a folder to fill, which appears at `target` when the block ends.
+
+  Raises:
+    ValueError: the target exists and is not an empty folder, or cannot be made.
+  """
+  target = pathlib.Path(os.path.abspath(target))
+  if target.exists() and (not target.is_dir() or any(target.iterdir())):
+    raise ValueError(f'{target} exists already: nothing is overwritten')
+  files.check_writable(target.parent)
+  with files.atomic_folder(target) as temporary:
+    yield temporary

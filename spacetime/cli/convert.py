@@ -15,16 +15,15 @@ import tqdm
 from absl import flags
 
 from spacetime import checkpoint
+from spacetime.checkpoint import paths
 from spacetime.checkpoint.interop import (
-  exporting,
   folders,
   layouts,
   networks,
-  reading,
+  parameters,
   sections,
-  tensors,
+  tensor_files,
   tokenizers,
-  writing,
 )
 from spacetime.config import networks as networks_lib
 from spacetime.config import parse
@@ -102,12 +101,12 @@ def to_weights(pipeline: folders.Pipeline, target, *, dtype=None) -> None:
   )
   parts = pipeline.parts
   size = sum(part.size for part in parts.values())
-  with writing.whole(target) as folder, _bar(size) as bar:
+  with paths.new_folder(target) as folder, _bar(size) as bar:
     (folder / INSIDE).mkdir()
     _write_weights(folder, {r: parts[r] for r in ('dit', 'text')}, dtype, bar)
     _write_weights(folder / INSIDE, {INSIDE: parts[INSIDE]}, dtype, bar)
-    writing.write_json(folder / checkpoint.CONFIG, config)
-    writing.write_json(folder / INSIDE / checkpoint.CONFIG, codec)
+    tensor_files.write_json(folder / checkpoint.CONFIG, config)
+    tensor_files.write_json(folder / INSIDE / checkpoint.CONFIG, codec)
     shutil.copytree(pipeline.tokenizer, folder / folders.TOKENIZER)
     (folder / checkpoint.TOKENIZER).write_bytes(tokenizer.serialized)
 
@@ -117,9 +116,9 @@ def _write_weights(folder, parts, dtype, bar) -> None:
   for root, part in parts.items():
     for path, parameter in part.parameters.items():
       name = f'{root}/{path.replace(".", "/")}'
-      kind = reading.target_dtype(root, path, parameter.dtype, dtype)
+      kind = parameters.target_dtype(root, path, parameter.dtype, dtype)
       described[name], found[name] = (parameter.shape, kind), parameter
-  file = writing.File(folder / checkpoint.WEIGHTS, described)
+  file = tensor_files.File(folder / checkpoint.WEIGHTS, described)
   for name, parameter in found.items():
     file.put(name, parameter.read(dtype=described[name][1]))
     bar.update(sum(tensor.size for tensor in parameter.tensors))
@@ -127,7 +126,7 @@ def _write_weights(folder, parts, dtype, bar) -> None:
 
 
 def to_published(
-  source, target, *, dtype=None, limit: int = writing.LIMIT
+  source, target, *, dtype=None, limit: int = tensor_files.LIMIT
 ) -> None:
   """Writes a folder that diffusers loads of a weights folder.
 
@@ -162,9 +161,9 @@ def to_published(
     'vae': nets.autoencoder.config,
   }
   size = sum(leaf.size for _, leaf in layouts.leaves(params))
-  with writing.whole(target) as folder, _bar(size) as bar:
+  with paths.new_folder(target) as folder, _bar(size) as bar:
     for kind, sizes in parts.items():
-      exporting.write(
+      parameters.write(
         folder / kind,
         sizes,
         params[networks.ROOTS[kind]],
@@ -172,9 +171,9 @@ def to_published(
         limit=limit,
         report=bar.update,
       )
-    writing.write_json(folder / folders.INDEX, index)
+    tensor_files.write_json(folder / folders.INDEX, index)
     (folder / folders.SCHEDULER).parent.mkdir()
-    writing.write_json(folder / folders.SCHEDULER, scheduler)
+    tensor_files.write_json(folder / folders.SCHEDULER, scheduler)
     _write_tokenizer(source, folder / folders.TOKENIZER)
 
 
@@ -184,7 +183,7 @@ def _write_tokenizer(source: pathlib.Path, folder: pathlib.Path) -> None:
     return
   folder.mkdir()
   (folder / tokenizers.MODELS[0]).write_bytes(checkpoint.read_tokenizer(source))
-  writing.write_json(
+  tensor_files.write_json(
     folder / 'tokenizer_config.json',
     {'tokenizer_class': 'T5Tokenizer', 'extra_ids': 0},
   )
@@ -193,7 +192,7 @@ def _write_tokenizer(source: pathlib.Path, folder: pathlib.Path) -> None:
 def _trees(path: pathlib.Path) -> dict:
   """Trees of a weights file's tensors by their roots."""
   trees = {}
-  for name, tensor in tensors.open_file(path).items():
+  for name, tensor in tensor_files.open_file(path).items():
     layouts.put(trees, name.split('/'), tensor)
   return trees
 

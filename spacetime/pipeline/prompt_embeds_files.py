@@ -19,7 +19,7 @@ import safetensors
 import safetensors.numpy
 from absl import logging
 
-from spacetime.checkpoint.interop.tensors import DTYPES
+from spacetime.checkpoint.interop.tensor_files import DTYPES
 from spacetime.media import files
 
 TEXT, NEGATIVE = 'prompt_embeds', 'negative_prompt_embeds'

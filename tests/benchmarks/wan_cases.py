@@ -80,7 +80,7 @@ def ours(case: str):
   """spacetime's side."""
   import jax
 
-  from spacetime.checkpoint.interop import umt5, wan_dit, wan_vae
+  from spacetime.checkpoint.interop import umt5, wan_transformer, wan_vae
   from spacetime.models import text_encoder
   from spacetime.models.autoencoder import wan
   from spacetime.models.transformer import dit
@@ -93,7 +93,9 @@ def ours(case: str):
   if case.startswith('vae'):
     params = jax.device_put(wan_vae.params_from_torch_names(tensors(case)))
     return _ours_vae(case, wan.WanAutoencoder(sizes), params, *given)
-  params = jax.device_put(wan_dit.params_from_torch_names(tensors(case)))
+  params = jax.device_put(
+    wan_transformer.params_from_torch_names(tensors(case))
+  )
   z_Bfhwc, text_BSY = given
   t_BT = np.full((1, 1), 0.5, np.float32)
 

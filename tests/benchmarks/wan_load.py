@@ -25,7 +25,11 @@ def write(folder: pathlib.Path) -> None:
   import jax.numpy as jnp
   import numpy as np
 
-  from spacetime.checkpoint.interop import export_configs, networks, writing
+  from spacetime.checkpoint.interop import (
+    networks,
+    tensor_files,
+    wan_transformer,
+  )
   from spacetime.models.transformer import dit
 
   config = dit.DiTConfig(
@@ -42,9 +46,11 @@ def write(folder: pathlib.Path) -> None:
     name: (shape, np.dtype(jnp.bfloat16)) for name, shape in shapes.items()
   }
   folder.mkdir(parents=True)
-  writing.write_json(folder / 'config.json', export_configs.transformer(config))
+  tensor_files.write_json(
+    folder / 'config.json', wan_transformer.write_config(config)
+  )
   noise = np.random.default_rng(0).normal(size=1 << 22).astype(jnp.bfloat16)
-  files = writing.Shards(folder, STEM, described, limit=1_500_000_000)
+  files = tensor_files.Shards(folder, STEM, described, limit=1_500_000_000)
   for name, shape in shapes.items():
     files.put(name, np.resize(noise, shape))
   files.close()

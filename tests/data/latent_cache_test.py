@@ -124,7 +124,7 @@ def test_refuses_other_folders(tmp_path):
   with pytest.raises(ValueError, match='not a cache of latents'):
     latent_cache.Cache(tmp_path)
   (tmp_path / latent_cache.FILE).write_text('{"frames": 5}')
-  with pytest.raises(ValueError, match='cannot be read.*make the cache anew'):
+  with pytest.raises(ValueError, match='cannot be read.*make the cache again'):
     latent_cache.Cache(tmp_path)
   with pytest.raises(ValueError, match="dtype='int8': expected one of"):
     dataclasses.replace(ABOUT, dtype='int8')

@@ -7,12 +7,7 @@ import pathlib
 import numpy as np
 import safetensors.numpy
 
-from spacetime.checkpoint.interop import (
-  configs,
-  export_configs,
-  networks,
-  sections,
-)
+from spacetime.checkpoint.interop import config_json, networks, sections
 from spacetime.data import tokenizer
 from spacetime.models import text_encoder
 from spacetime.models.autoencoder import wan
@@ -65,7 +60,7 @@ def write_part(folder, config, *, dtype=np.float32, tensors=None, mark=''):
   """Writes config.json and one file; returns the file."""
   folder.mkdir(parents=True, exist_ok=True)
   kind = networks.of(config).kind
-  values = export_configs.WRITE[kind](config)
+  values = networks.FORMATS[kind].write_config(config)
   values |= {'_diffusers_version': '0.42.1'}
   (folder / 'config.json').write_text(json.dumps(values))
   tensors = drawn(config, dtype) if tensors is None else tensors
@@ -105,11 +100,11 @@ def write(folder: pathlib.Path, *, vae=VAE, dtype=np.float32) -> pathlib.Path:
     'boundary_ratio': None,
     'expand_timesteps': vae.is_residual,
     'scheduler': ['diffusers', 'UniPCMultistepScheduler'],
-    'text_encoder': ['transformers', configs.CLASSES['text_encoder']],
+    'text_encoder': ['transformers', config_json.CLASSES['text_encoder']],
     'tokenizer': ['transformers', 'T5TokenizerFast'],
-    'transformer': ['diffusers', configs.CLASSES['transformer']],
+    'transformer': ['diffusers', config_json.CLASSES['transformer']],
     'transformer_2': [None, None],
-    'vae': ['diffusers', configs.CLASSES['vae']],
+    'vae': ['diffusers', config_json.CLASSES['vae']],
   }
   (folder / 'model_index.json').write_text(json.dumps(index))
   (folder / 'scheduler').mkdir()

@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from spacetime.checkpoint.interop import wan_dit
+from spacetime.checkpoint.interop import wan_transformer
 from spacetime.models.transformer import dit
 
 pytestmark = pytest.mark.parity
@@ -52,7 +52,7 @@ def test_velocity_agrees_with_diffusers(size, frames, levels):
   import torch
 
   theirs, ours, state = build(size)
-  params = wan_dit.params_from_torch_names(state)
+  params = wan_transformer.params_from_torch_names(state)
   rng = np.random.default_rng(frames)
   shape = (2, frames, 4, 6, ours.config.channels)
   z_Bfhwc = rng.normal(size=shape).astype(np.float32)
@@ -84,7 +84,7 @@ def test_velocity_agrees_with_diffusers(size, frames, levels):
 @pytest.mark.parametrize('size', list(SIZES))
 def test_name_table_is_invertible_and_complete(size):
   _, ours, state = build(size)
-  params = wan_dit.params_from_torch_names(state)
+  params = wan_transformer.params_from_torch_names(state)
   shapes = jax.eval_shape(
     ours.init,
     jax.random.key(0),
@@ -93,7 +93,7 @@ def test_name_table_is_invertible_and_complete(size):
     np.zeros((1, *TEXT)),
   )['params']
   assert jax.tree.map(np.shape, params) == jax.tree.map(np.shape, shapes)
-  back = wan_dit.torch_names_from_params(params)
+  back = wan_transformer.torch_names_from_params(params)
   assert set(back) == set(state)
   for name, tensor in state.items():
     np.testing.assert_array_equal(back[name], tensor)

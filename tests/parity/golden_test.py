@@ -9,7 +9,7 @@ import jax
 import numpy as np
 import pytest
 
-from spacetime.checkpoint.interop import umt5, wan_dit, wan_vae
+from spacetime.checkpoint.interop import umt5, wan_transformer, wan_vae
 from spacetime.diffusion import schedules, solvers
 from spacetime.models import text_encoder
 from spacetime.models.autoencoder import wan
@@ -58,7 +58,7 @@ def test_transformer_agrees_with_the_published_code():
   model = dit.DiT(golden_cases.TRANSFORMER)
   z_Bfhwc, text_BSY = golden_cases.transformer_inputs()
   inputs = z_Bfhwc, np.float32(golden_cases.TIMESTEPS) / 1000, text_BSY
-  params = weights(model, wan_dit, *inputs)
+  params = weights(model, wan_transformer, *inputs)
   velocity = jax.jit(model.apply)({'params': params}, *inputs)
   close(velocity, GOLDEN['transformer'], 2e-5)
 

@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from spacetime.checkpoint.interop import exporting, lora
+from spacetime.checkpoint.interop import lora, parameters
 from spacetime.models.transformer import dit
 from spacetime.models.transformer import lora as lora_lib
 
@@ -61,7 +61,7 @@ def theirs(base, tmp_path_factory):
   import diffusers
 
   folder = tmp_path_factory.mktemp('base') / 'transformer'
-  exporting.write(folder, MODEL, base)
+  parameters.write(folder, MODEL, base)
 
   def fresh():
     model = diffusers.WanTransformer3DModel.from_pretrained(folder).eval()

@@ -59,7 +59,7 @@ def nothing_is_read(monkeypatch):
   def refuse(*args, **kwargs):
     raise AssertionError('a parameter was read')
 
-  monkeypatch.setattr('spacetime.checkpoint.interop.reading.load', refuse)
+  monkeypatch.setattr('spacetime.checkpoint.interop.parameters.load', refuse)
 
 
 @pytest.fixture

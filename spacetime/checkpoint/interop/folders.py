@@ -16,12 +16,12 @@ import jax
 import numpy as np
 
 from spacetime.checkpoint.interop import (
-  configs,
+  config_json,
   networks,
-  reading,
-  tensors,
-  wan_dit,
+  tensor_files,
+  wan_transformer,
 )
+from spacetime.checkpoint.interop import parameters as parameters_lib
 from spacetime.models.transformer import dit
 
 INDEX, CONFIG = 'model_index.json', 'config.json'
@@ -43,7 +43,7 @@ class Part:
   """
 
   network: networks.Network
-  parameters: Mapping[str, reading.Parameter]
+  parameters: Mapping[str, parameters_lib.Parameter]
   path: pathlib.Path
 
   @property
@@ -72,9 +72,11 @@ class Part:
     dtype=None,
     report: Callable[[int], None] = lambda size: None,
   ) -> dict:
-    """The parameters on the mesh; see reading.load."""
+    """The parameters on the mesh; see parameters.load."""
     root = networks.ROOTS[self.network.kind]
-    return reading.load(root, self.parameters, mesh, dtype=dtype, report=report)
+    return parameters_lib.load(
+      root, self.parameters, mesh, dtype=dtype, report=report
+    )
 
   def fingerprint(self) -> str:
     """Hex digits that name the arrays, of some bytes of each."""
@@ -170,8 +172,8 @@ def open_pipeline(
       that are missing, damaged or of other sizes than their configs.
   """
   folder = pathlib.Path(folder)
-  index = tensors.read_json(folder / INDEX)
-  configs.check_class(
+  index = tensor_files.read_json(folder / INDEX)
+  config_json.check_class(
     index.get('_class_name'), ('WanPipeline',), folder / INDEX
   )
   kinds = {
@@ -184,7 +186,7 @@ def open_pipeline(
     for kind, name in kinds.items()
   }
   _check_fit(folder, **{kind: part.config for kind, part in parts.items()})
-  scheduler = tensors.read_json(folder / SCHEDULER)
+  scheduler = tensor_files.read_json(folder / SCHEDULER)
   if transformer is None and _has_two(folder, index):
     second = open_part(folder / SECOND, 'transformer', variant=variant)
     if second.config != parts['transformer'].config:
@@ -232,25 +234,27 @@ def open_part(path, kind: str, *, variant: str | None = None) -> Part:
   if is_pipeline(path):
     path = path / kind
   weights = path
-  if not path.is_file() and path.suffix not in tensors.PICKLES:
-    weights = tensors.find(path, variant=variant)
-  opened = tensors.open_tensors(weights)
+  if not path.is_file() and path.suffix not in tensor_files.PICKLES:
+    weights = tensor_files.find(path, variant=variant)
+  opened = tensor_files.open_tensors(weights)
   names = networks.published_names(kind, opened, path)
   found = {published: opened[name] for name, published in names.items()}
   sizes = weights.parent / CONFIG
   if sizes.is_file():
-    config = configs.READ[kind](tensors.read_json(sizes), sizes)
+    config = networks.FORMATS[kind].read_config(
+      tensor_files.read_json(sizes), sizes
+    )
   elif kind == 'transformer':
     config = inferred(found, weights)
   else:
     raise ValueError(f"{sizes}: no such file; expected the {kind}'s sizes")
   network = networks.of(config)
   networks.check(network, found, path)
-  return Part(network, reading.parameters(network, found), path)
+  return Part(network, parameters_lib.parameters(network, found), path)
 
 
 def inferred(
-  found: Mapping[str, tensors.Tensor], where: pathlib.Path
+  found: Mapping[str, tensor_files.Tensor], where: pathlib.Path
 ) -> dit.DiTConfig:
   """Sizes of a transformer by its tensors, where no config is beside it.
 
@@ -259,7 +263,7 @@ def inferred(
       the published size.
   """
   networks.refuse_foreign('transformer', found, where)
-  wan_dit.check_names(found)
+  wan_transformer.check_names(found)
   width, channels, *patch = found['patch_embedding.weight'].shape
   if width % HEAD:
     raise ValueError(
@@ -275,7 +279,7 @@ def inferred(
     patch=tuple(patch),
     width=width,
     heads=width // HEAD,
-    layers=wan_dit.count_layers(found),
+    layers=wan_transformer.count_layers(found),
     mlp=found['blocks.0.ffn.net.0.proj.weight'].shape[0],
     text_width=words.shape[1],
     frequencies=time.shape[1],

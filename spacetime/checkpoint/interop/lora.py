@@ -18,7 +18,12 @@ import jax.numpy as jnp
 import numpy as np
 import safetensors.numpy
 
-from spacetime.checkpoint.interop import layouts, networks, tensors, wan_dit
+from spacetime.checkpoint.interop import (
+  layouts,
+  networks,
+  tensor_files,
+  wan_transformer,
+)
 from spacetime.models.transformer import dit as dit_lib
 from spacetime.models.transformer import lora
 
@@ -112,7 +117,7 @@ def read(path, model: dit_lib.DiTConfig, *, root: str = 'dit') -> Adapter:
     'of other shapes': other,
   }
   told = [
-    f'{what}: {tensors.listed(names)}'
+    f'{what}: {tensor_files.listed(names)}'
     for what, names in faults.items()
     if names
   ]
@@ -159,7 +164,7 @@ def write(
       arrays[f'{module}.lora_A.weight'] = down
       arrays[f'{module}.lora_B.weight'] = config.scale * up
     else:
-      original = wan_dit.original_name(name).removesuffix('.weight')
+      original = wan_transformer.original_name(name).removesuffix('.weight')
       module = f'diffusion_model.{original}'
       arrays[f'{module}.lora_down.weight'] = down
       arrays[f'{module}.lora_up.weight'] = up
@@ -176,10 +181,10 @@ def _sorted(path, rows, root: str) -> tuple[dict, list[str]]:
   kohya = {
     dialect(name.removesuffix('.weight')).replace('.', '_'): name
     for name in rows
-    for dialect in (wan_dit.original_name, str)
+    for dialect in (wan_transformer.original_name, str)
   }
   found, unknown = {}, []
-  opened = tensors.open_tensors(path)
+  opened = tensor_files.open_tensors(path)
   second = {n: t for n, t in opened.items() if n.startswith(SECOND)}
   if root == 'dit_2':
     opened = second or opened
@@ -190,7 +195,7 @@ def _sorted(path, rows, root: str) -> tuple[dict, list[str]]:
     if stem.startswith(KOHYA):
       published = kohya.get(stem.removeprefix(KOHYA), stem)
     else:
-      published = wan_dit.published_name(f'{stem}.weight')
+      published = wan_transformer.published_name(f'{stem}.weight')
     module = published.removesuffix('.weight')
     target = f'{module}.{kind if kind == "bias" else "weight"}'
     if kind is None or target not in rows:

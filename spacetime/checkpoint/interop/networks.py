@@ -8,12 +8,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from spacetime.checkpoint.interop import layouts, umt5, wan_dit, wan_vae
-from spacetime.checkpoint.interop.tensors import Tensor, listed
+from spacetime.checkpoint.interop import layouts, umt5, wan_transformer, wan_vae
+from spacetime.checkpoint.interop.tensor_files import Tensor, listed
 from spacetime.models import text_encoder
 from spacetime.models.autoencoder import wan
 from spacetime.models.transformer import dit
 
+# How each kind of network is described: read_config, write_config, rows.
+FORMATS = {
+  'transformer': wan_transformer,
+  'vae': wan_vae,
+  'text_encoder': umt5,
+}
 # The root of a kind's parameters, as sharding's table has it.
 ROOTS = {'transformer': 'dit', 'vae': 'autoencoder', 'text_encoder': 'text'}
 # Modules that only other families have.
@@ -62,9 +68,9 @@ def of(config) -> Network:
   """The network of a config, by the class of that."""
   if isinstance(config, dit.DiTConfig):
     shapes = _shapes(_transformer(config))
-    rows = wan_dit.rows(config.layers)
-    to_torch = functools.partial(wan_dit.to_torch, patch=config.patch)
-    kind, from_torch = 'transformer', wan_dit.from_torch
+    rows = wan_transformer.rows(config.layers)
+    to_torch = functools.partial(wan_transformer.to_torch, patch=config.patch)
+    kind, from_torch = 'transformer', wan_transformer.from_torch
   else:
     from_torch, to_torch = _from_torch, _to_torch
     if isinstance(config, text_encoder.TextConfig):
@@ -115,7 +121,7 @@ def published_names(kind: str, names: Iterable[str], where) -> dict[str, str]:
     return {n: umt5.EMBEDDINGS[0] if n in tied else n for n in kept}
   if kind != 'transformer':
     return {name: name for name in names}
-  renamed = {name: wan_dit.published_name(name) for name in names}
+  renamed = {name: wan_transformer.published_name(name) for name in names}
   seen = {}
   for name, published in renamed.items():
     seen.setdefault(published, []).append(name)
@@ -145,7 +151,7 @@ def check(network: Network, found: Mapping[str, Tensor], where) -> None:
   expected = network.published_shapes()
   unexpected = found.keys() - expected.keys()
   refuse_foreign(network.kind, unexpected, where)
-  image = {name for name in unexpected if wan_dit.IMAGE.search(name)}
+  image = {name for name in unexpected if wan_transformer.IMAGE.search(name)}
   shapes = [
     f'{name} {found[name].shape}, expected {shape}'
     for name, shape in expected.items()

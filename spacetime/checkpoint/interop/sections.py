@@ -5,7 +5,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from spacetime.checkpoint.interop import configs
+from spacetime.checkpoint.interop import config_json
 from spacetime.checkpoint.interop.folders import Pipeline
 
 # Rows of text that the published pipelines attend to.
@@ -131,9 +131,9 @@ def to_index(config: Mapping, *, residual: bool) -> tuple[dict, dict]:
     'scheduler': ['diffusers', 'UniPCMultistepScheduler'],
     'text_encoder': ['transformers', encoder],
     'tokenizer': ['transformers', 'T5TokenizerFast'],
-    'transformer': ['diffusers', configs.CLASSES['transformer']],
+    'transformer': ['diffusers', config_json.CLASSES['transformer']],
     'transformer_2': [None, None],
-    'vae': ['diffusers', configs.CLASSES['vae']],
+    'vae': ['diffusers', config_json.CLASSES['vae']],
   }
   shift = config['sampling']['shift']
   index = dict(kept.get('index', index))

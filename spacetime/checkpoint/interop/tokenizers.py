@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 from sentencepiece import sentencepiece_model_pb2 as proto
 
-from spacetime.checkpoint.interop.tensors import read_json
+from spacetime.checkpoint.interop.tensor_files import read_json
 from spacetime.data.tokenizer import END, PAD, Tokenizer
 
 MODELS = ('spiece.model', 'sentencepiece.bpe.model', 'tokenizer.model')

@@ -1,4 +1,4 @@
-"""Names and layouts of the published T5 and UMT5 encoders, as a table.
+"""The published T5 and UMT5 encoders: names, layouts and config.json.
 
 A row: a pattern of the published name, the path of the parameter here, the
 layout. A row of a block names its layer `i`; the layers of one parameter are
@@ -10,7 +10,8 @@ from collections.abc import Iterator, Mapping
 
 import numpy as np
 
-from spacetime.checkpoint.interop import layouts
+from spacetime.checkpoint.interop import config_json, layouts
+from spacetime.models import text_encoder
 
 # Tied weights: a file holds one of the names or both; the first counts.
 EMBEDDINGS = ('shared.weight', 'encoder.embed_tokens.weight')
@@ -114,3 +115,87 @@ def torch_names_from_params(params: dict) -> dict[str, np.ndarray]:
   if 'position_bias' in arrays:
     tensors[BLOCK.format(i=0) + POSITION] = arrays['position_bias']
   return tensors
+
+
+# -- config.json --------------------------------------------------------------
+
+# transformers' defaults.
+CONFIG = dict(
+  model_type='umt5',
+  vocab_size=256384,
+  d_model=4096,
+  d_kv=64,
+  d_ff=10240,
+  num_layers=24,
+  num_heads=64,
+  relative_attention_num_buckets=32,
+  relative_attention_max_distance=128,
+  layer_norm_epsilon=1e-6,
+  feed_forward_proj='gated-gelu',
+)
+# Keys of transformers' configs that say nothing about the encoder; nor does any
+# of the decoder, and new ones of those come with its versions.
+IGNORED = frozenset(
+  'architectures bad_words_ids bos_token_id chunk_size_feed_forward '
+  'classifier_dropout dense_act_fn dropout_rate dtype eos_token_id id2label '
+  'initializer_factor is_gated_act label2id n_positions output_attentions '
+  'output_hidden_states output_past pad_token_id problem_type return_dict '
+  'scalable_attention task_specific_params tie_word_embeddings '
+  'tokenizer_class torch_dtype torchscript transformers_version use_bfloat16 '
+  'use_cache'.split()
+)
+
+
+def read_config(values: dict, where) -> text_encoder.TextConfig:
+  """Sizes of a text encoder by its config.json.
+
+  Raises:
+    ValueError: not UMT5 or T5 v1.1, or a key that is not known.
+  """
+  kind = values.get('model_type', 'umt5')
+  if kind not in ('umt5', 't5'):
+    raise ValueError(
+      f'{where}: model_type={kind!r}: expected umt5 or t5; choose a folder of '
+      'Wan 2.1 or 2.2'
+    )
+  values = {
+    k: v for k, v in values.items() if k not in IGNORED and 'decoder' not in k
+  }
+  values = config_json.with_defaults(values, CONFIG, where)
+  config_json.require(values, where, feed_forward_proj='gated-gelu')
+  return text_encoder.TextConfig(
+    vocab_size=values['vocab_size'],
+    d_model=values['d_model'],
+    d_kv=values['d_kv'],
+    num_heads=values['num_heads'],
+    d_ff=values['d_ff'],
+    num_layers=values['num_layers'],
+    eps=values['layer_norm_epsilon'],
+    buckets=values['relative_attention_num_buckets'],
+    max_distance=values['relative_attention_max_distance'],
+    bias='layer' if kind == 'umt5' else 'shared',
+  )
+
+
+def write_config(config: text_encoder.TextConfig) -> dict:
+  """The config.json of a text encoder."""
+  kind = 'umt5' if config.bias == 'layer' else 't5'
+  return dict(
+    architectures=['UMT5EncoderModel' if kind == 'umt5' else 'T5EncoderModel'],
+    model_type=kind,
+    vocab_size=config.vocab_size,
+    d_model=config.d_model,
+    d_kv=config.d_kv,
+    d_ff=config.d_ff,
+    num_layers=config.num_layers,
+    num_heads=config.num_heads,
+    relative_attention_num_buckets=config.buckets,
+    relative_attention_max_distance=config.max_distance,
+    layer_norm_epsilon=config.eps,
+    feed_forward_proj='gated-gelu',
+    is_encoder_decoder=True,
+    tie_word_embeddings=True,
+    pad_token_id=0,
+    eos_token_id=1,
+    decoder_start_token_id=0,
+  )

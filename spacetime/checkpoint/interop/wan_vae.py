@@ -1,4 +1,4 @@
-"""Names and layouts of the published Wan autoencoders, as a table.
+"""The published Wan autoencoders: names, layouts and config.json.
 
 A row: a pattern of the published name, the name of the parameter here, the
 layout. Rows are tried in order and the first match decides. What is left of a
@@ -11,7 +11,8 @@ from collections.abc import Iterable, Iterator
 
 import numpy as np
 
-from spacetime.checkpoint.interop import layouts
+from spacetime.checkpoint.interop import config_json, layouts
+from spacetime.models.autoencoder import wan
 
 TABLE = (
   (r'(.*attentions\.\d+\.norm)\.gamma', r'\1.gamma', 'gain2'),
@@ -70,3 +71,80 @@ def torch_names_from_params(params: dict) -> dict[str, np.ndarray]:
     name: layouts.TO_TORCH[layout](np.asarray(arrays[path]))
     for name, path, _, layout in rows(arrays)
   }
+
+
+# -- config.json --------------------------------------------------------------
+
+# diffusers' defaults.
+CONFIG = dict(
+  base_dim=96,
+  decoder_base_dim=None,
+  z_dim=16,
+  dim_mult=(1, 2, 4, 4),
+  num_res_blocks=2,
+  attn_scales=(),
+  temperal_downsample=(False, True, True),
+  dropout=0.0,
+  latents_mean=wan.WAN21_MEAN,
+  latents_std=wan.WAN21_STD,
+  is_residual=False,
+  in_channels=3,
+  out_channels=3,
+  patch_size=None,
+  scale_factor_temporal=4,
+  scale_factor_spatial=8,
+)
+
+
+def read_config(values: dict, where) -> wan.WanAutoencoderConfig:
+  """Sizes of an autoencoder by its config.json.
+
+  Raises:
+    ValueError: another family, or a form that there is not here.
+  """
+  config_json.check_class(
+    values.get('_class_name'), (config_json.CLASSES['vae'],), where
+  )
+  values = config_json.with_defaults(values, CONFIG, where)
+  patch = values['patch_size'] or 1
+  config = wan.WanAutoencoderConfig(
+    base_dim=values['base_dim'],
+    decoder_base_dim=values['decoder_base_dim'] or 0,
+    z_dim=values['z_dim'],
+    dim_mult=tuple(values['dim_mult']),
+    num_res_blocks=values['num_res_blocks'],
+    temporal_downsample=tuple(values['temperal_downsample']),
+    is_residual=values['is_residual'],
+    patch_size=patch,
+    latents_mean=tuple(values['latents_mean']),
+    latents_std=tuple(values['latents_std']),
+  )
+  channels = 3 * patch**2
+  config_json.require(
+    values, where, in_channels=channels, out_channels=channels
+  )
+  config_json.require(values, where, attn_scales=())
+  return config
+
+
+def write_config(config: wan.WanAutoencoderConfig) -> dict:
+  """The config.json of an autoencoder."""
+  patch = config.patch_size
+  time, space, _ = config.stride
+  return CONFIG | dict(
+    _class_name=config_json.CLASSES['vae'],
+    base_dim=config.base_dim,
+    decoder_base_dim=config.decoder_base_dim or None,
+    z_dim=config.z_dim,
+    dim_mult=config.dim_mult,
+    num_res_blocks=config.num_res_blocks,
+    temperal_downsample=config.temporal_downsample,
+    latents_mean=config.latents_mean or (0.0,) * config.z_dim,
+    latents_std=config.latents_std or (1.0,) * config.z_dim,
+    is_residual=config.is_residual,
+    in_channels=3 * patch**2,
+    out_channels=3 * patch**2,
+    patch_size=patch if patch > 1 else None,
+    scale_factor_temporal=time,
+    scale_factor_spatial=space,
+  )

@@ -9,12 +9,13 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
+from spacetime.checkpoint import paths
 from spacetime.checkpoint.interop import (
-  configs,
-  exporting,
   folders,
-  tensors,
-  writing,
+  networks,
+  parameters,
+  tensor_files,
+  umt5,
 )
 from spacetime.cli import convert
 from tests.helpers import published_folder
@@ -202,13 +203,13 @@ def test_a_lone_file_that_does_not_tell_its_sizes(tmp_path):
 )
 def test_configs(kind, values, text):
   with pytest.raises(ValueError, match=text):
-    configs.READ[kind](values, 'here')
+    networks.FORMATS[kind].read_config(values, 'here')
 
 
 def test_keys_of_the_decoder_say_nothing():
   """A new version of transformers writes new ones; only the encoder is read."""
   values = {'d_model': 24, 'scale_decoder_outputs': True}
-  assert configs.text_encoder(values, 'here').d_model == 24
+  assert umt5.read_config(values, 'here').d_model == 24
 
 
 def test_pipelines(tmp_path):
@@ -265,26 +266,29 @@ def test_of_two_transformers_one_may_be_chosen(tmp_path):
 
 def test_what_cannot_be_written(tmp_path):
   with pytest.raises(ValueError, match='a is int8: expected float32'):
-    writing.File(tmp_path / 'x', {'a': ((2,), np.dtype(np.int8))})
+    tensor_files.File(tmp_path / 'x', {'a': ((2,), np.dtype(np.int8))})
   (tmp_path / 'there').mkdir()
   (tmp_path / 'there' / 'x').write_text('')
   with pytest.raises(ValueError, match='nothing is overwritten'):
-    with writing.whole(tmp_path / 'there'):
+    with paths.new_folder(tmp_path / 'there'):
       pass
-  with pytest.raises(ValueError, match='cannot be made'):
-    with writing.whole(tmp_path / 'there' / 'x' / 'y'):
+  with pytest.raises(ValueError, match='cannot be written'):
+    with paths.new_folder(tmp_path / 'there' / 'x' / 'y'):
       pass
   with pytest.raises(RuntimeError):
-    with writing.whole(tmp_path / 'half') as folder:
+    with paths.new_folder(tmp_path / 'half') as folder:
       (folder / 'x').write_text('')
       raise RuntimeError
   assert [p.name for p in tmp_path.iterdir()] == ['there']
   with pytest.raises(
     ValueError, match='missing: .*time_in.*unexpected: head.x'
   ):
-    exporting.write(tmp_path / 'z', CONFIG, {'head': {'x': np.ones(2)}})
+    parameters.write(tmp_path / 'z', CONFIG, {'head': {'x': np.ones(2)}})
   assert not (tmp_path / 'z').exists()
 
 
 def test_every_pickle_ending_is_known():
-  assert '.bin' in tensors.PICKLES and '.safetensors' not in tensors.PICKLES
+  assert (
+    '.bin' in tensor_files.PICKLES
+    and '.safetensors' not in tensor_files.PICKLES
+  )

@@ -11,16 +11,13 @@ import safetensors.numpy
 
 from spacetime import sharding
 from spacetime.checkpoint.interop import (
-  configs,
-  export_configs,
-  exporting,
   folders,
   networks,
-  tensors,
+  parameters,
+  tensor_files,
   umt5,
-  wan_dit,
+  wan_transformer,
   wan_vae,
-  writing,
 )
 from spacetime.models import text_encoder
 from spacetime.models.autoencoder import wan
@@ -32,7 +29,7 @@ CONFIGS = {
   'vae': published_folder.VAE,
   'text_encoder': published_folder.TEXT,
 }
-TABLES = {'transformer': wan_dit, 'vae': wan_vae, 'text_encoder': umt5}
+TABLES = {'transformer': wan_transformer, 'vae': wan_vae, 'text_encoder': umt5}
 
 
 def mesh(**axes):
@@ -148,9 +145,9 @@ def test_a_lone_file_of_original_names_tells_its_sizes(tmp_path):
     CONFIGS['transformer'], width=256, frequencies=32
   )
   named = published_folder.drawn(config)
-  for prefix in ('', *wan_dit.PREFIXES):
+  for prefix in ('', *wan_transformer.PREFIXES):
     original = {
-      prefix + wan_dit.original_name(name): tensor
+      prefix + wan_transformer.original_name(name): tensor
       for name, tensor in named.items()
     }
     path = tmp_path / f'{len(prefix)}.safetensors'
@@ -209,14 +206,14 @@ def test_t5_shares_its_bias(tmp_path):
 
 
 @pytest.mark.parametrize('kind', list(CONFIGS))
-@pytest.mark.parametrize('limit', [writing.LIMIT, 9000])
+@pytest.mark.parametrize('limit', [tensor_files.LIMIT, 9000])
 def test_written_back_byte_for_byte(kind, limit, tmp_path):
   config = CONFIGS[kind]
   published_folder.write_part(tmp_path / 'a', config, dtype=jnp.bfloat16)
   params = folders.open_part(tmp_path / 'a', kind).load(
     mesh(data=4, fsdp=2) if kind == 'transformer' else mesh()
   )
-  exporting.write(tmp_path / 'b', config, params, limit=limit)
+  parameters.write(tmp_path / 'b', config, params, limit=limit)
   found = published_folder.tensors(tmp_path / 'b')
   wanted = published_folder.tensors(tmp_path / 'a')
   assert found.keys() == wanted.keys()
@@ -225,7 +222,7 @@ def test_written_back_byte_for_byte(kind, limit, tmp_path):
   again = folders.open_part(tmp_path / 'b', kind)
   assert again.config == config
   files = sorted((tmp_path / 'b').glob('*.safetensors'))
-  if limit == writing.LIMIT:
+  if limit == tensor_files.LIMIT:
     assert len(files) == 1
     return
   assert len(files) >= 2
@@ -253,12 +250,12 @@ def test_published_configs_are_read(tmp_path):
       text_encoder.TextConfig: 'text_encoder',
       dit.DiTConfig: 'transformer',
     }[type(config)]
-    values = json.loads(json.dumps(export_configs.WRITE[kind](config)))
-    assert configs.READ[kind](values, 'here') == config
-  empty = configs.transformer({}, 'here')
+    values = json.loads(json.dumps(networks.FORMATS[kind].write_config(config)))
+    assert networks.FORMATS[kind].read_config(values, 'here') == config
+  empty = wan_transformer.read_config({}, 'here')
   assert (empty.width, empty.layers, empty.mlp) == (5120, 40, 13824)
-  assert configs.vae({}, 'here') == wan.PRESETS['wan2.1']
-  assert configs.text_encoder({}, 'here') == text_encoder.PRESETS['umt5-xxl']
+  assert wan_vae.read_config({}, 'here') == wan.PRESETS['wan2.1']
+  assert umt5.read_config({}, 'here') == text_encoder.PRESETS['umt5-xxl']
 
 
 def test_a_part_of_a_parameter_is_read_alone(tmp_path):
@@ -275,6 +272,6 @@ def test_a_part_of_a_parameter_is_read_alone(tmp_path):
 def test_listed_names_every_layer_once():
   names = ['blocks.0.a', 'blocks.2.a', 'blocks.1.a', 'blocks.1.b', 'c']
   names += ['encoder.block.3.layer.0.x', 'encoder.block.7.layer.0.x']
-  assert tensors.listed(names) == (
+  assert tensor_files.listed(names) == (
     'blocks.{0-2}.a, blocks.1.b, c, encoder.block.{3,7}.layer.0.x'
   )

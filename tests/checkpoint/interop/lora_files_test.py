@@ -10,7 +10,7 @@ import safetensors.numpy
 
 from spacetime import sharding
 from spacetime.checkpoint import load
-from spacetime.checkpoint.interop import lora, wan_dit
+from spacetime.checkpoint.interop import lora, wan_transformer
 from spacetime.models.transformer import lora as lora_lib
 from tests.helpers import published_folder
 
@@ -193,9 +193,9 @@ def test_refuses_a_pickle_and_half_a_file(tmp_path):
 
 
 def test_every_kernel_has_a_name_in_the_original_dialect():
-  for name, path, *_ in wan_dit.rows(2):
+  for name, path, *_ in wan_transformer.rows(2):
     if path.removeprefix('blocks.').removesuffix('.kernel') in lora_lib.TARGETS:
-      assert wan_dit.original_name(name) != name
+      assert wan_transformer.original_name(name) != name
 
 
 def test_a_model_is_opened_with_pairs(tmp_path):

@@ -1,4 +1,4 @@
-"""Names and layouts of the published Wan transformers, as a table.
+"""The published Wan transformers: names, layouts and config.json.
 
 A row: the published name (diffusers'), the path of the parameter here, the
 layout. A row of a block names its layer `i`; the layers of one parameter are
@@ -7,12 +7,14 @@ without the prefix that ComfyUI puts before them, are turned into diffusers'
 first.
 """
 
+import pathlib
 import re
 from collections.abc import Iterable, Iterator
 
 import numpy as np
 
-from spacetime.checkpoint.interop import layouts
+from spacetime.checkpoint.interop import config_json, layouts
+from spacetime.models.transformer import dit
 
 PREFIXES = ('model.diffusion_model.', 'diffusion_model.')
 
@@ -213,3 +215,133 @@ def _linear(modules) -> Iterator[tuple[str, str, str]]:
   for name, path in modules:
     yield name + '.weight', path + '.kernel', 'linear'
     yield name + '.bias', path + '.bias', 'same'
+
+
+# -- config.json --------------------------------------------------------------
+
+# What a key is where a config.json does not have it: diffusers' own defaults.
+CONFIG = dict(
+  patch_size=(1, 2, 2),
+  num_attention_heads=40,
+  attention_head_dim=128,
+  in_channels=16,
+  out_channels=16,
+  text_dim=4096,
+  freq_dim=256,
+  ffn_dim=13824,
+  num_layers=40,
+  cross_attn_norm=True,
+  qk_norm='rms_norm_across_heads',
+  eps=1e-6,
+  image_dim=None,
+  added_kv_proj_dim=None,
+  rope_max_seq_len=1024,
+  pos_embed_seq_len=None,
+)
+# The same of the original repository's WanModel.
+ORIGINAL_CONFIG = dict(
+  patch_size=(1, 2, 2),
+  model_type='t2v',
+  text_len=512,
+  in_dim=16,
+  dim=2048,
+  ffn_dim=8192,
+  freq_dim=256,
+  text_dim=4096,
+  out_dim=16,
+  num_heads=16,
+  num_layers=32,
+  window_size=(-1, -1),
+  qk_norm=True,
+  cross_attn_norm=True,
+  eps=1e-6,
+)
+
+
+def read_config(values: dict, where: pathlib.Path | str) -> dit.DiTConfig:
+  """Sizes of a transformer by its config.json, diffusers' or the original.
+
+  Raises:
+    ValueError: another family, a variant, or a key that is not known.
+  """
+  name = values.get('_class_name')
+  if name == 'WanModel':
+    return _read_original(values, where)
+  config_json.check_class(
+    name, (config_json.CLASSES['transformer'], 'WanModel'), where
+  )
+  values = config_json.with_defaults(values, CONFIG, where)
+  for key in ('image_dim', 'added_kv_proj_dim', 'pos_embed_seq_len'):
+    if values[key] is not None:
+      config_json.refuse_image(where, f'{key}={values[key]}')
+  if values['in_channels'] != values['out_channels']:
+    text = f'in_channels={values["in_channels"]}, not out_channels'
+    config_json.refuse_image(where, f'{text}={values["out_channels"]}')
+  config_json.require(
+    values, where, qk_norm='rms_norm_across_heads', cross_attn_norm=True
+  )
+  return dit.DiTConfig(
+    channels=values['in_channels'],
+    patch=tuple(values['patch_size']),
+    width=values['num_attention_heads'] * values['attention_head_dim'],
+    heads=values['num_attention_heads'],
+    layers=values['num_layers'],
+    mlp=values['ffn_dim'],
+    text_width=values['text_dim'],
+    frequencies=values['freq_dim'],
+    eps=values['eps'],
+  )
+
+
+def write_config(config: dit.DiTConfig) -> dict:
+  """The config.json of a transformer.
+
+  Raises:
+    ValueError: the published code has no such transformer.
+  """
+  if config.theta != 10000:
+    raise ValueError(
+      f'model.theta={config.theta}: expected 10000, which the published code '
+      'has for good; a model with other wavelengths cannot be written for it'
+    )
+  if config.pos_embed_frequencies:
+    raise ValueError(
+      f'model.pos_embed_frequencies={config.pos_embed_frequencies}: expected '
+      '0; the published code has no absolute position embedding, so a model '
+      'with one cannot be written for it'
+    )
+  return CONFIG | dict(
+    _class_name=config_json.CLASSES['transformer'],
+    patch_size=config.patch,
+    num_attention_heads=config.heads,
+    attention_head_dim=config.width // config.heads,
+    in_channels=config.channels,
+    out_channels=config.channels,
+    text_dim=config.text_width,
+    freq_dim=config.frequencies,
+    ffn_dim=config.mlp,
+    num_layers=config.layers,
+    eps=config.eps,
+  )
+
+
+def _read_original(values, where) -> dit.DiTConfig:
+  values = config_json.with_defaults(values, ORIGINAL_CONFIG, where)
+  if values['model_type'] not in ('t2v', 'ti2v'):
+    config_json.refuse_image(where, f'model_type={values["model_type"]!r}')
+  if values['in_dim'] != values['out_dim']:
+    config_json.refuse_image(
+      where, f'in_dim={values["in_dim"]}, not out_dim={values["out_dim"]}'
+    )
+  config_json.require(values, where, qk_norm=True, cross_attn_norm=True)
+  return dit.DiTConfig(
+    channels=values['in_dim'],
+    patch=tuple(values['patch_size']),
+    width=values['dim'],
+    heads=values['num_heads'],
+    layers=values['num_layers'],
+    mlp=values['ffn_dim'],
+    text_width=values['text_dim'],
+    frequencies=values['freq_dim'],
+    eps=values['eps'],
+  )

@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from spacetime.checkpoint.interop import wan_dit
+from spacetime.checkpoint.interop import wan_transformer
 from spacetime.models.transformer import dit, timestep_embedding
 
 SIZES = {
@@ -29,7 +29,7 @@ def shapes(sizes, text_width):
 
 def small():
   """Small tensors by the published names, each entry another number."""
-  names = wan_dit.torch_names_from_params(shapes(SMALL, 7))
+  names = wan_transformer.torch_names_from_params(shapes(SMALL, 7))
   rng = np.random.default_rng(0)
   return {
     name: rng.normal(size=zeros.shape).astype(np.float32)
@@ -47,7 +47,7 @@ def small():
 )
 def test_counts_of_the_published_models(size, tensors, parameters):
   tree = shapes(SIZES[size], 4096)
-  named = list(wan_dit.rows(SIZES[size]['layers']))
+  named = list(wan_transformer.rows(SIZES[size]['layers']))
   assert len(named) == len({name for name, *_ in named}) == tensors
   paths = {path for _, path, *_ in named}
   assert len(paths) == len(jax.tree.leaves(tree))
@@ -56,11 +56,11 @@ def test_counts_of_the_published_models(size, tensors, parameters):
 
 def test_round_trip_is_exact_and_shapes_are_the_models():
   tensors = small()
-  params = wan_dit.params_from_torch_names(tensors)
+  params = wan_transformer.params_from_torch_names(tensors)
   assert jax.tree.map(np.shape, params) == jax.tree.map(
     np.shape, shapes(SMALL, 7)
   )
-  back = wan_dit.torch_names_from_params(params)
+  back = wan_transformer.torch_names_from_params(params)
   assert set(back) == set(tensors)
   for name, tensor in tensors.items():
     np.testing.assert_array_equal(back[name], tensor)
@@ -68,10 +68,12 @@ def test_round_trip_is_exact_and_shapes_are_the_models():
   assert tensors['blocks.1.scale_shift_table'].shape == (1, 6, 12)
 
 
-@pytest.mark.parametrize('prefix', ['', *wan_dit.PREFIXES])
+@pytest.mark.parametrize('prefix', ['', *wan_transformer.PREFIXES])
 def test_names_of_the_original_repository_are_understood(prefix):
   tensors = small()
-  original = {prefix + wan_dit.original_name(k): v for k, v in tensors.items()}
+  original = {
+    prefix + wan_transformer.original_name(k): v for k, v in tensors.items()
+  }
   for name in (
     'time_embedding.2.bias',
     'text_embedding.0.weight',
@@ -88,11 +90,11 @@ def test_names_of_the_original_repository_are_understood(prefix):
     'blocks.1.ffn.2.weight',
   ):
     assert prefix + name in original
-  params = wan_dit.params_from_torch_names(original)
+  params = wan_transformer.params_from_torch_names(original)
   jax.tree.map(
     np.testing.assert_array_equal,
     params,
-    wan_dit.params_from_torch_names(tensors),
+    wan_transformer.params_from_torch_names(tensors),
   )
 
 
@@ -105,9 +107,9 @@ def test_refuses_names_of_another_model():
     'unknown: blocks.0.norm3.scale'
   )
   with pytest.raises(ValueError, match=message):
-    wan_dit.params_from_torch_names(tensors)
+    wan_transformer.params_from_torch_names(tensors)
   with pytest.raises(ValueError, match='missing: blocks.0.attn1.norm_k.weight'):
-    wan_dit.params_from_torch_names({})
+    wan_transformer.params_from_torch_names({})
 
 
 @pytest.mark.parametrize(
@@ -121,14 +123,14 @@ def test_refuses_names_of_another_model():
 )
 def test_refuses_what_an_image_conditions(name):
   with pytest.raises(ValueError, match='1 tensors of an image-to-video'):
-    wan_dit.params_from_torch_names(small() | {name: np.ones(3)})
+    wan_transformer.params_from_torch_names(small() | {name: np.ones(3)})
 
 
 def test_refuses_a_tensor_that_is_there_twice():
   tensors = small()
   tensors['head.head.bias'] = tensors['proj_out.bias']
   with pytest.raises(ValueError, match='70 tensors of 69 names'):
-    wan_dit.params_from_torch_names(tensors)
+    wan_transformer.params_from_torch_names(tensors)
 
 
 @pytest.mark.parametrize('form', [lambda f: f, jax.jit])

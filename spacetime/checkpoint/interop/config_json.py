@@ -1,0 +1,92 @@
+"""Keys of the published networks' config.json: checks of class and values."""
+
+import difflib
+
+CLASSES = {
+  'transformer': 'WanTransformer3DModel',
+  'vae': 'AutoencoderKLWan',
+  'text_encoder': 'UMT5EncoderModel',
+}
+# Words in the class names of other families.
+FAMILIES = {
+  'LTX': 'LTX-Video',
+  'Hunyuan': 'HunyuanVideo',
+  'CogVideo': 'CogVideoX',
+  'Mochi': 'Mochi',
+  'Cosmos': 'Cosmos',
+  'Allegro': 'Allegro',
+  'SkyReels': 'SkyReels',
+  'Flux': 'FLUX',
+  'StableDiffusion': 'Stable Diffusion',
+  'StableVideo': 'Stable Video Diffusion',
+  'Qwen': 'Qwen-Image',
+}
+WAN_VARIANTS = {
+  'ImageToVideo': 'image-to-video',
+  'VideoToVideo': 'video-to-video',
+  'VACE': 'VACE',
+  'Animate': 'Animate',
+  'S2V': 'speech-to-video',
+}
+
+
+def check_class(name: str | None, expected: tuple[str, ...], where) -> None:
+  """Refuses a class of another family or variant; None may be any class.
+
+  Raises:
+    ValueError: another class; its family or variant is named.
+  """
+  if name is None or name in expected:
+    return
+  text = 'a class that is not known here'
+  for word, family in FAMILIES.items():
+    if word in name:
+      text = f'of {family}, another family of models'
+  for word, variant in WAN_VARIANTS.items():
+    if word in name and 'Wan' in name:
+      text = f'the {variant} variant of Wan'
+  raise ValueError(
+    f'{where}: {name} is {text}: expected {" or ".join(expected)}; choose a '
+    'text-to-video folder of Wan 2.1 or 2.2'
+  )
+
+
+def with_defaults(values: dict, defaults: dict, where) -> dict:
+  """The values of a config.json over the defaults; lists become tuples.
+
+  Raises:
+    ValueError: keys that the defaults do not have.
+  """
+  unknown = []
+  for key in sorted(values.keys() - defaults.keys()):
+    if not key.startswith('_'):
+      near = difflib.get_close_matches(key, defaults, n=1)
+      unknown.append(f'{key}, like {near[0]}' if near else key)
+  if unknown:
+    raise ValueError(
+      f'{where}: unknown keys {"; ".join(unknown)}: expected those of '
+      f'{sorted(defaults)}; the weights are of a model that is not known here'
+    )
+  return defaults | {
+    key: tuple(value) if isinstance(value, list) else value
+    for key, value in values.items()
+    if not key.startswith('_')
+  }
+
+
+def require(values: dict, where, **expected) -> None:
+  """Raises ValueError unless the values are those expected."""
+  for key, value in expected.items():
+    if values[key] != value:
+      raise ValueError(
+        f'{where}: {key}={values[key]!r}: expected {value!r}, as in every '
+        'text-to-video model of Wan 2.1 and 2.2'
+      )
+
+
+def refuse_image(where, text: str) -> None:
+  """Raises the ValueError of an image-to-video variant."""
+  raise ValueError(
+    f'{where}: {text} is of an image-to-video variant of Wan: expected a '
+    'text-to-video transformer; choose a T2V or TI2V folder'
+  )
