@@ -1,0 +1,70 @@
+"""Commands run in this process: as `spacetime COMMAND ...`, without a start."""
+
+import contextlib
+import dataclasses
+import importlib
+import io
+import signal
+import sys
+
+from absl import flags, logging
+
+from spacetime.cli import common, devices
+
+
+@dataclasses.dataclass(frozen=True)
+class Result:
+  """Exit code and output of a command."""
+
+  code: int
+  out: str
+  err: str
+
+  def ok(self) -> 'Result':
+    """Itself, of a command that succeeded."""
+    assert self.code == 0, self.err[-3000:]
+    return self
+
+  def refusal(self) -> str:
+    """The error of a command that refused its input, a single line."""
+    assert self.code == 2, (self.code, self.err[-3000:])
+    lines = [line for line in self.err.splitlines() if 'error: ' in line]
+    assert len(lines) == 1 and 'Traceback' not in self.err, self.err[-3000:]
+    return lines[0].partition('error: ')[2]
+
+
+def run(command: str, *arguments) -> Result:
+  """Runs a command of spacetime/cli with these flags."""
+  module = _load(command)
+  out, err = io.StringIO(), io.StringIO()
+  before, verbosity = sys.argv, logging.get_verbosity()
+  signals = {n: signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)}
+  handler = logging.get_absl_handler().python_handler
+  stream, handler.stream = handler.stream, err
+  sys.argv = [f'spacetime {command}', *map(str, arguments)]
+  try:
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+      common.run(module.main, docstring=module.__doc__)
+  except SystemExit as e:
+    code = e.code or 0
+  finally:
+    sys.argv, handler.stream = before, stream
+    logging.set_verbosity(verbosity)
+    for number, action in signals.items():
+      signal.signal(number, action)
+  return Result(code, out.getvalue(), err.getvalue())
+
+
+def _load(command: str):
+  """The command's module with its flags, those of other commands removed."""
+  for name in list(flags.FLAGS):
+    module = str(flags.FLAGS.find_module_defining_flag(name))
+    own = module.startswith('spacetime.cli.') and module != devices.__name__
+    if own or name.startswith('config.'):
+      delattr(flags.FLAGS, name)
+    else:
+      flags.FLAGS[name].unparse()
+  name = f'spacetime.cli.{command}'
+  if name in sys.modules:
+    return importlib.reload(sys.modules[name])
+  return importlib.import_module(name)
