@@ -483,7 +483,11 @@ def test_train_refuses(model, codec, tmp_path):
     'model.width=48, model.heads=5': [*good, '--config.model.heads=5'],
     "data.name='films'": [*good, '--config.data.name=films'],
     'cannot be written': [good[0], '--workdir=/proc/none', *good[2:]],
-    'holds a run with another config': [good[0], f'--workdir={model}', *good[2:]],
+    'holds a run with another config': [
+      good[0],
+      f'--workdir={model}',
+      *good[2:],
+    ],
     'expected an autoencoder': [
       '--config=experiments/digits.py:latent',
       *good[1:],
