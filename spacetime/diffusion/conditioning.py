@@ -51,9 +51,15 @@ class Conditioning:
 
   def per_cell(self, t_BT: jax.Array) -> jax.Array:
     """A table of noise levels, ready to multiply latents."""
-    if self.t_index_fhw is None:
-      return flow.per_frame(t_BT)
-    return jnp.take(t_BT, self.t_index_fhw, axis=1, mode='clip')[..., None]
+    return flow.per_cell(t_BT, self.t_index_fhw)
+
+  def repeat(self, count: int) -> 'Conditioning':
+    """All clips `count` times, one batch after the other."""
+    z, t, mask = (
+      None if x is None else jnp.concatenate([x] * count)
+      for x in (self.z_Bfhwc, self.t_BT, self.cond_mask_Bfhwc)
+    )
+    return Conditioning(z, t, self.t_index_fhw, mask)
 
 
 def pure_noise(batch: int, latent: tuple[int, int, int, int]) -> Conditioning:

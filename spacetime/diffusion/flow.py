@@ -3,7 +3,7 @@
   z_t = (1 - t) z + t noise,   velocity = d z_t / d t = noise - z
 
 Source: Liu et al. 2022, arXiv 2209.03003; Lipman et al. 2022, arXiv
-2210.02747; levels as in Esser et al. 2024 (SD3), arXiv 2403.03206.
+2210.02747; distribution of t as in Esser et al. 2024 (SD3), arXiv 2403.03206.
 """
 
 import dataclasses
@@ -11,22 +11,24 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
+from spacetime import SettingError
+
 PREDICTIONS = ('velocity', 'sample')
 
 
 @dataclasses.dataclass(frozen=True)
 class FlowConfig:
-  """What the network predicts and at which levels it learns.
+  """Output of the network, and distribution of noise levels in training.
 
   Attributes:
-    prediction: 'velocity', or 'sample' (the clean latents; the loss is on the
-      velocity all the same: Li & He 2025, JiT, arXiv 2511.13720).
+    prediction: 'velocity', or 'sample' (the clean latents; the loss is still on
+      the velocity: Li & He 2025, JiT, arXiv 2511.13720).
     mean: mean of logit(t) before the shift.
     std: standard deviation of logit(t).
-    shift: s in t' = s t / (1 + (s - 1) t); above 1 moves levels to noise.
-    floor: the least t that a predicted sample is divided by.
-    reference: tokens of a clip for which the shift holds; others have more or
-      less of it, by the root of their tokens. None has one shift for all.
+    shift: s in t' = s t / (1 + (s - 1) t); above 1 moves t towards noise.
+    floor: smallest t by which a predicted sample is divided.
+    reference: tokens of a clip for which the shift holds; for other clips it
+      scales with the square root of their tokens. None has one shift for all.
   """
 
   prediction: str = 'velocity'
@@ -38,56 +40,65 @@ class FlowConfig:
 
   def __post_init__(self):
     if self.prediction not in PREDICTIONS:
-      raise ValueError(
-        f'flow.prediction={self.prediction!r}: expected one of {PREDICTIONS}'
+      raise SettingError(
+        'flow.prediction', self.prediction, f'one of {PREDICTIONS}'
       )
     if self.reference is not None and self.reference < 1:
-      raise ValueError(
-        f'flow.reference={self.reference}: expected a number of tokens or None'
+      raise SettingError(
+        'flow.reference', self.reference, 'a number of tokens or None'
       )
-    if self.shift <= 0 or self.std <= 0 or not 0 < self.floor < 1:
-      raise ValueError(
-        f'flow.shift={self.shift}, flow.std={self.std}, flow.floor='
-        f'{self.floor}: expected shift > 0, std > 0 and 0 < floor < 1'
-      )
+    for name in ('shift', 'std'):
+      if getattr(self, name) <= 0:
+        raise SettingError(f'flow.{name}', getattr(self, name), 'more than 0')
+    if not 0 < self.floor < 1:
+      raise SettingError('flow.floor', self.floor, 'between 0 and 1')
 
 
 def per_frame(t_Bf: jax.Array) -> jax.Array:
-  """Levels (B, f) or (B, 1), ready to multiply latents (B, f, h, w, c); those
-  of cells, (B, f, h, w, 1), and of tokens, (B, N, 1), are so already."""
+  """Noise levels (B, f) or (B, 1), ready to multiply latents (B, f, h, w, c);
+  those of cells, (B, f, h, w, 1), and of tokens, (B, N, 1), are so already."""
   return t_Bf[:, :, None, None, None] if t_Bf.ndim == 2 else t_Bf
 
 
-def noised(z_Bfhwc, noise_Bfhwc, t_Bf):
-  """The point at level t on the straight path from data to noise."""
+def per_cell(t_BT: jax.Array, t_index_fhw: jax.Array | None) -> jax.Array:
+  """A table of noise levels, ready to multiply latents.
+
+  Args:
+    t_BT: the table, (B, f) or (B, 1) without an index.
+    t_index_fhw: index in the table for each latent cell; None is that of its
+      frame.
+  """
+  if t_index_fhw is None:
+    return per_frame(t_BT)
+  return jnp.take(t_BT, t_index_fhw, axis=1, mode='clip')[..., None]
+
+
+def add_noise(z_Bfhwc, noise_Bfhwc, t_Bf):
+  """The point at t on the straight path from data to noise."""
   t = per_frame(t_Bf)
   return (1 - t) * z_Bfhwc + t * noise_Bfhwc
 
 
 def velocity(z_Bfhwc, noise_Bfhwc):
-  """The derivative of the path in t: what the network learns."""
+  """The derivative of the path in t: the target of the network."""
   return noise_Bfhwc - z_Bfhwc
 
 
-def to_sample(z_t_Bfhwc, v_Bfhwc, t_Bf):
-  """The clean latents that a velocity at level t points to."""
-  return z_t_Bfhwc - per_frame(t_Bf) * v_Bfhwc
-
-
 def to_velocity(z_t_Bfhwc, x_Bfhwc, t_Bf, *, floor: float):
-  """The velocity that a predicted sample means; t is floored near data."""
+  """The velocity of a predicted sample; t is floored near data."""
   return (z_t_Bfhwc - x_Bfhwc) / per_frame(jnp.maximum(t_Bf, floor))
 
 
 def shifted(t, shift: float):
-  """t' = s t / (1 + (s - 1) t): keeps 0 and 1, moves what lies between."""
+  """t' = s t / (1 + (s - 1) t): keeps 0 and 1, moves values between them."""
   return shift * t / (1 + (shift - 1) * t)
 
 
 def size_shift(config: FlowConfig, tokens):
-  """The shift of clips of so many tokens, at least 1 where it grows with them.
+  """The shift for clips of `tokens` tokens, at least 1 where it scales.
 
-  The more tokens, the more of a clip is seen through the same noise.
+  Larger clips have more tokens with the same content, which at equal noise are
+  easier to denoise.
 
   Source: Esser et al. 2024, section 5.3.2: the root of the ratio.
   """
@@ -96,16 +107,17 @@ def size_shift(config: FlowConfig, tokens):
   return jnp.maximum(config.shift * jnp.sqrt(tokens / config.reference), 1.0)
 
 
-def sample_levels(
+def sample_timesteps(
   key: jax.Array, shape, config: FlowConfig, *, tokens=None
 ) -> jax.Array:
-  """Logit-normal levels in (0, 1), shifted; float32.
+  """Logit-normal noise levels in (0, 1), shifted; float32.
 
   Args:
-    key: of the draw.
+    key: of the random numbers.
     shape: of the result.
-    config: levels.
-    tokens: of each clip, to broadcast to the shape; where there is a reference.
+    config: distribution.
+    tokens: of each clip, broadcast to the shape; read if config has a
+      reference.
   """
   normal = config.mean + config.std * jax.random.normal(key, shape)
   return shifted(jax.nn.sigmoid(normal), size_shift(config, tokens))
@@ -117,7 +129,7 @@ def frame_loss(v_Bfhwc, target_Bfhwc) -> jax.Array:
   return jnp.mean(jnp.square(error), axis=(2, 3, 4))
 
 
-def masked_mean(loss_Bf, given_Bf) -> jax.Array:
-  """The mean over the latent frames that are not given; a float32 scalar."""
-  weight_Bf = 1.0 - given_Bf.astype(jnp.float32)
+def masked_mean(loss_Bf, cond_mask_Bf) -> jax.Array:
+  """Mean over latent frames outside of the mask; a float32 scalar."""
+  weight_Bf = 1.0 - cond_mask_Bf.astype(jnp.float32)
   return jnp.sum(loss_Bf * weight_Bf) / jnp.maximum(jnp.sum(weight_Bf), 1.0)

@@ -1,8 +1,5 @@
-"""Guidance: predictions with and without what is told, as one velocity.
-
-A step asks the network for one row of predictions, or for several at once:
-with the text, without it, and (of the last of these) without the given frames.
-"""
+"""Classifier-free guidance and its variants: combines conditional and
+unconditional velocities."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -10,189 +7,168 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 
+from spacetime import SettingError
+
+KINDS = ('cfg', 'cfg_zero', 'apg')
+
 
 @dataclasses.dataclass(frozen=True)
 class Guidance:
-  """How rows of predictions become one velocity.
+  """Settings of guidance, and the combination of branches into one velocity.
 
   Attributes:
-    scale: of the text; 1 is the prediction with text, which is then the only
-      row.
+    scale: guidance scale; 1 is the conditional prediction, then the only
+      branch.
     kind: one of KINDS: 'cfg' is classifier_free, 'cfg_zero' zero_star, 'apg'
       projected.
-    interval: levels (low, high) at which to guide; outside, scales are 1.
-      Source: Kynkaanniemi et al. 2024, arXiv 2404.07724.
-    given: scale of the given frames; 1 leaves that row out.
-    zero_steps: of 'cfg_zero', the first steps that are left out; see
-      config.SamplingConfig.grid.
-    momentum: of 'apg', what earlier directions count; negative pushes away
-      from them, 0 forgets them.
-    radius: of 'apg', a longer direction (the Euclidean norm of the change of a
-      clip's sample) is shortened to this; None shortens nothing.
-    parallel: of 'apg', the weight of the part along the sample.
+    interval: noise levels (low, high) at which to guide; outside, the scale is
+      1. Source: Kynkaanniemi et al. 2024, arXiv 2404.07724.
+    zero_steps: of 'cfg_zero', first steps that are left out of the schedule;
+      see settings.SamplingSettings.
+    momentum: of 'apg', weight of earlier updates; negative pushes away from
+      them, 0 ignores them.
+    norm_threshold: of 'apg', largest Euclidean norm of a clip's update; None
+      sets no bound.
+    eta: of 'apg', weight of the part of the update parallel to the sample.
 
   Raises:
-    ValueError: a value that cannot be; it names the flag or the key.
+    SettingError: a value out of range.
   """
 
   scale: float = 1.0
   kind: str = 'cfg'
   interval: tuple[float, float] = (0.0, 1.0)
-  given: float = 1.0
   zero_steps: int = 1
   momentum: float = -0.5
-  radius: float | None = None
-  parallel: float = 0.0
+  norm_threshold: float | None = None
+  eta: float = 0.0
 
   def __post_init__(self):
     if self.kind not in KINDS:
-      raise ValueError(
-        f'guidance_kind={self.kind!r}: expected one of {KINDS}; change '
-        '--guidance_kind'
-      )
-    for name, value in (('', self.scale), ('_given', self.given)):
-      if not 0 <= value < float('inf'):
-        raise ValueError(
-          f'guidance{name}={value}: expected 0 or more; change --guidance{name}'
-        )
+      raise SettingError('guidance_kind', self.kind, f'one of {KINDS}')
+    if not 0 <= self.scale < float('inf'):
+      raise SettingError('guidance', self.scale, '0 or more')
     low, high = self.interval
     if not 0 <= low < high <= 1:
-      raise ValueError(
-        f'guidance interval {self.interval}: expected 0 <= low < high <= 1; '
-        'change sampling.interval'
+      raise SettingError(
+        'sampling.interval', self.interval, '0 <= low < high <= 1'
       )
     if self.zero_steps < 0:
-      raise ValueError(
-        f'sampling.zero_steps={self.zero_steps}: expected 0 or more'
-      )
-    if self.radius is not None and not self.radius > 0:
-      raise ValueError(
-        f'sampling.radius={self.radius}: expected more than 0, or None, which '
-        'shortens nothing'
+      raise SettingError('sampling.zero_steps', self.zero_steps, '0 or more')
+    if self.norm_threshold is not None and not self.norm_threshold > 0:
+      raise SettingError(
+        'sampling.norm_threshold',
+        self.norm_threshold,
+        'more than 0, or None for no bound',
       )
     if not -1 < self.momentum < 1:
-      raise ValueError(
-        f'sampling.momentum={self.momentum}: expected more than -1, less than 1'
+      raise SettingError(
+        'sampling.momentum', self.momentum, 'more than -1, less than 1'
       )
 
   @property
-  def tells_text(self) -> bool:
-    """Whether there is a row without the text."""
+  def uses_cfg(self) -> bool:
+    """Whether there is an unconditional branch."""
     return self.scale != 1.0
 
   @property
-  def tells_given(self) -> bool:
-    """Whether there is a row, the last, without the given frames."""
-    return self.given != 1.0
+  def branches(self) -> tuple[str, ...]:
+    """Names of the predictions of each clip at a step, in order."""
+    return ('cond', 'uncond') if self.uses_cfg else ('cond',)
 
-  @property
-  def rows(self) -> int:
-    """Predictions of each clip at a step."""
-    return 1 + self.tells_text + self.tells_given
-
-  def begin(self, z_Bfhwc: jax.Array):
-    """What is remembered before the first step."""
-    if self.tells_text and self.kind == 'apg' and self.momentum:
+  def init(self, z_Bfhwc: jax.Array):
+    """The running update before the first step; () where there is none."""
+    if self.uses_cfg and self.kind == 'apg' and self.momentum:
       return jnp.zeros_like(z_Bfhwc)
     return ()
 
-  def __call__(
+  def combine(
     self,
-    rows: Sequence[jax.Array],
+    branches: Sequence[jax.Array],
     z_Bfhwc: jax.Array,
     t: jax.Array,
-    memory,
+    update,
     *,
-    given: jax.Array | None = None,
+    fixed: jax.Array | None = None,
   ):
-    """One velocity of the predictions at a level.
+    """One velocity from those of the branches.
 
     Args:
-      rows: velocities: with text; without, if tells_text; of the same text as
-        the last of these, without the given frames, if tells_given.
+      branches: velocities (B, f, h, w, c), as `branches` names them.
       z_Bfhwc: latents.
-      t: their level, a scalar.
-      memory: of the step before, or `begin`.
-      given: bool, latents that are given, by broadcasting: no part of a
-        direction.
+      t: noise level, a scalar.
+      update: running update of the step before, or `init`.
+      fixed: bool, broadcast to z_Bfhwc: conditioning latents, which are no part
+        of the direction.
 
     Returns:
-      (velocity_Bfhwc, memory).
+      (velocity_Bfhwc, update).
     """
+    if not self.uses_cfg:
+      return branches[0], update
+    v_cond, v_uncond = branches
     low, high = self.interval
     inside = (t >= low) & (t <= high)
-    v_Bfhwc = told = rows[0]
-    if self.tells_text:
-      told = rows[1]
-      weight = jnp.where(inside, self.scale, 1.0)
-      if self.kind == 'apg':
-        sample = z_Bfhwc - t * rows[0]
-        if given is not None:
-          sample = jnp.where(given, 0.0, sample)
-        change = t * (rows[0] - told)
-        if self.momentum:
-          change = change + self.momentum * memory
-          memory = jnp.where(inside, change, memory)
-        change = projected(
-          change, sample, radius=self.radius, parallel=self.parallel
-        )
-        v_Bfhwc = rows[0] + (weight - 1) * change / t
-      else:
-        combine = zero_star if self.kind == 'cfg_zero' else classifier_free
-        v_Bfhwc = combine(rows[0], told, weight)
-    if self.tells_given:
-      weight = jnp.where(inside, self.given, 1.0)
-      v_Bfhwc = v_Bfhwc + (weight - 1) * (told - rows[-1])
-    return v_Bfhwc, memory
+    scale = jnp.where(inside, self.scale, 1.0)
+    if self.kind == 'cfg':
+      return classifier_free(v_cond, v_uncond, scale), update
+    if self.kind == 'cfg_zero':
+      return zero_star(v_cond, v_uncond, scale), update
+    sample = z_Bfhwc - t * v_cond
+    if fixed is not None:
+      sample = jnp.where(fixed, 0.0, sample)
+    change = t * (v_cond - v_uncond)
+    if self.momentum:
+      change = change + self.momentum * update
+      update = jnp.where(inside, change, update)
+    change = projected(
+      change, sample, norm_threshold=self.norm_threshold, eta=self.eta
+    )
+    return v_cond + (scale - 1) * change / t, update
 
 
-KINDS = ('cfg', 'cfg_zero', 'apg')
+def classifier_free(v_cond, v_uncond, scale):
+  """v = v_uncond + scale (v_cond - v_uncond).
 
-
-def classifier_free(v_with, v_without, weight):
-  """v = v_without + weight (v_with - v_without).
-
-  Source: Ho & Salimans 2022, arXiv 2207.12598, equation 6. With a second
-  condition the differences add: Brooks et al. 2022 (InstructPix2Pix), arXiv
-  2211.09800, equation 3.
+  Source: Ho & Salimans 2022, arXiv 2207.12598, equation 6.
   """
-  return v_without + weight * (v_with - v_without)
+  return v_uncond + scale * (v_cond - v_uncond)
 
 
-def zero_star(v_with, v_without, weight):
-  """Guidance from the part of v_without that v_with shares.
+def zero_star(v_cond, v_uncond, scale):
+  """Guidance away from the part of v_uncond that v_cond shares.
 
-  v = s v_without + weight (v_with - s v_without), where s v_without is the
-  projection of v_with on v_without, for each clip.
+  v = s v_uncond + scale (v_cond - s v_uncond), where s v_uncond is the
+  projection of v_cond on v_uncond, for each clip.
 
   Source: Fan et al. 2025 (CFG-Zero*), arXiv 2503.18886.
   """
-  return classifier_free(v_with, _projection(v_with, v_without), weight)
+  return classifier_free(v_cond, _projection(v_cond, v_uncond), scale)
 
 
 def projected(
-  change_Bfhwc, sample_Bfhwc, *, radius: float | None, parallel: float
+  change_Bfhwc, sample_Bfhwc, *, norm_threshold: float | None, eta: float
 ):
-  """Adaptive projected guidance's direction: less colour burnt in.
+  """Update of adaptive projected guidance, which avoids saturated colours.
 
-  Of the change that the text makes to the predicted sample, shortened to the
-  radius, the part along the sample itself, which saturates it, is weighed by
-  `parallel`; 1 and no radius are plain classifier-free guidance.
+  The change of the predicted sample by the condition, with its norm clipped;
+  its part parallel to the sample, which saturates it, is weighted by `eta`. An
+  eta of 1 without a threshold is classifier-free guidance.
 
   Args:
-    change_Bfhwc: sample with text less the one without, or the reverse.
-    sample_Bfhwc: the one with text; zero where it is to have no part.
-    radius: longest change of a clip, or None.
-    parallel: weight of the part along the sample.
+    change_Bfhwc: conditional sample less the unconditional one, or the reverse.
+    sample_Bfhwc: the conditional sample; zero where it is to have no part.
+    norm_threshold: largest norm of a clip's change, or None.
+    eta: weight of the part parallel to the sample.
 
   Source: Sadat et al. 2024 (APG), arXiv 2410.02416, algorithm 1; momentum is
   added before.
   """
-  if radius is not None:
-    length = jnp.sqrt(_dot(change_Bfhwc, change_Bfhwc))
-    change_Bfhwc = change_Bfhwc / jnp.maximum(length / radius, 1.0)
-  along = _projection(change_Bfhwc, sample_Bfhwc)
-  return change_Bfhwc - (1 - parallel) * along
+  if norm_threshold is not None:
+    norm = jnp.sqrt(_dot(change_Bfhwc, change_Bfhwc))
+    change_Bfhwc = change_Bfhwc / jnp.maximum(norm / norm_threshold, 1.0)
+  parallel = _projection(change_Bfhwc, sample_Bfhwc)
+  return change_Bfhwc - (1 - eta) * parallel
 
 
 def _dot(a_Bfhwc, b_Bfhwc):

@@ -1,173 +1,201 @@
-"""From noise and what is given to latents: pure functions, jitted by callers.
+"""Sampler: from noise and conditioning to latents, as pure functions.
 
-Knows no optimizer, no training state and no mode; see conditions.py.
+  state = sampler.init(keys_B, cond)
+  state, text = sampler.start(params, state, text_BSY, negative_BSY, cond)
+  for i in sampler.steps:
+    state = sampler.step(params, state, text, cond, i)
+  z_Bfhwc = sampler.finalize(state)
+
+Callers jit the parts, so that they can report every step; `run` is `start` and
+all steps as one program, with the same result to the last bit. Knows no
+optimizer, no training state and no mode of sampling; see conditioning.py.
 """
 
 import dataclasses
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
-from spacetime.diffusion import flow, solvers
+from spacetime.diffusion import denoiser, flow, solvers
 from spacetime.diffusion.conditioning import Conditioning
 from spacetime.diffusion.guidance import Guidance
+from spacetime.diffusion.schedules import Schedule
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class SamplerState:
+  """State between two steps.
+
+  Attributes:
+    solver: latents and earlier predictions, see solvers.Solver.
+    noise_Bfhwc: initial noise, where conditioning has a mask; else None.
+    cache: (cache of the network, running update of guidance).
+  """
+
+  solver: Any
+  noise_Bfhwc: jax.Array | None
+  cache: Any = ((), ())
 
 
 @dataclasses.dataclass(frozen=True)
 class Sampler:
-  """How to sample.
+  """Sampling with one transformer.
 
   Attributes:
-    transform: (params, z_Bfhwc, t_BT, text) -> prediction_Bfhwc; with
-      t_index_fhw too where a condition has it.
-    flow: what the network predicts.
-    sigmas: falling grid to 0, see solver.schedule; a tuple, so that
-      samplers are equal when their settings are and compile once.
-    timesteps: levels that the network is given at each step; () is `sigmas`.
-    solver: a name in solver.SOLVERS.
-    guidance: what is predicted at each step, and how it is combined; with a
-      scale of 1 nothing but the prediction itself, at half the cost.
-    temperature: standard deviation of what begins as noise alone; below 1 what
-      comes is nearer to the mean of what could come: steadier, and less
-      varied. Source: Kingma and Dhariwal 2018 (Glow), arXiv 1807.03039,
-      section 6, there for normalizing flows.
-    span: first step and the one to stop before, of `advance`; all as a rule.
-    prepare: (params, text_BSY) -> what transform takes as text: what is the
-      same at every step, computed once; None hands the features on.
-    skipping: None, or in place of transform (params, z_Bfhwc, t_BT, text,
-      memory) -> (prediction_Bfhwc, memory), with `begin`: shape of the latents
-      -> memory. A span begins anew.
+    transform: (params, z_Bfhwc, t_BT, text, t_index_fhw=...) -> prediction.
+    flow: output of the network.
+    schedule: noise levels of all steps.
+    solver: a name in solvers.SOLVERS.
+    guidance: branches and their combination; a scale of 1 computes the
+      conditional one alone, at half the cost.
+    temperature: standard deviation of the initial noise. 1 matches training;
+      below, samples are nearer to the mean: steadier, less varied. Source:
+      Kingma and Dhariwal 2018 (Glow), arXiv 1807.03039, section 6, there for
+      normalizing flows.
+    step_range: first step of this transformer and the one to stop before; None
+      is all.
+    precompute_kv: (params, text_BSY) -> text of transform, the same at every
+      step; None passes the prompt embeddings.
+    cached_transform: None, or in place of transform one with a first-block
+      cache: (params, z_Bfhwc, t_BT, text, cache, t_index_fhw=...) ->
+      (prediction, cache), with `init`: shape of the latents -> cache.
   """
 
   transform: Callable
   flow: flow.FlowConfig
-  sigmas: tuple[float, ...]
+  schedule: Schedule
   solver: str
   guidance: Guidance = Guidance()
-  timesteps: tuple[float, ...] = ()
   temperature: float = 1.0
-  span: tuple[int, int | None] = (0, None)
-  prepare: Callable | None = None
-  skipping: Callable | None = None
+  step_range: tuple[int, int] | None = None
+  precompute_kv: Callable | None = None
+  cached_transform: Any = None
+
+  @property
+  def steps(self) -> range:
+    """Indices of the steps in the schedule."""
+    return range(*(self.step_range or (0, self.schedule.steps)))
 
   def __call__(
-    self, params, keys_B, text_BSY, negative_BSY, condition: Conditioning
+    self, params, keys_B, text_BSY, negative_BSY, conditioning: Conditioning
   ) -> jax.Array:
     """Samples latents.
 
     Args:
       params: of the transformer, as transform takes them.
       keys_B: a key for each clip: a clip does not depend on its batch.
-      text_BSY: features of the prompts.
-      negative_BSY: of what to steer away from; '' as a rule.
-      condition: what is given.
+      text_BSY: prompt embeddings.
+      negative_BSY: negative prompt embeddings; None without guidance.
+      conditioning: known latents.
 
     Returns:
       float32 z_Bfhwc of unit scale.
     """
-    carry = self.begin(keys_B, condition)
-    carry = self.advance(params, carry, text_BSY, negative_BSY, condition)
-    return self.end(carry)
+    state = self.init(keys_B, conditioning)
+    state = self.run(params, state, text_BSY, negative_BSY, conditioning)
+    return self.finalize(state)
 
-  def begin(self, keys_B, condition: Conditioning):
-    """The carry before the first step: the solver's, the noise of values that
-    are known or given (None where it is not needed), and what
-    `skipping` remembers of the last span (of none)."""
-    shape = condition.z_Bfhwc.shape[1:]
+  def init(self, keys_B, conditioning: Conditioning) -> SamplerState:
+    """The state before the first step of the schedule."""
+    shape = conditioning.z_Bfhwc.shape[1:]
     noise = jax.vmap(lambda key: jax.random.normal(key, shape))(keys_B)
-    level = condition.per_cell(condition.t_BT)
-    # What begins at less has as much noise as the network is told.
-    noise *= jnp.where(level == 1, self.temperature, 1.0)
-    z_Bfhwc = flow.noised(condition.z_Bfhwc, noise, level)
-    known = condition.cond_mask_Bfhwc
-    if known is not None:
-      first = jnp.minimum(level, self.sigmas[0])
-      path = flow.noised(condition.z_Bfhwc, noise, first)
-      z_Bfhwc = jnp.where(known, path, z_Bfhwc)
-    kept = known is not None or self.guidance.tells_given
-    inner = solvers.get(self.solver).begin(z_Bfhwc)
-    return inner, noise if kept else None, ()
+    t = conditioning.per_cell(conditioning.t_BT)
+    # Latents that begin below 1 have as much noise as the network expects.
+    noise *= jnp.where(t == 1, self.temperature, 1.0)
+    z_Bfhwc = flow.add_noise(conditioning.z_Bfhwc, noise, t)
+    mask = conditioning.cond_mask_Bfhwc
+    if mask is not None:
+      first = jnp.minimum(t, self.schedule.sigmas[0])
+      path = flow.add_noise(conditioning.z_Bfhwc, noise, first)
+      z_Bfhwc = jnp.where(mask, path, z_Bfhwc)
+    state = solvers.get(self.solver).init(z_Bfhwc)
+    return SamplerState(state, None if mask is None else noise)
 
-  def advance(
-    self, params, carry, text_BSY, negative_BSY, condition: Conditioning
+  def start(
+    self,
+    params,
+    state: SamplerState,
+    text_BSY,
+    negative_BSY,
+    conditioning: Conditioning,
   ):
-    """The steps of the span: the carry before them -> the one after them."""
-    inner, noise, _ = carry
-    rule = self.guidance
-    text = [text_BSY, negative_BSY][: 1 + rule.tells_text]
-    text_RSY = jnp.concatenate((text + text[-1:])[: rule.rows])
-    text = text_RSY
-    if self.prepare is not None:
-      text = self.prepare(params, text_RSY)
-    predict = self._velocities(params, text, noise, condition)
-
-    def step(z, t, memory):
-      network, directions = memory
-      v_Rfhwc, network = predict(z, t, network)
-      rows = jnp.split(v_Rfhwc, rule.rows)
-      given = condition.per_cell(condition.t_BT == 0)
-      v_Bfhwc, directions = rule(rows, z, t, directions, given=given)
-      return v_Bfhwc, (network, directions)
-
-    z_Bfhwc, network = condition.z_Bfhwc, ()
-    if self.skipping is not None:
+    """Prepares the steps of this transformer: (state with empty caches, text
+    of all branches as `step` takes it)."""
+    branches = (text_BSY, negative_BSY)[: len(self.guidance.branches)]
+    text = jnp.concatenate(branches)
+    if self.precompute_kv is not None:
+      text = self.precompute_kv(params, text)
+    z_Bfhwc, cache = conditioning.z_Bfhwc, ()
+    if self.cached_transform is not None:
       batch, *latent = z_Bfhwc.shape
-      network = self.skipping.begin((rule.rows * batch, *latent))
-    inner, memory = solvers.get(self.solver).advance_with(
-      step,
-      inner,
-      (network, rule.begin(z_Bfhwc)),
-      np.asarray(self.sigmas, np.float32),
-      timesteps=self.timesteps or None,
-      span=self.span,
+      cache = self.cached_transform.init((len(branches) * batch, *latent))
+    cache = cache, self.guidance.init(z_Bfhwc)
+    return dataclasses.replace(state, cache=cache), text
+
+  def step(
+    self, params, state: SamplerState, text, conditioning: Conditioning, i
+  ) -> SamplerState:
+    """The state after step i of the schedule; i may be traced."""
+    row = (column[i] for column in self._table())
+    denoise = self._denoiser(params, state, text, conditioning)
+    return self._step(denoise, state, row)
+
+  def run(
+    self,
+    params,
+    state: SamplerState,
+    text_BSY,
+    negative_BSY,
+    conditioning: Conditioning,
+  ) -> SamplerState:
+    """The state after `start` and all steps of this transformer, as a scan."""
+    state, text = self.start(
+      params, state, text_BSY, negative_BSY, conditioning
     )
-    return inner, noise, memory[0]
+    denoise = self._denoiser(params, state, text, conditioning)
+    steps = slice(self.steps.start, self.steps.stop)
+    return jax.lax.scan(
+      lambda state, row: (self._step(denoise, state, row), None),
+      state,
+      tuple(column[steps] for column in self._table()),
+    )[0]
 
-  def _velocities(self, params, text, noise, condition: Conditioning):
-    """(z_Bfhwc, t, memory) -> (velocities of all rows of guidance, one after
-    another; memory of `skipping`).
+  def finalize(self, state: SamplerState) -> jax.Array:
+    """z_Bfhwc of the state after the last step."""
+    return solvers.get(self.solver).finalize(state.solver)
 
-    The row without what is given has it noised to the level of the
-    others, as clips are trained on of which nothing is given.
-    """
-    rule, known = self.guidance, condition.cond_mask_Bfhwc
-    t_BT, cells = condition.t_BT, condition.per_cell
-    told_BT = [t_BT] * rule.rows
-    if rule.tells_given:
-      told_BT[-1] = jnp.where(t_BT == 0, 1.0, t_BT)
-    told_RT = jnp.concatenate(told_BT)
-    level_RT = jnp.concatenate([t_BT] * rule.rows)
-    path, more = None, {}
-    if known is not None:
-      path = flow.velocity(condition.z_Bfhwc, noise)
-      path, known = (jnp.concatenate([x] * rule.rows) for x in (path, known))
-    if condition.t_index_fhw is not None:
-      more = {'t_index_fhw': condition.t_index_fhw}
+  def _table(self) -> tuple[jax.Array, ...]:
+    return solvers.get(self.solver).table(self.schedule)
 
-    def velocities(z, t, memory):
-      rows = [z] * rule.rows
-      if rule.tells_given:
-        free = flow.noised(condition.z_Bfhwc, noise, jnp.full((1, 1), t))
-        rows[-1] = jnp.where(cells(t_BT == 0), free, z)
-      z, t_RT = jnp.concatenate(rows), jnp.minimum(t, told_RT)
-      if self.skipping is None:
-        y = self.transform(params, z, t_RT, text, **more)
-      else:
-        y, memory = self.skipping(params, z, t_RT, text, memory, **more)
-      if self.flow.prediction == 'sample':
-        y = flow.to_velocity(z, y, cells(t_RT), floor=self.flow.floor)
-      if known is not None:
-        y = jnp.where(known, path, y)
-      # What begins at less noise waits until the rest has come there.
-      return jnp.where(cells(t <= level_RT), y, 0.0), memory
+  def _denoiser(
+    self, params, state: SamplerState, text, conditioning: Conditioning
+  ) -> denoiser.Denoise:
+    """The denoiser of a step: network, conditioning, guidance."""
+    cached = self.cached_transform is not None
+    network = denoiser.bind(
+      self.cached_transform if cached else self.transform,
+      params,
+      text,
+      cached=cached,
+    )
+    branches, noise = len(self.guidance.branches), state.noise_Bfhwc
+    if noise is not None:
+      noise = jnp.concatenate([noise] * branches)
+    denoise = denoiser.from_network(network, flow=self.flow)
+    denoise = denoiser.with_conditioning(
+      denoise, conditioning.repeat(branches), noise
+    )
+    fixed = conditioning.per_cell(conditioning.t_BT == 0)
+    return denoiser.with_guidance(denoise, self.guidance, fixed=fixed)
 
-    return velocities
-
-  def end(self, carry) -> jax.Array:
-    """z_Bfhwc of the carry after the last step."""
-    return solvers.get(self.solver).end(carry[0])
+  def _step(self, denoise, state: SamplerState, row) -> SamplerState:
+    inner, cache = solvers.get(self.solver).step(
+      denoise, state.solver, state.cache, *row
+    )
+    return dataclasses.replace(state, solver=inner, cache=cache)
 
 
 def clip_keys(seed: int, count: int, *, first: int = 0) -> jax.Array:

@@ -1,9 +1,10 @@
-"""Grids of sigmas that a solver steps between, even or as published."""
+"""Schedules of noise levels for the solvers, even or as published."""
 
 import dataclasses
 
 import numpy as np
 
+from spacetime import SettingError
 from spacetime.diffusion import flow
 
 # Wan's schedule starts this much below 1, where the log-ratio of signal to
@@ -13,114 +14,121 @@ MARGIN = 1e-6
 
 @dataclasses.dataclass(frozen=True)
 class Schedule:
-  """A published schedule of sigmas.
+  """Noise levels of a run; hashable, so that equal samplers compile once.
 
   Attributes:
-    sigmas: falling to 0, K + 1 of them, float32; what the solver steps between.
-    timesteps: K noise levels, float32, the network's input at each step.
+    sigmas: K + 1 levels that the solver steps between, float32, falling to 0.
+    timesteps: K levels, float32, the network's input at each step.
   """
 
   sigmas: tuple[float, ...]
   timesteps: tuple[float, ...]
 
-  def steps_from(self, level: float) -> int:
-    """Number of leading steps whose timestep is at least `level`."""
+  @property
+  def steps(self) -> int:
+    """K."""
+    return len(self.timesteps)
+
+  def steps_from(self, t: float) -> int:
+    """Number of leading steps whose timestep is at least t."""
     # As the published code compares: in thousandths, of which 0.9 in float32
     # would be a little less than 900.
     timesteps = np.round(1000 * np.float64(self.timesteps), 4)
-    return int(np.sum(timesteps >= round(1000 * level, 4)))
+    return int(np.sum(timesteps >= round(1000 * t, 4)))
 
   def without_first(self, steps: int) -> 'Schedule':
-    """The grid without its first steps.
+    """The schedule without its first steps.
 
     Raises:
-      ValueError: no step would be left.
+      SettingError: no step would be left.
     """
-    if steps >= len(self.timesteps):
-      raise ValueError(
-        f'sampling.zero_steps={steps} of {len(self.timesteps)} steps: expected '
-        'less; change it, or --steps'
+    if steps >= self.steps:
+      raise SettingError(
+        'sampling.zero_steps',
+        steps,
+        f'less than the {self.steps} `steps` of the schedule',
       )
     return Schedule(self.sigmas[steps:], self.timesteps[steps:])
 
 
-def even_sigmas(
+def even_schedule(
   steps: int, *, shift: float = 1.0, strength: float = 1.0
-) -> np.ndarray:
-  """Levels strength = t_0 > ... > t_K = 0, float32 (K + 1,), computed in
-  float64, evenly spaced before the shift.
+) -> Schedule:
+  """Levels evenly spaced before the shift, computed in float64.
+
+  Args:
+    steps: K.
+    shift: see flow.shifted.
+    strength: first sigma.
 
   Raises:
-    ValueError: fewer than one step, a shift that is not positive, or a strength
-      outside (0, 1].
+    SettingError: fewer than one step, a shift that is not positive, or a
+      strength outside (0, 1].
   """
   _check(steps, shift)
   _check_strength(strength)
   # The inverse of a shift is one by its inverse.
   start = flow.shifted(strength, 1 / shift)
-  return flow.shifted(np.linspace(start, 0.0, steps + 1), shift).astype(
-    np.float32
-  )
+  sigmas = flow.shifted(np.linspace(start, 0.0, steps + 1), shift)
+  sigmas = tuple(sigmas.astype(np.float32).tolist())
+  return Schedule(sigmas, sigmas[:-1])
 
 
 def wan_unipc_schedule(steps: int, *, shift: float) -> Schedule:
-  """Wan's schedule with UniPC: timesteps are rounded down to thousandths.
+  """Wan's schedule with UniPC; timesteps are rounded down to thousandths.
 
   Raises:
-    ValueError: fewer than one step or a shift that is not positive.
+    SettingError: fewer than one step or a shift that is not positive.
 
   Source: diffusers 0.42.1, UniPCMultistepScheduler with flow sigmas.
   """
   _check(steps, shift)
   sigmas = flow.shifted(np.linspace(1.0, 0.001, steps + 1)[:-1], shift)
   sigmas[0] = min(sigmas[0], 1 - MARGIN)
-  return _grid(sigmas, np.floor(1000 * sigmas) / 1000)
+  return _to_zero(sigmas, np.floor(1000 * sigmas) / 1000)
 
 
 def flow_dpm_schedule(steps: int, *, shift: float) -> Schedule:
   """The flow schedule of diffusers' DPM++, which starts below 1.
 
   Raises:
-    ValueError: fewer than one step or a shift that is not positive.
+    SettingError: fewer than one step or a shift that is not positive.
 
   Source: diffusers 0.42.1, DPMSolverMultistepScheduler with flow sigmas.
   """
   _check(steps, shift)
   sigmas = 1.0 - np.linspace(1.0, 0.001, steps + 1)
   sigmas = flow.shifted(sigmas, shift)[:0:-1]
-  return _grid(sigmas, np.floor(1000 * sigmas) / 1000)
+  return _to_zero(sigmas, np.floor(1000 * sigmas) / 1000)
 
 
 def flow_match_euler_schedule(steps: int, *, shift: float) -> Schedule:
   """The schedule of diffusers' FlowMatchEuler: its low end is shifted twice.
 
   Raises:
-    ValueError: fewer than one step or a shift that is not positive.
+    SettingError: fewer than one step or a shift that is not positive.
 
   Source: diffusers 0.42.1, FlowMatchEulerDiscreteScheduler.
   """
   _check(steps, shift)
   low = flow.shifted(0.001, shift)
   sigmas = flow.shifted(np.linspace(1.0, low, steps), shift)
-  return _grid(sigmas, sigmas)
+  return _to_zero(sigmas, sigmas)
 
 
 def _check(steps: int, shift: float) -> None:
-  if steps < 1 or shift <= 0:
-    raise ValueError(
-      f'steps={steps}, shift={shift}: expected steps >= 1 and shift > 0; '
-      'change --steps or --shift'
-    )
+  if steps < 1:
+    raise SettingError('steps', steps, '1 or more')
+  if shift <= 0:
+    raise SettingError('shift', shift, 'more than 0')
 
 
 def _check_strength(strength: float) -> None:
   if not 0 < strength <= 1:
-    raise ValueError(
-      f'strength={strength}: expected more than 0, at most 1; change --strength'
-    )
+    raise SettingError('strength', strength, 'more than 0, at most 1')
 
 
-def _grid(sigmas: np.ndarray, timesteps: np.ndarray) -> Schedule:
+def _to_zero(sigmas: np.ndarray, timesteps: np.ndarray) -> Schedule:
   sigmas = np.append(sigmas, 0.0)
   return Schedule(
     *(tuple(x.astype(np.float32).tolist()) for x in (sigmas, timesteps))
@@ -143,37 +151,39 @@ def make_schedule(
   solver: str,
   strength: float = 1.0,
 ) -> Schedule:
-  """The sigmas of a solver, evenly spaced or as its published code has them.
+  """The schedule of a solver, evenly spaced or as its published code has it.
 
   Args:
     name: one of SCHEDULES.
     steps: K.
     shift: see flow.shifted.
     solver: one of SOLVERS.
-    strength: the level to begin at; of a published schedule the steps below it
-      are left, as the published code does.
+    strength: noise level to begin at; a published schedule drops the steps
+      above it, as the published code does.
 
   Raises:
-    ValueError: no such schedule, no published one of this solver, or steps,
-      shift and strength that make no grid.
+    SettingError: no such schedule, no published one for this solver, or steps,
+      shift and strength that leave no step.
   """
   if name not in SCHEDULES:
-    raise ValueError(f'sampling.schedule={name!r}: expected one of {SCHEDULES}')
+    raise SettingError('sampling.schedule', name, f'one of {SCHEDULES}')
   if name == 'even':
-    sigmas = even_sigmas(steps, shift=shift, strength=strength)
-    sigmas = tuple(sigmas.tolist())
-    return Schedule(sigmas, sigmas[:-1])
+    return even_schedule(steps, shift=shift, strength=strength)
   if solver not in PUBLISHED:
-    raise ValueError(
-      f"sampling.schedule='published' with solver {solver!r}: expected one of "
-      f'{sorted(PUBLISHED)}; change --solver'
+    raise SettingError(
+      'solver',
+      solver,
+      f'one of {sorted(PUBLISHED)}, which have a published schedule',
+      hint="or set `sampling.schedule` to 'even'",
     )
   _check_strength(strength)
-  grid = PUBLISHED[solver](steps, shift=shift)
-  first = sum(level > strength for level in grid.sigmas)
+  schedule = PUBLISHED[solver](steps, shift=shift)
+  first = sum(sigma > strength for sigma in schedule.sigmas)
   if first == steps:
-    raise ValueError(
-      f'strength={strength}: expected at least {grid.sigmas[-2]:.3f}, the last '
-      f'level of {steps} steps; change --strength or --steps'
+    raise SettingError(
+      'strength',
+      strength,
+      f'at least {schedule.sigmas[-2]:.3f}, the last noise level of {steps} '
+      '`steps`',
     )
-  return Schedule(grid.sigmas[first:], grid.timesteps[first:])
+  return Schedule(schedule.sigmas[first:], schedule.timesteps[first:])

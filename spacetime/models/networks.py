@@ -137,7 +137,7 @@ class Skipping:
   networks: Networks
   threshold: float
 
-  def begin(self, shape):
+  def init(self, shape):
     """What is remembered before the first step; `shape` is of latents."""
     return first_block_cache.begin(self.networks.dit.config, shape)
 

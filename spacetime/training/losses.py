@@ -57,7 +57,7 @@ class Diffusion:
   def losses(self, params, z_Bfhwc, text_BSY, t_Bf, key, dropout=None):
     """Squared error of the velocity for each latent frame, (B, f)."""
     noise = jax.random.normal(key, z_Bfhwc.shape)
-    z_t = flow.noised(z_Bfhwc, noise, t_Bf)
+    z_t = flow.add_noise(z_Bfhwc, noise, t_Bf)
     v = self.velocity(params, z_t, t_Bf, text_BSY, dropout)
     return flow.frame_loss(v, flow.velocity(z_Bfhwc, noise))
 
@@ -78,7 +78,7 @@ class Diffusion:
     rows, frames = z_Bfhwc.shape[:2]
     tokens = math.prod(z_Bfhwc.shape[1:4]) // math.prod(self.patch)
     t_B1, own_Bf = (
-      flow.sample_levels(key, shape, self.flow, tokens=tokens)
+      flow.sample_timesteps(key, shape, self.flow, tokens=tokens)
       for key, shape in ((level_key, (rows, 1)), (own_key, (rows, frames)))
     )
     given_Bf = frame_conditioning.sample_cond_mask(

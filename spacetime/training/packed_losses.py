@@ -48,10 +48,10 @@ class PackedDiffusion:
     rows, clips = grids_BG3.shape[:2]
     most = levels_BT2.shape[1]
     tokens_BG = jnp.maximum(jnp.prod(grids_BG3, axis=-1), 1)
-    t_BG = flow.sample_levels(
+    t_BG = flow.sample_timesteps(
       level_key, (rows, clips), self.stage.flow, tokens=tokens_BG
     )
-    own_BGf = flow.sample_levels(
+    own_BGf = flow.sample_timesteps(
       own_key,
       (rows, clips, most),
       self.stage.flow,
@@ -85,7 +85,7 @@ class PackedDiffusion:
     x_BNV, text_BGSY = self.inputs(params, batch)
     noise = jax.random.normal(key, x_BNV.shape)
     t_BN1 = jnp.take_along_axis(t_BT, batch['frame_ids'], axis=1)[..., None]
-    x_t = flow.noised(x_BNV, noise, t_BN1)
+    x_t = flow.add_noise(x_BNV, noise, t_BN1)
     y_BNV = self.transform(params, x_t, t_BT, text_BGSY, batch, dropout)
     if self.stage.flow.prediction == 'sample':
       floor = self.stage.flow.floor

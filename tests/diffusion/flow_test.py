@@ -1,4 +1,4 @@
-"""The laws of rectified flow with a level for each frame."""
+"""The laws of rectified flow with a noise level for each frame."""
 
 import jax
 import jax.numpy as jnp
@@ -16,14 +16,14 @@ def draw(seed, shape=SHAPE):
 
 def test_path_from_data_to_noise():
   z, noise = draw(0), draw(1)
-  np.testing.assert_array_equal(flow.noised(z, noise, jnp.zeros((2, 3))), z)
-  np.testing.assert_allclose(flow.noised(z, noise, jnp.ones((2, 3))), noise)
+  np.testing.assert_array_equal(flow.add_noise(z, noise, jnp.zeros((2, 3))), z)
+  np.testing.assert_allclose(flow.add_noise(z, noise, jnp.ones((2, 3))), noise)
 
 
-def test_each_frame_has_its_own_level():
+def test_each_frame_has_its_own_noise_level():
   z, noise = draw(0), draw(1)
   t = jnp.array([[0.0, 0.5, 1.0], [1.0, 0.0, 0.25]])
-  z_t = flow.noised(z, noise, t)
+  z_t = flow.add_noise(z, noise, t)
   np.testing.assert_array_equal(z_t[0, 0], z[0, 0])
   np.testing.assert_array_equal(z_t[1, 1], z[1, 1])
   np.testing.assert_allclose(z_t[0, 1], (z[0, 1] + noise[0, 1]) / 2, atol=1e-6)
@@ -32,17 +32,26 @@ def test_each_frame_has_its_own_level():
 def test_velocity_is_the_derivative_of_the_path():
   z, noise, t = draw(0), draw(1), jnp.full((2, 3), 0.3)
   _, slope = jax.jvp(
-    lambda t: flow.noised(z, noise, t), (t,), (jnp.ones_like(t),)
+    lambda t: flow.add_noise(z, noise, t), (t,), (jnp.ones_like(t),)
   )
   np.testing.assert_allclose(slope, flow.velocity(z, noise), atol=1e-5)
 
 
-def test_sample_and_velocity_tell_the_same():
+def test_the_velocity_of_the_clean_latents_is_that_of_the_path():
   z, noise, t = draw(0), draw(1), jnp.full((2, 3), 0.3)
-  z_t, v = flow.noised(z, noise, t), flow.velocity(z, noise)
-  np.testing.assert_allclose(flow.to_sample(z_t, v, t), z, atol=1e-5)
-  back = flow.to_velocity(z_t, z, t, floor=0.05)
-  np.testing.assert_allclose(back, v, atol=1e-5)
+  z_t = flow.add_noise(z, noise, t)
+  v = flow.to_velocity(z_t, z, t, floor=0.05)
+  np.testing.assert_allclose(v, flow.velocity(z, noise), atol=1e-5)
+
+
+def test_cells_take_their_noise_level_from_a_table():
+  t_BT = jnp.array([[0.1, 0.2, 0.3, 0.9]] * 2)
+  index = np.broadcast_to(np.arange(3)[:, None, None], (3, 4, 5)).copy()
+  index[1, :2] = 3
+  t = np.asarray(flow.per_cell(t_BT, index))
+  assert t.shape == (2, 3, 4, 5, 1)
+  np.testing.assert_allclose(t[1, 1, :, 0, 0], [0.9, 0.9, 0.2, 0.2])
+  assert flow.per_cell(t_BT[:, :3], None).shape == (2, 3, 1, 1, 1)
 
 
 def test_velocity_is_finite_at_data():
@@ -50,35 +59,35 @@ def test_velocity_is_finite_at_data():
   np.testing.assert_allclose(v, (draw(0) - draw(1)) / 0.05, rtol=1e-5)
 
 
-def test_levels_are_logit_normal_and_shift_towards_noise():
+def test_timesteps_are_logit_normal_and_shift_towards_noise():
   key, shape = jax.random.key(0), (20000,)
-  plain = flow.sample_levels(key, shape, flow.FlowConfig(mean=-0.5, std=0.7))
+  plain = flow.sample_timesteps(key, shape, flow.FlowConfig(mean=-0.5, std=0.7))
   logit = jnp.log(plain) - jnp.log1p(-plain)
   assert abs(float(logit.mean()) + 0.5) < 0.02
   assert abs(float(logit.std()) - 0.7) < 0.02
   assert 0 < float(plain.min()) and float(plain.max()) < 1
-  moved = flow.sample_levels(
+  moved = flow.sample_timesteps(
     key, shape, flow.FlowConfig(mean=-0.5, std=0.7, shift=3.0)
   )
   np.testing.assert_allclose(moved, 3 * plain / (1 + 2 * plain), atol=1e-6)
   assert bool(jnp.all(moved > plain))
 
 
-def test_masked_mean_counts_only_what_is_not_given():
+def test_masked_mean_excludes_the_mask():
   loss = jnp.array([[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]])
-  given = jnp.array([[True, False, False], [True, True, False]])
-  assert float(flow.masked_mean(loss, given)) == pytest.approx(11 / 3)
+  cond_mask = jnp.array([[True, False, False], [True, True, False]])
+  assert float(flow.masked_mean(loss, cond_mask)) == pytest.approx(11 / 3)
 
 
 def test_frame_loss_is_a_mean_over_each_frame():
   loss = flow.frame_loss(draw(0), draw(1))
   assert loss.shape == (2, 3)
-  want = np.mean((np.asarray(draw(0)) - draw(1)) ** 2, axis=(2, 3, 4))
-  np.testing.assert_allclose(loss, want, rtol=1e-5)
+  expected = np.mean((np.asarray(draw(0)) - draw(1)) ** 2, axis=(2, 3, 4))
+  np.testing.assert_allclose(loss, expected, rtol=1e-5)
 
 
 def test_refuses():
   with pytest.raises(ValueError, match="flow.prediction='noise': expected"):
     flow.FlowConfig(prediction='noise')
-  with pytest.raises(ValueError, match='flow.shift=0.*expected shift > 0'):
+  with pytest.raises(ValueError, match='flow.shift=0: expected more than 0'):
     flow.FlowConfig(shift=0)

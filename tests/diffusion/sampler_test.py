@@ -1,4 +1,4 @@
-"""The sampler with networks whose answer is known."""
+"""The sampler with networks whose prediction is known."""
 
 import dataclasses
 
@@ -7,72 +7,99 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from spacetime.diffusion import conditioning, flow, sampler, schedules, solvers
+from spacetime.diffusion import (
+  conditioning,
+  flow,
+  sampler,
+  schedules,
+  solvers,
+)
+from spacetime.diffusion.conditioning import Conditioning
 from spacetime.diffusion.guidance import Guidance
 
 LATENT = (3, 2, 4, 5)  # f h w c
 PATCH = (1, 2, 4)
-TARGET = jax.random.normal(jax.random.key(7), LATENT)
-TEXT = jnp.array([[3.0, 1.0], [4.0, 1.0]])
-EMPTY = jnp.array([[1.0, 0.0], [1.0, 0.0]])
+TEXT = np.array([[3.0, 1.0], [4.0, 1.0]], np.float32)
+EMPTY = np.array([[1.0, 0.0], [1.0, 0.0]], np.float32)
 
 
-def make(transform, *, prediction='sample', guidance=1.0, steps=4, **more):
-  return jax.jit(
-    sampler.Sampler(
-      transform=transform,
-      flow=flow.FlowConfig(prediction=prediction),
-      sigmas=tuple(schedules.even_sigmas(steps)),
-      solver='euler',
-      guidance=Guidance(guidance),
-      **more,
-    )
-  )
+def latents(seed=3, batch=2):
+  return jax.random.normal(jax.random.key(seed), (batch, *LATENT))
 
 
-def truth(params, z, t, text):
-  """A network that always knows the clip."""
-  return jnp.broadcast_to(TARGET, z.shape)
+def target():
+  return jax.random.normal(jax.random.key(7), LATENT)
 
 
-def draw(make, condition=None, *, seed=0, text=TEXT):
+def noise_of(keys):
+  return jax.vmap(lambda key: jax.random.normal(key, LATENT))(keys)
+
+
+def make(transform, *, prediction='sample', guidance=1.0, steps=4, **settings):
+  """A sampler with an even schedule and Euler, unless settings differ."""
+  if not isinstance(guidance, Guidance):
+    guidance = Guidance(guidance)
+  values = {
+    'transform': transform,
+    'flow': flow.FlowConfig(prediction=prediction),
+    'schedule': schedules.even_schedule(steps),
+    'solver': 'euler',
+    'guidance': guidance,
+  }
+  return sampler.Sampler(**(values | settings))
+
+
+def draw(made, cond=None, *, seed=0, text=TEXT):
   keys = sampler.clip_keys(seed, 2)
-  condition = condition or conditioning.pure_noise(2, LATENT)
-  return make({}, keys, text, EMPTY, condition)
+  cond = cond or conditioning.pure_noise(2, LATENT)
+  return jax.jit(made)({}, keys, text, EMPTY, cond)
 
 
-def test_finds_the_clip_that_the_network_knows():
-  np.testing.assert_allclose(draw(make(truth))[1], TARGET, atol=1e-5)
+def mask_of(frames=1, part=None):
+  """The first frames are known, and `part` of the next."""
+  mask = np.zeros(LATENT, bool)
+  mask[:frames] = True
+  if part is not None:
+    mask[frames, :, part] = True
+  return mask
+
+
+def oracle(params, z, t, text):
+  """A network that always predicts the target."""
+  return jnp.broadcast_to(target(), z.shape)
+
+
+def test_samples_the_clip_that_the_network_predicts():
+  np.testing.assert_allclose(draw(make(oracle))[1], target(), atol=1e-5)
 
 
 def test_same_seed_same_bytes_and_another_seed_another_clip():
-  def noise(params, z, t, text):
-    return 0.0 * z
-
-  moved = make(noise, prediction='velocity')
-  first, second, other = (draw(moved, seed=s) for s in (3, 3, 4))
+  still = make(lambda params, z, t, text: 0.0 * z, prediction='velocity')
+  first, second, other = (draw(still, seed=s) for s in (3, 3, 4))
   np.testing.assert_array_equal(first, second)
   assert not np.allclose(first, other)
   assert not np.allclose(first[0], first[1])
 
 
-def test_temperature_is_how_far_clips_are_from_their_mean():
+def test_temperature_scales_the_distance_of_clips_from_their_mean():
   def velocity(params, z, t, text):
-    # Of data of mean TARGET and deviation 1: noise less data, given z.
+    # Of data of the target's mean and deviation 1: noise less data, at z.
     t = t[0, 0]
     gain = (2 * t - 1) / ((1 - t) ** 2 + t**2)
-    return gain * (z - (1 - t) * TARGET) - TARGET
+    return gain * (z - (1 - t) * target()) - target()
 
-  apart = []
-  for temperature in (1.0, 0.5, 0.0):
-    moved = make(
-      velocity, prediction='velocity', steps=64, temperature=temperature
+  distance = [
+    np.asarray(
+      draw(
+        make(velocity, prediction='velocity', steps=64, temperature=temperature)
+      )
+      - target()
     )
-    found = draw(moved)
-    apart.append(np.asarray(found - TARGET))
-  assert np.std(apart[0]) == pytest.approx(1, abs=0.15)
-  np.testing.assert_allclose(apart[1], apart[0] / 2, atol=1e-4)
-  np.testing.assert_allclose(apart[2], 0, atol=1e-5)
+    for temperature in (1.0, 0.5, 0.0)
+  ]
+  assert np.std(distance[0]) == pytest.approx(1, abs=0.15)
+  np.testing.assert_allclose(distance[1], distance[0] / 2, atol=1e-4)
+  np.testing.assert_allclose(distance[2], 0, atol=1e-5)
 
 
 def test_a_clip_does_not_depend_on_its_batch():
@@ -82,356 +109,295 @@ def test_a_clip_does_not_depend_on_its_batch():
   )
 
 
-def test_given_frames_stay_as_they_are_and_are_told_at_level_zero():
-  image = jax.random.normal(jax.random.key(1), (2, 1, *LATENT[1:]))
+def test_conditioning_frames_stay_and_have_timestep_zero():
+  image = latents(1)[:, :1]
   z = jnp.pad(image, ((0, 0), (0, 2), (0, 0), (0, 0), (0, 0)))
-  known = np.zeros(LATENT, bool)
-  known[0] = True
-  condition = conditioning.from_mask(z, known, patch=PATCH)
-  assert condition.cond_mask_Bfhwc is None
+  cond = conditioning.from_mask(z, mask_of(), patch=PATCH)
+  assert cond.cond_mask_Bfhwc is None
 
   def transform(params, z, t, text):
-    # Both the level and the frame that the network sees are the given ones.
     right = jnp.all(t[:, 0] == 0) & jnp.all(z[:, :1] == image)
-    return jnp.where(right, truth(params, z, t, text), jnp.nan)
+    return jnp.where(right, oracle(params, z, t, text), jnp.nan)
 
-  z = draw(make(transform), condition)
+  z = draw(make(transform), cond)
   np.testing.assert_array_equal(z[:, :1], image)
-  np.testing.assert_allclose(z[0, 1:], TARGET[1:], atol=1e-5)
+  np.testing.assert_allclose(z[0, 1:], target()[1:], atol=1e-5)
 
 
-@pytest.mark.parametrize('prediction', ['velocity', 'sample'])
-def test_one_level_is_told_where_nothing_is_given(prediction):
-  """And a row for each frame, none of them given, comes to the same."""
+@pytest.mark.parametrize('prediction', flow.PREDICTIONS)
+def test_without_conditioning_there_is_one_timestep_a_clip(prediction):
+  """And one for each frame, all of them noise, gives the same."""
   seen = []
 
   def transform(params, z, t, text):
     seen.append(t.shape)
     return jnp.sin(z) * t[:, :, None, None, None]
 
-  z = jnp.zeros((2, *LATENT))
-  none = conditioning.Conditioning(z, jnp.ones((2, LATENT[0])))
   made = make(transform, prediction=prediction, guidance=2.0)
-  rows = draw(made, none)
+  noise = Conditioning(jnp.zeros((2, *LATENT)), jnp.ones((2, LATENT[0])))
+  by_frame = draw(made, noise)
   assert set(seen) == {(4, LATENT[0])}
   seen.clear()
-  np.testing.assert_allclose(draw(made), rows, atol=1e-6)
+  np.testing.assert_allclose(draw(made), by_frame, atol=1e-6)
   assert set(seen) == {(4, 1)}
 
 
 @pytest.mark.parametrize('name', sorted(solvers.SOLVERS))
 @pytest.mark.parametrize('guidance', [1.0, 2.0])
-def test_known_values_go_straight_to_what_they_are(name, guidance):
-  """In a frame that is told one level, whatever the network makes of it."""
-  z = jax.random.normal(jax.random.key(3), (2, *LATENT))
-  known = np.zeros(LATENT, bool)
-  known[1, :, 2:] = True
-  known[0] = True
-  condition = conditioning.from_mask(z, known, patch=PATCH)
-  assert condition.cond_mask_Bfhwc.sum() == 2 * 2 * 2 * 5
+def test_masked_values_move_straight_to_their_known_values(name, guidance):
+  """In a frame that has one timestep, whatever the network predicts."""
+  z, known = latents(), mask_of(part=slice(2, None))
+  cond = conditioning.from_mask(z, known, patch=PATCH)
+  assert cond.cond_mask_Bfhwc.sum() == 2 * 2 * 2 * 5
+  keys, repeats = sampler.clip_keys(0, 2), 1 if guidance == 1 else 2
+  expected = jnp.concatenate([noise_of(keys)[:, 1, :, 2:]] * repeats)
+  clean = jnp.concatenate([z[:, 1, :, 2:]] * repeats)
 
   def transform(params, z_t, t, text):
-    # Known values are noised to the level of their frame, no other.
-    level = t[:, 1, None, None, None]
-    first = (
-      z_t[:, 1, :, 2:]
-      - (1 - level) * jnp.tile(z, (2, 1, 1, 1, 1))[: len(z_t), 1, :, 2:]
-    )
-    noise = first / level
-    right = jnp.all(t[:, 0] == 0) & jnp.all(jnp.abs(noise - NOISE) < 1e-4)
+    # Masked values are noised to the level of their frame, no other.
+    t_1 = t[:, 1, None, None, None]
+    noise = (z_t[:, 1, :, 2:] - (1 - t_1) * clean) / t_1
+    right = jnp.all(t[:, 0] == 0) & jnp.all(jnp.abs(noise - expected) < 1e-4)
     return jnp.where(right, jnp.sin(5 * z_t), jnp.nan)
 
-  keys = sampler.clip_keys(0, 2)
-  noise = jax.vmap(lambda key: jax.random.normal(key, LATENT))(keys)
-  NOISE = noise[:, 1, :, 2:]
-  if guidance != 1:
-    NOISE = jnp.concatenate([NOISE, NOISE])
-  made = sampler.Sampler(
-    transform=transform,
-    flow=flow.FlowConfig(prediction='velocity'),
-    sigmas=tuple(schedules.even_sigmas(5, shift=3.0).tolist()),
+  made = make(
+    transform,
+    prediction='velocity',
+    guidance=guidance,
+    schedule=schedules.even_schedule(5, shift=3.0),
     solver=name,
-    guidance=Guidance(guidance),
   )
-  found = jax.jit(made)({}, keys, TEXT, EMPTY, condition)
-  mask = np.broadcast_to(known, found.shape)
-  np.testing.assert_allclose(found[mask], z[mask], atol=1e-5)
-  assert np.abs(found - z)[~mask].min() > 1e-4
+  sampled = jax.jit(made)({}, keys, TEXT, EMPTY, cond)
+  mask = np.broadcast_to(known, sampled.shape)
+  np.testing.assert_allclose(sampled[mask], z[mask], atol=1e-5)
+  assert np.abs(sampled - z)[~mask].min() > 1e-4
 
 
-@pytest.mark.parametrize('prediction', ['velocity', 'sample'])
+@pytest.mark.parametrize('prediction', flow.PREDICTIONS)
 @pytest.mark.parametrize('guidance', [1.0, 2.0])
-def test_given_tokens_stay_and_are_told_at_level_zero(prediction, guidance):
-  z = jax.random.normal(jax.random.key(3), (2, *LATENT))
-  known = np.zeros(LATENT, bool)
-  known[1, :, 2:] = True
-  known[0] = True
-  condition = conditioning.from_mask(z, known, patch=(1, 2, 2))
-  assert condition.cond_mask_Bfhwc is None
+def test_conditioning_tokens_stay_and_have_timestep_zero(prediction, guidance):
+  z, known = latents(), mask_of(part=slice(2, None))
+  cond = conditioning.from_mask(z, known, patch=(1, 2, 2))
+  assert cond.cond_mask_Bfhwc is None
 
   def transform(params, z_t, t, text, *, t_index_fhw):
-    level = t[:, t_index_fhw]
-    first, second = (level[:, i] for i in (0, 1))
-    told = jnp.all(first == 0) & jnp.all(second[:, :, 2:] == 0)
-    told &= jnp.all(second[:, :, :2] == level[:, 2, :, 2:])
-    told &= jnp.all(level[:, 2] > 0)
-    stay = jnp.all(z_t[:2, 1, :, 2:] == z[:, 1, :, 2:])
-    target = jnp.broadcast_to(TARGET, z_t.shape)
+    t = t[:, t_index_fhw]
+    first, second = (t[:, i] for i in (0, 1))
+    right = jnp.all(first == 0) & jnp.all(second[:, :, 2:] == 0)
+    right &= jnp.all(second[:, :, :2] == t[:, 2, :, 2:])
+    right &= jnp.all(t[:, 2] > 0)
+    right &= jnp.all(z_t[:2, 1, :, 2:] == z[:, 1, :, 2:])
+    y = jnp.broadcast_to(target(), z_t.shape)
     if prediction == 'velocity':
-      target = (z_t - target) / jnp.maximum(level[..., None], 1e-6)
-    return jnp.where(told & stay, target, jnp.nan)
+      y = (z_t - y) / jnp.maximum(t[..., None], 1e-6)
+    return jnp.where(right, y, jnp.nan)
 
-  found = draw(
-    make(transform, prediction=prediction, guidance=guidance), condition
-  )
-  mask = np.broadcast_to(known, found.shape)
-  np.testing.assert_array_equal(found[mask], z[mask])
-  target = np.broadcast_to(TARGET, found.shape)
-  np.testing.assert_allclose(found[~mask], target[~mask], atol=1e-5)
+  made = make(transform, prediction=prediction, guidance=guidance)
+  sampled = draw(made, cond)
+  mask = np.broadcast_to(known, sampled.shape)
+  np.testing.assert_array_equal(sampled[mask], z[mask])
+  expected = np.broadcast_to(target(), sampled.shape)
+  np.testing.assert_allclose(sampled[~mask], expected[~mask], atol=1e-5)
 
 
-def test_an_edit_begins_at_its_strength_and_joins_what_is_given():
-  z = jax.random.normal(jax.random.key(3), (2, *LATENT))
-  known = np.zeros(LATENT, bool)
+def test_an_edit_begins_at_its_strength_and_keeps_conditioning_frames():
+  z, known = latents(), np.zeros(LATENT, bool)
   known[2] = True
-  levels = tuple(schedules.even_sigmas(3, strength=0.6, shift=5.0).tolist())
-  condition = conditioning.from_mask(z, known, patch=PATCH, strength=levels[0])
-  np.testing.assert_allclose(condition.t_BT, np.float32([[0.6, 0.6, 0.0]] * 2))
+  schedule = schedules.even_schedule(3, strength=0.6, shift=5.0)
+  cond = conditioning.from_mask(
+    z, known, patch=PATCH, strength=schedule.sigmas[0]
+  )
+  np.testing.assert_allclose(cond.t_BT, np.float32([[0.6, 0.6, 0.0]] * 2))
   seen = []
 
   def transform(params, z_t, t, text):
     jax.debug.callback(lambda t, z: seen.append((t, z)), t, z_t, ordered=True)
-    return jnp.broadcast_to(TARGET, z_t.shape)
+    return oracle(params, z_t, t, text)
 
-  made = sampler.Sampler(
-    transform=transform,
-    flow=flow.FlowConfig(prediction='sample'),
-    sigmas=levels,
-    solver='euler',
-    guidance=Guidance(),
-    temperature=0.5,  # of what begins as noise, and that is nothing here
-  )
+  # The temperature of the initial noise has no effect on an edit.
+  made = make(transform, schedule=schedule, temperature=0.5)
   keys = sampler.clip_keys(0, 2)
-  found = jax.jit(made)({}, keys, TEXT, EMPTY, condition)
-  noise = jax.vmap(lambda key: jax.random.normal(key, LATENT))(keys)
+  sampled = jax.jit(made)({}, keys, TEXT, EMPTY, cond)
   t, start = seen[0]
-  np.testing.assert_allclose(t, condition.t_BT)
+  np.testing.assert_allclose(t, cond.t_BT)
   np.testing.assert_allclose(
-    start[:, :2], 0.4 * z[:, :2] + 0.6 * noise[:, :2], atol=1e-6
+    start[:, :2], 0.4 * z[:, :2] + 0.6 * noise_of(keys)[:, :2], atol=1e-6
   )
-  np.testing.assert_array_equal(found[:, 2], z[:, 2])
-  np.testing.assert_allclose(found[0, :2], TARGET[:2], atol=1e-5)
+  np.testing.assert_array_equal(sampled[:, 2], z[:, 2])
+  np.testing.assert_allclose(sampled[0, :2], target()[:2], atol=1e-5)
 
 
-def test_a_frame_waits_for_the_others_to_come_to_its_level():
-  z = jax.random.normal(jax.random.key(3), (2, *LATENT))
-  level = jnp.tile(jnp.float32([1.0, 0.5, 0.0]), (2, 1))
-  told = []
+def test_a_frame_of_less_noise_waits_for_the_others():
+  z, seen = latents(), []
+  cond = Conditioning(z, jnp.tile(jnp.float32([1.0, 0.5, 0.0]), (2, 1)))
 
   def transform(params, z_t, t, text):
-    jax.debug.callback(lambda t: told.append(t), t, ordered=True)
-    return jnp.broadcast_to(TARGET, z_t.shape)
+    jax.debug.callback(lambda t: seen.append(t), t, ordered=True)
+    return oracle(params, z_t, t, text)
 
-  found = draw(make(transform), conditioning.Conditioning(z, level))
-  rows = np.stack(told)[:, 0]
-  np.testing.assert_allclose(rows[:, 0], [1, 0.75, 0.5, 0.25])
-  np.testing.assert_allclose(rows[:, 1], [0.5, 0.5, 0.5, 0.25])
-  np.testing.assert_array_equal(found[:, 2], z[:, 2])
-  np.testing.assert_allclose(found[0, :2], TARGET[:2], atol=1e-5)
+  sampled = draw(make(transform), cond)
+  t_Kf = np.stack(seen)[:, 0]
+  np.testing.assert_allclose(t_Kf[:, 0], [1, 0.75, 0.5, 0.25])
+  np.testing.assert_allclose(t_Kf[:, 1], [0.5, 0.5, 0.5, 0.25])
+  np.testing.assert_array_equal(sampled[:, 2], z[:, 2])
+  np.testing.assert_allclose(sampled[0, :2], target()[:2], atol=1e-5)
 
 
-def test_a_run_in_two_spans_is_one_run():
-  def transform(params, z, t, text):
-    return jnp.sin(z) * params['scale'] + text[:, :1, None, None, None]
+def textual(params, z, t, text):
+  return jnp.sin(z) * params['scale'] + text[:, :1, None, None, None]
 
-  whole = sampler.Sampler(
-    transform=transform,
-    flow=flow.FlowConfig(prediction='velocity'),
-    sigmas=tuple(schedules.even_sigmas(5)),
+
+@pytest.mark.parametrize('name', sorted(solvers.SOLVERS))
+@pytest.mark.parametrize('kind', ['cfg', 'apg'])
+def test_a_loop_of_jitted_steps_is_the_scan_to_the_last_bit(name, kind):
+  made = make(
+    textual,
+    prediction='velocity',
+    schedule=schedules.even_schedule(5, shift=3.0),
+    solver=name,
+    guidance=Guidance(3.0, kind=kind),
+  )
+  keys, params = sampler.clip_keys(0, 2), {'scale': 1.0}
+  cond = conditioning.from_mask(
+    latents(), mask_of(part=slice(2, None)), patch=PATCH
+  )
+  state = made.init(keys, cond)
+  scan = jax.jit(made.run)(params, state, TEXT, EMPTY, cond)
+  state, text = jax.jit(made.start)(params, state, TEXT, EMPTY, cond)
+  step = jax.jit(made.step)
+  for i in made.steps:
+    state = step(params, state, text, cond, i)
+  assert step._cache_size() == 1
+  for loop, expected in zip(
+    jax.tree.leaves(state), jax.tree.leaves(scan), strict=True
+  ):
+    np.testing.assert_array_equal(loop, expected)
+
+
+def test_two_step_ranges_are_one_run():
+  both = make(
+    textual,
+    prediction='velocity',
+    schedule=schedules.even_schedule(5),
     solver='unipc',
     guidance=Guidance(3.0),
   )
-  parts = [
-    dataclasses.replace(whole, span=span, guidance=Guidance(scale))
-    for span, scale in (((0, 2), 3.0), ((2, 5), 1.0))
-  ]
-  keys, condition = sampler.clip_keys(0, 2), conditioning.pure_noise(2, LATENT)
+  keys, cond = sampler.clip_keys(0, 2), conditioning.pure_noise(2, LATENT)
   params = {'scale': 1.0}
 
-  def run(parts):
-    carry = whole.begin(keys, condition)
-    for part in parts:
-      carry = part.advance(params, carry, TEXT, EMPTY, condition)
-    return whole.end(carry)
+  def run(*scales):
+    state = both.init(keys, cond)
+    for step_range, scale in zip(((0, 2), (2, 5)), scales, strict=True):
+      part = dataclasses.replace(
+        both, step_range=step_range, guidance=Guidance(scale)
+      )
+      state = part.run(params, state, TEXT, EMPTY, cond)
+    return both.finalize(state)
 
-  expected = whole(params, keys, TEXT, EMPTY, condition)
-  same = [dataclasses.replace(part, guidance=Guidance(3.0)) for part in parts]
-  np.testing.assert_allclose(run(same), expected, atol=1e-6)
-  assert np.abs(run(parts) - expected).max() > 0.01
+  expected = both(params, keys, TEXT, EMPTY, cond)
+  np.testing.assert_allclose(run(3.0, 3.0), expected, atol=1e-6)
+  assert np.abs(run(3.0, 1.0) - expected).max() > 0.01
 
 
 def test_guidance_moves_away_from_the_negative_prompt():
   def transform(params, z, t, text):
     return 0.0 * z + text[:, :1, None, None, None]
 
-  z0, z1 = (
-    draw(make(transform, prediction='velocity', guidance=g)) for g in (0.0, 1.0)
+  z0, z1, z3 = (
+    draw(make(transform, prediction='velocity', guidance=scale))
+    for scale in (0.0, 1.0, 3.0)
   )
-  z3 = draw(make(transform, prediction='velocity', guidance=3.0))
   np.testing.assert_allclose(z3 - z0, 3 * (z1 - z0), atol=1e-5)
   assert not np.allclose(z1[0] - z0[0], z1[1] - z0[1])
 
 
-def frozen_first(frames=1):
-  """A condition of which the first frames are given, and its latents."""
-  z = jax.random.normal(jax.random.key(3), (2, *LATENT))
-  known = np.zeros(LATENT, bool)
-  known[:frames] = True
-  return z, conditioning.from_mask(z, known, patch=PATCH)
-
-
-@pytest.mark.parametrize('text', [1.0, 3.0])
-def test_given_frames_have_a_scale_of_their_own(text):
-  """v = none + given (i - none) + text (it - i), of networks that answer with
-  what they are told: of the text, and whether the first frame is given."""
-  z, condition = frozen_first()
-  keys = sampler.clip_keys(0, 2)
-  noise = jax.vmap(lambda key: jax.random.normal(key, LATENT))(keys)
-
-  def transform(params, z_t, t, text_RSY):
-    if t.shape[0] > 2 or text != 1:
-      t_first, t_last = t[:, 0], t[:, -1]
-      rows = t.shape[0] // 2
-      level = t_last[0]
-      # In the last row the first frame is noised to the level of the others.
-      free = (1 - level) * z[:, 0] + level * noise[:, 0]
-      right = jnp.all(t_first[: 2 * rows - 2] == 0)
-      right &= jnp.all(t_first[-2:] == level)
-      right &= jnp.all(jnp.abs(z_t[-2:, 0] - free) < 1e-5)
-      z_t = jnp.where(right, 0.0, jnp.nan) * z_t
-    given = (t[:, :1] == 0).astype(jnp.float32)[:, :, None, None, None]
-    return 0.0 * z_t + text_RSY[:, :1, None, None, None] + 10 * given
-
-  def move(given):
-    made = sampler.Sampler(
-      transform=transform,
-      flow=flow.FlowConfig(prediction='velocity'),
-      sigmas=tuple(schedules.even_sigmas(4).tolist()),
-      solver='euler',
-      guidance=Guidance(text, given=given),
-    )
-    found = jax.jit(made)({}, keys, TEXT, EMPTY, condition)
-    np.testing.assert_array_equal(found[:, 0], z[:, 0])
-    return np.asarray(noise - found)[:, 1:]
-
-  # Over the whole way the velocity is integrated once.
-  told, away = np.array([3.0, 4.0]), np.array([1.0, 1.0])
-  expected = away + text * (told - away) + 10
-  for given in (0.0, 2.5):
-    extra = 10 * (given - 1)
-    np.testing.assert_allclose(
-      move(given)[:, 0, 0, 0, 0], expected + extra, atol=1e-4
-    )
-
-
 @pytest.mark.parametrize('name', ['euler', 'unipc'])
-def test_a_grid_that_begins_below_one_keeps_what_is_known(name):
-  """As CFG-Zero* leaves out the first steps: the noise stays as it is."""
-  z = jax.random.normal(jax.random.key(3), (2, *LATENT))
-  known = np.zeros(LATENT, bool)
+def test_a_schedule_that_begins_below_one_keeps_known_values(name):
+  """As CFG-Zero* drops the first steps: the initial noise stays as it is."""
+  z, known = latents(), mask_of(frames=0)
   known[1, :, 2:] = True
-  grid = schedules.make_schedule(
-    'even', 6, shift=1.0, solver=name
-  ).without_first(2)
-  made = sampler.Sampler(
-    transform=lambda params, z_t, t, text: jnp.sin(5 * z_t),
-    flow=flow.FlowConfig(prediction='velocity'),
-    sigmas=grid.sigmas,
-    timesteps=grid.timesteps,
+  schedule = schedules.make_schedule('even', 6, shift=1.0, solver=name)
+  schedule = schedule.without_first(2)
+  made = make(
+    lambda params, z_t, t, text: jnp.sin(5 * z_t),
+    prediction='velocity',
+    schedule=schedule,
     solver=name,
     guidance=Guidance(2.0, kind='cfg_zero'),
   )
-  keys, condition = (
-    sampler.clip_keys(0, 2),
-    conditioning.from_mask(z, known, patch=PATCH),
-  )
-  start = jax.tree.leaves(made.begin(keys, condition))[0]
-  noise = jax.vmap(lambda key: jax.random.normal(key, LATENT))(keys)
+  keys = sampler.clip_keys(0, 2)
+  cond = conditioning.from_mask(z, known, patch=PATCH)
+  start = jax.tree.leaves(made.init(keys, cond).solver)[0]
+  noise = noise_of(keys)
   mask = np.broadcast_to(known, z.shape)
   np.testing.assert_allclose(start[~mask], noise[~mask])
-  level = grid.sigmas[0]
-  path = (1 - level) * z + level * noise
+  t = schedule.sigmas[0]
+  path = (1 - t) * z + t * noise
   np.testing.assert_allclose(start[mask], path[mask], atol=1e-6)
-  found = jax.jit(made)({}, keys, TEXT, EMPTY, condition)
-  np.testing.assert_allclose(found[mask], z[mask], atol=1e-5)
+  sampled = jax.jit(made)({}, keys, TEXT, EMPTY, cond)
+  np.testing.assert_allclose(sampled[mask], z[mask], atol=1e-5)
 
 
 def test_momentum_lasts_from_step_to_step():
-  """Directions d in the sample at levels t: after two steps the second is
-  d_2 + momentum d_1."""
+  """The update of the second step is d_2 + momentum d_1."""
 
   def transform(params, z, t, text):
     return 0.0 * z + text[:, :1, None, None, None]
 
   def move(momentum, steps):
-    made = sampler.Sampler(
-      transform=transform,
-      flow=flow.FlowConfig(prediction='velocity'),
-      sigmas=tuple(schedules.even_sigmas(steps).tolist()),
-      solver='euler',
-      guidance=Guidance(3.0, kind='apg', momentum=momentum, parallel=1.0),
+    rule = Guidance(3.0, kind='apg', momentum=momentum, eta=1.0)
+    return draw(
+      make(transform, prediction='velocity', steps=steps, guidance=rule)
     )
-    return draw(jax.jit(made))
 
   # With text 3, without 1: t * (3 - 1) at t = 1, then at t = 0.5; as a
-  # velocity divided by t again, for half of the way.
+  # velocity divided by t again, over half of the path.
   expected = -2 * 0.5 * (-0.5 * 2 / 0.5)
-  found = move(-0.5, 2) - move(0.0, 2)
-  np.testing.assert_allclose(found[0], expected, atol=1e-5)
+  difference = move(-0.5, 2) - move(0.0, 2)
+  np.testing.assert_allclose(difference[0], expected, atol=1e-5)
   np.testing.assert_allclose(move(-0.5, 1), move(0.0, 1), atol=1e-6)
 
 
 @dataclasses.dataclass(frozen=True)
 class Counting:
-  """A network that remembers how often it was asked, and answers with it."""
+  """A transform whose cache counts its calls; it predicts the count."""
 
   shape: tuple
 
-  def begin(self, shape):
+  def init(self, shape):
     assert shape == self.shape
     return jnp.zeros(shape)
 
-  def __call__(self, params, z, t, text, memory):
-    return memory + text['ready'], memory + 1
+  def __call__(self, params, z, t, text, cache):
+    return cache + text['kv'], cache + 1
 
 
-def test_a_network_that_skips_remembers_and_the_text_is_prepared_once():
-  prepared = []
+def test_the_network_cache_lasts_and_the_kv_cache_is_computed_once():
+  shapes = []
 
-  def prepare(params, text_RSY):
-    prepared.append(text_RSY.shape)
-    return {'ready': 10 * params['scale']}
+  def precompute_kv(params, text):
+    shapes.append(text.shape)
+    return {'kv': 10 * params['scale']}
 
-  made = sampler.Sampler(
-    transform=None,
-    flow=flow.FlowConfig(prediction='velocity'),
-    sigmas=tuple(schedules.even_sigmas(4).tolist()),
-    solver='euler',
-    guidance=Guidance(3.0),
-    prepare=prepare,
-    skipping=Counting((4, *LATENT)),
+  made = make(
+    None,
+    prediction='velocity',
+    guidance=3.0,
+    precompute_kv=precompute_kv,
+    cached_transform=Counting((4, *LATENT)),
   )
-  keys, condition = sampler.clip_keys(0, 2), conditioning.pure_noise(2, LATENT)
-  carry = made.begin(keys, condition)
-  noise = jax.tree.leaves(carry)[0]
-  carry = jax.jit(made.advance)({'scale': 1.0}, carry, TEXT, EMPTY, condition)
-  # Steps answered 10, 11, 12 and 13, a quarter of the way each.
-  np.testing.assert_allclose(made.end(carry), noise - 11.5, atol=1e-5)
-  assert np.all(carry[2] == 4) and prepared == [(4, 2)]
+  keys, cond = sampler.clip_keys(0, 2), conditioning.pure_noise(2, LATENT)
+  state = made.init(keys, cond)
+  state = jax.jit(made.run)({'scale': 1.0}, state, TEXT, EMPTY, cond)
+  # The steps predict 10, 11, 12 and 13, over a quarter of the path each.
+  np.testing.assert_allclose(
+    made.finalize(state), noise_of(keys) - 11.5, atol=1e-5
+  )
+  assert np.all(state.cache[0] == 4) and shapes == [(4, 2)]
 
 
-@pytest.mark.parametrize('guidance, rows', [(1.0, 2), (2.0, 4)])
-def test_pairs_are_batched_and_without_guidance_there_are_none(guidance, rows):
+@pytest.mark.parametrize('guidance, batch', [(1.0, 2), (2.0, 4)])
+def test_branches_are_one_batch(guidance, batch):
   seen = []
 
   def transform(params, z, t, text):
@@ -439,4 +405,4 @@ def test_pairs_are_batched_and_without_guidance_there_are_none(guidance, rows):
     return 0.0 * z
 
   draw(make(transform, guidance=guidance))
-  assert set(seen) == {rows}
+  assert set(seen) == {batch}

@@ -169,11 +169,11 @@ def test_the_shift_grows_with_the_root_of_the_tokens():
   assert flow.size_shift(flow.FlowConfig(shift=3.0), 320) == 3
   key = jax.random.key(0)
   alike = flow.FlowConfig(shift=6.0)
-  levels = flow.sample_levels(
+  levels = flow.sample_timesteps(
     key, (5, 1), config, tokens=jnp.array([[320]] * 5)
   )
   np.testing.assert_allclose(
-    levels, flow.sample_levels(key, (5, 1), alike), rtol=1e-6
+    levels, flow.sample_timesteps(key, (5, 1), alike), rtol=1e-6
   )
   with pytest.raises(ValueError, match='flow.reference=0: expected a number'):
     flow.FlowConfig(reference=0)

@@ -1,0 +1,111 @@
+"""The denoiser of a sampling step, composed of wrappers around the network.
+
+  denoise = from_network(network, flow=...)        velocity of the network
+  denoise = with_conditioning(denoise, ...)        known latents stay known
+  denoise = with_guidance(denoise, ...)            one velocity of all branches
+
+Wrappers pass on a `cache`, a pytree of arrays that the network (a first-block
+cache) and guidance (momentum) update from step to step; () where there is none.
+"""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+
+from spacetime.diffusion import flow as flow_lib
+from spacetime.diffusion.conditioning import Conditioning
+from spacetime.diffusion.guidance import Guidance
+
+# (z_Bfhwc, t_BT, cache, t_index_fhw) -> (prediction or velocity, cache).
+Network = Callable[..., tuple[jax.Array, object]]
+# (z_Bfhwc, t, cache) -> (velocity_Bfhwc, cache), with one noise level t.
+Denoise = Callable[[jax.Array, jax.Array, object], tuple[jax.Array, object]]
+
+
+def bind(transform: Callable, params, text, *, cached: bool = False) -> Network:
+  """A transformer with its parameters and text.
+
+  Args:
+    transform: (params, z_Bfhwc, t_BT, text, t_index_fhw=...) -> prediction. If
+      `cached`, it takes and returns a cache too: (params, z_Bfhwc, t_BT, text,
+      cache, t_index_fhw=...) -> (prediction, cache).
+    params: of the transformer.
+    text: prompt embeddings, or their precomputed KV cache.
+    cached: whether the transformer has a first-block cache.
+  """
+
+  def network(z_Bfhwc, t_BT, cache, t_index_fhw=None):
+    index = {} if t_index_fhw is None else {'t_index_fhw': t_index_fhw}
+    if cached:
+      return transform(params, z_Bfhwc, t_BT, text, cache, **index)
+    return transform(params, z_Bfhwc, t_BT, text, **index), cache
+
+  return network
+
+
+def from_network(network: Network, *, flow: flow_lib.FlowConfig) -> Network:
+  """The velocity that a network predicts, directly or by clean latents."""
+
+  def denoise(z_Bfhwc, t_BT, cache, t_index_fhw=None):
+    y, cache = network(z_Bfhwc, t_BT, cache, t_index_fhw)
+    if flow.prediction == 'sample':
+      t = flow_lib.per_cell(t_BT, t_index_fhw)
+      y = flow_lib.to_velocity(z_Bfhwc, y, t, floor=flow.floor)
+    return y, cache
+
+  return denoise
+
+
+def with_conditioning(
+  denoise: Network, conditioning: Conditioning, noise_Bfhwc: jax.Array | None
+) -> Denoise:
+  """Keeps known latents: conditioning frames and tokens stay as they are, and
+  values under the mask move straight from their noise to the known value.
+
+  Args:
+    denoise: as from_network returns it.
+    conditioning: of the batch that denoise is called with.
+    noise_Bfhwc: initial noise; read where conditioning has a mask.
+  """
+  initial_BT, mask = conditioning.t_BT, conditioning.cond_mask_Bfhwc
+  path = None
+  if mask is not None:
+    path = flow_lib.velocity(conditioning.z_Bfhwc, noise_Bfhwc)
+
+  def conditioned(z_Bfhwc, t, cache):
+    t_BT = jnp.minimum(t, initial_BT)
+    v, cache = denoise(z_Bfhwc, t_BT, cache, conditioning.t_index_fhw)
+    if mask is not None:
+      v = jnp.where(mask, path, v)
+    # Latents that begin at a lower noise level wait until t has reached it.
+    started = conditioning.per_cell(t <= initial_BT)
+    return jnp.where(started, v, 0.0), cache
+
+  return conditioned
+
+
+def with_guidance(
+  denoise: Denoise, guidance: Guidance, *, fixed: jax.Array | None = None
+) -> Denoise:
+  """Combines the branches of guidance, computed as one batch.
+
+  Args:
+    denoise: of a batch that holds every clip once for each branch, branch by
+      branch.
+    guidance: settings.
+    fixed: see Guidance.combine.
+
+  Returns:
+    a Denoise of the clips, whose cache is (cache of denoise, running update).
+  """
+  count = len(guidance.branches)
+
+  def guided(z_Bfhwc, t, cache):
+    cache, update = cache
+    v_all, cache = denoise(jnp.concatenate([z_Bfhwc] * count), t, cache)
+    branches = jnp.split(v_all, count)
+    v, update = guidance.combine(branches, z_Bfhwc, t, update, fixed=fixed)
+    return v, (cache, update)
+
+  return guided
