@@ -71,12 +71,7 @@ flags.DEFINE_string(
   'cfg, cfg_zero (CFG-Zero*) or apg (adaptive projected guidance).',
 )
 flags.DEFINE_float(
-  'guidance_given',
-  None,
-  'How hard to follow the frames that are given; 1 is as trained and faster.',
-)
-flags.DEFINE_float(
-  'step_cache',
+  'first_block_cache',
   None,
   'Skip all blocks but the first where its output changed by less than this '
   'share since they were last computed, such as 0.1; 0 skips none.',

@@ -4,8 +4,8 @@ import dataclasses
 import math
 
 from spacetime.config.experiment import Experiment
-from spacetime.diffusion import flow, schedules
-from spacetime.diffusion import sampler as sampler_lib
+from spacetime.diffusion import flow
+from spacetime.diffusion.sampler import Sampler
 from spacetime.diffusion.settings import SamplingSettings
 from spacetime.models.networks import Networks, Skipping
 
@@ -16,7 +16,7 @@ def sampler(
   settings: SamplingSettings,
   *,
   latent: tuple[int, int, int] | None = None,
-) -> sampler_lib.Sampler:
+) -> Sampler:
   """The sampler of a model with one transformer.
 
   Args:
@@ -30,25 +30,22 @@ def sampler(
   trained = experiment.flow
   if latent is not None and trained.reference is not None:
     tokens = math.prod(latent) // math.prod(nets.dit.config.patch)
-    here = dataclasses.replace(trained, shift=settings.shift)
-    shift = float(flow.size_shift(here, tokens))
+    unscaled = dataclasses.replace(trained, shift=settings.shift)
+    shift = float(flow.size_shift(unscaled, tokens))
     settings = dataclasses.replace(settings, shift=shift)
-  grid = settings.grid()
   nets = nets.with_rope_scaling(
     settings.rope_scaling, frames=experiment.data.max_frames
   )
-  return sampler_lib.Sampler(
+  threshold = settings.first_block_cache
+  return Sampler(
     transform=nets.transform,
     flow=trained,
-    sigmas=grid.sigmas,
-    timesteps=grid.timesteps,
+    schedule=settings.make_schedule(),
     solver=settings.solver,
     temperature=settings.temperature,
-    guidance=settings.rule(),
-    prepare=nets.prepare,
-    skipping=(
-      Skipping(nets, settings.step_cache) if settings.step_cache else None
-    ),
+    guidance=settings.make_guidance(),
+    precompute_kv=nets.prepare,
+    cached_transform=Skipping(nets, threshold) if threshold else None,
   )
 
 
@@ -58,25 +55,24 @@ def samplers(
   settings: SamplingSettings,
   *,
   latent: tuple[int, int, int] | None = None,
-) -> dict[str, sampler_lib.Sampler]:
+) -> dict[str, Sampler]:
   """The sampler of each transformer that has steps, in order.
 
   Returns:
     samplers by 'dit', and 'dit_2' for the transformer below the boundary.
   """
-  both = sampler(experiment, nets, settings, latent=latent)
+  high = sampler(experiment, nets, settings, latent=latent)
   if settings.boundary is None:
-    return {'dit': both}
-  steps = len(both.timesteps)
-  cut = schedules.Schedule(both.sigmas, both.timesteps).steps_from(
-    settings.boundary
-  )
-  scale = settings.guidance_2
-  low = both.guidance
-  if scale is not None:
-    low = dataclasses.replace(low, scale=scale)
+    return {'dit': high}
+  steps = high.schedule.steps
+  boundary = high.schedule.steps_from(settings.boundary)
+  guidance = high.guidance
+  if settings.guidance_2 is not None:
+    guidance = dataclasses.replace(guidance, scale=settings.guidance_2)
   parts = {
-    'dit': dataclasses.replace(both, span=(0, cut)),
-    'dit_2': dataclasses.replace(both, span=(cut, steps), guidance=low),
+    'dit': dataclasses.replace(high, step_range=(0, boundary)),
+    'dit_2': dataclasses.replace(
+      high, step_range=(boundary, steps), guidance=guidance
+    ),
   }
-  return {k: part for k, part in parts.items() if part.span[0] < part.span[1]}
+  return {name: part for name, part in parts.items() if part.steps}

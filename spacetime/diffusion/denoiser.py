@@ -9,6 +9,7 @@ cache) and guidance (momentum) update from step to step; () where there is none.
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -17,38 +18,38 @@ from spacetime.diffusion import flow as flow_lib
 from spacetime.diffusion.conditioning import Conditioning
 from spacetime.diffusion.guidance import Guidance
 
-# (z_Bfhwc, t_BT, cache, t_index_fhw) -> (prediction or velocity, cache).
-Network = Callable[..., tuple[jax.Array, object]]
+# (z_Bfhwc, t_BT, cache, t_index_fhw) -> (velocity_Bfhwc, cache).
+FrameDenoise = Callable[..., tuple[jax.Array, Any]]
 # (z_Bfhwc, t, cache) -> (velocity_Bfhwc, cache), with one noise level t.
-Denoise = Callable[[jax.Array, jax.Array, object], tuple[jax.Array, object]]
+Denoise = Callable[[jax.Array, jax.Array, Any], tuple[jax.Array, Any]]
 
 
-def bind(transform: Callable, params, text, *, cached: bool = False) -> Network:
-  """A transformer with its parameters and text.
+def from_network(
+  transform: Callable,
+  params,
+  text,
+  *,
+  flow: flow_lib.FlowConfig,
+  cached: bool = False,
+) -> FrameDenoise:
+  """The velocity that a network predicts, directly or by clean latents.
 
   Args:
     transform: (params, z_Bfhwc, t_BT, text, t_index_fhw=...) -> prediction. If
       `cached`, it takes and returns a cache too: (params, z_Bfhwc, t_BT, text,
       cache, t_index_fhw=...) -> (prediction, cache).
-    params: of the transformer.
+    params: of the network.
     text: prompt embeddings, or their precomputed KV cache.
-    cached: whether the transformer has a first-block cache.
+    flow: kind of prediction.
+    cached: whether the network has a first-block cache.
   """
 
-  def network(z_Bfhwc, t_BT, cache, t_index_fhw=None):
+  def denoise(z_Bfhwc, t_BT, cache, t_index_fhw=None):
     index = {} if t_index_fhw is None else {'t_index_fhw': t_index_fhw}
     if cached:
-      return transform(params, z_Bfhwc, t_BT, text, cache, **index)
-    return transform(params, z_Bfhwc, t_BT, text, **index), cache
-
-  return network
-
-
-def from_network(network: Network, *, flow: flow_lib.FlowConfig) -> Network:
-  """The velocity that a network predicts, directly or by clean latents."""
-
-  def denoise(z_Bfhwc, t_BT, cache, t_index_fhw=None):
-    y, cache = network(z_Bfhwc, t_BT, cache, t_index_fhw)
+      y, cache = transform(params, z_Bfhwc, t_BT, text, cache, **index)
+    else:
+      y = transform(params, z_Bfhwc, t_BT, text, **index)
     if flow.prediction == 'sample':
       t = flow_lib.per_cell(t_BT, t_index_fhw)
       y = flow_lib.to_velocity(z_Bfhwc, y, t, floor=flow.floor)
@@ -58,7 +59,9 @@ def from_network(network: Network, *, flow: flow_lib.FlowConfig) -> Network:
 
 
 def with_conditioning(
-  denoise: Network, conditioning: Conditioning, noise_Bfhwc: jax.Array | None
+  denoise: FrameDenoise,
+  conditioning: Conditioning,
+  noise_Bfhwc: jax.Array | None,
 ) -> Denoise:
   """Keeps known latents: conditioning frames and tokens stay as they are, and
   values under the mask move straight from their noise to the known value.

@@ -50,21 +50,17 @@ class Guidance:
       raise SettingError('guidance', self.scale, '0 or more')
     low, high = self.interval
     if not 0 <= low < high <= 1:
-      raise SettingError(
-        'sampling.interval', self.interval, '0 <= low < high <= 1'
-      )
+      raise SettingError('interval', self.interval, '0 <= low < high <= 1')
     if self.zero_steps < 0:
-      raise SettingError('sampling.zero_steps', self.zero_steps, '0 or more')
+      raise SettingError('zero_steps', self.zero_steps, '0 or more')
     if self.norm_threshold is not None and not self.norm_threshold > 0:
       raise SettingError(
-        'sampling.norm_threshold',
+        'norm_threshold',
         self.norm_threshold,
         'more than 0, or None for no bound',
       )
     if not -1 < self.momentum < 1:
-      raise SettingError(
-        'sampling.momentum', self.momentum, 'more than -1, less than 1'
-      )
+      raise SettingError('momentum', self.momentum, 'more than -1, less than 1')
 
   @property
   def uses_cfg(self) -> bool:

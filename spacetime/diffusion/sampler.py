@@ -139,9 +139,11 @@ class Sampler:
     self, params, state: SamplerState, text, conditioning: Conditioning, i
   ) -> SamplerState:
     """The state after step i of the schedule; i may be traced."""
-    row = (column[i] for column in self._table())
+    solver = solvers.get(self.solver)
+    row = (column[i] for column in solver.table(self.schedule))
     denoise = self._denoiser(params, state, text, conditioning)
-    return self._step(denoise, state, row)
+    inner, cache = solver.step(denoise, state.solver, state.cache, *row)
+    return dataclasses.replace(state, solver=inner, cache=cache)
 
   def run(
     self,
@@ -155,47 +157,36 @@ class Sampler:
     state, text = self.start(
       params, state, text_BSY, negative_BSY, conditioning
     )
-    denoise = self._denoiser(params, state, text, conditioning)
-    steps = slice(self.steps.start, self.steps.stop)
     return jax.lax.scan(
-      lambda state, row: (self._step(denoise, state, row), None),
+      lambda state, i: (self.step(params, state, text, conditioning, i), None),
       state,
-      tuple(column[steps] for column in self._table()),
+      jnp.asarray(self.steps),
     )[0]
 
   def finalize(self, state: SamplerState) -> jax.Array:
     """z_Bfhwc of the state after the last step."""
     return solvers.get(self.solver).finalize(state.solver)
 
-  def _table(self) -> tuple[jax.Array, ...]:
-    return solvers.get(self.solver).table(self.schedule)
-
   def _denoiser(
     self, params, state: SamplerState, text, conditioning: Conditioning
   ) -> denoiser.Denoise:
     """The denoiser of a step: network, conditioning, guidance."""
     cached = self.cached_transform is not None
-    network = denoiser.bind(
+    denoise = denoiser.from_network(
       self.cached_transform if cached else self.transform,
       params,
       text,
+      flow=self.flow,
       cached=cached,
     )
     branches, noise = len(self.guidance.branches), state.noise_Bfhwc
     if noise is not None:
       noise = jnp.concatenate([noise] * branches)
-    denoise = denoiser.from_network(network, flow=self.flow)
     denoise = denoiser.with_conditioning(
       denoise, conditioning.repeat(branches), noise
     )
     fixed = conditioning.per_cell(conditioning.t_BT == 0)
     return denoiser.with_guidance(denoise, self.guidance, fixed=fixed)
-
-  def _step(self, denoise, state: SamplerState, row) -> SamplerState:
-    inner, cache = solvers.get(self.solver).step(
-      denoise, state.solver, state.cache, *row
-    )
-    return dataclasses.replace(state, solver=inner, cache=cache)
 
 
 def clip_keys(seed: int, count: int, *, first: int = 0) -> jax.Array:

@@ -44,7 +44,7 @@ class Schedule:
     """
     if steps >= self.steps:
       raise SettingError(
-        'sampling.zero_steps',
+        'zero_steps',
         steps,
         f'less than the {self.steps} `steps` of the schedule',
       )
@@ -166,7 +166,7 @@ def make_schedule(
       shift and strength that leave no step.
   """
   if name not in SCHEDULES:
-    raise SettingError('sampling.schedule', name, f'one of {SCHEDULES}')
+    raise SettingError('schedule', name, f'one of {SCHEDULES}')
   if name == 'even':
     return even_schedule(steps, shift=shift, strength=strength)
   if solver not in PUBLISHED:
@@ -174,7 +174,7 @@ def make_schedule(
       'solver',
       solver,
       f'one of {sorted(PUBLISHED)}, which have a published schedule',
-      hint="or set `sampling.schedule` to 'even'",
+      hint="or set `schedule` to 'even'",
     )
   _check_strength(strength)
   schedule = PUBLISHED[solver](steps, shift=shift)

@@ -60,29 +60,23 @@ class SamplingSettings:
     'guidance',
     default='cfg',
   )
-  guidance_given: float = _setting(
-    'Scale of guidance towards the conditioning frames; 1 is as trained and '
-    'faster.',
-    'guidance',
-    default=1.0,
-  )
   zero_steps: int = _setting(
     'First steps that CFG-Zero* leaves out.', 'guidance', default=1
   )
   momentum: float = _setting(
     'Momentum of adaptive projected guidance.', 'guidance', default=-0.5
   )
-  radius: float | None = _setting(
+  norm_threshold: float | None = _setting(
     'Largest norm of the guidance update of apg; None sets no bound.',
     'guidance',
     default=None,
   )
-  parallel: float = _setting(
+  eta: float = _setting(
     'Share of the update parallel to the prediction that apg keeps.',
     'guidance',
     default=0.0,
   )
-  step_cache: float = _setting(
+  first_block_cache: float = _setting(
     'Skips all blocks but the first while its output changed by less than '
     'this share, such as 0.1; 0 skips none.',
     'solver',
@@ -103,10 +97,12 @@ class SamplingSettings:
 
   def __post_init__(self):
     solvers.get(self.solver)
-    self.grid()
-    if not 0 <= self.step_cache < 1:
+    self.make_schedule()
+    if not 0 <= self.first_block_cache < 1:
       raise SettingError(
-        'step_cache', self.step_cache, '0, which skips none, or a share below 1'
+        'first_block_cache',
+        self.first_block_cache,
+        '0, which skips none, or a share below 1',
       )
     if not 0 <= self.temperature <= 1:
       raise SettingError(
@@ -148,33 +144,34 @@ class SamplingSettings:
     changes = {k: v for k, v in changes.items() if v is not None}
     return dataclasses.replace(self, **changes)
 
-  def rule(self) -> guidance_lib.Guidance:
-    """How predictions are combined."""
+  def make_guidance(self) -> guidance_lib.Guidance:
+    """The combination of conditional and unconditional predictions."""
     return guidance_lib.Guidance(
       scale=self.guidance,
       kind=self.guidance_kind,
       interval=self.interval,
-      given=self.guidance_given,
       zero_steps=self.zero_steps,
       momentum=self.momentum,
-      radius=self.radius,
-      parallel=self.parallel,
+      norm_threshold=self.norm_threshold,
+      eta=self.eta,
     )
 
-  def grid(self) -> schedules.Schedule:
+  def make_schedule(self) -> schedules.Schedule:
     """The noise levels, without the steps that CFG-Zero* leaves out.
 
     Its velocity is zero there, which leaves the noise as it is. Left out, such
     a step is no part of the history of a multistep solver either. An edit
     begins with more than noise: it keeps them.
     """
-    grid = schedules.make_schedule(
+    schedule = schedules.make_schedule(
       self.schedule,
       self.steps,
       shift=self.shift,
       solver=self.solver,
       strength=self.strength,
     )
-    rule = self.rule()
-    zero = rule.kind == 'cfg_zero' and rule.tells_text and self.strength == 1
-    return grid.without_first(rule.zero_steps) if zero else grid
+    guidance = self.make_guidance()
+    zero = (
+      guidance.kind == 'cfg_zero' and guidance.uses_cfg and self.strength == 1
+    )
+    return schedule.without_first(guidance.zero_steps) if zero else schedule

@@ -137,7 +137,7 @@ def _sample(experiment: Experiment, nets: networks.Networks, mesh) -> Lowered:
   )
   condition = jax.eval_shape(lambda: conditioning.pure_noise(clips, latent))
   keys = jax.eval_shape(lambda: sampler.clip_keys(0, clips))
-  carry = jax.eval_shape(part.begin, keys, condition)
+  carry = jax.eval_shape(part.init, keys, condition)
   text = jax.ShapeDtypeStruct(
     (clips, nets.text_length, nets.text.width), jnp.float32
   )
@@ -150,7 +150,7 @@ def _sample(experiment: Experiment, nets: networks.Networks, mesh) -> Lowered:
     'given': _rowwise(condition, mesh),
   }
   with jax.set_mesh(mesh):
-    lowered = jax.jit(part.advance, donate_argnums=1).lower(
+    lowered = jax.jit(part.run, donate_argnums=1).lower(
       params, parts['latents'], *parts['text'], parts['given']
     )
   rate = tasks.rates(experiment, nets)

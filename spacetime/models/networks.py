@@ -131,7 +131,7 @@ class Skipping:
 
   Attributes:
     networks: whose transformer it is.
-    threshold: see step_cache.predict.
+    threshold: see first_block_cache.predict.
   """
 
   networks: Networks

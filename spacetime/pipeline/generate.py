@@ -120,7 +120,7 @@ def given(
     parts = samplers.samplers(
       model.experiment, nets, settings, latent=cond_mask_fhwc.shape[:3]
     )
-    strength = next(iter(parts.values())).sigmas[0]
+    strength = next(iter(parts.values())).schedule.sigmas[0]
   else:
     count = 1 + max(np.flatnonzero(cond_mask_fhwc.any((1, 2, 3))), default=0)
   encode = _encoder(nets.autoencoder, model.read('autoencoder'))
@@ -190,14 +190,14 @@ def draw(
   ]
   carries = [
     jax.device_get(
-      run.begin(sampler.clip_keys(seed, batch, first=i * batch), condition)
+      run.init(sampler.clip_keys(seed, batch, first=i * batch), condition)
     )
     for i in range(len(rows))
   ]
-  for root, advance in run.advance.items():
+  for root, advance in run.steps.items():
     # Transformers of one model are one function of their own parameters.
     params = {'dit': model.read(root)}
-    name = 'sample' if len(run.advance) == 1 else f'sample {root}'
+    name = 'sample' if len(run.steps) == 1 else f'sample {root}'
     with tqdm.tqdm(total=count, desc=name, unit='clip') as bar:
       for i, text in enumerate(batches(told, rows, nets.text_length)):
         carries[i] = jax.device_get(
@@ -205,7 +205,7 @@ def draw(
         )
         bar.update(min(batch, count - i * batch))
     del params
-  return [np.asarray(run.end(carry)) for carry in carries]
+  return [np.asarray(run.finalize(carry)) for carry in carries]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -213,15 +213,15 @@ class Programs:
   """A sampler's parts, jitted; see sampler.Sampler.
 
   Attributes:
-    begin: as Sampler.begin.
-    advance: Sampler.advance by the transformer that has steps, in their
+    init: as Sampler.init.
+    steps: Sampler.run by the transformer that has steps, in their
       order; the carry is given away.
-    end: as Sampler.end.
+    finalize: as Sampler.finalize.
   """
 
-  begin: Callable
-  advance: Mapping[str, Callable]
-  end: Callable
+  init: Callable
+  steps: Mapping[str, Callable]
+  finalize: Callable
 
 
 def programs(
@@ -237,12 +237,9 @@ def programs(
   )
   whole = next(iter(parts.values()))
   return Programs(
-    jax.jit(whole.begin),
-    {
-      root: jax.jit(part.advance, donate_argnums=1)
-      for root, part in parts.items()
-    },
-    jax.jit(whole.end),
+    jax.jit(whole.init),
+    {root: jax.jit(part.run, donate_argnums=1) for root, part in parts.items()},
+    jax.jit(whole.finalize),
   )
 
 

@@ -78,7 +78,7 @@ class Maker:
     model, codec = plan.model, plan.model.networks.autoencoder
     self.run = generate.programs(model, plan.settings, latent=plan.grid.latent)
     # One transformer stays; of two, each is read when its steps come.
-    one = len(self.run.advance) == 1
+    one = len(self.run.steps) == 1
     self._read = functools.cache(model.read) if one else model.read
     self._codec = model.read('autoencoder')
     self._encode = jax.jit(codec.encode_first)
@@ -143,11 +143,11 @@ class Maker:
     text = next(generate.batches(self._told, rows, length))
     keys = rollout.chunk_keys(self._seed, self._clips, chunk=chunk.index)
     condition = self._condition(chunk)
-    carry = self.run.begin(keys, condition)
-    for root, advance in self.run.advance.items():
+    carry = self.run.init(keys, condition)
+    for root, advance in self.run.steps.items():
       params = {'dit': self._read(root)}
       carry = advance(params, carry, *text, condition)
-    return np.asarray(self.run.end(carry), np.float32)
+    return np.asarray(self.run.finalize(carry), np.float32)
 
   def _condition(self, chunk: rollout.Chunk) -> conditioning.Conditioning:
     plan, codec = self._plan, self._plan.model.networks.autoencoder

@@ -27,7 +27,7 @@ from spacetime.pipeline import prompts as prompts_lib
 # Flags that the config's sampling section has too.
 SETTINGS = (
   *('steps', 'solver', 'shift', 'strength', 'guidance', 'guidance_2'),
-  *('guidance_kind', 'guidance_given', 'step_cache', 'rope_scaling'),
+  *('guidance_kind', 'first_block_cache', 'rope_scaling'),
   'temperature',
 )
 # Level of what a chunk is given of the one before: BUILD_NOTES.md.
@@ -76,8 +76,7 @@ class Request:
   strength: float | None = None
   given: int | None = None
   guidance_kind: str | None = None
-  guidance_given: float | None = None
-  step_cache: float | None = None
+  first_block_cache: float | None = None
   rope_scaling: str | None = None
   temperature: float | None = None
   candidates: int = 1
@@ -167,8 +166,6 @@ def check(request: Request) -> Plan:
   if window:
     _warn_of_levels(request, model, mode)
   _check_candidates(request, mode, window)
-  if division is None or division.context_noise:
-    _check_given_scale(settings, mode, codec, window)
   # Only now, since it makes the folder.
   targets = outputs.name(request.out, clips=clips)
   if request.seconds is not None:
@@ -258,17 +255,6 @@ def _grid(
     )
   height, width = size or (data.height, data.width)
   return networks.clip_geometry(data, model.networks, (frames, height, width))
-
-
-def _check_given_scale(settings, mode: str, codec, window) -> None:
-  if settings.guidance_given == 1:
-    return
-  if window and codec.latent_cond_mask(window.cond_mask_FHW).any():
-    return
-  raise ValueError(
-    f'--guidance_given={settings.guidance_given}: --mode={mode} gives nothing '
-    'here; leave it out, or choose a mode that does, such as extend'
-  )
 
 
 def _check_candidates(request: Request, mode: str, window) -> None:

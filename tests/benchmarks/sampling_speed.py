@@ -55,13 +55,13 @@ def main() -> None:
   told = prompt_embeds.from_prompts(
     model, [captions.canonical_caption(s) for s in scenes], negative=''
   )
-  plain = sample(model, told, asked, step_cache=0.0)
+  plain = sample(model, told, asked, first_block_cache=0.0)
   print('threshold  computed  seconds  PSNR dB  colour  count  motion')
   print(row('none', plain, plain, scenes))
   for threshold in asked.thresholds:
-    run = sample(model, told, asked, step_cache=threshold)
+    run = sample(model, told, asked, first_block_cache=threshold)
     print(row(f'{threshold:g}', run, plain, scenes), flush=True)
-  each = sample(model, told, asked, step_cache=0.0, prepare=False)
+  each = sample(model, told, asked, first_block_cache=0.0, prepare=False)
   print(
     f'text projected once {plain.seconds:.2f} s, at every step '
     f'{each.seconds:.2f} s: {each.seconds / plain.seconds:.3f} times; PSNR '
@@ -77,23 +77,25 @@ def scene(i: int, world: world_lib.World) -> world_lib.Scene:
   return world_lib.from_json(record['scene'])
 
 
-def sample(model, told, asked, *, step_cache: float, prepare=True) -> Run:
+def sample(
+  model, told, asked, *, first_block_cache: float, prepare=True
+) -> Run:
   """All clips in batches; the first round compiles and is not counted."""
   nets = model.networks
   settings = model.experiment.sampling.with_changes(
     steps=asked.steps,
     solver=asked.solver,
-    step_cache=step_cache,
+    first_block_cache=first_block_cache,
   )
   made = samplers.sampler(model.experiment, nets, settings)
   if not prepare:
-    made = dataclasses.replace(made, prepare=None)
+    made = dataclasses.replace(made, precompute_kv=None)
   params = {'dit': model.read('dit')}
   grid = networks.clip_geometry(model.experiment.data, nets)
   condition = conditioning.pure_noise(
     asked.batch, (*grid.latent, nets.autoencoder.z_dim)
   )
-  advance = jax.jit(made.advance)
+  run = jax.jit(made.run)
   seconds = []
   for _ in range(asked.rounds + 1):
     videos, counts, spent = [], [], 0.0
@@ -105,17 +107,17 @@ def sample(model, told, asked, *, step_cache: float, prepare=True) -> Run:
         )
         for rows in (told.text, told.negative)
       )
-      carry = made.begin(keys, condition)
+      carry = made.init(keys, condition)
       began = time.perf_counter()
       carry = jax.block_until_ready(
-        advance(params, carry, text_BSY, negative_BSY, condition)
+        run(params, carry, text_BSY, negative_BSY, condition)
       )
       spent += time.perf_counter() - began
-      z_Bfhwc = made.end(carry)
+      z_Bfhwc = made.finalize(carry)
       frozen = {'autoencoder': model.read('autoencoder')}
       videos.append(to_frames(np.asarray(nets.decode(frozen, z_Bfhwc))))
-      if made.skipping is not None:
-        counts.append((int(carry[2].computed), int(carry[2].asked)))
+      if made.cached_transform is not None:
+        counts.append((int(carry.cache[0].computed), int(carry.cache[0].asked)))
     seconds.append(spent)
   computed, of = np.sum(counts, 0) if counts else (1, 1)
   return Run(

@@ -130,11 +130,11 @@ def test_sampling_knows_the_longest_clip_trained_on(size, values, latents):
 
   def scalings(**settings):
     told = parse.experiment(config).sampling.with_changes(
-      step_cache=0.1, **settings
+      first_block_cache=0.1, **settings
     )
     made = samplers.sampler(parse.experiment(config), nets, told)
-    used = made.transform.__self__, made.prepare.__self__
-    return {n.dit.scaling for n in (*used, made.skipping.networks)}
+    used = made.transform.__self__, made.precompute_kv.__self__
+    return {n.dit.scaling for n in (*used, made.cached_transform.networks)}
 
   assert scalings() == scalings(rope_scaling='none') == {None}
   wanted = rope.Scaling('riflex', latents)

@@ -16,29 +16,32 @@ def draw(seed, shape=SHAPE):
   return jax.random.normal(jax.random.key(seed), shape)
 
 
-def test_bind_passes_an_index_only_where_there_is_one_and_the_cache_through():
+def test_from_network_passes_an_index_only_where_there_is_one():
   calls = []
 
   def transform(params, z, t_BT, text, **index):
     calls.append((params, text, sorted(index)))
     return z + 1
 
-  network = denoiser.bind(transform, 'params', 'text')
-  y, cache = network(1, None, 'cache')
-  network(1, None, 'cache', np.zeros(SHAPE[1:4], int))
-  assert (y, cache) == (2, 'cache')
+  denoise = denoiser.from_network(
+    transform, 'params', 'text', flow=flow.FlowConfig()
+  )
+  v, cache = denoise(1, None, 'cache')
+  denoise(1, None, 'cache', np.zeros(SHAPE[1:4], int))
+  assert (v, cache) == (2, 'cache')
   expected = ('params', 'text')
   assert calls == [(*expected, []), (*expected, ['t_index_fhw'])]
 
 
-def test_bind_of_a_cached_transform_updates_the_cache():
-  network = denoiser.bind(
+def test_from_network_updates_the_cache_of_a_cached_network():
+  denoise = denoiser.from_network(
     lambda params, z, t_BT, text, cache: (z * params, cache + 1),
     3,
     None,
+    flow=flow.FlowConfig(),
     cached=True,
   )
-  assert network(2, None, 5) == (6, 6)
+  assert denoise(2, None, 5) == (6, 6)
 
 
 @pytest.mark.parametrize('prediction', flow.PREDICTIONS)
@@ -50,14 +53,15 @@ def test_from_network_returns_velocities(prediction, indexed):
     index = np.zeros(SHAPE[1:4], int)
     index[:, :2] = 2
     t = t_BT[:, index][..., None]
-  config = flow.FlowConfig(prediction=prediction, floor=0.05)
   denoise = denoiser.from_network(
-    lambda z, t, cache, index: (y, 'cache'), flow=config
+    lambda params, z, t_BT, text, **index: y,
+    None,
+    None,
+    flow=flow.FlowConfig(prediction=prediction, floor=0.05),
   )
-  v, cache = denoise(z, t_BT, (), index)
+  v, _ = denoise(z, t_BT, (), index)
   expected = y if prediction == 'velocity' else (z - y) / jnp.maximum(t, 0.05)
   np.testing.assert_allclose(v, expected, rtol=1e-6)
-  assert cache == 'cache'
 
 
 def test_with_conditioning_lets_frames_wait_and_masks_move_straight():

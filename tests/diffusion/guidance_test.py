@@ -129,13 +129,13 @@ def test_projected_leaves_conditioning_latents(arrays):
     ({'kind': 'pag'}, r"guidance_kind='pag': expected one of .*'apg'"),
     ({'scale': -1.0}, 'guidance=-1.0: expected 0 or more'),
     ({'scale': float('nan')}, 'guidance=nan: expected 0 or more'),
-    ({'interval': (0.8, 0.2)}, r'sampling.interval=\(0.8, 0.2\): .*low < high'),
-    ({'zero_steps': -1}, 'sampling.zero_steps=-1: expected 0 or more'),
+    ({'interval': (0.8, 0.2)}, r'interval=\(0.8, 0.2\): .*low < high'),
+    ({'zero_steps': -1}, 'zero_steps=-1: expected 0 or more'),
     (
       {'norm_threshold': 0.0},
-      'sampling.norm_threshold=0.0: expected more than 0, or None',
+      'norm_threshold=0.0: expected more than 0, or None',
     ),
-    ({'momentum': 1.0}, 'sampling.momentum=1.0: expected more than -1'),
+    ({'momentum': 1.0}, 'momentum=1.0: expected more than -1'),
   ],
 )
 def test_refuses(values, message):

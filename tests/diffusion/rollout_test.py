@@ -142,7 +142,7 @@ def whole(tmp_path_factory):
     maker.make(chunk)
     latents += list(maker._z)[chunk.start - chunk.stop :] if chunk.index else []
     ends.append(len(maker._z))
-  programs = [maker.run.begin, *maker.run.advance.values(), maker.run.end]
+  programs = [maker.run.init, *maker.run.steps.values(), maker.run.finalize]
   sizes = [program._cache_size() for program in programs]
   return plan, folder, sizes, ends, np.stack(latents, 1)
 

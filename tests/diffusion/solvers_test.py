@@ -244,6 +244,9 @@ def test_an_even_schedule_falls_from_one_to_zero_and_shifts():
   for sigmas in (plain, shifted):
     assert sigmas[0] == 1 and sigmas[-1] == 0 and np.all(np.diff(sigmas) < 0)
   assert shifted.shape == (11,)
+  schedule = schedules.make_schedule('even', 10, shift=5.0, solver='heun')
+  assert schedule.sigmas == tuple(shifted.tolist())
+  assert schedule.timesteps == schedule.sigmas[:-1]
   np.testing.assert_allclose(shifted, 5 * plain / (1 + 4 * plain), rtol=1e-6)
 
 
@@ -255,7 +258,7 @@ def test_refuses():
       getattr(schedules, name)(5, shift=0)
   with pytest.raises(SettingError, match="solver='rk4': expected one of"):
     solvers.get('rk4')
-  with pytest.raises(SettingError, match="sampling.schedule='odd': expected"):
+  with pytest.raises(SettingError, match="schedule='odd': expected"):
     schedules.make_schedule('odd', 5, shift=1.0, solver='euler')
   with pytest.raises(SettingError, match="solver='heun': expected one of"):
     schedules.make_schedule('published', 5, shift=1.0, solver='heun')

@@ -288,7 +288,7 @@ def test_sampling_shifts_with_the_size():
     told = parse.experiment(config).sampling.with_changes(**values)
     return samplers.sampler(
       parse.experiment(config), nets, told, latent=latent
-    ).sigmas
+    ).schedule.sigmas
 
   # 20 tokens have twice the shift of 5.
   assert levels((2, 32, 80)) == levels(None, shift=2 * settings.shift)

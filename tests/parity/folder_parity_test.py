@@ -190,7 +190,7 @@ def test_the_whole_pipeline_agrees_from_prompt_to_frames(form, tmp_path):
   tokens = theirs.tokenizer(
     ['aaa', 'a'], padding='max_length', max_length=512, return_tensors='np'
   ).input_ids
-  grid = schedules.wan_unipc_schedule(steps, shift=5.0)
+  schedule = schedules.wan_unipc_schedule(steps, shift=5.0)
   (model, params), (words, text_params) = loaded['dit'], loaded['text']
 
   def sample(params, text_params, codec_params):
@@ -200,16 +200,11 @@ def test_the_whole_pipeline_agrees_from_prompt_to_frames(form, tmp_path):
       t_B1 = np.ones((2, 1), np.float32) * t
       return dit.DiT(model).apply({'params': params}, z_Bfhwc, t_B1, text_BSY)
 
-    def guided(z_Bfhwc, t):
-      v_with, v_without = jnp.split(pair(jnp.concatenate([z_Bfhwc] * 2), t), 2)
-      return guidance.classifier_free(v_with, v_without, scale)
+    def guided(z_Bfhwc, t, cache):
+      branches = jnp.split(pair(jnp.concatenate([z_Bfhwc] * 2), t), 2)
+      return guidance.classifier_free(*branches, scale), cache
 
-    z_Bfhwc = solvers.unipc(
-      guided,
-      noise,
-      grid.sigmas,
-      timesteps=grid.timesteps,
-    )
+    z_Bfhwc = solvers.solve(guided, noise, schedule, solver=solvers.unipc)
     return codec.decode(codec_params, z_Bfhwc)
 
   with torch.no_grad(), jax.default_matmul_precision('highest'):

@@ -134,7 +134,7 @@ def test_two_transformers(solver, scale_2, two):
     )
   settings = model.experiment.sampling.with_changes(steps=STEPS, solver=solver)
   spans = [
-    part.span
+    (part.steps.start, part.steps.stop)
     for part in samplers.samplers(
       model.experiment, model.networks, settings
     ).values()

@@ -4,7 +4,7 @@ import numpy as np
 
 
 def build(name: str, shift: float):
-  """The scheduler of one of the grids in spacetime.solver, by its name."""
+  """The scheduler of a published schedule of diffusion/schedules.py."""
   import diffusers
 
   flow = dict(

@@ -133,12 +133,14 @@ def test_a_plan_of_all_that_is_to_be_done(asked, tmp_path):
     ({'solver': 'heun'}, "'published' with solver 'heun'"),
     ({'guidance_2': 3.0}, 'one transformer, not two; leave --guidance_2 out'),
     ({'guidance_kind': 'pag'}, "guidance_kind='pag': expected one of"),
-    ({'guidance_given': 2.0}, '--guidance_given=2.0: --mode=text gives no'),
     (
       {'guidance_kind': 'cfg_zero', 'steps': 1},
       'sampling.zero_steps=1 of 1 steps: expected less',
     ),
-    ({'step_cache': 1.0}, 'step_cache=1.0: expected 0, which is none, or a'),
+    (
+      {'first_block_cache': 1.0},
+      'first_block_cache=1.0: expected 0, which is none, or a',
+    ),
     (
       {'rope_scaling': 'yarn'},
       r"rope_scaling='yarn': expected one of \('none', 'riflex', 'ntk'\); "

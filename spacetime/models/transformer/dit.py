@@ -137,7 +137,7 @@ class DiT(nn.Module):
       t_index_fhw: index in t_BT for each latent cell, int, one for all cells of
         a token; None is that of its frame.
       stack: (model, x_BND, what each block takes besides) -> x_BND, how the
-        blocks are run; see step_cache.py.
+        blocks are run; see first_block_cache.py.
 
     Returns:
       float32 (B, f, h, w, c): a velocity or a sample, as it was trained.
