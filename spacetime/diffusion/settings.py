@@ -121,7 +121,7 @@ class SamplingSettings:
       )
     if self.boundary is not None and not 0 < self.boundary < 1:
       raise SettingError(
-        'sampling.boundary', self.boundary, 'a noise level between 0 and 1'
+        'boundary', self.boundary, 'a noise level between 0 and 1'
       )
     if self.guidance_2 is None:
       return
@@ -131,12 +131,13 @@ class SamplingSettings:
         self.guidance_2,
         'None, since the model has one transformer',
       )
-    if self.guidance_2 < 0 or self.guidance == 1 != self.guidance_2:
+    if self.guidance_2 < 0:
+      raise SettingError('guidance_2', self.guidance_2, '0 or more')
+    if self.guidance == 1 != self.guidance_2:
       raise SettingError(
         'guidance_2',
         self.guidance_2,
-        f'0 or more, and 1 if `guidance`={self.guidance} is 1, which leaves '
-        'guidance out',
+        '1, since `guidance` is 1, which leaves guidance out',
       )
 
   def with_changes(self, **changes) -> 'SamplingSettings':

@@ -176,9 +176,9 @@ def changed(**values):
     (
       parse.experiment,
       {'sampling.guidance': -1.0},
-      'guidance=-1.0: expected 0 or more; change --guidance',
+      'guidance=-1.0: expected 0 or more',
     ),
-    (parse.experiment, {'sampling.solver': 'rk4'}, "solver 'rk4'"),
+    (parse.experiment, {'sampling.solver': 'rk4'}, "solver='rk4'"),
     (make_mesh, {'mesh.data': 3}, '3 does not divide 8 devices'),
     (
       make_mesh,

@@ -423,10 +423,10 @@ def test_sample_refuses(model, tmp_path):
     'width=40: expected a multiple of 16': [*good, '--size=40x32'],
     '--size=big: expected WIDTHxHEIGHT': [*good, '--size=big'],
     'steps=0': [*good, '--steps=0'],
-    "solver 'rk4'": [*good, '--solver=rk4'],
+    '--solver=rk4: expected one of': [*good, '--solver=rk4'],
     "rope_scaling='yarn': expected one of ('none', 'riflex', 'ntk'); change "
     '--rope_scaling': [*good, '--rope_scaling=yarn'],
-    'guidance=-1.0: expected 0 or more': [*good, '--guidance=-1'],
+    '--guidance=-1.0: expected 0 or more': [*good, '--guidance=-1'],
     '--num=0: expected 1 or more': [*good, '--num=0'],
     '--seed=-1: expected 0 or more': [*good, '--seed=-1'],
     '--fps=-3.0: expected more than 0': [*good, '--fps=-3'],
