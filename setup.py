@@ -32,9 +32,12 @@ setuptools.setup(
   long_description_content_type='text/markdown',
   license='Apache-2.0',
   python_requires='>=3.11',
-  packages=setuptools.find_namespace_packages(
-    include=['spacetime*', 'experiments*']
-  ),
+  # In a wheel the experiments are spacetime/experiments: --config=digits:cpu.
+  packages=[
+    *setuptools.find_namespace_packages(include=['spacetime*']),
+    'spacetime.experiments',
+  ],
+  package_dir={'spacetime.experiments': 'experiments'},
   package_data={'spacetime': ['assets/**/*']},
   entry_points={'console_scripts': ['spacetime=spacetime.__main__:main']},
   install_requires=[

@@ -1,93 +1,165 @@
-"""Text to video on the digits world.
+"""Text to video on the digits world, from pixels.
 
-  python -m spacetime train --config=experiments/digits.py:cpu --workdir=DIR
+  spacetime train --config=digits:cpu --workdir=runs/digits
 
 Sizes:
-  tiny     seconds; for tests. tiny_mixed: as mixed, for tests.
-  cpu      pixel patches, the world's easier half; 15 minutes on two cores.
-  mixed    as cpu, in many sizes and durations, and images: rows of clips.
-  bundled  the bundled model: as mixed, small patches; ten minutes on a GPU,
-           from the weights of the one before (--checkpoint=digits).
-  pixels   one to three characters, wider; hours on two cores.
-  latent   latents of experiments/digits_autoencoder.py; for an accelerator.
+  cpu     15 minutes on two cores. One character, still camera; colour, digit
+          and motion follow the prompt in most clips.
+  tiny    4 steps in seconds, for tests.
+  pixels  hours on two cores. The full world: one to three characters.
 """
 
 import ml_collections
 
-from experiments import digits_data, digits_runs
-
-SIZES = {
-  #         width heads layers steps batch rate decay
-  'tiny': (48, 2, 2, 4, 4, 3e-3, 0.25),
-  'cpu': (192, 3, 4, 2400, 16, 2e-3, 0.5),
-  'mixed': (192, 3, 4, 5000, 8, 2e-3, 0.5),
-  'bundled': (256, 4, 8, 12000, 32, 2e-3, 0.35),
-  'tiny_mixed': (48, 2, 2, 4, 8, 3e-3, 0.25),
-  'pixels': (256, 4, 6, 8000, 32, 3e-3, 0.25),
-  'latent': (512, 8, 12, 12000, 128, 1e-3, 0.25),
-}
-ON_GPU = ('latent', 'bundled')
-PATCHES = {'latent': (1, 1, 1), 'bundled': (1, 8, 8)}
-
 
 def get_config(size: str = 'cpu') -> ml_collections.ConfigDict:
-  if size not in SIZES:
-    raise ValueError(f'size {size!r}: expected one of {[*SIZES]}')
-  width, heads, layers, steps, batch, rate, decay = SIZES[size]
-  latent, mixed = size == 'latent', size in digits_data.MIXED
-  text_width = 32 if 'tiny' in size else 128
-  return ml_collections.ConfigDict(
+  width, text_width = 192, 128
+  config = ml_collections.ConfigDict(
     dict(
-      stage='diffusion',
-      seed=1 if size == 'bundled' else 0,  # 0: the model before it
-      data=digits_data.get_data(size, batch=batch),
-      autoencoder=dict(kind='weights', weights='digits_autoencoder')
-      if latent
-      else dict(kind='identity', time=4),
+      stage='diffusion',  # the transformer; its autoencoder has no parameters
+      seed=0,  # of data order, parameters and noise
+      data=dict(
+        name='digits',  # the built-in world
+        dir='data',  # rendered there once
+        clips=20000,  # training clips
+        held_out_clips=512,  # clips of each held-out split
+        frames=17,  # 1 + 4 k, since a latent frame holds 4
+        height=64,  # pixels
+        width=64,  # pixels
+        world=dict(
+          max_characters=1,  # digits in a clip
+          sizes=('medium', 'large'),  # of the characters
+          speeds=('fast',),  # of their motions
+          cameras=('still',),  # no pans, no zooms
+        ),
+        batch_size=16,  # clips per step
+        caption_dropout=0.1,  # share without caption, for guidance
+        crop=None,  # clips are trained on whole
+        fps=8,  # frames per second
+      ),
+      autoencoder=dict(
+        kind='identity',  # pixels as latents
+        time=4,  # pixel frames in a latent frame
+      ),
       text=dict(
-        length=64 if mixed else 80,
-        vocab_size=640,
+        length=80,  # tokens of a prompt
+        vocab_size=640,  # of the tokenizer, trained on the captions
         d_model=text_width,
-        d_kv=text_width // 4,
+        d_kv=text_width // 4,  # head size
         num_heads=4,
-        d_ff=2 * text_width,
+        d_ff=2 * text_width,  # hidden layer
         num_layers=2,
       ),
       model=dict(
-        patch=PATCHES.get(size, (1, 16, 16)),
+        patch=(1, 16, 16),  # latent cells of a token: time, height, width
         width=width,
-        heads=heads,
-        layers=layers,
-        mlp=4 * width,
-        theta=100.0,
-        pos_embed_frequencies=6,
-        dtype='bfloat16' if size in ON_GPU else 'float32',
-        remat='none',
+        heads=3,
+        layers=4,
+        mlp=4 * width,  # hidden layer
+        theta=100.0,  # base of the RoPE wavelengths; the grids are small
+        pos_embed_frequencies=6,  # absolute positions, seen through noise
+        dtype='float32',  # a CPU is slower in bfloat16
+        remat='none',  # activations fit in memory
       ),
-      flow=digits_runs.get_flow(size),
-      conditioning=digits_runs.get_conditioning(size),
+      flow=dict(
+        prediction='sample',  # a wide patch hides a predicted velocity
+        std=1.8,  # of logit(t)
+        shift=30.0,  # most noise levels are high: BUILD_NOTES.md
+      ),
+      conditioning=dict(  # weights of the conditioning frames
+        none=0.75,
+        first=0.1,
+        first_k=0.05,
+        last_k=0.04,
+        ends=0.03,
+        random=0.03,
+      ),
       optimizer=dict(
         name='muon',
-        learning_rate=rate,
-        adam_rate=1e-3,
-        warmup=min(30, steps // 4),
-        decay=decay,
-        newton_schulz=3,
-        # The few strongest components of a patch are all that enters.
-        freeze=() if latent else ('dit/patch_embed/kernel',),
+        learning_rate=2e-3,  # of matrices
+        adam_rate=1e-3,  # of the rest
+        warmup=30,  # steps
+        decay=0.5,  # share of the steps that falls to 0
+        newton_schulz=3,  # iterations; enough for small batches
+        # The strongest principal components of a patch stay the only inputs.
+        freeze=('dit/patch_embed/kernel',),
       ),
-      mesh=dict(data=-1, fsdp=1, context=1, tensor=1),
+      mesh=dict(
+        data=-1,  # all devices share the batch
+        fsdp=1,  # parts of the state
+        context=1,  # parts of a clip's tokens
+        tensor=1,  # parts of heads and hidden layers
+      ),
       train=dict(
-        steps=steps,
-        ema=0.999 if steps >= 8000 else 0.995,
-        accumulate=1,
-        **digits_runs.get_events(size),
-        keep=3,
-        **digits_runs.SAFE,
-        held_out=64 if steps > 10 else 4,
-        pca_init_clips=0 if latent else 8 if 'tiny' in size else 256,
-        pca_init_rank=160 if size == 'bundled' else 0,
+        steps=2400,
+        ema=0.995,  # decay of the average
+        accumulate=1,  # parts of a batch, one after another
+        log_every=10,
+        evaluate_every=200,  # held-out loss
+        sheet_every=1000,  # contact sheets
+        checkpoint_every=200,
+        keep=3,  # checkpoints
+        skip_nan=True,  # leaves out steps that are not finite
+        spike=0.0,  # no bound of the loss
+        held_out=64,  # clips to measure on
+        pca_init_clips=256,  # clips whose principal components start the layers
+        pca_init_rank=0,  # a third of the width
       ),
-      sampling=digits_runs.get_sampling(size),
+      sampling=dict(
+        solver='heun',
+        steps=16,
+        guidance=2.5,
+        interval=(0.0, 1.0),  # guidance at every noise level
+        shift=24.0,
+      ),
     )
+  )
+  if size == 'tiny':
+    make_tiny(config)
+  elif size == 'pixels':
+    config.data.world = dict(max_characters=3)  # every size, speed and camera
+    config.update_from_flattened_dict(
+      {
+        'data.batch_size': 32,
+        'model.width': 256,
+        'model.heads': 4,
+        'model.layers': 6,
+        'model.mlp': 1024,
+        'optimizer.learning_rate': 3e-3,
+        'optimizer.decay': 0.25,
+        'train.steps': 8000,
+        'train.ema': 0.999,
+      }
+    )
+  elif size != 'cpu':
+    raise ValueError(f"size {size!r}: expected 'cpu', 'tiny' or 'pixels'")
+  return config
+
+
+def make_tiny(config: ml_collections.ConfigDict) -> None:
+  """Shrinks world, networks and run for tests."""
+  config.data.world = dict(max_characters=1)
+  config.update_from_flattened_dict(
+    {
+      'data.clips': 32,
+      'data.held_out_clips': 16,
+      'data.frames': 5,
+      'data.height': 32,
+      'data.width': 32,
+      'data.batch_size': 4,
+      'text.d_model': 32,
+      'text.d_kv': 8,
+      'text.d_ff': 64,
+      'model.width': 48,
+      'model.heads': 2,
+      'model.layers': 2,
+      'model.mlp': 192,
+      'optimizer.learning_rate': 3e-3,
+      'optimizer.warmup': 1,
+      'optimizer.decay': 0.25,
+      'train.steps': 4,
+      'train.log_every': 1,
+      'train.held_out': 4,
+      'train.pca_init_clips': 8,
+    }
   )

@@ -1,17 +1,17 @@
-"""Wan's models on whole slices: meshes that the compiler of TPUs found to fit.
+"""Wan's models on whole TPU slices, with meshes that the compiler found to fit.
 
-  python -m spacetime compile --config=experiments/pods.py:14b-720p-v5p-256 \
-    --topology=v5p-256
-  python -m spacetime train --config=experiments/pods.py:14b-720p-v5p-256 \
-    --checkpoint=WAN --workdir=DIR --config.data.dir=CACHE
+  spacetime compile --config=pods:14b-720p-v5p-256 --topology=v5p-256
+  spacetime train --config=pods:14b-720p-v5p-256 --checkpoint=WAN \\
+    --config.data.dir=CACHE --workdir=runs/wan
 
 A name is model-size-slice: 1.3b, 5b or 14b; 480p or 720p, 81 frames, or minute,
 961 frames of 480 x 832 (375,960 tokens); v5e-256, v6e-256, v5p-256 (128 chips)
 or tpu7x-128 (64 chips, 128 devices).
 
-context divides the tokens; where it divides the heads too (12, 24, 40) tokens
-are exchanged for heads only, else in a ring as well. fsdp takes the rest, a
-clip for each. Parameters, average and optimizer lie over all devices.
+mesh.context divides the tokens of a clip; where it divides the heads too (12,
+24, 40), attention exchanges tokens for heads, else in a ring as well. mesh.fsdp
+takes the other devices, a clip each. Parameters, average and optimizer lie over
+all devices.
 """
 
 import ml_collections
@@ -44,7 +44,7 @@ CONTEXT = {
 
 
 def names() -> list[str]:
-  """Every preset; a minute on v6e-256 only."""
+  """All presets; a minute on v6e-256 only."""
   return [
     f'{model}-{size}-{slice_}'
     for model, sizes in CLIPS.items()

@@ -1,7 +1,8 @@
-"""Wan 2.1 T2V-14B, and each transformer of 2.2-A14B: 14,288,491,584 parameters.
+"""Wan 2.1 T2V-14B and each transformer of 2.2-A14B: 14,288,491,584 parameters.
 
-  python -m spacetime train --config=experiments/wan_t2v_14b.py \
-    --checkpoint=WAN --workdir=DIR --config.data.dir=CACHE
+  spacetime encode --checkpoint=WAN --data=CLIPS --out=CACHE
+  spacetime train --config=wan_t2v_14b:480p --checkpoint=WAN \\
+    --config.data.dir=CACHE --workdir=runs/wan
 
 Of two transformers name one: --checkpoint=WAN/transformer_2.
 
@@ -10,12 +11,12 @@ Sizes:
   720p  81 frames of 720 x 1280; 75,600 tokens.
 
 With AdamW and EMA in float32 the transformer takes 229 GB over all devices,
-activations apart.
+activations apart; experiments/pods.py has meshes for TPU slices.
 """
 
 import ml_collections
 
-from experiments import wan
+from experiments import wan_t2v_1_3b
 
 SIZES = {
   #        clip            shift
@@ -27,29 +28,22 @@ SIZES = {
 def get_config(size: str = '480p') -> ml_collections.ConfigDict:
   if size not in SIZES:
     raise ValueError(f'size {size!r}: expected one of {[*SIZES]}')
-  clip, shift = SIZES[size]
-  sections = wan.get_sections(
-    autoencoder='2.1',
-    shift=shift,
-    size=clip,
-    fps=16,
-    batch=16,
-    mesh=dict(data=1, fsdp=-1, context=1, tensor=1),
+  (frames, height, width), shift = SIZES[size]
+  config = wan_t2v_1_3b.get_config()
+  config.update_from_flattened_dict(
+    {
+      'data.frames': frames,
+      'data.height': height,
+      'data.width': width,
+      'data.batch_size': 16,  # clips per step, over all devices
+      'model.width': 5120,
+      'model.heads': 40,
+      'model.layers': 40,
+      'model.mlp': 13824,
+      'flow.shift': shift,
+      'mesh.data': 1,
+      'mesh.fsdp': -1,  # all devices share the state
+      'sampling.shift': shift,
+    }
   )
-  return ml_collections.ConfigDict(
-    sections
-    | dict(
-      model=dict(
-        patch=(1, 2, 2),
-        width=5120,
-        heads=40,
-        layers=40,
-        mlp=13824,
-        dtype='bfloat16',
-        remat='full',
-      ),
-      conditioning=dict(
-        none=1.0, first=0.0, first_k=0.0, last_k=0.0, ends=0.0, random=0.0
-      ),
-    )
-  )
+  return config

@@ -1,7 +1,8 @@
-"""Wan 2.2 TI2V-5B: 4,999,787,712 parameters; text, or a first frame too.
+"""Wan 2.2 TI2V-5B, text or a first frame to video: 4,999,787,712 parameters.
 
-  python -m spacetime train --config=experiments/wan_ti2v_5b.py \
-    --checkpoint=WAN --workdir=DIR --config.data.dir=CACHE
+  spacetime encode --checkpoint=WAN --data=CLIPS --out=CACHE
+  spacetime train --config=wan_ti2v_5b:720p --checkpoint=WAN \\
+    --config.data.dir=CACHE --workdir=runs/wan
 
 Sizes:
   480p  121 frames of 480 x 832; 12,090 tokens.
@@ -13,7 +14,7 @@ activations apart.
 
 import ml_collections
 
-from experiments import wan
+from experiments import wan_t2v_1_3b
 
 SIZES = {'480p': (121, 480, 832), '720p': (121, 704, 1280)}
 
@@ -21,28 +22,29 @@ SIZES = {'480p': (121, 480, 832), '720p': (121, 704, 1280)}
 def get_config(size: str = '720p') -> ml_collections.ConfigDict:
   if size not in SIZES:
     raise ValueError(f'size {size!r}: expected one of {[*SIZES]}')
-  sections = wan.get_sections(
-    autoencoder='2.2',
-    shift=5.0,
-    size=SIZES[size],
-    fps=24,
-    batch=8,
-    mesh=dict(data=1, fsdp=-1, context=1, tensor=1),
+  config = wan_t2v_1_3b.get_config()
+  config.data.frames, config.data.height, config.data.width = SIZES[size]
+  config.autoencoder = dict(
+    kind='wan',  # mean and scale of its latents come with the weights
+    base_dim=160,  # channels of the encoder's first level
+    decoder_base_dim=256,  # channels of the decoder's last level
+    z_dim=48,  # channels of the latents
+    is_residual=True,  # the 2.2 form
+    patch_size=2,  # pixels a side that are folded into channels first
   )
-  return ml_collections.ConfigDict(
-    sections
-    | dict(
-      model=dict(
-        patch=(1, 2, 2),
-        width=3072,
-        heads=24,
-        layers=30,
-        mlp=14336,
-        dtype='bfloat16',
-        remat='full',
-      ),
-      conditioning=dict(
-        none=0.5, first=0.5, first_k=0.0, last_k=0.0, ends=0.0, random=0.0
-      ),
-    )
+  config.update_from_flattened_dict(
+    {
+      'data.fps': 24,
+      'model.width': 3072,
+      'model.heads': 24,
+      'model.layers': 30,
+      'model.mlp': 14336,
+      'flow.shift': 5.0,
+      'conditioning.none': 0.5,  # half of the clips are image to video
+      'conditioning.first': 0.5,
+      'mesh.data': 1,
+      'mesh.fsdp': -1,  # all devices share the state
+      'sampling.shift': 5.0,
+    }
   )
+  return config

@@ -2,7 +2,7 @@
 
   python -m spacetime encode --checkpoint=WAN --data=DIR --out=CACHE
   python -m spacetime encode --checkpoint=digits_autoencoder \\
-    --config=experiments/digits.py:latent --out=CACHE
+    --config=digits_latent --out=CACHE
 
 --checkpoint is what encodes: a published folder, a text-to-video model or an
 autoencoder. --data is a folder of clips with captions; --config takes the clips

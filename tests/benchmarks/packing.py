@@ -15,7 +15,7 @@ import time
 import jax
 import numpy as np
 
-from experiments import digits
+from experiments import digits_mixed
 from spacetime import sharding
 from spacetime.config import mesh, networks, packing, parse
 from spacetime.data import sources as sources_lib
@@ -90,14 +90,14 @@ class Side:
 def main() -> None:
   """Alternates the two, a round of compilation first."""
   parser = argparse.ArgumentParser(description=__doc__)
-  parser.add_argument('--size', default='mixed')
+  parser.add_argument('--size', default='cpu')
   parser.add_argument('--data_dir', default='data')
   parser.add_argument('--clips', type=int, default=1000, help='to render')
   parser.add_argument('--rounds', type=int, default=6)
   parser.add_argument('--steps', type=int, default=5, help='in a round')
   flags = parser.parse_args()
 
-  config = digits.get_config(flags.size)
+  config = digits_mixed.get_config(flags.size)
   config.data.dir, config.data.clips = flags.data_dir, flags.clips
   config.data.held_out_clips = 4
   data = parse.experiment(config).data

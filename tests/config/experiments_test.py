@@ -7,7 +7,13 @@ import pathlib
 import jax
 import pytest
 
-from experiments import digits, digits_autoencoder
+from experiments import (
+  digits,
+  digits_autoencoder,
+  digits_bundled,
+  digits_latent,
+  digits_mixed,
+)
 from spacetime.checkpoint.locate import locate
 from spacetime.config import mesh, networks, parse, samplers
 from spacetime.models.transformer import rope
@@ -20,7 +26,7 @@ def test_every_experiment_has_a_docstring_with_its_command():
   for path in sorted((ROOT / 'experiments').glob('*.py')):
     module = importlib.import_module(f'experiments.{path.stem}')
     if hasattr(module, 'get_config'):
-      assert f'--config=experiments/{path.name}' in module.__doc__
+      assert f'--config={path.stem}' in module.__doc__
 
 
 def rows_of(packing, text_length: int, volume: int) -> dict:
@@ -38,11 +44,22 @@ def rows_of(packing, text_length: int, volume: int) -> dict:
   return batch | {'patches': patches}
 
 
-@pytest.mark.parametrize('size', digits.SIZES)
-def test_digits(size):
-  config = digits.get_config(size)
+@pytest.mark.parametrize(
+  'module, sizes',
+  [
+    (digits, ['tiny']),
+    (digits, ['cpu']),
+    (digits, ['pixels']),
+    (digits_mixed, ['tiny']),
+    (digits_mixed, ['cpu']),
+    (digits_bundled, []),
+    (digits_latent, []),
+  ],
+)
+def test_digits(module, sizes):
+  config = module.get_config(*sizes)
   trained = None
-  if size == 'latent':
+  if module is digits_latent:
     trained = parse.experiment(digits_autoencoder.get_config()).autoencoder
   nets = networks.networks(parse.experiment(config), autoencoder=trained)
   grid = networks.clip_geometry(parse.experiment(config).data, nets)
@@ -115,16 +132,18 @@ def test_shared_sizes_are_set_once():
 
 
 @pytest.mark.parametrize(
-  'size, values, latents',
+  'module, values, latents',
   [
-    ('tiny', {'data.frames': 13}, 4),
-    ('tiny', {'data.frames': 13, 'data.crop': (9, 32, 32)}, 3),
+    (digits, {'data.frames': 13}, 4),
+    (digits, {'data.frames': 13, 'data.crop': (9, 32, 32)}, 3),
     # The held-out clips of this one are shorter.
-    ('tiny_mixed', {}, 3),
+    (digits_mixed, {}, 3),
   ],
 )
-def test_sampling_knows_the_longest_clip_trained_on(size, values, latents):
-  config = digits.get_config(size)
+def test_rope_scaling_counts_from_the_longest_training_clip(
+  module, values, latents
+):
+  config = module.get_config('tiny')
   config.update_from_flattened_dict(values)
   nets = networks.networks(parse.experiment(config))
 

@@ -9,7 +9,7 @@ import jax
 import numpy as np
 import pytest
 
-from experiments import digits
+from experiments import digits_bundled
 from spacetime import checkpoint, sharding
 from spacetime.checkpoint import load
 from spacetime.config import networks, parse
@@ -105,5 +105,5 @@ def test_a_cpu_computes_in_float32_what_was_trained_in_bfloat16(mesh):
 
 def test_is_the_preset_that_made_it():
   made = checkpoint.read_config(ASSETS / 'digits')
-  preset = parse.plain(digits.get_config('bundled'))
+  preset = parse.plain(digits_bundled.get_config())
   assert made == json.loads(json.dumps(preset))

@@ -302,7 +302,7 @@ def test_trains_on_the_latents_of_an_autoencoder(codec, folder, tmp_path):
     tmp_path / 'run',
     *SMALL_LATENT,
     f'--config.autoencoder.weights={codec}',
-    config='experiments/digits.py:latent',
+    config='experiments/digits_latent.py',
   )
   # The run is whole by itself: it has its own copy of the autoencoder.
   assert (tmp_path / 'run' / 'autoencoder' / 'weights.safetensors').exists()
@@ -321,7 +321,7 @@ def test_encodes_once_and_trains_on_the_cache(codec, folder, tmp_path):
   ran = commands.run(
     'encode',
     f'--checkpoint={codec}',
-    '--config=experiments/digits.py:latent',
+    '--config=experiments/digits_latent.py',
     f'--config.data.dir={folder / "data"}',
     *clips,
     f'--out={tmp_path / "cache"}',
@@ -337,7 +337,7 @@ def test_encodes_once_and_trains_on_the_cache(codec, folder, tmp_path):
     f'--config.autoencoder.weights={codec}',
     '--config.data.name=cache',
     f'--config.data.dir={tmp_path / "cache"}',
-    config='experiments/digits.py:latent',
+    config='experiments/digits_latent.py',
   )
   saved = json.loads((tmp_path / 'run' / 'config.json').read_text())
   assert len(saved['cache']['autoencoder']) == 16
@@ -489,7 +489,7 @@ def test_train_refuses(model, codec, tmp_path):
       *good[2:],
     ],
     'expected an autoencoder': [
-      '--config=experiments/digits.py:latent',
+      '--config=experiments/digits_latent.py',
       *good[1:],
       f'--config.autoencoder.weights={model}',
     ],

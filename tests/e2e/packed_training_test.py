@@ -8,7 +8,7 @@ import ml_collections
 import numpy as np
 import pytest
 
-from experiments import digits
+from experiments import digits_mixed
 from spacetime.config import networks, parse, samplers
 from spacetime.config import packing as packing_lib
 from spacetime.data import packing
@@ -33,7 +33,7 @@ NOTHING = {
 
 def changed(**values):
   """The tiny config with other values, by their whole names."""
-  plain = parse.plain(digits.get_config('tiny_mixed'))
+  plain = parse.plain(digits_mixed.get_config('tiny'))
   for path, value in values.items():
     section, *inner = path.split('.')
     at = plain
