@@ -35,7 +35,7 @@ def cut(
   if not isinstance(data.packing, packing.SequencePacking):
     return None
   pixels = isinstance(autoencoder, identity.IdentityAutoencoder)
-  if not pixels or data.name == 'cache':
+  if not pixels or data.source.HAS_LATENTS:
     raise SettingError(
       'data.packing.kind',
       'rows',

@@ -220,6 +220,10 @@ class Split:
     """A record without its latents."""
     return _load(self.about, self.sources['text'][index])
 
+  def caption(self, index: int) -> str:
+    """The caption of a record."""
+    return self.text(index)['caption']
+
 
 def _about(folder: pathlib.Path) -> About:
   path = folder / FILE

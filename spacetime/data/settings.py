@@ -1,13 +1,14 @@
 """The `data` section of a config: the clips of a run."""
 
 import dataclasses
+import types
 
 from spacetime import SettingError
 from spacetime.data import packing as packing_lib
+from spacetime.data import sources
 from spacetime.data.digits import world as world_lib
 from spacetime.data.resolutions import Sizes
 
-SOURCES = ('digits', 'folder', 'cache')
 RENDERS = ('files', 'live')
 
 
@@ -16,8 +17,9 @@ class DataConfig:
   """The clips of a run and how they are batched.
 
   Attributes:
-    name: source of the clips: 'digits' (the built-in world), 'folder' (your
-      own files) or 'cache' (latents written by spacetime encode).
+    name: source of the clips, a module of data/sources: 'digits' (the built-in
+      world), 'folder' (your own files) or 'cache' (latents written by spacetime
+      encode).
     dir: folder of the digits' records (rendered there if absent), of your
       clips, or of the cache.
     clips: digits clips to render for training.
@@ -73,9 +75,9 @@ class DataConfig:
       raise SettingError('data.render', self.render, f'one of {RENDERS}')
     if self.workers < 0:
       raise SettingError('data.workers', self.workers, '0 or more')
-    if self.name not in SOURCES:
-      raise SettingError('data.name', self.name, f'one of {SOURCES}')
-    if self.name == 'cache' and self.crop is not None:
+    if self.name not in sources.names():
+      raise SettingError('data.name', self.name, f'one of {sources.names()}')
+    if self.source.HAS_LATENTS and self.crop is not None:
       raise SettingError(
         'data.crop',
         self.crop,
@@ -93,8 +95,10 @@ class DataConfig:
       raise SettingError('data.caption_dropout', self.caption_dropout, '0 to 1')
 
   def _check_mixed(self) -> None:
-    if self.name != 'digits':
-      raise SettingError('data.name', self.name, "'digits' with `data.mixed`")
+    if not self.source.HAS_MIXED_SIZES:
+      raise SettingError(
+        'data.mixed', self.mixed, f'None with `data.name`={self.name!r}'
+      )
     if self.crop is not None:
       raise SettingError('data.crop', self.crop, 'None with `data.mixed`')
     if self.packing is None:
@@ -104,6 +108,11 @@ class DataConfig:
         "dict(kind='rows', length=..., clips=..., frames=...) or "
         "dict(kind='buckets', look_ahead=...) with `data.mixed`",
       )
+
+  @property
+  def source(self) -> types.ModuleType:
+    """The source of the clips; see Source in data/splits.py."""
+    return sources.get(self.name)
 
   @property
   def size(self) -> tuple[int, int, int]:

@@ -76,6 +76,10 @@ class ClipFolder:
     video_FHWC = video_reader.read_video(clip.path, **self._size)
     return {'video': video_FHWC, 'caption': clip.caption}
 
+  def caption(self, index: int) -> str:
+    """The caption of a clip, without reading its video."""
+    return self.clips[index].caption
+
 
 def find_videos(folder: pathlib.Path) -> list[pathlib.Path]:
   """The videos of a folder and its subfolders, sorted by name.

@@ -194,7 +194,7 @@ def _batch(experiment: Experiment, nets: networks.Networks, mesh) -> dict:
   texts."""
   data, grid = experiment.data, networks.clip_geometry(experiment.data, nets)
   rows = data.batch_size
-  if data.name == 'cache':
+  if data.source.HAS_LATENTS:
     shapes = {'latents': (rows, *grid.latent, nets.autoencoder.z_dim)}
     kinds = {'latents': jnp.float32}
   else:

@@ -10,14 +10,14 @@ import jax
 import numpy as np
 import tqdm
 
-from spacetime import checkpoint, sharding
+from spacetime import SettingError, checkpoint, sharding
 from spacetime.checkpoint import init_weights, load
 from spacetime.checkpoint.interop import folders
 from spacetime.checkpoint.locate import locate
 from spacetime.config import networks
 from spacetime.data import geometry, latent_cache
-from spacetime.data import sources as sources_lib
 from spacetime.data.settings import DataConfig
+from spacetime.data.splits import Splits
 from spacetime.media.pixels import to_video
 from spacetime.models.autoencoder import streaming
 from spacetime.pipeline import prompt_embeds
@@ -105,8 +105,8 @@ def encode(
   Raises:
     ValueError: clips or sizes that cannot be, or another cache there.
   """
-  if data.name == 'cache':
-    raise ValueError("data.name='cache': expected clips, 'digits' or 'folder'")
+  if data.source.HAS_LATENTS:
+    raise SettingError('data.name', data.name, 'a source of videos')
   if data.mixed is not None:
     raise ValueError(
       'data.mixed: expected None, since the latents of a cache are of one size'
@@ -119,7 +119,7 @@ def encode(
   model = None if text == 'captions' else found.model
   nets = model and model.networks
   grid = geometry.Geometry(*data.size, found.codec.stride, (1, 1, 1))
-  sources = sources_lib.open_sources(data, seed=seed)
+  splits = data.source.open_splits(data, seed=seed)
   about = latent_cache.About(
     autoencoder=found.fingerprint,
     text=model.text_hash if model else '',
@@ -131,20 +131,18 @@ def encode(
     length=nets.text_length if nets else 0,
     features=nets.text.width if nets else 0,
     dtype=dtype,
-    source=sources_lib.identity(data, sources, seed=seed),
-    counts=(len(sources.train), len(sources.held_out)),
+    source=splits.identity,
+    counts=(len(splits.train), len(splits.held_out)),
     shard=shard,
   )
   tokenizer = model.tokenizer.serialized if model else None
   latent_cache.create(out, about, tokenizer=tokenizer)
   # The text encoder is let go before the autoencoder is read.
-  write_texts(pathlib.Path(out), about, sources, model)
-  write_latents(pathlib.Path(out), about, sources, found, batch=batch)
+  write_texts(pathlib.Path(out), about, splits, model)
+  write_latents(pathlib.Path(out), about, splits, found, batch=batch)
 
 
-def write_texts(
-  out, about: latent_cache.About, sources: sources_lib.Sources, model
-) -> None:
+def write_texts(out, about: latent_cache.About, splits: Splits, model) -> None:
   """Writes the shards of captions, embedded if there is a model."""
   missing = latent_cache.missing(out, about, 'text')
   empty = out / latent_cache.EMPTY
@@ -158,10 +156,8 @@ def write_texts(
       latent_cache.write_shard(empty, [embedded(model, [''], about)[0]])
 
   def records(split, numbers) -> Iterator[list[dict]]:
-    source = getattr(sources, split)
-    yield embedded(
-      model, [sources_lib.caption(source, i) for i in numbers], about
-    )
+    source = getattr(splits, split)
+    yield embedded(model, [source.caption(i) for i in numbers], about)
 
   write(out, missing, records, name='text', total=sum(about.counts))
 
@@ -182,7 +178,7 @@ def embedded(
 
 
 def write_latents(
-  out, about: latent_cache.About, sources, found: Encoder, *, batch: int
+  out, about: latent_cache.About, splits, found: Encoder, *, batch: int
 ) -> None:
   """Writes the shards of latents."""
   missing = latent_cache.missing(out, about, 'latents')
@@ -200,7 +196,7 @@ def write_latents(
     return z_Bfhwc.astype(latent_cache.DTYPES[about.dtype])
 
   def records(split, numbers) -> Iterator[list[dict]]:
-    source = getattr(sources, split)
+    source = getattr(splits, split)
     for rows in parts(numbers, batch):
       frames = [source[i]['video'] for i in rows]
       # The last batch is filled up, so that one program serves all.

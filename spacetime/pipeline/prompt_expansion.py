@@ -11,7 +11,6 @@ from absl import logging
 
 from spacetime.checkpoint import load
 from spacetime.data import chat_endpoint
-from spacetime.data.digits import expansion
 from spacetime.pipeline import prompts as prompts_lib
 
 GRAMMAR = 'grammar'
@@ -44,12 +43,13 @@ def expander(request: Asked, model: load.Opened) -> Callable[[str], str] | None:
     return None
   if wanted == GRAMMAR:
     data = model.experiment.data
-    if data.name != 'digits':
+    grammar = data.source.prompt_grammar(data)
+    if grammar is None:
       raise ValueError(
         f"--expand_prompt=grammar: the model's data are {data.name!r}: the "
         'grammar is of the digits world; give the URL of a chat endpoint'
       )
-    return lambda prompt: expansion.expand(prompt, world=data.world)
+    return grammar
   try:
     endpoint = chat_endpoint.Endpoint(
       wanted, request.expand_model, request.expand_timeout

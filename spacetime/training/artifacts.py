@@ -10,13 +10,15 @@ from etils import epath
 from spacetime import checkpoint, sharding
 from spacetime.config import parse
 from spacetime.config.experiment import Experiment
-from spacetime.data import sources as sources_lib
 from spacetime.data import tokenizer as tokenizer_lib
+from spacetime.data.splits import Splits
 from spacetime.media import files
 from spacetime.sharding import multihost
 from spacetime.training import setup, tasks
 
 MOMENTS = ('latents_mean', 'latents_std')
+
+VOCABULARY = 512  # pieces of a tokenizer for a config without text
 
 
 def copy_autoencoder(run: setup.Setup, workdir) -> None:
@@ -49,7 +51,7 @@ def with_saved_moments(experiment: Experiment, workdir) -> Experiment:
 
 
 def get_tokenizer(
-  run: setup.Setup, sources: sources_lib.Sources, workdir
+  run: setup.Setup, splits: Splits, workdir
 ) -> tokenizer_lib.Tokenizer:
   """The tokenizer of the run: its own, that of the weights it starts from, that
   of its cache, or one trained on its captions."""
@@ -58,11 +60,11 @@ def get_tokenizer(
     return tokenizer_lib.Tokenizer.from_bytes(path.read_bytes())
   if run.base is not None and run.base.tokenizer is not None:
     return tokenizer_lib.Tokenizer.from_bytes(run.base.tokenizer)
-  if sources.cache is not None and not sources.captions:  # they are embedded
-    return tokenizer_lib.Tokenizer.from_bytes(sources.cache.tokenizer)
+  if not splits.captions:  # they are embedded
+    return tokenizer_lib.Tokenizer.from_bytes(splits.tokenizer)
   text = run.experiment.text
-  size = text.encoder.vocab_size if text else sources_lib.VOCABULARY
-  return tokenizer_lib.train(sources.captions, vocab_size=size)
+  size = text.encoder.vocab_size if text else VOCABULARY
+  return tokenizer_lib.train(splits.captions, vocab_size=size)
 
 
 def save_config(

@@ -3,7 +3,7 @@
 import jax
 import numpy as np
 
-from spacetime.data import sources
+from spacetime.data import batches
 from spacetime.media.pixels import to_video
 from spacetime.models.transformer import patchify
 from spacetime.training import pca_init, setup, state
@@ -58,7 +58,7 @@ def _components(run: setup.Setup, source) -> pca_init.Components:
     z = encoded(record['video']) if z is None else z.astype(np.float32)
     return np.asarray(patchify.patchify(z, nets.dit.config.patch)[0])
 
-  records = sources.first(source, train.pca_init_clips)
+  records = batches.first(source, train.pca_init_clips)
   # As one clip, since clips may differ in size.
   x_BNV = np.concatenate([tokens(record) for record in records])[None]
   rank = pca_init.rank(train.pca_init_rank, nets.dit.config)

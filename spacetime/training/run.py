@@ -13,8 +13,8 @@ from spacetime import sharding
 from spacetime.checkpoint import lock
 from spacetime.config import parse
 from spacetime.config.experiment import Experiment
-from spacetime.data import pipeline
-from spacetime.data import sources as sources_lib
+from spacetime.data import batches, pipeline
+from spacetime.data import splits as splits_lib
 from spacetime.data import tokenizer as tokenizer_lib
 from spacetime.sharding import multihost
 from spacetime.training import (
@@ -96,22 +96,21 @@ def _train(
   """Trains a checked run: (last state, loader)."""
   settings, nets = run.experiment.train, run.nets
   artifacts.copy_autoencoder(run, workdir)
-  sources, tokenizer = _open_data(run, workdir)
+  splits, tokenizer = _open_data(run, workdir)
   length = nets.text_length if nets else None
   embedded = nets is not None and nets.text_kind == 'frozen'
-  empty_SY = sources.cache.empty_SY if embedded else None
-  loader = sources_lib.make_loader(
+  loader = batches.make_loader(
     run.experiment.data,
-    sources.train,
+    splits.train,
     tokenizer,
     length=length,
     seed=run.experiment.seed,
-    empty_SY=empty_SY,
+    empty_SY=splits.empty_SY,
     share=sharding.data_share(run.mesh, jax.process_index()),
     patchify=run.cut,
   )
-  held_out = sources_lib.held_out_batch(
-    sources.held_out,
+  held_out = batches.held_out_batch(
+    splits.held_out,
     tokenizer,
     count=settings.held_out,
     length=length,
@@ -124,7 +123,7 @@ def _train(
   iterator = iter(loader)
   with checkpoint_lib.Checkpoints(workdir, keep=settings.keep) as checkpoints:
     if checkpoints.latest_step() is None:
-      at = init_state.init_state(run, sources.train, init_key)
+      at = init_state.init_state(run, splits.train, init_key)
     else:
       at = checkpoints.restore(run.shapes, iterator=iterator)
       logging.info('resuming from step %d', int(at.step))
@@ -132,7 +131,9 @@ def _train(
     ledger.resume(int(at.step))
     folder = checkpoint_lib.absolute(workdir) if multihost.is_first() else None
     with metrics.MetricsWriter(folder, step=int(at.step)) as writer:
-      actions = hooks.events(run, frozen, held_out, workdir, writer, empty_SY)
+      actions = hooks.events(
+        run, frozen, held_out, workdir, writer, splits.empty_SY
+      )
       if profile:
         profile.begin(int(at.step))
         actions.append(profile)
@@ -166,21 +167,22 @@ def _train(
 
 def _open_data(
   run: setup.Setup, workdir
-) -> tuple[sources_lib.Sources, tokenizer_lib.Tokenizer]:
+) -> tuple[splits_lib.Splits, tokenizer_lib.Tokenizer]:
   """Opens the clips and the tokenizer, and writes the run's config."""
   nets, experiment = run.nets, run.experiment
   embedded = nets is not None and nets.text_kind == 'frozen'
 
-  def open_sources():
-    return sources_lib.open_sources(
+  def open_splits():
+    return experiment.data.source.open_splits(
       experiment.data, seed=experiment.seed, embedded=embedded
     )
 
   if jax.process_count() > 1:  # the first process renders missing clips
-    multihost.first(open_sources)
-  sources = open_sources()
-  tokenizer = artifacts.get_tokenizer(run, sources, workdir)
+    multihost.first(open_splits)
+  splits = open_splits()
+  tokenizer = artifacts.get_tokenizer(run, splits, workdir)
   if nets:
-    sources_lib.check_captions(sources, tokenizer, length=nets.text_length)
+    length = nets.text_length
+    batches.check_captions(splits.captions, tokenizer, length=length)
   artifacts.save_config(run, workdir, tokenizer)
-  return sources, tokenizer
+  return splits, tokenizer

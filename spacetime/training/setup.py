@@ -132,7 +132,7 @@ def check(
     check_frozen(experiment, nets)
     base, source = find_base(init_from, workdir, nets)
     records = {'source': source} if source else {}
-    if experiment.data.name == 'cache':
+    if experiment.data.source.HAS_LATENTS:
       records['cache'] = check_cache(experiment, nets, source, workdir)
     experiment = parse.replace(with_own_autoencoder(experiment), records)
   checkpoint.check_config(workdir, experiment.values, free=FREE_KEYS)
@@ -180,8 +180,8 @@ def check_autoencoder_stage(
     SettingError: latents or mixed sizes as data, or weights to start from.
   """
   data, stage = experiment.data, "in the stage 'autoencoder'"
-  if data.name == 'cache':
-    raise SettingError('data.name', 'cache', f"'digits' or 'folder' {stage}")
+  if data.source.HAS_LATENTS:
+    raise SettingError('data.name', data.name, f'a source of videos {stage}')
   for name in ('mixed', 'packing'):
     if getattr(data, name) is not None:
       raise SettingError(
@@ -206,7 +206,7 @@ def check_frozen(experiment: Experiment, nets: Networks) -> None:
     *(["`autoencoder.kind`='wan'"] if wan else []),
     *(["`text.kind`='frozen'"] if nets.text_kind == 'frozen' else []),
   ]
-  if frozen and data.name != 'cache':
+  if frozen and not data.source.HAS_LATENTS:
     raise SettingError(
       'data.name',
       data.name,

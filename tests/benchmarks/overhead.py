@@ -22,7 +22,7 @@ from experiments import digits
 from spacetime import sharding
 from spacetime.config import mesh as mesh_lib
 from spacetime.config import networks, parse
-from spacetime.data import sources as sources_lib
+from spacetime.data import batches
 from spacetime.data import tokenizer as tokenizer_lib
 from spacetime.training import metrics, run, state, step, tasks
 from spacetime.training import optimizer as optimizer_lib
@@ -44,13 +44,13 @@ def bare(config, *, rounds: int) -> float:
       parse.experiment(config).optimizer, steps=config.train.steps
     ),
   )
-  sources = sources_lib.open_sources(data, seed=config.seed)
+  splits = data.source.open_splits(data, seed=config.seed)
   tokenizer = tokenizer_lib.train(
-    sources.captions, vocab_size=config.text.vocab_size
+    splits.captions, vocab_size=config.text.vocab_size
   )
   iterator = iter(
-    sources_lib.make_loader(
-      data, sources.train, tokenizer, length=nets.text_length, seed=config.seed
+    batches.make_loader(
+      data, splits.train, tokenizer, length=nets.text_length, seed=config.seed
     )
   )
   key = jax.random.key(config.seed)

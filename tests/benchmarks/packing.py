@@ -18,7 +18,7 @@ import numpy as np
 from experiments import digits_mixed
 from spacetime import sharding
 from spacetime.config import mesh, networks, packing, parse
-from spacetime.data import sources as sources_lib
+from spacetime.data import batches
 from spacetime.data import tokenizer as tokenizer_lib
 from spacetime.training import optimizer as optimizer_lib
 from spacetime.training import state, step, tasks
@@ -45,16 +45,16 @@ def padded(config):
 class Side:
   """One way of batching, with its own state."""
 
-  def __init__(self, config, sources, tokenizer):
+  def __init__(self, config, splits, tokenizer):
     nets = networks.networks(parse.experiment(config))
     data = parse.experiment(config).data
     cut = packing.cut(
       parse.experiment(config), nets.autoencoder, nets.dit.config.patch
     )
     self.iterator = iter(
-      sources_lib.make_loader(
+      batches.make_loader(
         data,
-        sources.train,
+        splits.train,
         tokenizer,
         length=nets.text_length,
         seed=0,
@@ -101,13 +101,13 @@ def main() -> None:
   config.data.dir, config.data.clips = flags.data_dir, flags.clips
   config.data.held_out_clips = 4
   data = parse.experiment(config).data
-  sources = sources_lib.open_sources(data, seed=config.seed)
+  splits = data.source.open_splits(data, seed=config.seed)
   tokenizer = tokenizer_lib.train(
-    sources.captions, vocab_size=config.text.vocab_size
+    splits.captions, vocab_size=config.text.vocab_size
   )
   sides = {
-    'packed': Side(config, sources, tokenizer),
-    'padded': Side(padded(config), sources, tokenizer),
+    'packed': Side(config, splits, tokenizer),
+    'padded': Side(padded(config), splits, tokenizer),
   }
   for number in range(flags.rounds + 1):
     for side in sides.values():

@@ -16,7 +16,7 @@ from experiments import digits
 from spacetime import sharding
 from spacetime.config import mesh as mesh_lib
 from spacetime.config import networks, parse
-from spacetime.data import sources as sources_lib
+from spacetime.data import batches
 from spacetime.data import tokenizer as tokenizer_lib
 from spacetime.training import optimizer as optimizer_lib
 from spacetime.training import state, step, tasks
@@ -44,12 +44,12 @@ def main() -> None:
       parse.experiment(config).optimizer, steps=config.train.steps
     ),
   )
-  sources = sources_lib.open_sources(data, seed=config.seed)
+  splits = data.source.open_splits(data, seed=config.seed)
   tokenizer = tokenizer_lib.train(
-    sources.captions, vocab_size=config.text.vocab_size
+    splits.captions, vocab_size=config.text.vocab_size
   )
-  loader = sources_lib.make_loader(
-    data, sources.train, tokenizer, length=nets.text_length, seed=config.seed
+  loader = batches.make_loader(
+    data, splits.train, tokenizer, length=nets.text_length, seed=config.seed
   )
   iterator = iter(loader)
   key = jax.random.key(config.seed)

@@ -74,7 +74,7 @@ def test_the_command_converts_there_and_back(source, tmp_path):
     assert same, name
   ran = python(f'--source={source}', f'--target={there}')
   assert ran.returncode == 2
-  assert 'is there already: nothing is overwritten' in ran.stderr
+  assert 'exists already: nothing is overwritten' in ran.stderr
 
 
 def test_the_weights_folder_is_the_model(source, tmp_path):

@@ -11,8 +11,7 @@ import pytest
 from experiments import digits_mixed
 from spacetime.config import networks, parse, samplers
 from spacetime.config import packing as packing_lib
-from spacetime.data import packing
-from spacetime.data import sources as sources_lib
+from spacetime.data import batches, packing
 from spacetime.data import tokenizer as tokenizer_lib
 from spacetime.diffusion import flow
 from spacetime.training import (
@@ -50,16 +49,16 @@ def parts(tmp_path_factory):
   config = changed(**{'data.dir': folder, 'data.clips': 200})
   data = parse.experiment(config).data
   nets = networks.networks(parse.experiment(config))
-  sources = sources_lib.open_sources(data, seed=0)
+  splits = data.source.open_splits(data, seed=0)
   tokenizer = tokenizer_lib.train(
-    sources.captions, vocab_size=config.text.vocab_size
+    splits.captions, vocab_size=config.text.vocab_size
   )
   cut = packing_lib.cut(
     parse.experiment(config), nets.autoencoder, nets.dit.config.patch
   )
-  loader = sources_lib.make_loader(
+  loader = batches.make_loader(
     data,
-    sources.train,
+    splits.train,
     tokenizer,
     length=nets.text_length,
     seed=0,

@@ -1,0 +1,29 @@
+"""Source 'cache': latents and captions that spacetime encode has written."""
+
+from spacetime.data import latent_cache
+from spacetime.data.settings import DataConfig
+from spacetime.data.splits import Splits, first_captions
+
+HAS_LATENTS = True
+HAS_MIXED_SIZES = False
+
+
+def open_splits(
+  data: DataConfig, *, seed: int, embedded: bool = False
+) -> Splits:
+  """Opens a cache of latents."""
+  del seed  # nothing is drawn
+  cache = latent_cache.Cache(data.dir)
+  train = cache.split('train')
+  return Splits(
+    train,
+    cache.split('held_out'),
+    [] if embedded else first_captions(train),
+    identity=cache.about.source,
+    tokenizer=cache.tokenizer,
+    empty_SY=cache.empty_SY if embedded else None,
+  )
+
+
+def prompt_grammar(data: DataConfig) -> None:
+  """None: captions of a cache have no grammar."""

@@ -1,0 +1,59 @@
+"""Source 'digits': clips of the built-in digits world, with their captions."""
+
+import dataclasses
+import functools
+import hashlib
+from collections.abc import Callable
+
+from spacetime.data.settings import DataConfig
+from spacetime.data.splits import Splits, first_captions
+
+HAS_LATENTS = False
+HAS_MIXED_SIZES = True
+
+
+def open_splits(
+  data: DataConfig, *, seed: int, embedded: bool = False
+) -> Splits:
+  """Renders the clips that are missing, or renders each as it is read."""
+  del embedded  # captions are text
+  if data.render == 'live':
+    # Rendering imports SciPy and scikit-learn, which sampling never needs.
+    from spacetime.data.digits import examples
+
+    train = examples.LiveExamples(data.world, 'train', data.clips, seed)
+    held_out = examples.LiveExamples(
+      data.world, 'validation', data.held_out_clips, seed
+    )
+  else:
+    from spacetime.data.digits import tfds
+
+    path = tfds.prepare(
+      data.dir,
+      world=data.world,
+      train=data.clips,
+      validation=data.held_out_clips,
+      compositions=data.held_out_clips,
+      seed=seed,
+    )
+    train, held_out = (
+      tfds.source(path, 'train'),
+      tfds.source(path, 'validation'),
+    )
+  return Splits(
+    train, held_out, first_captions(train), identity(data, seed=seed)
+  )
+
+
+def identity(data: DataConfig, *, seed: int) -> str:
+  """Fingerprint of the list of clips of a config."""
+  parts = [repr(dataclasses.replace(data, dir='')), str(seed)]
+  parts += [repr(part) for part in (data.mixed, data.world.legs) if part]
+  return hashlib.sha256('\n'.join(parts).encode()).hexdigest()[:16]
+
+
+def prompt_grammar(data: DataConfig) -> Callable[[str], str]:
+  """Completes short prompts within the grammar of the captions."""
+  from spacetime.data.digits import expansion
+
+  return functools.partial(expansion.expand, world=data.world)

@@ -1,0 +1,49 @@
+"""Source 'folder': your own video files, with their captions."""
+
+import hashlib
+
+from spacetime.data import video_folder
+from spacetime.data.settings import DataConfig
+from spacetime.data.splits import Splits, Subset
+
+HAS_LATENTS = False
+HAS_MIXED_SIZES = False
+HELD_OUT = 20  # every twentieth clip is held out
+
+
+def open_splits(
+  data: DataConfig, *, seed: int, embedded: bool = False
+) -> Splits:
+  """Opens the clips of a folder and holds some of them out."""
+  del seed, embedded  # nothing is drawn, and captions are text
+  folder = video_folder.ClipFolder(
+    data.dir,
+    frames=data.frames,
+    height=data.height,
+    width=data.width,
+    fps=data.fps,
+  )
+  count = len(folder)
+  if count < 2:
+    raise ValueError(
+      f'{data.dir} holds {count} clip: expected two or more, one of which is '
+      'held out'
+    )
+  every = min(HELD_OUT, count)
+  held_out = range(every - 1, count, every)
+  train = Subset(folder, [i for i in range(count) if i not in held_out])
+  captions = [train.caption(i) for i in range(len(train))]
+  return Splits(train, Subset(folder, held_out), captions, _identity(folder))
+
+
+def _identity(folder: video_folder.ClipFolder) -> str:
+  """Fingerprint of names, sizes and captions of the files."""
+  lines = [
+    f'{clip.path.name} {clip.path.stat().st_size} 0.0 {clip.caption}'
+    for clip in folder.clips
+  ]
+  return hashlib.sha256('\n'.join(lines).encode()).hexdigest()[:16]
+
+
+def prompt_grammar(data: DataConfig) -> None:
+  """None: captions of a folder have no grammar."""

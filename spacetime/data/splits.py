@@ -1,0 +1,96 @@
+"""The protocol of a data source, and the splits that it opens."""
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+
+from spacetime.data.settings import DataConfig
+
+CAPTIONS = 5000  # captions that train a tokenizer, of a large split
+
+
+class Records(Protocol):
+  """Random access to the records of a split; see data/pipeline.py."""
+
+  def __len__(self) -> int: ...
+
+  def __getitem__(self, index: int) -> Mapping[str, Any]: ...
+
+  def caption(self, index: int) -> str:
+    """The caption of a record, without its video where that is possible."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Splits:
+  """The records of a source.
+
+  Attributes:
+    train: records to train on.
+    held_out: records to evaluate on.
+    captions: captions of training records, at most CAPTIONS of a large split;
+      none if they are embedded.
+    identity: fingerprint of the list of clips.
+    tokenizer: sentencepiece model of embedded captions.
+    empty_SY: embedding of the empty caption, if captions are embedded.
+  """
+
+  train: Records
+  held_out: Records
+  captions: list[str]
+  identity: str
+  tokenizer: bytes | None = None
+  empty_SY: np.ndarray | None = None
+
+
+class Source(Protocol):
+  """A module of data/sources/.
+
+  Attributes:
+    HAS_LATENTS: whether records hold latents instead of video.
+    HAS_MIXED_SIZES: whether clips can be drawn from `data.mixed`.
+  """
+
+  HAS_LATENTS: bool
+  HAS_MIXED_SIZES: bool
+
+  def open_splits(
+    self, data: DataConfig, *, seed: int, embedded: bool = False
+  ) -> Splits:
+    """Opens the splits, preparing them first if they are missing.
+
+    Args:
+      data: section of the config.
+      seed: seed of rendered clips.
+      embedded: whether captions are used as stored embeddings, not as text.
+
+    Raises:
+      ValueError: missing or unusable data.
+    """
+
+  def prompt_grammar(self, data: DataConfig) -> Callable[[str], str] | None:
+    """Completes prompts to captions of the source; None if it cannot."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Subset:
+  """Some records of a split."""
+
+  records: Records
+  indices: Sequence[int]
+
+  def __len__(self) -> int:
+    return len(self.indices)
+
+  def __getitem__(self, index: int) -> Mapping[str, Any]:
+    return self.records[self.indices[index]]
+
+  def caption(self, index: int) -> str:
+    """The caption of a record."""
+    return self.records.caption(self.indices[index])
+
+
+def first_captions(records: Records) -> list[str]:
+  """The captions of the first records, at most CAPTIONS."""
+  return [records.caption(i) for i in range(min(CAPTIONS, len(records)))]
