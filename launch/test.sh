@@ -3,8 +3,8 @@
 #
 #   bash launch/test.sh [--quick] [arguments of pytest]
 #
-# --quick leaves out the tests that compare with PyTorch's implementations, and
-# what they need.
+# --quick is the fast lane: it leaves out comparisons with PyTorch's
+# implementations, with what they need, and end-to-end tests.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 source launch/setup_venv.sh
@@ -13,7 +13,7 @@ arguments=()
 extra=parity
 for argument in "$@"; do
   if [[ "$argument" == --quick ]]; then
-    arguments+=(-m 'not parity')
+    arguments+=(-m 'not parity and not e2e')
     extra=test
   else
     arguments+=("$argument")

@@ -11,11 +11,42 @@ from absl import flags, logging
 
 from spacetime.cli import config_file, flag_names, help_pages
 
+
+class NumbersParser(flags.ArgumentParser):
+  """Parses `0,1` or `(0, 1)` into a tuple of numbers."""
+
+  syntactic_help = 'numbers with commas between them'
+
+  def parse(self, argument) -> tuple[float, ...]:
+    if isinstance(argument, str):
+      argument = argument.strip('()').split(',')
+    return tuple(float(item) for item in argument)
+
+  def flag_type(self) -> str:
+    return 'numbers'
+
+
+def define_numbers(name: str, default, help_text: str) -> None:
+  """Defines a flag of several numbers."""
+  flags.DEFINE(NumbersParser(), name, default, help_text)
+
+
 DEFINE = {
   bool: flags.DEFINE_bool,
   float: flags.DEFINE_float,
   int: flags.DEFINE_integer,
   str: flags.DEFINE_string,
+  tuple: define_numbers,
+}
+# Config keys that $SPACETIME_TEST_STEPS limits, to so many for each step.
+SHORTENED = {
+  'train.steps': 1,
+  'optimizer.warmup': 1,
+  'data.clips': 32,
+  'data.held_out_clips': 16,
+  'data.batch_size': 4,
+  'train.held_out': 4,
+  'train.pca_init_clips': 16,
 }
 BAD_INPUT = 2  # exit code of a refusal
 INTERRUPTED = 130  # exit code after Ctrl-C, as of shells
@@ -69,7 +100,7 @@ def _plain_type(hint) -> type:
     )
   if typing.get_origin(hint) is typing.Literal:
     return type(typing.get_args(hint)[0])
-  return hint
+  return typing.get_origin(hint) or hint
 
 
 def parse(argv: list[str]) -> list[str]:
@@ -88,6 +119,28 @@ def parse(argv: list[str]) -> list[str]:
     raise ValueError(_illegal(str(e))) from e
   except (flags.Error, AttributeError, KeyError, OSError) as e:
     raise ValueError(f'{str(e).splitlines()[0]}; see --help') from e
+
+
+def shorten() -> None:
+  """Shortens the command to $SPACETIME_TEST_STEPS steps, if that is set.
+
+  Tests of the documentation set it, to run its commands as they stand.
+  """
+  if not os.environ.get('SPACETIME_TEST_STEPS'):
+    return
+  limit = int(os.environ['SPACETIME_TEST_STEPS'])
+  for name in ('steps', 'num'):
+    if name in flags.FLAGS:
+      flag = flags.FLAGS[name]
+      flag.value = limit if flag.value is None else min(flag.value, limit)
+  if 'config' in flags.FLAGS and hasattr(flags.FLAGS.config, 'unlocked'):
+    config = flags.FLAGS.config
+    with config.unlocked():
+      for key, most in SHORTENED.items():
+        section, name = key.split('.')
+        value = config.get(section, {}).get(name)
+        if isinstance(value, int) and value > most * limit:
+          config[section][name] = most * limit
 
 
 def _illegal(text: str) -> str:
@@ -122,6 +175,7 @@ def run(
     help_pages.show(docstring)
   try:
     rest = parse(sys.argv)
+    shorten()
     if not flags.FLAGS['verbosity'].present:  # Orbax logs every file it opens
       logging.set_verbosity(logging.WARNING)
     logging.use_absl_handler()

@@ -38,7 +38,7 @@ _GROUP = {
   **dict.fromkeys(('coordinator', 'num_processes', 'process_id'), 'devices'),
 }
 _UNSET = {}
-_METAVARS = {'int': 'N', 'float': 'X', 'string': 'TEXT'}
+_METAVARS = {'int': 'N', 'float': 'X', 'string': 'TEXT', 'numbers': 'X,X'}
 
 
 def group(name: str, *flag_names: str) -> None:

@@ -55,6 +55,20 @@ def run(command: str, *arguments) -> Result:
   return Result(code, out.getvalue(), err.getvalue())
 
 
+def parse(command: str, *arguments) -> None:
+  """Parses the flags of a command and runs nothing.
+
+  Raises:
+    ValueError: a flag or a config key does not exist.
+  """
+  _load(command)
+  before = sys.argv
+  try:
+    common.parse([f'spacetime {command}', *map(str, arguments)])
+  finally:
+    sys.argv = before
+
+
 def _load(command: str):
   """The command's module with its flags, those of other commands removed."""
   for name in list(flags.FLAGS):
