@@ -1,11 +1,11 @@
-"""A `spacetime` that starts at once: forks from a process that has JAX imported.
+"""A `spacetime` that starts at once: forked from a process that imported JAX.
 
-  python warm.py serve SOCKET     imports the library, then forks for each client
-  python warm.py call SOCKET ...  a command in the server; stands in for the
-                                  console script
+  python warm.py serve SOCKET     imports the library; forks for each client
+  python warm.py call SOCKET ...  runs a command in the server; stands in for
+                                  the console script
 
 The command runs with the client's arguments, folder, environment, input and
-output, so that a shell cannot tell it from the console script. Only the imports,
+output, so that a shell cannot tell it from the console script. Only imports,
 which take most of a short command's time, are shared.
 """
 

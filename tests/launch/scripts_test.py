@@ -97,7 +97,8 @@ def test_test_lints_and_runs_pytest(clone):
   assert install.endswith('--editable .[test]')
   assert (check, form) == ('ruff check .', 'ruff format --check .')
   assert tests == (
-    'python -m pytest -n 2 --dist worksteal -m not parity and not e2e tests/x_test.py -x'
+    'python -m pytest -n 2 --dist worksteal -m not parity and not e2e '
+    'tests/x_test.py -x'
   )
   bash('bash launch/test.sh', cwd=clone)
   assert told(clone)[-1] == 'python -m pytest -n 2 --dist worksteal'
