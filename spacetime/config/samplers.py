@@ -7,7 +7,7 @@ from spacetime.config.experiment import Experiment
 from spacetime.diffusion import flow
 from spacetime.diffusion.sampler import Sampler
 from spacetime.diffusion.settings import SamplingSettings
-from spacetime.models.networks import Networks, Skipping
+from spacetime.models.networks import FirstBlockCache, Networks
 
 
 def sampler(
@@ -44,8 +44,8 @@ def sampler(
     solver=settings.solver,
     temperature=settings.temperature,
     guidance=settings.make_guidance(),
-    precompute_kv=nets.prepare,
-    cached_transform=Skipping(nets, threshold) if threshold else None,
+    precompute_kv=nets.precompute_kv,
+    cached_transform=FirstBlockCache(nets, threshold) if threshold else None,
   )
 
 

@@ -1,5 +1,5 @@
 """The networks: transformer, video autoencoder, text encoder, their FLOPs.
 
-The only package that imports Flax. Names of parameters are the checkpoint
-format.
+The only folder that imports Flax. Parameter names are the checkpoint format.
+Noise, solvers and guidance live in diffusion/, files in checkpoint/.
 """

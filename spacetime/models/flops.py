@@ -1,7 +1,7 @@
 """Analytic FLOPs of the networks (stdlib only).
 
-XLA's own count sees the body of a scan once and no Pallas kernel, so FLOPs
-are counted here: two for a multiply and add, attention whole.
+XLA's own count sees the body of a scan once and no Pallas kernel. Here a
+multiply-add is two FLOPs, and attention has no causal discount.
 """
 
 
@@ -14,22 +14,34 @@ def transformer(
   mlp: int,
   text_width: int,
   patch_volume: int,
-  levels: int,
+  timesteps: int,
   frequencies: int,
 ) -> float:
-  """Forward FLOPs of the diffusion transformer for one clip."""
+  """Forward FLOPs of the diffusion transformer for one clip.
+
+  Args:
+    tokens: N.
+    text_tokens: S.
+    width: D.
+    layers: L.
+    mlp: M.
+    text_width: Y.
+    patch_volume: V.
+    timesteps: rows of the timestep table, such as latent frames.
+    frequencies: features of the timestep embedding.
+  """
   d, n, s = width, tokens, text_tokens
   block = 2 * n * (4 * d * d + 2 * d * d + 2 * d * mlp)  # self, cross, MLP
   block += 2 * s * 2 * d * d  # keys and values of the text
   block += attention(tokens=n, text_tokens=s, width=d)
   ends = 2 * n * 2 * patch_volume * d
   ends += 2 * s * (text_width * d + d * d)
-  ends += 2 * levels * (frequencies * d + d * d + 6 * d * d)
+  ends += 2 * timesteps * (frequencies * d + d * d + 6 * d * d)
   return float(layers * block + ends)
 
 
 def attention(*, tokens: int, text_tokens: int, width: int) -> float:
-  """Forward FLOPs of the two attentions of a block, projections apart."""
+  """Forward FLOPs of a block's two attentions, without projections."""
   return 4.0 * tokens * (tokens + text_tokens) * width
 
 
@@ -39,18 +51,18 @@ def training(forward: float) -> float:
 
 
 def executed(forward: float, attended: float, *, remat: str) -> float:
-  """FLOPs that a training step runs, with what it computes again.
+  """FLOPs that a training step runs, recomputation included.
+
+  The backward pass of a flash kernel has seven products to two of the forward
+  pass, since both its halves recompute the logits (Dao 2023, arXiv 2307.08691,
+  section 3.1, with the gradients of queries apart): one and a half forward
+  passes more than the model counts.
 
   Args:
     forward: FLOPs of the forward pass.
-    attended: those of them in attention kernels.
-    remat: of the config. Where the kernels' residuals are saved, the forward
-      pass runs again without them.
-
-  A flash kernel's backward pass multiplies seven times where the forward pass
-  does twice, since both its halves compute the logits again (Dao 2023, arXiv
-  2307.08691, section 3.1, with the gradients of queries apart): one and a half
-  forward passes more than is counted for the model.
+    attended: FLOPs of the attention kernels among them.
+    remat: model.remat. Where the kernels' residuals are saved, everything else
+      runs forward twice.
   """
-  again = {'none': 0.0, 'full': forward}.get(remat, forward - attended)
-  return training(forward) + again + 1.5 * attended
+  recomputed = {'none': 0.0, 'full': forward}.get(remat, forward - attended)
+  return training(forward) + recomputed + 1.5 * attended

@@ -2,62 +2,69 @@
 
 import dataclasses
 import math
-from typing import Any
+from collections.abc import Mapping
 
 import jax
 import jax.numpy as jnp
 
 from spacetime.data import geometry
-from spacetime.models.transformer import dit as dit_lib
-from spacetime.models.transformer import (
-  first_block_cache,
-  gathering,
-  kv_cache,
-  packed,
-  rope,
-)
+from spacetime.models.autoencoder.interface import Autoencoder
+from spacetime.models.text_encoder import TextEncoder
+from spacetime.models.transformer import first_block_cache, fsdp_cast, kv_cache
 from spacetime.models.transformer import lora as lora_lib
+from spacetime.models.transformer.attention import KVCache
+from spacetime.models.transformer.dit import DiT
+from spacetime.models.transformer.first_block_cache import BlockCache
+from spacetime.models.transformer.packed import PackedBatch
+from spacetime.models.transformer.rope import Scaling
 
 
 @dataclasses.dataclass(frozen=True)
 class Networks:
   """The three networks as pure functions of their parameters.
 
+  Parameters are a dict of trees: 'dit', 'text', 'lora'; those of the
+  autoencoder are among the frozen ones, under 'autoencoder'.
+
   Attributes:
     autoencoder: video <-> latents.
-    text: tokens -> text features.
-    dit: latents, levels and text -> prediction.
+    text: tokens -> prompt embeddings.
+    dit: latents, timesteps and prompt embeddings -> prediction.
     text_length: S.
-    text_kind: 'trained' with the transformer, or 'frozen'.
-    lora: pairs beside the transformer's kernels, trained in its place.
+    text_kind: 'trained' together with the transformer, or 'frozen'.
+    lora: LoRA weights of the transformer; with them nothing else is trained.
   """
 
-  autoencoder: Any
-  text: Any
-  dit: dit_lib.DiT
+  autoencoder: Autoencoder
+  text: TextEncoder
+  dit: DiT
   text_length: int
   text_kind: str = 'trained'
   lora: lora_lib.LoraConfig = lora_lib.LoraConfig()
 
   def with_rope_scaling(self, kind: str, *, frames: int) -> 'Networks':
-    """With positions of time scaled where a clip is longer than `frames`, the
-    longest of training; `kind` is of rope.SCALINGS."""
+    """Returns networks whose positions along time are scaled in longer clips.
+
+    Args:
+      kind: of rope.SCALINGS.
+      frames: video frames of the longest clip in training.
+    """
     if kind == 'none':
       return self
     trained = geometry.latent_frames(frames, stride=self.autoencoder.stride[0])
-    dit = self.dit.clone(scaling=rope.Scaling(kind, trained))
+    dit = self.dit.clone(scaling=Scaling(kind, trained))
     return dataclasses.replace(self, dit=dit)
 
-  def init_trainable(self, key) -> dict:
-    """Fresh parameters that training moves: {'dit'}, with 'text' where that is
+  def init_trainable(self, key: jax.Array) -> dict:
+    """Returns fresh trainable parameters: {'dit'}, with 'text' if that is
     trained too, or {'lora'} alone."""
     if self.lora.rank:
       return {'lora': lora_lib.init(key, self.lora, self.dit.config)}
     params = self.init(key)
     return params if self.text_kind == 'trained' else {'dit': params['dit']}
 
-  def init(self, key) -> dict:
-    """Fresh parameters of both networks: {'dit', 'text'}."""
+  def init(self, key: jax.Array) -> dict:
+    """Returns fresh parameters {'dit', 'text'}."""
     dit_key, text_key = jax.random.split(key)
     _, height, width = self.dit.config.patch
     z = jnp.zeros((1, 1, height, width, self.autoencoder.z_dim))
@@ -67,30 +74,61 @@ class Networks:
       'text': self.text.init(text_key),
     }
 
-  def embed(self, params, tokens_BS):
-    """Text features text_BSY."""
+  def embed(self, params: Mapping, tokens_BS: jax.Array) -> jax.Array:
+    """Returns the prompt embeddings text_BSY of tokens."""
     return self.text.encode(params['text'], tokens_BS)
 
-  def variables(self, params) -> dict:
-    """The transformer's, with pairs if there are any."""
-    dit = gathering.cast(params['dit'], self.dit.config.dtype)
+  def variables(self, params: Mapping) -> dict:
+    """Returns the transformer's Flax variables, with LoRA weights if any."""
+    dit = fsdp_cast.cast_kernels(params['dit'], self.dit.config.dtype)
     if 'lora' not in params:
       return {'params': dit}
-    pairs = lora_lib.variables(params['lora'], self.lora)
-    return {'params': dit, 'lora': pairs}
+    return {
+      'params': dit,
+      'lora': lora_lib.variables(params['lora'], self.lora),
+    }
 
   def transform(
-    self, params, z_Bfhwc, t_BT, text, key=None, *, t_index_fhw=None
-  ):
-    """The transformer's prediction; a key drops inputs of the pairs."""
+    self,
+    params: Mapping,
+    z_Bfhwc: jax.Array,
+    t_BT: jax.Array,
+    text: jax.Array | KVCache,
+    key: jax.Array | None = None,
+    *,
+    t_index_fhw: jax.Array | None = None,
+  ) -> jax.Array:
+    """Returns the transformer's prediction, (B, f, h, w, c).
+
+    Args:
+      params: 'dit', and 'lora' if there are LoRA weights.
+      z_Bfhwc, t_BT, text, t_index_fhw: see DiT.__call__.
+      key: for the dropout of the LoRA weights; None has no dropout.
+    """
     variables, rngs = self.variables(params), self._rngs(params, key)
     return self.dit.apply(
       variables, z_Bfhwc, t_BT, text, t_index_fhw, rngs=rngs
     )
 
-  def transform_packed(self, params, x_BNV, t_BT, text_BGSY, batch, key=None):
-    """The same for rows of clips; `batch` says where the tokens are."""
-    rows = packed.Rows(
+  def transform_packed(
+    self,
+    params: Mapping,
+    x_BNV: jax.Array,
+    t_BT: jax.Array,
+    text_BGSY: jax.Array,
+    batch: Mapping,
+    key: jax.Array | None = None,
+  ) -> jax.Array:
+    """Returns the transformer's prediction for packed sequences, (B, N, V).
+
+    Args:
+      params: as in `transform`.
+      x_BNV, t_BT, text_BGSY: see DiT.predict_packed.
+      batch: of data/packing.py, with 'segment_ids', 'positions', 'frame_ids'
+        and 'grids'.
+      key: as in `transform`.
+    """
+    packed_batch = PackedBatch(
       batch['segment_ids'],
       batch['positions'],
       batch['frame_ids'],
@@ -101,55 +139,67 @@ class Networks:
       x_BNV,
       t_BT,
       text_BGSY,
-      rows,
+      packed_batch,
       rngs=self._rngs(params, key),
-      method=self.dit.packed,
+      method=self.dit.predict_packed,
     )
 
-  def _rngs(self, params, key) -> dict:
-    """Flax' keys: of the pairs' dropout."""
+  def _rngs(self, params: Mapping, key: jax.Array | None) -> dict:
+    """Returns Flax' keys: of the dropout of LoRA weights."""
     if 'lora' in params and key is not None and self.lora.dropout:
       return {'dropout': key}
     return {}
 
-  def prepare(self, params, text_BSY):
-    """The text as `transform` takes it too, for many calls."""
-    return kv_cache.prepare(self.dit.config, self.variables(params), text_BSY)
+  def precompute_kv(self, params: Mapping, text_BSY: jax.Array) -> KVCache:
+    """Returns the text's KV cache, which `transform` accepts in its place."""
+    return kv_cache.precompute_kv(
+      self.dit.config, self.variables(params), text_BSY
+    )
 
-  def encode(self, frozen, video_BFHWC):
-    """Latents of unit scale."""
+  def encode(self, frozen: Mapping, video_BFHWC: jax.Array) -> jax.Array:
+    """Returns latents of unit scale."""
     return self.autoencoder.encode(frozen.get('autoencoder', {}), video_BFHWC)
 
-  def decode(self, frozen, z_Bfhwc):
-    """Video in [-1, 1]."""
+  def decode(self, frozen: Mapping, z_Bfhwc: jax.Array) -> jax.Array:
+    """Returns video in [-1, 1]."""
     return self.autoencoder.decode(frozen.get('autoencoder', {}), z_Bfhwc)
 
 
 @dataclasses.dataclass(frozen=True)
-class Skipping:
-  """The transformer in a loop over steps, of which near ones skip blocks.
+class FirstBlockCache:
+  """The transformer in a loop over solver steps, some of which skip blocks.
 
   Attributes:
-    networks: whose transformer it is.
-    threshold: see first_block_cache.predict.
+    networks: the networks of this transformer.
+    threshold: relative change below which blocks are skipped; see
+      transformer/first_block_cache.py.
   """
 
   networks: Networks
   threshold: float
 
-  def init(self, shape):
-    """What is remembered before the first step; `shape` is of latents."""
-    return first_block_cache.begin(self.networks.dit.config, shape)
+  def init(self, shape: tuple[int, ...]) -> BlockCache:
+    """Returns the cache before the first step, for latents of a shape."""
+    return first_block_cache.init(self.networks.dit.config, shape)
 
-  def __call__(self, params, z_Bfhwc, t_BT, text, memory, *, t_index_fhw=None):
-    """(prediction, memory)."""
+  def __call__(
+    self,
+    params: Mapping,
+    z_Bfhwc: jax.Array,
+    t_BT: jax.Array,
+    text: jax.Array | KVCache,
+    cache: BlockCache,
+    *,
+    t_index_fhw: jax.Array | None = None,
+  ) -> tuple[jax.Array, BlockCache]:
+    """Returns (prediction, cache); arguments as in Networks.transform."""
     return first_block_cache.predict(
       self.networks.dit,
       self.networks.variables(params),
       z_Bfhwc,
       t_BT,
       text,
-      memory,
+      cache,
       t_index_fhw=t_index_fhw,
       threshold=self.threshold,
     )

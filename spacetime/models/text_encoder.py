@@ -15,7 +15,7 @@ import numpy as np
 
 from spacetime import SettingError
 from spacetime.models import activations
-from spacetime.models.transformer.attention import RMSNorm
+from spacetime.models.transformer.layers import RMSNorm
 from spacetime.sharding import constrain
 
 BIASES = ('layer', 'shared')

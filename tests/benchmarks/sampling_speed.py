@@ -117,7 +117,7 @@ def sample(
       frozen = {'autoencoder': model.read('autoencoder')}
       videos.append(to_frames(np.asarray(nets.decode(frozen, z_Bfhwc))))
       if made.cached_transform is not None:
-        counts.append((int(carry.cache[0].computed), int(carry.cache[0].asked)))
+        counts.append((int(carry.cache[0].computed), int(carry.cache[0].steps)))
     seconds.append(spent)
   computed, of = np.sum(counts, 0) if counts else (1, 1)
   return Run(

@@ -95,7 +95,7 @@ class Knowing(Networks):
 
   known: tuple = ()
 
-  def prepare(self, params, text_BSY):
+  def precompute_kv(self, params, text_BSY):
     return text_BSY
 
   def transform(

@@ -1,4 +1,4 @@
-"""Multi-head attention as a module; how it is computed is in attend.py."""
+"""Multi-head attention as a Flax module; attention_plan.py computes it."""
 
 from typing import NamedTuple
 
@@ -7,64 +7,57 @@ import jax
 import jax.numpy as jnp
 
 from spacetime.models.transformer import rope
+from spacetime.models.transformer.attention_kernels import Segments
 from spacetime.models.transformer.attention_plan import attend
-from spacetime.models.transformer.layers import Dense
+from spacetime.models.transformer.layers import Dense, RMSNorm
 from spacetime.sharding import constrain
 
 
-class RMSNorm(nn.Module):
-  """x / sqrt(mean(x^2) + eps) * scale over the last axis, in float32."""
-
-  eps: float
-
-  @nn.compact
-  def __call__(self, x):
-    scale = self.param('scale', nn.initializers.ones, x.shape[-1:])
-    x32 = x.astype(jnp.float32)
-    mean = jnp.mean(jnp.square(x32), axis=-1, keepdims=True)
-    return (x32 * jax.lax.rsqrt(mean + self.eps)).astype(x.dtype) * (
-      scale.astype(x.dtype)
-    )
-
-
-class KeysValues(NamedTuple):
-  """What is asked, projected: (B, S, A, E) each, keys normalised."""
+class KVCache(NamedTuple):
+  """Keys and values of a context, (B, S, A, E) each; keys are normalised."""
 
   k: jax.Array
   v: jax.Array
 
 
-def _split(x, heads: int, along):
+def _split_heads(x: jax.Array, heads: int, axis: str | None) -> jax.Array:
+  """Splits the last axis into heads; `axis` is the logical axis of tokens."""
   x = x.reshape(*x.shape[:-1], heads, x.shape[-1] // heads)
-  return constrain(x, 'batch', along, 'heads', None)
+  return constrain(x, 'batch', axis, 'heads', None)
 
 
-def _keys_values(
-  context_BSD, width: int, *, heads: int, eps: float, dtype, along
-) -> KeysValues:
-  """Children k, norm_k and v of the module that calls this."""
+def _project_kv(
+  context_BSD: jax.Array,
+  width: int,
+  *,
+  heads: int,
+  eps: float,
+  dtype: jnp.dtype,
+  axis: str | None,
+) -> KVCache:
+  """Projects a context; creates children k, norm_k and v of the caller."""
   k = Dense(width, dtype=dtype, name='k')(context_BSD)
-  k = _split(RMSNorm(eps, name='norm_k')(k), heads, along)
+  k = _split_heads(RMSNorm(eps, name='norm_k')(k), heads, axis)
   v = Dense(width, dtype=dtype, name='v')(context_BSD)
-  return KeysValues(k, _split(v, heads, along))
+  return KVCache(k, _split_heads(v, heads, axis))
 
 
 class Projection(nn.Module):
-  """The keys and values of an Attention of these sizes, on its parameters."""
+  """Key and value projections of an Attention with the same parameters."""
 
   heads: int
   eps: float
   dtype: jnp.dtype
 
   @nn.compact
-  def __call__(self, context_BSD) -> KeysValues:
-    return _keys_values(
+  def __call__(self, context_BSD) -> KVCache:
+    return _project_kv(
       context_BSD,
       context_BSD.shape[-1],
       heads=self.heads,
       eps=self.eps,
       dtype=self.dtype,
-      along=None,
+      axis=None,
     )
 
 
@@ -72,16 +65,16 @@ class Attention(nn.Module):
   """Multi-head attention with normalised queries and keys.
 
   Queries and keys are RMS-normalised over all heads together, as in Wan, and
-  turned by their positions if tables are given.
+  rotated by their positions if there are RoPE tables.
 
   Attributes:
     heads: A; the width of x is A * E.
-    eps: of the two norms.
-    dtype: of the matrix products.
-    zero: starts the output projection at zero, so that a branch without a
-      gate begins as nothing.
-    kernel: of attend.KERNELS.
-    exchange: of attend.EXCHANGES.
+    eps: epsilon of the two norms.
+    dtype: dtype of the matrix products.
+    zero: initialises the output projection to zero, so that a branch without a
+      gate starts as zero.
+    kernel: of attention_plan.KERNELS.
+    context_attention: of attention_plan.CONTEXT_ATTENTION.
   """
 
   heads: int
@@ -89,39 +82,45 @@ class Attention(nn.Module):
   dtype: jnp.dtype
   zero: bool = False
   kernel: str = 'auto'
-  exchange: str = 'auto'
+  context_attention: str = 'auto'
 
   @nn.compact
   def __call__(
-    self, x_BND, context, rope_tables=None, segments=None, *, keys=None
-  ):
-    """Attends.
+    self,
+    x_BND: jax.Array,
+    context: jax.Array | KVCache,
+    rope_tables: tuple[jax.Array, jax.Array] | None = None,
+    segments: Segments | None = None,
+    *,
+    keys: str | None = None,
+  ) -> jax.Array:
+    """Attends from x to a context.
 
     Args:
-      x_BND: what asks.
-      context: what is asked, (B, S, D); or its KeysValues.
-      rope_tables: of rope.tables, if positions turn queries and keys.
-      segments: of packed rows, attention_kernels.Segments.
-      keys: 'tokens' where the context is split over devices as x is, None
-        where it is whole, as a text is.
+      x_BND: query tokens.
+      context: key/value tokens (B, S, D), or their KVCache.
+      rope_tables: of rope.tables; rotate queries and keys.
+      segments: of packed sequences.
+      keys: 'tokens' if the context is split over devices as x is, None if every
+        device has all of it, as of a text.
     """
     width = x_BND.shape[-1]
 
     q = Dense(width, dtype=self.dtype, name='q')(x_BND)
-    q = _split(RMSNorm(self.eps, name='norm_q')(q), self.heads, 'tokens')
-    if not isinstance(context, KeysValues):
-      context = _keys_values(
+    q = _split_heads(RMSNorm(self.eps, name='norm_q')(q), self.heads, 'tokens')
+    if not isinstance(context, KVCache):
+      context = _project_kv(
         context,
         width,
         heads=self.heads,
         eps=self.eps,
         dtype=self.dtype,
-        along=keys,
+        axis=keys,
       )
     k, v = context
     if rope_tables is not None:
       q, k = rope.rotate(q, *rope_tables), rope.rotate(k, *rope_tables)
-    # Shapes are all that matters to fresh parameters: no mesh divides them.
+    # Initialisation needs shapes alone, which no mesh has to divide.
     fresh = self.is_initializing()
     y_BNAE = attend(
       q,
@@ -130,7 +129,7 @@ class Attention(nn.Module):
       segments,
       keys=None if fresh else keys,
       kernel='xla' if fresh else self.kernel,
-      exchange=self.exchange,
+      context_attention=self.context_attention,
     )
     y_BND = y_BNAE.reshape(x_BND.shape)
     init = nn.initializers.zeros if self.zero else nn.linear.default_kernel_init

@@ -1,8 +1,8 @@
-"""Attention on one device: plain matrix products, and cuDNN's kernel.
+"""Attention kernels for one device: plain matrix products, and cuDNN's.
 
 Every kernel takes q_BNAE, k_BSAE, v_BSAE and, where some keys are padding,
-mask_BS: true where a key is real; padding follows what is real. Or Segments in
-its place.
+mask_BS: true where a key is real; padding comes last. Packed sequences have
+Segments in its place.
 """
 
 import dataclasses
@@ -13,20 +13,20 @@ import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
-# What a kernel leaves for its backward pass carries this name, so that a
-# policy can save it (see remat.py).
+# Name of the residuals of a kernel's backward pass, by which a policy of
+# rematerialisation can save them (remat.py).
 RESIDUALS = 'attention'
-# A finite stand-in for -inf: a row without a key stays a number, whose weight
+# A finite stand-in for -inf: a row without a key stays finite, and its weight
 # beside any other is exactly 0.
 MASKED = -1e30
 
 
 class Segments(NamedTuple):
-  """Of packed rows: a query meets the keys of its own segment, and has one.
+  """Segment ids of packed sequences: queries attend within their segment.
 
   Attributes:
-    queries_BN: int32, the segment of each query.
-    keys_BS: int32, of each key.
+    queries_BN: int32, the segment of each query; every one has some key.
+    keys_BS: int32, the segment of each key.
   """
 
   queries_BN: jax.Array
@@ -35,15 +35,15 @@ class Segments(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Kernel:
-  """A way to compute attention on one device.
+  """An implementation of attention on one device.
 
   Attributes:
     attend: (q, k, v, mask_BS or None) -> y_BNAE, differentiable.
-    forward: (q, k, v, mask_BS) -> (y_BNAE, lse_BAN), the logarithm of the sum
-      of exponentials in float32: what a ring joins parts by. None where a
-      kernel does not tell it.
-    backward: (q, k, v, mask_BS, y, lse, dy) -> (dq, dk, dv) of these keys'
-      part, y, lse and dy being of all keys. None likewise.
+    forward: (q, k, v, mask_BS) -> (y_BNAE, lse_BAN), with the log-sum-exp of
+      the logits in float32, by which a ring joins its parts. None if the kernel
+      does not return it.
+    backward: (q, k, v, mask_BS, y, lse, dy) -> (dq, dk, dv) for this part of
+      the keys, where y, lse and dy are those of all keys. None likewise.
   """
 
   attend: Callable
@@ -66,33 +66,33 @@ def _logits(q_BNAE, k_BSAE, mask_BS):
 
 
 def _same(segments: Segments) -> jax.Array:
-  """Which keys a query meets, bool (B, 1, N, S)."""
+  """Mask of query-key pairs of one segment, bool (B, 1, N, S)."""
   queries_BN1 = segments.queries_BN[:, :, None]
   return (queries_BN1 == segments.keys_BS[:, None])[:, None]
 
 
 @jax.custom_jvp
 def _softmax(logits):
-  """jax.nn.softmax, whose result, all that its derivative needs, is named."""
+  """Softmax whose result, all that its derivative needs, carries a name."""
   return jax.nn.softmax(logits, axis=-1)
 
 
 @_softmax.defjvp
 def _softmax_jvp(primals, tangents):
   weights = checkpoint_name(jax.nn.softmax(*primals, axis=-1), RESIDUALS)
-  (moved,) = tangents
-  mean = jnp.sum(weights * moved, axis=-1, keepdims=True)
-  return weights, weights * (moved - mean)
+  (tangent,) = tangents
+  mean = jnp.sum(weights * tangent, axis=-1, keepdims=True)
+  return weights, weights * (tangent - mean)
 
 
 def plain(q_BNAE, k_BSAE, v_BSAE, mask_BS=None):
-  """softmax(q k' / sqrt(E)) v for every head; softmax in float32.
+  """Attention by plain matrix products; the softmax is in float32.
 
-  Plain matrix products: on a CPU their backward pass is faster than that of
+  On a CPU the backward pass is faster than that of
   jax.nn.dot_product_attention (see BUILD_NOTES.md).
 
   Returns:
-    (B, N, A, E), in the dtype of q.
+    y_BNAE, in the dtype of q.
   """
   weights_BANS = _softmax(_logits(q_BNAE, k_BSAE, mask_BS))
   return jnp.einsum(
@@ -130,10 +130,10 @@ def plain_backward(q_BNAE, k_BSAE, v_BSAE, mask_BS, y_BNAE, lse_BAN, dy_BNAE):
 
 
 def cudnn(q_BNAE, k_BSAE, v_BSAE, mask_BS=None):
-  """cuDNN's fused attention, for GPUs; bfloat16 or float16.
+  """cuDNN's fused attention, for GPUs, in bfloat16 or float16.
 
-  Segments go in as a mask of one bit for all heads: what is read of it is a
-  fraction of what plain products write of logits.
+  Segments become a boolean mask shared by all heads: reading it costs a
+  fraction of the logits that plain products write.
   """
   lengths_B, mask_B1NS = None, None
   if isinstance(mask_BS, Segments):

@@ -1,14 +1,14 @@
-"""Where queries meet keys: the one choice of how, by platform and config.
+"""Attention on a mesh: chooses a kernel and a form of context parallelism.
 
-On one device a kernel computes it. Where tokens are split over the mesh's
-context axis, keys come to queries in one of two ways, or both:
+On one device a kernel computes attention (attention_kernels.py, splash.py).
+Where the mesh's context axis splits the tokens, queries reach all keys by
+context parallelism:
 
-  ulysses  all-to-all: tokens are exchanged for heads, so that a device has
-           every token of some heads. Little is sent; the devices divide the
-           heads.
-  ring     keys and values go round (ring.py). Any number of devices.
-  both     ulysses among as many neighbours as divide the heads, and a ring of
-           such groups.
+  ulysses  all-to-all: devices exchange tokens for heads, so that each has every
+           token of some heads. Sends little; its size has to divide the heads.
+  ring     keys and values travel round a ring (ring.py); any number of devices.
+  both     ulysses within groups whose size divides the heads, and a ring of
+           these groups.
 
 Source: Jacobs et al. 2023 (DeepSpeed-Ulysses), arXiv 2309.14509, section 3;
 both together as in Fang & Zhao 2024 (USP), arXiv 2405.07719, section 3.
@@ -16,28 +16,30 @@ both together as in Fang & Zhao 2024 (USP), arXiv 2405.07719, section 3.
 
 import dataclasses
 import math
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import AbstractMesh, Mesh
 
-from spacetime import sharding
+from spacetime import SettingError, sharding
 from spacetime.models.transformer import attention_kernels, ring, splash
 
 KERNELS = ('auto', 'xla', 'cudnn', 'splash')
-EXCHANGES = ('auto', 'ulysses', 'ring', 'both')
+CONTEXT_ATTENTION = ('auto', 'ulysses', 'ring', 'both')
 # By `device.platform`.
 PLATFORMS = {'xla': None, 'cudnn': ('gpu', 'cuda'), 'splash': ('tpu',)}
 
 
 @dataclasses.dataclass(frozen=True)
-class Way:
-  """How attention is computed on a mesh.
+class AttentionPlan:
+  """Kernel and context parallelism of attention on a mesh.
 
   Attributes:
     kernel: 'xla', 'cudnn' or 'splash'.
-    device_kind: as JAX names it.
-    ulysses: neighbours among which tokens are exchanged for heads.
-    ring: groups of these in a ring.
+    device_kind: the devices' kind, as JAX names it.
+    ulysses: devices in a group that exchanges tokens for heads.
+    ring: number of such groups in a ring.
   """
 
   kernel: str
@@ -48,26 +50,27 @@ class Way:
 
 def choose(
   kernel: str,
-  exchange: str,
+  context_attention: str,
   *,
-  mesh,
+  mesh: Mesh | AbstractMesh,
   heads: int,
   head_size: int,
-  dtype,
-) -> Way:
-  """The way for self-attention of a model on a mesh.
+  dtype: jax.typing.DTypeLike,
+) -> AttentionPlan:
+  """Chooses the plan for self-attention of a model on a mesh.
 
   Args:
     kernel: of KERNELS; 'auto' takes the platform's.
-    exchange: of EXCHANGES; 'auto' takes ulysses as far as heads allow.
-    mesh: a Mesh or AbstractMesh; an empty one is the default device.
+    context_attention: of CONTEXT_ATTENTION; 'auto' takes ulysses as far as the
+      heads allow, and a ring beyond.
+    mesh: the mesh; an empty one is the default device.
     heads: A.
     head_size: E.
     dtype: of queries and keys.
 
   Raises:
-    ValueError: a kernel that this platform has not, heads that the mesh does
-      not divide, or a ring of a kernel that cannot.
+    SettingError: a kernel that the platform does not have, heads that the mesh
+      does not divide, or a ring of a kernel that cannot run in one.
   """
   platform, device_kind = device_of(mesh)
   half = jnp.dtype(dtype).itemsize == 2
@@ -75,55 +78,61 @@ def choose(
     kernel = {'tpu': 'splash', 'gpu': 'cudnn', 'cuda': 'cudnn'}.get(
       platform, 'xla'
     )
-    if kernel == 'cudnn' and not _cudnn_takes(head_size, half):
+    if kernel == 'cudnn' and not _cudnn_supports(head_size, half):
       kernel = 'xla'
   allowed = PLATFORMS[kernel]
   if allowed and platform not in allowed:
-    raise ValueError(
-      f'model.attention={kernel!r} on {platform!r}: expected a device of '
-      f"{allowed}; change model.attention to 'auto' or 'xla'"
+    raise SettingError(
+      'model.attention',
+      kernel,
+      f"'auto' or 'xla' on {platform!r}: this kernel runs on {allowed}",
     )
-  if kernel == 'cudnn' and not _cudnn_takes(head_size, half):
-    raise ValueError(
-      f"model.attention='cudnn' with heads of {head_size} in "
-      f'{jnp.dtype(dtype).name}: expected at most 128, a multiple of 8, in '
-      "bfloat16; change model.attention to 'xla', or model.dtype"
+  if kernel == 'cudnn' and not _cudnn_supports(head_size, half):
+    raise SettingError(
+      'model.attention',
+      'cudnn',
+      f'heads of at most 128, a multiple of 8, in bfloat16, but they have '
+      f'{head_size} in {jnp.dtype(dtype).name}',
+      hint="change `model.attention` to 'xla', or `model.dtype`",
     )
   tensor = sharding.num_shards('heads', mesh)
   if heads % tensor:
-    raise ValueError(
-      f'model.heads={heads}: mesh.tensor={tensor} does not divide it; change '
-      'mesh.tensor'
+    raise SettingError(
+      'mesh.tensor', tensor, f'a divisor of `model.heads`={heads}'
     )
   context = sharding.num_shards('tokens', mesh)
-  ulysses = _neighbours(exchange, heads // tensor, context)
+  ulysses = _ulysses_size(context_attention, heads // tensor, context)
   if ulysses < context and kernel == 'cudnn':
-    raise ValueError(
-      f"model.attention='cudnn' with mesh.context={context}, which does not "
-      f'divide the {heads // tensor} heads of a device: that kernel has no '
-      "ring; change mesh.context, or model.attention to 'xla'"
+    raise SettingError(
+      'mesh.context',
+      context,
+      f'a divisor of the {heads // tensor} heads of a device, since '
+      "`model.attention`='cudnn' cannot run in a ring",
+      hint="change `mesh.context`, or `model.attention` to 'xla'",
     )
-  return Way(kernel, device_kind, ulysses, context // ulysses)
+  return AttentionPlan(kernel, device_kind, ulysses, context // ulysses)
 
 
-def _cudnn_takes(head_size: int, half: bool) -> bool:
+def _cudnn_supports(head_size: int, half: bool) -> bool:
   return half and head_size <= 128 and head_size % 8 == 0
 
 
-def _neighbours(exchange: str, heads: int, context: int) -> int:
-  """Of how many devices' tokens ulysses makes one."""
-  most = math.gcd(heads, context)
-  if exchange == 'ulysses' and most < context:
-    raise ValueError(
-      f"model.context_attention='ulysses' with mesh.context={context}: "
-      f'expected a divisor of the {heads} heads of a device (model.heads / '
-      "mesh.tensor); change mesh.context, or take 'both'"
+def _ulysses_size(context_attention: str, heads: int, context: int) -> int:
+  """Devices in a ulysses group, of a device's heads and a context axis."""
+  largest = math.gcd(heads, context)
+  if context_attention == 'ulysses' and largest < context:
+    raise SettingError(
+      'mesh.context',
+      context,
+      f'a divisor of the {heads} heads of a device (`model.heads` / '
+      "`mesh.tensor`) with `model.context_attention`='ulysses'",
+      hint="'both' has no such limit",
     )
-  return 1 if exchange == 'ring' else most
+  return 1 if context_attention == 'ring' else largest
 
 
-def device_of(mesh) -> tuple[str, str]:
-  """(platform, device_kind) of a mesh, whose devices need not be there."""
+def device_of(mesh: Mesh | AbstractMesh) -> tuple[str, str]:
+  """Returns (platform, device_kind) of a mesh; its devices need not exist."""
   if not mesh.empty:
     device = getattr(mesh, 'abstract_mesh', mesh).abstract_device
     if device is not None:
@@ -132,11 +141,11 @@ def device_of(mesh) -> tuple[str, str]:
   return device.platform, device.device_kind
 
 
-def get_kernel(way: Way) -> attention_kernels.Kernel:
-  """The kernel of a way."""
-  if way.kernel == 'splash':
-    return splash.kernel(way.device_kind)
-  if way.kernel == 'cudnn':
+def get_kernel(plan: AttentionPlan) -> attention_kernels.Kernel:
+  """The kernel of a plan."""
+  if plan.kernel == 'splash':
+    return splash.kernel(plan.device_kind)
+  if plan.kernel == 'cudnn':
     return attention_kernels.CUDNN
   return attention_kernels.PLAIN
 
@@ -149,23 +158,23 @@ def attend(
   *,
   keys: str | None = None,
   kernel: str = 'auto',
-  exchange: str = 'auto',
+  context_attention: str = 'auto',
 ) -> jax.Array:
-  """softmax(q k' / sqrt(E)) v for every head; softmax in float32.
+  """Attention, softmax(q k' / sqrt(E)) v per head, on the current mesh.
 
   Args:
-    q_BNAE: queries, split along the context axis where there is one.
+    q_BNAE: queries, split along the context axis if there is one.
     k_BSAE: keys.
     v_BSAE: values.
-    mask_BS: bool, true where a key is real; padding follows what is real. Or
-      Segments, of packed rows.
-    keys: 'tokens' where keys are split as queries are, None where they are
-      whole along the context axis, as a text is.
+    mask_BS: bool, true where a key is real; padding comes last. Or the Segments
+      of packed sequences.
+    keys: 'tokens' if keys are split as queries are, None if every device of the
+      context axis has all of them, as it has of a text.
     kernel: of KERNELS.
-    exchange: of EXCHANGES.
+    context_attention: of CONTEXT_ATTENTION.
 
   Returns:
-    (B, N, A, E), in the dtype of q.
+    y_BNAE, in the dtype of q; the softmax is in float32.
 
   Raises:
     ValueError: see `choose`; or tokens that the context axis does not divide.
@@ -174,75 +183,99 @@ def attend(
   if isinstance(mask_BS, attention_kernels.Segments):
     lengths = q_BNAE.shape[1], k_BSAE.shape[1]
     kernel = check_segments(kernel, mesh, lengths=lengths)
-  way = choose(
+  plan = choose(
     kernel,
-    exchange,
+    context_attention,
     mesh=mesh,
     heads=q_BNAE.shape[2],
     head_size=q_BNAE.shape[3],
     dtype=q_BNAE.dtype,
   )
-  exchanged = keys == 'tokens' and way.ulysses * way.ring > 1
-  if mesh.empty or (way.kernel == 'xla' and not exchanged):
-    # What XLA partitions by itself.
-    return get_kernel(way).attend(q_BNAE, k_BSAE, v_BSAE, mask_BS)
+  parallel = keys == 'tokens' and plan.ulysses * plan.ring > 1
+  if mesh.empty or (plan.kernel == 'xla' and not parallel):
+    # XLA partitions plain products by itself.
+    return get_kernel(plan).attend(q_BNAE, k_BSAE, v_BSAE, mask_BS)
   check_tokens(q_BNAE.shape[1], mesh)
   return on_mesh(
-    get_kernel(way), way if exchanged else None, keys=keys, mesh=mesh
+    get_kernel(plan), plan if parallel else None, keys=keys, mesh=mesh
   )(q_BNAE, k_BSAE, v_BSAE, mask_BS)
 
 
-def check_segments(kernel: str, mesh, *, lengths: tuple[int, int]) -> str:
-  """The kernel for packed rows of so many queries and keys: where 'auto' would
-  be cuDNN's, and cannot, it is 'xla'.
+def check_segments(
+  kernel: str, mesh: Mesh | AbstractMesh, *, lengths: tuple[int, int]
+) -> str:
+  """Returns the kernel for packed sequences: 'xla' where 'auto' would choose
+  cuDNN's, which cannot mask odd lengths.
+
+  Args:
+    kernel: of KERNELS.
+    mesh: the mesh.
+    lengths: numbers of queries and of keys.
 
   Raises:
-    ValueError: cuDNN's kernel with odd lengths, or tokens that are split over
+    SettingError: cuDNN's kernel with odd lengths, or tokens that are split over
       devices.
   """
   odd = any(length % 2 for length in lengths)
   if kernel == 'cudnn' and odd:
-    raise ValueError(
-      f"model.attention='cudnn' on packed rows of {lengths[0]} tokens and "
-      f'{lengths[1]} keys: expected even numbers; change data.packing.length, '
-      "or model.attention to 'auto'"
+    raise SettingError(
+      'model.attention',
+      'cudnn',
+      f'even numbers of tokens and keys in packed sequences, not {lengths[0]} '
+      f'and {lengths[1]}',
+      hint="change `data.packing.length`, or `model.attention` to 'auto'",
     )
-  if sharding.num_shards('tokens', mesh) > 1:
-    raise ValueError(
-      f'mesh.context={sharding.num_shards("tokens", mesh)} with packed rows: '
-      "expected 1; change mesh.context, or data.packing.kind to 'buckets'"
+  context = sharding.num_shards('tokens', mesh)
+  if context > 1:
+    raise SettingError(
+      'mesh.context',
+      context,
+      '1 with packed sequences',
+      hint="or change `data.packing.kind` to 'buckets'",
     )
   on_gpu = device_of(mesh)[0] in PLATFORMS['cudnn']
   return 'xla' if kernel == 'auto' and on_gpu and odd else kernel
 
 
-def check_tokens(tokens: int, mesh) -> None:
-  """Raises ValueError where the context axis does not divide the tokens."""
+def check_tokens(tokens: int, mesh: Mesh | AbstractMesh) -> None:
+  """Checks that the context axis divides the tokens of a clip.
+
+  Raises:
+    SettingError: it does not.
+  """
   context = sharding.num_shards('tokens', mesh)
   if tokens % context:
-    raise ValueError(
-      f'{tokens} tokens: mesh.context={context} does not divide them; change '
-      'mesh.context, or the frames, height or width of the clips'
+    raise SettingError(
+      'mesh.context',
+      context,
+      f'a divisor of the {tokens} tokens of a clip',
+      hint='change `mesh.context`, or the frames, height or width of the clips',
     )
 
 
-def on_mesh(kernel, way: Way | None, *, keys: str | None, mesh):
-  """A kernel on every device's share of the mesh.
+def on_mesh(
+  kernel: attention_kernels.Kernel,
+  plan: AttentionPlan | None,
+  *,
+  keys: str | None,
+  mesh: Mesh | AbstractMesh,
+) -> Callable:
+  """Wraps a kernel so that it runs on every device's part of the mesh.
 
   Args:
-    kernel: a Kernel.
-    way: of the exchange between devices; None has none.
+    kernel: the kernel.
+    plan: context parallelism; None runs none.
     keys: 'tokens' or None, see `attend`.
-    mesh: a Mesh or AbstractMesh.
+    mesh: the mesh.
 
   Returns:
     (q_BNAE, k_BSAE, v_BSAE, mask_BS or None) -> y_BNAE.
   """
 
-  def part(q, k, v, mask_BS):
-    if way is None:
-      return _parts(kernel, 1, 1, q, k, v, mask_BS)
-    return _exchanged(kernel, way, q, k, v, mask_BS)
+  def local(q, k, v, mask_BS):
+    if plan is None:
+      return _ring(kernel, 1, 1, q, k, v, mask_BS)
+    return _context_parallel(kernel, plan, q, k, v, mask_BS)
 
   def call(q_BNAE, k_BSAE, v_BSAE, mask_BS=None):
     rows = sharding.divisible_axis('batch', q_BNAE.shape[0], mesh)
@@ -252,42 +285,46 @@ def on_mesh(kernel, way: Way | None, *, keys: str | None, mesh):
     if isinstance(mask_BS, attention_kernels.Segments):
       masks = type(mask_BS)(sharding.spec(rows, 'tokens'), masks)
     return jax.shard_map(
-      part,
+      local,
       mesh=mesh,
       in_specs=(queries, others, others, masks),
       out_specs=queries,
-      # A kernel's results do not tell along which axes they vary.
+      # A kernel's outputs carry no types of the axes along which they vary.
       check_vma=False,
     )(q_BNAE, k_BSAE, v_BSAE, mask_BS)
 
   return call
 
 
-def _exchanged(kernel, way: Way, q, k, v, mask_BS):
-  """Inside shard_map: neighbours exchange, and groups of them make a ring."""
+def _context_parallel(
+  kernel: attention_kernels.Kernel, plan: AttentionPlan, q, k, v, mask_BS
+):
+  """Inside shard_map: ulysses within groups, a ring of the groups."""
   axis = sharding.LOGICAL_AXIS_RULES['tokens']
-  count, size = way.ulysses * way.ring, way.ulysses
+  count, size = plan.ulysses * plan.ring, plan.ulysses
   groups = [[*range(i, i + size)] for i in range(0, count, size)]
-  groups = groups if way.ring > 1 else None
+  groups = groups if plan.ring > 1 else None
 
-  def swap(x, split, joined):
+  def all_to_all(x, split, joined):
     if size == 1:
       return x
     return jax.lax.all_to_all(
       x, axis, split, joined, tiled=True, axis_index_groups=groups
     )
 
-  q, k, v = (swap(x, 2, 1) for x in (q, k, v))
+  q, k, v = (all_to_all(x, 2, 1) for x in (q, k, v))
   if mask_BS is not None and size > 1:
     mask_BS = jax.lax.all_gather(
       mask_BS, axis, axis=1, tiled=True, axis_index_groups=groups
     )
-  return swap(_parts(kernel, way.ring, size, q, k, v, mask_BS), 1, 2)
+  return all_to_all(_ring(kernel, plan.ring, size, q, k, v, mask_BS), 1, 2)
 
 
-def _parts(kernel, count: int, step: int, q, k, v, mask_BS):
-  """A kernel, or a ring of it over so many groups of `step` neighbours."""
+def _ring(
+  kernel: attention_kernels.Kernel, size: int, step: int, q, k, v, mask_BS
+):
+  """A ring of `size` groups of `step` devices; of one, the kernel itself."""
   if kernel.backward is None:
     return kernel.attend(q, k, v, mask_BS)
-  around = ring.Ring(sharding.LOGICAL_AXIS_RULES['tokens'], count, step)
-  return ring.attend(q, k, v, mask_BS, kernel, around)
+  devices = ring.Ring(sharding.LOGICAL_AXIS_RULES['tokens'], size, step)
+  return ring.attend(q, k, v, mask_BS, kernel, devices)

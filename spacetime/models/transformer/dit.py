@@ -1,29 +1,40 @@
-"""The diffusion transformer: Wan's, with a noise level for every patch.
+"""The diffusion transformer: Wan's, with a timestep for every latent patch.
+
+With one timestep for the clip it is Wan 2.1; with one per token it is Wan 2.2
+TI2V-5B. The children's names are the checkpoint format.
 
 Source: Peebles & Xie 2022 (DiT), arXiv 2212.09748; Wan 2.1, arXiv 2503.20314.
-With one level for the whole clip it is Wan 2.1; with one per token it is Wan
-2.2 TI2V-5B. Children's names are the checkpoint's format.
 """
 
 import dataclasses
+import functools
 import math
+from collections.abc import Callable
+from typing import NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jax.ad_checkpoint import checkpoint_name
 
+from spacetime import SettingError
+from spacetime.models import activations
 from spacetime.models.transformer import (
   attention_plan,
-  kv_cache,
   packed,
   patchify,
   remat,
   rope,
-  timestep_embedding,
 )
-from spacetime.models.transformer.attention import KeysValues
-from spacetime.models.transformer.block import Block, to_tokens
-from spacetime.models.transformer.layers import DROPOUT, LORA, layer_norm
+from spacetime.models.transformer.attention import Attention, KVCache
+from spacetime.models.transformer.attention_kernels import Segments
+from spacetime.models.transformer.layers import (
+  DROPOUT,
+  LORA,
+  Dense,
+  layer_norm,
+)
 from spacetime.sharding import constrain
 
 
@@ -33,14 +44,14 @@ class DiTConfig:
 
   Attributes:
     channels: latent channels c, in and out.
-    patch: latent cells a token holds (time, height, width); time is 1.
+    patch: latent cells per token along time, height and width; time is 1.
     width: D.
     heads: A; E = D / A is even and at least 6.
     layers: L.
     mlp: M.
-    text_width: Y of the text that is attended to.
-    frequencies: sines and cosines of the level's embedding.
-    eps: of every norm.
+    text_width: Y, the width of the prompt embeddings.
+    frequencies: features of the timestep embedding, half sines, half cosines.
+    eps: epsilon of every norm.
     theta: base of the rotary wavelengths; 10,000 in Wan, less for small grids.
     pos_embed_frequencies: K cosines per axis of the absolute position
       embedding, of a token's position between the edges of its clip; 0 (as in
@@ -48,11 +59,14 @@ class DiTConfig:
       pure noise they cannot distinguish left from right or first from last, so
       a model without it learns words of position and motion only from clips
       whose content shows through the noise.
-    dtype: of matrix products; norms, modulation and softmax stay float32.
-    attention: kernel, of attend.KERNELS; 'auto' is the platform's.
-    context_attention: how keys meet queries where mesh.context splits the
-      tokens, of attend.EXCHANGES.
+    dtype: dtype of matrix products; norms, modulation and softmax are float32.
+    attention: kernel, of attention_plan.KERNELS; 'auto' is the platform's.
+    context_attention: context parallelism where mesh.context splits the tokens,
+      of attention_plan.CONTEXT_ATTENTION.
     remat: what is saved for the backward pass, of remat.NAMES.
+
+  Raises:
+    SettingError: sizes that do not fit each other, or an unknown name.
   """
 
   channels: int
@@ -74,30 +88,28 @@ class DiTConfig:
   def __post_init__(self):
     head = self.width // self.heads
     if self.width % self.heads or head % 2 or head < 6:
-      raise ValueError(
-        f'model.width={self.width}, model.heads={self.heads}: expected heads '
-        'that divide the width into an even size of at least 6'
+      raise SettingError(
+        'model.heads',
+        self.heads,
+        f'a divisor of `model.width`={self.width} that leaves heads of an even '
+        'size of at least 6',
       )
-    if self.remat not in remat.NAMES:
-      raise ValueError(
-        f'model.remat={self.remat!r}: expected one of {remat.NAMES}'
-      )
-    if self.attention not in attention_plan.KERNELS:
-      raise ValueError(
-        f'model.attention={self.attention!r}: expected one of '
-        f'{attention_plan.KERNELS}'
-      )
-    if self.context_attention not in attention_plan.EXCHANGES:
-      raise ValueError(
-        f'model.context_attention={self.context_attention!r}: expected one of '
-        f'{attention_plan.EXCHANGES}'
-      )
+    for name, names in (
+      ('remat', remat.NAMES),
+      ('attention', attention_plan.KERNELS),
+      ('context_attention', attention_plan.CONTEXT_ATTENTION),
+    ):
+      if getattr(self, name) not in names:
+        raise SettingError(
+          f'model.{name}', getattr(self, name), f'one of {names}'
+        )
     if self.frequencies % 2:
-      raise ValueError(f'model.frequencies={self.frequencies}: expected even')
+      raise SettingError(
+        'model.frequencies', self.frequencies, 'an even number'
+      )
     if self.pos_embed_frequencies < 0:
-      raise ValueError(
-        f'model.pos_embed_frequencies={self.pos_embed_frequencies}: expected 0 '
-        'or more'
+      raise SettingError(
+        'model.pos_embed_frequencies', self.pos_embed_frequencies, '0 or more'
       )
 
   @property
@@ -106,112 +118,295 @@ class DiTConfig:
     return math.prod(self.patch) * self.channels
 
 
-def whole_stack(model: 'DiT', x_BND, *inner) -> jax.Array:
-  """All blocks, one after another."""
-  return model.blocks(inner[1])(x_BND, *inner)[0]
+class TimestepEmbedding(NamedTuple):
+  """Embeddings of a table of timesteps, float32.
+
+  Attributes:
+    head_BTD: modulates the head.
+    block_BT6D: modulates every block: shift, scale and gate, twice.
+  """
+
+  head_BTD: jax.Array
+  block_BT6D: jax.Array
+
+
+def timestep_features(t_BT: jax.Array, frequencies: int) -> jax.Array:
+  """Returns [cos(1000 t f), sin(1000 t f)], f = 10000^(-i / half), float32.
+
+  Source: Vaswani et al. 2017, arXiv 1706.03762; cosines first as in Wan.
+  """
+  half = frequencies // 2
+  f = np.exp(-np.log(10000.0) * np.arange(half) / half).astype(np.float32)
+  step = 1000.0 * t_BT[..., None].astype(jnp.float32)
+  # Wan's timesteps are integers; 1000 * float32(0.511) is not quite 511.
+  nearest = jnp.round(step)
+  step = jnp.where(jnp.abs(step - nearest) <= 2e-7 * step, nearest, step)
+  angle = step * f
+  return jnp.concatenate([jnp.cos(angle), jnp.sin(angle)], axis=-1)
+
+
+def embed_timestep(config: DiTConfig, t_BT: jax.Array) -> TimestepEmbedding:
+  """Embeds timesteps in [0, 1].
+
+  Creates the children time_in, time_out and time_modulation of the calling
+  module.
+  """
+  width, dtype = config.width, jnp.dtype(config.dtype)
+
+  def dense(name, size, dtype, init=nn.linear.default_kernel_init):
+    return nn.Dense(size, dtype=dtype, kernel_init=init, name=name)
+
+  # Small at first, as in DiT: it modulates the head from the start.
+  small, zero = nn.initializers.normal(0.02), nn.initializers.zeros
+  features_BTY = timestep_features(t_BT, config.frequencies)
+  x_BTD = dense('time_in', width, jnp.float32)(features_BTY)
+  x_BTD = constrain(x_BTD, 'batch', None, 'width')
+  x_BTD = dense('time_out', width, jnp.float32, small)(nn.silu(x_BTD))
+  head_BTD = constrain(x_BTD, 'batch', None, 'width')
+  modulation = dense('time_modulation', 6 * width, dtype, zero)
+  x_BTD = modulation(nn.silu(head_BTD.astype(dtype))).astype(jnp.float32)
+  block_BT6D = x_BTD.reshape(*t_BT.shape, 6, width)
+  block_BT6D = constrain(block_BT6D, 'batch', None, None, 'width')
+  return TimestepEmbedding(head_BTD, block_BT6D)
+
+
+def embed_text(config: DiTConfig, text_BSY: jax.Array) -> jax.Array:
+  """Maps prompt embeddings to text_BSD.
+
+  Creates the children text_in and text_out of the calling module.
+  """
+  dtype = jnp.dtype(config.dtype)
+  text_BSD = nn.Dense(config.width, dtype=dtype, name='text_in')(
+    text_BSY.astype(dtype)
+  )
+  text_BSD = constrain(text_BSD, 'batch', None, 'width')
+  text_BSD = nn.Dense(config.width, dtype=dtype, name='text_out')(
+    activations.gelu(text_BSD)
+  )
+  return constrain(text_BSD, 'batch', None, 'width')
+
+
+def modulation_per_token(
+  m_BTD: jax.Array, t_index_N: np.ndarray | jax.Array
+) -> jax.Array:
+  """Gathers m_BND from a table of timesteps; a table of one row broadcasts.
+
+  Args:
+    m_BTD: a shift, scale or gate for each timestep of the table.
+    t_index_N: each token's row of the table; (B, N) for packed sequences.
+  """
+  if m_BTD.shape[1] == 1:
+    return m_BTD
+  if t_index_N.ndim == 2:
+    m_BND = jnp.take_along_axis(m_BTD, t_index_N[..., None], axis=1)
+  else:
+    m_BND = jnp.take(m_BTD, t_index_N, axis=1, mode='clip')
+  return constrain(m_BND, 'batch', 'tokens', 'width')
+
+
+def _open_gates(key, shape, dtype=jnp.float32):
+  """Initialises shifts and scales to 0, gates to 1.
+
+  With output projections of 0 a fresh block is the identity, and these
+  projections learn from the first step; behind gates of 0 they would wait for
+  the gates.
+  """
+  del key
+  return jnp.zeros(shape, dtype).at[jnp.array([2, 5])].set(1)
+
+
+class Block(nn.Module):
+  """Transformer block: self-attention, cross-attention and MLP, modulated.
+
+  The carry is the residual stream; every other argument is the same in each
+  layer (of a KVCache the layer's own part).
+  """
+
+  config: DiTConfig
+
+  @nn.compact
+  def __call__(
+    self,
+    x_BND: jax.Array,
+    modulation_BT6D: jax.Array,
+    text: jax.Array | KVCache,
+    rope_tables: tuple[jax.Array, jax.Array],
+    t_index_N: np.ndarray | jax.Array,
+    segments: tuple[Segments, Segments] | None = None,
+  ):
+    """Returns (x_BND, None), as nn.scan expects it."""
+    self_segments, cross_segments = segments or (None, None)
+    config = self.config
+    dtype = x_BND.dtype
+    table = self.param('modulation', _open_gates, (6, config.width))
+    m_BT6D = modulation_BT6D + table.astype(jnp.float32)
+    shift_a, scale_a, gate_a, shift_m, scale_m, gate_m = (
+      modulation_per_token(m_BT6D[:, :, i], t_index_N) for i in range(6)
+    )
+    x_BND = constrain(x_BND, 'batch', 'tokens', 'width')
+    x_BND = checkpoint_name(x_BND, remat.BLOCK)
+
+    y_BND = layer_norm(x_BND, config.eps) * (1 + scale_a) + shift_a
+    y_BND = y_BND.astype(dtype)
+    attention = functools.partial(
+      Attention,
+      config.heads,
+      config.eps,
+      dtype,
+      zero=True,
+      kernel=config.attention,
+      context_attention=config.context_attention,
+    )
+    y_BND = attention(name='self_attention')(
+      y_BND, y_BND, rope_tables, self_segments, keys='tokens'
+    )
+    x_BND = (x_BND.astype(jnp.float32) + y_BND * gate_a).astype(dtype)
+
+    norm = nn.LayerNorm(
+      epsilon=config.eps,
+      dtype=jnp.float32,
+      use_fast_variance=False,
+      name='norm_cross',
+    )
+    y_BND = norm(x_BND.astype(jnp.float32)).astype(dtype)
+    x_BND = x_BND + attention(name='cross_attention')(
+      y_BND, text, segments=cross_segments
+    )
+
+    y_BND = layer_norm(x_BND, config.eps) * (1 + scale_m) + shift_m
+    y_BNM = Dense(config.mlp, dtype=dtype, name='mlp_in')(y_BND.astype(dtype))
+    y_BNM = constrain(activations.gelu(y_BNM), 'batch', 'tokens', 'mlp')
+    y_BND = Dense(
+      config.width,
+      dtype=dtype,
+      kernel_init=nn.initializers.zeros,
+      name='mlp_out',
+    )(y_BNM)
+    x_BND = (x_BND.astype(jnp.float32) + y_BND * gate_m).astype(dtype)
+    return x_BND, None
+
+
+def run_blocks(model: 'DiT', x_BND: jax.Array, *inputs) -> jax.Array:
+  """Runs all blocks; `inputs` are the other arguments of Block."""
+  return model.blocks(inputs[1])(x_BND, *inputs)[0]
 
 
 class DiT(nn.Module):
-  """Predicts the flow at latents, given a level per frame and a text.
+  """Diffusion transformer: predicts the flow at noisy latents, given a text.
 
   Attributes:
     config: sizes.
-    scaling: of time's positions, in clips longer than those trained on. No
-      size of the network: whoever samples chooses it.
+    scaling: RoPE scaling along time for clips longer than in training. Chosen
+      when sampling; not part of the architecture.
   """
 
   config: DiTConfig
   scaling: rope.Scaling | None = None
 
   def __call__(
-    self, z_Bfhwc, t_BT, text, t_index_fhw=None, *, stack=whole_stack
-  ):
-    """One prediction.
+    self,
+    z_Bfhwc: jax.Array,
+    t_BT: jax.Array,
+    text: jax.Array | KVCache,
+    t_index_fhw: jax.Array | None = None,
+    *,
+    stack: Callable = run_blocks,
+  ) -> jax.Array:
+    """Predicts for a batch of clips.
 
     Args:
       z_Bfhwc: noisy latents, float.
-      t_BT: level of each latent frame in [0, 1], (B, f); or (B, 1), one for
-        the whole clip, at no cost.
-      text: features (B, S, Y), of which rows past the text are zeros and take
-        part; or what text_keys.prepare made of them.
-      t_index_fhw: index in t_BT for each latent cell, int, one for all cells of
-        a token; None is that of its frame.
-      stack: (model, x_BND, what each block takes besides) -> x_BND, how the
-        blocks are run; see first_block_cache.py.
+      t_BT: timesteps in [0, 1]: (B, f), one per latent frame; or (B, 1), one
+        for the clip, which costs nothing.
+      text: prompt embeddings text_BSY, whose padding is zeros that take part in
+        the attention; or their kv_cache.precompute_kv.
+      t_index_fhw: index into t_BT for each latent cell, int, equal within a
+        token; None is the index of the cell's frame.
+      stack: how the blocks run: (model, x_BND, *inputs of a block) -> x_BND;
+        see first_block_cache.py.
 
     Returns:
-      float32 (B, f, h, w, c): a velocity or a sample, as it was trained.
+      float32 (B, f, h, w, c): a velocity or a sample, as trained.
 
     Raises:
-      ValueError: latents that the patches do not divide, or levels for
+      ValueError: latents that the patches do not divide, or timesteps for
         another number of frames.
     """
     config = self.config
-    grid = self.grid(z_Bfhwc.shape, t_BT.shape, rows=t_index_fhw is not None)
+    grid = self._grid(z_Bfhwc.shape, t_BT.shape, per_frame=t_index_fhw is None)
     position_N3 = patchify.positions(grid)
-    row_N = position_N3[:, 0]
+    t_index_N = position_N3[:, 0]
     if t_index_fhw is not None:
-      row_N = jnp.ravel(t_index_fhw[:, :: config.patch[1], :: config.patch[2]])
+      _, height, width = config.patch
+      t_index_N = jnp.ravel(t_index_fhw[:, ::height, ::width])
     rope_tables = rope.tables(
       position_N3,
       head_size=config.width // config.heads,
       theta=config.theta,
       scaling=self.scaling,
     )
-    y_BNV = self.network(
+    cosines_NK = None
+    if config.pos_embed_frequencies:
+      cosines_NK = patchify.position_cosines(grid, config.pos_embed_frequencies)
+    y_BNV = self.tokens_to_tokens(
       patchify.patchify(z_Bfhwc, config.patch),
       t_BT,
       text,
-      row_N,
+      t_index_N,
       rope_tables,
-      patchify.position_cosines(grid, config.pos_embed_frequencies)
-      if config.pos_embed_frequencies
-      else None,
+      cosines_NK,
       stack=stack,
     )
     return patchify.unpatchify(y_BNV, config.patch, grid)
 
-  def packed(self, x_BNV, t_BT, text_BGSY, rows: packed.Rows):
-    """One prediction for rows of several clips, each as if it were alone.
+  def predict_packed(
+    self,
+    x_BNV: jax.Array,
+    t_BT: jax.Array,
+    text_BGSY: jax.Array,
+    batch: packed.PackedBatch,
+  ) -> jax.Array:
+    """Predicts for packed sequences, each clip as if it were alone.
 
     Args:
       x_BNV: noisy patches, float.
-      t_BT: table of levels, a row for each latent frame of each clip.
-      text_BGSY: text features of each clip.
-      rows: where the tokens are.
+      t_BT: table of timesteps, a row for each latent frame of each clip.
+      text_BGSY: prompt embeddings of each clip.
+      batch: which clip, position and frame each token has.
 
     Returns:
       float32 (B, N, V).
     """
     config = self.config
-    return self.network(
+    cosines_BNK = None
+    if config.pos_embed_frequencies:
+      cosines_BNK = batch.position_cosines(config.pos_embed_frequencies)
+    return self.tokens_to_tokens(
       x_BNV,
       t_BT,
-      packed.text_row(text_BGSY),
-      rows.frame_BN,
-      rows.rope_tables(
+      packed.concatenate_texts(text_BGSY),
+      batch.frame_ids_BN,
+      batch.rope_tables(
         head_size=config.width // config.heads, theta=config.theta
       ),
-      rows.position_cosines(config.pos_embed_frequencies)
-      if config.pos_embed_frequencies
-      else None,
-      rows.segments(text_BGSY.shape[2]),
+      cosines_BNK,
+      batch.segments(text_BGSY.shape[2]),
     )
 
   @nn.compact
-  def network(
+  def tokens_to_tokens(
     self,
-    x_BNV,
-    t_BT,
-    text,
-    row_N,
-    rope_tables,
-    position_NK,
-    segments=None,
+    x_BNV: jax.Array,
+    t_BT: jax.Array,
+    text: jax.Array | KVCache,
+    t_index_N: np.ndarray | jax.Array,
+    rope_tables: tuple[jax.Array, jax.Array],
+    cosines_NK: np.ndarray | jax.Array | None,
+    segments: tuple[Segments, Segments] | None = None,
     *,
-    stack=whole_stack,
-  ):
-    """Tokens to tokens, wherever they are."""
+    stack: Callable = run_blocks,
+  ) -> jax.Array:
+    """Maps noisy tokens to predicted tokens x_BNV, at any positions."""
     config = self.config
     dtype = jnp.dtype(config.dtype)
     x_BNV = x_BNV.astype(dtype)
@@ -223,19 +418,21 @@ class DiT(nn.Module):
         dtype=dtype,
         kernel_init=nn.initializers.zeros,
         name='pos_embed',
-      )(position_NK.astype(dtype))
-    time = timestep_embedding.embed(config, t_BT)
+      )(cosines_NK.astype(dtype))
+    timestep = embed_timestep(config, t_BT)
     x_BND = constrain(x_BND, 'batch', 'tokens', 'width')
-    if not isinstance(text, KeysValues):
-      text = kv_cache.embed(config, text)
+    if not isinstance(text, KVCache):
+      text = embed_text(config, text)
     x_BND = stack(
-      self, x_BND, time.block_BT6D, text, rope_tables, row_N, segments
+      self, x_BND, timestep.block_BT6D, text, rope_tables, t_index_N, segments
     )
 
     table = self.param(
       'head_modulation', nn.initializers.zeros, (2, config.width)
     ).astype(jnp.float32)
-    shift, scale = (to_tokens(time.head_BTD + row, row_N) for row in table)
+    shift, scale = (
+      modulation_per_token(timestep.head_BTD + row, t_index_N) for row in table
+    )
     x_BND = layer_norm(x_BND, config.eps) * (1 + scale) + shift
     x_BNV = nn.Dense(
       config.patch_volume,
@@ -245,28 +442,34 @@ class DiT(nn.Module):
     )(x_BND.astype(dtype))
     return x_BNV.astype(jnp.float32)
 
-  def blocks(self, text):
-    """The stack of blocks: one traced body, parameters stacked on axis 0, and
-    with them the text's keys and values if it comes as these."""
-    along = 0 if isinstance(text, KeysValues) else nn.broadcast
+  def blocks(self, text: jax.Array | KVCache) -> nn.Module:
+    """Returns the stack of blocks: one traced body, with parameters stacked on
+    axis 0, and with them a KVCache of the text."""
+    text_axis = 0 if isinstance(text, KVCache) else nn.broadcast
     return nn.scan(
       remat.remat(Block, self.config.remat),
       variable_axes={'params': 0, LORA: 0},
       split_rngs={'params': True, DROPOUT: True},
-      in_axes=(nn.broadcast, along, *(nn.broadcast,) * 3),
+      in_axes=(nn.broadcast, text_axis, *(nn.broadcast,) * 3),
       length=self.config.layers,
     )(self.config, name='blocks')
 
-  def grid(self, shape, table, *, rows: bool) -> tuple[int, int, int]:
-    """Tokens along time, height and width of latents of this shape."""
+  def _grid(
+    self,
+    shape: tuple[int, ...],
+    table: tuple[int, ...],
+    *,
+    per_frame: bool,
+  ) -> tuple[int, int, int]:
+    """Returns the tokens along time, height and width of latents of a shape."""
     sizes, patch = shape[1:4], self.config.patch
     if any(n % p for n, p in zip(sizes, patch, strict=True)):
       raise ValueError(
         f'latents {shape}: model.patch={patch} does not divide (f, h, w)'
       )
-    if not rows and table[1] not in (1, sizes[0]):
+    if per_frame and table[1] not in (1, sizes[0]):
       raise ValueError(
-        f'levels {table}: expected (B, 1) or (B, {sizes[0]}), one for each '
+        f'timesteps {table}: expected (B, 1) or (B, {sizes[0]}), one for each '
         'latent frame'
       )
     return tuple(n // p for n, p in zip(sizes, patch, strict=True))

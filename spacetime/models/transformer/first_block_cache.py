@@ -1,14 +1,17 @@
-"""Steps of sampling that skip all blocks but the first.
+"""First-block cache: solver steps that skip every block but the first.
 
-Between two steps that are close the blocks add nearly the same to their input.
-The first block tells how close: where what it adds has changed by less than a
-threshold since all blocks were last computed (the sum of absolute differences,
-relative, in every clip of the batch), what the others added then is added
-again. As it is compared with the last step that was computed, small changes
-cannot add up unseen.
+Between two close steps the blocks add almost the same to their input. The first
+block measures how close: if its residual has changed by less than a threshold
+(relative L1 distance, in every clip of the batch) since all blocks last ran,
+the residual of the other blocks is taken from that step. Since the comparison
+is with the last step that ran completely, small changes cannot accumulate
+unseen.
 
-Source: the idea of Liu et al. 2024 (TeaCache), arXiv 2411.19108, told by the
-first block's residual in place of a fitted polynomial of the input.
+Source: the technique and its name are those of ParaAttention (Cheng 2024,
+github.com/chengzeyi/ParaAttention), which diffusers ships as
+FirstBlockCacheConfig in `apply_first_block_cache`; both follow TeaCache (Liu et
+al. 2024, arXiv 2411.19108), whose indicator is a polynomial of the timestep-
+modulated input instead of the first block's residual.
 """
 
 import dataclasses
@@ -17,118 +20,118 @@ import jax
 import jax.numpy as jnp
 
 from spacetime.models.transformer import dit
-from spacetime.models.transformer.attention import KeysValues
+from spacetime.models.transformer.attention import KVCache
 from spacetime.models.transformer.layers import LORA
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
-class Memory:
-  """Of the last step that was computed whole.
+class BlockCache:
+  """Residuals of the last step that ran all blocks.
 
   Attributes:
-    first_BND: what the first block added.
-    rest_BND: what the others added.
-    computed: steps computed whole so far, int32.
-    asked: steps so far, int32.
+    first_BND: residual of the first block.
+    rest_BND: residual of the other blocks.
+    computed: steps so far that ran all blocks, int32.
+    steps: steps so far, int32.
   """
 
   first_BND: jax.Array
   rest_BND: jax.Array
   computed: jax.Array
-  asked: jax.Array
+  steps: jax.Array
 
 
-def begin(config: dit.DiTConfig, shape: tuple[int, ...]) -> Memory:
-  """Before the first step, which is computed: nothing is near to zeros.
+def init(config: dit.DiTConfig, shape: tuple[int, ...]) -> BlockCache:
+  """Returns the cache before the first step, which always runs all blocks.
 
   Args:
     config: of the transformer.
-    shape: of the latents that it is called with, (B, f, h, w, c).
+    shape: of the latents, (B, f, h, w, c).
   """
   cells = zip(shape[1:4], config.patch, strict=True)
   tokens = [n // p for n, p in cells]
   size = (shape[0], tokens[0] * tokens[1] * tokens[2], config.width)
   x_BND = jnp.zeros(size, config.dtype)
-  return Memory(x_BND, x_BND, jnp.int32(0), jnp.int32(0))
+  return BlockCache(x_BND, x_BND, jnp.int32(0), jnp.int32(0))
 
 
 def predict(
   model: dit.DiT,
-  variables,
-  z_Bfhwc,
-  t_BT,
-  text: jax.Array | KeysValues,
-  memory: Memory,
+  variables: dict,
+  z_Bfhwc: jax.Array,
+  t_BT: jax.Array,
+  text: jax.Array | KVCache,
+  cache: BlockCache,
   *,
   t_index_fhw: jax.Array | None = None,
   threshold: float,
-):
-  """As the transformer itself, of a step near to the one remembered.
+) -> tuple[jax.Array, BlockCache]:
+  """Predicts like the transformer, skipping blocks if the step is close.
 
   Args:
     model: the transformer.
-    variables: its own.
+    variables: its Flax variables.
     z_Bfhwc, t_BT, text, t_index_fhw: see dit.DiT.
-    memory: of the step before, or `begin`.
-    threshold: 0 computes every step.
+    cache: of the previous step, or `init`.
+    threshold: relative change; 0 runs all blocks in every step.
 
   Returns:
-    (prediction, memory).
+    (prediction, cache).
   """
-  after = []
+  caches = []
 
-  def stack(bound, x_BND, *inner):
-    run = _runner(bound, inner)
+  def stack(bound, x_BND, *inputs):
+    run = _runner(bound, inputs)
     first_BND = run(x_BND, 0, 1)
-    added_BND = first_BND - x_BND
-    near = _near(added_BND, memory.first_BND, threshold)
+    residual_BND = first_BND - x_BND
+    close = _is_close(residual_BND, cache.first_BND, threshold)
     rest_BND = jax.lax.cond(
-      near,
-      lambda: memory.rest_BND,
+      close,
+      lambda: cache.rest_BND,
       lambda: run(first_BND, 1, model.config.layers) - first_BND,
     )
-    after.append(
-      Memory(
-        jnp.where(near, memory.first_BND, added_BND),
+    caches.append(
+      BlockCache(
+        jnp.where(close, cache.first_BND, residual_BND),
         rest_BND,
-        memory.computed + jnp.where(near, 0, 1),
-        memory.asked + 1,
+        cache.computed + jnp.where(close, 0, 1),
+        cache.steps + 1,
       )
     )
     return first_BND + rest_BND
 
   y = model.apply(variables, z_Bfhwc, t_BT, text, t_index_fhw, stack=stack)
-  return y, after[0]
+  return y, caches[0]
 
 
-def _near(new_BND, old_BND, threshold: float) -> jax.Array:
-  """Whether every clip has changed by less than its share; bool scalar."""
+def _is_close(new_BND, old_BND, threshold: float) -> jax.Array:
+  """Whether every clip has changed by less than the threshold; bool scalar."""
 
-  def size(x_BND):
+  def norm(x_BND):
     return jnp.sum(jnp.abs(x_BND.astype(jnp.float32)), axis=(1, 2))
 
-  return jnp.all(size(new_BND - old_BND) < threshold * size(old_BND))
+  return jnp.all(norm(new_BND - old_BND) < threshold * norm(old_BND))
 
 
-def _runner(bound: dit.DiT, inner):
-  """(x_BND, first, stop) -> x_BND after these blocks of a bound module."""
+def _runner(bound: dit.DiT, inputs: tuple):
+  """Returns (x_BND, first, stop) -> x_BND, which runs blocks of a bound DiT."""
   block = dit.Block(bound.config, parent=None)
   stacks = {
     name: bound.variables[name]['blocks']
     for name in ('params', LORA)
     if name in bound.variables
   }
-  time, text, *rest = inner
+  modulation, text, *rest = inputs
 
-  def at(tree, i):
+  def layer(tree, i):
     return jax.tree.map(
       lambda x: jax.lax.dynamic_index_in_dim(x, i, keepdims=False), tree
     )
 
   def step(x_BND, i):
-    told = at(text, i) if isinstance(text, KeysValues) else text
-    return block.apply(at(stacks, i), x_BND, time, told, *rest)
+    layer_text = layer(text, i) if isinstance(text, KVCache) else text
+    return block.apply(layer(stacks, i), x_BND, modulation, layer_text, *rest)
 
   def run(x_BND, first, stop):
     return jax.lax.scan(step, x_BND, jnp.arange(first, stop))[0]

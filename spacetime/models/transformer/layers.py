@@ -1,27 +1,45 @@
-"""Layers: a dense one that takes a low-rank pair beside its kernel; a norm."""
+"""Layers: norms, and a dense layer with LoRA weights beside its kernel."""
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-LORA = 'lora'  # the collection of the pairs
-DROPOUT = 'dropout'  # the stream of keys
+LORA = 'lora'  # Flax collection of the LoRA weights
+DROPOUT = 'dropout'  # Flax stream of keys
 
 
 def layer_norm(x: jax.Array, eps: float) -> jax.Array:
-  """Zero mean and unit variance over the last axis, float32, no weights."""
+  """Layer norm over the last axis in float32, without weights."""
   x = x.astype(jnp.float32)
   centred = x - jnp.mean(x, axis=-1, keepdims=True)
   variance = jnp.mean(jnp.square(centred), axis=-1, keepdims=True)
   return centred * jax.lax.rsqrt(variance + eps)
 
 
-class Dense(nn.Dense):
-  """x W + b, and x A B beside it where the variables hold a pair for it.
+class RMSNorm(nn.Module):
+  """RMS norm over the last axis: x / sqrt(mean(x^2) + eps) * scale.
 
-  The pair is in the collection 'lora' under the layer's own path: `a` (in, r),
-  `b` (r, out), which holds the scale, and `keep`, the share of the inputs that
-  the pair sees where a key for dropout is given.
+  The mean is in float32.
+  """
+
+  eps: float
+
+  @nn.compact
+  def __call__(self, x):
+    scale = self.param('scale', nn.initializers.ones, x.shape[-1:])
+    x32 = x.astype(jnp.float32)
+    mean = jnp.mean(jnp.square(x32), axis=-1, keepdims=True)
+    return (x32 * jax.lax.rsqrt(mean + self.eps)).astype(x.dtype) * (
+      scale.astype(x.dtype)
+    )
+
+
+class Dense(nn.Dense):
+  """Dense layer x W + b, plus x A B where the variables have LoRA weights.
+
+  These are in the collection 'lora' under the layer's own path: `a` (in, r),
+  `b` (r, out), which includes the scale, and `keep`, the fraction of inputs
+  that dropout keeps when there is a key for it.
   """
 
   @nn.compact
@@ -33,6 +51,6 @@ class Dense(nn.Dense):
     x = x.astype(y.dtype)
     if self.has_rng(DROPOUT):
       keep = self.get_variable(LORA, 'keep')
-      kept = jax.random.bernoulli(self.make_rng(DROPOUT), keep, x.shape)
-      x = jnp.where(kept, x / keep.astype(x.dtype), 0)
+      mask = jax.random.bernoulli(self.make_rng(DROPOUT), keep, x.shape)
+      x = jnp.where(mask, x / keep.astype(x.dtype), 0)
     return y + (x @ a) @ b

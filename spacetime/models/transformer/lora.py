@@ -1,18 +1,20 @@
-"""Low-rank pairs beside the kernels of the transformer's blocks.
+"""LoRA: low-rank weights beside the kernels of the transformer's blocks.
 
 A kernel W (in, out) becomes W + alpha / rank * A B with A (in, rank) and
-B (rank, out); only A and B are trained. B is zero at first, so that a fresh
-pair changes nothing.
+B (rank, out); only A and B are trained. B starts at zero, so that a fresh
+adapter changes nothing. An adapter is the tree of all A and B:
+{'blocks': {...: {'a': (L, in, r), 'b': (L, r, out)}}}.
 
 Source: Hu et al. 2021 (LoRA), arXiv 2106.09685, section 4.1.
 """
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import jax
 import jax.numpy as jnp
 
+from spacetime import SettingError
 from spacetime.models.transformer import dit as dit_lib
 
 ATTENTION = tuple(
@@ -25,16 +27,16 @@ TARGETS = (*ATTENTION, 'mlp_in', 'mlp_out')
 
 @dataclasses.dataclass(frozen=True)
 class LoraConfig:
-  """The pairs.
+  """Sizes of an adapter.
 
   Attributes:
-    rank: r; 0 is no pairs: every parameter is trained.
-    alpha: the product of a pair counts alpha / rank.
-    targets: kernels of a block, of TARGETS.
-    dropout: share of a pair's inputs that are dropped while training.
+    rank: r; 0 has no adapter: every parameter is trained.
+    alpha: the products A B are scaled by alpha / rank.
+    targets: kernels of a block with LoRA weights, of TARGETS.
+    dropout: fraction of the inputs of A that is dropped in training.
 
   Raises:
-    ValueError: a rank, alpha, dropout or target that cannot be.
+    SettingError: a value out of range, or an unknown target.
   """
 
   rank: int = 0
@@ -43,26 +45,29 @@ class LoraConfig:
   dropout: float = 0.0
 
   def __post_init__(self):
-    if self.rank < 0 or self.alpha <= 0 or not 0 <= self.dropout < 1:
-      raise ValueError(
-        f'lora.rank={self.rank}, lora.alpha={self.alpha}, lora.dropout='
-        f'{self.dropout}: expected rank >= 0, alpha > 0 and 0 <= dropout < 1'
-      )
+    if self.rank < 0:
+      raise SettingError('lora.rank', self.rank, '0 or more')
+    if self.alpha <= 0:
+      raise SettingError('lora.alpha', self.alpha, 'a positive number')
+    if not 0 <= self.dropout < 1:
+      raise SettingError('lora.dropout', self.dropout, '0 or more, below 1')
     unknown = [name for name in self.targets if name not in TARGETS]
     if unknown or not self.targets:
-      raise ValueError(
-        f'lora.targets={self.targets}: unknown {unknown}: expected some of '
-        f'{TARGETS}'
+      raise SettingError(
+        'lora.targets',
+        self.targets,
+        f'some of {TARGETS}',
+        hint=f'unknown: {unknown}' if unknown else '',
       )
 
   @property
   def scale(self) -> float:
-    """What a pair's product counts."""
+    """Factor of the products A B."""
     return self.alpha / self.rank
 
 
 def kernel_shapes(model: dit_lib.DiTConfig) -> dict[str, tuple[int, int, int]]:
-  """(L, in, out) of every kernel that may have a pair."""
+  """Returns (L, in, out) of every kernel that may have LoRA weights."""
   wide = (model.layers, model.width, model.width)
   return {name: wide for name in ATTENTION} | {
     'mlp_in': (model.layers, model.width, model.mlp),
@@ -70,50 +75,52 @@ def kernel_shapes(model: dit_lib.DiTConfig) -> dict[str, tuple[int, int, int]]:
   }
 
 
-def init(key, config: LoraConfig, model: dit_lib.DiTConfig) -> dict:
-  """Fresh pairs: {'blocks': {...: {'a': (L, in, r), 'b': (L, r, out)}}}.
-
-  A is uniform with the variance 1 / (3 in), B zero.
+def init(key: jax.Array, config: LoraConfig, model: dit_lib.DiTConfig) -> dict:
+  """Returns a fresh adapter: A uniform with variance 1 / (3 in), B zero.
 
   Raises:
-    ValueError: a rank that is no less than a kernel's sizes.
+    SettingError: a rank above a kernel's sizes.
   """
   shapes, tree = kernel_shapes(model), {}
   keys = jax.random.split(key, len(TARGETS))
   for name in config.targets:
-    layers, into, out = shapes[name]
-    if config.rank > min(into, out):
-      raise ValueError(
-        f'lora.rank={config.rank}: {name} has a kernel of {into} x {out}: '
-        'expected a rank that is not above either'
+    layers, fan_in, fan_out = shapes[name]
+    if config.rank > min(fan_in, fan_out):
+      raise SettingError(
+        'lora.rank',
+        config.rank,
+        f'at most {min(fan_in, fan_out)}, since the kernel of {name} is '
+        f'{fan_in} x {fan_out}',
       )
-    bound = into**-0.5
+    bound = fan_in**-0.5
     a = jax.random.uniform(
       keys[TARGETS.index(name)],
-      (layers, into, config.rank),
+      (layers, fan_in, config.rank),
       minval=-bound,
       maxval=bound,
     )
-    _put(tree, name, {'a': a, 'b': jnp.zeros((layers, config.rank, out))})
+    b = jnp.zeros((layers, config.rank, fan_out))
+    _insert(tree, name, {'a': a, 'b': b})
   return {'blocks': tree}
 
 
-def variables(pairs: Mapping, config: LoraConfig) -> dict:
-  """The pairs as the layers take them: b scaled, and what dropout keeps."""
+def variables(adapter: Mapping, config: LoraConfig) -> dict:
+  """Returns the Flax collection 'lora' of layers.Dense: `a`, `b` with the
+  scale, and `keep`, the fraction that dropout keeps."""
 
-  def ready(pair):
-    keep = jnp.full(pair['a'].shape[:1], 1 - config.dropout)
-    return {'a': pair['a'], 'b': config.scale * pair['b'], 'keep': keep}
+  def scaled(weights):
+    keep = jnp.full(weights['a'].shape[:1], 1 - config.dropout)
+    return {'a': weights['a'], 'b': config.scale * weights['b'], 'keep': keep}
 
-  return _map_pairs(ready, pairs)
+  return _map_weights(scaled, adapter)
 
 
-def merge(dit: Mapping, pairs: Mapping, *, scale: float) -> dict:
-  """The transformer's parameters with the pairs added to their kernels.
+def merge(dit: Mapping, adapter: Mapping, *, scale: float) -> dict:
+  """Returns the transformer's parameters with an adapter added to the kernels.
 
   Args:
-    dit: parameters; kernels keep their dtype.
-    pairs: as `init` makes them.
+    dit: parameters of the transformer; kernels keep their dtype.
+    adapter: LoRA weights, see `init`.
     scale: alpha / rank.
   """
 
@@ -129,17 +136,19 @@ def merge(dit: Mapping, pairs: Mapping, *, scale: float) -> dict:
       return dict(tree) | {'kernel': kernel.astype(tree['kernel'].dtype)}
     return dict(tree) | {k: walk(tree[k], v) for k, v in part.items()}
 
-  return walk(dit, pairs)
+  return walk(dit, adapter)
 
 
-def _map_pairs(call, tree: Mapping) -> dict:
+def _map_weights(function: Callable[[Mapping], dict], tree: Mapping) -> dict:
+  """Applies a function to every {'a', 'b'} of an adapter."""
   if 'a' in tree:
-    return call(tree)
-  return {k: _map_pairs(call, v) for k, v in tree.items()}
+    return function(tree)
+  return {k: _map_weights(function, v) for k, v in tree.items()}
 
 
-def _put(tree: dict, name: str, pair: dict) -> None:
+def _insert(tree: dict, name: str, weights: dict) -> None:
+  """Inserts {'a', 'b'} at a dotted name."""
   *path, last = name.split('.')
   for key in path:
     tree = tree.setdefault(key, {})
-  tree[last] = pair
+  tree[last] = weights

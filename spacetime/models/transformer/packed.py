@@ -1,8 +1,9 @@
-"""Rows of several clips: what a token needs to be told apart.
+"""Sequence packing: several clips in one sequence of tokens.
 
-Of a token, a row tells its clip, its place in it and the latent frame that it
-is of; with these the transformer makes of each clip what it would have made of
-it alone. Rows are packed by data/packing.py; G clips at most, T latent frames.
+For each token a packed batch has its clip, its position in that clip and its
+latent frame, from which the transformer computes for each clip what it would
+compute for that clip alone. data/packing.py fills the sequences: up to G clips
+and T latent frames each.
 """
 
 from typing import NamedTuple
@@ -16,53 +17,58 @@ from spacetime.models.transformer import patchify, rope
 from spacetime.models.transformer.attention_kernels import Segments
 
 
-class Rows(NamedTuple):
-  """Where the tokens of packed rows are.
+class PackedBatch(NamedTuple):
+  """Layout of the tokens in packed sequences.
 
   Attributes:
-    clip_BN: int32, from 1; 0 is padding, which follows what is real.
-    position_BN3: int32, place in the clip's grid of tokens.
-    frame_BN: int32, row in the table of levels.
+    segment_ids_BN: int32, the clip of each token, from 1; 0 is padding, which
+      comes last.
+    positions_BN3: int32, position in the clip's grid of tokens.
+    frame_ids_BN: int32, row of the sequence's table of timesteps.
     grids_BG3: int32, tokens of each clip along time, height and width; zeros
       where there is no clip.
   """
 
-  clip_BN: jax.Array
-  position_BN3: jax.Array
-  frame_BN: jax.Array
+  segment_ids_BN: jax.Array
+  positions_BN3: jax.Array
+  frame_ids_BN: jax.Array
   grids_BG3: jax.Array
 
-  def rope_tables(self, *, head_size: int, theta: float):
-    """Cosines and sines of each token's place, (B, N, E / 2) each."""
+  def rope_tables(
+    self, *, head_size: int, theta: float
+  ) -> tuple[jax.Array, jax.Array]:
+    """Returns cosines and sines of each token's position, (B, N, E / 2)."""
     return rope.packed_tables(
-      self.position_BN3,
-      length=self.clip_BN.shape[1],
+      self.positions_BN3,
+      length=self.segment_ids_BN.shape[1],
       head_size=head_size,
       theta=theta,
     )
 
-  def position_cosines(self, cosines: int) -> jax.Array:
-    """See patchify.position_cosines, (B, N, 3 K)."""
-    clip_BN1 = jnp.maximum(self.clip_BN - 1, 0)[..., None]
+  def position_cosines(self, frequencies: int) -> jax.Array:
+    """Returns patchify.position_cosines of each token, (B, N, 3 K)."""
+    clip_BN1 = jnp.maximum(self.segment_ids_BN - 1, 0)[..., None]
     grid_BN3 = jnp.take_along_axis(self.grids_BG3, clip_BN1, axis=1)
-    grid_BN3 = jnp.maximum(grid_BN3, 1)  # of padding there is none
+    grid_BN3 = jnp.maximum(grid_BN3, 1)  # padding has no grid
     return patchify.cosine_features(
-      self.position_BN3, grid_BN3, cosines, xp=jnp
+      self.positions_BN3, grid_BN3, frequencies, xp=jnp
     )
 
   def segments(self, text_tokens: int) -> tuple[Segments, Segments]:
-    """Of self-attention, and of cross-attention to S tokens for each clip.
+    """Returns the segments of self-attention, and of cross-attention to S text
+    tokens per clip.
 
-    Padding meets padding, and the text of the first clip: nobody reads what
-    it finds, but a softmax over no key at all would not be a number.
+    Padding attends to padding, and to the text of the first clip: its result is
+    not read, but a softmax over no key would be NaN.
     """
-    own = Segments(self.clip_BN, self.clip_BN)
+    self_segments = Segments(self.segment_ids_BN, self.segment_ids_BN)
     rows, clips = self.grids_BG3.shape[:2]
     text_S = np.repeat(np.arange(1, clips + 1, dtype=np.int32), text_tokens)
     text_BS = jnp.broadcast_to(text_S, (rows, len(text_S)))
-    return own, Segments(jnp.maximum(self.clip_BN, 1), text_BS)
+    cross_segments = Segments(jnp.maximum(self.segment_ids_BN, 1), text_BS)
+    return self_segments, cross_segments
 
 
-def text_row(text_BGSY: jax.Array) -> jax.Array:
-  """The texts of a row's clips end to end, (B, G * S, Y)."""
+def concatenate_texts(text_BGSY: jax.Array) -> jax.Array:
+  """Concatenates the texts of a sequence's clips, (B, G * S, Y)."""
   return einops.rearrange(text_BGSY, 'B G S Y -> B (G S) Y')

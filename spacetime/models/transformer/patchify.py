@@ -1,4 +1,6 @@
-"""Latents <-> a sequence of spacetime patches, and each patch's position."""
+"""Patchify: latents <-> a sequence of spacetime patches, with positions."""
+
+import types
 
 import einops
 import jax
@@ -38,35 +40,43 @@ def unpatchify(
 
 
 def positions(grid: tuple[int, int, int]) -> np.ndarray:
-  """Each token's place (time, height, width) in the grid, int32 (N, 3)."""
+  """Returns each token's position (time, height, width), int32 (N, 3)."""
   axes = np.meshgrid(*(np.arange(n) for n in grid), indexing='ij')
   return np.stack(axes, axis=-1).reshape(-1, 3).astype(np.int32)
 
 
-def position_cosines(grid: tuple[int, int, int], cosines: int) -> np.ndarray:
-  """Where each token lies between the edges of its clip, float32 (N, 3 K).
+def position_cosines(
+  grid: tuple[int, int, int], frequencies: int
+) -> np.ndarray:
+  """Returns features of each token's position in its clip, float32 (N, 3 K).
 
   cos(pi k (i + 1/2) / n), k = 1 to K, for token i of n along each axis: a basis
-  of smooth functions from the first to the last, whatever the size.
+  of smooth functions between the edges of the clip, whatever its size.
 
   Source: the discrete cosine transform, Ahmed et al. 1974.
   """
-  return cosine_features(positions(grid), np.array(grid), cosines, xp=np)
+  return cosine_features(positions(grid), np.array(grid), frequencies, xp=np)
 
 
-def cosine_features(position_N3, grid_3, cosines: int, *, xp):
-  """The same of tokens at any positions, in grids of their own.
+def cosine_features(
+  position_N3: np.ndarray | jax.Array,
+  grid_3: np.ndarray | jax.Array,
+  frequencies: int,
+  *,
+  xp: types.ModuleType,
+) -> np.ndarray | jax.Array:
+  """Returns position_cosines of tokens at any positions in any grids.
 
   Args:
     position_N3: int32, (..., N, 3).
     grid_3: tokens along each axis, (3,) or (..., N, 3).
-    cosines: K.
-    xp: `numpy` (float64 within) or `jax.numpy` (float32).
+    frequencies: K.
+    xp: `numpy` (computes in float64) or `jax.numpy` (float32).
 
   Returns:
     float32 (..., N, 3 K).
   """
-  place_N3 = (position_N3 + 0.5) / grid_3
-  angle_N3K = np.pi * place_N3[..., None] * np.arange(1, cosines + 1)
-  found_NK = xp.cos(angle_N3K).reshape(*position_N3.shape[:-1], -1)
-  return found_NK.astype(np.float32)
+  relative_N3 = (position_N3 + 0.5) / grid_3
+  angle_N3K = np.pi * relative_N3[..., None] * np.arange(1, frequencies + 1)
+  cosines_NK = xp.cos(angle_N3K).reshape(*position_N3.shape[:-1], -1)
+  return cosines_NK.astype(np.float32)

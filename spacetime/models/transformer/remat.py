@@ -1,12 +1,14 @@
-"""What the backward pass finds saved of a block, by name.
+"""Rematerialisation: what a block saves for the backward pass, by policy.
 
 none       every activation.
-full       the block's input; all else is computed again.
-attention  that, and what the attention kernels leave for their backward
-           pass, so that none of them runs forward twice. Of a long clip
-           attention is most of the time; its result and sums are little.
-offload    the same, kept in the host's memory.
+full       the block's input; everything else is recomputed.
+attention  the input and the residuals of the attention kernels, so that none
+           of them runs forward twice. In long clips attention takes most of
+           the time, and its residuals little memory.
+offload    as attention, in host memory.
 """
+
+from collections.abc import Callable
 
 import flax.linen as nn
 import jax
@@ -14,16 +16,16 @@ import jax
 from spacetime.models.transformer.attention_kernels import RESIDUALS
 
 NAMES = ('none', 'full', 'attention', 'offload')
-BLOCK = 'block'  # the name of a block's input
-# cuDNN's kernel names nothing: what its forward primitive returns is saved.
+BLOCK = 'block'  # name of a block's input
+# cuDNN's kernel has no names: the results of its forward primitive are saved.
 CUDNN = 'dot_product_attention_fwd'
 
 
-def remat(block, name: str):
-  """A module class whose calls save what the policy says.
+def remat(block: type[nn.Module], name: str) -> type[nn.Module]:
+  """Returns a module class that rematerialises by a policy.
 
   Args:
-    block: a linen module class.
+    block: the module class.
     name: of NAMES.
   """
   if name == 'none':
@@ -33,8 +35,8 @@ def remat(block, name: str):
   )
 
 
-def policy(name: str):
-  """The policy of jax.checkpoint; None saves nothing."""
+def policy(name: str) -> Callable | None:
+  """Returns the policy for jax.checkpoint; None saves nothing."""
   policies = jax.checkpoint_policies
   if name == 'full':
     return None

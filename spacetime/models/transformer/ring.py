@@ -1,13 +1,14 @@
-"""Attention over tokens that are split along a ring of devices.
+"""Ring attention: context parallelism over a ring of devices.
 
-Queries stay; keys and values go round, and the parts' results are joined by
-their sums of exponentials, in float32. Runs inside shard_map.
+Queries stay; keys and values travel round the ring, and the partial results are
+joined by their log-sum-exp, in float32. Runs inside shard_map.
 
-The backward pass is written out and not left to autodiff, which would keep the
-keys and values of every turn, the whole sequence on each device, or with remat
-go round once more before it starts: here they go round again with their
-gradients, and only this device's own part is kept. What is kept carries a name
-where policies see it, so that a ring of one is how any kernel is trained.
+The backward pass is written out. Autodiff would keep the keys and values of
+every turn, which is the complete sequence on each device, or with remat send
+them round once more before it starts. Here they travel again together with
+their gradients, and each device keeps its own part alone. The residuals carry a
+name that rematerialisation policies see; for that reason every kernel is
+trained through a ring, of size one where there is none.
 
 Source: Liu et al. 2023 (Ring Attention), arXiv 2310.01889, section 3.
 """
@@ -24,13 +25,13 @@ from spacetime.models.transformer.attention_kernels import RESIDUALS, Kernel
 
 @dataclasses.dataclass(frozen=True)
 class Ring:
-  """Which devices make a ring.
+  """A ring of devices along a mesh axis.
 
   Attributes:
     axis: mesh axis.
-    size: devices in a ring.
-    step: how far along the axis the next of the ring is; the devices between
-      are of other rings.
+    size: devices in the ring.
+    step: distance along the axis to the next device of the ring; the devices in
+      between belong to other rings.
   """
 
   axis: str
@@ -38,32 +39,32 @@ class Ring:
   step: int = 1
 
   def turn(self, tree):
-    """Every array of the tree goes to the next device."""
+    """Sends every array of a tree to the next device."""
     count = self.size * self.step
-    ways = [(i, (i + self.step) % count) for i in range(count)]
-    return jax.tree.map(lambda x: jax.lax.ppermute(x, self.axis, ways), tree)
+    pairs = [(i, (i + self.step) % count) for i in range(count)]
+    return jax.tree.map(lambda x: jax.lax.ppermute(x, self.axis, pairs), tree)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(4, 5))
 def attend(q_BNAE, k_BSAE, v_BSAE, mask_BS, kernel: Kernel, ring: Ring):
-  """Attention of this device's queries to the keys of the whole ring.
+  """Attends from this device's queries to the keys of all devices of a ring.
 
   Args:
     q_BNAE: this device's queries.
     k_BSAE: this device's keys.
     v_BSAE: this device's values.
-    mask_BS: which of these keys are real, or None.
-    kernel: for one part, with a forward and a backward.
-    ring: where the other keys are.
+    mask_BS: true where a key is real, or None.
+    kernel: with a forward and a backward.
+    ring: the devices.
 
   Returns:
-    (B, N, A, E), in the dtype of q.
+    y_BNAE, in the dtype of q.
   """
   return _forward(q_BNAE, k_BSAE, v_BSAE, mask_BS, kernel, ring)[0]
 
 
 def _join(y, lse_BAN, other, other_lse_BAN):
-  """Two parts' results -> that of both; float32."""
+  """Joins the results of two parts of the keys, in float32."""
 
   def per_token(x_BAN):
     return jnp.swapaxes(x_BAN, 1, 2)[..., None]
@@ -76,17 +77,17 @@ def _join(y, lse_BAN, other, other_lse_BAN):
 
 
 def _forward(q, k, v, mask_BS, kernel: Kernel, ring: Ring):
-  own = k, v
+  local_k, local_v = k, v
   y, lse_BAN = kernel.forward(q, k, v, mask_BS)
   y, mask = y.astype(jnp.float32), mask_BS
-  # Not a scan: each turn is sent while the part before is computed.
+  # Not a scan, so that a part computes while the next one is sent.
   for _ in range(ring.size - 1):
     k, v, mask = ring.turn((k, v, mask))
     part, part_lse_BAN = kernel.forward(q, k, v, mask)
     y, lse_BAN = _join(y, lse_BAN, part.astype(jnp.float32), part_lse_BAN)
   y = checkpoint_name(y.astype(q.dtype), RESIDUALS)
   lse_BAN = checkpoint_name(lse_BAN, RESIDUALS)
-  return y, (q, *own, mask_BS, y, lse_BAN)
+  return y, (q, local_k, local_v, mask_BS, y, lse_BAN)
 
 
 def _backward(kernel: Kernel, ring: Ring, residuals, dy):
@@ -95,7 +96,7 @@ def _backward(kernel: Kernel, ring: Ring, residuals, dy):
   dq = dk = dv = 0.0
   for turn in range(ring.size):
     if turn:
-      # The gradients of keys travel with them.
+      # Gradients of keys and values travel with them.
       k, v, mask, dk, dv = ring.turn((k, v, mask, dk, dv))
     parts = kernel.backward(q, k, v, mask, y, lse_BAN, dy)
     parts = [part.astype(jnp.float32) for part in parts]

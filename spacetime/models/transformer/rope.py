@@ -1,4 +1,4 @@
-"""Rotary positions along time, height and width.
+"""Rotary position embedding (RoPE) along time, height and width.
 
 Source: Su et al. 2021, arXiv 2104.09864; split over three axes as in Wan
 2.1 (arXiv 2503.20314).
@@ -10,90 +10,101 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from spacetime import SettingError
+
 
 def axis_sizes(head_size: int) -> tuple[int, int, int]:
-  """How many of a head's channels turn with time, height and width."""
+  """Splits a head's channels among time, height and width."""
   side = 2 * (head_size // 6)
   return head_size - 2 * side, side, side
 
 
 def riflex(frequency: np.ndarray, *, length: int, trained: int) -> np.ndarray:
-  """Lowers the intrinsic frequency until 0.9 of its turn holds the new length.
+  """RIFLEx: lowers the intrinsic frequency to 0.9 turns over the new length.
 
-  The paper finds it by eye: its period is nearest to where longer videos begin
-  to repeat. Here it is the fastest that made no whole turn in training, so the
-  first whose return to the angles of early frames is new; the authors' choice
-  for CogVideoX and HunyuanVideo is the same. Where all made one, the slowest.
+  The paper finds this frequency by eye, as the one whose period is nearest to
+  where longer videos start to repeat. Here it is the fastest one that made no
+  full turn in training, hence the first that would return to the angles of
+  early frames; for CogVideoX and HunyuanVideo the authors choose the same. If
+  all made a full turn, it is the slowest.
 
   Args:
-    frequency: of an axis, falling, radians a place.
-    length: places now, more than were trained on.
-    trained: places of the longest clip trained on.
+    frequency: frequencies of an axis, decreasing, in radians per position.
+    length: number of positions, more than in training.
+    trained: number of positions of the longest clip in training.
 
   Returns:
-    The same but for one, which is never raised.
+    The frequencies, of which one is lowered, and none is raised.
 
-  Source: Zhao et al. 2025 (RIFLEx), arXiv 2502.15894, equations 7 and 8; 0.9
-  is their code's.
+  Source: Zhao et al. 2025 (RIFLEx), arXiv 2502.15894, equations 7 and 8; the
+  factor 0.9 is that of their code.
   """
-  whole = np.flatnonzero(2 * np.pi / frequency >= trained)
-  k = whole[0] if whole.size else -1
-  found = frequency.copy()
-  found[k] = min(found[k], 0.9 * 2 * np.pi / length)
-  return found
+  candidates = np.flatnonzero(2 * np.pi / frequency >= trained)
+  k = candidates[0] if candidates.size else -1
+  scaled = frequency.copy()
+  scaled[k] = min(scaled[k], 0.9 * 2 * np.pi / length)
+  return scaled
 
 
 def ntk(frequency: np.ndarray, *, length: int, trained: int) -> np.ndarray:
-  """Lowers all but the fastest, the slowest by s = length / trained.
+  """NTK-aware scaling: lowers frequencies the more, the slower they are.
 
-  It is a base of theta * s^(d / (d - 2)) for d channels, of which frequency i
-  has the share s^(-2i / (d - 2)).
+  The fastest stays, the slowest is divided by s = length / trained. Equivalent
+  to a base of theta * s^(d / (d - 2)) for d channels, which multiplies
+  frequency i by s^(-2i / (d - 2)).
 
   Args:
     frequency, length, trained: see riflex.
 
   Source: Peng et al. 2023 (YaRN), arXiv 2309.00071, section 3.1.
   """
-  share = np.linspace(0, 1, len(frequency))
-  return frequency * (length / trained) ** -share
+  exponent = np.linspace(0, 1, len(frequency))
+  return frequency * (length / trained) ** -exponent
 
 
-RULES = {'riflex': riflex, 'ntk': ntk}
-SCALINGS = ('none', *RULES)
+SCALING_RULES = {'riflex': riflex, 'ntk': ntk}
+SCALINGS = ('none', *SCALING_RULES)
 
 
 @dataclasses.dataclass(frozen=True)
 class Scaling:
-  """How frequencies of time change in clips longer than those trained on.
+  """RoPE scaling along time for clips longer than in training.
 
   Attributes:
-    kind: of RULES.
-    trained: latent frames of the longest clip trained on; up to there nothing
-      changes.
+    kind: of SCALING_RULES.
+    trained: latent frames of the longest clip in training; nothing changes up
+      to this length.
+
+  Raises:
+    SettingError: an unknown kind.
+    ValueError: a length below 1.
   """
 
   kind: str
   trained: int
 
   def __post_init__(self):
-    if self.kind not in RULES or self.trained < 1:
-      raise ValueError(
-        f'rope_scaling={self.kind!r} beyond {self.trained} latent frames: '
-        f'expected one of {[*RULES]} and 1 or more; change --rope_scaling'
+    if self.kind not in SCALING_RULES:
+      raise SettingError(
+        'rope_scaling', self.kind, f'one of {[*SCALING_RULES]}'
       )
+    if self.trained < 1:
+      raise ValueError(f'trained={self.trained}: expected 1 or more')
 
   def __call__(self, frequency: np.ndarray, length: int) -> np.ndarray:
-    """The frequencies of a clip of so many latent frames."""
+    """Returns the frequencies for a clip of `length` latent frames."""
     if length <= self.trained:
       return frequency
-    return RULES[self.kind](frequency, length=length, trained=self.trained)
+    return SCALING_RULES[self.kind](
+      frequency, length=length, trained=self.trained
+    )
 
 
 def axis_table(
   size: int, length: int, *, theta: float, scaling: Scaling | None = None
 ) -> np.ndarray:
-  """Angles p * theta^(-2i/size), float64 (length, size / 2), of frequencies
-  that scaling may change."""
+  """Returns angles p * theta^(-2i/size), float64 (length, size / 2); scaling
+  may change the frequencies."""
   frequency = theta ** (-np.arange(0, size, 2, dtype=np.float64) / size)
   if scaling is not None:
     frequency = scaling(frequency, length)
@@ -106,22 +117,22 @@ def tables(
   head_size: int,
   theta: float,
   scaling: Scaling | None = None,
-):
-  """Cosines and sines for every token, float32 (N, E / 2) each.
+) -> tuple[np.ndarray, np.ndarray]:
+  """Computes RoPE tables: cosines and sines, float32 (N, E / 2) each.
 
   Args:
-    position_N3: place of each token in the grid (time, height, width).
+    position_N3: position of each token in the grid (time, height, width).
     head_size: E, even.
     theta: base of the wavelengths; 10,000 in Wan.
-    scaling: of time.
+    scaling: RoPE scaling along time.
 
   Returns:
     (cos_NE2, sin_NE2), computed in float64.
   """
   rules = (scaling, None, None)
   angles = [
-    axis_table(size, int(place_N.max()) + 1, theta=theta, scaling=rule)[place_N]
-    for size, place_N, rule in zip(
+    axis_table(size, int(p_N.max()) + 1, theta=theta, scaling=rule)[p_N]
+    for size, p_N, rule in zip(
       axis_sizes(head_size), position_N3.T, rules, strict=True
     )
   ]
@@ -131,12 +142,12 @@ def tables(
 
 def packed_tables(
   position_BN3: jax.Array, *, length: int, head_size: int, theta: float
-):
-  """The same for tokens whose places are known on the device alone.
+) -> tuple[jax.Array, jax.Array]:
+  """Computes RoPE tables for positions that are arrays on the device.
 
   Args:
     position_BN3: int32.
-    length: no position reaches it.
+    length: upper bound of the positions, exclusive.
     head_size: E, even.
     theta: see tables.
 
@@ -147,22 +158,32 @@ def packed_tables(
     axis_table(size, length, theta=theta) for size in axis_sizes(head_size)
   ]
 
-  def at(turn):
-    found = [
-      jnp.take(turn(table).astype(np.float32), position_BN3[..., axis], axis=0)
+  def lookup(function):
+    parts = [
+      jnp.take(
+        function(table).astype(np.float32), position_BN3[..., axis], axis=0
+      )
       for axis, table in enumerate(angles)
     ]
-    return jnp.concatenate(found, axis=-1)
+    return jnp.concatenate(parts, axis=-1)
 
-  return at(np.cos), at(np.sin)
+  return lookup(np.cos), lookup(np.sin)
 
 
-def rotate(x_BNAE: jax.Array, cos_NE2, sin_NE2) -> jax.Array:
-  """Turns interleaved pairs (x[2i], x[2i+1]) by the angle of their token, of
-  tables (N, E / 2) for all rows or (B, N, E / 2) for each."""
+def rotate(
+  x_BNAE: jax.Array,
+  cos_NE2: np.ndarray | jax.Array,
+  sin_NE2: np.ndarray | jax.Array,
+) -> jax.Array:
+  """Rotates interleaved pairs (x[2i], x[2i+1]) by the angle of their token.
+
+  Args:
+    x_BNAE: queries or keys.
+    cos_NE2, sin_NE2: tables, (N, E / 2) for the batch or (B, N, E / 2).
+  """
   dtype = x_BNAE.dtype
   pairs = x_BNAE.astype(jnp.float32).reshape(*x_BNAE.shape[:-1], -1, 2)
   even, odd = pairs[..., 0], pairs[..., 1]
   cos, sin = cos_NE2[..., None, :], sin_NE2[..., None, :]
-  turned = jnp.stack([even * cos - odd * sin, even * sin + odd * cos], axis=-1)
-  return turned.reshape(x_BNAE.shape).astype(dtype)
+  rotated = jnp.stack([even * cos - odd * sin, even * sin + odd * cos], axis=-1)
+  return rotated.reshape(x_BNAE.shape).astype(dtype)

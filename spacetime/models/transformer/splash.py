@@ -1,7 +1,6 @@
-"""Splash attention: Pallas' flash kernels for TPUs, three in a training step.
+"""Splash attention: Pallas' flash attention for TPUs, three kernels a step.
 
-Sequences are padded to whole blocks, and what is padding is told from what is
-not by segment ids.
+Sequences are padded to multiples of a block; segment ids mark the padding.
 """
 
 import dataclasses
@@ -21,25 +20,25 @@ from spacetime.models.transformer.attention_kernels import (
   Segments,
 )
 
-LANES = 128  # of a TPU's vector registers: blocks are whole multiples
+LANES = 128  # of a vector register of a TPU: blocks are multiples of it
 
 
 @dataclasses.dataclass(frozen=True)
 class Blocks:
-  """Rows that a kernel holds at once; multiples of 128.
+  """Block sizes of the kernels, in tokens; multiples of 128.
 
-  A block of queries meets every key, so that each value read serves as many
-  products as the block has rows: more rows where the chip computes more for
-  each byte that it reads. The logits of a block, queries x keys in float32,
-  have to fit into the memory beside the cores.
+  A block of queries attends to every key, so that each value read serves as
+  many products as the block has rows: larger blocks suit chips that compute
+  more per byte read. The logits of a block, queries x keys in float32, have to
+  fit into vector memory.
 
   Attributes:
-    queries: in the forward pass and for the gradient of the queries.
-    keys: read at once there.
-    compute: of these keys multiplied at once.
-    back_queries: read at once for the gradients of keys and values.
-    back_keys: whose gradients are held there.
-    back_compute: of these multiplied at once.
+    queries: block of queries, forward and for the gradient of queries.
+    keys: block of keys read there.
+    compute: keys of it multiplied at once.
+    back_queries: block of queries read for the gradients of keys and values.
+    back_keys: block of keys whose gradients are accumulated there.
+    back_compute: keys of it multiplied at once.
   """
 
   queries: int
@@ -66,11 +65,11 @@ BLOCKS = {
 
 
 def kernel(device_kind: str, *, interpret: bool = False) -> Kernel:
-  """The kernel for a generation of chips; an unknown one has small blocks.
+  """Returns the kernel for a kind of device; unknown ones get small blocks.
 
   Args:
-    device_kind: as JAX names it.
-    interpret: runs without a TPU, slowly; for tests.
+    device_kind: the kind, as JAX names it.
+    interpret: whether to interpret it without a TPU, slowly; for tests.
   """
   options = dict(blocks=BLOCKS.get(device_kind, _SMALL), interpret=interpret)
   return Kernel(
@@ -83,7 +82,7 @@ def kernel(device_kind: str, *, interpret: bool = False) -> Kernel:
 def attend(q_BNAE, k_BSAE, v_BSAE, mask_BS=None, *, blocks, interpret=False):
   """See Kernel.attend."""
   call = _Call(q_BNAE, k_BSAE, mask_BS, blocks, interpret)
-  y_BANE = jax.vmap(call.made())(
+  y_BANE = jax.vmap(call.kernel())(
     call.queries(q_BNAE), call.keys(k_BSAE), call.keys(v_BSAE), call.segments
   )
   return call.rows(y_BANE)
@@ -92,7 +91,7 @@ def attend(q_BNAE, k_BSAE, v_BSAE, mask_BS=None, *, blocks, interpret=False):
 def forward(q_BNAE, k_BSAE, v_BSAE, mask_BS=None, *, blocks, interpret=False):
   """See Kernel.forward."""
   call = _Call(q_BNAE, k_BSAE, mask_BS, blocks, interpret)
-  y_BANE, (lse_BAN,) = jax.vmap(call.made(save_residuals=True))(
+  y_BANE, (lse_BAN,) = jax.vmap(call.kernel(save_residuals=True))(
     call.queries(q_BNAE), call.keys(k_BSAE), call.keys(v_BSAE), call.segments
   )
   return call.rows(y_BANE), lse_BAN[:, :, : q_BNAE.shape[1]]
@@ -103,15 +102,15 @@ def backward(
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
   """See Kernel.backward.
 
-  The library's own rule, called with the result and the sum of all keys: its
-  public function differentiates only what one call has seen.
+  Calls the library's own rule with the result and log-sum-exp over all keys:
+  its public function differentiates only with respect to the keys of one call.
   """
   q_BNAE, k_BSAE, v_BSAE, mask_BS, y_BNAE, lse_BAN, dy_BNAE = arrays_and_mask
   call = _Call(q_BNAE, k_BSAE, mask_BS, blocks, interpret)
-  made = call.made()
+  splash_kernel = call.kernel()
   rest = call.padded_queries - q_BNAE.shape[1]
   lse_BAN = jnp.pad(lse_BAN, ((0, 0), (0, 0), (0, rest)))
-  options = made.kwargs
+  options = splash_kernel.kwargs
 
   def one(q, k, v, segments, y, lse, dy):
     residuals = (q, k, v, segments, None, y, lse)
@@ -124,7 +123,11 @@ def backward(
       options['mask_function'],
       None,
       interpret,
-      (*residuals, made.dq_mask_info, made.dkv_mask_info),
+      (
+        *residuals,
+        splash_kernel.dq_mask_info,
+        splash_kernel.dkv_mask_info,
+      ),
       dy,
     )[3:6]
 
@@ -143,7 +146,7 @@ def backward(
 
 
 class _Call:
-  """Shapes of one call: what is padded to what."""
+  """Padded shapes, block sizes and segments of one call."""
 
   def __init__(self, q_BNAE, k_BSAE, mask_BS, blocks: Blocks, interpret: bool):
     self.rows_B, self.tokens, self.heads, _ = q_BNAE.shape
@@ -167,12 +170,14 @@ class _Call:
     self.segments = self._segments(mask_BS, k_BSAE.shape[1])
 
   def _segments(self, mask_BS, keys: int):
-    """Ids of real queries and keys 0, of keys that are padding 1; padded
-    queries meet the real keys, and nobody reads what they find."""
+    """Returns segment ids: 0 for queries and real keys, 1 for padded keys.
+
+    Padded queries attend to real keys; their results are not read.
+    """
     rest = self.padded_keys - keys
     if isinstance(mask_BS, Segments):
       more = self.padded_queries - self.tokens
-      # What is padded here meets no key of a segment, and nobody reads it.
+      # Padded keys have a segment of their own; padded queries are not read.
       return splash_attention.SegmentIds(
         jnp.pad(mask_BS.queries_BN, ((0, 0), (0, more)), mode='edge'),
         jnp.pad(mask_BS.keys_BS, ((0, 0), (0, rest)), constant_values=-1),
@@ -185,8 +190,8 @@ class _Call:
     zeros = jnp.zeros((self.rows_B, self.padded_queries), jnp.int32)
     return splash_attention.SegmentIds(zeros, padding_BS.astype(jnp.int32))
 
-  def made(self, *, save_residuals: bool = False):
-    """The library's kernel."""
+  def kernel(self, *, save_residuals: bool = False):
+    """Returns the library's kernel."""
     shape = self.padded_queries, self.padded_keys
     mask = splash_attention.MultiHeadMask(
       [splash_attention.FullMask(shape)] * self.heads
@@ -202,33 +207,33 @@ class _Call:
     )
 
   def swapped(self, x_BNAE, length: int):
-    """(B, A, N, E), padded to a length."""
+    """Returns (B, A, N, E), padded to a length."""
     x_BANE = jnp.swapaxes(x_BNAE, 1, 2)
     rest = length - x_BANE.shape[2]
     return jnp.pad(x_BANE, ((0, 0), (0, 0), (0, rest), (0, 0)))
 
   def queries(self, q_BNAE):
-    """Scaled, swapped and padded."""
+    """Scales, swaps and pads queries."""
     q_BNAE = q_BNAE * q_BNAE.shape[-1] ** -0.5
     return self.swapped(q_BNAE, self.padded_queries)
 
   def keys(self, k_BSAE):
-    """Swapped and padded."""
+    """Swaps and pads keys or values."""
     return self.swapped(k_BSAE, self.padded_keys)
 
   def rows(self, x_BANE, length: int | None = None):
-    """(B, N, A, E) without the padding."""
+    """Returns (B, N, A, E) without padding."""
     length = self.tokens if length is None else length
     return jnp.swapaxes(x_BANE[:, :, :length], 1, 2)
 
 
 def fit(blocks: tuple[int, ...], length: int) -> tuple[int, ...]:
-  """The blocks, or for a short sequence one as long as it, in whole lanes."""
+  """Returns the blocks, or one block for a sequence shorter than them."""
   lanes = -(-length // LANES) * LANES
   return (lanes,) * len(blocks) if lanes <= max(blocks) else blocks
 
 
 def pad_to(length: int, *blocks: int) -> int:
-  """The least length that every block divides."""
+  """Returns the least padded length that every block divides."""
   unit = int(np.lcm.reduce(blocks))
   return -(-length // unit) * unit

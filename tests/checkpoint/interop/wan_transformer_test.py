@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from spacetime.checkpoint.interop import wan_transformer
-from spacetime.models.transformer import dit, timestep_embedding
+from spacetime.models.transformer import dit
 
 SIZES = {
   'wan2.1 1.3B': dict(channels=16, width=1536, heads=12, layers=30, mlp=8960),
@@ -136,11 +136,11 @@ def test_refuses_a_tensor_that_is_there_twice():
 @pytest.mark.parametrize('form', [lambda f: f, jax.jit])
 def test_levels_in_float32_are_whole_timesteps_again(form):
   timestep = np.arange(1001, dtype=np.float32)[None]
-  features = form(lambda t: timestep_embedding.features(t, 2))(timestep / 1000)
+  features = form(lambda t: dit.timestep_features(t, 2))(timestep / 1000)
   expected = np.stack([np.cos(timestep), np.sin(timestep)], axis=-1)
   np.testing.assert_allclose(features, expected, atol=1e-6)
   # Levels between the thousandths keep their place.
-  features = form(lambda t: timestep_embedding.features(t, 2))(timestep / 1024)
+  features = form(lambda t: dit.timestep_features(t, 2))(timestep / 1024)
   angle = timestep.astype(np.float64) * 1000 / 1024
   expected = np.stack([np.cos(angle), np.sin(angle)], axis=-1)
   np.testing.assert_allclose(features, expected, atol=5e-5)

@@ -1,4 +1,4 @@
-"""Every way of attention is the plain one, forward and backward."""
+"""Every kernel and context parallelism equals plain attention."""
 
 import functools
 
@@ -19,7 +19,7 @@ N, S, A, E = 16, 24, 8, 6
 
 
 def inputs(keys, *, rows=2, tokens=N, heads=A):
-  """(q, k, v, weights of the result)."""
+  """Returns (q, k, v, weights of the result)."""
   shapes = [(rows, n, heads, E) for n in (tokens, keys, keys, tokens)]
   return [
     jax.random.normal(jax.random.key(i), shape)
@@ -28,12 +28,12 @@ def inputs(keys, *, rows=2, tokens=N, heads=A):
 
 
 def padding(keys, rows=2):
-  """The last keys are not real: of one row most, so that a device has none."""
+  """A mask of padded keys; one row has so few that a device has none."""
   return jnp.arange(keys) < jnp.array([[5], [keys - 3]])[:rows]
 
 
-def both_ways(call, q, k, v, weights, mask_BS):
-  """(y, gradients)."""
+def value_and_gradients(call, q, k, v, weights, mask_BS):
+  """Returns (gradients, y)."""
 
   @jax.jit
   def run(q, k, v):
@@ -54,16 +54,16 @@ def assert_same(got, want):
 @functools.cache
 def expected(keys, padded):
   mask_BS = padding(keys) if padded else None
-  return both_ways(attention_kernels.plain, *inputs(keys), mask_BS)
+  return value_and_gradients(attention_kernels.plain, *inputs(keys), mask_BS)
 
 
-def mesh(**sizes):
+def make_mesh(**sizes):
   return sharding.make_mesh(sharding.MeshConfig(**({'data': 1} | sizes)))
 
 
 @pytest.mark.parametrize('padded', [False, True], ids=['whole', 'padded'])
 @pytest.mark.parametrize(
-  'exchange, sizes, way',
+  'context_attention, sizes, plan',
   [
     ('ulysses', dict(context=8), (8, 1)),
     ('ring', dict(context=4, fsdp=2), (1, 4)),
@@ -71,54 +71,58 @@ def mesh(**sizes):
     ('ring', dict(context=2, tensor=2, data=2), (1, 2)),
   ],
 )
-def test_exchanges_are_plain_attention(exchange, sizes, way, padded):
-  made = mesh(**sizes)
+def test_context_parallelism_equals_plain(
+  context_attention, sizes, plan, padded
+):
+  mesh = make_mesh(**sizes)
   chosen = attention_plan.choose(
-    'xla', exchange, mesh=made, heads=A, head_size=E, dtype='float32'
+    'xla', context_attention, mesh=mesh, heads=A, head_size=E, dtype='float32'
   )
-  assert (chosen.ulysses, chosen.ring) == way
+  assert (chosen.ulysses, chosen.ring) == plan
   call = functools.partial(
-    attention_plan.attend, keys='tokens', exchange=exchange
+    attention_plan.attend, keys='tokens', context_attention=context_attention
   )
-  with jax.set_mesh(made):
+  with jax.set_mesh(mesh):
     mask_BS = padding(N) if padded else None
-    got = both_ways(call, *inputs(N), mask_BS)
+    got = value_and_gradients(call, *inputs(N), mask_BS)
   assert got[1].sharding.spec[1] == 'context'
   assert_same(got, expected(N, padded))
 
 
 @pytest.mark.parametrize('padded', [False, True], ids=['whole', 'padded'])
-def test_ulysses_and_ring_together_are_plain_attention(padded):
-  """Four devices divide the heads, and two groups of them are a ring."""
-  made, heads = mesh(context=8), 4
-  way = attention_plan.choose(
-    'xla', 'auto', mesh=made, heads=heads, head_size=E, dtype='float32'
+def test_ulysses_and_ring_together_equal_plain(padded):
+  """Groups of four devices divide the heads, and two groups form a ring."""
+  mesh, heads = make_mesh(context=8), 4
+  plan = attention_plan.choose(
+    'xla', 'auto', mesh=mesh, heads=heads, head_size=E, dtype='float32'
   )
-  assert (way.ulysses, way.ring) == (4, 2)
+  assert (plan.ulysses, plan.ring) == (4, 2)
   mask_BS = padding(N) if padded else None
   arrays = inputs(N, heads=heads)
-  with jax.set_mesh(made):
+  with jax.set_mesh(mesh):
     call = functools.partial(attention_plan.attend, keys='tokens')
-    got = both_ways(call, *arrays, mask_BS)
-  assert_same(got, both_ways(attention_kernels.plain, *arrays, mask_BS))
+    got = value_and_gradients(call, *arrays, mask_BS)
+  assert_same(
+    got, value_and_gradients(attention_kernels.plain, *arrays, mask_BS)
+  )
 
 
 @pytest.mark.parametrize('padded', [False, True], ids=['whole', 'padded'])
-def test_a_text_is_whole_on_every_device(padded):
-  """Cross-attention: queries are split, keys are not, nothing is exchanged."""
-  made = mesh(context=4, tensor=2)
-  way = attention_plan.Way('xla', 'cpu')
+def test_on_mesh_with_replicated_keys_equals_plain(padded):
+  """Cross-attention: queries are split, keys are not."""
+  mesh = make_mesh(context=4, tensor=2)
+  plan = attention_plan.AttentionPlan('xla', 'cpu')
   mask_BS = padding(S) if padded else None
-  with jax.set_mesh(made):
+  with jax.set_mesh(mesh):
     call = attention_plan.on_mesh(
-      attention_plan.get_kernel(way), None, keys=None, mesh=made
+      attention_plan.get_kernel(plan), None, keys=None, mesh=mesh
     )
-    got = both_ways(call, *inputs(S), mask_BS)
+    got = value_and_gradients(call, *inputs(S), mask_BS)
   assert_same(got, expected(S, padded))
 
 
 def flash(blocks=None):
-  """The TPU's kernel, interpreted."""
+  """Returns the TPU kernel, interpreted."""
   blocks = blocks or splash.Blocks(256, 256, 128, 128, 256, 128)
   options = dict(blocks=blocks, interpret=True)
   return attention_kernels.Kernel(
@@ -129,26 +133,30 @@ def flash(blocks=None):
 
 
 @pytest.mark.parametrize('padded', [False, True], ids=['whole', 'padded'])
-def test_splash_is_plain_attention(padded):
-  """Lengths that no block divides, each of several blocks."""
+def test_splash_equals_plain(padded):
+  """The lengths are several blocks, and no multiple of a block."""
   arrays = inputs(300, rows=2, tokens=270, heads=2)
   mask_BS = padding(300) if padded else None
-  got = both_ways(flash().attend, *arrays, mask_BS)
-  assert_same(got, both_ways(attention_kernels.plain, *arrays, mask_BS))
+  got = value_and_gradients(flash().attend, *arrays, mask_BS)
+  assert_same(
+    got, value_and_gradients(attention_kernels.plain, *arrays, mask_BS)
+  )
 
 
-def test_a_ring_of_splash_is_plain_attention():
-  made = mesh(context=2, fsdp=4)
+def test_ring_of_splash_equals_plain():
+  mesh = make_mesh(context=2, fsdp=4)
   arrays = inputs(40, rows=1, tokens=40, heads=1)
   mask_BS = padding(40, rows=1)
-  way = attention_plan.Way('splash', 'cpu', ring=2)
-  with jax.set_mesh(made):
-    call = attention_plan.on_mesh(flash(), way, keys='tokens', mesh=made)
-    got = both_ways(call, *arrays, mask_BS)
-  assert_same(got, both_ways(attention_kernels.plain, *arrays, mask_BS))
+  plan = attention_plan.AttentionPlan('splash', 'cpu', ring=2)
+  with jax.set_mesh(mesh):
+    call = attention_plan.on_mesh(flash(), plan, keys='tokens', mesh=mesh)
+    got = value_and_gradients(call, *arrays, mask_BS)
+  assert_same(
+    got, value_and_gradients(attention_kernels.plain, *arrays, mask_BS)
+  )
 
 
-def test_a_row_without_a_key_weighs_nothing_beside_another():
+def test_join_ignores_a_part_without_keys():
   q, k, v, _ = inputs(4)
   empty = jnp.zeros((2, 4), bool)
   full = attention_kernels.plain_forward(q, k, v)
@@ -156,7 +164,7 @@ def test_a_row_without_a_key_weighs_nothing_beside_another():
   assert_same(joined, full)
 
 
-def test_blocks_fit_the_length():
+def test_fit_and_pad_to():
   assert splash.fit((2048, 1024), 512) == (512, 512)
   assert splash.fit((2048, 1024), 600) == (640, 640)
   assert splash.fit((1024, 512), 75_600) == (1024, 512)
@@ -164,7 +172,7 @@ def test_blocks_fit_the_length():
 
 
 class Mesh:
-  """A mesh of other devices."""
+  """A mesh of devices that do not exist."""
 
   empty = False
 
@@ -186,36 +194,56 @@ class Mesh:
     ('gpu', 'float32', 'xla'),
   ],
 )
-def test_the_platform_chooses_its_kernel(platform, dtype, kernel):
-  way = attention_plan.choose(
+def test_choose_takes_kernel_of_platform(platform, dtype, kernel):
+  plan = attention_plan.choose(
     'auto', 'auto', mesh=Mesh(platform), heads=2, head_size=64, dtype=dtype
   )
-  assert way.kernel == kernel
+  assert plan.kernel == kernel
 
 
 @pytest.mark.parametrize(
-  'kernel, exchange, made, text',
+  'kernel, context_attention, mesh, text',
   [
-    ('splash', 'auto', Mesh('cpu'), "model.attention='splash' on 'cpu'"),
-    ('cudnn', 'auto', Mesh('gpu'), 'heads of 6 in float32: expected at most'),
-    ('xla', 'auto', Mesh('cpu', tensor=3), 'mesh.tensor=3 does not divide'),
+    (
+      'splash',
+      'auto',
+      Mesh('cpu'),
+      "model.attention='splash': expected .* on 'cpu'",
+    ),
+    (
+      'cudnn',
+      'auto',
+      Mesh('gpu'),
+      'expected heads of at most 128, .* have 6 in float32',
+    ),
+    (
+      'xla',
+      'auto',
+      Mesh('cpu', tensor=3),
+      'mesh.tensor=3: expected a divisor of .*=8',
+    ),
     (
       'xla',
       'ulysses',
       Mesh('cpu', context=3),
-      "'ulysses' with mesh.context=3: expected a divisor of the 8 heads",
+      "mesh.context=3: expected a divisor of the 8 heads .*='ulysses'",
     ),
   ],
 )
-def test_refuses(kernel, exchange, made, text):
+def test_choose_refuses(kernel, context_attention, mesh, text):
   with pytest.raises(ValueError, match=text):
     attention_plan.choose(
-      kernel, exchange, mesh=made, heads=A, head_size=E, dtype='float32'
+      kernel,
+      context_attention,
+      mesh=mesh,
+      heads=A,
+      head_size=E,
+      dtype='float32',
     )
 
 
-def test_refuses_a_ring_of_a_kernel_that_cannot():
-  with pytest.raises(ValueError, match='that kernel has no ring'):
+def test_choose_refuses_ring_of_cudnn():
+  with pytest.raises(ValueError, match='cannot run in a ring'):
     attention_plan.choose(
       'cudnn',
       'auto',
@@ -226,10 +254,12 @@ def test_refuses_a_ring_of_a_kernel_that_cannot():
     )
 
 
-def test_refuses_tokens_that_the_mesh_does_not_divide():
+def test_attend_refuses_indivisible_tokens():
   q, k, v, _ = inputs(N)
   with (
-    jax.set_mesh(mesh(context=8)),
-    pytest.raises(ValueError, match='12 tokens: mesh.context=8 does not'),
+    jax.set_mesh(make_mesh(context=8)),
+    pytest.raises(
+      ValueError, match='mesh.context=8: expected a divisor of the 12 tokens'
+    ),
   ):
     attention_plan.attend(q[:, :12], k[:, :12], v[:, :12], keys='tokens')

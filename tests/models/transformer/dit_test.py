@@ -1,4 +1,4 @@
-"""The transformer's laws, and the sizes of the published ones."""
+"""The diffusion transformer: invariances, and the sizes of Wan's."""
 
 import dataclasses
 
@@ -7,8 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from spacetime.models.transformer import dit, timestep_embedding
-from spacetime.models.transformer.attention import attend
+from spacetime.models.transformer import dit
+from spacetime.models.transformer.attention_plan import attend
+from tests.helpers.seeded_weights import draw
 
 TINY = dit.DiTConfig(
   channels=3,
@@ -20,13 +21,13 @@ TINY = dit.DiTConfig(
   text_width=7,
   frequencies=10,
 )
-Z = jax.random.normal(jax.random.key(0), (2, 5, 4, 6, 3))
-T = jax.random.uniform(jax.random.key(1), (2, 5))
-TEXT = jax.random.normal(jax.random.key(2), (2, 8, 7))
+Z = draw('z', (2, 5, 4, 6, 3))
+T = np.random.default_rng(1).uniform(size=(2, 5)).astype(np.float32)
+TEXT = draw('text', (2, 8, 7))
 
 
 def random_params(config=TINY, seed=3):
-  """Parameters without a zero among them, so that every path shows."""
+  """Parameters without a zero, so that every path has an effect."""
   params = dit.DiT(config).init(jax.random.key(0), Z, T, TEXT)
   leaves, tree = jax.tree.flatten(params)
   keys = jax.random.split(jax.random.key(seed), len(leaves))
@@ -50,7 +51,9 @@ def apply(params, z=Z, t=T, text=TEXT, config=TINY, t_index_fhw=None):
     (48, 3072, 24, 30, 14336, 4_999_787_712),
   ],
 )
-def test_sizes_of_wan(channels, width, heads, layers, mlp, count):
+def test_init_parameter_count_of_wan(
+  channels, width, heads, layers, mlp, count
+):
   config = dit.DiTConfig(
     channels, (1, 2, 2), width, heads, layers, mlp, text_width=4096
   )
@@ -64,27 +67,27 @@ def test_sizes_of_wan(channels, width, heads, layers, mlp, count):
   assert sum(leaf.size for leaf in jax.tree.leaves(shapes)) == count
 
 
-def test_one_level_equals_the_same_level_for_every_frame():
+def test_one_timestep_equals_the_same_timestep_per_frame():
   params = random_params()
   one = apply(params, t=jnp.array([[0.3], [0.8]]))
   many = apply(params, t=jnp.array([[0.3] * 5, [0.8] * 5]))
   np.testing.assert_allclose(one, many, atol=1e-5)
 
 
-def test_a_level_reaches_its_frame_and_through_attention_the_others():
+def test_timestep_of_a_frame_changes_it_most_and_others_by_attention():
   params = random_params()
-  moved = apply(params, t=T.at[0, 2].add(0.1))
+  moved = apply(params, t=jnp.array(T).at[0, 2].add(0.1))
   difference = np.abs(np.asarray(moved - apply(params))).max(axis=(2, 3, 4))
   assert difference[0].argmax() == 2 and difference[0].min() > 1e-6
   assert np.all(difference[1] == 0)
 
 
-def test_tokens_can_have_levels_of_their_own():
+def test_t_index_sets_timesteps_per_token():
   params = random_params()
   t_index_fhw = np.broadcast_to(np.arange(5)[:, None, None], (5, 4, 6))
   rows = apply(params, t_index_fhw=t_index_fhw)
   np.testing.assert_allclose(rows, apply(params), atol=1e-5)
-  # A sixth level for one token of frame 2, in columns 2 and 3 of rows 0 and 1.
+  # A sixth timestep for one token of frame 2: columns 2 and 3 of rows 0 and 1.
   t = jnp.concatenate([T, T[:, 2:3] + 0.1], axis=1)
   t_index_fhw = t_index_fhw.copy()
   t_index_fhw[2, :2, 2:4] = 5
@@ -96,15 +99,15 @@ def test_tokens_can_have_levels_of_their_own():
   assert near > 2 * far.max()
 
 
-def test_text_is_read():
+def test_text_changes_its_own_clip_alone():
   params = random_params()
-  moved = apply(params, text=TEXT.at[1].add(1.0))
+  moved = apply(params, text=jnp.array(TEXT).at[1].add(1.0))
   difference = np.abs(np.asarray(moved - apply(params))).max(axis=(1, 2, 3, 4))
   assert difference[0] == 0 and difference[1] > 1e-4
 
 
-def test_rotary_positions_alone_cannot_tell_where_a_token_is():
-  # Every token holds the same, so only its place could make it differ.
+def test_pos_embed_distinguishes_tokens_that_rope_cannot():
+  # All tokens are equal, so only their positions could make them differ.
   z = jnp.broadcast_to(Z[:, :1, :1, :1], Z.shape)
   one = jnp.array([[0.9], [0.9]])
   y = apply(random_params(), z=z, t=one)
@@ -119,19 +122,17 @@ def test_rotary_positions_alone_cannot_tell_where_a_token_is():
   assert apart[~np.eye(30, dtype=bool)].min() > 1e-3
 
 
-def test_fresh_places_change_nothing():
+def test_fresh_pos_embed_changes_nothing():
   config = dataclasses.replace(TINY, pos_embed_frequencies=3)
   params = random_params()
   fresh = dit.DiT(config).init(jax.random.key(0), Z, T, TEXT)
-  place = fresh['params']['pos_embed']
-  assert place['kernel'].shape == (9, 24)
-  with_places = {'params': params['params'] | {'pos_embed': place}}
-  np.testing.assert_array_equal(
-    apply(with_places, config=config), apply(params)
-  )
+  pos_embed = fresh['params']['pos_embed']
+  assert pos_embed['kernel'].shape == (9, 24)
+  extended = {'params': params['params'] | {'pos_embed': pos_embed}}
+  np.testing.assert_array_equal(apply(extended, config=config), apply(params))
 
 
-def test_a_fresh_block_is_the_identity():
+def test_fresh_block_is_identity():
   block = dit.Block(TINY)
   x = jax.random.normal(jax.random.key(4), (2, 6, 24))
   time = jnp.zeros((2, 1, 6, 24))
@@ -141,12 +142,12 @@ def test_a_fresh_block_is_the_identity():
   np.testing.assert_array_equal(block.apply(params, *inputs)[0], x)
 
 
-def test_a_fresh_transformer_predicts_zero():
+def test_fresh_transformer_predicts_zero():
   params = dit.DiT(TINY).init(jax.random.key(0), Z, T, TEXT)
   np.testing.assert_array_equal(apply(params), np.zeros_like(Z))
 
 
-def test_scan_equals_a_loop_over_the_blocks():
+def test_scan_equals_loop_over_blocks():
   params = random_params()['params']
   captured = {}
 
@@ -185,16 +186,16 @@ def test_remat_changes_nothing(name):
   )
 
 
-def test_bfloat16_stays_near_and_leaves_in_float32():
+def test_bfloat16_is_close_and_returns_float32():
   params = random_params()
   config = dataclasses.replace(TINY, dtype='bfloat16')
-  half, whole = apply(params, config=config), apply(params)
+  half, full = apply(params, config=config), apply(params)
   assert half.dtype == jnp.float32
-  scale = float(jnp.abs(whole).max())
-  assert 0 < float(jnp.abs(half - whole).max()) < 0.1 * scale
+  scale = float(jnp.abs(full).max())
+  assert 0 < float(jnp.abs(half - full).max()) < 0.1 * scale
 
 
-def test_attend_is_softmax_attention():
+def test_attend_equals_dot_product_attention():
   q, k, v = (
     jax.random.normal(jax.random.key(i), (2, n, 3, 4))
     for i, n in ((0, 5), (1, 7), (2, 7))
@@ -203,15 +204,17 @@ def test_attend_is_softmax_attention():
   np.testing.assert_allclose(attend(q, k, v), want, atol=1e-5)
 
 
-def test_level_features_put_cosines_first():
-  features = timestep_embedding.features(jnp.array([[0.0, 0.25]]), 10)
+def test_timestep_features_have_cosines_first():
+  features = dit.timestep_features(jnp.array([[0.0, 0.25]]), 10)
   np.testing.assert_allclose(features[0, 0], [1] * 5 + [0] * 5)
   np.testing.assert_allclose(features[0, 1, 0], np.cos(250.0), atol=1e-4)
   np.testing.assert_allclose(features[0, 1, 5], np.sin(250.0), atol=1e-4)
 
 
 def test_refuses():
-  with pytest.raises(ValueError, match='model.width=24, model.heads=5'):
+  with pytest.raises(
+    ValueError, match='model.heads=5: expected a divisor of .*=24'
+  ):
     dataclasses.replace(TINY, heads=5)
   with pytest.raises(ValueError, match="model.remat='some': expected one of"):
     dataclasses.replace(TINY, remat='some')
@@ -219,7 +222,7 @@ def test_refuses():
     dataclasses.replace(TINY, attention='flash')
   with pytest.raises(ValueError, match="context_attention='tree': expected"):
     dataclasses.replace(TINY, context_attention='tree')
-  with pytest.raises(ValueError, match='model.frequencies=5: expected even'):
+  with pytest.raises(ValueError, match='model.frequencies=5: expected an even'):
     dataclasses.replace(TINY, frequencies=5)
   with pytest.raises(ValueError, match='does not divide'):
     apply(random_params(), z=Z[:, :, :3])
@@ -227,8 +230,8 @@ def test_refuses():
     apply(random_params(), t=T[:, :3])
 
 
-@pytest.mark.parametrize('kind', dit.rope.RULES)
-def test_positions_are_scaled_beyond_the_length_trained_on(kind):
+@pytest.mark.parametrize('kind', dit.rope.SCALING_RULES)
+def test_rope_scaling_acts_beyond_trained_length(kind):
   params, z = random_params(), jnp.concatenate([Z, Z[:, ::-1]], axis=1)
 
   def scaled(trained):

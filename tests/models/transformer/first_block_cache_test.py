@@ -1,4 +1,4 @@
-"""Text projected once, and steps that skip blocks, against the whole model."""
+"""KV cache of the text, and first-block cache, against the transformer."""
 
 import dataclasses
 import functools
@@ -13,91 +13,89 @@ from tests.models.transformer import dit_test
 Z, T, TEXT = dit_test.Z, dit_test.T, dit_test.TEXT
 CONFIG = dit_test.TINY
 MODEL = dit.DiT(CONFIG)
-prepare = jax.jit(kv_cache.prepare, static_argnums=0)
+precompute_kv = jax.jit(kv_cache.precompute_kv, static_argnums=0)
 APPLY = jax.jit(MODEL.apply)
 
 
 @pytest.fixture(scope='module')
 def variables():
-  """Parameters without a zero, and pairs of LoRA on all kernels."""
+  """Parameters without a zero, and LoRA weights on all kernels."""
   config, rng = lora.LoraConfig(rank=2), np.random.default_rng(0)
-  pairs = jax.eval_shape(
+  adapter = jax.eval_shape(
     functools.partial(lora.init, config=config, model=CONFIG),
     jax.random.key(0),
   )
   shapes = jax.eval_shape(MODEL.init, jax.random.key(0), Z, T, TEXT)
-  params, pairs = jax.tree.map(
+  params, adapter = jax.tree.map(
     lambda x: np.float32(0.3 * rng.normal(size=x.shape)),
-    (shapes['params'], pairs),
+    (shapes['params'], adapter),
   )
-  return {'params': params, 'lora': lora.variables(pairs, config)}
+  return {'params': params, 'lora': lora.variables(adapter, config)}
 
 
-def test_a_text_that_is_prepared_is_the_same_text(variables):
-  keys = prepare(CONFIG, variables, TEXT)
-  assert keys.k.shape == keys.v.shape == (3, 2, 8, 2, 12)
-  whole = APPLY(variables, Z, T, TEXT)
-  found = APPLY(variables, Z, T, keys)
-  np.testing.assert_allclose(found, whole, atol=1e-5)
-  # And the pairs are in it.
-  plain = prepare(CONFIG, {'params': variables['params']}, TEXT)
-  assert np.abs(plain.k - keys.k).max() > 0.01
+def test_precompute_kv_changes_no_prediction(variables):
+  cache = precompute_kv(CONFIG, variables, TEXT)
+  assert cache.k.shape == cache.v.shape == (3, 2, 8, 2, 12)
+  expected = APPLY(variables, Z, T, TEXT)
+  np.testing.assert_allclose(APPLY(variables, Z, T, cache), expected, atol=1e-5)
+  # It includes the LoRA weights.
+  plain = precompute_kv(CONFIG, {'params': variables['params']}, TEXT)
+  assert np.abs(plain.k - cache.k).max() > 0.01
 
 
 @functools.partial(jax.jit, static_argnums=3)
-def cached(variables, z, memory, threshold, text=TEXT):
+def cached(variables, z, cache, threshold, text=TEXT):
   return first_block_cache.predict(
-    MODEL, variables, z, T, text, memory, threshold=threshold
+    MODEL, variables, z, T, text, cache, threshold=threshold
   )
 
 
-@pytest.mark.parametrize('prepared', [False, True])
-def test_a_step_is_computed_or_takes_what_the_others_added(variables, prepared):
-  text = prepare(CONFIG, variables, TEXT) if prepared else TEXT
-  start = first_block_cache.begin(CONFIG, Z.shape)
-  y, memory = cached(variables, Z, start, 0.5, text)
-  # The first step is whole, and so is every one with no threshold.
-  whole = APPLY(variables, Z, T, text)
-  np.testing.assert_allclose(y, whole, atol=1e-5)
+@pytest.mark.parametrize('precomputed', [False, True])
+def test_predict_runs_all_blocks_or_reuses_their_residual(
+  variables, precomputed
+):
+  text = precompute_kv(CONFIG, variables, TEXT) if precomputed else TEXT
+  start = first_block_cache.init(CONFIG, Z.shape)
+  y, cache = cached(variables, Z, start, 0.5, text)
+  # The first step runs all blocks, and so does every one without a threshold.
+  np.testing.assert_allclose(y, APPLY(variables, Z, T, text), atol=1e-5)
   near = Z + 1e-3
-  exact, again = cached(variables, near, memory, 0.0, text)
+  exact, again = cached(variables, near, cache, 0.0, text)
   expected = APPLY(variables, near, T, text)
   np.testing.assert_allclose(exact, expected, atol=1e-5)
-  assert (again.computed, again.asked) == (2, 2)
-  # A near one skips: what the others added is that of the first.
-  skipped, after = cached(variables, near, memory, 0.5, text)
-  assert (after.computed, after.asked) == (1, 2)
-  np.testing.assert_array_equal(after.rest_BND, memory.rest_BND)
-  np.testing.assert_array_equal(after.first_BND, memory.first_BND)
+  assert (again.computed, again.steps) == (2, 2)
+  # A close step skips blocks and takes their residual from the first step.
+  skipped, after = cached(variables, near, cache, 0.5, text)
+  assert (after.computed, after.steps) == (1, 2)
+  np.testing.assert_array_equal(after.rest_BND, cache.rest_BND)
+  np.testing.assert_array_equal(after.first_BND, cache.first_BND)
   assert 0 < np.abs(skipped - expected).max() < 0.05
-  # A far one is computed.
-  far, after = cached(variables, -3 * Z, memory, 0.5, text)
+  # A distant step runs all blocks.
+  far, after = cached(variables, -3 * Z, cache, 0.5, text)
   expected = APPLY(variables, -3 * Z, T, text)
   np.testing.assert_allclose(far, expected, atol=1e-5)
   assert after.computed == 2
 
 
-def test_one_clip_that_changed_computes_the_batch(variables):
-  _, memory = cached(
-    variables, Z, first_block_cache.begin(CONFIG, Z.shape), 0.1
-  )
-  one = Z.at[1].multiply(-3.0)
-  assert cached(variables, one, memory, 0.1)[1].computed == 2
-  assert cached(variables, Z, memory, 0.1)[1].computed == 1
+def test_one_changed_clip_runs_all_blocks_of_the_batch(variables):
+  _, cache = cached(variables, Z, first_block_cache.init(CONFIG, Z.shape), 0.1)
+  one = np.concatenate([Z[:1], -3.0 * Z[1:]])
+  assert cached(variables, one, cache, 0.1)[1].computed == 2
+  assert cached(variables, Z, cache, 0.1)[1].computed == 1
 
 
-def test_a_step_that_is_skipped_runs_one_block(variables):
-  """Not all of them, of which one result is then taken."""
+def test_a_skipped_step_runs_one_block(variables):
+  """The blocks are in a branch, not computed and discarded."""
   config = dataclasses.replace(CONFIG, attention='xla')
   model = dit.DiT(config)
 
-  def whole(z, memory):
+  def predict(z, cache):
     return first_block_cache.predict(
-      model, variables, z, T, TEXT, memory, threshold=0.5
+      model, variables, z, T, TEXT, cache, threshold=0.5
     )
 
-  jaxpr = jax.make_jaxpr(whole)(Z, first_block_cache.begin(config, Z.shape))
-  # Constants are parameters of the program, so conds are at the top.
+  jaxpr = jax.make_jaxpr(predict)(Z, first_block_cache.init(config, Z.shape))
+  # The only cond is at the top level of the program.
   conds = [e for e in jaxpr.eqns if e.primitive.name == 'cond']
   (cond,) = conds
   lengths = [

@@ -1,4 +1,4 @@
-"""Low-rank pairs: nothing at first, and the same merged as apart."""
+"""LoRA weights: fresh ones change nothing, merged = beside the kernels."""
 
 import dataclasses
 
@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from spacetime.models.transformer import dit, lora
+from tests.helpers.seeded_weights import draw
 
 MODEL = dit.DiTConfig(
   channels=3,
@@ -20,32 +21,32 @@ MODEL = dit.DiTConfig(
   frequencies=16,
 )
 CONFIG = lora.LoraConfig(rank=4, alpha=6.0)
-Z = jax.random.normal(jax.random.key(5), (2, 3, 4, 6, 3))
-T = jnp.array([[0.3, 0.9, 0.0], [0.5, 0.5, 0.1]])
-TEXT = jax.random.normal(jax.random.key(6), (2, 7, 12))
+Z = draw('z', (2, 3, 4, 6, 3))
+T = np.array([[0.3, 0.9, 0.0], [0.5, 0.5, 0.1]], np.float32)
+TEXT = draw('text', (2, 7, 12))
 
 
 def random_tree(tree, seed):
-  """As a trained one: no zeros that would hide a fault."""
+  """A tree like a trained one: no zeros that would hide a fault."""
   leaves, shape = jax.tree.flatten(tree)
   keys = jax.random.split(jax.random.key(seed), len(leaves))
-  made = [
+  leaves = [
     0.3 * jax.random.normal(key, leaf.shape)
     for key, leaf in zip(keys, leaves, strict=True)
   ]
-  return jax.tree.unflatten(shape, made)
+  return jax.tree.unflatten(shape, leaves)
 
 
 @pytest.fixture(scope='module')
 def params():
-  made = jax.eval_shape(dit.DiT(MODEL).init, jax.random.key(0), Z, T, TEXT)
-  return random_tree(made['params'], 1)
+  shapes = jax.eval_shape(dit.DiT(MODEL).init, jax.random.key(0), Z, T, TEXT)
+  return random_tree(shapes['params'], 1)
 
 
-def apply(params, pairs, config=CONFIG, key=None, model=MODEL):
+def apply(params, adapter, config=CONFIG, key=None, model=MODEL):
   variables = {'params': params}
-  if pairs is not None:
-    variables['lora'] = lora.variables(pairs, config)
+  if adapter is not None:
+    variables['lora'] = lora.variables(adapter, config)
   rngs = {} if key is None else {'dropout': key}
   return jax.jit(
     lambda variables, rngs: dit.DiT(model).apply(
@@ -54,10 +55,10 @@ def apply(params, pairs, config=CONFIG, key=None, model=MODEL):
   )(variables, rngs)
 
 
-def test_fresh_pairs_change_nothing(params):
-  pairs = lora.init(jax.random.key(0), CONFIG, MODEL)
-  np.testing.assert_array_equal(apply(params, pairs), apply(params, None))
-  a = pairs['blocks']['mlp_out']['a']
+def test_fresh_adapter_changes_nothing(params):
+  adapter = lora.init(jax.random.key(0), CONFIG, MODEL)
+  np.testing.assert_array_equal(apply(params, adapter), apply(params, None))
+  a = adapter['blocks']['mlp_out']['a']
   assert a.shape == (3, 40, 4) and float(jnp.abs(a).max()) <= 40**-0.5
   assert float(a.var()) == pytest.approx(1 / (3 * 40), rel=0.2)
 
@@ -66,49 +67,51 @@ def test_fresh_pairs_change_nothing(params):
 @pytest.mark.parametrize(
   'targets', [lora.TARGETS, ('self_attention.v',), ('mlp_out', 'mlp_in')]
 )
-def test_merged_is_the_same_as_apart(params, targets, remat):
+def test_merge_equals_adapter_beside_kernels(params, targets, remat):
   config = dataclasses.replace(CONFIG, targets=targets)
-  pairs = random_tree(lora.init(jax.random.key(0), config, MODEL), 2)
+  adapter = random_tree(lora.init(jax.random.key(0), config, MODEL), 2)
   model = dataclasses.replace(MODEL, remat=remat)
-  apart = apply(params, pairs, config, model=model)
-  merged = apply(lora.merge(params, pairs, scale=config.scale), None)
+  apart = apply(params, adapter, config, model=model)
+  merged = apply(lora.merge(params, adapter, scale=config.scale), None)
   assert float(jnp.abs(apart - apply(params, None)).max()) > 0.1
   unit = float(apart.std())
   np.testing.assert_allclose(apart / unit, merged / unit, atol=1e-5)
 
 
-def test_every_layer_of_the_stack_has_its_own_pair(params):
-  pairs = random_tree(lora.init(jax.random.key(0), CONFIG, MODEL), 2)
-  one = jax.tree.map(lambda leaf: leaf.at[1:].set(0), pairs)
-  two = jax.tree.map(lambda leaf: leaf.at[:1].set(0), pairs)
-  outputs = [apply(params, p) for p in (one, two, pairs)]
+def test_every_layer_has_its_own_adapter(params):
+  adapter = random_tree(lora.init(jax.random.key(0), CONFIG, MODEL), 2)
+  one = jax.tree.map(lambda leaf: leaf.at[1:].set(0), adapter)
+  two = jax.tree.map(lambda leaf: leaf.at[:1].set(0), adapter)
+  outputs = [apply(params, p) for p in (one, two, adapter)]
   for a, b in ((0, 1), (0, 2), (1, 2)):
     assert float(jnp.abs(outputs[a] - outputs[b]).max()) > 1e-2
 
 
-def test_a_base_of_half_precision_stays_so(params):
+def test_merge_keeps_dtype_of_base(params):
   half = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), params)
-  pairs = random_tree(lora.init(jax.random.key(0), CONFIG, MODEL), 2)
-  merged = lora.merge(half, pairs, scale=CONFIG.scale)
+  adapter = random_tree(lora.init(jax.random.key(0), CONFIG, MODEL), 2)
+  merged = lora.merge(half, adapter, scale=CONFIG.scale)
   kernel = merged['blocks']['mlp_in']['kernel']
   assert kernel.dtype == jnp.bfloat16
   assert bool(jnp.any(kernel != half['blocks']['mlp_in']['kernel']))
 
 
-def test_dropout_is_of_the_pairs_alone(params):
+def test_dropout_acts_on_adapter_alone(params):
   config = dataclasses.replace(CONFIG, dropout=0.5)
   fresh = lora.init(jax.random.key(0), config, MODEL)
   key = jax.random.key(3)
   np.testing.assert_array_equal(
     apply(params, fresh, config, key), apply(params, None)
   )
-  pairs = random_tree(fresh, 2)
-  drawn = [apply(params, pairs, config, jax.random.key(i)) for i in (3, 3, 4)]
-  np.testing.assert_array_equal(drawn[0], drawn[1])
-  assert float(jnp.abs(drawn[0] - drawn[2]).max()) > 1e-2
-  # Without a key nothing is dropped.
+  adapter = random_tree(fresh, 2)
+  outputs = [
+    apply(params, adapter, config, jax.random.key(i)) for i in (3, 3, 4)
+  ]
+  np.testing.assert_array_equal(outputs[0], outputs[1])
+  assert float(jnp.abs(outputs[0] - outputs[2]).max()) > 1e-2
+  # Without a key there is no dropout.
   np.testing.assert_array_equal(
-    apply(params, pairs, config), apply(params, pairs, CONFIG)
+    apply(params, adapter, config), apply(params, adapter, CONFIG)
   )
 
 
@@ -118,16 +121,16 @@ def test_dropout_is_of_the_pairs_alone(params):
     ({'rank': -1}, 'lora.rank=-1'),
     ({'alpha': 0.0}, 'lora.alpha=0.0'),
     ({'dropout': 1.0}, 'lora.dropout=1.0'),
-    ({'targets': ('q',)}, r"unknown \['q'\]: expected some of .*mlp_out"),
+    ({'targets': ('q',)}, r"expected some of .*mlp_out.*unknown: \['q'\]"),
     ({'targets': ()}, 'expected some of'),
   ],
 )
-def test_refuses(values, text):
+def test_config_refuses(values, text):
   with pytest.raises(ValueError, match=text):
     dataclasses.replace(CONFIG, **values)
 
 
-def test_refuses_a_rank_above_the_kernel():
+def test_init_refuses_rank_above_kernel():
   config = dataclasses.replace(CONFIG, rank=25)
-  with pytest.raises(ValueError, match='lora.rank=25.*24 x 24'):
+  with pytest.raises(ValueError, match='lora.rank=25: expected at most 24'):
     lora.init(jax.random.key(0), config, MODEL)

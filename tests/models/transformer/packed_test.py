@@ -1,4 +1,4 @@
-"""Packed = unpacked: each clip of a row is what it is alone."""
+"""Sequence packing: packed = unpacked, clip by clip."""
 
 import functools
 import types
@@ -55,8 +55,8 @@ def random_params():
   )
 
 
-def made():
-  """Clips [(z, t, text)] by row, and the rows that hold them."""
+def make_batch():
+  """Returns clips [(z, t, text)] by sequence, and the packed batch of them."""
   rng = np.random.default_rng(0)
   clips, rows = [], []
   for sizes in SIZES:
@@ -82,14 +82,14 @@ def made():
     row['t'] = rng.uniform(size=7).astype(np.float32)
     level = np.concatenate([t[0] for _, t, _ in clips[-1]])
     row['t'][: len(level)] = level
-    # What padding holds must not matter.
+    # The content of padding must not matter.
     row['patches'][row['segment_ids'] == 0] = 9.0
     rows.append(row)
   return clips, {n: np.stack([row[n] for row in rows]) for n in rows[0]}
 
 
-def where(batch):
-  return packed.Rows(
+def layout(batch):
+  return packed.PackedBatch(
     *(
       jnp.asarray(batch[n])
       for n in ('segment_ids', 'positions', 'frame_ids', 'grids')
@@ -99,82 +99,83 @@ def where(batch):
 
 @functools.partial(jax.jit, static_argnames='model')
 def apply_packed(params, batch, model=MODEL):
-  arguments = batch['patches'], batch['t'], batch['text'], where(batch)
-  return model.apply(params, *arguments, method=model.packed)
+  arguments = batch['patches'], batch['t'], batch['text'], layout(batch)
+  return model.apply(params, *arguments, method=model.predict_packed)
 
 
-def of_clips(y_BNV, batch):
-  """The tokens of every clip, row by row."""
+def split_clips(y_BNV, batch):
+  """Returns the tokens of every clip, sequence by sequence."""
   return [
-    y_NV[clip_N == number]
-    for y_NV, clip_N in zip(y_BNV, batch['segment_ids'], strict=True)
-    for number in range(1, clip_N.max() + 1)
+    y_NV[ids_N == number]
+    for y_NV, ids_N in zip(y_BNV, batch['segment_ids'], strict=True)
+    for number in range(1, ids_N.max() + 1)
   ]
 
 
 def test_packed_equals_unpacked_forward_and_gradient():
-  clips, batch = made()
+  clips, batch = make_batch()
   params = random_params()
   weight = lambda y: jnp.sin(3 * y)  # noqa: E731
 
   def alone(params):
-    total, found = 0.0, []
+    total, outputs = 0.0, []
     for z, t, text in (clip for row in clips for clip in row):
       y = patchify.patchify(MODEL.apply(params, z, t, text), CONFIG.patch)[0]
-      total, found = total + jnp.sum(weight(y)), [*found, y]
-    return total, found
+      total, outputs = total + jnp.sum(weight(y)), [*outputs, y]
+    return total, outputs
 
   def together(params):
     y_BNV = apply_packed(params, batch)
-    found = of_clips(y_BNV, batch)
-    return sum(jnp.sum(weight(y)) for y in found), found
+    outputs = split_clips(y_BNV, batch)
+    return sum(jnp.sum(weight(y)) for y in outputs), outputs
 
   grad = functools.partial(jax.value_and_grad, has_aux=True)
-  (_, want), want_gradient = jax.jit(grad(alone))(params)
-  (_, found), gradient = jax.jit(grad(together))(params)
-  for y, want_y in zip(found, want, strict=True):
-    assert float(jnp.abs(want_y).max()) > 0.5
-    np.testing.assert_allclose(y, want_y, atol=1e-5)
-  size = max(float(jnp.abs(g).max()) for g in jax.tree.leaves(want_gradient))
+  (_, expected), expected_gradient = jax.jit(grad(alone))(params)
+  (_, outputs), gradient = jax.jit(grad(together))(params)
+  for y, expected_y in zip(outputs, expected, strict=True):
+    assert float(jnp.abs(expected_y).max()) > 0.5
+    np.testing.assert_allclose(y, expected_y, atol=1e-5)
+  leaves = jax.tree.leaves(expected_gradient)
+  size = max(float(jnp.abs(g).max()) for g in leaves)
   jax.tree.map(
     lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5 * size),
     gradient,
-    want_gradient,
+    expected_gradient,
   )
 
 
-def test_a_clip_sees_no_other_and_not_its_text():
-  _, batch = made()
+def test_clips_do_not_attend_to_each_other():
+  _, batch = make_batch()
   params = random_params()
-  before = of_clips(apply_packed(params, batch), batch)
+  before = split_clips(apply_packed(params, batch), batch)
   moved = {name: value.copy() for name, value in batch.items()}
   moved['patches'][0, batch['segment_ids'][0] == 2] += 1
   moved['text'][0, 2] += 1
   moved['t'][1, 0] += 0.1
-  after = of_clips(apply_packed(params, moved), moved)
+  after = split_clips(apply_packed(params, moved), moved)
   changed = [bool((a != b).any()) for a, b in zip(before, after, strict=True)]
   assert changed == [False, True, True, True, False]
 
 
-def test_positions_and_places_are_those_of_the_clip_alone():
-  _, batch = made()
-  tables = where(batch).rope_tables(head_size=12, theta=50.0)
-  places = where(batch).position_cosines(4)
+def test_positions_are_those_of_the_clip_alone():
+  _, batch = make_batch()
+  tables = layout(batch).rope_tables(head_size=12, theta=50.0)
+  cosines = layout(batch).position_cosines(4)
   alone = patchify.positions((3, 2, 1))
   own = batch['segment_ids'][0] == 1
-  for found, want in zip(
+  for table, expected in zip(
     tables, dit.rope.tables(alone, head_size=12, theta=50.0), strict=True
   ):
-    np.testing.assert_array_equal(found[0, own], want)
-  want = patchify.position_cosines((3, 2, 1), 4)
-  np.testing.assert_allclose(places[0, own], want, atol=1e-6)
+    np.testing.assert_array_equal(table[0, own], expected)
+  expected = patchify.position_cosines((3, 2, 1), 4)
+  np.testing.assert_allclose(cosines[0, own], expected, atol=1e-6)
 
 
 @pytest.mark.parametrize('text', [False, True])
-def test_splash_keeps_segments_apart(text):
-  """The TPU's kernel, interpreted, against plain products."""
-  _, batch = made()
-  segments = where(batch).segments(5)[text]
+def test_splash_with_segments_equals_plain(text):
+  """The TPU kernel runs interpreted."""
+  _, batch = make_batch()
+  segments = layout(batch).segments(5)[text]
   lengths = [x.shape[1] for x in segments]
   q, k, v = (
     jax.random.normal(jax.random.key(i), (2, lengths[i > 0], 2, 8))
@@ -193,28 +194,32 @@ def test_splash_keeps_segments_apart(text):
     np.testing.assert_allclose(*grads, atol=1e-5)
 
 
-def test_rows_split_over_devices_change_nothing():
-  _, batch = made()
+def test_packed_on_eight_devices_equals_one():
+  _, batch = make_batch()
   params = random_params()
-  want = apply_packed(params, batch)
+  expected = apply_packed(params, batch)
   mesh = sharding.make_mesh(sharding.MeshConfig(data=2, tensor=2, fsdp=2))
   batch = {name: np.concatenate([x, x]) for name, x in batch.items()}
   with jax.set_mesh(mesh):
     put = sharding.put_batch(batch, mesh)
-    found = apply_packed(params, put)
-  np.testing.assert_allclose(found[:2], want, atol=1e-5)
+    y = apply_packed(params, put)
+  np.testing.assert_allclose(y[:2], expected, atol=1e-5)
 
 
-def test_refuses_what_knows_no_segments():
+def test_segments_refuse_odd_cudnn_and_split_tokens():
   q = jnp.zeros((1, 3, 2, 8))
   segments = Segments(*[jnp.zeros((1, 3), jnp.int32)] * 2)
-  with pytest.raises(ValueError, match="'cudnn' on packed rows of 3.*even num"):
+  with pytest.raises(
+    ValueError, match="model.attention='cudnn': expected even numbers .* not 3"
+  ):
     attention_plan.attend(q, q, q, segments, kernel='cudnn')
-  _, batch = made()
+  _, batch = make_batch()
   mesh = sharding.make_mesh(sharding.MeshConfig(context=2))
   with (
     jax.set_mesh(mesh),
-    pytest.raises(ValueError, match='mesh.context=2 with packed rows: expect'),
+    pytest.raises(
+      ValueError, match='mesh.context=2: expected 1 with packed sequences'
+    ),
   ):
     jax.eval_shape(lambda p: apply_packed(p, batch), random_params())
 
@@ -227,7 +232,9 @@ def test_refuses_what_knows_no_segments():
     ('cpu', (6, 7), 'auto'),
   ],
 )
-def test_odd_rows_are_not_for_cudnn(monkeypatch, platform, lengths, kernel):
+def test_check_segments_avoids_cudnn_for_odd_lengths(
+  monkeypatch, platform, lengths, kernel
+):
   monkeypatch.setattr(
     attention_plan, 'device_of', lambda mesh: (platform, 'any')
   )
@@ -235,14 +242,14 @@ def test_odd_rows_are_not_for_cudnn(monkeypatch, platform, lengths, kernel):
   assert attention_plan.check_segments('auto', mesh, lengths=lengths) == kernel
 
 
-def test_cudnn_gets_segments_as_a_mask(monkeypatch):
+def test_cudnn_receives_segments_as_mask(monkeypatch):
   seen = {}
 
   def record(q, k, v, *, mask, key_value_seq_lengths, implementation):
     seen.update(mask=mask, lengths=key_value_seq_lengths)
     return jax.nn.dot_product_attention(q, k, v, mask=mask)
 
-  called = types.SimpleNamespace(
+  fake_jax = types.SimpleNamespace(
     nn=types.SimpleNamespace(dot_product_attention=record)
   )
   rng = np.random.default_rng(0)
@@ -251,10 +258,10 @@ def test_cudnn_gets_segments_as_a_mask(monkeypatch):
     jnp.array([[1, 1, 2, 2, 2, 3], [1, 2, 2, 3, 3, 3]]),
     jnp.repeat(jnp.array([[1, 2, 3, 3], [1, 2, 2, 3]]), 2, axis=1),
   )
-  want = attention_kernels.plain(q, k, v, segments)
-  jnn = attention_kernels.jax
-  monkeypatch.setattr(attention_kernels, 'jax', called)
-  found = attention_kernels.cudnn(q, k, v, segments)
-  monkeypatch.setattr(attention_kernels, 'jax', jnn)
+  expected = attention_kernels.plain(q, k, v, segments)
+  real_jax = attention_kernels.jax
+  monkeypatch.setattr(attention_kernels, 'jax', fake_jax)
+  y = attention_kernels.cudnn(q, k, v, segments)
+  monkeypatch.setattr(attention_kernels, 'jax', real_jax)
   assert seen['mask'].shape == (2, 1, 6, 8) and seen['lengths'] is None
-  np.testing.assert_allclose(found, want, atol=1e-5)
+  np.testing.assert_allclose(y, expected, atol=1e-5)

@@ -1,19 +1,19 @@
-"""Latents <-> tokens."""
+"""Patchify: latents <-> tokens, and the positions of tokens."""
 
-import jax
 import numpy as np
 
 from spacetime.models.transformer import patchify
+from tests.helpers.seeded_weights import draw
 
 
 def test_unpatchify_inverts_patchify():
-  z = jax.random.normal(jax.random.key(0), (2, 3, 4, 6, 5))
+  z = draw('z', (2, 3, 4, 6, 5))
   x = patchify.patchify(z, (1, 2, 3))
   assert x.shape == (2, 3 * 2 * 2, 1 * 2 * 3 * 5)
   np.testing.assert_array_equal(patchify.unpatchify(x, (1, 2, 3), (3, 2, 2)), z)
 
 
-def test_order_of_tokens_and_of_values_within():
+def test_patchify_order_of_tokens_and_values():
   z = np.arange(2 * 4 * 6 * 3).reshape(1, 2, 4, 6, 3)
   x = np.asarray(patchify.patchify(z, (1, 2, 2)))
   position = patchify.positions((2, 2, 3))
@@ -23,7 +23,7 @@ def test_order_of_tokens_and_of_values_within():
     np.testing.assert_array_equal(x[0, n], cut.reshape(-1))
 
 
-def test_places_are_a_basis_from_edge_to_edge():
+def test_position_cosines_are_a_basis_between_the_edges():
   grid = (4, 3, 5)
   table = patchify.position_cosines(grid, 2).reshape(*grid, 3, 2)
   # Halfway between the edges is the same at any size.

@@ -1,4 +1,4 @@
-"""What each policy computes twice, counted in the program."""
+"""Rematerialisation: how often each policy runs a kernel, counted."""
 
 import functools
 
@@ -9,15 +9,15 @@ from jax.extend import core
 from jax.interpreters import partial_eval
 
 from spacetime.models.transformer import attention_kernels, remat, ring, splash
+from tests.helpers.seeded_weights import draw
 
 Q, K, V = (
-  jax.random.normal(jax.random.key(i), (1, n, 2, 8))
-  for i, n in enumerate((6, 8, 8))
+  draw(name, (1, n, 2, 8)) for name, n in (('q', 6), ('k', 8), ('v', 8))
 )
 
 
 def count(jaxpr, primitive: str) -> int:
-  """How often a primitive is called, in whatever is called too."""
+  """Counts calls of a primitive, those of inner programs included."""
   total = 0
   for equation in jaxpr.eqns:
     total += equation.primitive.name == primitive
@@ -34,7 +34,7 @@ def count(jaxpr, primitive: str) -> int:
 
 
 def calls(attend, name: str, primitive: str) -> int:
-  """Calls in a training step of attention between what surrounds it."""
+  """Counts calls in a training step of attention between elementwise ops."""
 
   def block(q, k, v):
     return jnp.sin(attend(jnp.cos(q), jnp.cos(k), jnp.cos(v)))
@@ -43,13 +43,13 @@ def calls(attend, name: str, primitive: str) -> int:
     block = jax.checkpoint(block, policy=remat.policy(name))
   loss = lambda q, k, v: jnp.sum(block(q, k, v))  # noqa: E731
   traced = jax.make_jaxpr(jax.value_and_grad(loss, (0, 1, 2)))(Q, K, V)
-  # What a recomputation does not use is dropped, as the compiler drops it.
+  # Dead code goes, as it does in the compiler.
   live, _ = partial_eval.dce_jaxpr(traced.jaxpr, [True] * 4)
   return count(live, primitive)
 
 
-def ringed(q, k, v, size=1):
-  """The TPU's kernel as it is trained, on a ring of devices."""
+def ring_of_splash(q, k, v, size=1):
+  """The TPU kernel on a ring of devices, as in training."""
   mesh = jax.sharding.AbstractMesh(
     (size,), ('context',), axis_types=(jax.sharding.AxisType.Auto,)
   )
@@ -69,7 +69,7 @@ KERNELS = {
   # A softmax takes one exponential, and a backward pass of weights none.
   'plain': (attention_kernels.plain, 'exp', 1),
   # Forward, and gradients of queries and of keys and values.
-  'splash': (ringed, 'pallas_call', 3),
+  'splash': (ring_of_splash, 'pallas_call', 3),
 }
 
 
@@ -77,12 +77,12 @@ KERNELS = {
 @pytest.mark.parametrize(
   'name, again', [('none', 0), ('full', 1), ('attention', 0), ('offload', 0)]
 )
-def test_kernels_run_forward_once_unless_all_is_recomputed(kernel, name, again):
+def test_kernels_run_forward_once_unless_remat_is_full(kernel, name, again):
   attend, primitive, once = KERNELS[kernel]
   assert calls(attend, name, primitive) == once + again
 
 
-def test_a_ring_runs_its_forward_kernels_once_too():
-  two = functools.partial(ringed, size=2)
+def test_ring_runs_forward_kernels_once():
+  two = functools.partial(ring_of_splash, size=2)
   assert calls(two, 'attention', 'pallas_call') == 2 * 3
   assert calls(two, 'full', 'pallas_call') == 2 * 4
