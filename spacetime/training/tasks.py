@@ -91,7 +91,7 @@ def rates(experiment: Experiment, nets: Networks | None) -> loop.Rates:
     mlp=model.mlp,
     text_width=model.text_width,
     patch_volume=model.patch_volume,
-    levels=grid.latent[0],
+    timesteps=grid.latent[0],
     frequencies=model.frequencies,
   )
   return loop.Rates(
