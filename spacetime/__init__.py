@@ -28,7 +28,7 @@ _PUBLIC = {
   'Pipeline': 'spacetime.pipeline.pipeline',
   'Video': 'spacetime.pipeline.video',
   'load': 'spacetime.pipeline.pipeline',
-  'read_video': 'spacetime.media.video_reader',
+  'read_video': 'spacetime.pipeline.video',
   'train': 'spacetime.training.run',
 }
 __all__ = [*_PUBLIC, 'SettingError', '__version__']

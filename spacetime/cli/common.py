@@ -68,7 +68,9 @@ def define_flags(settings: type, *, unset: str = '') -> None:
     if not field.metadata.get('help'):
       continue
     default = None if unset else _default(field)
-    kind = _plain_type(hints[field.name])
+    kind = field.metadata.get('type') or _plain_type(hints[field.name])
+    if kind not in DEFINE:
+      continue  # such as a tuple: a key of the config only
     DEFINE[kind](field.name, default, field.metadata['help'])
     help_pages.group(field.metadata.get('group', 'options'), field.name)
     if unset:
@@ -80,7 +82,7 @@ def flag_values(settings: type) -> dict:
   return {
     field.name: flags.FLAGS[field.name].value
     for field in dataclasses.fields(settings)
-    if field.metadata.get('help')
+    if field.metadata.get('help') and field.name in flags.FLAGS
   }
 
 

@@ -9,6 +9,12 @@ def to_video(frames):
   return frames.astype(jnp.float32) / 127.5 - 1.0
 
 
+def psnr(video_BFHWC, decoded_BFHWC):
+  """Peak signal-to-noise ratio in dB of each clip, (B,); range [-1, 1]."""
+  error = jnp.mean(jnp.square(video_BFHWC - decoded_BFHWC), axis=(1, 2, 3, 4))
+  return 10.0 * jnp.log10(4.0 / jnp.maximum(error, 1e-10))
+
+
 def to_frames(video) -> np.ndarray:
   """Converts video, clipped to [-1, 1], to uint8 frames, on the host."""
   video = np.asarray(video, np.float32)

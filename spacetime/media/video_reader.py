@@ -52,7 +52,7 @@ def read_video(
   fitted = {}
   for frame in chosen:
     if id(frame) not in fitted:
-      fitted[id(frame)] = _fit(_upright(frame), **size)
+      fitted[id(frame)] = fit(_upright(frame), **size)
   return np.stack([fitted[id(frame)] for frame in chosen])
 
 
@@ -87,6 +87,16 @@ def video_seconds(path: Path) -> float | None:
   return None
 
 
+def video_rate(path: Path) -> float:
+  """Average frames per second of a file.
+
+  Raises:
+    ValueError: no such file, no video in it, or unreadable.
+  """
+  with _open(path) as container:
+    return float(_average_rate(container.streams.video[0]))
+
+
 def read_image(
   path: Path, *, height: int | None = None, width: int | None = None
 ) -> np.ndarray:
@@ -111,7 +121,7 @@ def read_image(
       upright = ImageOps.exif_transpose(image).convert('RGB')
   except (OSError, SyntaxError, Image.DecompressionBombError) as e:
     raise ValueError(f'{path} cannot be read as an image ({e})') from e
-  return _fit(
+  return fit(
     upright, height=height or upright.height, width=width or upright.width
   )
 
@@ -225,8 +235,9 @@ def _upright(frame: av.VideoFrame) -> Image.Image:
   return image if turn is None else image.transpose(turn)
 
 
-def _fit(image: Image.Image, *, height: int, width: int) -> np.ndarray:
-  """Resizes the short side and crops the centre, in one resampling."""
+def fit(image: Image.Image, *, height: int, width: int) -> np.ndarray:
+  """An image whose short side is resized and whose centre is cropped, in one
+  resampling: uint8 (H, W, 3)."""
   scale = min(image.width / width, image.height / height)
   crop_width, crop_height = scale * width, scale * height
   left = (image.width - crop_width) / 2

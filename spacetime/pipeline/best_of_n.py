@@ -24,7 +24,7 @@ BLUR, RADIUS = 5.0, 14
 WARPS = 5  # of the flow
 
 
-def of(window: conditioning_video.ConditioningVideo) -> tuple[int, ...]:
+def joins(window: conditioning_video.ConditioningVideo) -> tuple[int, ...]:
   """Where the joins of a window's video are.
 
   Returns:

@@ -1,80 +1,116 @@
-"""Videos, images and masks that sampling is given, at its window's size."""
+"""Videos, images and masks that condition a video, at the model's size.
 
+A source is a path, an array, a PIL image or a Video. Frames in memory are
+treated as frames of a file: resized and cropped alike, resampled where their
+rate is known.
+"""
+
+import os
 import pathlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
-from spacetime.data import geometry
-from spacetime.media import video_reader
+from spacetime import SettingError
+from spacetime.data import geometry as geometry_lib
+from spacetime.media import codecs, video_reader
+from spacetime.pipeline.request import Source, describe
+from spacetime.pipeline.video import Video
 
-# A video is cut to the proportions of the window by less than this.
+# Largest share of a video's area that is cropped to fit the proportions.
 CROP = 0.05
 
 
-def read(
-  path: str, flag: str, grid: geometry.Geometry, *, fps: float
+def read_video(
+  source: Source, name: str, geometry: geometry_lib.Geometry, *, fps: float
 ) -> np.ndarray:
-  """All frames of a video at the window's size, uint8 (F, H, W, 3).
+  """All frames of a video at the geometry's size, uint8 (F, H, W, 3).
+
+  Args:
+    source: see above.
+    name: the setting that holds it, for messages.
+    geometry: sizes of the clip.
+    fps: frames a second to resample to; an array has this rate already.
 
   Raises:
-    ValueError: unreadable, or of other proportions.
+    SettingError: unreadable, or of other proportions.
   """
-  height, width = video_size(path, flag)
-  scale = min(height / grid.height, width / grid.width)
-  kept = grid.height * grid.width * scale**2 / (height * width)
-  if kept < 1 - CROP:
-    raise ValueError(
-      f'--{flag}={path} is {width}x{height} pixels: expected the proportions '
-      f'of {grid.width}x{grid.height}; change --size, such as '
-      f'--size={nearest_size(height, width, grid)}, or crop it'
+  height, width = video_size(source, name)
+  scale = min(height / geometry.height, width / geometry.width)
+  share = geometry.height * geometry.width * scale**2 / (height * width)
+  if share < 1 - CROP:
+    raise SettingError(
+      name,
+      describe(source),
+      f'the proportions of {geometry.width}x{geometry.height}, not '
+      f'{width}x{height} pixels',
+      hint=f'crop it, or change `size`, such as `size`='
+      f'{nearest_size(height, width, geometry)}',
     )
-  return read_sized(path, flag, height=grid.height, width=grid.width, fps=fps)
+  return read_sized(
+    source, name, height=geometry.height, width=geometry.width, fps=fps
+  )
 
 
 def read_sized(
-  path: str, flag: str, *, height: int, width: int, fps: float
+  source: Source, name: str, *, height: int, width: int, fps: float
 ) -> np.ndarray:
-  """All frames of a video, whatever its proportions, uint8 (F, H, W, 3).
+  """All frames of a video of any proportions, uint8 (F, H, W, 3).
 
   Raises:
-    ValueError: unreadable.
+    SettingError: unreadable.
   """
-  settings = dict(frames=None, height=height, width=width, fps=fps)
-  return _opened(flag, 'a video', video_reader.read_video, path, **settings)
+  if not _is_path(source):
+    frames_FHWC = _resampled(source, name, fps=fps)
+    return np.stack(
+      [
+        video_reader.fit(Image.fromarray(frame), height=height, width=width)
+        for frame in frames_FHWC
+      ]
+    )
+  sizes = dict(frames=None, height=height, width=width, fps=fps)
+  return _read(name, 'a video', video_reader.read_video, source, **sizes)
 
 
-def video_size(path: str, flag: str) -> tuple[int, int]:
-  """Rows and columns of a video, upright.
+def video_size(source: Source, name: str) -> tuple[int, int]:
+  """Height and width of a video, upright.
 
   Raises:
-    ValueError: unreadable.
+    SettingError: unreadable.
   """
-  return _opened(flag, 'a video', video_reader.video_size, path)
+  if not _is_path(source):
+    return _frames(source, name).shape[1:3]
+  return _read(name, 'a video', video_reader.video_size, source)
 
 
-def read_image(path: str, flag: str, grid: geometry.Geometry) -> np.ndarray:
-  """An image, its centre cut to the window's proportions, uint8 (H, W, 3).
+def read_image(
+  source: Source, name: str, geometry: geometry_lib.Geometry
+) -> np.ndarray:
+  """An image cropped to the geometry's proportions, uint8 (H, W, 3).
 
   Raises:
-    ValueError: unreadable.
+    SettingError: unreadable.
   """
-  settings = dict(height=grid.height, width=grid.width)
-  return _opened(flag, 'an image', video_reader.read_image, path, **settings)
+  sizes = dict(height=geometry.height, width=geometry.width)
+  if not _is_path(source):
+    return video_reader.fit(_picture(source, name), **sizes)
+  return _read(name, 'an image', video_reader.read_image, source, **sizes)
 
 
-def nearest_size(height: int, width: int, grid: geometry.Geometry) -> str:
-  """The size that a model holds nearest to these proportions, about as large
-  as its window, as --size has it."""
-  scale = (grid.height * grid.width / (height * width)) ** 0.5
+def nearest_size(
+  height: int, width: int, geometry: geometry_lib.Geometry
+) -> str:
+  """The size nearest to these proportions that the model supports, about as
+  large as the geometry's, as WIDTHxHEIGHT."""
+  scale = (geometry.height * geometry.width / (height * width)) ** 0.5
   sides = [
     max(1, round(scale * size / (cell * patch))) * cell * patch
     for size, cell, patch in zip(
       (width, height),
-      (grid.stride[2], grid.stride[1]),
-      (grid.patch[2], grid.patch[1]),
+      (geometry.stride[2], geometry.stride[1]),
+      (geometry.patch[2], geometry.patch[1]),
       strict=True,
     )
   ]
@@ -82,84 +118,145 @@ def nearest_size(height: int, width: int, grid: geometry.Geometry) -> str:
 
 
 def read_mask(
-  path: str, grid: geometry.Geometry, *, size: tuple[int, int]
+  source: Source, geometry: geometry_lib.Geometry, *, size: tuple[int, int]
 ) -> np.ndarray:
-  """What an image shows lighter than black, at the window's size: bool (H, W).
+  """Pixels to generate anew: those lighter than black, bool (H, W).
 
   Args:
-    path: the image.
-    grid: of the window.
+    source: an image; an array may be bool.
+    geometry: sizes of the clip.
     size: of the video as it was read, (height, width).
 
   Raises:
-    ValueError: no image, one of another size, all black or all light.
+    SettingError: no image, one of another size, all black or all light.
   """
-  if not pathlib.Path(path).is_file():
-    raise ValueError(f'--mask={path}: no such file')
-  try:
-    with Image.open(path) as opened:
-      mask = opened.convert('L')
-  except (OSError, SyntaxError, Image.DecompressionBombError) as e:
-    raise ValueError(f'--mask={path}: not an image ({e})') from e
-  if mask.size not in (size[::-1], (grid.width, grid.height)):
-    raise ValueError(
-      f'--mask={path} is {mask.width}x{mask.height} pixels: expected '
-      f'{size[1]}x{size[0]}, as --video is, or {grid.width}x{grid.height}, as '
-      'what is made of it'
+  mask = _mask_image(source)
+  if mask.size not in (size[::-1], (geometry.width, geometry.height)):
+    raise SettingError(
+      'mask',
+      describe(source),
+      f'{size[1]}x{size[0]} pixels, the size of `video`, or '
+      f'{geometry.width}x{geometry.height}, the size that is generated, not '
+      f'{mask.width}x{mask.height}',
     )
-  # A pixel of the window that any new one falls on is new.
+  # A pixel of the clip is new if any new pixel falls on it.
   light = mask.point(lambda value: 255 * (value > 127))
-  new_HW = (
-    np.asarray(light.resize((grid.width, grid.height), Image.Resampling.BOX))
-    > 0
-  )
+  small = light.resize((geometry.width, geometry.height), Image.Resampling.BOX)
+  new_HW = np.asarray(small) > 0
   if new_HW.all() or not new_HW.any():
-    raise ValueError(
-      f'--mask={path} is all {"light" if new_HW.all() else "black"}: expected '
-      'light where the picture is made anew, and black where it stays'
+    raise SettingError(
+      'mask',
+      describe(source),
+      'light pixels to generate anew and black ones that stay, not all '
+      f'{"light" if new_HW.all() else "black"}',
     )
   return new_HW
 
 
 def check_length(
-  path: str,
-  video: Sequence,
+  source: Source,
+  frames_FHWC: np.ndarray,
   needed: int,
   *,
-  flag: str,
-  by: str,
-  grid: geometry.Geometry,
+  name: str,
+  setting: str,
+  geometry: geometry_lib.Geometry,
   fps: float,
 ) -> None:
   """Refuses a video that is too short.
 
   Args:
-    path: of the video.
-    video: its frames.
-    needed: how many are asked for.
-    flag: that names it.
-    by: the flag that asks, 'frames' or 'given'.
-    grid: of the window.
-    fps: that it was read at.
+    source: of the video.
+    frames_FHWC: its frames.
+    needed: frames that it needs.
+    name: the setting that holds it.
+    setting: the setting that needs them, 'frames' or 'cond_frames'.
+    geometry: sizes of the clip.
+    fps: rate that it was read at.
 
   Raises:
-    ValueError: it names the nearest number that the video has.
+    SettingError: it names the largest number that the video has.
   """
-  if len(video) < needed:
-    nearest = len(video)
-    if by == 'frames':
-      nearest = 1 + (nearest - 1) // grid.stride[0] * grid.stride[0]
-    raise ValueError(
-      f'--{flag}={path} has {len(video)} frames at {fps} a second: expected '
-      f'{needed} or more; the nearest that it has is --{by}={nearest}'
+  if len(frames_FHWC) < needed:
+    nearest = len(frames_FHWC)
+    if setting == 'frames':
+      nearest = 1 + (nearest - 1) // geometry.stride[0] * geometry.stride[0]
+    raise SettingError(
+      name,
+      describe(source),
+      f'{needed} frames or more at {fps:g} a second, not {len(frames_FHWC)}',
+      hint=f'the largest that fits is `{setting}`={nearest}',
     )
 
 
-def _opened(flag: str, kind: str, read: Callable, path: str, **settings) -> Any:
-  """What `read` finds in a file, its faults told of the flag."""
+def _is_path(source: Source) -> bool:
+  return isinstance(source, (str, os.PathLike))
+
+
+def _read(name: str, kind: str, read: Callable, path, **sizes) -> Any:
+  """What `read` returns, its faults as those of the setting."""
   try:
-    return read(path, **settings)
+    return read(path, **sizes)
   except ValueError as e:
-    raise ValueError(
-      f'--{flag}: {e}: expected {kind} file; change --{flag}'
+    # After the last semicolon stands advice about folders of training clips.
+    message = str(e).rpartition(';')[0] or str(e)
+    raise SettingError(
+      name, describe(path), f'{kind} file', hint=message
+    ) from e
+
+
+def _frames(source: Source, name: str) -> np.ndarray:
+  frames_FHWC = source.frames if isinstance(source, Video) else source
+  frames_FHWC = np.asarray(frames_FHWC)
+  if frames_FHWC.ndim == 3:
+    frames_FHWC = frames_FHWC[None]
+  try:
+    codecs.check_frames(frames_FHWC)
+  except ValueError as e:
+    raise SettingError(
+      name, describe(source), 'uint8 frames (F, H, W, 3)', hint=str(e)
+    ) from e
+  return frames_FHWC
+
+
+def _resampled(source: Source, name: str, *, fps: float) -> np.ndarray:
+  """Frames at another rate: at each time the frame that a player shows."""
+  frames_FHWC = _frames(source, name)
+  if not isinstance(source, Video) or source.fps == fps:
+    return frames_FHWC
+  count = max(1, int(len(frames_FHWC) / source.fps * fps + 1e-3))
+  index_F = np.floor(np.arange(count) / fps * source.fps + 1e-3).astype(int)
+  return frames_FHWC[np.minimum(index_F, len(frames_FHWC) - 1)]
+
+
+def _picture(source: Source, name: str) -> Image.Image:
+  if isinstance(source, Image.Image):
+    return source.convert('RGB')
+  frames_FHWC = _frames(source, name)
+  if len(frames_FHWC) != 1:
+    raise SettingError(
+      name, describe(source), f'one image, not {len(frames_FHWC)} frames'
+    )
+  return Image.fromarray(frames_FHWC[0])
+
+
+def _mask_image(source: Source) -> Image.Image:
+  """The mask in grey, at its own size."""
+  if isinstance(source, Image.Image):
+    return source.convert('L')
+  if not _is_path(source):
+    mask_HW = np.asarray(source)
+    if mask_HW.dtype == bool:
+      mask_HW = np.uint8(255) * mask_HW
+    if mask_HW.dtype != np.uint8 or mask_HW.ndim not in (2, 3):
+      raise SettingError('mask', describe(source), 'bool or uint8 (H, W)')
+    return Image.fromarray(mask_HW).convert('L')
+  if not pathlib.Path(source).is_file():
+    raise SettingError('mask', describe(source), 'a file that exists')
+  try:
+    with Image.open(source) as image:
+      return image.convert('L')
+  except (OSError, SyntaxError, Image.DecompressionBombError) as e:
+    raise SettingError(
+      'mask', describe(source), 'an image file', hint=str(e)
     ) from e

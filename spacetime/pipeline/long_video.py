@@ -1,48 +1,160 @@
-"""A video of many chunks: made, decoded and written as it comes.
+"""Long videos: chunk after chunk, in memory that does not grow with duration.
 
-What is held does not grow with the duration. After each chunk the files hold
-all that exists, and a state beside them: the same command goes on from there.
+`Chunks` generates and decodes; `write` puts its frames into files that grow
+chunk by chunk, with a state beside them from which the same command resumes.
 """
 
 import collections
-import functools
 import hashlib
+import pathlib
+from collections.abc import Mapping
 from typing import Any
 
 import jax
 import numpy as np
-import tqdm
 
 from spacetime.diffusion import conditioning, rollout
 from spacetime.media import fragmented_mp4, video_writer
 from spacetime.media.pixels import to_frames, to_video
-from spacetime.pipeline import decode as decode_lib
-from spacetime.pipeline import (
-  generate,
-  prompt_embeds,
-  prompt_schedule,
-  request,
-  rollout_state,
-)
+from spacetime.pipeline import generate, prompt_schedule, rollout_state
+from spacetime.pipeline.engine import Engine
+from spacetime.pipeline.outputs import Targets
+from spacetime.pipeline.plan import Plan
+from spacetime.pipeline.prompt_embeds import PromptEmbeds
 
 
-def identity(plan: request.Plan, about: dict[str, Any]) -> dict[str, Any]:
-  """All that decides which video is made: what a state must agree with."""
-  found = dict(about) | {
+class Chunks:
+  """Generates the chunks of all clips of a plan, one after the other.
+
+  Attributes:
+    done: chunks that exist.
+
+  Args:
+    engine: the model.
+    plan: with a division into chunks.
+    embeds: of all clips for each prompt of the schedule.
+    state: where to resume; None starts.
+  """
+
+  def __init__(
+    self,
+    engine: Engine,
+    plan: Plan,
+    embeds: PromptEmbeds,
+    *,
+    state: rollout_state.State | None = None,
+  ):
+    self._engine, self._plan, self._embeds = engine, plan, embeds
+    autoencoder = engine.autoencoder
+    self._run = generate.Programs(engine, plan)
+    # A single transformer stays in memory; of two, each is read in its turn.
+    self._params = {}
+    self._autoencoder = engine.read('autoencoder')
+    self._encode = engine.program('encode_first', autoencoder.encode_first)
+    self.done = state.chunks if state else 0
+    # The latent frames that the next chunk is conditioned on, no more.
+    self._z = collections.deque(maxlen=plan.division.context_frames)
+    self._ends = collections.deque(maxlen=plan.division.context_frames)
+    cache = None
+    if state:
+      latent = (plan.clips, 1, *plan.geometry.latent[1:], autoencoder.z_dim)
+      shapes = jax.eval_shape(
+        autoencoder.decode_first,
+        self._autoencoder,
+        jax.ShapeDtypeStruct(latent, np.float32),
+      )
+      tail = state.tail(shapes[0])
+      cache = tail.cache
+      self._z.extend(np.moveaxis(tail.z_Bfhwc, 1, 0))
+      self._ends.extend(np.moveaxis(tail.last_frame_BfHWC, 1, 0))
+    decoder = generate.decoder(engine, plan.layout)
+    self._stream = decoder.stream(plan.geometry.latent[1:], cache)
+
+  @property
+  def tail(self) -> rollout.Tail:
+    """The end of the video, which the next chunk continues."""
+    return rollout.Tail(
+      np.stack(self._z, 1), np.stack(self._ends, 1), self._stream.cache
+    )
+
+  @property
+  def steps_per_chunk(self) -> int:
+    """Solver steps of a chunk."""
+    return self._run.steps
+
+  @property
+  def remaining(self) -> tuple[rollout.Chunk, ...]:
+    """The chunks that do not exist yet."""
+    return self._plan.division.chunks[self.done :]
+
+  def generate(self, chunk: rollout.Chunk) -> np.ndarray:
+    """uint8 frames_BFHWC of the next chunk, those of the input before the
+    first one."""
+    if chunk.index != self.done:
+      raise ValueError(f'chunk {chunk.index}: expected {self.done}')
+    z_Bfhwc = self._sample(chunk)[:, self._plan.division.output_slice(chunk)]
+    parts = []
+    video = self._plan.conditioning
+    if chunk.index == 0 and video is not None and len(video.before_FHWC):
+      parts.append(np.stack([video.before_FHWC] * self._plan.clips))
+    for i in range(z_Bfhwc.shape[1]):
+      parts.append(to_frames(self._stream(z_Bfhwc[:, i : i + 1])))
+      self._z.append(z_Bfhwc[:, i])
+      self._ends.append(parts[-1][:, -1])
+    self.done += 1
+    return np.concatenate(parts, axis=1)
+
+  def _sample(self, chunk: rollout.Chunk) -> np.ndarray:
+    """Latents of the chunk with the latent frames it is conditioned on."""
+    clips, run = self._plan.clips, self._run
+    first = chunk.prompt * clips
+    rows = [range(first, first + clips)]
+    length = self._engine.networks.text_length
+    text = next(generate.batches(self._embeds, rows, length))
+    keys = generate.clip_keys(self._plan, clips, chunk=chunk.index)
+    conditioning = self._conditioning(chunk)
+    state = run.init(keys, conditioning)
+    for root in run.roots:
+      params = self._params.get(root) or {'dit': self._engine.read(root)}
+      if len(run.roots) == 1:
+        self._params[root] = params
+      state = run.run(root, params, state, text, conditioning)
+    return np.asarray(run.finalize(state), np.float32)
+
+  def _conditioning(self, chunk: rollout.Chunk) -> conditioning.Conditioning:
+    plan, frames = self._plan, self._plan.geometry.latent[0]
+    if chunk.index:
+      tail = self.tail
+      video = to_video(tail.last_frame_BfHWC[:, :1])
+      _, opening = self._encode(self._autoencoder, video)
+      return rollout.next_conditioning(
+        tail,
+        np.asarray(opening),
+        frames=frames,
+        context_noise=plan.division.context_noise,
+      )
+    first = generate.conditioning(self._engine, plan, batch=plan.clips)
+    return rollout.first_conditioning(first, frames=frames)
+
+
+def identity(plan: Plan, metadata: Mapping[str, Any]) -> dict[str, Any]:
+  """All that decides which video is generated: a state must agree with it."""
+  division = plan.division
+  result = dict(metadata) | {
     'prompts': list(plan.prompts),
-    'chunks': list(map(list, _borders(plan.division))),
-    'context_noise': plan.division.context_noise,
+    'chunks': [
+      [division.latent_frames, division.chunk_frames, division.context_frames],
+      list(division.prompt_starts),
+    ],
+    'context_noise': division.context_noise,
   }
-  if plan.window is not None:
-    found['files'] = _digest(plan.window.before_FHWC, plan.window.frames_FHWC)
-  if plan.given is not None:
-    found['features'] = _digest(*plan.given.text, *plan.given.negative)
-  return found
-
-
-def _borders(division: rollout.Rollout):
-  yield (division.latent_frames, division.chunk_frames, division.context_frames)
-  yield division.prompt_starts
+  if plan.conditioning is not None:
+    video = plan.conditioning
+    result['files'] = _digest(video.before_FHWC, video.frames_FHWC)
+  if plan.prompt_embeds is not None:
+    embeds = plan.prompt_embeds
+    result['embeds'] = _digest(*embeds.text, *embeds.negative)
+  return result
 
 
 def _digest(*arrays: np.ndarray) -> str:
@@ -53,182 +165,89 @@ def _digest(*arrays: np.ndarray) -> str:
   return digest.hexdigest()[:16]
 
 
-class Maker:
-  """Makes the chunks of all clips of a plan, one after the other.
-
-  Attributes:
-    run: the programs, one of each for all chunks.
-
-  Args:
-    plan: with a division into chunks.
-    told: features, of all clips for each text of the schedule.
-    seed: of the noise.
-    state: where to go on; None begins.
-  """
-
-  def __init__(
-    self,
-    plan: request.Plan,
-    told: prompt_embeds.Texts,
-    *,
-    seed: int,
-    state: rollout_state.State | None = None,
-  ):
-    self._plan, self._told, self._seed = plan, told, seed
-    model, codec = plan.model, plan.model.networks.autoencoder
-    self.run = generate.programs(model, plan.settings, latent=plan.grid.latent)
-    # One transformer stays; of two, each is read when its steps come.
-    one = len(self.run.steps) == 1
-    self._read = functools.cache(model.read) if one else model.read
-    self._codec = model.read('autoencoder')
-    self._encode = jax.jit(codec.encode_first)
-    decode = decode_lib.Decoder(codec, self._codec, plan.layout)
-    marks = state.marks if state else [None] * len(plan.targets.parts)
-    self._files = [
-      fragmented_mp4.Writer(path, fps=plan.fps, mark=mark)
-      for path, mark in zip(plan.targets.parts, marks, strict=True)
-    ]
-    self._clips, self.done = len(self._files), state.chunks if state else 0
-    # No more than is given to the next chunk, and its last frames.
-    self._z = collections.deque(maxlen=plan.division.context_frames)
-    self._ends = collections.deque(maxlen=plan.division.context_frames)
-    cache = None
-    if state:
-      latent = (self._clips, 1, *plan.grid.latent[1:], codec.z_dim)
-      shapes = jax.eval_shape(
-        codec.decode_first,
-        self._codec,
-        jax.ShapeDtypeStruct(latent, np.float32),
-      )
-      tail = state.tail(shapes[0])
-      cache = tail.cache
-      self._z.extend(np.moveaxis(tail.z_Bfhwc, 1, 0))
-      self._ends.extend(np.moveaxis(tail.last_frame_BfHWC, 1, 0))
-    self._stream = decode.stream(plan.grid.latent[1:], cache)
-
-  def make(self, chunk: rollout.Chunk) -> None:
-    """Makes a chunk and writes its frames."""
-    if chunk.index != self.done:
-      raise ValueError(f'chunk {chunk.index}: expected {self.done}')
-    z_Bfhwc = self._draw(chunk)[:, self._plan.division.output_slice(chunk)]
-    window = self._plan.window
-    if chunk.index == 0 and window is not None and len(window.before_FHWC):
-      for file in self._files:
-        file.append(window.before_FHWC)
-    for i in range(z_Bfhwc.shape[1]):
-      frames_BFHWC = to_frames(self._stream(z_Bfhwc[:, i : i + 1]))
-      for file, frames_FHWC in zip(self._files, frames_BFHWC, strict=True):
-        file.append(frames_FHWC)
-      self._z.append(z_Bfhwc[:, i])
-      self._ends.append(frames_BFHWC[:, -1])
-    for file in self._files:
-      file.cut()
-    self.done += 1
-
-  def save(self, about: dict[str, Any]) -> None:
-    """Writes the state beside the files."""
-    rollout_state.write(
-      self._plan.targets.state,
-      self._tail(),
-      chunks=self.done,
-      marks=tuple(file.mark for file in self._files),
-      about=about,
-    )
-
-  def _draw(self, chunk: rollout.Chunk) -> np.ndarray:
-    """Latents of the chunk's whole window."""
-    first = chunk.prompt * self._clips
-    rows = [range(first, first + self._clips)]
-    length = self._plan.model.networks.text_length
-    text = next(generate.batches(self._told, rows, length))
-    keys = rollout.chunk_keys(self._seed, self._clips, chunk=chunk.index)
-    condition = self._condition(chunk)
-    carry = self.run.init(keys, condition)
-    for root, advance in self.run.steps.items():
-      params = {'dit': self._read(root)}
-      carry = advance(params, carry, *text, condition)
-    return np.asarray(self.run.finalize(carry), np.float32)
-
-  def _condition(self, chunk: rollout.Chunk) -> conditioning.Conditioning:
-    plan, codec = self._plan, self._plan.model.networks.autoencoder
-    frames = plan.grid.latent[0]
-    if chunk.index:
-      tail = self._tail()
-      video = to_video(tail.last_frame_BfHWC[:, :1])
-      _, opening = self._encode(self._codec, video)
-      return rollout.next_conditioning(
-        tail,
-        np.asarray(opening),
-        frames=frames,
-        context_noise=plan.division.context_noise,
-      )
-    latent = (*plan.grid.latent, codec.z_dim)
-    condition = conditioning.pure_noise(self._clips, latent)
-    if plan.window is not None:
-      condition = generate.given(
-        plan.model, plan.window, settings=plan.settings, batch=self._clips
-      )
-    return rollout.first_conditioning(condition, frames=frames)
-
-  def _tail(self) -> rollout.Tail:
-    return rollout.Tail(
-      np.stack(self._z, 1), np.stack(self._ends, 1), self._stream.cache
-    )
-
-
-def make(
-  plan: request.Plan,
-  told: prompt_embeds.Texts,
+def write(
+  engine: Engine,
+  plan: Plan,
+  embeds: PromptEmbeds,
+  targets: Targets,
   *,
-  seed: int,
   state: rollout_state.State | None,
-  about: dict[str, Any],
+  identity: Mapping[str, Any],
 ) -> None:
-  """Makes the videos of a plan, from where a state has them.
+  """Writes the growing files of a plan's videos, from where a state has them.
 
   Args:
+    engine: the model.
     plan: with a division into chunks.
-    told: features, of all clips for each text of the schedule.
-    seed: of the noise.
+    embeds: of all clips for each prompt of the schedule.
+    targets: the files.
     state: of a run that was stopped, or None.
-    about: `identity`.
+    identity: see `identity`.
   """
-  maker = Maker(plan, told, seed=seed, state=state)
-  chunks = plan.division.chunks
-  bar = tqdm.tqdm(
-    total=len(chunks), initial=maker.done, desc='sample', unit='chunk'
-  )
-  with bar:
-    for chunk in chunks[maker.done :]:
-      maker.make(chunk)
-      maker.save(about)
-      bar.update()
+  chunks = Chunks(engine, plan, embeds, state=state)
+  marks = state.marks if state else [None] * len(targets.parts)
+  writers = [
+    fragmented_mp4.Writer(path, fps=plan.fps, mark=mark)
+    for path, mark in zip(targets.parts, marks, strict=True)
+  ]
+  each = chunks.steps_per_chunk
+  total = each * len(plan.division.chunks)
+  with engine.progress.steps(total, done=each * chunks.done):
+    for chunk in chunks.remaining:
+      frames_BFHWC = chunks.generate(chunk)
+      for writer, frames_FHWC in zip(writers, frames_BFHWC, strict=True):
+        writer.append(frames_FHWC)
+        writer.cut()
+      rollout_state.write(
+        targets.state,
+        chunks.tail,
+        chunks=chunks.done,
+        marks=tuple(writer.mark for writer in writers),
+        about=identity,
+      )
 
 
-def finish(plan: request.Plan, about: dict[str, Any], *, seed: int) -> None:
-  """Gives the videos their names, with a sidecar each."""
-  targets, window = plan.targets, plan.window
-  before = 0 if window is None else len(window.before_FHWC)
-  clips = len(targets.parts)
-  rows = zip(targets.parts, targets.videos, strict=True)
-  for i, (part, path) in enumerate(rows):
+def finish(
+  plan: Plan, targets: Targets, metadata: Mapping[str, Any]
+) -> dict[pathlib.Path, Mapping[str, Any]]:
+  """Gives the videos their names, with a sidecar each.
+
+  Returns:
+    the metadata of each file.
+  """
+  written = {}
+  files = zip(targets.parts, targets.videos, strict=True)
+  for i, (part, path) in enumerate(files):
     target = video_writer.output_path(path, frames=1)
     if part.exists():  # else a run that was stopped here has done it
       fragmented_mp4.finish(part, target)
-    chunks = prompt_schedule.told(
-      plan.division,
-      plan.prompts,
-      clip=i,
-      clips=clips,
-      seed=seed,
-      step=plan.grid.stride[0],
-      before=before,
-    )
-    words = {
-      'prompt': '; '.join(plan.prompts[i::clips]),
-      'prompt_asked': '; '.join(plan.asked[i::clips]),
-    }
-    made = {'context_noise': plan.division.context_noise, 'chunks': chunks}
-    video_writer.write_sidecar(path, words | {'number': i} | about | made)
-    print(f'{target}: {words["prompt"]}')
+    video = dict(clip_metadata(plan, i)) | metadata
+    video['context_noise'] = plan.division.context_noise
+    video['chunks'] = chunk_metadata(plan, i)
+    video_writer.write_sidecar(path, video)
+    written[target] = video
   targets.state.unlink(missing_ok=True)
+  return written
+
+
+def clip_metadata(plan: Plan, clip: int) -> dict[str, Any]:
+  """Prompts and number of a long video."""
+  return {
+    'prompt': '; '.join(plan.prompts[clip :: plan.clips]),
+    'original_prompt': '; '.join(plan.original_prompts[clip :: plan.clips]),
+    'number': clip,
+  }
+
+
+def chunk_metadata(plan: Plan, clip: int) -> list[dict[str, Any]]:
+  """Frames, prompt and seed of each chunk of a long video."""
+  video = plan.conditioning
+  return prompt_schedule.metadata(
+    plan.division,
+    plan.prompts,
+    clip=clip,
+    clips=plan.clips,
+    seed=plan.clip_seed(clip),
+    step=plan.geometry.stride[0],
+    before=0 if video is None else len(video.before_FHWC),
+  )

@@ -1,277 +1,118 @@
-"""The modes of `sample`: their flags and files, checked, as one window.
+"""Conditioning modes: each turns a request into a conditioning video.
 
-What a mode is, is in sampling/conditions.py; here is what it needs.
+One model serves every mode. A mode is an entry of MODES and the function that
+it names; nothing else has to change to add one.
 """
 
-from typing import Any, Protocol
+import dataclasses
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 from absl import logging
 
-from spacetime.data import geometry
+from spacetime import SettingError
+from spacetime.data import geometry as geometry_lib
 from spacetime.diffusion import conditioning_video
+from spacetime.diffusion.conditioning_video import ConditioningVideo
 from spacetime.pipeline import inputs
+from spacetime.pipeline.request import Request, describe
 
-# Mode -> (flags it needs, flags it may have).
-MODES = {
-  'text': ((), ()),
-  'still': ((), ()),
-  'image': (('image',), ('image_at',)),
-  'extend': (('video',), ('given',)),
-  'extend_backward': (('video',), ('given',)),
-  'loop': (('video',), ('given',)),
-  'connect': (('video', 'video2'), ('given',)),
-  'inpaint': (('video', 'mask'), ()),
-  'outpaint': (('video',), ()),
-  'edit': (('video', 'strength'), ('mask', 'given')),
-}
-# What has to come from one place to another wants time for it.
-BETWEEN = ('loop', 'connect')
-FLAGS = ('image', 'image_at', 'video', 'video2', 'mask', 'strength', 'given')
+# Settings that only some modes use.
+SETTINGS = (
+  *('image', 'image_at', 'video', 'video2', 'mask', 'strength'),
+  'cond_frames',
+)
 
 
-class Asked(Protocol):
-  """The flags that are read here; None where one is not given."""
+@dataclasses.dataclass(frozen=True)
+class Target:
+  """What a mode conditions.
 
-  mode: str | None
-  image: str | None
-  image_at: str | None
-  video: str | None
-  video2: str | None
-  mask: str | None
-  strength: float | None
-  given: int | None
-  frames: int | None
-  seconds: float | None
+  Attributes:
+    mode: its name.
+    geometry: sizes of the clip.
+    autoencoder: decides which latent values known pixels determine.
+    fps: frames a second that videos are read at.
+  """
+
+  mode: str
+  geometry: geometry_lib.Geometry
+  autoencoder: Any
+  fps: float
 
 
-def name(asked: Asked) -> str:
-  """The mode: --mode, or what --image implies.
+@dataclasses.dataclass(frozen=True)
+class Mode:
+  """A conditioning mode.
+
+  Attributes:
+    help: what it does, in a phrase.
+    condition: (request, target) -> conditioning video, or None.
+    needs: settings that it cannot do without.
+    takes: settings that it may have besides.
+    frames: default frames of the clip: 'trained', 'longest' (of training, for
+      modes that need time to get from one place to another) or 'one'.
+    extendable: whether its clip can be the start of a longer video.
+  """
+
+  help: str
+  condition: Callable[[Request, Target], ConditioningVideo | None]
+  needs: tuple[str, ...] = ()
+  takes: tuple[str, ...] = ()
+  frames: str = 'trained'
+  extendable: bool = False
+
+
+def choose(request: Request) -> str:
+  """The name of the request's mode.
 
   Raises:
-    ValueError: no such mode, or flags that it lacks or has no use for.
+    SettingError: no such mode, or settings that it lacks or does not use.
   """
-  mode = asked.mode or ('image' if asked.image else 'text')
-  if mode not in MODES:
-    raise ValueError(f'--mode={mode}: expected one of {", ".join(MODES)}')
-  needed, allowed = MODES[mode]
-  if asked.seconds is not None and 'given' not in allowed:
-    allowed += ('given',)  # from chunk to chunk
-  for flag in FLAGS:
-    value = getattr(asked, flag)
-    if flag in needed and value in (None, ''):
-      raise ValueError(f'--mode={mode}: expected --{flag} too')
-    if value is not None and flag not in needed + allowed:
-      takes = ', '.join(f'--{f}' for f in needed + allowed) or 'no files'
-      raise ValueError(
-        f'--{flag}={value}: --mode={mode} has no use for it, it takes {takes}; '
-        'leave it out, or change --mode'
+  name = request.mode
+  if name is None:
+    name = 'text' if request.image is None else 'image'
+  if name not in MODES:
+    raise SettingError('mode', name, f'one of {", ".join(MODES)}')
+  mode = MODES[name]
+  takes = mode.needs + mode.takes
+  if request.seconds is not None and 'cond_frames' not in takes:
+    takes += ('cond_frames',)  # of each later chunk
+  for setting in SETTINGS:
+    value = getattr(request, setting)
+    empty = value is None or isinstance(value, str) and not value
+    if setting in mode.needs and empty:
+      raise SettingError('mode', name, f'`{setting}` too')
+    if value is not None and setting not in takes:
+      names = ', '.join(f'`{name}`' for name in takes) or 'no files'
+      raise SettingError(
+        setting,
+        describe(value),
+        f'none, since `mode`={name} takes {names}',
+        hint='leave it out, or change `mode`',
       )
-  if mode == 'still' and asked.frames not in (None, 1):
-    raise ValueError(f'--mode=still: --frames={asked.frames}: expected 1')
-  return mode
+  if mode.frames == 'one' and request.frames not in (None, 1):
+    raise SettingError('frames', request.frames, f'1 with `mode`={name}')
+  return name
 
 
-def window(
-  asked: Asked,
-  mode: str,
-  grid: geometry.Geometry,
-  codec: Any,
-  *,
-  fps: float,
-) -> conditioning_video.ConditioningVideo | None:
-  """What the mode gives; None where that is nothing.
-
-  Args:
-    asked: flags; see `name`.
-    mode: one of MODES.
-    grid: of the window.
-    codec: the autoencoder, for what it makes of a mask.
-    fps: that videos are read at.
+def condition(request: Request, target: Target) -> ConditioningVideo | None:
+  """The conditioning video of a request; None if nothing is known.
 
   Raises:
-    ValueError: a file that cannot be read or is too short or of another size,
-      or numbers that the window cannot hold.
+    SettingError: a file that cannot be read, is too short or of another size,
+      or numbers that the clip cannot hold.
   """
-  if mode in ('text', 'still'):
-    return None
-  if mode == 'image':
-    return _image(asked, grid)
-  if mode == 'outpaint':
-    return _outpaint(asked, grid, codec, fps=fps)
-  video = inputs.read(asked.video, 'video', grid, fps=fps)
-  if mode in ('inpaint', 'edit'):
-    return _masked(asked, mode, video, grid, codec, fps=fps)
-  return _joined(asked, mode, video, grid, codec, fps=fps)
+  return MODES[target.mode].condition(request, target)
 
 
-def _image(asked: Asked, grid) -> conditioning_video.ConditioningVideo:
-  at = _place(asked.image_at or 'first', grid.frames)
-  if grid.frames == 1:
-    raise ValueError(
-      '--frames=1 with --image: nothing is left to be made; expected '
-      f'{1 + grid.stride[0]} or more'
-    )
-  image_HWC = inputs.read_image(asked.image, 'image', grid)
-  return conditioning_video.image(
-    image_HWC, frames=grid.frames, at=at, hold=grid.stride[0]
-  )
-
-
-def _place(text: str, frames: int) -> int:
-  places = {'first': 0, 'last': frames - 1}
-  if text in places:
-    return places[text]
-  if not text.isdigit() or int(text) >= frames:
-    raise ValueError(
-      f'--image_at={text}: expected first, last or 0 to {frames - 1}'
-    )
-  return int(text)
-
-
-def _outpaint(
-  asked: Asked, grid, codec, *, fps: float
-) -> conditioning_video.ConditioningVideo:
-  height, width = inputs.video_size(asked.video, 'video')
-  larger = (grid.height, grid.width) != (height, width)
-  if height > grid.height or width > grid.width or not larger:
-    raise ValueError(
-      f'--video={asked.video} is {width}x{height} pixels: expected less than '
-      f'the {grid.width}x{grid.height} of the picture around it; change --size'
-    )
-  video = inputs.read_sized(
-    asked.video, 'video', height=height, width=width, fps=fps
-  )
-  _check_window(asked, video, grid, fps=fps)
-  made = conditioning_video.outpaint(
-    video[: grid.frames],
-    height=grid.height,
-    width=grid.width,
-    cell=codec.stride[1:],
-  )
-  _check_some(codec.latent_cond_mask(made.cond_mask_FHW), asked.video, codec)
-  return made
-
-
-def _check_window(asked: Asked, video, grid, *, fps: float) -> None:
-  """Refuses a video shorter than the window, all of which it fills."""
-  inputs.check_length(
-    asked.video,
-    video,
-    grid.frames,
-    flag='video',
-    by='frames',
-    grid=grid,
-    fps=fps,
-  )
-
-
-def _masked(
-  asked: Asked, mode: str, video, grid, codec, *, fps: float
-) -> conditioning_video.ConditioningVideo:
-  frames, given = grid.frames, asked.given or 0
-  _check_window(asked, video, grid, fps=fps)
-  if not 0 <= given < frames:
-    raise ValueError(f'--given={given}: expected 0 to {frames - 1}')
-  new_HW = None
-  if asked.mask:
-    new_HW = inputs.read_mask(
-      asked.mask, grid, size=inputs.video_size(asked.video, 'video')
-    )
-  if mode == 'edit':
-    made = conditioning_video.edit(
-      video, frames=frames, cond_frames=given, mask_HW=new_HW
-    )
-    if not (given or asked.mask):
-      return made
-  else:
-    made = conditioning_video.inpaint(video[:frames], new_HW)
-  _check_some(
-    codec.latent_cond_mask(made.cond_mask_FHW), asked.mask or given, codec
-  )
-  return made
-
-
-def _joined(
-  asked: Asked, mode: str, video, grid, codec, *, fps: float
-) -> conditioning_video.ConditioningVideo:
-  """extend, extend_backward, loop and connect."""
-  head, tail = default_given(mode, grid)
-  if asked.given is not None:
-    if asked.given < 1:
-      raise ValueError(f'--given={asked.given}: expected 1 or more')
-    head, tail = head and asked.given, tail and asked.given
-  if head + tail >= grid.frames:
-    raise ValueError(
-      f'--given={max(head, tail)}, --frames={grid.frames}: nothing is left to '
-      f'be made; expected --given of at most '
-      f'{(grid.frames - 1) // (2 if head and tail else 1)}, or --frames of '
-      f'{_next_frames(head + tail, grid)} or more'
-    )
-  other = video
-  if mode == 'connect':
-    other = inputs.read(asked.video2, 'video2', grid, fps=fps)
-  for flag, frames, needed in (
-    ('video', video, tail if mode == 'extend_backward' else head),
-    ('video2' if mode == 'connect' else 'video', other, tail),
-  ):
-    inputs.check_length(
-      getattr(asked, flag),
-      frames,
-      needed,
-      flag=flag,
-      by='given',
-      grid=grid,
-      fps=fps,
-    )
-  made = _join(mode, video, other, grid.frames, head, tail)
-  step = grid.stride[0]
-  if _is_lost(made, codec).any():
-    # What a latent frame has only a part of would be made anew.
-    head, tail = head and 1 + (head - 1) // step * step, tail // step * step
-    if asked.given and asked.given < step and mode != 'extend':
-      raise ValueError(
-        f'--given={asked.given}: the autoencoder knows {step} frames at a time '
-        f'or none; expected {step} or more'
-      )
-    logging.warning(
-      '--given=%s: the autoencoder knows 1 frame at the start of a clip, then '
-      '%s at a time or none; going on with %s',
-      asked.given,
-      step,
-      ' and '.join(str(n) for n in (head, tail) if n),
-    )
-    made = _join(mode, video, other, grid.frames, head, tail)
-  return made
-
-
-def _join(
-  mode: str, video, other, frames: int, head: int, tail: int
-) -> conditioning_video.ConditioningVideo:
-  if mode == 'extend':
-    return conditioning_video.forward(video, frames=frames, cond_frames=head)
-  if mode == 'extend_backward':
-    return conditioning_video.backward(video, frames=frames, cond_frames=tail)
-  if mode == 'connect':
-    return conditioning_video.connect(
-      video, other, frames=frames, cond_frames=(head, tail)
-    )
-  return conditioning_video.loop(video, frames=frames, cond_frames=(head, tail))
-
-
-def _is_lost(made: conditioning_video.ConditioningVideo, codec) -> np.ndarray:
-  """Frames that are given, of which no latent frame knows anything, (F,)."""
-  known_F = made.cond_mask_FHW.any((1, 2))
-  known_f = codec.latent_cond_mask(made.cond_mask_FHW).any((1, 2, 3))
-  step = codec.stride[0]
-  place_F = (np.arange(len(known_F)) + step - 1) // step
-  return known_F & ~known_f[place_F]
-
-
-def default_given(mode: str, grid: geometry.Geometry) -> tuple[int, int]:
-  """Frames given at the window's start and at its end: whole latent frames,
-  about half of the window."""
-  latent, step = grid.latent[0], grid.stride[0]
+def default_cond_frames(
+  mode: str, geometry: geometry_lib.Geometry
+) -> tuple[int, int]:
+  """Conditioning frames at the start and at the end of the clip: whole latent
+  frames, about half of the clip."""
+  latent, step = geometry.latent[0], geometry.stride[0]
   new = half = max(1, latent // 2)
   tail = max(1, (latent - new) // 2)
   ends = 1 + step * max(0, latent - new - tail - 1), step * tail
@@ -283,18 +124,284 @@ def default_given(mode: str, grid: geometry.Geometry) -> tuple[int, int]:
   }[mode]
 
 
-def _next_frames(frames: int, grid: geometry.Geometry) -> int:
-  return 1 + -(-frames // grid.stride[0]) * grid.stride[0]
+# -- conditioning videos of the modes ------------------------------------------
 
 
-def _check_some(cond_mask_fhwc: np.ndarray, what: Any, codec: Any) -> None:
+def _nothing(request: Request, target: Target) -> None:
+  del request, target
+
+
+def _image(request: Request, target: Target) -> ConditioningVideo:
+  geometry = target.geometry
+  index = _frame_index(request.image_at, geometry.frames)
+  if geometry.frames == 1:
+    raise SettingError(
+      'frames',
+      1,
+      f'{1 + geometry.stride[0]} or more with `image`, so that there are '
+      'frames to generate',
+    )
+  image_HWC = inputs.read_image(request.image, 'image', geometry)
+  return conditioning_video.image(
+    image_HWC, frames=geometry.frames, at=index, hold=geometry.stride[0]
+  )
+
+
+def _frame_index(value: str | int | None, frames: int) -> int:
+  text = 'first' if value is None else str(value)
+  index = {'first': 0, 'last': frames - 1}.get(text)
+  if index is not None:
+    return index
+  if not text.isdigit() or int(text) >= frames:
+    raise SettingError('image_at', value, f'first, last or 0 to {frames - 1}')
+  return int(text)
+
+
+def _outpaint(request: Request, target: Target) -> ConditioningVideo:
+  geometry, video = target.geometry, request.video
+  height, width = inputs.video_size(video, 'video')
+  larger = (geometry.height, geometry.width) != (height, width)
+  if height > geometry.height or width > geometry.width or not larger:
+    raise SettingError(
+      'video',
+      describe(video),
+      f'less than the {geometry.width}x{geometry.height} pixels of the picture '
+      f'around it, not {width}x{height}',
+      hint='change `size`',
+    )
+  frames_FHWC = inputs.read_sized(
+    video, 'video', height=height, width=width, fps=target.fps
+  )
+  _check_clip(request, frames_FHWC, target)
+  result = conditioning_video.outpaint(
+    frames_FHWC[: geometry.frames],
+    height=geometry.height,
+    width=geometry.width,
+    cell=target.autoencoder.stride[1:],
+  )
+  _check_partly_known(result, 'video', video, target)
+  return result
+
+
+def _inpaint(request: Request, target: Target) -> ConditioningVideo:
+  frames_FHWC = _read_video(request, target)
+  _check_clip(request, frames_FHWC, target)
+  new_HW = _read_mask(request, target)
+  result = conditioning_video.inpaint(
+    frames_FHWC[: target.geometry.frames], new_HW
+  )
+  _check_partly_known(result, 'mask', request.mask, target)
+  return result
+
+
+def _edit(request: Request, target: Target) -> ConditioningVideo:
+  frames, cond_frames = target.geometry.frames, request.cond_frames or 0
+  frames_FHWC = _read_video(request, target)
+  _check_clip(request, frames_FHWC, target)
+  if not 0 <= cond_frames < frames:
+    raise SettingError('cond_frames', cond_frames, f'0 to {frames - 1}')
+  new_HW = None if request.mask is None else _read_mask(request, target)
+  result = conditioning_video.edit(
+    frames_FHWC, frames=frames, cond_frames=cond_frames, mask_HW=new_HW
+  )
+  if new_HW is not None:
+    _check_partly_known(result, 'mask', request.mask, target)
+  elif cond_frames:
+    _check_partly_known(result, 'cond_frames', cond_frames, target)
+  return result
+
+
+def _joined(request: Request, target: Target) -> ConditioningVideo:
+  """extend, extend_backward, loop and connect."""
+  mode, frames = target.mode, target.geometry.frames
+  frames_FHWC = _read_video(request, target)
+  head, tail = _cond_frames(request, target)
+  other_FHWC = frames_FHWC
+  if mode == 'connect':
+    other_FHWC = inputs.read_video(
+      request.video2, 'video2', target.geometry, fps=target.fps
+    )
+  for name, clip_FHWC, needed in (
+    ('video', frames_FHWC, tail if mode == 'extend_backward' else head),
+    ('video2' if mode == 'connect' else 'video', other_FHWC, tail),
+  ):
+    inputs.check_length(
+      getattr(request, name),
+      clip_FHWC,
+      needed,
+      name=name,
+      setting='cond_frames',
+      geometry=target.geometry,
+      fps=target.fps,
+    )
+  result = _join(mode, frames_FHWC, other_FHWC, frames, head, tail)
+  if _is_lost(result, target.autoencoder).any():
+    head, tail = _latent_frames(request, target, head, tail)
+    result = _join(mode, frames_FHWC, other_FHWC, frames, head, tail)
+  return result
+
+
+def _join(
+  mode: str, frames_FHWC, other_FHWC, frames: int, head: int, tail: int
+) -> ConditioningVideo:
+  if mode == 'extend':
+    return conditioning_video.forward(
+      frames_FHWC, frames=frames, cond_frames=head
+    )
+  if mode == 'extend_backward':
+    return conditioning_video.backward(
+      frames_FHWC, frames=frames, cond_frames=tail
+    )
+  ends = (head, tail)
+  if mode == 'connect':
+    return conditioning_video.connect(
+      frames_FHWC, other_FHWC, frames=frames, cond_frames=ends
+    )
+  return conditioning_video.loop(frames_FHWC, frames=frames, cond_frames=ends)
+
+
+MODES = {
+  'text': Mode('a video of the prompt alone', _nothing, extendable=True),
+  'still': Mode('one image of the prompt', _nothing, frames='one'),
+  'image': Mode(
+    '`image` becomes a frame of the video',
+    _image,
+    ('image',),
+    ('image_at',),
+    extendable=True,
+  ),
+  'extend': Mode(
+    'continues `video`', _joined, ('video',), ('cond_frames',), extendable=True
+  ),
+  'extend_backward': Mode(
+    'generates what comes before `video`',
+    _joined,
+    ('video',),
+    ('cond_frames',),
+  ),
+  'loop': Mode(
+    'leads the end of `video` back to its start',
+    _joined,
+    ('video',),
+    ('cond_frames',),
+    frames='longest',
+  ),
+  'connect': Mode(
+    'leads `video` to `video2`',
+    _joined,
+    ('video', 'video2'),
+    ('cond_frames',),
+    frames='longest',
+  ),
+  'inpaint': Mode(
+    'generates the light part of `mask` anew', _inpaint, ('video', 'mask')
+  ),
+  'outpaint': Mode(
+    'generates a larger picture around `video`', _outpaint, ('video',)
+  ),
+  'edit': Mode(
+    'changes `video` to the prompt, by `strength`',
+    _edit,
+    ('video', 'strength'),
+    ('mask', 'cond_frames'),
+  ),
+}
+
+
+# -- checks --------------------------------------------------------------------
+
+
+def _read_video(request: Request, target: Target) -> np.ndarray:
+  return inputs.read_video(
+    request.video, 'video', target.geometry, fps=target.fps
+  )
+
+
+def _read_mask(request: Request, target: Target) -> np.ndarray:
+  size = inputs.video_size(request.video, 'video')
+  return inputs.read_mask(request.mask, target.geometry, size=size)
+
+
+def _check_clip(request: Request, frames_FHWC, target: Target) -> None:
+  """Refuses a video shorter than the clip, all of which it fills."""
+  inputs.check_length(
+    request.video,
+    frames_FHWC,
+    target.geometry.frames,
+    name='video',
+    setting='frames',
+    geometry=target.geometry,
+    fps=target.fps,
+  )
+
+
+def _cond_frames(request: Request, target: Target) -> tuple[int, int]:
+  """Conditioning frames at the start and at the end of the clip."""
+  geometry, frames = target.geometry, request.cond_frames
+  head, tail = default_cond_frames(target.mode, geometry)
+  if frames is not None:
+    if frames < 1:
+      raise SettingError('cond_frames', frames, '1 or more')
+    head, tail = head and frames, tail and frames
+  if head + tail >= geometry.frames:
+    most = (geometry.frames - 1) // (2 if head and tail else 1)
+    step = geometry.stride[0]
+    least = 1 + -(-(head + tail) // step) * step
+    raise SettingError(
+      'cond_frames',
+      max(head, tail),
+      f'at most {most} of the {geometry.frames} frames, so that there are '
+      f'frames to generate, or `frames` of {least} or more',
+    )
+  return head, tail
+
+
+def _latent_frames(
+  request: Request, target: Target, head: int, tail: int
+) -> tuple[int, int]:
+  """Conditioning frames rounded down to whole latent frames: those of which
+  the autoencoder has only a part would be generated anew."""
+  step, frames = target.geometry.stride[0], request.cond_frames
+  head, tail = head and 1 + (head - 1) // step * step, tail // step * step
+  if frames and frames < step and target.mode != 'extend':
+    raise SettingError(
+      'cond_frames',
+      frames,
+      f'{step} or more, since the autoencoder encodes {step} frames at a time',
+    )
+  logging.warning(
+    'cond_frames=%s: the autoencoder encodes 1 frame at the start of a clip, '
+    'then %s at a time; continuing with %s',
+    frames,
+    step,
+    ' and '.join(str(n) for n in (head, tail) if n),
+  )
+  return head, tail
+
+
+def _is_lost(video: ConditioningVideo, autoencoder) -> np.ndarray:
+  """Conditioning frames (F,) that determine no value of any latent frame."""
+  known_F = video.cond_mask_FHW.any((1, 2))
+  known_f = autoencoder.latent_cond_mask(video.cond_mask_FHW).any((1, 2, 3))
+  step = autoencoder.stride[0]
+  latent_F = (np.arange(len(known_F)) + step - 1) // step
+  return known_F & ~known_f[latent_F]
+
+
+def _check_partly_known(
+  video: ConditioningVideo, name: str, value, target: Target
+) -> None:
+  """Refuses a conditioning video of which no latent value, or every one, is
+  known."""
+  cond_mask_fhwc = target.autoencoder.latent_cond_mask(video.cond_mask_FHW)
   if cond_mask_fhwc.any() and not cond_mask_fhwc.all():
     return
-  time, height, width = codec.stride
-  fault = 'nothing is left to be made'
-  if not cond_mask_fhwc.any():
-    fault = 'nothing of the video is kept'
-  raise ValueError(
-    f'{what}: {fault}: a latent cell is {time} frames of {height} x {width} '
-    'pixels, kept if all of them are; change --mask, --given or --size'
+  time, height, width = target.autoencoder.stride
+  amount = 'all of it stays' if cond_mask_fhwc.any() else 'none of it stays'
+  raise SettingError(
+    name,
+    describe(value),
+    f'a part of the video that stays: {amount}, in latent cells of {time} '
+    f'frames of {height} x {width} pixels',
+    hint='change `mask`, `cond_frames` or `size`',
   )

@@ -1,22 +1,31 @@
-"""The files that a run of sampling writes, known and checked before it runs."""
+"""Files that a request writes: named and checked before anything runs."""
 
 import dataclasses
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
-from spacetime.media import fragmented_mp4, video_writer
+from spacetime import SettingError
+from spacetime.media import contact_sheet, fragmented_mp4, video_writer
+from spacetime.pipeline.request import Request
+from spacetime.pipeline.video import Video
+
+# Settings that name files which are read.
+INPUTS = (
+  *('image', 'video', 'video2', 'mask'),
+  *('prompts_file', 'prompt_embeds', 'lora', 'lora_2'),
+)
 
 
 @dataclasses.dataclass(frozen=True)
 class Targets:
-  """What is written.
+  """The files of a request.
 
   Attributes:
-    videos: the path of each clip, as writer.write_video takes it; a final
-      slash tells a folder.
-    sheet: of several clips, or None.
-    parts: of each video while it is made, where that is in chunks.
-    state: of such a run, beside them; None otherwise.
+    videos: the path of each video, as writer.write_video takes it; a final
+      slash means a folder.
+    sheet: the contact sheet of several videos, or None.
+    parts: the growing file of each long video.
+    state: the state of long videos beside them; None otherwise.
   """
 
   videos: tuple[str, ...]
@@ -26,67 +35,63 @@ class Targets:
 
   def files(self, *, frames: int) -> list[pathlib.Path]:
     """Every path that appears: videos, folders of frames, sidecars, sheet."""
-    found = [path for path in (self.sheet, self.state) if path]
-    found += self.parts
+    paths = [path for path in (self.sheet, self.state) if path]
+    paths += self.parts
     for video in self.videos:
-      found += [
+      paths += [
         video_writer.output_path(video, frames=frames),
         video_writer.sidecar_path(video),
       ]
-    return found
+    return paths
 
 
-def name(out: str, *, clips: int) -> Targets:
-  """The targets of --out: one as it is, several numbered, with a sheet.
-
-  Raises:
-    ValueError: --out cannot be written; see writer.check_output.
-  """
-  path = video_writer.check_output(out)
-  if clips == 1:
-    return Targets((out,), None)
-  end = '/' if out.endswith('/') else ''
-  videos = tuple(
-    f'{path.with_name(f"{path.stem}-{i:03d}{path.suffix}")}{end}'
-    for i in range(clips)
-  )
-  return Targets(videos, path.with_name(f'{path.stem}-sheet.png'))
-
-
-def streamed(targets: Targets, out: str) -> Targets:
-  """The targets of videos that are written as they are made: FILE.part.mp4
-  and FILE.part.safetensors beside FILE.mp4, until it is whole; no sheet.
+def targets(request: Request, *, clips: int) -> Targets:
+  """The files of `out`: one as it is, several numbered, with a sheet.
 
   Raises:
-    ValueError: --out is no MP4.
+    SettingError: no path.
+    ValueError: one that cannot be written.
   """
+  out = request.out
+  if not out:
+    raise SettingError('out', out, 'a file to write, such as video.mp4')
   path = video_writer.check_output(out)
-  if path.suffix.lower() != fragmented_mp4.SUFFIX:
-    raise ValueError(
-      f'--out={out}: a video of --seconds is written as it is made: expected '
-      f'FILE{fragmented_mp4.SUFFIX}'
+  videos, sheet = (out,), None
+  if clips > 1:
+    end = '/' if out.endswith('/') else ''
+    videos = tuple(
+      f'{path.with_name(f"{path.stem}-{i:03d}{path.suffix}")}{end}'
+      for i in range(clips)
     )
-  videos = [pathlib.Path(video).expanduser() for video in targets.videos]
-  parts = (video.with_name(f'{video.stem}.part.mp4') for video in videos)
+    sheet = path.with_name(f'{path.stem}-sheet.png')
+  if request.seconds is None:
+    return Targets(videos, sheet)
+  if path.suffix.lower() != fragmented_mp4.SUFFIX:
+    raise SettingError(
+      'out',
+      out,
+      f'FILE{fragmented_mp4.SUFFIX}, since a video of `seconds` is written '
+      'chunk by chunk',
+    )
+  files = [pathlib.Path(video).expanduser() for video in videos]
+  parts = (file.with_name(f'{file.stem}.part.mp4') for file in files)
   state = path.with_name(f'{path.stem}.part.safetensors')
-  return Targets(targets.videos, None, tuple(parts), state)
+  return Targets(videos, None, tuple(parts), state)
 
 
-def check(
-  targets: Targets, *, frames: int, inputs: Mapping[str, str | None]
-) -> None:
+def check(targets: Targets, request: Request, *, frames: int) -> None:
   """Refuses targets that could not be written when the time has come.
 
-  A file of a former run is replaced; a folder in its place, or one of frames
+  A file of an earlier run is replaced; a folder in its place, or one of frames
   that holds anything else, is not.
 
   Args:
     targets: all of them.
+    request: whose input files must not be overwritten.
     frames: of each clip.
-    inputs: files that are read, by the flag that names them.
 
   Raises:
-    ValueError: it names the path and the flag to change.
+    SettingError: it names the path.
   """
   for video in targets.videos:
     video_writer.check_output(video)
@@ -100,10 +105,33 @@ def check(
     if path in folders:
       video_writer.check_folder(path)
     elif path.is_dir():
-      raise ValueError(f'{path} is a folder; expected a file; change --out')
-  for flag, given in inputs.items():
-    read = given and pathlib.Path(given).expanduser().resolve()
-    if read and any(read == path.resolve() for path in files):
-      raise ValueError(
-        f'--out would write over {read}, which {flag} reads; change --out'
+      raise SettingError('out', request.out, f'a file, but {path} is a folder')
+  for name in INPUTS:
+    value = getattr(request, name)
+    if not isinstance(value, (str, pathlib.Path)):
+      continue
+    source = pathlib.Path(value).expanduser().resolve()
+    if any(source == path.resolve() for path in files):
+      raise SettingError(
+        'out', request.out, f'another file than {source}, which `{name}` reads'
       )
+
+
+def write(
+  targets: Targets, videos: Sequence[Video]
+) -> dict[pathlib.Path, Mapping]:
+  """Writes videos with their sidecars, and a contact sheet of several.
+
+  Returns:
+    the metadata of each file written.
+  """
+  written = {}
+  for path, video in zip(targets.videos, videos, strict=True):
+    written[video.save(path)] = video.metadata
+  if targets.sheet:
+    prompts = [video.metadata['prompt'] for video in videos]
+    sheet = contact_sheet.write(
+      targets.sheet, [video.frames for video in videos], prompts
+    )
+    written[sheet] = {'prompt': 'contact sheet'}
+  return written

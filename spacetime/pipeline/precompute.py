@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import pathlib
+import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -21,6 +22,7 @@ from spacetime.data.splits import Splits
 from spacetime.media.pixels import to_video
 from spacetime.models.autoencoder import streaming
 from spacetime.pipeline import prompt_embeds
+from spacetime.pipeline.engine import Engine
 
 
 @dataclasses.dataclass(frozen=True)
@@ -148,31 +150,31 @@ def write_texts(out, about: latent_cache.About, splits: Splits, model) -> None:
   empty = out / latent_cache.EMPTY
   if not missing and (model is None or empty.is_file()):
     return
+  engine = None
   if model is not None:
-    # Read once for all shards, and gone with this function.
-    params = model.read('text')
-    model = dataclasses.replace(model, readers={'text': lambda: params})
+    # The text encoder is read once for all shards, and freed on return.
+    engine = Engine(model, kept_bytes=sys.maxsize)
     if not empty.is_file():
-      latent_cache.write_shard(empty, [embedded(model, [''], about)[0]])
+      latent_cache.write_shard(empty, [embedded(engine, [''], about)[0]])
 
   def records(split, numbers) -> Iterator[list[dict]]:
     source = getattr(splits, split)
-    yield embedded(model, [source.caption(i) for i in numbers], about)
+    yield embedded(engine, [source.caption(i) for i in numbers], about)
 
   write(out, missing, records, name='text', total=sum(about.counts))
 
 
 def embedded(
-  model, captions: list[str], about: latent_cache.About
+  engine: Engine | None, captions: list[str], about: latent_cache.About
 ) -> list[dict]:
-  """Records of captions, with their embeddings if there is a model."""
-  if model is None:
+  """Records of captions, with their embeddings if there is an engine."""
+  if engine is None:
     return [latent_cache.text_record(caption) for caption in captions]
   dtype = latent_cache.DTYPES[about.dtype]
   return [
     latent_cache.text_record(caption, text_SY.astype(dtype))
     for caption, text_SY in zip(
-      captions, prompt_embeds.encode(model, captions), strict=True
+      captions, prompt_embeds.encode(engine, captions), strict=True
     )
   ]
 

@@ -1,204 +1,238 @@
-"""How long a video is and what is told when: --seconds and --schedule."""
+"""Duration and prompt schedule of long videos, divided into chunks."""
 
 import math
 import re
-from typing import Any, Protocol
+from typing import Any
 
-from spacetime.data import geometry
+from spacetime import SettingError
+from spacetime.data import geometry as geometry_lib
 from spacetime.diffusion import rollout
 from spacetime.pipeline import modes
-from spacetime.pipeline import prompts as prompts_lib
+from spacetime.pipeline.request import Request, describe
 
-# Modes whose window is the beginning of a longer video.
-MODES = ('text', 'image', 'extend')
-EXAMPLE = '--schedule="0: PROMPT; 10: PROMPT"'
+# Noise level of conditioning frames between chunks: BUILD_NOTES.md.
+CONTEXT_NOISE = 0.2
+EXAMPLE = '"0: PROMPT; 10: PROMPT"'
 _ENTRY = re.compile(r'\s*(\d+(?:\.\d+)?)\s*:(.*)', re.DOTALL)
-# Of a prompt's own semicolons none is before a number and a colon.
+# Semicolons of a prompt itself are not followed by a number and a colon.
 _BORDER = re.compile(r';(?=\s*\d+(?:\.\d+)?\s*:)')
 
 
-class Asked(prompts_lib.Asked, modes.Asked, Protocol):
-  """The flags that are read here."""
+def parse(schedule) -> tuple[tuple[float, ...], tuple[str, ...]]:
+  """Start times in seconds and prompts of a schedule.
 
-  schedule: str | None
-  context_noise: float | None
-  decode_tiles: str | None
-  batch: int
-
-
-def parse(text: str) -> tuple[tuple[float, ...], tuple[str, ...]]:
-  """'0: PROMPT; 10: PROMPT' -> the seconds and the prompts.
+  Args:
+    schedule: '0: PROMPT; 10: PROMPT', or pairs (seconds, prompt).
 
   Raises:
-    ValueError: not of that form, or seconds that do not rise from 0.
+    SettingError: not of that form, or times that do not rise from 0.
   """
-  seconds, prompts = [], []
-  for part in _BORDER.split(text.strip().rstrip(';')):
-    entry = _ENTRY.fullmatch(part)
-    if not entry or not entry[2].strip():
-      raise ValueError(
-        f'--schedule: {part.strip()!r}: expected SECONDS: PROMPT, such as '
-        f'{EXAMPLE}'
-      )
-    seconds.append(float(entry[1]))
-    prompts.append(entry[2].strip())
+  pairs = _pairs(schedule) if isinstance(schedule, str) else list(schedule)
+  try:
+    seconds = tuple(float(time) for time, _ in pairs)
+    prompts = tuple(str(prompt).strip() for _, prompt in pairs)
+  except (TypeError, ValueError) as e:
+    raise SettingError(
+      'prompt_schedule', describe(schedule), f'pairs as in {EXAMPLE}'
+    ) from e
+  if not prompts or not all(prompts):
+    raise SettingError(
+      'prompt_schedule', describe(schedule), f'prompts, as in {EXAMPLE}'
+    )
   if seconds[0] != 0:
-    raise ValueError(
-      f'--schedule begins at {seconds[0]:g} seconds: expected 0, as in '
-      f'{EXAMPLE}'
+    raise SettingError(
+      'prompt_schedule',
+      f'{seconds[0]:g}: ...',
+      f'0 seconds first, as in {EXAMPLE}',
     )
   for before, after in zip(seconds, seconds[1:], strict=False):
     if after <= before:
-      raise ValueError(
-        f'--schedule: {after:g} seconds after {before:g}: expected times that '
-        'rise'
+      raise SettingError(
+        'prompt_schedule',
+        describe(schedule),
+        f'times that rise, not {after:g} seconds after {before:g}',
       )
-  return tuple(seconds), tuple(prompts)
+  return seconds, prompts
 
 
-def wanted(asked: Asked) -> tuple[list[str], dict | None]:
-  """As wording.wanted; with --schedule its prompts.
-
-  Raises:
-    ValueError: see there, or a schedule and other prompts, or no --seconds.
-  """
-  if asked.schedule is None:
-    return prompts_lib.wanted(asked)
-  for flag in ('prompt', 'prompts_file', 'prompt_embeds'):
-    if getattr(asked, flag) is not None:
-      raise ValueError(f'--schedule and --{flag}: expected one of them')
-  if asked.seconds is None:
-    raise ValueError('--schedule: expected --seconds too')
-  return list(parse(asked.schedule)[1]), None
+def _pairs(schedule: str) -> list[tuple[str, str]]:
+  pairs = []
+  for part in _BORDER.split(schedule.strip().rstrip(';')):
+    entry = _ENTRY.fullmatch(part)
+    if not entry or not entry[2].strip():
+      raise SettingError(
+        'prompt_schedule', part.strip(), f'SECONDS: PROMPT, such as {EXAMPLE}'
+      )
+    pairs.append((entry[1], entry[2]))
+  return pairs
 
 
-def check(asked: Asked, mode: str, *, clips: int) -> None:
-  """Refuses what a video in chunks cannot be.
+def read(request: Request) -> list[str] | None:
+  """The prompts of the schedule; None without one.
 
   Raises:
-    ValueError: it names the flag to change.
+    SettingError: other prompts beside it, or no duration.
   """
-  seconds, noise = asked.seconds, asked.context_noise
+  schedule = request.prompt_schedule
+  if schedule is None:
+    return None
+  for name in ('prompt', 'prompts_file', 'prompt_embeds'):
+    if getattr(request, name) is not None:
+      raise SettingError(
+        'prompt_schedule', describe(schedule), f'none beside `{name}`'
+      )
+  if request.seconds is None:
+    raise SettingError('prompt_schedule', describe(schedule), '`seconds` too')
+  return list(parse(schedule)[1])
+
+
+def check(request: Request, mode: str, *, clips: int) -> None:
+  """Refuses settings that a long video cannot have.
+
+  Raises:
+    SettingError: it names the setting to change.
+  """
+  seconds, noise = request.seconds, request.context_noise
   if seconds is None:
     if noise is not None:
-      raise ValueError(f'--context_noise={noise}: expected --seconds too')
+      raise SettingError('context_noise', noise, '`seconds` too')
     return
   if not (math.isfinite(seconds) and seconds > 0):
-    raise ValueError(f'--seconds={seconds}: expected more than 0')
+    raise SettingError('seconds', seconds, 'more than 0')
   if noise is not None and not 0 <= noise < 1:
-    raise ValueError(f'--context_noise={noise}: expected 0 to less than 1')
-  if mode not in MODES:
-    raise ValueError(
-      f'--seconds={seconds} with --mode={mode}: expected one of '
-      f'{", ".join(MODES)}; make that first, and --mode=extend it'
+    raise SettingError('context_noise', noise, '0 to less than 1')
+  if not modes.MODES[mode].extendable:
+    names = [name for name, entry in modes.MODES.items() if entry.extendable]
+    raise SettingError(
+      'mode',
+      mode,
+      f'one of {", ".join(names)} with `seconds`',
+      hint='generate that first, and extend it with `mode`=extend',
     )
-  if mode == 'image' and asked.image_at not in (None, 'first', '0'):
-    raise ValueError(
-      f'--seconds={seconds} with --image_at={asked.image_at}: expected first'
+  if mode == 'image' and request.image_at not in (None, 'first', '0', 0):
+    raise SettingError('image_at', request.image_at, 'first with `seconds`')
+  if request.decode_tiles:
+    raise SettingError(
+      'decode_tiles',
+      request.decode_tiles,
+      'none with `seconds`',
+      hint='`decode_shards` divides frames too',
     )
-  if asked.decode_tiles:
-    raise ValueError(
-      f'--seconds={seconds} with --decode_tiles: expected --decode_shards, or '
-      'neither'
+  if clips > request.batch_size:
+    raise SettingError(
+      'batch_size',
+      request.batch_size,
+      f'{clips} or more, or fewer videos: those of `seconds` are generated '
+      'side by side',
     )
-  if clips > asked.batch:
-    raise ValueError(
-      f'--batch={asked.batch}: {clips} videos of --seconds are made side by '
-      f'side; expected --batch={clips} or fewer videos'
+  if request.best_of > 1:
+    raise SettingError(
+      'best_of', request.best_of, '1 with `seconds`: chunks are sampled once'
     )
 
 
 def length(seconds: float, *, stride: int, fps: float) -> int:
-  """Frames of so many seconds: the nearest that the autoencoder has."""
+  """Frames of a duration: the nearest length that the autoencoder supports."""
   return 1 + stride * max(0, round((seconds * fps - 1) / stride))
 
 
 def divide(
-  asked: Asked, grid: geometry.Geometry, *, fps: float, noise: float
+  request: Request, geometry: geometry_lib.Geometry, *, fps: float
 ) -> rollout.Rollout | None:
-  """The chunks of a video of --seconds; None without.
+  """The chunks of a long video; None without `seconds`.
 
   Args:
-    asked: checked.
-    grid: of a chunk.
-    fps: of the video.
-    noise: of the context of a chunk, unless --context_noise says otherwise.
+    request: checked.
+    geometry: sizes of a chunk.
+    fps: frames a second of the video.
 
   Raises:
-    ValueError: --given that a chunk cannot hold, or texts past the end.
+    SettingError: `cond_frames` that a chunk cannot hold, or prompts past the
+      end.
   """
-  if asked.seconds is None:
+  if request.seconds is None:
     return None
-  step = grid.stride[0]
-  frames = length(asked.seconds, stride=step, fps=fps)
-  given = asked.given or modes.default_given('extend', grid)[0]
-  if (given - 1) % step or not 1 <= given < max(grid.frames, 2):
-    raise ValueError(
-      f'--given={given}: a chunk of {grid.frames} frames is given whole latent '
-      f'frames of what exists; expected {step}k+1 of at most '
-      f'{max(1, grid.frames - step)}'
+  step = geometry.stride[0]
+  frames = length(request.seconds, stride=step, fps=fps)
+  cond_frames = request.cond_frames
+  if cond_frames is None:
+    cond_frames = modes.default_cond_frames('extend', geometry)[0]
+  if (cond_frames - 1) % step or not (
+    1 <= cond_frames < max(geometry.frames, 2)
+  ):
+    raise SettingError(
+      'cond_frames',
+      cond_frames,
+      f'{step}k+1, at most {max(1, geometry.frames - step)}: a chunk of '
+      f'{geometry.frames} frames is conditioned on whole latent frames',
     )
+  noise = request.context_noise
   return rollout.Rollout(
-    geometry.latent_frames(frames, stride=step),
-    grid.latent[0],
-    geometry.latent_frames(given, stride=step),
-    _starts(asked, frames, step=step, fps=fps),
-    noise if asked.context_noise is None else asked.context_noise,
+    geometry_lib.latent_frames(frames, stride=step),
+    geometry.latent[0],
+    geometry_lib.latent_frames(cond_frames, stride=step),
+    _starts(request, frames, step=step, fps=fps),
+    CONTEXT_NOISE if noise is None else noise,
   )
 
 
-def _starts(asked: Asked, frames: int, *, step: int, fps: float):
-  """The latent frame nearest to each time of the schedule."""
-  if asked.schedule is None:
+def _starts(request: Request, frames: int, *, step: int, fps: float):
+  """The latent frame nearest to each start time of the schedule."""
+  if request.prompt_schedule is None:
     return (0,)
-  seconds, _ = parse(asked.schedule)
+  seconds, _ = parse(request.prompt_schedule)
+  schedule = describe(request.prompt_schedule)
   if seconds[-1] * fps >= frames:
-    raise ValueError(
-      f'--schedule: {seconds[-1]:g} seconds in a video of {asked.seconds:g}: '
-      'expected less; change --schedule or --seconds'
+    raise SettingError(
+      'prompt_schedule',
+      schedule,
+      f'times below the {request.seconds:g} seconds of the video, not '
+      f'{seconds[-1]:g}',
     )
-  last = geometry.latent_frames(frames, stride=step) - 1
+  last = geometry_lib.latent_frames(frames, stride=step) - 1
   starts = [min(last, max(0, 1 + round((s * fps - 1) / step))) for s in seconds]
   starts[0] = 0
   for i, (before, after) in enumerate(zip(starts, starts[1:], strict=False)):
     if after <= before:
-      raise ValueError(
-        f'--schedule: {seconds[i]:g} and {seconds[i + 1]:g} seconds are in one '
-        f'latent frame: expected {step / fps:g} seconds between them, or more'
+      raise SettingError(
+        'prompt_schedule',
+        schedule,
+        f'{step / fps:g} seconds or more between times: {seconds[i]:g} and '
+        f'{seconds[i + 1]:g} are in one latent frame',
       )
   return tuple(starts)
 
 
-def times(chunk: rollout.Chunk, *, step: int, before: int) -> list[int]:
-  """First frame of a chunk in its file, and the one to stop before.
+def frame_range(chunk: rollout.Chunk, *, step: int, before: int) -> list[int]:
+  """First frame of a chunk in its video, and the one past its last.
 
   Args:
     chunk: which.
     step: frames of a latent frame.
-    before: frames of the file before the first chunk.
+    before: frames of the video before the first chunk.
   """
   first, stop = (max(0, 1 + (n - 1) * step) for n in (chunk.start, chunk.stop))
   return [before + first, before + stop]
 
 
-def told(
+def metadata(
   division: rollout.Rollout,
   prompts: tuple[str, ...],
   *,
   clip: int,
   clips: int,
-  seed: int,
+  seed: list[int],
   step: int,
   before: int,
 ) -> list[dict[str, Any]]:
-  """What the sidecar says of each chunk of a clip: frames, prompt, seed."""
+  """Frames, prompt and seed of each chunk of a clip, for the sidecar."""
   return [
     {
       'chunk': chunk.index,
-      'frames': times(chunk, step=step, before=before),
+      'frames': frame_range(chunk, step=step, before=before),
       'prompt': prompts[chunk.prompt * clips + clip],
-      # Of the key: the seed, folded with the others (rollout.chunk_keys).
-      'seed': [seed, clip, chunk.index][: 3 if chunk.index else 2],
+      # The random key: seed, clip and chunk, folded.
+      'seed': seed + [chunk.index] * bool(chunk.index),
     }
     for chunk in division.chunks
   ]

@@ -1,129 +1,211 @@
-"""The words that are asked for: prompts, files of them, their features."""
+"""Prompts of a request: files, expansion, cleaning and limits of length."""
 
+import html
 import pathlib
-from typing import Protocol
+from collections.abc import Callable, Sequence
 
-from spacetime.checkpoint import load
-from spacetime.pipeline import prompt_cleaning, prompt_embeds_files
-from spacetime.pipeline import prompt_embeds as prompt_embeds_lib
+import ftfy
+import numpy as np
+from absl import logging
+
+from spacetime import SettingError
+from spacetime.data import chat_endpoint
+from spacetime.data import tokenizer as tokenizer_lib
+from spacetime.pipeline.engine import Engine
+from spacetime.pipeline.request import Request
+
+GRAMMAR = 'grammar'
+SYSTEM = (
+  'You write prompts for a text-to-video model. Tell the prompt that you are '
+  'given again, longer and in plain sentences: each thing and how it looks, '
+  'where it is, how it moves, the background, the camera. Keep all that it '
+  'says and contradict none of it. Use at most {words} words. Answer with the '
+  'prompt alone.'
+)
+DESCRIPTION = 'text that describes the video'
 
 
-class Asked(Protocol):
-  """The flags that are read here, by their names."""
-
-  prompt: str | None
-  prompts_file: str | None
-  prompt_embeds: str | None
-  negative_prompt: str
-  expand_prompt: str | None
-  num: int
-
-
-def wanted(request: Asked) -> tuple[list[str], dict | None]:
-  """What is wanted, at least one, and the arrays of --prompt_embeds.
+def read(request: Request) -> list[str] | None:
+  """The prompts of `prompt` or `prompts_file`; None with `prompt_embeds`.
 
   Raises:
-    ValueError: none of the flags, two of them, or nothing in them.
+    SettingError: none of the three settings, two of them, or no text.
   """
-  sources = (request.prompt, request.prompts_file, request.prompt_embeds)
-  if sum(source is not None for source in sources) != 1:
-    raise ValueError(
-      'expected one of --prompt, --prompts_file and --prompt_embeds'
+  sources = ('prompt', 'prompts_file', 'prompt_embeds')
+  present = [name for name in sources if getattr(request, name) is not None]
+  if len(present) != 1:
+    name = present[-1] if present else 'prompt'
+    value = getattr(request, name) if name != 'prompt_embeds' else '...'
+    raise SettingError(
+      name, value, 'one of `prompt`, `prompts_file` and `prompt_embeds`'
     )
   if request.prompt is not None:
-    if not request.prompt.strip():
-      raise ValueError('prompt is empty; expected what the video shows')
-    return [request.prompt], None
+    prompts = request.prompt
+    prompts = [prompts] if isinstance(prompts, str) else list(prompts)
+    if not prompts or not all(p.strip() for p in prompts):
+      raise SettingError('prompt', request.prompt, DESCRIPTION)
+    return prompts
   if request.prompts_file is not None:
-    return _lines(pathlib.Path(request.prompts_file)), None
+    return _read_lines(request.prompts_file)
   if request.expand_prompt:
-    raise ValueError(
-      f'--expand_prompt={request.expand_prompt}: expected --prompt or '
-      '--prompts_file; the features of --prompt_embeds have no words'
+    raise SettingError(
+      'expand_prompt',
+      request.expand_prompt,
+      '`prompt` or `prompts_file`, since embeddings have no words',
     )
-  try:
-    found = prompt_embeds_files.read(request.prompt_embeds)
-  except ValueError as e:
-    raise ValueError(f'--prompt_embeds: {e}') from e
-  name = pathlib.Path(request.prompt_embeds).name
-  return [
-    f'{name}[{i}]' for i in range(len(found[prompt_embeds_files.TEXT]))
-  ], found
+  return None
 
 
-def _lines(path: pathlib.Path) -> list[str]:
-  if not path.is_file():
-    raise ValueError(f'--prompts_file={path}: no such file')
+def _read_lines(path: str) -> list[str]:
+  file = pathlib.Path(path)
+  if not file.is_file():
+    raise SettingError('prompts_file', path, 'a file that exists')
   try:
-    lines = [line.strip() for line in path.read_text('utf-8').splitlines()]
+    lines = [line.strip() for line in file.read_text('utf-8').splitlines()]
   except UnicodeDecodeError as e:
-    raise ValueError(f'--prompts_file={path}: not UTF-8 text ({e})') from e
-  found = [line for line in lines if line]
-  if not found:
-    raise ValueError(f'--prompts_file={path}: expected a prompt on each line')
-  return found
+    raise SettingError('prompts_file', path, 'UTF-8 text', hint=str(e)) from e
+  prompts = [line for line in lines if line]
+  if not prompts:
+    raise SettingError('prompts_file', path, 'a prompt on each line')
+  return prompts
 
 
-def prompt(model: load.Opened, prompt: str) -> str:
+def check(engine: Engine, prompt: str) -> str:
   """A prompt as the model takes it.
 
   Raises:
     ValueError: it is empty or too long.
   """
-  if not prompt_embeds_lib.is_published(model):
-    length = model.networks.text_length
-    return model.tokenizer.check_prompt(prompt, length=length)
-  if not prompt_cleaning.clean(prompt):
-    raise ValueError('prompt is empty; expected what the video shows')
+  if engine.published is None:
+    return engine.model.tokenizer.check_prompt(
+      prompt, length=engine.networks.text_length
+    )
+  if not clean(prompt):
+    raise SettingError('prompt', prompt, DESCRIPTION)
   return prompt.strip()
 
 
-def negative(request: Asked, model, given, *, guided: bool) -> str | None:
-  """What is to be encoded to steer away from, if anything is.
+def check_negative(engine: Engine, prompt: str) -> None:
+  """Refuses a negative prompt that is too long.
 
   Raises:
-    ValueError: it is too long, or told twice.
+    SettingError: it is.
   """
-  if given and given.negative:
-    if request.negative_prompt:
-      raise ValueError(
-        f'--negative_prompt and {prompt_embeds_files.NEGATIVE} in '
-        f'{request.prompt_embeds}: expected one of them'
-      )
-    return None
-  if not prompt_embeds_lib.is_published(model):
+  if engine.published is None:
     try:
-      prompt_embeds_lib.check(model, request.negative_prompt)
+      tokens(engine, prompt)
     except ValueError as e:
-      raise ValueError(f'--negative_prompt: {e}') from e
-  return request.negative_prompt if guided else None
+      raise SettingError(
+        'negative_prompt', prompt[:40], 'a shorter text', hint=str(e)
+      ) from e
 
 
-def given(request: Asked, model, found: dict) -> prompt_embeds_lib.Texts:
-  """The features of --prompt_embeds for each clip.
+# -- as the text encoder reads them --------------------------------------------
+
+
+def clean(text: str) -> str:
+  """The text with broken characters mended, entities decoded, single spaces.
+
+  Source: diffusers 0.42.1, prompt_clean of the Wan pipelines.
+  """
+  text = html.unescape(html.unescape(ftfy.fix_text(text)))
+  return ' '.join(text.split())
+
+
+def tokens(engine: Engine, text: str) -> np.ndarray:
+  """Tokens of a text as the model reads it, int32 (S,).
 
   Raises:
-    ValueError: of other sizes than the model's.
+    ValueError: it is too long for a model of this package; for a published one
+      it is cut with a warning, as its pipeline does.
   """
-  rows, width = model.networks.text_length, model.networks.text.width
-  count = len(found[prompt_embeds_files.TEXT])
-  for name, array in found.items():
-    fits = array.shape[1] <= rows and array.shape[2] == width
-    counts = (count,) if name == prompt_embeds_files.TEXT else (1, count)
-    if not fits or len(array) not in counts:
-      raise ValueError(
-        f'--prompt_embeds={request.prompt_embeds}: {name} {array.shape}: '
-        f'expected ({" or ".join(map(str, counts))}, at most {rows}, {width}), '
-        'as the text encoder of --checkpoint gives them'
+  length, tokenizer = engine.networks.text_length, engine.model.tokenizer
+  if engine.published is None:
+    return tokenizer.encode(text, length=length)
+  return cut_tokens(tokenizer, clean(text), length=length)
+
+
+def cut_tokens(
+  tokenizer: tokenizer_lib.Tokenizer, text: str, *, length: int
+) -> np.ndarray:
+  """Tokens of a cleaned text, int32 (length,), cut with a warning.
+
+  The published models were trained on texts that were cut like this.
+  """
+  tokens_S, cut = tokenizer.encode_cut(text, length=length)
+  if cut:
+    logging.warning(
+      'prompt has %d tokens, of which the last %d are cut: the model takes at '
+      'most %d: %r',
+      length - 1 + cut,
+      cut,
+      length - 1,
+      text[:57] + '...',
+    )
+  return tokens_S
+
+
+# -- expansion -----------------------------------------------------------------
+
+
+def expander(request: Request, engine: Engine) -> Callable[[str], str] | None:
+  """The function from a prompt to a longer one; None without `expand_prompt`.
+
+  Raises:
+    SettingError: neither 'grammar' nor a URL; a grammar that the model was not
+      trained on; or no time to wait.
+  """
+  value = request.expand_prompt
+  if not value:
+    return None
+  if value == GRAMMAR:
+    data = engine.data
+    grammar = data.source.prompt_grammar(data)
+    if grammar is None:
+      raise SettingError(
+        'expand_prompt',
+        value,
+        f"the URL of a chat endpoint, since the model's data are "
+        f'{data.name!r} which have no grammar',
       )
-  away = found.get(prompt_embeds_files.NEGATIVE, ())
-  return prompt_embeds_lib.Texts(
-    tuple(
-      row for row in found[prompt_embeds_files.TEXT] for _ in range(request.num)
-    ),
-    tuple(
-      away[i % len(away)]
-      for i in range(count if len(away) else 0)
-      for _ in range(request.num)
-    ),
-  )
+    return grammar
+  try:
+    endpoint = chat_endpoint.Endpoint(
+      value, request.expand_model, request.expand_timeout
+    )
+  except ValueError as e:
+    raise SettingError(
+      'expand_prompt',
+      value,
+      "the URL of a chat endpoint, or 'grammar'",
+      hint=str(e),
+    ) from e
+  words = max(16, engine.networks.text_length // 2)
+  system = SYSTEM.format(words=words)
+  return lambda prompt: endpoint.chat(system, prompt)
+
+
+def expand(
+  request: Request, engine: Engine, prompts: Sequence[str]
+) -> list[str]:
+  """Prompts as they are sampled, expanded once each.
+
+  If an endpoint does not answer, or with more than the encoder takes, the
+  prompt stays as it is, with a warning.
+
+  Raises:
+    SettingError: see expander.
+  """
+  call = expander(request, engine)
+  if call is None:
+    return list(prompts)
+  expanded = {}
+  for prompt in dict.fromkeys(prompts):
+    try:
+      expanded[prompt] = check(engine, call(prompt))
+    except (chat_endpoint.EndpointError, ValueError) as e:
+      logging.warning(
+        'expand_prompt: %s; continuing with the prompt as it is: %s', e, prompt
+      )
+      expanded[prompt] = prompt
+  return [expanded[prompt] for prompt in prompts]

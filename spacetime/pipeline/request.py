@@ -1,285 +1,358 @@
-"""What is asked of `sample`, checked whole before a parameter is read."""
+"""Sampling requests: every setting of a video, the same for flags and Python.
+
+A field is one setting: its name is the flag and the keyword, its metadata the
+help and the group of the flag. Settings of the solver and of guidance are
+fields of SamplingSettings and stand in `Request.sampling`. Imports no JAX, so
+that `--help` is quick.
+"""
 
 import dataclasses
+import difflib
 import math
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any
 
-from absl import logging
+from spacetime import SettingError
+from spacetime.pipeline import aliases
 
-from spacetime import sharding
-from spacetime.checkpoint import load
-from spacetime.config import networks
-from spacetime.data import geometry
-from spacetime.diffusion import conditioning_video, rollout
-from spacetime.diffusion.settings import SamplingSettings
-from spacetime.pipeline import (
-  best_of_n,
-  decode,
-  modes,
-  outputs,
-  prompt_embeds_files,
-  prompt_expansion,
-  prompt_schedule,
-)
-from spacetime.pipeline import decode_tiles as decode_tiles_lib
-from spacetime.pipeline import prompt_embeds as prompt_embeds_lib
-from spacetime.pipeline import prompts as prompts_lib
+PROMPT_EMBEDS_CACHE = '~/.cache/spacetime/embeddings'
+DECODE_OVERLAP = 8
+# A path, an array (F, H, W, 3) or (H, W, 3), a PIL image or a Video.
+Source = Any
 
-# Flags that the config's sampling section has too.
-SETTINGS = (
-  *('steps', 'solver', 'shift', 'strength', 'guidance', 'guidance_2'),
-  *('guidance_kind', 'first_block_cache', 'rope_scaling'),
-  'temperature',
-)
-# Level of what a chunk is given of the one before: BUILD_NOTES.md.
-CONTEXT_NOISE = 0.2
-# Flags that name files which are read.
-INPUTS = (
-  *('image', 'video', 'video2', 'mask'),
-  *('prompts_file', 'prompt_embeds', 'lora', 'lora_2'),
-)
+
+def _field(default, group: str, text: str, *, kind=str, example=None):
+  """A setting that is also a flag of the type `kind`."""
+  metadata = {'help': text, 'group': group, 'type': kind}
+  if example is not None:
+    metadata['example'] = example
+  return dataclasses.field(default=default, metadata=metadata)
 
 
 @dataclasses.dataclass(frozen=True)
 class Request:
-  """The flags of `sample`, by their names; None where one is not given."""
-
-  prompt: str | None
-  prompts_file: str | None
-  prompt_embeds: str | None
-  out: str | None
-  checkpoint: str
-  seed: int
-  num: int
-  steps: int | None
-  solver: str | None
-  shift: float | None
-  guidance: float | None
-  guidance_2: float | None
-  negative_prompt: str
-  embeddings_cache: str
-  frames: int | None
-  size: str | None
-  image: str | None
-  fps: float | None
-  batch: int
-  lora: str | None = None
-  lora_2: str | None = None
-  lora_strength: float = 1.0
-  decode_tiles: str | None = None
-  decode_overlap: int = decode_tiles_lib.OVERLAP
-  decode_shards: int = 1
-  mode: str | None = None
-  image_at: str | None = None
-  video: str | None = None
-  video2: str | None = None
-  mask: str | None = None
-  strength: float | None = None
-  given: int | None = None
-  guidance_kind: str | None = None
-  first_block_cache: float | None = None
-  rope_scaling: str | None = None
-  temperature: float | None = None
-  candidates: int = 1
-  expand_prompt: str | None = None
-  expand_model: str = 'default'
-  expand_timeout: float = 60.0
-  seconds: float | None = None
-  schedule: str | None = None
-  context_noise: float | None = None
-
-
-@dataclasses.dataclass(frozen=True)
-class Plan:
-  """A run of sampling whose parts have been checked.
+  """Settings of one call, None where the checkpoint or the mode decides.
 
   Attributes:
-    model: opened.
-    prompts: what each clip is called; encoded unless there is `given`.
-    asked: the same before prompts were expanded.
-    given: features read from a file, or None.
-    negative: what to encode and steer away from, or None.
-    targets: what is written.
-    grid, settings: sizes, and of the sampler.
-    window: what is given, or None.
-    mode: its name.
-    fps: frames a second.
-    cache: of prompts' features, or None.
-    layout: of decoding.
-    division: into chunks, of a video of --seconds; else None. Prompts are then
-      of all clips for each text of the schedule.
-  """
-
-  model: load.Opened
-  prompts: tuple[str, ...]
-  asked: tuple[str, ...]
-  given: prompt_embeds_lib.Texts | None
-  negative: str | None
-  targets: outputs.Targets
-  grid: geometry.Geometry
-  settings: SamplingSettings
-  window: conditioning_video.ConditioningVideo | None
-  mode: str
-  fps: float
-  cache: prompt_embeds_files.Cache | None
-  layout: decode.Layout
-  division: rollout.Rollout | None = None
-
-
-def check(request: Request) -> Plan:
-  """Refuses what cannot work; reads no parameters.
+    sampling: settings of the solver and of guidance, by the names of
+      SamplingSettings.
 
   Raises:
-    ValueError: it names the flag to change.
+    SettingError: a number out of its range.
   """
-  _check_numbers(request)
-  mode = modes.name(request)
-  wanted, found = prompt_schedule.wanted(request)
-  size = parse_size(request.size)
-  clips = request.num * (1 if request.schedule else len(wanted))
-  prompt_schedule.check(request, mode, clips=clips)
-  # Sampling is not sharded here: every device would hold the same clip.
-  mesh = sharding.single_device_mesh()
-  model = load.open_model(request.checkpoint, mesh=mesh)
-  model = _tuned(request, model)
-  data = model.experiment.data
-  fps = data.fps if request.fps is None else request.fps
-  grid = _grid(request, model, size, mode=mode, fps=fps)
-  division = prompt_schedule.divide(request, grid, fps=fps, noise=CONTEXT_NOISE)
-  layout = decode.parse(
-    request.decode_tiles,
-    overlap=request.decode_overlap,
-    devices=request.decode_shards,
-    latent=grid.latent[1:],
+
+  prompt: str | Sequence[str] | None = _field(
+    None,
+    'input',
+    'Text that describes the video.',
+    example='a red 3 moves to the right',
   )
-  settings = model.experiment.sampling.with_changes(
-    **{name: getattr(request, name) for name in SETTINGS}
+  prompts_file: str | None = _field(
+    None,
+    'input',
+    'Text file with a prompt on each line, in place of `prompt`.',
+    example='prompts.txt',
   )
-  given = None
-  if found:
-    given = prompts_lib.given(request, model, found)
-  else:
-    wanted = [prompts_lib.prompt(model, prompt) for prompt in wanted]
-  # An endpoint is asked below, when all else has been checked.
-  prompt_expansion.expander(request, model)
-  codec = model.networks.autoencoder
-  window = modes.window(request, mode, grid, codec, fps=data.fps)
-  if window:
-    _warn_of_levels(request, model, mode)
-  _check_candidates(request, mode, window)
-  # Only now, since it makes the folder.
-  targets = outputs.name(request.out, clips=clips)
-  if request.seconds is not None:
-    targets = outputs.streamed(targets, request.out)
-  outputs.check(
-    targets,
-    frames=window.length if window else grid.frames,
-    inputs={f'--{name}': getattr(request, name) for name in INPUTS},
+  prompt_embeds: Source | None = _field(
+    None,
+    'input',
+    'safetensors file with prompt_embeds (n, S, Y) and, optionally, '
+    'negative_prompt_embeds, in place of `prompt`.',
+    example='embeds.safetensors',
   )
-  folder = request.embeddings_cache
-  told = wanted if found else prompt_expansion.expand(request, model, wanted)
-  return Plan(
-    model,
-    tuple(prompt for prompt in told for _ in range(request.num)),
-    tuple(prompt for prompt in wanted for _ in range(request.num)),
-    given,
-    prompts_lib.negative(
-      request, model, given, guided=settings.guidance != 1.0
-    ),
-    targets,
-    grid,
-    settings,
-    window,
-    mode,
-    fps,
-    prompt_embeds_files.Cache(folder) if folder else None,
-    layout,
-    division,
+  negative_prompt: str = _field(
+    '',
+    'input',
+    'Text that the video should not show; used with guidance.',
+    example='blurry',
   )
+  mode: str | None = _field(
+    None,
+    'input',
+    'Conditioning mode, listed above. The default is image with `image`, '
+    'else text.',
+    example='extend',
+  )
+  image: Source | None = _field(
+    None,
+    'input',
+    'Image file that becomes one frame of the video.',
+    example='first.png',
+  )
+  image_at: str | int | None = _field(
+    None,
+    'input',
+    'Frame that `image` becomes: first (the default), last, or a number from '
+    '0.',
+    example='last',
+  )
+  video: Source | None = _field(
+    None,
+    'input',
+    'Video file to extend, loop, connect, inpaint, outpaint or edit.',
+    example='clip.mp4',
+  )
+  video2: Source | None = _field(
+    None,
+    'input',
+    'Video file that `video` is connected to.',
+    example='next.mp4',
+  )
+  mask: Source | None = _field(
+    None,
+    'input',
+    'Image file as large as `video`: light pixels are generated anew, black '
+    'ones stay.',
+    example='mask.png',
+  )
+  cond_frames: int | None = _field(
+    None,
+    'input',
+    'Conditioning frames: frames of the video that the new ones continue or '
+    'lead to; in mode edit, last frames that stay. The default is about half '
+    'of `frames`.',
+    kind=int,
+    example='9',
+  )
+  expand_prompt: str | None = _field(
+    None,
+    'input',
+    "Rewrites each prompt at length: 'grammar' (the digits world's own) or the "
+    "URL of a chat endpoint in OpenAI's format, with its key in "
+    'SPACETIME_API_KEY.',
+    example='grammar',
+  )
+  expand_model: str = _field(
+    'default', 'input', 'Model name that the chat endpoint is asked for.'
+  )
+  expand_timeout: float = _field(
+    60.0, 'input', 'Seconds to wait for each reply of the endpoint.', kind=float
+  )
+  checkpoint: str = _field(
+    'digits',
+    'input',
+    'Model: a bundled name, a run, a weights folder, a diffusers folder or a '
+    'name on the Hub.',
+    example='runs/digits',
+  )
+  lora: str | None = _field(
+    None,
+    'input',
+    'safetensors file of LoRA weights, merged into the transformer.',
+    example='style.safetensors',
+  )
+  lora_2: str | None = _field(
+    None, 'input', 'LoRA weights of the second of two transformers.'
+  )
+  lora_strength: float = _field(
+    1.0, 'input', 'Factor on the LoRA weights.', kind=float
+  )
+  frames: int | None = _field(
+    None,
+    'length',
+    'Frames of the clip, or of a chunk of a longer video; the default is the '
+    "checkpoint's, in modes loop and connect the longest of its training.",
+    kind=int,
+    example='33',
+  )
+  size: str | tuple[int, int] | None = _field(
+    None,
+    'length',
+    "WIDTHxHEIGHT of the video in pixels; the default is the checkpoint's.",
+    example='96x48',
+  )
+  fps: float | None = _field(
+    None,
+    'length',
+    "Frames a second of the file; the default is the checkpoint's.",
+    kind=float,
+    example='8',
+  )
+  seconds: float | None = _field(
+    None,
+    'length',
+    'Duration of a long video. It is generated in chunks of `frames`, each '
+    'conditioned on the last `cond_frames` of the one before, and written to '
+    'FILE.part.mp4 chunk by chunk; after an interruption the same command '
+    'resumes.',
+    kind=float,
+    example='60',
+  )
+  prompt_schedule: str | Sequence | None = _field(
+    None,
+    'length',
+    'Prompts that change during a long video, in place of `prompt`.',
+    example='"0: a red 0 bounces; 10: a blue 7 stands still"',
+  )
+  context_noise: float | None = _field(
+    None,
+    'length',
+    'Noise level of the frames that a chunk of a long video is conditioned '
+    'on, against drift: 0 (clean) to less than 1; the default is 0.2.',
+    kind=float,
+    example='0.2',
+  )
+  seed: int = _field(
+    0,
+    'solver',
+    'Random seed; the same seed gives the same video.',
+    kind=int,
+    example='7',
+  )
+  seeds: str | Sequence[int] | None = _field(
+    None,
+    'solver',
+    'A seed for each video, in place of `seed`: each video is the one that its '
+    'seed gives alone.',
+    example='1,2,3',
+  )
+  num: int = _field(
+    1, 'solver', 'Videos of each prompt.', kind=int, example='4'
+  )
+  best_of: int = _field(
+    1,
+    'solver',
+    'Generates so many candidates of each video and keeps the one whose motion '
+    'changes least where new frames meet conditioning frames (extend, loop, '
+    'connect).',
+    kind=int,
+    example='8',
+  )
+  batch_size: int = _field(
+    16, 'memory', 'Videos that are generated at once.', kind=int, example='4'
+  )
+  decode_tiles: str | None = _field(
+    None,
+    'memory',
+    'COLUMNSxROWS of tiles that each frame is decoded in, for frames that do '
+    'not fit in memory; tiles are blended, but seams may be visible.',
+    example='2x2',
+  )
+  decode_overlap: int = _field(
+    DECODE_OVERLAP,
+    'memory',
+    'Latent cells that neighbouring tiles share.',
+    kind=int,
+  )
+  decode_shards: int = _field(
+    1,
+    'memory',
+    'Devices that each frame is decoded on, without seams.',
+    kind=int,
+    example='2',
+  )
+  prompt_embeds_cache: str = _field(
+    PROMPT_EMBEDS_CACHE,
+    'memory',
+    'Folder that keeps the embeddings of prompts, so that a second run does '
+    'not read the text encoder of a published model; empty keeps none.',
+  )
+  out: str | None = _field(
+    None,
+    'output',
+    'File to write: .mp4, .webm, .gif or .png (one image, or a folder of '
+    'frames). A JSON sidecar beside it records every setting.',
+    example='video.mp4',
+  )
+  sampling: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+  def __post_init__(self):
+    for name in ('num', 'batch_size', 'best_of'):
+      value = getattr(self, name)
+      if value < 1:
+        raise SettingError(name, value, '1 or more')
+    if self.seed < 0:
+      raise SettingError('seed', self.seed, '0 or more')
+    if self.fps is not None and not 0 < self.fps <= 240:
+      raise SettingError('fps', self.fps, 'more than 0, at most 240')
+    if not math.isfinite(self.lora_strength):
+      raise SettingError('lora_strength', self.lora_strength, 'a finite number')
+
+  @property
+  def strength(self) -> float | None:
+    """Noise level that an edit starts from, a setting of the sampler."""
+    return self.sampling.get('strength')
 
 
-def parse_size(text: str | None) -> tuple[int, int] | None:
-  """'WIDTHxHEIGHT' -> (height, width)."""
-  if text is None:
+FIELDS = {field.name for field in dataclasses.fields(Request)} - {'sampling'}
+
+
+def from_keywords(sampling: Sequence[str], **values) -> Request:
+  """A request from keywords of Python.
+
+  Args:
+    sampling: names of the settings of the sampler.
+    **values: fields of Request or sampling settings, in diffusers' spelling
+      too; None leaves a default.
+
+  Raises:
+    SettingError: no such setting, or one that is set twice.
+  """
+  values = {k: v for k, v in values.items() if v is not None}
+  fields, settings = {}, {}
+  for name, value in aliases.renamed(values).items():
+    if name in FIELDS:
+      fields[name] = value
+    elif name in sampling:
+      settings[name] = value
+    else:
+      known = [*FIELDS, *sampling, *aliases.ALIASES, *aliases.SIZE]
+      near = difflib.get_close_matches(name, known, n=1)
+      hint = f'did you mean `{near[0]}`?' if near else ''
+      raise SettingError(name, describe(value), 'a known setting', hint=hint)
+  return Request(**fields, sampling=settings)
+
+
+def parse_size(request: Request) -> tuple[int, int] | None:
+  """(height, width) in pixels; None where the checkpoint decides.
+
+  Raises:
+    SettingError: a size of another form.
+  """
+  size = request.size
+  if size is None:
     return None
-  parts = text.lower().split('x')
-  if len(parts) != 2 or not all(p.isdigit() for p in parts):
-    raise ValueError(f'--size={text}: expected WIDTHxHEIGHT, such as 64x64')
-  return int(parts[1]), int(parts[0])
+  if isinstance(size, str):
+    size = size.lower().split('x')
+  try:
+    width, height = (int(side) for side in size)
+  except (TypeError, ValueError) as e:
+    raise SettingError(
+      'size', request.size, 'WIDTHxHEIGHT, such as 64x64'
+    ) from e
+  return height, width
 
 
-def _check_numbers(request: Request) -> None:
-  if not request.out:
-    raise ValueError('--out: expected a file to write, such as video.mp4')
-  for name in ('num', 'batch', 'candidates'):
-    if getattr(request, name) < 1:
-      raise ValueError(f'--{name}={getattr(request, name)}: expected 1 or more')
-  if request.seed < 0:
-    raise ValueError(f'--seed={request.seed}: expected 0 or more')
-  if request.fps is not None and not 0 < request.fps <= 240:
-    raise ValueError(f'--fps={request.fps}: expected more than 0, at most 240')
+def parse_seeds(request: Request) -> tuple[int, ...] | None:
+  """The seeds of the videos; None where they count from `seed`.
+
+  Raises:
+    SettingError: no whole numbers of 0 or more.
+  """
+  seeds = request.seeds
+  if seeds is None:
+    return None
+  if isinstance(seeds, str):
+    seeds = seeds.split(',')
+  try:
+    seeds = tuple(int(seed) for seed in seeds)
+  except (TypeError, ValueError) as e:
+    raise SettingError(
+      'seeds', request.seeds, 'whole numbers, such as 1,2,3'
+    ) from e
+  if not seeds or min(seeds) < 0:
+    raise SettingError('seeds', request.seeds, 'one or more, of 0 or more')
+  return seeds
 
 
-def _tuned(request: Request, model: load.Opened) -> load.Opened:
-  """The model with the pairs of --lora and --lora_2."""
-  strength = request.lora_strength
-  if not math.isfinite(strength):
-    raise ValueError(f'--lora_strength={strength}: expected a finite number')
-  for flag, root in (('lora', 'dit'), ('lora_2', 'dit_2')):
-    path = getattr(request, flag)
-    if path is None:
-      continue
-    if root not in model.readers:
-      raise ValueError(
-        f'--{flag}={path}: the model has one transformer, not two; give --lora'
-      )
-    try:
-      model = model.with_pairs(path, root=root, strength=strength)
-    except ValueError as e:
-      raise ValueError(f'--{flag}: {e}') from e
-  return model
-
-
-def _grid(
-  request: Request, model, size, *, mode: str, fps: float
-) -> geometry.Geometry:
-  data = model.experiment.data
-  frames = {'still': 1}.get(mode, data.frames)
-  if mode in modes.BETWEEN:
-    frames = data.world.longest
-  if request.frames is not None:
-    frames = request.frames
-  if request.seconds is not None:
-    step = model.networks.autoencoder.stride[0]
-    frames = min(
-      frames, prompt_schedule.length(request.seconds, stride=step, fps=fps)
-    )
-  height, width = size or (data.height, data.width)
-  return networks.clip_geometry(data, model.networks, (frames, height, width))
-
-
-def _check_candidates(request: Request, mode: str, window) -> None:
-  if request.candidates == 1:
-    return
-  if request.seconds is not None:
-    raise ValueError(
-      f'--candidates={request.candidates} with --seconds: chunks are drawn '
-      'once; leave one of them out'
-    )
-  if window is None or not best_of_n.of(window):
-    raise ValueError(
-      f'--candidates={request.candidates}: --mode={mode} has no join here to '
-      'choose by; leave it out (--num draws several), or choose a mode that '
-      'does, such as connect'
-    )
-
-
-def _warn_of_levels(request: Request, model, mode: str) -> None:
-  published = model.experiment.published.get('index', {})
-  if published and not published.get('expand_timesteps'):
-    logging.warning(
-      '--mode=%s: %s was published with one noise level for a whole clip: '
-      'unless it was trained on with frames that were given, it will not '
-      'follow what it is given',
-      mode,
-      request.checkpoint,
-    )
+def describe(value) -> Any:
+  """A value as messages and sidecars show it: arrays by their shape."""
+  if value is None or isinstance(value, (str, int, float)):
+    return value
+  if isinstance(value, os.PathLike):
+    return os.fspath(value)
+  if isinstance(value, (list, tuple)):
+    return [describe(item) for item in value]
+  shape = getattr(value, 'shape', None) or getattr(value, 'size', None)
+  return f'{type(value).__name__} {shape}' if shape else type(value).__name__

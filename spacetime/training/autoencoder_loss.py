@@ -7,13 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from spacetime.config.sections import ReconstructionConfig
-from spacetime.media.pixels import to_video
-
-
-def psnr(video_BFHWC, decoded_BFHWC) -> jax.Array:
-  """Peak signal-to-noise ratio in dB of each clip, (B,); range [-1, 1]."""
-  error = jnp.mean(jnp.square(video_BFHWC - decoded_BFHWC), axis=(1, 2, 3, 4))
-  return 10.0 * jnp.log10(4.0 / jnp.maximum(error, 1e-10))
+from spacetime.media.pixels import psnr, to_video
 
 
 def coarser(video_BFHWC: jax.Array) -> jax.Array:

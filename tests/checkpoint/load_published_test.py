@@ -12,10 +12,9 @@ from spacetime.checkpoint import load as load_lib
 from spacetime.checkpoint.interop import folders
 from spacetime.checkpoint.locate import locate
 from spacetime.cli import convert
-from spacetime.config import networks, samplers
+from spacetime.config import samplers
 from spacetime.diffusion import schedules
-from spacetime.pipeline import generate
-from tests.helpers import published_folder
+from tests.helpers import published_folder, sampling
 
 
 def load(path):
@@ -30,12 +29,7 @@ def test_samples_from_a_published_folder(vae, tmp_path):
   model = load(published_folder.write(tmp_path / 'tiny', vae=vae))
   time, height, width = model.networks.autoencoder.stride
   size = (1 + time, 2 * height, 4 * width)
-  videos = generate.sample(
-    model,
-    ['a red 3'],
-    grid=networks.clip_geometry(model.experiment.data, model.networks, size),
-    settings=model.experiment.sampling.with_changes(steps=3),
-  )
+  videos = sampling.frames(model, ['a red 3'], size=size, steps=3)
   assert videos[0].shape == (*size, 3)
   assert videos[0].std() > 1
 

@@ -9,6 +9,7 @@ import jax
 import numpy as np
 import pytest
 
+import spacetime
 from experiments import digits_bundled
 from spacetime import checkpoint, sharding
 from spacetime.checkpoint import load
@@ -17,7 +18,6 @@ from spacetime.data.digits import captions, examples
 from spacetime.data.digits import world as world_lib
 from spacetime.evaluation import world as measures
 from spacetime.media.pixels import to_video
-from spacetime.pipeline import generate
 from spacetime.training import autoencoder_loss
 
 ASSETS = pathlib.Path(__file__).parents[2] / 'spacetime' / 'assets'
@@ -48,17 +48,16 @@ def test_is_what_was_measured(name):
   assert found['num'] >= 64
 
 
-def test_the_model_follows_the_prompt_in_colour_and_motion(mesh):
-  model = load.load('digits', mesh=mesh)
-  world = model.experiment.data.world.without_wandering()
+def test_the_model_follows_the_prompt_in_colour_and_motion():
+  pipe = spacetime.load('digits', progress=False)
+  world = pipe.engine.data.world.without_wandering()
   scenes = [world_lib.from_json(r['scene']) for r in records(world)]
-  clips = generate.sample(
-    model,
+  videos = pipe(
     [captions.canonical_caption(scene) for scene in scenes],
-    grid=networks.clip_geometry(model.experiment.data, model.networks),
-    settings=model.experiment.sampling.with_changes(steps=8),
-    batch=CLIPS,
+    steps=8,
+    batch_size=CLIPS,
   )
+  clips = [video.frames for video in videos]
   assert clips[0].shape == (17, 64, 64, 3)
   scores = [
     measures.score(measures.measure(clip), scene)

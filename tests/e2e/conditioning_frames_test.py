@@ -33,6 +33,7 @@ from spacetime.diffusion import conditioning_video
 from spacetime.media.pixels import to_frames, to_video
 from spacetime.models.networks import Networks
 from spacetime.pipeline import generate, prompt_embeds
+from tests.helpers import sampling
 
 FRAMES = 13
 LOSS = 0.5  # dB
@@ -136,18 +137,17 @@ def codec(model):
 def make(model, window):
   """The frames of the window that come out of the sampler."""
   width = model.networks.dit.config.text_width
-  told = prompt_embeds.Texts((np.ones((3, width), np.float32),))
-  video = generate.from_texts(
+  embeds = prompt_embeds.PromptEmbeds((np.ones((3, width), np.float32),))
+  (video,) = sampling.frames(
     model,
-    told,
-    grid=networks.clip_geometry(
-      model.experiment.data, model.networks, (FRAMES, 64, 64)
-    ),
-    settings=model.experiment.sampling.with_changes(
-      steps=2, guidance=1.0, solver='euler'
-    ),
-    window=window,
-  )[0]
+    [''],
+    embeds=embeds,
+    size=(FRAMES, 64, 64),
+    conditioning=window,
+    steps=2,
+    guidance=1.0,
+    solver='euler',
+  )
   assert len(video) == window.length
   return video[len(window.before_FHWC) :][:FRAMES]
 
@@ -178,7 +178,9 @@ def losses(model, codec, window, real_FHWC):
 def test_what_a_window_begins_with_does_not_depend_on_what_is_made(
   model, codec, mode
 ):
-  assert not generate.needs_place(model.networks.autoencoder, OPENING[mode][0])
+  assert not generate.depends_on_filling(
+    model.networks.autoencoder, OPENING[mode][0]
+  )
   loss_F = losses(model, codec, *OPENING[mode])
   assert np.abs(loss_F).max() < 0.01
 

@@ -9,10 +9,12 @@ from PIL import Image
 
 from spacetime import sharding
 from spacetime.checkpoint import load
-from spacetime.config import networks, samplers
-from spacetime.diffusion import conditioning, conditioning_video, sampler
+from spacetime.config import samplers
+from spacetime.diffusion import conditioning_video, sampler
 from spacetime.pipeline import generate, prompt_embeds
+from spacetime.pipeline.engine import Engine
 from tests.checkpoint.interop import tokenizers_test
+from tests.helpers import sampling
 from tests.parity import folder_parity_test
 
 pytestmark = pytest.mark.parity
@@ -60,20 +62,25 @@ def ours(model, *, image_HWC=None, seed=3, **settings):
   nets = model.networks
   _, height, width = nets.autoencoder.stride
   size = FRAMES, SIZE[0] * height, SIZE[1] * width
-  grid = networks.clip_geometry(model.experiment.data, nets, size)
-  settings = model.experiment.sampling.with_changes(steps=STEPS, **settings)
-  told = prompt_embeds.from_prompts(model, [PROMPT], negative=NEGATIVE)
-  condition = conditioning.pure_noise(1, (*grid.latent, nets.autoencoder.z_dim))
+  video = None
+  if image_HWC is not None:
+    video = conditioning_video.image(image_HWC, frames=FRAMES, at=0, hold=4)
+  engine = Engine(model)
+  plan = sampling.plan(
+    engine,
+    size=size,
+    conditioning=video,
+    seed=seed,
+    steps=STEPS,
+    **settings,
+  )
+  embeds = prompt_embeds.from_prompts(engine, [PROMPT], negative=NEGATIVE)
+  condition = generate.conditioning(engine, plan, batch=1)
   shape = condition.z_Bfhwc.shape[1:]
   keys = sampler.clip_keys(seed, 1)
   noise = jax.vmap(lambda key: jax.random.normal(key, shape))(keys)
   frozen = {'autoencoder': model.read('autoencoder')}
-  if image_HWC is not None:
-    window = conditioning_video.image(image_HWC, frames=FRAMES, at=0, hold=4)
-    condition = generate.given(model, window, settings=settings, batch=1)
-  (z_Bfhwc,) = generate.draw(
-    model, told, condition, settings=settings, seed=seed, batch=1
-  )
+  (z_Bfhwc,) = generate.sample(engine, plan, embeds, condition)
   return np.asarray(noise), np.asarray(jax.jit(nets.decode)(frozen, z_Bfhwc))
 
 

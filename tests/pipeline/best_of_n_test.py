@@ -8,7 +8,7 @@ from spacetime.data.digits import examples
 from spacetime.diffusion import conditioning_video
 from spacetime.evaluation import seams
 from spacetime.pipeline import best_of_n
-from spacetime.pipeline.prompt_embeds import Texts
+from spacetime.pipeline.prompt_embeds import PromptEmbeds
 from tests.diffusion.conditioning_test import numbered
 from tests.evaluation.seams_test import WORLD, squares
 
@@ -26,21 +26,29 @@ def test_joins_are_where_what_is_made_meets_what_is_given():
   between = conditioning_video.connect(
     clip, clip, frames=13, cond_frames=(5, 4)
   )
-  assert (best_of_n.of(ahead), best_of_n.of(back), best_of_n.of(between)) == (
+  assert (
+    best_of_n.joins(ahead),
+    best_of_n.joins(back),
+    best_of_n.joins(between),
+  ) == (
     (14,),
     (5,),
     (14, 18),
   )
   loop = conditioning_video.loop(clip, frames=13, cond_frames=(5, 4))
-  assert best_of_n.of(loop) == (0, 14) and loop.length == 18
+  assert best_of_n.joins(loop) == (0, 14) and loop.length == 18
   # What stands alone moves nowhere: no motion leads to it or from it.
   still = conditioning_video.image(clip[0], frames=9, at=0, hold=4)
   held = conditioning_video.image(clip[0], frames=13, at=6, hold=4)
-  assert (best_of_n.of(still), best_of_n.of(held)) == ((), (5, 9))
+  assert (best_of_n.joins(still), best_of_n.joins(held)) == ((), (5, 9))
   kept = conditioning_video.edit(clip, frames=9, cond_frames=4)
   whole = conditioning_video.edit(clip, frames=9)
   part = conditioning_video.inpaint(clip, np.eye(*clip.shape[1:3], dtype=bool))
-  assert (best_of_n.of(kept), best_of_n.of(whole), best_of_n.of(part)) == (
+  assert (
+    best_of_n.joins(kept),
+    best_of_n.joins(whole),
+    best_of_n.joins(part),
+  ) == (
     (5,),
     (),
     (),
@@ -129,7 +137,7 @@ def test_one_of_each_clips_candidates_is_chosen():
 
 def test_texts_are_repeated_clip_by_clip():
   a, b, away = (np.full((1, 2), i) for i in range(3))
-  told = Texts((a, b), (away, away)).repeated(2)
+  told = PromptEmbeds((a, b), (away, away)).repeated(2)
   assert [text[0, 0] for text in told.text] == [0, 0, 1, 1]
   assert [text[0, 0] for text in told.negative] == [2] * 4
-  assert Texts((a,)).repeated(3).negative == ()
+  assert PromptEmbeds((a,)).repeated(3).negative == ()

@@ -9,7 +9,7 @@ from spacetime import sharding
 from spacetime.checkpoint import load
 from spacetime.diffusion import conditioning_video
 from spacetime.media.pixels import to_video
-from spacetime.pipeline import generate
+from tests.helpers import sampling
 
 RNG = np.random.default_rng(0)
 VIDEO = RNG.integers(0, 256, (12, 32, 48, 3)).astype(np.uint8)
@@ -21,9 +21,8 @@ def model():
   return load.open_model('digits', mesh=mesh)
 
 
-def given(model, window, strength=1.0):
-  settings = model.experiment.sampling.with_changes(strength=strength)
-  return generate.given(model, window, settings=settings, batch=2)
+def condition(model, video, strength=1.0):
+  return sampling.conditioning(model, video, batch=2, strength=strength)
 
 
 def encoded(model, frames_FHWC):
@@ -33,17 +32,17 @@ def encoded(model, frames_FHWC):
 
 def test_an_edit_is_of_the_whole_window_and_begins_at_its_strength(model):
   window = conditioning_video.edit(VIDEO, frames=9)
-  found = given(model, window, strength=0.5)
+  found = condition(model, window, strength=0.5)
   np.testing.assert_array_equal(found.t_BT, [[0.5], [0.5]])
   z = encoded(model, VIDEO[:9])
   np.testing.assert_allclose(found.z_Bfhwc, np.concatenate([z, z]), atol=1e-6)
   window = conditioning_video.edit(VIDEO, frames=9, cond_frames=4)
-  found = given(model, window, strength=0.5)
+  found = condition(model, window, strength=0.5)
   np.testing.assert_array_equal(found.t_BT, [[0.5, 0.5, 0]] * 2)
 
 
 def test_an_edit_of_full_strength_is_of_noise_alone(model):
-  found = given(model, conditioning_video.edit(VIDEO, frames=9))
+  found = condition(model, conditioning_video.edit(VIDEO, frames=9))
   np.testing.assert_array_equal(found.t_BT, [[1.0], [1.0]])
   assert found.cond_mask_Bfhwc is None and found.t_index_fhw is None
 
@@ -60,7 +59,7 @@ def test_no_more_is_encoded_than_is_known(model):
   networks = dataclasses.replace(model.networks, autoencoder=Watched())
   watched = dataclasses.replace(model, networks=networks)
   window = conditioning_video.forward(VIDEO, frames=17, cond_frames=5)
-  found = given(watched, window)
+  found = condition(watched, window)
   assert seen == [(1, 4, 32, 48, 3)]  # traced once
   np.testing.assert_array_equal(found.t_BT, [[0, 0, 1, 1, 1]] * 2)
   z = encoded(model, VIDEO[-5:])
@@ -71,7 +70,7 @@ def test_no_more_is_encoded_than_is_known(model):
 def test_a_mask_gives_tokens_and_parts_of_them(model):
   new_HW = np.zeros((32, 48), bool)
   new_HW[:, :20] = True  # two tokens and half of the next
-  found = given(model, conditioning_video.inpaint(VIDEO[:9], new_HW))
+  found = condition(model, conditioning_video.inpaint(VIDEO[:9], new_HW))
   np.testing.assert_array_equal(found.t_BT, [[1, 1, 1, 0]] * 2)
   assert (found.t_index_fhw[:, :, 24:] == 3).all()
   assert (found.t_index_fhw[2, :, :24] == 2).all()

@@ -10,6 +10,7 @@ from spacetime.data import latent_cache
 from spacetime.media import video_reader
 from spacetime.media.pixels import to_video
 from spacetime.pipeline import precompute, prompt_embeds
+from spacetime.pipeline.engine import Engine
 from tests.helpers import finetuned
 
 
@@ -39,7 +40,7 @@ def test_what_is_kept_is_what_the_networks_give(folder):
     tokens = whole.tokenizer.encode(cleaned, length=512)
     text = jax.jit(nets.embed)(whole.params, tokens[None])
     np.testing.assert_allclose(record['text'], text[0], atol=1e-5)
-  (empty,) = prompt_embeds.encode(model, [''])
+  (empty,) = prompt_embeds.encode(Engine(model), [''])
   np.testing.assert_array_equal(found.empty_SY[: len(empty)], empty)
   assert not found.empty_SY[len(empty) :].any()
 

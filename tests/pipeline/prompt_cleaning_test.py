@@ -10,7 +10,7 @@ from absl import logging
 
 from spacetime.checkpoint.interop import tokenizers
 from spacetime.data.tokenizer import END, PAD, Tokenizer
-from spacetime.pipeline import prompt_cleaning
+from spacetime.pipeline import prompts
 from tests.checkpoint.interop import tokenizers_test
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -48,7 +48,7 @@ NASTY = (
 
 def test_cleans():
   for given, expected in CLEANED.items():
-    assert prompt_cleaning.clean(given) == expected, repr(given)
+    assert prompts.clean(given) == expected, repr(given)
 
 
 @pytest.mark.parity
@@ -57,9 +57,7 @@ def test_cleans_as_diffusers_does():
 
   assert pipeline_wan.is_ftfy_available()
   for text in NASTY:
-    assert prompt_cleaning.clean(text) == pipeline_wan.prompt_clean(text), repr(
-      text
-    )
+    assert prompts.clean(text) == pipeline_wan.prompt_clean(text), repr(text)
 
 
 def serialized():
@@ -73,16 +71,16 @@ def test_what_is_over_is_cut_and_told(caplog):
   count = list(whole).index(END)
   logging.use_absl_handler()
   with caplog.at_level('WARNING'):
-    cut = prompt_cleaning.tokens(tokenizer, text, length=11)
+    cut = prompts.cut_tokens(tokenizer, text, length=11)
   assert cut.dtype == np.int32 and cut[-1] == END
   np.testing.assert_array_equal(cut[:-1], whole[:10])
   told = caplog.records[0].getMessage()
   assert f'has {count} tokens, of which the last {count - 10} are cut' in told
   assert 'at most 10' in told and len(caplog.records) == 1
-  fits = prompt_cleaning.tokens(tokenizer, text, length=count + 1)
+  fits = prompts.cut_tokens(tokenizer, text, length=count + 1)
   assert fits[-1] == END and len(caplog.records) == 1
-  assert prompt_cleaning.tokens(tokenizer, text, length=200)[-1] == PAD
-  with pytest.raises(ValueError, match=f'has {count} tokens; .* at most 10;'):
+  assert prompts.cut_tokens(tokenizer, text, length=200)[-1] == PAD
+  with pytest.raises(ValueError, match=f'has {count} tokens; .* at most 10 '):
     tokenizer.encode(text, length=11)
 
 
@@ -101,7 +99,7 @@ def test_cut_as_transformers_does(tmp_path):
       text, padding='max_length', max_length=512, truncation=True
     ).input_ids
     np.testing.assert_array_equal(
-      prompt_cleaning.tokens(ours, prompt_cleaning.clean(text), length=512),
+      prompts.cut_tokens(ours, prompts.clean(text), length=512),
       wanted,
     )
 

@@ -10,10 +10,10 @@ from absl import logging
 
 from spacetime import sharding
 from spacetime.checkpoint import load
-from spacetime.config import networks
 from spacetime.diffusion import conditioning_video
-from spacetime.pipeline import generate, prompt_embeds, prompt_embeds_files
-from tests.helpers import published_folder
+from spacetime.pipeline import prompt_embeds, prompts
+from spacetime.pipeline.engine import Engine
+from tests.helpers import published_folder, sampling
 
 
 def opened(folder):
@@ -62,13 +62,7 @@ def watched(model, log):
 
 
 def sample(model, prompts=('a red 3',), **more):
-  grid = networks.clip_geometry(
-    model.experiment.data, model.networks, (3, 8, 16)
-  )
-  settings = model.experiment.sampling.with_changes(steps=4)
-  return generate.sample(
-    model, list(prompts), grid=grid, settings=settings, **more
-  )
+  return sampling.frames(model, prompts, size=(3, 8, 16), steps=4, **more)
 
 
 def test_a_network_is_freed_before_the_next_is_read(tmp_path):
@@ -77,7 +71,7 @@ def test_a_network_is_freed_before_the_next_is_read(tmp_path):
   window = conditioning_video.image(image, frames=3, at=0, hold=2)
   prompts = ('a red 3', 'snow', 'a red 3')
   model = watched(opened(two(tmp_path / 'tiny')), log)
-  videos = sample(model, prompts, batch=2, window=window)
+  videos = sample(model, prompts, batch=2, conditioning=window)
   assert len(videos) == 3
   roots = ['text', 'autoencoder', 'dit', 'dit_2', 'autoencoder']
   assert log == [(root, []) for root in roots]
@@ -86,7 +80,7 @@ def test_a_network_is_freed_before_the_next_is_read(tmp_path):
 def test_with_every_prompt_in_the_cache_the_encoder_is_never_read(
   folder, tmp_path
 ):
-  cache = prompt_embeds_files.Cache(tmp_path / 'cache')
+  cache = prompt_embeds.Cache(tmp_path / 'cache')
   first = sample(opened(folder), ['a red 3', 'snow'], cache=cache)
   assert len(list(cache.folder.iterdir())) == 3  # the negative one too
   log = []
@@ -101,8 +95,9 @@ def test_with_every_prompt_in_the_cache_the_encoder_is_never_read(
 
 def test_rows_past_the_text_are_not_kept_and_zero_again(folder):
   model = opened(folder)
-  tokens = prompt_embeds.check(model, 'a red 3')
-  (row,) = prompt_embeds.encode(model, ['a red 3'])
+  engine = Engine(model)
+  tokens = prompts.tokens(engine, 'a red 3')
+  (row,) = prompt_embeds.encode(Engine(model), ['a red 3'])
   count = np.count_nonzero(tokens)
   assert row.shape == (count, published_folder.TEXT.d_model) and count < 20
   made = prompt_embeds.batch([row, row[:2]], length=512)
@@ -114,32 +109,32 @@ def test_rows_past_the_text_are_not_kept_and_zero_again(folder):
 
 def test_a_damaged_file_is_encoded_again_and_told(folder, tmp_path, caplog):
   logging.use_absl_handler()
-  model, cache = opened(folder), prompt_embeds_files.Cache(tmp_path)
-  (right,) = prompt_embeds.encode(model, ['snow'], cache=cache)
+  model, cache = opened(folder), prompt_embeds.Cache(tmp_path)
+  (right,) = prompt_embeds.encode(Engine(model), ['snow'], cache=cache)
   (path,) = tmp_path.iterdir()
   whole = path.read_bytes()
   flipped = whole[:-3] + bytes([whole[-3] ^ 64]) + whole[-2:]
   for i, damaged in enumerate([whole[:-5], b'', flipped, b'no header at all']):
     path.write_bytes(damaged)
     with caplog.at_level('WARNING'):
-      (found,) = prompt_embeds.encode(model, ['snow'], cache=cache)
+      (found,) = prompt_embeds.encode(Engine(model), ['snow'], cache=cache)
     np.testing.assert_array_equal(found, right)
     assert len(caplog.records) == i + 1
     told = caplog.records[-1].getMessage()
     assert 'encoded again' in told and str(path) in told
     np.testing.assert_array_equal(
-      prompt_embeds_files.read(path)['prompt_embeds'][0], right
+      prompt_embeds.read_file(path)['prompt_embeds'][0], right
     )
-  prompt_embeds_files.write(path, right[None, :, :5])
-  prompt_embeds.encode(model, ['snow'], cache=cache)
+  prompt_embeds.write_file(path, right[None, :, :5])
+  prompt_embeds.encode(Engine(model), ['snow'], cache=cache)
   assert 'expected (1, S, 12)' in caplog.records[-1].getMessage()
 
 
 def test_a_change_in_the_middle_of_an_array_is_seen(tmp_path):
   folder = published_folder.write(tmp_path / 'tiny')
-  cache = prompt_embeds_files.Cache(tmp_path / 'cache')
+  cache = prompt_embeds.Cache(tmp_path / 'cache')
   first, name = opened(folder), 'shared.weight'
-  (before,) = prompt_embeds.encode(first, ['snow'], cache=cache)
+  (before,) = prompt_embeds.encode(Engine(first), ['snow'], cache=cache)
   tensors = published_folder.drawn(published_folder.TEXT)
   # Of each array the first and last 512 values are in the hash alone.
   tensors[name].reshape(-1)[512:-512] += 1
@@ -149,22 +144,25 @@ def test_a_change_in_the_middle_of_an_array_is_seen(tmp_path):
   os.utime(path, ns=(0, 1))  # another time than the first one's in any case
   second = opened(folder)
   assert second.text_hash == first.text_hash
-  (after,) = prompt_embeds.encode(second, ['snow'], cache=cache)
+  (after,) = prompt_embeds.encode(Engine(second), ['snow'], cache=cache)
   assert np.abs(after - before).max() > 1e-3
   assert len(list(cache.folder.iterdir())) == 2
   # Nothing is read again where nothing has changed.
   again = opened(folder)
   again.readers.pop('text')
-  (same,) = prompt_embeds.encode(again, ['snow'], cache=cache)
+  (same,) = prompt_embeds.encode(Engine(again), ['snow'], cache=cache)
   np.testing.assert_array_equal(same, after)
 
 
 def test_a_cache_that_cannot_be_written_is_told(folder, tmp_path, caplog):
   logging.use_absl_handler()
   (tmp_path / 'file').write_text('')
-  cache = prompt_embeds_files.Cache(tmp_path / 'file' / 'cache')
+  cache = prompt_embeds.Cache(tmp_path / 'file' / 'cache')
   with caplog.at_level('WARNING'):
-    assert len(prompt_embeds.encode(opened(folder), ['snow'], cache=cache)) == 1
+    assert (
+      len(prompt_embeds.encode(Engine(opened(folder)), ['snow'], cache=cache))
+      == 1
+    )
   assert 'no cache of prompts' in caplog.records[0].getMessage()
 
 
@@ -177,10 +175,10 @@ def test_the_key_is_of_all_that_the_features_depend_on(folder, tmp_path):
     {'dtype': 'bfloat16'},
   ]
   keys = {
-    prompt_embeds_files.key('snow', **(base | change)) for change in changes
+    prompt_embeds.cache_key('snow', **(base | change)) for change in changes
   }
-  keys |= {prompt_embeds_files.key('2snow', **(base | {'length': 51}))}
-  keys |= {prompt_embeds_files.key('\ud83d', **base)}
+  keys |= {prompt_embeds.cache_key('2snow', **(base | {'length': 51}))}
+  keys |= {prompt_embeds.cache_key('\ud83d', **base)}
   assert len(keys) == 6
   # Of another tokenizer, other weights or another dtype of them.
   names = {opened(folder).text_hash}
@@ -201,18 +199,18 @@ def test_the_key_is_of_all_that_the_features_depend_on(folder, tmp_path):
 
 
 def test_our_own_models_are_not_cached_and_refuse_long_prompts(tmp_path):
-  model, cache = opened('digits'), prompt_embeds_files.Cache(tmp_path)
-  assert len(prompt_embeds.encode(model, ['a red 3'], cache=cache)) == 1
+  model, cache = opened('digits'), prompt_embeds.Cache(tmp_path)
+  assert len(prompt_embeds.encode(Engine(model), ['a red 3'], cache=cache)) == 1
   assert not list(tmp_path.iterdir())
   with pytest.raises(ValueError, match='prompt has .* tokens; .* at most'):
-    prompt_embeds.encode(model, ['seven ' * 200])
+    prompt_embeds.encode(Engine(model), ['seven ' * 200])
 
 
 def test_files_are_as_diffusers_takes_them(tmp_path):
   text_nSY = np.random.default_rng(0).normal(size=(2, 3, 5)).astype(np.float32)
   path = tmp_path / 'x.safetensors'
-  prompt_embeds_files.write(path, text_nSY)
+  prompt_embeds.write_file(path, text_nSY)
   np.testing.assert_array_equal(
-    prompt_embeds_files.read(path)['prompt_embeds'], text_nSY
+    prompt_embeds.read_file(path)['prompt_embeds'], text_nSY
   )
   assert [p.name for p in tmp_path.iterdir()] == [path.name]

@@ -16,11 +16,12 @@ from PIL import Image
 
 from spacetime import checkpoint
 from spacetime.checkpoint.locate import locate
-from spacetime.config import parse
 from spacetime.data import chat_endpoint, recaption
 from spacetime.data import tokenizer as tokenizer_lib
+from spacetime.data.digits import world as world_lib
 from spacetime.media import video_writer
-from spacetime.pipeline import prompt_expansion
+from spacetime.pipeline import prompts as prompts_lib
+from spacetime.pipeline.request import Request
 from tests.e2e import commands_test
 
 
@@ -72,23 +73,28 @@ def model():
   tokenizer = tokenizer_lib.Tokenizer.from_bytes(
     checkpoint.read_tokenizer(folder)
   )
-  experiment = checkpoint.read_experiment(folder)
   return types.SimpleNamespace(
-    experiment=experiment,
-    tokenizer=tokenizer,
+    data=data('digits'),
+    model=types.SimpleNamespace(tokenizer=tokenizer),
     networks=types.SimpleNamespace(text_length=80),
+    published=None,
   )
 
 
+def data(name):
+  world = world_lib.World(max_characters=1)
+  return types.SimpleNamespace(name=name, world=world)
+
+
 def asked(expand_prompt, **changes):
-  flags = dict(expand_model='m', expand_timeout=5.0) | changes
-  return types.SimpleNamespace(expand_prompt=expand_prompt, **flags)
+  settings = dict(expand_model='m', expand_timeout=5.0) | changes
+  return Request(expand_prompt=expand_prompt, **settings)
 
 
 def test_the_grammar_expands_and_none_does_not(model):
   prompts = ['a red 3 moving left', 'a cat']
-  assert prompt_expansion.expand(asked(None), model, prompts) == prompts
-  told = prompt_expansion.expand(asked('grammar'), model, prompts)
+  assert prompts_lib.expand(asked(None), model, prompts) == prompts
+  told = prompts_lib.expand(asked('grammar'), model, prompts)
   assert 'red 3 moves' in told[0] and 'background' in told[0]
   assert told[1] == 'a cat'
 
@@ -96,7 +102,7 @@ def test_the_grammar_expands_and_none_does_not(model):
 def test_an_endpoint_expands_each_prompt_once(model, server, monkeypatch):
   monkeypatch.setenv(chat_endpoint.KEY, 'secret')
   prompts = ['a red 3', 'a red 3', 'a blue 4']
-  told = prompt_expansion.expand(asked(server.url), model, prompts)
+  told = prompts_lib.expand(asked(server.url), model, prompts)
   assert told == ['a long prompt'] * 3 and len(server.asked) == 2
   path, headers, body = server.asked[0]
   assert path == '/v1/chat/completions'
@@ -126,27 +132,22 @@ def test_an_endpoint_that_fails_leaves_the_prompt(
     setattr(server, name, value)
   request = asked(server.url, expand_timeout=0.3 if server.wait else 5.0)
   with caplog.at_level('WARNING', logger='absl'):
-    assert prompt_expansion.expand(request, model, ['a red 3']) == ['a red 3']
-  assert 'going on with the prompt as it is: a red 3' in caplog.text
+    assert prompts_lib.expand(request, model, ['a red 3']) == ['a red 3']
+  assert 'continuing with the prompt as it is: a red 3' in caplog.text
   assert message in caplog.text
 
 
 def test_refuses(model):
   for value in ('gramar', 'ftp://x/v1', 'http://'):
-    with pytest.raises(ValueError, match=r"--expand_prompt: .* or 'grammar'"):
-      prompt_expansion.expand(asked(value), model, ['a red 3'])
+    with pytest.raises(ValueError, match=r"expand_prompt=.* or 'grammar'"):
+      prompts_lib.expand(asked(value), model, ['a red 3'])
   with pytest.raises(ValueError, match='timeout=0: expected more'):
-    prompt_expansion.expand(
-      asked('http://x', expand_timeout=0), model, ['a red 3']
-    )
-  other = types.SimpleNamespace(
-    experiment=parse.replace(
-      model.experiment,
-      {'data.name': 'folder', 'data.mixed': None, 'data.packing': None},
-    )
-  )
-  with pytest.raises(ValueError, match="data are 'folder': the grammar is of"):
-    prompt_expansion.expand(asked('grammar'), other, ['a red 3'])
+    prompts_lib.expand(asked('http://x', expand_timeout=0), model, ['a red 3'])
+  other = types.SimpleNamespace(data=data('folder'))
+  with pytest.raises(
+    ValueError, match="data are 'folder' and the grammar is of"
+  ):
+    prompts_lib.expand(asked('grammar'), other, ['a red 3'])
 
 
 @pytest.fixture

@@ -1,0 +1,191 @@
+"""Evaluation reports: measures of a model's videos beside those of real clips.
+
+Half of the prompts describe held-out clips (handwriting never trained on), half
+compositions (digit x colour x motion) that training never showed. Real clips of
+the same scenes are the ceiling.
+"""
+
+import dataclasses
+import json
+import pathlib
+import time
+
+import jax
+import numpy as np
+import tqdm
+from matplotlib import pyplot
+
+from spacetime import checkpoint, sharding
+from spacetime.checkpoint import load
+from spacetime.checkpoint.locate import locate
+from spacetime.config import networks
+from spacetime.data.digits import captions, tfds
+from spacetime.data.digits import world as world_lib
+from spacetime.evaluation import world as measures
+from spacetime.evaluation.settings import EvaluationSettings
+from spacetime.media import contact_sheet, files
+from spacetime.media.pixels import psnr, to_frames, to_video
+from spacetime.pipeline.pipeline import Pipeline
+from spacetime.pipeline.request import Request
+
+# Evaluation scenes have seeds that no training uses.
+SCENES = 1_000_003
+SHOWN = 8  # clips in the contact sheet
+pyplot.switch_backend('agg')  # files only, no window
+
+
+def write(settings: EvaluationSettings) -> str:
+  """Evaluates a checkpoint and writes metrics.json and pictures.
+
+  Returns:
+    the measures as text.
+
+  Raises:
+    SettingError: settings that the checkpoint does not support.
+    ValueError: no such checkpoint, or a folder that cannot be written.
+  """
+  out = pathlib.Path(settings.out).absolute()
+  files.check_writable(out)
+  folder = locate(settings.checkpoint).folder
+  if checkpoint.read_config(folder)['stage'] == 'autoencoder':
+    metrics = evaluate_autoencoder(settings, folder, out)
+    text = (
+      f'PSNR {metrics["psnr"]} dB, the least of {settings.num} clips '
+      f'{metrics["psnr_least"]:.2f}'
+    )
+  else:
+    metrics = evaluate_model(settings, out)
+    text = table(metrics)
+  with files.atomic_write(out / 'metrics.json') as temporary:
+    temporary.write_text(json.dumps(metrics, indent=2) + '\n')
+  return text
+
+
+def evaluate_autoencoder(
+  settings: EvaluationSettings, folder: str, out: pathlib.Path
+) -> dict:
+  """PSNR in dB of reconstructed held-out clips, and a sheet of some."""
+  mesh = sharding.single_device_mesh()
+  experiment = checkpoint.read_experiment(folder)
+  autoencoder = networks.autoencoder(experiment.autoencoder)
+  params = load.load_own(experiment.autoencoder, folder, mesh=mesh)
+  params = params['autoencoder']
+  world = experiment.data.world
+  real, _ = real_clips(world, count=settings.num, seed=settings.seed)
+
+  @jax.jit
+  def reconstruct(frames_FHWC):
+    video = to_video(frames_FHWC)[None]
+    decoded = autoencoder.decode(params, autoencoder.encode(params, video))
+    return psnr(video, decoded)[0], decoded[0]
+
+  values, clips, texts = [], [], []
+  for i, clip in enumerate(tqdm.tqdm(real, desc='reconstructing', unit='clip')):
+    value, decoded = reconstruct(clip)
+    values.append(float(value))
+    if i < SHOWN // 2:
+      clips += [clip, to_frames(decoded)]
+      texts += ['a held-out clip', f'its reconstruction, {value:.1f} dB']
+  contact_sheet.write(out / 'sheet.png', clips, texts)
+  return {
+    'checkpoint': settings.checkpoint,
+    'weights_hash': checkpoint.weights_hash(folder),
+    'num': settings.num,
+    'seed': settings.seed,
+    'psnr': round(float(np.mean(values)), 3),
+    'psnr_least': round(float(np.min(values)), 3),
+  }
+
+
+def evaluate_model(settings: EvaluationSettings, out: pathlib.Path) -> dict:
+  """Measures of the model's videos and of real clips of the same scenes."""
+  pipe = Pipeline(settings.checkpoint)
+  world = pipe.engine.data.world.without_wandering()
+  request = Request(
+    checkpoint=settings.checkpoint,
+    prompt=['any'] * settings.num,
+    frames=world.frames if settings.frames is None else settings.frames,
+    size=settings.size or (world.width, world.height),
+    seed=settings.seed,
+    batch_size=settings.batch_size,
+    sampling=settings.sampling,
+  )
+  geometry = pipe.geometry(request)
+  world = world.resized(geometry.frames, geometry.height, geometry.width)
+  real, scenes = real_clips(world, count=settings.num, seed=settings.seed)
+  prompts = [captions.canonical_caption(scene) for scene in scenes]
+  began = time.monotonic()
+  videos = pipe.generate(dataclasses.replace(request, prompt=prompts))
+  seconds = time.monotonic() - began
+  sampled = [video.frames for video in videos]
+  sampling = videos[0].metadata['sampling']
+  metrics = {
+    'checkpoint': settings.checkpoint,
+    'weights_hash': videos[0].metadata['weights_hash'],
+    'num': settings.num,
+    'seed': settings.seed,
+    'frames': geometry.frames,
+    'size': f'{geometry.width}x{geometry.height}',
+    **{k: sampling[k] for k in ('solver', 'steps', 'guidance', 'temperature')},
+    'seconds_per_video': round(seconds / settings.num, 3),
+    'sampled': summary(sampled, scenes),
+    'real': summary(real, scenes),
+  }
+  write_pictures(out, metrics, sampled, real, prompts)
+  return metrics
+
+
+def real_clips(world: world_lib.World, *, count: int, seed: int):
+  """(frames_FHWC, scenes): half held-out clips, half held-out compositions."""
+  clips, scenes = [], []
+  for i in range(count):
+    split = world_lib.SPLITS[1 + i % 2]
+    record = tfds.example(i // 2, world=world, split=split, seed=SCENES + seed)
+    clips.append(record['video'])
+    scenes.append(world_lib.from_json(record['scene']))
+  return clips, scenes
+
+
+def summary(clips, scenes) -> dict[str, float]:
+  """The measures of clips against their scenes."""
+  pairs = tqdm.tqdm(
+    zip(clips, scenes, strict=True),
+    total=len(clips),
+    desc='measuring',
+    unit='clip',
+  )
+  return measures.summarise(
+    measures.score(measures.measure(clip), scene) for clip, scene in pairs
+  )
+
+
+def table(metrics: dict) -> str:
+  """The measures as text: sampled clips, and real ones beside them."""
+  rows = [f'{"":32} sampled    real']
+  for name, value in metrics['sampled'].items():
+    rows.append(f'{name:32} {value:7.3f} {metrics["real"][name]:7.3f}')
+  return '\n'.join(rows)
+
+
+def write_pictures(
+  out: pathlib.Path, metrics: dict, sampled, real, prompts
+) -> None:
+  """Writes sheet.png (clips beside real ones) and chart.png."""
+  clips, texts = [], []
+  for i in range(min(SHOWN, len(sampled))):
+    clips += [sampled[i], real[i]]
+    texts += [prompts[i], '(a real clip of the same scene)']
+  contact_sheet.write(out / 'sheet.png', clips, texts)
+  names = [n for n in metrics['sampled'] if not n.endswith('clips')]
+  positions = np.arange(len(names))
+  figure, axes = pyplot.subplots(figsize=(8, 0.3 * len(names) + 1))
+  for shift, kind in ((-0.2, 'real'), (0.2, 'sampled')):
+    values = [metrics[kind][name] for name in names]
+    axes.barh(positions + shift, values, height=0.4, label=kind)
+  axes.set_yticks(positions, names)
+  axes.invert_yaxis()
+  axes.set_xlim(0, 1)
+  axes.legend(loc='lower right')
+  figure.tight_layout()
+  figure.savefig(out / 'chart.png', dpi=100)
+  pyplot.close(figure)

@@ -1,0 +1,136 @@
+"""Engine of a pipeline: parameters and programs, kept between calls."""
+
+import contextlib
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import numpy as np
+
+from spacetime.checkpoint import load
+from spacetime.config import samplers
+from spacetime.data.settings import DataConfig
+from spacetime.diffusion.settings import SamplingSettings
+from spacetime.media.pixels import to_video
+from spacetime.models.autoencoder import streaming
+from spacetime.pipeline import progress as progress_lib
+
+# Networks of at most so many bytes stay in memory between calls; larger ones
+# are read when their turn comes and freed before the next is read.
+KEPT_BYTES = 256 * 2**20
+
+
+class Program:
+  """A jitted function that reports when it compiles."""
+
+  def __init__(self, function: Callable, compiling: Callable, **options):
+    self._call = jax.jit(function, **options)
+    self._compiling, self._signatures = compiling, set()
+
+  def __call__(self, *args):
+    leaves, structure = jax.tree.flatten(args)
+    shapes = tuple((np.shape(x), getattr(x, 'dtype', None)) for x in leaves)
+    signature = (structure, shapes)
+    if signature in self._signatures:
+      return self._call(*args)
+    with self._compiling():
+      result = self._call(*args)
+    self._signatures.add(signature)
+    return result
+
+  def __getattr__(self, name: str):
+    return getattr(self._call, name)
+
+
+class Engine:
+  """A model in use: reads its networks and compiles its programs once.
+
+  Attributes:
+    model: opened, no parameter read.
+    progress: of the call under way.
+
+  Args:
+    model: an opened checkpoint.
+    kept_bytes: networks up to this size stay in memory.
+  """
+
+  def __init__(self, model: load.Opened, *, kept_bytes: int = KEPT_BYTES):
+    self.model = model
+    self.progress = progress_lib.SILENT
+    self._kept_bytes = kept_bytes
+    self._params: dict[str, Any] = {}
+    self._programs: dict[Any, Any] = {}
+
+  @property
+  def networks(self):
+    """The three networks as pure functions."""
+    return self.model.networks
+
+  @property
+  def autoencoder(self):
+    """The autoencoder's functions."""
+    return self.model.networks.autoencoder
+
+  @property
+  def data(self) -> DataConfig:
+    """Settings of the clips that the model was trained on."""
+    return self.model.experiment.data
+
+  @property
+  def published(self) -> Mapping | None:
+    """The index of a published model; None of a model of this package."""
+    return self.model.experiment.published or None
+
+  def settings(self, **changes) -> SamplingSettings:
+    """The checkpoint's sampling settings with changes."""
+    return self.model.experiment.sampling.with_changes(**changes)
+
+  def read(self, root: str):
+    """The parameters of a network: 'text', 'dit', 'dit_2' or 'autoencoder'."""
+    if root in self._params:
+      return self._params[root]
+    with self.progress.stage(f'reading {root}'):
+      params = self.model.read(root)
+    size = sum(leaf.nbytes for leaf in jax.tree.leaves(params))
+    if size <= self._kept_bytes:
+      self._params[root] = params
+    return params
+
+  def program(self, key, function: Callable, **options) -> Program:
+    """The jitted `function` of a key, the same object at every call."""
+    if key not in self._programs:
+      self._programs[key] = Program(function, self._compiling, **options)
+    return self._programs[key]
+
+  def samplers(self, settings: SamplingSettings, latent) -> dict:
+    """Samplers by the transformer that serves their steps, in their order."""
+    key = ('samplers', settings, latent)
+    if key not in self._programs:
+      self._programs[key] = samplers.samplers(
+        self.model.experiment, self.networks, settings, latent=latent
+      )
+    return self._programs[key]
+
+  def encode(self, frames_BFHWC: np.ndarray, params) -> np.ndarray:
+    """uint8 frames -> z_Bfhwc on the host, one latent frame at a time.
+
+    Args:
+      frames_BFHWC: a batch of clips.
+      params: of the autoencoder.
+    """
+    autoencoder = self.autoencoder
+    codes = streaming.encode_chunks(
+      autoencoder,
+      params,
+      np.asarray(to_video(frames_BFHWC)),
+      first=self.program('encode_first', autoencoder.encode_first),
+      step=self.program(
+        'encode_step', autoencoder.encode_step, donate_argnums=1
+      ),
+    )
+    return np.concatenate([np.asarray(z) for z in codes], axis=1)
+
+  @contextlib.contextmanager
+  def _compiling(self):
+    with self.progress.stage('compiling'):
+      yield

@@ -1,0 +1,383 @@
+"""Pipeline: a trained model that generates videos, the front door."""
+
+import dataclasses
+import time
+from collections.abc import Iterator, Mapping, Sequence
+
+from spacetime import SettingError, sharding
+from spacetime.checkpoint import load as load_lib
+from spacetime.data import geometry as geometry_lib
+from spacetime.diffusion.settings import SamplingSettings
+from spacetime.pipeline import (
+  best_of_n,
+  generate,
+  long_video,
+  outputs,
+  rollout_state,
+)
+from spacetime.pipeline import plan as plan_lib
+from spacetime.pipeline import progress as progress_lib
+from spacetime.pipeline import prompt_embeds as prompt_embeds_lib
+from spacetime.pipeline import request as request_lib
+from spacetime.pipeline.engine import Engine
+from spacetime.pipeline.request import Request, Source
+from spacetime.pipeline.video import Video
+
+Progress = progress_lib.Callback | None
+SAMPLING = tuple(field.name for field in dataclasses.fields(SamplingSettings))
+
+
+def load(path: str, **options) -> 'Pipeline':
+  """A pipeline of a model, whose networks are read when they are needed.
+
+  Args:
+    path: a bundled name such as 'digits', a run, a weights folder, a diffusers
+      folder, or a name on the Hub.
+    **options: see Pipeline.
+
+  Raises:
+    ValueError: nothing there, half-written, or not a text-to-video model.
+  """
+  pipe = Pipeline(path, **options)
+  pipe.engine  # noqa: B018 - opened now, so that mistakes show here
+  return pipe
+
+
+class Pipeline:
+  """Generates videos with one model.
+
+  Every method returns a Video, or a list of them for a list of prompts, `num`
+  or `seeds`. Keywords besides those of a signature are fields of
+  request.Request and settings of the sampler (steps, solver, shift, guidance,
+  ...), in diffusers' spelling too. Programs are compiled at the first call of a
+  shape and kept.
+
+  Args:
+    path: see load.
+    lora: file of LoRA weights of the transformer.
+    lora_2: of the second of two transformers.
+    lora_strength: factor on the LoRA weights.
+    mesh: devices of the parameters; None is the first device.
+    progress: whether calls show a bar on stderr.
+  """
+
+  def __init__(
+    self,
+    path: str,
+    *,
+    lora: str | None = None,
+    lora_2: str | None = None,
+    lora_strength: float = 1.0,
+    mesh=None,
+    progress: bool = True,
+  ):
+    self.path, self.progress = path, progress
+    self._mesh, self._engine = mesh, None
+    self._lora = dict(lora=lora, lora_2=lora_2, lora_strength=lora_strength)
+
+  def __repr__(self) -> str:
+    return f'Pipeline({self.path!r})'
+
+  @property
+  def engine(self) -> Engine:
+    """The opened model with its parameters and programs."""
+    if self._engine is None:
+      mesh = self._mesh or sharding.single_device_mesh()
+      model = load_lib.open_model(self.path, mesh=mesh)
+      self._engine = Engine(_with_lora(model, **self._lora))
+    return self._engine
+
+  # -- modes -------------------------------------------------------------------
+
+  def __call__(
+    self,
+    prompt: str | Sequence[str] | None = None,
+    *,
+    image: Source | None = None,
+    at: str | int | None = None,
+    frames: int | None = None,
+    size: tuple[int, int] | str | None = None,
+    fps: float | None = None,
+    seed: int = 0,
+    seeds: Sequence[int] | None = None,
+    num: int = 1,
+    negative_prompt: str = '',
+    callback: Progress = None,
+    **settings,
+  ) -> Video | list[Video]:
+    """Generates videos of prompts.
+
+    Args:
+      prompt: a text, or several.
+      image: an image that becomes one frame of the video.
+      at: the frame it becomes: 'first', 'last' or a number.
+      frames: frames of the clip.
+      size: (width, height) in pixels.
+      fps: frames a second.
+      seed: of the first clip; the same seed gives the same videos.
+      seeds: a seed for each clip, each the clip that its seed gives alone.
+      num: videos of each prompt.
+      negative_prompt: what the videos should not show.
+      callback: called after each solver step with (steps done, steps in all).
+      **settings: see Pipeline.
+
+    Raises:
+      SettingError: it names the setting to change.
+    """
+    request = self._request(
+      prompt=prompt,
+      image=image,
+      image_at=at,
+      frames=frames,
+      size=size,
+      fps=fps,
+      seed=seed,
+      seeds=seeds,
+      num=num,
+      negative_prompt=negative_prompt,
+      **settings,
+    )
+    return self.generate(request, callback=callback)
+
+  def still(self, prompt, **settings) -> Video | list[Video]:
+    """One image of a prompt, as a Video of one frame."""
+    return self(prompt, mode='still', **settings)
+
+  def extend(
+    self,
+    clip: Source,
+    prompt,
+    *,
+    frames: int | None = None,
+    cond_frames: int | None = None,
+    backward: bool = False,
+    **settings,
+  ) -> Video | list[Video]:
+    """Continues a clip, or generates what comes before it.
+
+    Args:
+      clip: a path, an array or a Video.
+      prompt: of the new frames.
+      frames: conditioning and new frames together.
+      cond_frames: frames of the clip that the new ones continue.
+      backward: whether the new frames come before the clip.
+      **settings: see __call__.
+    """
+    return self(
+      prompt,
+      mode='extend_backward' if backward else 'extend',
+      video=clip,
+      frames=frames,
+      cond_frames=cond_frames,
+      **settings,
+    )
+
+  def loop(self, clip: Source, prompt, **settings) -> Video | list[Video]:
+    """The clip with new frames that lead from its end to its start."""
+    return self(prompt, mode='loop', video=clip, **settings)
+
+  def connect(
+    self, first: Source, second: Source, prompt, **settings
+  ) -> Video | list[Video]:
+    """The first clip, new frames that lead to the second, and the second."""
+    return self(prompt, mode='connect', video=first, video2=second, **settings)
+
+  def inpaint(
+    self, clip: Source, mask: Source, prompt, **settings
+  ) -> Video | list[Video]:
+    """The clip with the light pixels of a mask generated anew."""
+    return self(prompt, mode='inpaint', video=clip, mask=mask, **settings)
+
+  def outpaint(
+    self, clip: Source, size: tuple[int, int], prompt, **settings
+  ) -> Video | list[Video]:
+    """The clip in the middle of a larger picture of (width, height)."""
+    return self(prompt, mode='outpaint', video=clip, size=size, **settings)
+
+  def edit(
+    self, clip: Source, prompt, *, strength: float, **settings
+  ) -> Video | list[Video]:
+    """The clip changed to a prompt.
+
+    Args:
+      clip: a path, an array or a Video.
+      prompt: of the result.
+      strength: noise level that the edit starts from: above 0 (nothing
+        changes) to 1 (nothing stays).
+      **settings: see __call__; `mask` and `cond_frames` keep parts as they are.
+    """
+    return self(prompt, mode='edit', video=clip, strength=strength, **settings)
+
+  def stream(
+    self,
+    prompt: str | None = None,
+    *,
+    seconds: float,
+    prompt_schedule=None,
+    callback: Progress = None,
+    **settings,
+  ) -> Iterator[Video]:
+    """Yields a long video chunk by chunk, in constant memory.
+
+    Args:
+      prompt: of the whole video.
+      seconds: its duration.
+      prompt_schedule: in place of prompt, pairs (seconds, prompt) or
+        '0: PROMPT; 10: PROMPT'.
+      callback: called after each solver step with (steps done, steps in all).
+      **settings: see __call__; `context_noise` and `cond_frames` rule how a
+        chunk continues the one before.
+
+    Raises:
+      SettingError: it names the setting to change; more than one video.
+    """
+    request = self._request(
+      prompt=prompt,
+      seconds=seconds,
+      prompt_schedule=prompt_schedule,
+      **settings,
+    )
+    plan = plan_lib.resolve(request, self.engine)
+    if plan.clips != 1:
+      raise SettingError('num', plan.clips, 'one video at a time in a stream')
+    return self._stream(plan, callback)
+
+  # -- requests ----------------------------------------------------------------
+
+  def generate(
+    self, request: Request, *, callback: Progress = None
+  ) -> Video | list[Video]:
+    """The videos of a request: one, or a list if several are requested."""
+    plan = plan_lib.resolve(request, self.engine)
+    if plan.division is not None:
+      raise SettingError('seconds', request.seconds, '`stream`, or `write`')
+    videos = self._videos(plan, callback)
+    single = isinstance(request.prompt, str) or request.prompt is None
+    return videos[0] if single and len(videos) == 1 else videos
+
+  def geometry(self, request: Request) -> geometry_lib.Geometry:
+    """Sizes of a request's clips."""
+    return plan_lib.geometry(request, self.engine)
+
+  def write(self, request: Request) -> Mapping:
+    """Writes the videos of a request to `out`, with sidecars and a sheet.
+
+    A long video is written chunk by chunk; if it was interrupted, the same
+    request resumes it.
+
+    Returns:
+      the metadata of each file, by its path.
+
+    Raises:
+      SettingError: it names the setting to change.
+    """
+    plan = plan_lib.resolve(request, self.engine)
+    targets = outputs.targets(request, clips=plan.clips)
+    outputs.check(targets, request, frames=plan.frames)
+    if plan.division is None:
+      return outputs.write(targets, self._videos(plan, None))
+    return self._write_long(plan, targets)
+
+  def _request(self, **values) -> Request:
+    return request_lib.from_keywords(
+      SAMPLING, checkpoint=self.path, **self._lora, **values
+    )
+
+  def _videos(self, plan: plan_lib.Plan, callback: Progress) -> list[Video]:
+    began = time.monotonic()
+    engine = self._start(callback)
+    plan = plan_lib.expand(plan, engine)
+    embeds = self._embeds(plan).repeated(plan.candidates)
+    clips = generate.frames(engine, plan, embeds)
+    joins = best_of_n.joins(plan.conditioning) if plan.conditioning else ()
+    clips, chosen = best_of_n.smoothest(
+      clips, joins, candidates=plan.candidates
+    )
+    metadata = plan_lib.metadata(plan, engine)
+    metadata['seconds'] = round(time.monotonic() - began, 3)
+    return [
+      Video(
+        frames_FHWC,
+        plan.fps,
+        {
+          'prompt': plan.prompts[i],
+          'original_prompt': plan.original_prompts[i],
+          'number': i,
+          'candidate': chosen[i],
+          **metadata,
+        },
+      )
+      for i, frames_FHWC in enumerate(clips)
+    ]
+
+  def _stream(self, plan: plan_lib.Plan, callback: Progress) -> Iterator[Video]:
+    engine = self._start(callback)
+    plan = plan_lib.expand(plan, engine)
+    chunks = long_video.Chunks(engine, plan, self._embeds(plan))
+    metadata = plan_lib.metadata(plan, engine)
+    metadata |= long_video.clip_metadata(plan, 0)
+    each = long_video.chunk_metadata(plan, 0)
+    with engine.progress.steps(chunks.steps_per_chunk * len(each)):
+      for chunk, values in zip(chunks.remaining, each, strict=True):
+        frames_FHWC = chunks.generate(chunk)[0]
+        yield Video(frames_FHWC, plan.fps, metadata | {'chunk': values})
+
+  def _write_long(self, plan: plan_lib.Plan, targets) -> Mapping:
+    began = time.monotonic()
+    engine = self._start(None)
+    plan = plan_lib.expand(plan, engine)
+    metadata = plan_lib.metadata(plan, engine)
+    identity = long_video.identity(plan, metadata)
+    state = rollout_state.read(targets.state, identity)
+    embeds = self._embeds(plan)
+    long_video.write(
+      engine, plan, embeds, targets, state=state, identity=identity
+    )
+    metadata['seconds'] = round(time.monotonic() - began, 3)
+    return long_video.finish(plan, targets, metadata)
+
+  def _start(self, callback: Progress) -> Engine:
+    """The engine with the progress of a new call."""
+    self.engine.progress = progress_lib.Progress(
+      show=self.progress, callback=callback
+    )
+    return self.engine
+
+  def _embeds(self, plan: plan_lib.Plan) -> prompt_embeds_lib.PromptEmbeds:
+    return prompt_embeds_lib.from_prompts(
+      self.engine,
+      plan.prompts,
+      negative=plan.negative_prompt,
+      read=plan.prompt_embeds,
+      cache=plan.cache,
+    )
+
+
+def from_request(request: Request) -> Pipeline:
+  """The pipeline of a request's checkpoint and LoRA weights, not yet opened."""
+  return Pipeline(
+    request.checkpoint,
+    lora=request.lora,
+    lora_2=request.lora_2,
+    lora_strength=request.lora_strength,
+  )
+
+
+def _with_lora(
+  model: load_lib.Opened, *, lora, lora_2, lora_strength: float
+) -> load_lib.Opened:
+  """The model with LoRA weights, merged when a transformer is read."""
+  for name, path, root in (('lora', lora, 'dit'), ('lora_2', lora_2, 'dit_2')):
+    if path is None:
+      continue
+    if root not in model.readers:
+      raise SettingError(
+        name, path, 'none, since the model has one transformer: use `lora`'
+      )
+    try:
+      model = model.with_pairs(path, root=root, strength=lora_strength)
+    except ValueError as e:
+      raise SettingError(
+        name, path, 'LoRA weights of this model', hint=str(e)
+      ) from e
+  return model

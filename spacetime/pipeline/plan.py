@@ -1,0 +1,304 @@
+"""Plan: a request resolved once against a model, frozen and complete.
+
+Everything that can be refused is refused here, before a parameter is read or a
+program compiled.
+"""
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+from absl import logging
+
+import spacetime
+from spacetime import SettingError
+from spacetime.config import networks
+from spacetime.data import geometry as geometry_lib
+from spacetime.diffusion import conditioning_video, rollout
+from spacetime.diffusion.settings import SamplingSettings
+from spacetime.pipeline import (
+  best_of_n,
+  decode,
+  modes,
+  prompt_schedule,
+)
+from spacetime.pipeline import prompt_embeds as prompt_embeds_lib
+from spacetime.pipeline import prompts as prompts_lib
+from spacetime.pipeline.engine import Engine
+from spacetime.pipeline.request import (
+  FIELDS,
+  Request,
+  describe,
+  parse_seeds,
+  parse_size,
+)
+
+# Settings that sidecars do not repeat: they change no frame, or stand there
+# resolved.
+UNRECORDED = {
+  *('prompt', 'prompts_file', 'prompt_schedule', 'num', 'out', 'batch_size'),
+  *('size', 'prompt_embeds_cache'),
+  *('expand_model', 'expand_timeout'),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+  """A request resolved to prompts, sizes, settings and conditioning.
+
+  Attributes:
+    request: as it came.
+    mode: its name.
+    prompts: of each clip; of long videos all clips for each prompt of the
+      schedule. Encoded unless `prompt_embeds` replaces them.
+    original_prompts: the same before expansion.
+    prompt_embeds: read from a file or arrays, or None.
+    negative_prompt: to encode, or None.
+    seed: of all clips, counted by their numbers.
+    seeds: of each clip, or None.
+    geometry: sizes of the clip, or of a chunk.
+    settings: of the sampler.
+    conditioning: the conditioning video, or None.
+    fps: frames a second.
+    cache: of prompt embeddings, or None.
+    layout: division of frames while they are decoded.
+    division: of a long video into chunks; else None.
+  """
+
+  request: Request
+  mode: str
+  prompts: tuple[str, ...]
+  original_prompts: tuple[str, ...]
+  prompt_embeds: prompt_embeds_lib.PromptEmbeds | None
+  negative_prompt: str | None
+  seed: int
+  seeds: tuple[int, ...] | None
+  geometry: geometry_lib.Geometry
+  settings: SamplingSettings
+  conditioning: conditioning_video.ConditioningVideo | None
+  fps: float
+  cache: prompt_embeds_lib.Cache | None
+  layout: decode.Layout
+  division: rollout.Rollout | None = None
+
+  @property
+  def batch_size(self) -> int:
+    """Clips that are sampled at once."""
+    return self.request.batch_size
+
+  @property
+  def candidates(self) -> int:
+    """Candidates of each clip."""
+    return self.request.best_of
+
+  @property
+  def clips(self) -> int:
+    """Videos of the plan, each counted once however many candidates it has."""
+    return len(self.prompts) // (
+      len(self.division.prompt_starts) if self.division else 1
+    )
+
+  def clip_seed(self, clip: int) -> list[int]:
+    """Seed and number that the random key of a clip is made of."""
+    if self.seeds is not None:
+      return [self.seeds[clip], 0]
+    return [self.seed, clip]
+
+  @property
+  def frames(self) -> int:
+    """Frames of each clip as it is written."""
+    video = self.conditioning
+    return self.geometry.frames if video is None else video.length
+
+
+def resolve(request: Request, engine: Engine) -> Plan:
+  """The plan of a request; prompts are not expanded yet.
+
+  Raises:
+    SettingError: it names the setting to change.
+    ValueError: a file that is broken.
+  """
+  mode = modes.choose(request)
+  scheduled = prompt_schedule.read(request)
+  prompts = prompts_lib.read(request) if scheduled is None else scheduled
+  arrays = None
+  if prompts is None:
+    prompts, arrays = _read_embeds(request)
+  seeds = parse_seeds(request)
+  parse_size(request)
+  clips = request.num * (1 if scheduled else len(prompts))
+  if seeds is not None and len(seeds) != clips:
+    raise SettingError('seeds', describe(request.seeds), f'{clips} of them')
+  prompt_schedule.check(request, mode, clips=clips)
+  fps = engine.data.fps if request.fps is None else request.fps
+  sizes = geometry(request, engine)
+  division = prompt_schedule.divide(request, sizes, fps=fps)
+  layout = decode.parse(request, latent=sizes.latent[1:])
+  settings = engine.settings(**request.sampling)
+  embeds = None
+  if arrays is None:
+    prompts = [prompts_lib.check(engine, prompt) for prompt in prompts]
+  else:
+    embeds = _check_embeds(request, engine, arrays)
+  prompts_lib.expander(request, engine)
+  target = modes.Target(mode, sizes, engine.autoencoder, engine.data.fps)
+  video = modes.condition(request, target)
+  if video is not None:
+    _warn_of_noise_levels(engine, request, mode)
+  _check_best_of(request, mode, video)
+  negative = _negative(request, engine, embeds, guided=settings.guidance != 1)
+  prompts = tuple(prompt for prompt in prompts for _ in range(request.num))
+  folder = request.prompt_embeds_cache
+  return Plan(
+    request=request,
+    mode=mode,
+    prompts=prompts,
+    original_prompts=prompts,
+    prompt_embeds=embeds,
+    negative_prompt=negative,
+    seed=request.seed,
+    seeds=seeds,
+    geometry=sizes,
+    settings=settings,
+    conditioning=video,
+    fps=fps,
+    cache=prompt_embeds_lib.Cache(folder) if folder else None,
+    layout=layout,
+    division=division,
+  )
+
+
+def expand(plan: Plan, engine: Engine) -> Plan:
+  """The plan with its prompts expanded, which may ask an endpoint."""
+  if plan.prompt_embeds is not None:
+    return plan
+  prompts = prompts_lib.expand(plan.request, engine, plan.original_prompts)
+  return dataclasses.replace(plan, prompts=tuple(prompts))
+
+
+def metadata(plan: Plan, engine: Engine) -> dict[str, Any]:
+  """All that made the videos of a plan, for sidecars."""
+  request, sizes = plan.request, plan.geometry
+  settings = {
+    name: describe(getattr(request, name))
+    for name in sorted(FIELDS - UNRECORDED)
+  }
+  return settings | {
+    'version': spacetime.__version__,
+    'weights_hash': engine.model.weights_hash,
+    'mode': plan.mode,
+    'frames': sizes.frames,
+    'height': sizes.height,
+    'width': sizes.width,
+    'fps': plan.fps,
+    'sampling': dataclasses.asdict(plan.settings),
+  }
+
+
+def geometry(request: Request, engine: Engine) -> geometry_lib.Geometry:
+  """Sizes of a request's clip, or of a chunk of a long video.
+
+  Raises:
+    SettingError: sizes that the model does not support.
+  """
+  size = parse_size(request)
+  mode = modes.choose(request)
+  fps = engine.data.fps if request.fps is None else request.fps
+  data = engine.data
+  default = {'one': 1, 'longest': data.world.longest, 'trained': data.frames}
+  frames = request.frames
+  if frames is None:
+    frames = default[modes.MODES[mode].frames]
+  if request.seconds is not None:
+    step = engine.autoencoder.stride[0]
+    longest = prompt_schedule.length(request.seconds, stride=step, fps=fps)
+    frames = min(frames, longest)
+  height, width = size or (data.height, data.width)
+  return networks.clip_geometry(data, engine.networks, (frames, height, width))
+
+
+def _read_embeds(request: Request) -> tuple[list[str], dict[str, np.ndarray]]:
+  """Names of the prompts of `prompt_embeds`, and its arrays."""
+  source = request.prompt_embeds
+  try:
+    arrays = prompt_embeds_lib.load(source)
+  except ValueError as e:
+    raise SettingError(
+      'prompt_embeds', describe(source), 'prompt embeddings', hint=str(e)
+    ) from e
+  label = describe(source)
+  label = label.rpartition('/')[2] if isinstance(label, str) else 'embeds'
+  count = len(arrays[prompt_embeds_lib.TEXT])
+  return [f'{label}[{i}]' for i in range(count)], arrays
+
+
+def _check_embeds(
+  request: Request, engine: Engine, arrays: dict
+) -> prompt_embeds_lib.PromptEmbeds:
+  """The embeddings of `prompt_embeds` for each clip.
+
+  Raises:
+    SettingError: of other sizes than the model's.
+  """
+  rows, width = engine.networks.text_length, engine.networks.text.width
+  count = len(arrays[prompt_embeds_lib.TEXT])
+  for name, array in arrays.items():
+    fits = array.shape[1] <= rows and array.shape[2] == width
+    counts = (count,) if name == prompt_embeds_lib.TEXT else (1, count)
+    if not fits or len(array) not in counts:
+      raise SettingError(
+        'prompt_embeds',
+        describe(request.prompt_embeds),
+        f'{name} of shape ({" or ".join(map(str, counts))}, at most {rows}, '
+        f'{width}), the sizes of the text encoder, not {array.shape}',
+      )
+  negative = arrays.get(prompt_embeds_lib.NEGATIVE, ())
+  embeds = prompt_embeds_lib.PromptEmbeds(
+    tuple(arrays[prompt_embeds_lib.TEXT]),
+    tuple(negative[i % len(negative)] for i in range(count))
+    if len(negative)
+    else (),
+  )
+  return embeds.repeated(request.num)
+
+
+def _negative(
+  request: Request, engine: Engine, embeds, *, guided: bool
+) -> str | None:
+  """The negative prompt to encode; None if there is none.
+
+  Raises:
+    SettingError: it is too long, or there are negative embeddings too.
+  """
+  if embeds and embeds.negative:
+    if request.negative_prompt:
+      raise SettingError(
+        'negative_prompt',
+        request.negative_prompt,
+        f'none beside the {prompt_embeds_lib.NEGATIVE} of `prompt_embeds`',
+      )
+    return None
+  prompts_lib.check_negative(engine, request.negative_prompt)
+  return request.negative_prompt if guided else None
+
+
+def _check_best_of(request: Request, mode: str, video) -> None:
+  if request.best_of > 1 and (video is None or not best_of_n.joins(video)):
+    raise SettingError(
+      'best_of',
+      request.best_of,
+      f'1, since `mode`={mode} joins no frames here that candidates could be '
+      'compared by',
+      hint='`num` generates several videos; modes such as connect have joins',
+    )
+
+
+def _warn_of_noise_levels(engine: Engine, request: Request, mode: str) -> None:
+  index = (engine.published or {}).get('index', {})
+  if index and not index.get('expand_timesteps'):
+    logging.warning(
+      'mode=%s: %s was published with one noise level for a whole clip: unless '
+      'it was fine-tuned with conditioning frames, it will not follow them',
+      mode,
+      request.checkpoint,
+    )

@@ -1,0 +1,58 @@
+"""Samples of a model for tests, below the requests of a user."""
+
+import numpy as np
+
+from spacetime.config import networks
+from spacetime.pipeline import decode, generate, prompt_embeds
+from spacetime.pipeline.engine import Engine
+from spacetime.pipeline.plan import Plan
+from spacetime.pipeline.request import Request
+
+
+def plan(
+  engine: Engine,
+  *,
+  size=None,
+  conditioning=None,
+  prompts=('a red 3',),
+  seed=0,
+  batch=16,
+  cache=None,
+  **settings,
+) -> Plan:
+  """A plan of clips of (frames, height, width), by default the model's."""
+  resolved = engine.settings(**settings)
+  return Plan(
+    request=Request(batch_size=batch),
+    mode='text',
+    prompts=tuple(prompts),
+    original_prompts=tuple(prompts),
+    prompt_embeds=None,
+    negative_prompt='' if resolved.guidance != 1 else None,
+    seed=seed,
+    seeds=None,
+    geometry=networks.clip_geometry(engine.data, engine.networks, size),
+    settings=resolved,
+    conditioning=conditioning,
+    fps=8,
+    cache=cache,
+    layout=decode.WHOLE,
+  )
+
+
+def frames(model, prompts, *, embeds=None, kept_bytes=0, **options):
+  """uint8 frames_FHWC of each prompt; `options` are those of plan."""
+  engine = Engine(model, kept_bytes=kept_bytes)
+  made = plan(engine, prompts=prompts, **options)
+  embeds = embeds or prompt_embeds.from_prompts(
+    engine, made.prompts, negative=made.negative_prompt, cache=made.cache
+  )
+  return generate.frames(engine, made, embeds)
+
+
+def conditioning(model, video, *, batch, **options):
+  """The encoded conditioning of a video, for a batch."""
+  engine = Engine(model)
+  size = np.shape(video.frames_FHWC)[:3]
+  made = plan(engine, size=size, conditioning=video, **options)
+  return generate.conditioning(engine, made, batch=batch)
