@@ -35,7 +35,7 @@ class Result:
 
 def run(command: str, *arguments) -> Result:
   """Runs a command of spacetime/cli with these flags."""
-  module = _load(command)
+  module = load(command)
   out, err = io.StringIO(), io.StringIO()
   before, verbosity = sys.argv, logging.get_verbosity()
   signals = {n: signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)}
@@ -61,7 +61,7 @@ def parse(command: str, *arguments) -> None:
   Raises:
     ValueError: a flag or a config key does not exist.
   """
-  _load(command)
+  load(command)
   before = sys.argv
   try:
     common.parse([f'spacetime {command}', *map(str, arguments)])
@@ -69,7 +69,7 @@ def parse(command: str, *arguments) -> None:
     sys.argv = before
 
 
-def _load(command: str):
+def load(command: str):
   """The command's module with its flags, those of other commands removed."""
   for name in list(flags.FLAGS):
     module = str(flags.FLAGS.find_module_defining_flag(name))
