@@ -1,7 +1,6 @@
-"""What the chips are: memory, peaks, bandwidths, options of the compiler
-(stdlib only).
+"""Constants of chips: memory, peaks, bandwidths, compiler options (no JAX).
 
-A device is what JAX counts: a chip, but half of one on TPU7x. Sources: vendors'
+A device is what JAX counts: a chip, or half of one on TPU7x. Sources: vendors'
 data sheets; for TPUs the specification tables of docs.cloud.google.com/tpu/docs
 (v5e, v5p, v6e, tpu7x, read in 2026), where the bandwidth of the interconnect is
 given for a chip, all links and both directions together.
@@ -12,9 +11,9 @@ from collections.abc import Mapping
 
 GIB = 2**30
 
-# What can run beside the matrix unit should: gathers of the next layer's
-# weights, scatters of the last one's gradients, exchanges of tokens. Products
-# in windows over a ring of permutes would be in the way of that.
+# Communication overlaps with the matrix unit: gathers of the next layer's
+# weights, scatters of the last one's gradients, all-to-all of tokens. Windowed
+# einsums over a ring of permutes would prevent that.
 _OVERLAP = {
   'xla_tpu_enable_latency_hiding_scheduler': 'true',
   'xla_enable_async_all_gather': 'true',
@@ -23,17 +22,16 @@ _OVERLAP = {
   'xla_tpu_overlap_compute_collective_tc': 'true',
   'xla_jf_spmd_threshold_for_windowed_einsum_mib': '1000000',
 }
-# Not on v5e, whose interconnect cannot; the compiler refuses there.
+# Not on v5e, where the compiler refuses it.
 _EXCHANGE = {'xla_tpu_enable_async_all_to_all': 'true'}
-# Gathers in steps between those of a matrix product: the compiler allows it on
-# v5e only.
+# Fuses the steps of gathers with those of a matrix product; on v5e only.
 _FUSED = {
   'xla_tpu_enable_async_collective_fusion': 'true',
   'xla_tpu_enable_async_collective_fusion_fuse_all_gather': 'true',
   'xla_tpu_enable_async_collective_fusion_multiple_steps': 'true',
 }
-# SparseCores carry collectives by themselves. A gather that is to run beside
-# the rest has to stay one: the compiler would make it a sum of updates.
+# SparseCores run collectives. A gather that shall overlap has to stay one: the
+# compiler would turn it into a sum of updates.
 _SPARSE_CORE = {
   'xla_tpu_prefer_async_allgather_to_allreduce': 'true',
   'xla_tpu_enable_sparse_core_collective_offload_all_gather': 'true',
@@ -45,25 +43,25 @@ _SPARSE_CORE = {
 
 @dataclasses.dataclass(frozen=True)
 class Chip:
-  """A generation of TPU. Rates are a second; sizes and rates of a device.
+  """A generation of TPU; sizes and rates are those of one device.
 
   Attributes:
-    name: in raw topologies, such as 'v6e' of 'v6e:16x16'.
+    name: in names of topologies, such as 'v6e' of 'v6e:16x16'.
     kind: `device_kind` of its devices.
-    bought: what names of slices begin with, such as 'v5litepod' of
+    bought: prefixes of the names of slices, such as 'v5litepod' of
       'v5litepod-16'.
-    counted: units in the number of such a name on a chip: TensorCores on some
+    counted: units per chip in the number of such a name: TensorCores on some
       generations, chips on others.
-    devices: of a chip.
-    sides: dimensions of its torus.
-    hbm: bytes that a program may use, as its compiler says (what a chip has
-      less what the system keeps).
-    flops: dense bfloat16 peak.
-    hbm_bandwidth: bytes of memory.
-    link: bytes over one link of the interconnect in one direction.
-    dcn: bytes over the data-centre network.
-    options: of the compiler.
-    slices: chips' grids that can be bought, by number of chips.
+    devices: devices per chip.
+    sides: dimensions of the torus.
+    hbm: bytes that a program may use, according to the compiler (the memory of
+      a chip less what the system reserves).
+    flops: dense bfloat16 peak, FLOP/s.
+    hbm_bandwidth: bytes/s of memory.
+    link: bytes/s over one link of the interconnect in one direction.
+    dcn: bytes/s over the data-centre network.
+    options: compiler options.
+    slices: grids of chips that are sold, by number of chips.
   """
 
   name: str
@@ -186,12 +184,16 @@ PEAKS = {chip.kind: chip.flops for chip in CHIPS} | {
 
 
 def options(kind: str) -> dict[str, str]:
-  """The compiler's options for devices of this kind; none if it is no TPU."""
-  found = [chip.options for chip in CHIPS if chip.kind == kind]
-  return dict(found[0]) if found else {}
+  """Returns the compiler options for a kind of device; {} if it is no TPU."""
+  for chip in CHIPS:
+    if chip.kind == kind:
+      return dict(chip.options)
+  return {}
 
 
-def utilisation(flops_per_second: float, *, kind: str, devices: int):
-  """Model FLOPs utilisation in [0, 1]; None where the peak is not known."""
+def utilisation(
+  flops_per_second: float, *, kind: str, devices: int
+) -> float | None:
+  """Returns the model FLOPs utilisation in [0, 1]; None for an unknown peak."""
   peak = PEAKS.get(kind)
   return None if peak is None else flops_per_second / (peak * devices)

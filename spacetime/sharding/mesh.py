@@ -1,28 +1,31 @@
-"""The mesh: devices along four axes, on one slice or on several."""
+"""The device mesh: four axes, on one slice or on several."""
 
 import dataclasses
 import math
+from collections.abc import Sequence
 
 import jax
 import numpy as np
 from jax.experimental import mesh_utils
 from jax.sharding import AxisType
 
+from spacetime import SettingError
+
 AXES = ('data', 'fsdp', 'context', 'tensor')
 
 
 @dataclasses.dataclass(frozen=True)
 class MeshConfig:
-  """Devices along each axis; -1 on one axis takes what is left.
+  """Devices along each axis; -1 on one axis takes the remaining devices.
 
   Attributes:
-    data: copies of the state, each with rows of the batch of its own.
-    fsdp: parts of the state, each with rows of its own too.
-    context: parts of a clip's tokens.
-    tensor: parts of the heads and of the hidden layers.
-    num_slices: slices that only the data-centre network joins. Data, or data
-      and fsdp, lie across them: what these axes send is little beside what
-      context and tensor do.
+    data: replicas of the state, each with its own rows of the batch.
+    fsdp: shards of the state, each with its own rows of the batch too.
+    context: shards of a clip's tokens.
+    tensor: shards of the heads and of the MLP.
+    num_slices: TPU slices, joined by the data-centre network. Data, or data and
+      fsdp, extend across slices: they send little compared with context and
+      tensor.
   """
 
   data: int = -1
@@ -39,18 +42,18 @@ def mesh_shape(config: MeshConfig, *, devices: int) -> tuple[int, ...]:
     ValueError: sizes whose product is not the number of devices.
   """
   sizes = [getattr(config, axis) for axis in AXES]
-  told = ', '.join(f'{a}={s}' for a, s in zip(AXES, sizes, strict=True))
+  text = ', '.join(f'{a}={s}' for a, s in zip(AXES, sizes, strict=True))
   free = [i for i, size in enumerate(sizes) if size == -1]
   if len(free) > 1 or any(s == 0 or s < -1 for s in sizes):
     raise ValueError(
-      f'mesh ({told}): expected positive sizes and at most one -1; change '
+      f'mesh ({text}): expected positive sizes and at most one -1; change '
       'mesh.data, mesh.fsdp, mesh.context or mesh.tensor'
     )
   known = math.prod(size for size in sizes if size != -1)
   if devices % known or (not free and known != devices):
     raise ValueError(
-      f'mesh ({told}): {known} does not divide {devices} devices evenly; '
-      'change mesh.data, mesh.fsdp, mesh.context, mesh.tensor or --cpu_devices'
+      f'mesh ({text}): {known} does not divide {devices} devices evenly; '
+      'change mesh.data, mesh.fsdp, mesh.context, mesh.tensor or `cpu_devices`'
     )
   for i in free:
     sizes[i] = devices // known
@@ -58,30 +61,34 @@ def mesh_shape(config: MeshConfig, *, devices: int) -> tuple[int, ...]:
 
 
 def across_slices(shape: tuple[int, ...], slices: int) -> tuple[int, ...]:
-  """How many ways each axis of a mesh lies across slices: data first, then
-  fsdp, and never context or tensor.
+  """Returns the number of slices along each axis of a mesh: data first, then
+  fsdp, never context or tensor.
 
   Raises:
-    ValueError: data and fsdp that the slices do not divide.
+    SettingError: data and fsdp that the slices do not divide.
   """
   if slices < 1:
-    raise ValueError(f'mesh.num_slices={slices}: expected 1 or more')
+    raise SettingError('mesh.num_slices', slices, '1 or more')
   data = math.gcd(shape[0], slices)
   fsdp = slices // data
   if shape[1] % fsdp:
-    raise ValueError(
-      f'mesh.num_slices={slices}: expected mesh.data={shape[0]} or mesh.data x '
-      f'mesh.fsdp={shape[0]} x {shape[1]} to lie across the slices, since '
-      'context and tensor stay within one; change mesh.data or mesh.fsdp to a '
-      f'multiple of {slices}'
+    raise SettingError(
+      'mesh.num_slices',
+      slices,
+      f'a divisor of `mesh.data`={shape[0]}, or of `mesh.data` x `mesh.fsdp` = '
+      f'{shape[0]} x {shape[1]}, since context and tensor stay within a slice',
+      hint=f'change `mesh.data` or `mesh.fsdp` to a multiple of {slices}',
     )
   return (data, fsdp) + (1,) * (len(shape) - 2)
 
 
-def make_mesh(config: MeshConfig, *, devices=None) -> jax.sharding.Mesh:
-  """The mesh over all devices, or over those given, which need not be there.
+def make_mesh(
+  config: MeshConfig, *, devices: Sequence[jax.Device] | None = None
+) -> jax.sharding.Mesh:
+  """Makes the mesh over all devices, or over a list, which may be descriptions.
 
-  Axes are Auto. Within a slice devices lie as its network joins them.
+  Axes are Auto. Within a slice, neighbours on the mesh are neighbours in its
+  network.
 
   Raises:
     ValueError: see mesh_shape and across_slices; or devices of another number
@@ -108,21 +115,22 @@ def single_device_mesh() -> jax.sharding.Mesh:
   return make_mesh(MeshConfig(data=1), devices=jax.devices()[:1])
 
 
-def by_slice(devices, slices: int) -> list[list]:
-  """The devices of each slice; those that know of none are cut in order.
+def by_slice(devices: Sequence[jax.Device], slices: int) -> list[list]:
+  """Groups devices by slice; devices without slices are split in order.
 
   Raises:
-    ValueError: TPUs of another number of slices.
+    SettingError: TPUs of another number of slices.
   """
-  found = {}
+  groups = {}
   for device in devices:
-    found.setdefault(getattr(device, 'slice_index', 0), []).append(device)
-  if len(found) == slices:
-    return [found[index] for index in sorted(found)]
+    groups.setdefault(getattr(device, 'slice_index', 0), []).append(device)
+  if len(groups) == slices:
+    return [groups[index] for index in sorted(groups)]
   if devices[0].platform == 'tpu':
-    raise ValueError(
-      f'mesh.num_slices={slices}: the devices are of {len(found)} slices; '
-      f'change mesh.num_slices to {len(found)}'
+    raise SettingError(
+      'mesh.num_slices',
+      slices,
+      f'{len(groups)}, the number of slices of the devices',
     )
   size = len(devices) // slices
   return [list(devices[i * size : (i + 1) * size]) for i in range(slices)]

@@ -1,4 +1,4 @@
-"""Several processes that run one program: how they meet, agree and stop."""
+"""Multi-process runs: joining the cluster, agreeing on errors, stopping."""
 
 import itertools
 import os
@@ -11,91 +11,99 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import NamedSharding
 
+from spacetime import SettingError
+
 AUTO = 'auto'  # JAX finds the cluster: TPU, GKE, SLURM, Open MPI
-_MESSAGE = 2048  # bytes of an error that all processes raise
+_MESSAGE = 2048  # bytes of an error message that all processes raise
 
 
 def join(
   coordinator: str, *, processes: int | None = None, process: int | None = None
 ) -> None:
-  """Joins the cluster; call before JAX looks for devices.
+  """Joins the cluster; call before JAX initialises its devices.
 
   Args:
-    coordinator: HOST:PORT of process 0, 'auto', or '' for a run of its own.
-    processes: how many there are; not with 'auto'.
-    process: which of them this is, from 0.
+    coordinator: HOST:PORT of process 0, 'auto', or '' for a single process.
+    processes: number of processes; not with 'auto'.
+    process: index of this process, from 0.
 
   Raises:
-    ValueError: half of what it takes, or no cluster is found.
+    SettingError: incomplete settings, or no cluster with 'auto'.
   """
   if not coordinator:
     if processes is not None or process is not None:
-      raise ValueError(
-        f'--num_processes={processes}, --process_id={process}: expected '
-        '--coordinator=HOST:PORT too'
+      raise SettingError(
+        'coordinator',
+        coordinator,
+        'HOST:PORT of process 0, with `num_processes` and `process_id`',
       )
     return
-  # Of CPUs; other platforms have their own collectives.
+  # For CPUs; other platforms have their own collectives.
   jax.config.update('jax_cpu_collectives_implementation', 'gloo')
   if coordinator == AUTO:
     try:
       jax.distributed.initialize()
     except (ValueError, RuntimeError, KeyError) as e:
-      raise ValueError(
-        f'--coordinator=auto: no cluster was found ({e}); expected a TPU pod, '
-        'GKE, SLURM (srun) or Open MPI; else give --coordinator=HOST:PORT, '
-        '--num_processes and --process_id'
+      raise SettingError(
+        'coordinator',
+        AUTO,
+        f'a TPU pod, GKE, SLURM (srun) or Open MPI, but no cluster was found '
+        f'({e})',
+        hint='set `coordinator` to HOST:PORT, `num_processes` and `process_id`',
       ) from e
     return
   host, _, port = coordinator.rpartition(':')
   if not host or not port.isdigit():
-    raise ValueError(
-      f'--coordinator={coordinator}: expected HOST:PORT of process 0, or auto'
+    raise SettingError(
+      'coordinator', coordinator, 'HOST:PORT of process 0, or auto'
     )
   if processes is None or process is None or not 0 <= process < processes:
-    raise ValueError(
-      f'--num_processes={processes}, --process_id={process}: expected a number '
-      'of processes, and 0 to one less of it'
+    raise SettingError(
+      'process_id',
+      process,
+      f'0 to one less than `num_processes`={processes}',
     )
   jax.distributed.initialize(coordinator, processes, process)
 
 
 def is_first() -> bool:
-  """Whether this process is the one that writes."""
+  """Whether this process is the one that writes files."""
   return jax.process_index() == 0
 
 
 def barrier(name: str) -> None:
-  """Returns when every process is here; the same name on all."""
+  """Waits until every process has reached the barrier of this name."""
   if jax.process_count() > 1:
     multihost_utils.sync_global_devices(name)
 
 
-def first(call: Callable[[], None]) -> None:
-  """Calls on process 0 alone; the others wait, and raise what it raises.
+def on_first_process(call: Callable[[], None]) -> None:
+  """Calls a function on process 0; the others wait, and raise what it raises.
 
   Raises:
-    ValueError: of `call`, on every process.
+    ValueError: raised by `call`, on every process.
   """
-  told, error = b'', None
+  message, error = b'', None
   if is_first():
     try:
       call()
     except ValueError as e:
-      told, error = str(e).encode()[:_MESSAGE] or b'error', e
+      message, error = str(e).encode()[:_MESSAGE] or b'error', e
   if jax.process_count() > 1:
     buffer = np.zeros(_MESSAGE, np.uint8)
-    buffer[: len(told)] = list(told)
-    heard = multihost_utils.broadcast_one_to_all(buffer)
-    told = bytes(np.asarray(heard, np.uint8)).rstrip(b'\0')
+    buffer[: len(message)] = list(message)
+    received = multihost_utils.broadcast_one_to_all(buffer)
+    message = bytes(np.asarray(received, np.uint8)).rstrip(b'\0')
   if error is not None:
     raise error
-  if told:
-    raise ValueError(told.decode(errors='replace'))
+  if message:
+    raise ValueError(message.decode(errors='replace'))
 
 
-def put_whole(batch: dict[str, np.ndarray], sharding: NamedSharding) -> dict:
-  """Global arrays from a batch of which every process has all rows."""
+def put_replicated_batch(
+  batch: dict[str, np.ndarray], sharding: NamedSharding
+) -> dict[str, jax.Array]:
+  """Makes global arrays from a batch of which every process has all rows."""
 
   def put(value):
     return jax.make_array_from_callback(
@@ -106,30 +114,30 @@ def put_whole(batch: dict[str, np.ndarray], sharding: NamedSharding) -> dict:
 
 
 class Stop:
-  """Asked after each step: whether SIGTERM or Ctrl-C has come.
+  """Returns, when called after a step, whether SIGTERM or Ctrl-C has arrived.
 
-  Of several processes all stop after the same step, whichever was told: the
-  coordination service picks it, since who stops alone leaves the others
-  waiting. Each must ask once a step.
+  Several processes all stop after the same step, whichever got the signal: the
+  coordination service chooses the step, since a process that stopped alone
+  would leave the others waiting. Each process has to call it once per step.
 
   Attributes:
-    preempted: whether a SIGTERM has stopped the run.
+    preempted: whether a SIGTERM stopped the run.
   """
 
   def __init__(self):
     self.preempted = False
-    self._caught = []
+    self._signals = []
     self._steps = itertools.count()
     self._several = jax.process_count() > 1
     signal.signal(signal.SIGINT, self._handle)
-    if not self._several:  # else the service has its own, of which it learns
+    if not self._several:  # the coordination service has a handler of its own
       signal.signal(signal.SIGTERM, self._handle)
 
   def _handle(self, number: int, frame) -> None:
     del frame
-    if self._caught:
+    if self._signals:
       sys.exit(128 + number)
-    self._caught.append(number)
+    self._signals.append(number)
     print('\nsaving and stopping', file=sys.stderr)
     self.preempted = number == signal.SIGTERM
     if self._several:
@@ -137,7 +145,7 @@ class Stop:
 
   def __call__(self) -> bool:
     if not self._several:
-      return bool(self._caught)
+      return bool(self._signals)
     reached = multihost_utils.reached_preemption_sync_point(next(self._steps))
-    self.preempted |= reached and not self._caught
+    self.preempted |= reached and not self._signals
     return reached

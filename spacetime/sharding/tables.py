@@ -2,16 +2,16 @@
 
 LOGICAL_AXIS_RULES sends a logical axis name to mesh axes; PARAM_LOGICAL_AXES
 sends a parameter's path to logical axis names. A name or a path without an
-entry is an error: a silent default is how a tensor ends up whole on every chip.
+entry is an error: a silent default would replicate a tensor on every chip.
 """
 
 import math
 import re
 
 import jax
-from jax.sharding import NamedSharding, PartitionSpec
+from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 
-# Logical axis -> mesh axes. None: not split.
+# Logical axis -> mesh axes. None: not sharded.
 LOGICAL_AXIS_RULES = {
   # activations
   'batch': ('data', 'fsdp'),
@@ -25,12 +25,11 @@ LOGICAL_AXIS_RULES = {
   'embed': ('fsdp', 'context'),
   'heads_out': 'tensor',
   'mlp_out': 'tensor',
-  'whole': None,
+  'replicated': None,
 }
 
-# Path of a parameter -> one logical axis per dimension. The first match
-# counts. Stacked blocks carry a leading 'layers'. Adding a parameter means
-# adding a row.
+# Path of a parameter -> one logical axis per dimension; the first match wins.
+# Stacked blocks have a leading 'layers'. A new parameter needs a row.
 PARAM_LOGICAL_AXES = (
   # transformer
   (r'dit/blocks/.*/(q|k|v)/kernel', ('layers', 'embed', 'heads_out')),
@@ -42,33 +41,36 @@ PARAM_LOGICAL_AXES = (
   (r'dit/blocks/mlp_out/kernel', ('layers', 'mlp_out', 'embed')),
   (r'dit/blocks/.*/bias', ('layers', 'embed')),
   (r'dit/blocks/norm_cross/scale', ('layers', 'embed')),
-  (r'dit/blocks/modulation', ('layers', 'whole', 'embed')),
-  (r'dit/(time|text)_(in|out)/kernel', ('whole', 'embed')),
-  (r'dit/time_modulation/kernel', ('embed', 'whole')),
-  (r'dit/(patch|pos)_embed/kernel', ('whole', 'embed')),
-  (r'dit/head/kernel', ('embed', 'whole')),
-  (r'dit/head_modulation', ('whole', 'embed')),
-  (r'dit/(head|time_modulation)/bias', ('whole',)),
+  (r'dit/blocks/modulation', ('layers', 'replicated', 'embed')),
+  (r'dit/(time|text)_(in|out)/kernel', ('replicated', 'embed')),
+  (r'dit/time_modulation/kernel', ('embed', 'replicated')),
+  (r'dit/(patch|pos)_embed/kernel', ('replicated', 'embed')),
+  (r'dit/head/kernel', ('embed', 'replicated')),
+  (r'dit/head_modulation', ('replicated', 'embed')),
+  (r'dit/(head|time_modulation)/bias', ('replicated',)),
   (r'dit/.*/bias', ('embed',)),
-  # Low-rank pairs are small: whole on every device.
+  # LoRA weights are small: replicated.
   (r'lora/.*', None),
   # text encoder
-  (r'text/embed/embedding', ('whole', 'embed')),
-  (r'text/blocks/(q|k|v|mlp_gate|mlp_in)/kernel', ('layers', 'embed', 'whole')),
-  (r'text/blocks/(out|mlp_out)/kernel', ('layers', 'whole', 'embed')),
+  (r'text/embed/embedding', ('replicated', 'embed')),
+  (
+    r'text/blocks/(q|k|v|mlp_gate|mlp_in)/kernel',
+    ('layers', 'embed', 'replicated'),
+  ),
+  (r'text/blocks/(out|mlp_out)/kernel', ('layers', 'replicated', 'embed')),
   (r'text/blocks/norm_.*/scale', ('layers', 'embed')),
   (r'text/norm_out/scale', ('embed',)),
   (r'text/(blocks/)?position_bias', None),
-  # The autoencoder is small beside the transformer: whole on every device.
+  # The autoencoder is small beside the transformer: replicated.
   (r'autoencoder/.*', None),
 )
 
 
 def spec(*names: str | None) -> PartitionSpec:
-  """Logical axis names, one a dimension -> PartitionSpec.
+  """Returns the PartitionSpec of logical axis names, one per dimension.
 
   Raises:
-    ValueError: a name that LOGICAL_AXIS_RULES does not know.
+    ValueError: a name that is not in LOGICAL_AXIS_RULES.
   """
   unknown = [n for n in names if n is not None and n not in LOGICAL_AXIS_RULES]
   if unknown:
@@ -82,26 +84,26 @@ def spec(*names: str | None) -> PartitionSpec:
 
 
 def constrain(x: jax.Array, *names: str | None) -> jax.Array:
-  """Places an activation, one logical axis name a dimension.
+  """Constrains the sharding of an activation by logical axis names.
 
   Outside of a mesh (`with jax.set_mesh(mesh):`) it only checks the names.
 
   Raises:
-    ValueError: unknown names, or as many names as there are not dimensions.
+    ValueError: an unknown name, or another number of names than dimensions.
   """
   if len(names) != x.ndim:
     raise ValueError(f'constrain{names}: expected {x.ndim} names')
-  placed = spec(*names)
+  partition = spec(*names)
   if jax.sharding.get_abstract_mesh().empty:
     return x
-  return jax.lax.with_sharding_constraint(x, placed)
+  return jax.lax.with_sharding_constraint(x, partition)
 
 
-def num_shards(name: str, mesh) -> int:
-  """Into how many parts a logical axis is split; 1 without a mesh.
+def num_shards(name: str, mesh: Mesh | AbstractMesh) -> int:
+  """Returns the number of shards of a logical axis; 1 without a mesh.
 
   Raises:
-    ValueError: a name that LOGICAL_AXIS_RULES does not know.
+    ValueError: a name that is not in LOGICAL_AXIS_RULES.
   """
   (axes,) = spec(name)
   if mesh.empty or axes is None:
@@ -110,16 +112,18 @@ def num_shards(name: str, mesh) -> int:
   return math.prod(mesh.shape.get(axis, 1) for axis in axes)
 
 
-def divisible_axis(name: str, size: int, mesh) -> str | None:
-  """The logical axis where the mesh divides the size, else None: whole."""
+def divisible_axis(
+  name: str, size: int, mesh: Mesh | AbstractMesh
+) -> str | None:
+  """Returns the logical axis if the mesh divides the size, else None."""
   return None if size % num_shards(name, mesh) else name
 
 
 def param_spec(path: str, shape: tuple[int, ...]) -> PartitionSpec:
-  """The placement of one parameter by its path, such as 'dit/head/kernel'.
+  """Returns the PartitionSpec of a parameter by path, like 'dit/head/kernel'.
 
   Raises:
-    ValueError: no rule, or a rule of another number of dimensions.
+    ValueError: no rule, or a rule for another number of dimensions.
   """
   for pattern, names in PARAM_LOGICAL_AXES:
     if re.fullmatch(pattern, path):
@@ -138,51 +142,50 @@ def path_name(path) -> str:
   return jax.tree_util.keystr(path, simple=True, separator='/')
 
 
-def param_shardings(params, mesh: jax.sharding.Mesh):
-  """NamedShardings for a tree of parameters (arrays or ShapeDtypeStructs).
+def param_shardings(params, mesh: Mesh):
+  """Returns NamedShardings for a tree of parameters (arrays or shapes).
 
   Raises:
     ValueError: a parameter without a rule, or one that the mesh does not
       divide.
   """
 
-  def place(path, leaf):
+  def sharding(path, leaf):
     name = path_name(path)
     partition = param_spec(name, leaf.shape)
     for size, axes in zip(leaf.shape, partition, strict=False):
       axes = (axes,) if isinstance(axes, str) else (axes or ())
-      ways = math.prod(mesh.shape[a] for a in axes)
-      if size % ways:
-        told = ' x '.join(f'mesh.{a}={mesh.shape[a]}' for a in axes)
+      if size % math.prod(mesh.shape[a] for a in axes):
+        product = ' x '.join(f'mesh.{a}={mesh.shape[a]}' for a in axes)
         raise ValueError(
-          f'{name} {leaf.shape}: {told} does not divide {size}; change the '
+          f'{name} {leaf.shape}: {product} does not divide {size}; change the '
           'mesh or model.width, model.heads, model.mlp, text.d_model'
         )
     return NamedSharding(mesh, partition)
 
-  return jax.tree_util.tree_map_with_path(place, params)
+  return jax.tree_util.tree_map_with_path(sharding, params)
 
 
-def state_shardings(state, params, mesh: jax.sharding.Mesh):
-  """Shardings for params-like trees nested in optimizer state.
+def state_shardings(state, params, mesh: Mesh):
+  """Returns NamedShardings for params-like trees nested in optimizer state.
 
-  A leaf whose path ends in a parameter's path and has its shape is placed as
-  that parameter; anything else (counters, scales) is whole everywhere.
+  A leaf whose path ends in a parameter's path and that has its shape is sharded
+  like that parameter; anything else (counters, scales) is replicated.
   """
   flat = jax.tree_util.tree_leaves_with_path(params)
-  placed = jax.tree_util.tree_leaves(param_shardings(params, mesh))
+  shardings = jax.tree_util.tree_leaves(param_shardings(params, mesh))
   table = {
     path_name(path): (leaf.shape, sharding)
-    for (path, leaf), sharding in zip(flat, placed, strict=True)
+    for (path, leaf), sharding in zip(flat, shardings, strict=True)
   }
-  whole = NamedSharding(mesh, PartitionSpec())
+  replicated = NamedSharding(mesh, PartitionSpec())
 
-  def place(path, leaf):
+  def lookup(path, leaf):
     parts = path_name(path).split('/')
     for i in range(len(parts)):
       shape, sharding = table.get('/'.join(parts[i:]), (None, None))
       if shape == leaf.shape:
         return sharding
-    return whole
+    return replicated
 
-  return jax.tree_util.tree_map_with_path(place, state)
+  return jax.tree_util.tree_map_with_path(lookup, state)

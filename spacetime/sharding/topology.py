@@ -1,6 +1,7 @@
-"""Slices of TPUs that are not there, by the names that one buys them under.
+"""TPU slices by the names under which they are sold.
 
-Names are read without JAX: launchers use them on machines that lack it.
+Parsing names needs no JAX: launchers use it on machines without JAX. Devices of
+a slice are descriptions from libtpu's compiler.
 """
 
 import dataclasses
@@ -10,17 +11,18 @@ import math
 import os
 import re
 
+from spacetime import SettingError
 from spacetime.sharding import chips
 
 
 @dataclasses.dataclass(frozen=True)
 class Topology:
-  """Slices of one generation.
+  """One or several slices of a generation of TPU.
 
   Attributes:
     chip: the generation.
     grid: chips along each side of a slice's torus.
-    slices: how many, joined by the data-centre network.
+    slices: number of slices, joined by the data-centre network.
   """
 
   chip: chips.Chip
@@ -29,22 +31,22 @@ class Topology:
 
   @property
   def raw(self) -> str:
-    """As the compiler calls a slice: 'v6e:16x16'."""
+    """The compiler's name of a slice, like 'v6e:16x16'."""
     return f'{self.chip.name}:{"x".join(map(str, self.grid))}'
 
   @property
   def chips(self) -> int:
-    """Of all slices."""
+    """Chips of all slices."""
     return math.prod(self.grid) * self.slices
 
   @property
   def devices(self) -> int:
-    """Of all slices, as JAX counts them."""
+    """Devices of all slices, as JAX counts them."""
     return self.chips * self.chip.devices
 
 
 def names() -> list[str]:
-  """Every name under which a slice is bought."""
+  """Returns every name under which a slice is sold."""
   return [
     f'{bought}-{count * chip.counted}'
     for chip in chips.CHIPS
@@ -54,18 +56,18 @@ def names() -> list[str]:
 
 
 def parse(name: str, *, slices: int = 1) -> Topology:
-  """The slices of a name.
+  """Parses the name of a slice.
 
   Args:
-    name: as bought, 'v5p-256', whose number counts chips or TensorCores as its
-      vendor does; or raw, 'v5p:4x4x8', sides in chips.
-    slices: how many of them.
+    name: as sold, 'v5p-256', whose number counts chips or TensorCores as the
+      vendor does; or sides in chips, 'v5p:4x4x8'.
+    slices: number of such slices.
 
   Raises:
-    ValueError: there is no such slice; names the nearest.
+    SettingError: no such slice; names the nearest one.
   """
   if slices < 1:
-    raise ValueError(f'--num_slices={slices}: expected 1 or more')
+    raise SettingError('num_slices', slices, '1 or more')
   generation, _, sides = name.strip().lower().partition(':')
   for chip in chips.CHIPS if sides else ():
     if generation in (chip.name, *chip.bought):
@@ -75,69 +77,76 @@ def parse(name: str, *, slices: int = 1) -> Topology:
       for bought in chip.bought:
         if generation == f'{bought}-{count * chip.counted}' and not sides:
           return Topology(chip, grid, slices)
-  raise ValueError(
-    f'--topology={name}: no such slice; the nearest is {_nearest(generation)}. '
-    'Others are named by their sides in chips, such as v6e:4x8 or v5p:4x4x12'
+  raise SettingError(
+    'topology',
+    name,
+    f'the name of a slice; the nearest is {_nearest(generation)}',
+    hint='others are named by their sides in chips, such as v6e:4x8 or '
+    'v5p:4x4x12',
   )
 
 
 def devices(topology: Topology) -> list:
-  """The devices of slices that are not there, from libtpu's compiler.
+  """Returns descriptions of the devices of slices, from libtpu's compiler.
 
   Raises:
-    ValueError: libtpu is not installed, or knows no such slice.
+    SettingError: libtpu is not installed, or knows no such slice.
   """
   if importlib.util.find_spec('libtpu') is None:
-    raise ValueError(
-      '--topology: the compiler of TPUs is not installed; pip install '
-      "'spacetime-video[tpu-compile]', or in a clone pip install -e "
-      "'.[tpu-compile]' (Linux on x86-64)"
+    raise SettingError(
+      'topology',
+      topology.raw,
+      'the compiler of TPUs, which is not installed',
+      hint="pip install 'spacetime-video[tpu-compile]', or in a clone pip "
+      "install -e '.[tpu-compile]' (Linux on x86-64)",
     )
   import jax
   from jax.experimental import topologies
 
-  # Without these libtpu looks for the machine of a TPU, complains, and keeps a
-  # second dry run from starting beside this one.
+  # Without these libtpu queries the metadata server of a TPU machine, warns,
+  # and blocks a second dry run beside this one.
   os.environ.setdefault('TPU_SKIP_MDS_QUERY', '1')
   os.environ.setdefault('TPU_WORKER_HOSTNAMES', 'localhost')
   os.environ.setdefault('ALLOW_MULTIPLE_LIBTPU_LOAD', '1')
-  more = {'num_slices': topology.slices} if topology.slices > 1 else {}
+  options = {'num_slices': topology.slices} if topology.slices > 1 else {}
   try:
     described = topologies.get_topology_desc(
-      platform='tpu', topology_name=topology.raw, **more
+      platform='tpu', topology_name=topology.raw, **options
     )
   except jax.errors.JaxRuntimeError as e:
-    raise ValueError(
-      f'--topology={topology.raw}: libtpu knows no such slice: '
-      f'{str(e).splitlines()[0]}'
+    raise SettingError(
+      'topology',
+      topology.raw,
+      f'a slice that libtpu knows: {str(e).splitlines()[0]}',
     ) from e
   return described.devices
 
 
 def _grid(name: str, sides: str, chip: chips.Chip) -> tuple[int, ...]:
+  example = f'{chip.name}:{"x".join(["4"] * chip.sides)}'
   if not re.fullmatch(r'[1-9]\d*(x[1-9]\d*)*', sides):
-    raise ValueError(
-      f'--topology={name}: expected sides in chips after the colon, such as '
-      f'{chip.name}:{"x".join(["4"] * chip.sides)}'
+    raise SettingError(
+      'topology', name, f'sides in chips after the colon, such as {example}'
     )
   grid = tuple(int(side) for side in sides.split('x'))
   if len(grid) != chip.sides:
-    raise ValueError(
-      f'--topology={name}: {len(grid)} sides, expected {chip.sides}, such as '
-      f'{chip.name}:{"x".join(["4"] * chip.sides)}'
+    raise SettingError(
+      'topology',
+      name,
+      f'{chip.sides} sides instead of {len(grid)}, such as {example}',
     )
   return grid
 
 
 def _nearest(name: str) -> str:
-  """The known name that is nearest: of the same chip by number, if given."""
+  """Returns the nearest name; of the same chip the nearest by number."""
   generation, _, number = name.rpartition('-')
   same = [n for n in names() if n.rpartition('-')[0] == generation]
   if same and number.isdigit():
-    wanted = math.log(max(int(number), 1))
+    target = math.log(max(int(number), 1))
 
-    def apart(known: str) -> float:
-      return abs(math.log(int(known.rpartition('-')[2])) - wanted)
+    def distance(name: str) -> float:
+      return abs(math.log(int(name.rpartition('-')[2])) - target)
 
-    return min(same, key=apart)
+    return min(same, key=distance)
   return difflib.get_close_matches(name, names(), n=1, cutoff=0.0)[0]

@@ -34,7 +34,7 @@ def copy_autoencoder(run: setup.Setup, workdir) -> None:
         path.copy(temporary / path.name)
 
   if run.autoencoder_folder:
-    multihost.first(copy)
+    multihost.on_first_process(copy)
 
 
 def with_saved_moments(experiment: Experiment, workdir) -> Experiment:

@@ -38,7 +38,7 @@ def evaluator(task, frozen, held_out, mesh):
     for name in held_out
     if name != 'captions'
   }
-  batch = multihost.put_whole(batch, sharding.batch_sharding(mesh))
+  batch = multihost.put_replicated_batch(batch, sharding.batch_sharding(mesh))
   compiled = jax.jit(task.held_out)
 
   def call(step, at):

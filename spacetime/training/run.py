@@ -71,7 +71,7 @@ def train(
   guard = watchdog.Watchdog(ledger, patience=patience)
   run = setup.check(experiment, workdir, init_from=checkpoint)
   with guard, contextlib.ExitStack() as stack:
-    multihost.first(lambda: stack.enter_context(lock.held(workdir)))
+    multihost.on_first_process(lambda: stack.enter_context(lock.held(workdir)))
     last, loader = _train(run, workdir, ledger, stop=stop, profile=profile)
     if multihost.is_first():
       sheets.curve(workdir)
@@ -178,7 +178,7 @@ def _open_data(
     )
 
   if jax.process_count() > 1:  # the first process renders missing clips
-    multihost.first(open_splits)
+    multihost.on_first_process(open_splits)
   splits = open_splits()
   tokenizer = artifacts.get_tokenizer(run, splits, workdir)
   if nets:

@@ -270,7 +270,11 @@ def test_a_jobset(tools, tmp_path):
   [
     ('launch.tpu_pod', POD[1:], 'expected --project too'),
     ('launch.tpu_pod', (*POD, '--type=v5p-300'), 'the nearest is v5p-256'),
-    ('launch.tpu_pod', (*POD, '--type=v9-8'), 'no such slice; the nearest is'),
+    (
+      'launch.tpu_pod',
+      (*POD, '--type=v9-8'),
+      'the name of a slice; the nearest is',
+    ),
     (
       'launch.tpu_pod',
       (*POD, '--type=tpu7x-128'),

@@ -1,4 +1,4 @@
-"""Several processes train as one: the same losses, one set of files."""
+"""Multi-process runs: losses of one process, files of the first."""
 
 import json
 import os
@@ -37,8 +37,8 @@ def config(folder, **values):
   return made
 
 
-def told(workdir):
-  """Losses by step, and the held-out loss."""
+def read_losses(workdir):
+  """Returns losses by step, and held-out losses."""
   lines = metrics.read_metrics(workdir)
   losses = {line['step']: line['loss'] for line in lines if 'loss' in line}
   held_out = [x['held_out/loss'] for x in lines if 'held_out/loss' in x]
@@ -46,7 +46,7 @@ def told(workdir):
 
 
 def pod(folder, workdir, *, processes, devices, **values):
-  """A run of several processes: its exit code and what it said."""
+  """Runs training as several processes."""
   values = {'data.dir': str(folder / 'data')} | VALUES | values
   return subprocess.run(
     [
@@ -78,13 +78,13 @@ def pod(folder, workdir, *, processes, devices, **values):
 
 
 def devices(monkeypatch, count):
-  """Makes every mesh of so many devices."""
+  """Limits every mesh to the first devices."""
   make = sharding.make_mesh
 
-  def of(config, *, devices=None):
+  def limited(config, *, devices=None):
     return make(config, devices=devices or jax.devices()[:count])
 
-  monkeypatch.setattr(sharding, 'make_mesh', of)
+  monkeypatch.setattr(sharding, 'make_mesh', limited)
 
 
 @pytest.fixture(scope='module')
@@ -93,38 +93,38 @@ def folder(tmp_path_factory):
 
 
 @pytest.fixture(scope='module')
-def whole(folder):
-  """One process of eight devices."""
-  state = run.train(config(folder), str(folder / 'whole'))
-  return state, told(folder / 'whole')
+def single(folder):
+  """A run of one process with eight devices: (state, losses)."""
+  state = run.train(config(folder), str(folder / 'single'))
+  return state, read_losses(folder / 'single')
 
 
 @pytest.fixture(scope='module')
 def two(folder):
-  """Two processes of four devices that make two steps of the four."""
+  """The first two of four steps by two processes of four devices each."""
   ran = pod(
     folder,
     folder / 'two',
     processes=2,
     devices=4,
-    # As if stopped after two of four: the decay would come later.
+    # As if stopped after two of four: the decay would start later.
     **{'train.steps': 2, 'optimizer.decay': 0.0, 'optimizer.warmup': 1},
   )
   assert ran.returncode == 0, ran.stderr[-3000:]
   return folder / 'two', ran.stderr
 
 
-def test_two_processes_are_one(two, whole):
-  losses, held_out = told(two[0])
+def test_two_processes_equal_one(two, single):
+  losses, held_out = read_losses(two[0])
   assert set(losses) == {1, 2}
-  assert losses == pytest.approx({k: whole[1][0][k] for k in (1, 2)}, rel=1e-5)
-  assert held_out == pytest.approx(whole[1][1][:1], rel=1e-5)
+  assert losses == pytest.approx({k: single[1][0][k] for k in (1, 2)}, rel=1e-5)
+  assert held_out == pytest.approx(single[1][1][:1], rel=1e-5)
 
 
-def test_only_the_first_process_writes(two):
-  workdir, said = two
+def test_only_first_process_writes(two):
+  workdir, stderr = two
   assert len(list((workdir / 'tensorboard').iterdir())) == 1
-  assert said.count('goodput ') == 1 and '[1] goodput' not in said
+  assert stderr.count('goodput ') == 1 and '[1] goodput' not in stderr
   ledger = json.loads((workdir / 'goodput.json').read_text())
   assert (ledger['taken'], ledger['starts']) == (2, 1)
   assert not (workdir / 'run.lock').exists()
@@ -133,38 +133,38 @@ def test_only_the_first_process_writes(two):
 
 
 @pytest.mark.parametrize('count', [1, 4, 8])
-def test_one_process_goes_on_from_two(two, whole, folder, count, monkeypatch):
-  """On one device, four or eight; the data goes on too."""
+def test_one_process_resumes_from_two(two, single, folder, count, monkeypatch):
+  """On one device, four or eight; the data continues too."""
   workdir = folder / f'on_{count}'
   shutil.copytree(two[0], workdir)
   devices(monkeypatch, count)
   state = run.train(config(folder), str(workdir))
   assert int(state.step) == 4
-  assert told(workdir)[0] == pytest.approx(whole[1][0], rel=1e-5)
+  assert read_losses(workdir)[0] == pytest.approx(single[1][0], rel=1e-5)
   for a, b in zip(
     jax.tree.leaves(state.params),
-    jax.tree.leaves(whole[0].params),
+    jax.tree.leaves(single[0].params),
     strict=True,
   ):
     np.testing.assert_allclose(a, b, atol=1e-5)
 
 
-def test_halves_of_a_cluster_are_refused():
-  for given, text in (
-    (('', 2, 0), '--num_processes=2, --process_id=0: expected --coordinator'),
-    (('here', 2, 0), '--coordinator=here: expected HOST:PORT'),
-    (('here:12', 2, 2), '--num_processes=2, --process_id=2: expected a number'),
-    (('here:12', None, 0), '--num_processes=None'),
-    (('auto', None, None), '--coordinator=auto: no cluster was found'),
+def test_join_refuses_incomplete_settings():
+  for settings, text in (
+    (('', 2, 0), "coordinator='': expected HOST:PORT of process 0, with"),
+    (('here', 2, 0), "coordinator='here': expected HOST:PORT"),
+    (('here:12', 2, 2), 'process_id=2: expected 0 to one less'),
+    (('here:12', None, 0), '`num_processes`=None'),
+    (('auto', None, None), "coordinator='auto': .* no cluster was found"),
   ):
     with pytest.raises(ValueError, match=text):
-      multihost.join(given[0], processes=given[1], process=given[2])
+      multihost.join(settings[0], processes=settings[1], process=settings[2])
 
 
-def test_a_whole_batch_is_put_on_any_mesh():
+def test_put_replicated_batch_shards_rows():
   mesh = sharding.make_mesh(sharding.MeshConfig())
   rows = {'x': np.arange(16.0).reshape(8, 2)}
-  placed = NamedSharding(mesh, PartitionSpec(('data', 'fsdp')))
-  put = multihost.put_whole(rows, placed)['x']
+  sharded = NamedSharding(mesh, PartitionSpec(('data', 'fsdp')))
+  put = multihost.put_replicated_batch(rows, sharded)['x']
   assert put.addressable_shards[0].data.shape == (1, 2)
   np.testing.assert_array_equal(put, rows['x'])
