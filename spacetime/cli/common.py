@@ -73,6 +73,8 @@ def define_flags(settings: type, *, unset: str = '') -> None:
       continue  # such as a tuple: a key of the config only
     DEFINE[kind](field.name, default, field.metadata['help'])
     help_pages.group(field.metadata.get('group', 'options'), field.name)
+    if 'example' in field.metadata:
+      help_pages.example(field.name, field.metadata['example'])
     if unset:
       help_pages.unset(field.name, unset)
 

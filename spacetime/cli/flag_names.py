@@ -39,8 +39,13 @@ def message(error: ValueError) -> str:
     text += f'; {error.hint}' if error.hint else ''
   else:
     text = str(error)
-  text = _BACKTICKS.sub(lambda match: _flag(match[1]) or match[0], text)
+  text = with_flags(text)
   return ' '.join(line.strip() for line in text.splitlines() if line.strip())
+
+
+def with_flags(text: str) -> str:
+  """A text whose backticked settings are spelled as flags."""
+  return _BACKTICKS.sub(lambda match: _flag(match[1]) or match[0], text)
 
 
 def own_names(argv: list[str]) -> list[str]:

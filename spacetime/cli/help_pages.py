@@ -38,6 +38,7 @@ _GROUP = {
   **dict.fromkeys(('coordinator', 'num_processes', 'process_id'), 'devices'),
 }
 _UNSET = {}
+_EXAMPLES = {}
 _METAVARS = {'int': 'N', 'float': 'X', 'string': 'TEXT', 'numbers': 'X,X'}
 
 
@@ -49,6 +50,11 @@ def group(name: str, *flag_names: str) -> None:
 def unset(flag: str, source: str) -> None:
   """Says where a flag that is not set takes its value from."""
   _UNSET[flag] = source
+
+
+def example(flag: str, value: str) -> None:
+  """Gives a flag an example."""
+  _EXAMPLES[flag] = f'"{value}"' if ' ' in value else value
 
 
 def requested(arguments: list[str]) -> bool:
@@ -88,6 +94,10 @@ def show(docstring: str, groups: tuple[str, ...] = GROUPS) -> None:
   sys.exit(0)
 
 
+def _is_empty(default) -> bool:
+  return default is None or default is False or default == ''
+
+
 def _entry(flag: flags.Flag, width: int) -> list[str]:
   kind = flag.flag_type()
   values = getattr(flag.parser, 'enum_values', None)
@@ -99,9 +109,12 @@ def _entry(flag: flags.Flag, width: int) -> list[str]:
   text = ' '.join((flag.help or '').split())
   if values:
     text = text.removeprefix(f'<{"|".join(values)}>: ')
+  text = flag_names.with_flags(text)
+  if flag.name in _EXAMPLES:
+    text += f' Example: --{flag.name}={_EXAMPLES[flag.name]}.'
   if flag.name in _UNSET:
     text += f' Default: {_UNSET[flag.name]}.'
-  elif flag.default not in (None, '', False) and 'Default:' not in text:
+  elif not _is_empty(flag.default) and 'efault' not in text:
     text += f' Default: {flag.default}.'
   also = [a for a, own in aliases.ALIASES.items() if own == flag.name]
   if flag.name == 'size':

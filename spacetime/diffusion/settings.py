@@ -1,12 +1,18 @@
 """Sampling settings: the `sampling` section, the flags of `sample` and the
-keywords of a Pipeline."""
+keywords of a Pipeline.
+
+Modules that need JAX are imported where they are used, so that the help of
+`sample`, which lists these fields, is quick.
+"""
 
 import dataclasses
+import typing
 
 from spacetime import SettingError
-from spacetime.diffusion import guidance as guidance_lib
-from spacetime.diffusion import schedules, solvers
-from spacetime.models.transformer import rope
+
+if typing.TYPE_CHECKING:
+  from spacetime.diffusion import guidance as guidance_lib
+  from spacetime.diffusion import schedules
 
 
 def _setting(help: str, group: str, **default):
@@ -96,6 +102,9 @@ class SamplingSettings:
   )
 
   def __post_init__(self):
+    from spacetime.diffusion import solvers
+    from spacetime.models.transformer import rope
+
     solvers.get(self.solver)
     self.make_schedule()
     if not 0 <= self.first_block_cache < 1:
@@ -145,8 +154,10 @@ class SamplingSettings:
     changes = {k: v for k, v in changes.items() if v is not None}
     return dataclasses.replace(self, **changes)
 
-  def make_guidance(self) -> guidance_lib.Guidance:
+  def make_guidance(self) -> 'guidance_lib.Guidance':
     """The combination of conditional and unconditional predictions."""
+    from spacetime.diffusion import guidance as guidance_lib
+
     return guidance_lib.Guidance(
       scale=self.guidance,
       kind=self.guidance_kind,
@@ -157,13 +168,15 @@ class SamplingSettings:
       eta=self.eta,
     )
 
-  def make_schedule(self) -> schedules.Schedule:
+  def make_schedule(self) -> 'schedules.Schedule':
     """The noise levels, without the steps that CFG-Zero* leaves out.
 
     Its velocity is zero there, which leaves the noise as it is. Left out, such
     a step is no part of the history of a multistep solver either. An edit
     begins with more than noise: it keeps them.
     """
+    from spacetime.diffusion import schedules
+
     schedule = schedules.make_schedule(
       self.schedule,
       self.steps,

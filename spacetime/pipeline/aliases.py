@@ -27,12 +27,13 @@ def renamed(settings: dict) -> dict:
     if own in result or (own != name and own in settings):
       raise SettingError(name, value, f'`{own}` once', hint='leave one out')
     result[own] = value
-  sides = [result.pop(name, None) for name in SIZE]
-  if any(side is not None for side in sides):
-    if None in sides:
-      one, other = SIZE if sides[1] is None else SIZE[::-1]
-      raise SettingError(one, result.get(one), f'`{other}` too')
+  sides = {name: result.pop(name, None) for name in SIZE}
+  present = [name for name in SIZE if sides[name] is not None]
+  if len(present) == 1:
+    (other,) = set(SIZE) - set(present)
+    raise SettingError(present[0], sides[present[0]], f'`{other}` too')
+  if present:
     if result.get('size') is not None:
       raise SettingError('size', result['size'], '`size` or `width`, not both')
-    result['size'] = tuple(sides)
+    result['size'] = tuple(sides.values())
   return result
