@@ -14,7 +14,12 @@ VERSION = re.search(
 LINUX = 'platform_system == "Linux" and platform_machine == "x86_64"'
 TPU_COMPILE = [f'jax[tpu]; {LINUX}']
 GCS = ['gcsfs>=2025.2']
-TEST = ['pytest>=8', 'pytest-xdist>=3.6', 'ruff>=0.15', *GCS, *TPU_COMPILE]
+# The notebook of the documentation is executed with these.
+NOTEBOOK = ['ipykernel>=6.29', 'nbclient>=0.10', 'nbformat>=5.10']
+TEST = [
+  *('pytest>=8', 'pytest-xdist>=3.6', 'ruff>=0.15'),
+  *(*GCS, *NOTEBOOK, *TPU_COMPILE),
+]
 # The networks are compared with these, live; nothing else needs them.
 PARITY = [
   'accelerate>=1.10',
