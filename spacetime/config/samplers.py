@@ -40,10 +40,7 @@ def sampler(
   return Sampler(
     transform=nets.transform,
     flow=trained,
-    schedule=settings.make_schedule(),
-    solver=settings.solver,
-    temperature=settings.temperature,
-    guidance=settings.make_guidance(),
+    settings=settings,
     precompute_kv=nets.precompute_kv,
     cached_transform=FirstBlockCache(nets, threshold) if threshold else None,
   )
@@ -64,15 +61,18 @@ def samplers(
   high = sampler(experiment, nets, settings, latent=latent)
   if settings.boundary is None:
     return {'dit': high}
-  steps = high.schedule.steps
   boundary = high.schedule.steps_from(settings.boundary)
-  guidance = high.guidance
+  low_settings = high.settings
   if settings.guidance_2 is not None:
-    guidance = dataclasses.replace(guidance, scale=settings.guidance_2)
+    low_settings = dataclasses.replace(
+      low_settings, guidance=settings.guidance_2
+    )
   parts = {
     'dit': dataclasses.replace(high, step_range=(0, boundary)),
     'dit_2': dataclasses.replace(
-      high, step_range=(boundary, steps), guidance=guidance
+      high,
+      step_range=(boundary, high.schedule.steps),
+      settings=low_settings,
     ),
   }
   return {name: part for name, part in parts.items() if part.steps}

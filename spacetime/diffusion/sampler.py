@@ -20,8 +20,8 @@ import jax.numpy as jnp
 
 from spacetime.diffusion import denoiser, flow, solvers
 from spacetime.diffusion.conditioning import Conditioning
-from spacetime.diffusion.guidance import Guidance
 from spacetime.diffusion.schedules import Schedule
+from spacetime.diffusion.settings import SamplingSettings
 
 
 @jax.tree_util.register_dataclass
@@ -47,14 +47,7 @@ class Sampler:
   Attributes:
     transform: (params, z_Bfhwc, t_BT, text, t_index_fhw=...) -> prediction.
     flow: output of the network.
-    schedule: noise levels of all steps.
-    solver: a name in solvers.SOLVERS.
-    guidance: branches and their combination; a scale of 1 computes the
-      conditional one alone, at half the cost.
-    temperature: standard deviation of the initial noise. 1 matches training;
-      below, samples are nearer to the mean: steadier, less varied. Source:
-      Kingma and Dhariwal 2018 (Glow), arXiv 1807.03039, section 6, there for
-      normalizing flows.
+    settings: steps, solver, guidance, temperature.
     step_range: first step of this transformer and the one to stop before; None
       is all.
     precompute_kv: (params, text_BSY) -> text of transform, the same at every
@@ -66,17 +59,19 @@ class Sampler:
 
   transform: Callable
   flow: flow.FlowConfig
-  schedule: Schedule
-  solver: str
-  guidance: Guidance = Guidance()
-  temperature: float = 1.0
+  settings: SamplingSettings
   step_range: tuple[int, int] | None = None
   precompute_kv: Callable | None = None
   cached_transform: Any = None
 
   @property
+  def schedule(self) -> Schedule:
+    """Noise levels of all steps."""
+    return self.settings.make_schedule()
+
+  @property
   def steps(self) -> range:
-    """Indices of the steps in the schedule."""
+    """Indices of this transformer's steps in the schedule."""
     return range(*(self.step_range or (0, self.schedule.steps)))
 
   def __call__(
@@ -104,14 +99,14 @@ class Sampler:
     noise = jax.vmap(lambda key: jax.random.normal(key, shape))(keys_B)
     t = conditioning.per_cell(conditioning.t_BT)
     # Latents that begin below 1 have as much noise as the network expects.
-    noise *= jnp.where(t == 1, self.temperature, 1.0)
+    noise *= jnp.where(t == 1, self.settings.temperature, 1.0)
     z_Bfhwc = flow.add_noise(conditioning.z_Bfhwc, noise, t)
     mask = conditioning.cond_mask_Bfhwc
     if mask is not None:
       first = jnp.minimum(t, self.schedule.sigmas[0])
       path = flow.add_noise(conditioning.z_Bfhwc, noise, first)
       z_Bfhwc = jnp.where(mask, path, z_Bfhwc)
-    state = solvers.get(self.solver).init(z_Bfhwc)
+    state = self._solver.init(z_Bfhwc)
     return SamplerState(state, None if mask is None else noise)
 
   def start(
@@ -124,7 +119,8 @@ class Sampler:
   ):
     """Prepares the steps of this transformer: (state with empty caches, text
     of all branches as `step` takes it)."""
-    branches = (text_BSY, negative_BSY)[: len(self.guidance.branches)]
+    guidance = self.settings.make_guidance()
+    branches = (text_BSY, negative_BSY)[: len(guidance.branches)]
     text = jnp.concatenate(branches)
     if self.precompute_kv is not None:
       text = self.precompute_kv(params, text)
@@ -132,18 +128,17 @@ class Sampler:
     if self.cached_transform is not None:
       batch, *latent = z_Bfhwc.shape
       cache = self.cached_transform.init((len(branches) * batch, *latent))
-    cache = cache, self.guidance.init(z_Bfhwc)
+    cache = cache, guidance.init(z_Bfhwc)
     return dataclasses.replace(state, cache=cache), text
 
   def step(
     self, params, state: SamplerState, text, conditioning: Conditioning, i
   ) -> SamplerState:
     """The state after step i of the schedule; i may be traced."""
-    solver = solvers.get(self.solver)
-    row = (column[i] for column in solver.table(self.schedule))
+    row = (column[i] for column in self._solver.table(self.schedule))
     denoise = self._denoiser(params, state, text, conditioning)
-    inner, cache = solver.step(denoise, state.solver, state.cache, *row)
-    return dataclasses.replace(state, solver=inner, cache=cache)
+    solver, cache = self._solver.step(denoise, state.solver, state.cache, *row)
+    return dataclasses.replace(state, solver=solver, cache=cache)
 
   def run(
     self,
@@ -165,7 +160,11 @@ class Sampler:
 
   def finalize(self, state: SamplerState) -> jax.Array:
     """z_Bfhwc of the state after the last step."""
-    return solvers.get(self.solver).finalize(state.solver)
+    return self._solver.finalize(state.solver)
+
+  @property
+  def _solver(self) -> solvers.Solver:
+    return solvers.get(self.settings.solver)
 
   def _denoiser(
     self, params, state: SamplerState, text, conditioning: Conditioning
@@ -179,14 +178,15 @@ class Sampler:
       flow=self.flow,
       cached=cached,
     )
-    branches, noise = len(self.guidance.branches), state.noise_Bfhwc
+    guidance = self.settings.make_guidance()
+    branches, noise = len(guidance.branches), state.noise_Bfhwc
     if noise is not None:
       noise = jnp.concatenate([noise] * branches)
     denoise = denoiser.with_conditioning(
       denoise, conditioning.repeat(branches), noise
     )
     fixed = conditioning.per_cell(conditioning.t_BT == 0)
-    return denoiser.with_guidance(denoise, self.guidance, fixed=fixed)
+    return denoiser.with_guidance(denoise, guidance, fixed=fixed)
 
 
 def clip_keys(seed: int, count: int, *, first: int = 0) -> jax.Array:

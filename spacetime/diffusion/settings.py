@@ -21,7 +21,11 @@ def _setting(help: str, group: str, **default):
 
 @dataclasses.dataclass(frozen=True)
 class SamplingSettings:
-  """Settings of the sampler; each field's metadata has its help and group."""
+  """Settings of the sampler; each field's metadata has its help and group.
+
+  Temperature below 1 samples nearer to the mean: Kingma and Dhariwal 2018
+  (Glow), arXiv 1807.03039, section 6, there for normalizing flows.
+  """
 
   steps: int = _setting('Solver steps per clip, such as 16.', 'solver')
   solver: str = _setting('Solver: euler, heun, dpm or unipc.', 'solver')

@@ -166,7 +166,9 @@ def test_sampling_begins_with_as_much_noise_as_is_asked_for():
   for asked, wanted in (({}, 1.0), ({'temperature': 0.4}, 0.4)):
     told = parse.experiment(config).sampling.with_changes(**asked)
     assert (
-      samplers.sampler(parse.experiment(config), nets, told).temperature
+      samplers.sampler(
+        parse.experiment(config), nets, told
+      ).settings.temperature
       == wanted
     )
 

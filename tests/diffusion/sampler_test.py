@@ -7,15 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from spacetime.diffusion import (
-  conditioning,
-  flow,
-  sampler,
-  schedules,
-  solvers,
-)
+from spacetime.diffusion import conditioning, flow, sampler, solvers
 from spacetime.diffusion.conditioning import Conditioning
-from spacetime.diffusion.guidance import Guidance
+from spacetime.diffusion.settings import SamplingSettings
 
 LATENT = (3, 2, 4, 5)  # f h w c
 PATCH = (1, 2, 4)
@@ -35,18 +29,21 @@ def noise_of(keys):
   return jax.vmap(lambda key: jax.random.normal(key, LATENT))(keys)
 
 
-def make(transform, *, prediction='sample', guidance=1.0, steps=4, **settings):
-  """A sampler with an even schedule and Euler, unless settings differ."""
-  if not isinstance(guidance, Guidance):
-    guidance = Guidance(guidance)
+def make(transform, *, prediction='sample', sampler_fields=None, **settings):
+  """A sampler of four even steps with Euler, unless settings differ."""
   values = {
-    'transform': transform,
-    'flow': flow.FlowConfig(prediction=prediction),
-    'schedule': schedules.even_schedule(steps),
+    'steps': 4,
     'solver': 'euler',
-    'guidance': guidance,
+    'guidance': 1.0,
+    'interval': (0.0, 1.0),
+    'shift': 1.0,
   }
-  return sampler.Sampler(**(values | settings))
+  return sampler.Sampler(
+    transform,
+    flow.FlowConfig(prediction=prediction),
+    SamplingSettings(**(values | settings)),
+    **(sampler_fields or {}),
+  )
 
 
 def draw(made, cond=None, *, seed=0, text=TEXT):
@@ -100,6 +97,18 @@ def test_temperature_scales_the_distance_of_clips_from_their_mean():
   assert np.std(distance[0]) == pytest.approx(1, abs=0.15)
   np.testing.assert_allclose(distance[1], distance[0] / 2, atol=1e-4)
   np.testing.assert_allclose(distance[2], 0, atol=1e-5)
+
+
+def test_temperature_keeps_the_noise_of_conditioning_frames():
+  z = latents()
+  cond = Conditioning(z, jnp.tile(jnp.float32([1.0, 0.25, 1.0]), (2, 1)))
+  made = make(oracle, temperature=0.5)
+  keys = sampler.clip_keys(0, 2)
+  start, noise = made.init(keys, cond).solver, noise_of(keys)
+  np.testing.assert_allclose(start[:, 0], 0.5 * noise[:, 0], atol=1e-6)
+  np.testing.assert_allclose(
+    start[:, 1], 0.75 * z[:, 1] + 0.25 * noise[:, 1], atol=1e-6
+  )
 
 
 def test_a_clip_does_not_depend_on_its_batch():
@@ -164,7 +173,8 @@ def test_masked_values_move_straight_to_their_known_values(name, guidance):
     transform,
     prediction='velocity',
     guidance=guidance,
-    schedule=schedules.even_schedule(5, shift=3.0),
+    steps=5,
+    shift=3.0,
     solver=name,
   )
   sampled = jax.jit(made)({}, keys, TEXT, EMPTY, cond)
@@ -203,10 +213,7 @@ def test_conditioning_tokens_stay_and_have_timestep_zero(prediction, guidance):
 def test_an_edit_begins_at_its_strength_and_keeps_conditioning_frames():
   z, known = latents(), np.zeros(LATENT, bool)
   known[2] = True
-  schedule = schedules.even_schedule(3, strength=0.6, shift=5.0)
-  cond = conditioning.from_mask(
-    z, known, patch=PATCH, strength=schedule.sigmas[0]
-  )
+  cond = conditioning.from_mask(z, known, patch=PATCH, strength=0.6)
   np.testing.assert_allclose(cond.t_BT, np.float32([[0.6, 0.6, 0.0]] * 2))
   seen = []
 
@@ -214,8 +221,7 @@ def test_an_edit_begins_at_its_strength_and_keeps_conditioning_frames():
     jax.debug.callback(lambda t, z: seen.append((t, z)), t, z_t, ordered=True)
     return oracle(params, z_t, t, text)
 
-  # The temperature of the initial noise has no effect on an edit.
-  made = make(transform, schedule=schedule, temperature=0.5)
+  made = make(transform, steps=3, strength=0.6, shift=5.0)
   keys = sampler.clip_keys(0, 2)
   sampled = jax.jit(made)({}, keys, TEXT, EMPTY, cond)
   t, start = seen[0]
@@ -253,9 +259,11 @@ def test_a_loop_of_jitted_steps_is_the_scan_to_the_last_bit(name, kind):
   made = make(
     textual,
     prediction='velocity',
-    schedule=schedules.even_schedule(5, shift=3.0),
+    steps=5,
+    shift=3.0,
     solver=name,
-    guidance=Guidance(3.0, kind=kind),
+    guidance=3.0,
+    guidance_kind=kind,
   )
   keys, params = sampler.clip_keys(0, 2), {'scale': 1.0}
   cond = conditioning.from_mask(
@@ -278,9 +286,9 @@ def test_two_step_ranges_are_one_run():
   both = make(
     textual,
     prediction='velocity',
-    schedule=schedules.even_schedule(5),
+    steps=5,
     solver='unipc',
-    guidance=Guidance(3.0),
+    guidance=3.0,
   )
   keys, cond = sampler.clip_keys(0, 2), conditioning.pure_noise(2, LATENT)
   params = {'scale': 1.0}
@@ -288,9 +296,8 @@ def test_two_step_ranges_are_one_run():
   def run(*scales):
     state = both.init(keys, cond)
     for step_range, scale in zip(((0, 2), (2, 5)), scales, strict=True):
-      part = dataclasses.replace(
-        both, step_range=step_range, guidance=Guidance(scale)
-      )
+      settings = dataclasses.replace(both.settings, guidance=scale)
+      part = dataclasses.replace(both, step_range=step_range, settings=settings)
       state = part.run(params, state, TEXT, EMPTY, cond)
     return both.finalize(state)
 
@@ -316,14 +323,14 @@ def test_a_schedule_that_begins_below_one_keeps_known_values(name):
   """As CFG-Zero* drops the first steps: the initial noise stays as it is."""
   z, known = latents(), mask_of(frames=0)
   known[1, :, 2:] = True
-  schedule = schedules.make_schedule('even', 6, shift=1.0, solver=name)
-  schedule = schedule.without_first(2)
   made = make(
     lambda params, z_t, t, text: jnp.sin(5 * z_t),
     prediction='velocity',
-    schedule=schedule,
+    steps=6,
     solver=name,
-    guidance=Guidance(2.0, kind='cfg_zero'),
+    guidance=2.0,
+    guidance_kind='cfg_zero',
+    zero_steps=2,
   )
   keys = sampler.clip_keys(0, 2)
   cond = conditioning.from_mask(z, known, patch=PATCH)
@@ -331,7 +338,8 @@ def test_a_schedule_that_begins_below_one_keeps_known_values(name):
   noise = noise_of(keys)
   mask = np.broadcast_to(known, z.shape)
   np.testing.assert_allclose(start[~mask], noise[~mask])
-  t = schedule.sigmas[0]
+  t = made.schedule.sigmas[0]
+  assert t < 1
   path = (1 - t) * z + t * noise
   np.testing.assert_allclose(start[mask], path[mask], atol=1e-6)
   sampled = jax.jit(made)({}, keys, TEXT, EMPTY, cond)
@@ -345,9 +353,16 @@ def test_momentum_lasts_from_step_to_step():
     return 0.0 * z + text[:, :1, None, None, None]
 
   def move(momentum, steps):
-    rule = Guidance(3.0, kind='apg', momentum=momentum, eta=1.0)
     return draw(
-      make(transform, prediction='velocity', steps=steps, guidance=rule)
+      make(
+        transform,
+        prediction='velocity',
+        steps=steps,
+        guidance=3.0,
+        guidance_kind='apg',
+        momentum=momentum,
+        eta=1.0,
+      )
     )
 
   # With text 3, without 1: t * (3 - 1) at t = 1, then at t = 0.5; as a
@@ -383,8 +398,10 @@ def test_the_network_cache_lasts_and_the_kv_cache_is_computed_once():
     None,
     prediction='velocity',
     guidance=3.0,
-    precompute_kv=precompute_kv,
-    cached_transform=Counting((4, *LATENT)),
+    sampler_fields={
+      'precompute_kv': precompute_kv,
+      'cached_transform': Counting((4, *LATENT)),
+    },
   )
   keys, cond = sampler.clip_keys(0, 2), conditioning.pure_noise(2, LATENT)
   state = made.init(keys, cond)
