@@ -14,11 +14,10 @@ stream, whose cache continues from chunk to chunk, without a seam between them.
 
 import dataclasses
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
-from spacetime.diffusion import sampler
+from spacetime import SettingError
 from spacetime.diffusion.conditioning import Conditioning
 
 
@@ -53,8 +52,8 @@ class Rollout:
       the output keeps them as they are.
 
   Raises:
-    ValueError: no new frames in a chunk, or prompts that do not begin in rising
-      order from 0 within the video.
+    SettingError: no new frames in a chunk, or prompts that do not start in
+      rising order from 0 within the video.
   """
 
   latent_frames: int
@@ -66,16 +65,20 @@ class Rollout:
   def __post_init__(self):
     long = self.latent_frames > self.chunk_frames
     if long and not 1 <= self.context_frames < self.chunk_frames:
-      raise ValueError(
-        f'given={self.context_frames} of {self.chunk_frames} latent frames: '
-        f'expected 1 to {self.chunk_frames - 1}; change --given or --frames'
+      raise SettingError(
+        'cond_frames',
+        self.context_frames,
+        f'1 to {self.chunk_frames - 1} latent frames of a chunk of '
+        f'{self.chunk_frames}',
+        hint='or change `frames`',
       )
     ends = (*self.prompt_starts[1:], self.latent_frames)
     rise = all(a < b for a, b in zip(self.prompt_starts, ends, strict=True))
     if self.prompt_starts[0] != 0 or not rise:
-      raise ValueError(
-        f'starts={self.prompt_starts} in {self.latent_frames} latent frames: '
-        'expected them to rise from 0; change --schedule'
+      raise SettingError(
+        'prompt_schedule',
+        self.prompt_starts,
+        f'latent frames that rise from 0 and are below {self.latent_frames}',
       )
 
   @property
@@ -119,15 +122,16 @@ def first_conditioning(
   """Conditioning of the first chunk, with a noise level for each latent frame.
 
   Raises:
-    ValueError: parts of latent frames are known.
+    SettingError: parts of latent frames are known.
   """
   if (
     conditioning.t_index_fhw is not None
     or conditioning.cond_mask_Bfhwc is not None
   ):
-    raise ValueError(
-      'parts of latent frames are given: a video of several chunks begins with '
-      'whole ones; change --given'
+    raise SettingError(
+      'cond_frames',
+      None,
+      'whole latent frames at the start of a video of several chunks',
     )
   batch = conditioning.z_Bfhwc.shape[0]
   t_Bf = jnp.broadcast_to(conditioning.t_BT, (batch, frames))
@@ -156,12 +160,3 @@ def next_conditioning(
   t_f = np.where(np.arange(frames) < context, context_noise, 1.0)
   t_Bf = np.broadcast_to(t_f.astype(np.float32), (batch, frames))
   return Conditioning(jnp.asarray(z_Bfhwc), jnp.asarray(t_Bf))
-
-
-def chunk_keys(seed: int, batch: int, *, chunk: int) -> jax.Array:
-  """A key for each clip's chunk. Keys of the first chunk are the clips' own, so
-  that a long video begins as the short one of its seed."""
-  keys_B = sampler.clip_keys(seed, batch)
-  if chunk == 0:
-    return keys_B
-  return jax.vmap(lambda key: jax.random.fold_in(key, chunk))(keys_B)

@@ -205,6 +205,8 @@ class Programs:
     state, text = start(params, state, *text, conditioning)
     for i in self._samplers[root].steps:
       state = step(params, state, text, conditioning, np.int32(i))
+      # Dispatch is asynchronous: progress counts the steps that are computed.
+      jax.block_until_ready(state)
       self._progress.step()
     return state
 
