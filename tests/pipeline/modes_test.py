@@ -1,7 +1,6 @@
 """Modes of sampling: what they ask for, and what they refuse."""
 
 import dataclasses
-import types
 
 import numpy as np
 import pytest
@@ -10,6 +9,7 @@ from PIL import Image
 from spacetime.data import geometry
 from spacetime.media import video_writer
 from spacetime.pipeline import inputs, modes
+from spacetime.pipeline.request import Request
 from tests.diffusion.conditioning_test import CELLS, PIXELS
 from tests.helpers import videos
 
@@ -17,14 +17,15 @@ GRID = geometry.Geometry(9, 32, 48, (4, 1, 1), (1, 16, 16))
 CELL_GRID = geometry.Geometry(9, 32, 48, CELLS.stride, (1, 2, 2))
 
 
-def asked(**changes):
-  flags = dict.fromkeys((*modes.FLAGS, 'mode', 'frames', 'seconds'))
-  return types.SimpleNamespace(**(flags | changes))
+def request(strength=None, **settings):
+  sampling = {} if strength is None else {'strength': strength}
+  return Request(**settings, sampling=sampling)
 
 
-def window(grid=GRID, codec=PIXELS, **changes):
-  flags = asked(**changes)
-  return modes.window(flags, modes.name(flags), grid, codec, fps=8)
+def window(grid=GRID, codec=PIXELS, **settings):
+  made = request(**settings)
+  target = modes.Target(modes.choose(made), grid, codec, fps=8)
+  return modes.condition(made, target)
 
 
 @pytest.fixture(scope='module')
@@ -57,33 +58,33 @@ def folder(tmp_path_factory):
 
 
 def test_the_mode_follows_from_the_flags():
-  assert modes.name(asked()) == 'text'
-  assert modes.name(asked(image='a.png')) == 'image'
-  assert modes.name(asked(mode='still', frames=1)) == 'still'
+  assert modes.choose(request()) == 'text'
+  assert modes.choose(request(image='a.png')) == 'image'
+  assert modes.choose(request(mode='still', frames=1)) == 'still'
   assert window() is None and window(mode='still') is None
 
 
 @pytest.mark.parametrize(
   'changes, text',
   [
-    ({'mode': 'dream'}, '--mode=dream: expected one of text, still, image'),
-    ({'mode': 'extend'}, '--mode=extend: expected --video too'),
-    ({'mode': 'connect', 'video': 'a'}, 'connect: expected --video2 too'),
-    ({'mode': 'inpaint', 'video': 'a'}, 'inpaint: expected --mask too'),
-    ({'mode': 'edit', 'video': 'a'}, 'edit: expected --strength too'),
-    ({'mode': 'image'}, 'image: expected --image too'),
-    ({'video': 'a'}, '--video=a: --mode=text has no use for it, it takes no f'),
+    ({'mode': 'dream'}, "mode='dream': expected one of text, still, image"),
+    ({'mode': 'extend'}, 'expected `video` too'),
+    ({'mode': 'connect', 'video': 'a'}, 'expected `video2` too'),
+    ({'mode': 'inpaint', 'video': 'a'}, 'expected `mask` too'),
+    ({'mode': 'edit', 'video': 'a'}, 'expected `strength` too'),
+    ({'mode': 'image'}, 'expected `image` too'),
+    ({'video': 'a'}, 'expected none, since `mode`=text takes no files'),
     (
       {'mode': 'extend', 'video': 'a', 'mask': 'm'},
-      '--mask=m: --mode=extend has no use for it, it takes --video, --given',
+      'since `mode`=extend takes `video`, `cond_frames`;',
     ),
-    ({'image_at': 'last'}, '--image_at=last: --mode=text has no use for it'),
-    ({'mode': 'still', 'frames': 9}, 'still: --frames=9: expected 1'),
+    ({'image_at': 'last'}, "image_at='last': expected none, since `mode`=text"),
+    ({'mode': 'still', 'frames': 9}, 'frames=9: expected 1 with `mode`=still'),
   ],
 )
 def test_refuses_flags(changes, text):
   with pytest.raises(ValueError, match=text):
-    modes.name(asked(**changes))
+    modes.choose(request(**changes))
 
 
 def test_every_mode_gives_something(folder):
@@ -91,20 +92,18 @@ def test_every_mode_gives_something(folder):
   cases = {
     'extend': ({}, 14 + 4, [0, 1, 2, 3, 4]),
     'extend_backward': ({}, 14 + 5, [5, 6, 7, 8]),
-    'loop': ({'given': 3}, 14 + 3, [0, 1, 2, 6, 7, 8]),
+    'loop': ({'cond_frames': 3}, 14 + 3, [0, 1, 2, 6, 7, 8]),
     'connect': (
-      {'video2': str(folder / 'short.mp4'), 'given': 3},
+      {'video2': str(folder / 'short.mp4'), 'cond_frames': 3},
       20 + 3,
       [0, 1, 2, 6, 7, 8],
     ),
-    'edit': ({'strength': 0.5, 'given': 4}, 14, [5, 6, 7, 8]),
+    'edit': ({'strength': 0.5, 'cond_frames': 4}, 14, [5, 6, 7, 8]),
   }
-  for mode, (more, length, given) in cases.items():
+  for mode, (more, length, cond) in cases.items():
     made = window(mode=mode, video=video, **more)
     assert made.length == length, mode
-    assert np.flatnonzero(made.cond_mask_FHW.all((1, 2))).tolist() == given, (
-      mode
-    )
+    assert np.flatnonzero(made.cond_mask_FHW.all((1, 2))).tolist() == cond, mode
   made = window(mode='inpaint', video=video, mask=mask)
   expected = np.arange(48) >= 16
   assert (made.cond_mask_FHW == expected).all() and made.length == 9
@@ -144,83 +143,82 @@ EDIT = {'mode': 'edit', 'video': 'long.mp4', 'strength': 0.5}
   [
     (
       {'mode': 'extend', 'video': 'none.mp4'},
-      '--video: .*none.mp4: no such file: expected '
-      'a video file; change --video$',
+      'video=.*none.mp4.: expected a video file; ',
     ),
     (
       {'mode': 'extend', 'video': 'text.png'},
-      '--video: .*text.png cannot be read as a video .* expected a video file',
+      'video=.*text.png.: expected a video file; .* cannot be read as a video',
     ),
     ({'mode': 'edit', 'strength': 1.0, 'video': 'half.mp4'}, 'half.mp4 cannot'),
     (
       {'mode': 'outpaint', 'video': 'sound.mkv'},
-      '--video: .*sound.mkv has no video stream: expected a video file; change '
-      '--video$',
+      'video=.*: expected a video file; .*sound.mkv has no video stream',
     ),
     (
       {'mode': 'connect', 'video': 'long.mp4', 'video2': 'sound.mkv'},
-      '--video2: .*sound.mkv has no video stream: .*; change --video2$',
+      'video2=.*: expected a video file; .*sound.mkv has no video stream',
     ),
     (
       {'mode': 'extend', 'video': 'tall.mp4'},
-      'tall.mp4 is 32x48 pixels: expected the proportions of 48x32; change '
-      '--size, such as --size=32x48',
+      'tall.mp4.: expected the proportions of 48x32, not 32x48 pixels; crop '
+      'it, or change `size`, such as `size`=32x48',
     ),
     (
-      {'mode': 'extend', 'video': 'short.mp4', 'given': 7},
-      '--video=.*short.mp4 has 6 frames at 8 a second: expected 7 or more; the '
-      'nearest that it has is --given=6',
+      {'mode': 'extend', 'video': 'short.mp4', 'cond_frames': 7},
+      'video=.*short.mp4.: expected 7 frames or more at 8 a second, not 6; the '
+      'largest that fits is `cond_frames`=6',
     ),
     (
       {'mode': 'connect', 'video': 'long.mp4', 'video2': 'one.mp4'},
-      '--video2=.*one.mp4 has 1 frames at 8 a second: expected 4 or more; the '
-      'nearest that it has is --given=1',
+      'video2=.*one.mp4.: expected 4 frames or more at 8 a second, not 1; .*=1',
     ),
     (
       {'mode': 'loop', 'video': 'one.mp4'},
-      '--video=.*one.mp4 has 1 frames at 8 a second: expected 4 or more',
+      'video=.*one.mp4.: expected 4 frames or more at 8 a second, not 1',
     ),
     (
       {'mode': 'connect', 'video': 'long.mp4', 'video2': 'tall.mp4'},
-      '--video2=.*tall.mp4 is 32x48 pixels',
+      'video2=.*tall.mp4.: expected the proportions',
     ),
     (
       {'mode': 'edit', 'video': 'short.mp4', 'strength': 0.5},
-      'expected 9 or more; the nearest that it has is --frames=5',
-    ),
-    ({'mode': 'extend', 'video': 'long.mp4', 'given': 0}, '--given=0: expect'),
-    (
-      {'mode': 'extend', 'video': 'long.mp4', 'given': 9},
-      '--given=9, --frames=9: nothing is left .* at most 8, or --frames of 13',
+      'expected 9 frames or more .* the largest that fits is `frames`=5',
     ),
     (
-      {'mode': 'loop', 'video': 'long.mp4', 'given': 5},
-      '--given=5, --frames=9: nothing is left .* at most 4, or --frames of 13',
+      {'mode': 'extend', 'video': 'long.mp4', 'cond_frames': 0},
+      'cond_frames=0: expected 1 or more',
     ),
-    (EDIT | {'given': 9}, '--given=9: expected 0 to 8'),
+    (
+      {'mode': 'extend', 'video': 'long.mp4', 'cond_frames': 9},
+      'cond_frames=9: expected at most 8 of the 9 .* `frames` of 13 or more',
+    ),
+    (
+      {'mode': 'loop', 'video': 'long.mp4', 'cond_frames': 5},
+      'cond_frames=5: expected at most 4 of the 9 .* `frames` of 13 or more',
+    ),
+    (EDIT | {'cond_frames': 9}, 'cond_frames=9: expected 0 to 8'),
     (
       EDIT | {'mask': 'flat.png'},
-      '--mask=.*flat.png is 48x16 pixels: expected 48x32, as --video is, or ',
+      'mask=.*flat.png.: expected 48x32 pixels, the size of `video`, or 48x32',
     ),
     (
       {'mode': 'inpaint', 'video': 'large.mp4', 'mask': 'flat.png'},
-      'expected 96x64, as --video is, or 48x32, as what is made of it',
+      'expected 96x64 pixels, .* or 48x32, .* generated, not 48x16',
     ),
-    (EDIT | {'mask': 'none.png'}, '--mask=.*none.png: no such file'),
-    (EDIT | {'mask': 'text.png'}, '--mask=.*text.png: not an image'),
-    (EDIT | {'mask': 'black.png'}, 'black.png is all black: expected light'),
+    (EDIT | {'mask': 'none.png'}, 'mask=.*none.png.: expected a file that exi'),
+    (EDIT | {'mask': 'text.png'}, 'mask=.*text.png.: expected an image file'),
+    (EDIT | {'mask': 'black.png'}, 'expected light pixels .*, not all black'),
     (
       {'mode': 'outpaint', 'video': 'long.mp4'},
-      'long.mp4 is 48x32 pixels: expected less than the 48x32',
+      'expected less than the 48x32 pixels of the picture .*, not 48x32',
     ),
-    ({'image': 'mask.png', 'image_at': '9'}, '--image_at=9: .* 0 to 8'),
-    ({'image': 'mask.png', 'image_at': 'mid'}, '--image_at=mid: expected fir'),
     (
-      {'image': 'none.png'},
-      '--image: .*none.png: no such file: expected '
-      'an image file; change --image$',
+      {'image': 'mask.png', 'image_at': '9'},
+      "image_at='9': expected first, last or 0 to 8",
     ),
-    ({'image': 'long.mp4'}, '--image: .*long.mp4 cannot be read as an image'),
+    ({'image': 'mask.png', 'image_at': 'mid'}, "image_at='mid': expected fir"),
+    ({'image': 'none.png'}, 'image=.*none.png.: expected an image file; '),
+    ({'image': 'long.mp4'}, 'long.mp4 cannot be read as an image'),
   ],
 )
 def test_refuses_files(changes, text, folder):
@@ -232,7 +230,7 @@ def test_refuses_files(changes, text, folder):
 
 
 @pytest.mark.parametrize(
-  'mode, given, known',
+  'mode, cond, known',
   [
     ('extend', 4, [0]),
     ('extend', 7, [0, 1, 2, 3, 4]),
@@ -242,14 +240,16 @@ def test_refuses_files(changes, text, folder):
   ],
 )
 def test_no_given_frame_is_lost_to_a_part_of_a_latent_frame(
-  folder, caplog, mode, given, known
+  folder, caplog, mode, cond, known
 ):
   grid = dataclasses.replace(CELL_GRID, frames=17)
   more = {'video2': str(folder / 'long.mp4')} if mode == 'connect' else {}
   video = str(folder / 'long.mp4')
   with caplog.at_level('WARNING', logger='absl'):
-    made = window(grid, CELLS, mode=mode, video=video, given=given, **more)
-  assert f'--given={given}: the autoencoder knows 1 frame at the' in caplog.text
+    made = window(grid, CELLS, mode=mode, video=video, cond_frames=cond, **more)
+  assert (
+    f'cond_frames={cond}: the autoencoder encodes 1 frame at the' in caplog.text
+  )
   assert np.flatnonzero(made.cond_mask_FHW.all((1, 2))).tolist() == known
   # All frames of the videos, and of those the known ones once.
   new = 17 - len(known)
@@ -269,7 +269,7 @@ def test_a_video_that_lies_is_taken_upright(tmp_path, degrees):
   # What is upright after turning is judged by its proportions, too.
   tall = np.rot90(upright, axes=(1, 2))
   videos.rotated(tmp_path / 'b.mp4', tall, degrees)
-  with pytest.raises(ValueError, match='b.mp4 is 32x48 pixels: expected the'):
+  with pytest.raises(ValueError, match='b.mp4.: expected the proportions'):
     window(mode='extend', video=str(tmp_path / 'b.mp4'))
 
 
@@ -281,26 +281,32 @@ def test_a_video_of_variable_rate_keeps_its_time(tmp_path):
     fps=1000,
     times=[0, 200, 380, 420, 700, 800],
   )
-  made = window(mode='extend', video=str(path), given=5)
+  made = window(mode='extend', video=str(path), cond_frames=5)
   numbers = videos.frame_numbers(made.assemble(made.frames_FHWC))
   assert numbers[:7] == [0, 0, 1, 1, 3, 3, 4]
 
 
 def test_refuses_what_cells_cannot_hold(folder):
-  with pytest.raises(ValueError, match='--given=3: the autoencoder knows 4'):
+  with pytest.raises(ValueError, match='cond_frames=3: expected 4 or more'):
     window(
       CELL_GRID,
       CELLS,
       mode='extend_backward',
       video=str(folder / 'long.mp4'),
-      given=3,
+      cond_frames=3,
     )
-  with pytest.raises(ValueError, match='nothing of the video is kept: a late'):
+  with pytest.raises(
+    ValueError, match='a part of the video that stays: none of it'
+  ):
     window(
-      CELL_GRID, CELLS, **EDIT | {'video': str(folder / 'long.mp4'), 'given': 2}
+      CELL_GRID,
+      CELLS,
+      **EDIT | {'video': str(folder / 'long.mp4'), 'cond_frames': 2},
     )
   one = dataclasses.replace(GRID, frames=1)
-  with pytest.raises(ValueError, match='--frames=1 with --image: nothing is'):
+  with pytest.raises(
+    ValueError, match='frames=1: expected 5 or more with `image`'
+  ):
     window(one, image=str(folder / 'mask.png'))
 
 
@@ -314,7 +320,7 @@ def test_the_nearest_size_has_the_proportions():
 def test_default_frames_are_whole_latent_frames():
   grid = dataclasses.replace(GRID, frames=17)
   found = {
-    mode: modes.default_given(mode, grid)
+    mode: modes.default_cond_frames(mode, grid)
     for mode in ('extend', 'extend_backward', 'connect', 'loop')
   }
   assert found == {
@@ -323,4 +329,4 @@ def test_default_frames_are_whole_latent_frames():
     'connect': (5, 4),
     'loop': (5, 4),
   }
-  assert modes.default_given('loop', GRID) == (1, 4)
+  assert modes.default_cond_frames('loop', GRID) == (1, 4)

@@ -1,4 +1,4 @@
-"""What is asked of `sample` is checked before a parameter is read."""
+"""Requests are resolved and refused before a parameter is read."""
 
 import dataclasses
 import json
@@ -13,38 +13,15 @@ from PIL import Image
 
 from spacetime.checkpoint import load
 from spacetime.checkpoint.interop import lora
+from spacetime.diffusion.settings import SamplingSettings
 from spacetime.media import video_writer
 from spacetime.models.transformer import lora as lora_lib
-from spacetime.pipeline import (
-  generate,
-  prompt_embeds,
-  prompt_embeds_files,
-  request,
-)
+from spacetime.pipeline import outputs, pipeline, prompt_embeds, request
+from spacetime.pipeline import plan as plan_lib
 from tests.helpers import published_folder
 
 WIDTH = published_folder.TEXT.d_model
-GOOD = request.Request(
-  prompt='a red 3',
-  prompts_file=None,
-  prompt_embeds=None,
-  out=None,
-  checkpoint=None,
-  seed=0,
-  num=1,
-  steps=3,
-  solver=None,
-  shift=None,
-  guidance=None,
-  guidance_2=None,
-  negative_prompt='',
-  embeddings_cache='',
-  frames=3,
-  size='16x8',
-  image=None,
-  fps=None,
-  batch=4,
-)
+SAMPLING = {f.name for f in dataclasses.fields(SamplingSettings)}
 
 
 @pytest.fixture(scope='module')
@@ -63,12 +40,38 @@ def nothing_is_read(monkeypatch):
 
 
 @pytest.fixture
-def asked(folder, tmp_path):
-  def ask(**changes):
-    base = dict(checkpoint=str(folder), out=f'{tmp_path}/a.mp4')
-    return dataclasses.replace(GOOD, **(base | changes))
+def ask(folder, tmp_path):
+  """A request of a small published model, with changes."""
 
-  return ask
+  def make(**changes):
+    base = dict(
+      prompt='a red 3',
+      checkpoint=str(folder),
+      out=f'{tmp_path}/a.mp4',
+      prompt_embeds_cache='',
+      frames=3,
+      size='16x8',
+      batch_size=4,
+      steps=3,
+    )
+    values = base | changes
+    sampling = {k: values.pop(k) for k in SAMPLING & values.keys()}
+    return request.Request(**values, sampling=sampling)
+
+  return make
+
+
+def resolve(made):
+  """(engine, plan, targets) of a request, as `sample` checks them."""
+  engine = pipeline.from_request(made).engine
+  plan = plan_lib.resolve(made, engine)
+  targets = outputs.targets(made, clips=plan.clips)
+  outputs.check(targets, made, frames=plan.frames)
+  return engine, plan, targets
+
+
+def check(made):
+  return resolve(made)[1]
 
 
 def embeds(path, *, count=2, rows=7, width=WIDTH, negative=0, **more):
@@ -82,47 +85,46 @@ def embeds(path, *, count=2, rows=7, width=WIDTH, negative=0, **more):
   return str(path)
 
 
-def test_a_plan_of_all_that_is_to_be_done(asked, tmp_path):
-  plan = request.check(asked(num=2, guidance=1.0, embeddings_cache='x'))
-  assert isinstance(plan.model, load.Opened)
-  assert plan.prompts == ('a red 3', 'a red 3') and plan.given is None
-  assert plan.negative is None  # nothing to steer away from without guidance
-  assert [*plan.targets.videos] == [f'{tmp_path}/a-00{i}.mp4' for i in (0, 1)]
-  assert (plan.grid.frames, plan.grid.height, plan.grid.width) == (3, 8, 16)
+def test_a_plan_holds_all_that_a_request_resolves_to(ask, tmp_path):
+  made = ask(num=2, guidance=1.0, prompt_embeds_cache='x')
+  engine, plan, targets = resolve(made)
+  assert isinstance(engine.model, load.Opened)
+  assert plan.prompts == ('a red 3', 'a red 3') and plan.prompt_embeds is None
+  assert plan.negative_prompt is None  # not used without guidance
+  assert [*targets.videos] == [f'{tmp_path}/a-00{i}.mp4' for i in (0, 1)]
+  size = plan.geometry.frames, plan.geometry.height, plan.geometry.width
+  assert size == (3, 8, 16)
   assert plan.settings.steps == 3 and plan.fps == 16
   assert str(plan.cache.folder) == 'x'
-  assert request.check(asked(negative_prompt='snow')).negative == 'snow'
+  assert check(ask(negative_prompt='snow')).negative_prompt == 'snow'
 
 
 @pytest.mark.parametrize(
   'changes, text',
   [
-    ({'prompt': None}, 'one of --prompt, --prompts_file and --prompt_embeds'),
-    ({'prompts_file': 'x'}, 'expected one of --prompt, --prompts_file and'),
+    ({'prompt': None}, 'one of `prompt`, `prompts_file` and `prompt_embeds`'),
+    ({'prompts_file': 'x'}, 'expected one of `prompt`, `prompts_file` and'),
     (
       {'prompt': None, 'prompt_embeds': 'x', 'expand_prompt': 'grammar'},
-      '--expand_prompt=grammar: expected --prompt or --prompts_file',
+      "expand_prompt='grammar': expected `prompt` or `prompts_file`",
     ),
-    ({'prompt_embeds': 'x'}, 'expected one of --prompt, --prompts_file and'),
-    ({'prompt': ' &nbsp; '}, 'prompt is empty'),
-    ({'out': ''}, '--out: expected a file'),
-    ({'out': 'x.avi'}, "out='x.avi': expected a file of .mp4"),
-    ({'num': 0}, '--num=0: expected 1 or more'),
-    ({'batch': 0}, '--batch=0: expected 1 or more'),
-    ({'seed': -1}, '--seed=-1: expected 0 or more'),
-    ({'fps': 0.0}, '--fps=0.0: expected more than 0'),
-    ({'size': 'big'}, '--size=big: expected WIDTHxHEIGHT'),
-    (
-      {'size': '15x8'},
-      'width=15: expected a multiple of 8 .* such as 8 or 16; change --size',
-    ),
-    ({'size': '16x0'}, 'height=0: .* such as 8 or 16; change --size'),
-    (
-      {'frames': 4},
-      r'frames=4: expected 2k\+1, such as 3 or 5; change --frames',
-    ),
-    ({'frames': 0}, 'frames=0: .* such as 1 or 3; change --frames'),
-    ({'frames': -3}, 'frames=-3: .* such as 1 or 3; change --frames'),
+    ({'prompt_embeds': 'x'}, 'expected one of `prompt`, `prompts_file` and'),
+    ({'prompt': ' &nbsp; '}, 'expected text that describes the video'),
+    ({'out': ''}, "out='': expected a file"),
+    ({'out': 'x.avi'}, 'x.avi'),
+    ({'num': 0}, 'num=0: expected 1 or more'),
+    ({'batch_size': 0}, 'batch_size=0: expected 1 or more'),
+    ({'seed': -1}, 'seed=-1: expected 0 or more'),
+    ({'seeds': 'a,b'}, "seeds='a,b': expected whole numbers, such as 1,2,3"),
+    ({'seeds': '1,2'}, "seeds='1,2': expected 1 of them"),
+    ({'seeds': (-1,)}, 'expected one or more, of 0 or more'),
+    ({'fps': 0.0}, 'fps=0.0: expected more than 0'),
+    ({'size': 'big'}, "size='big': expected WIDTHxHEIGHT"),
+    ({'size': '15x8'}, 'width=15: expected a multiple of 8 .* such as 8 or 16'),
+    ({'size': (16, 0)}, 'height=0: .* such as 8 or 16'),
+    ({'frames': 4}, r'frames=4: expected 2k\+1, such as 3 or 5'),
+    ({'frames': 0}, 'frames=0: .* such as 1 or 3'),
+    ({'frames': -3}, 'frames=-3: .* such as 1 or 3'),
     *(
       (
         {'mode': 'edit', 'video': 'a.mp4', 'strength': strength},
@@ -130,23 +132,11 @@ def test_a_plan_of_all_that_is_to_be_done(asked, tmp_path):
       )
       for strength in (0.0, -0.5, 1.5, float('nan'))
     ),
-    (
-      {'solver': 'heun'},
-      "solver='heun': expected one of .* which have a published",
-    ),
-    (
-      {'guidance_2': 3.0},
-      'guidance_2=3.0: expected None, since the model has one',
-    ),
+    ({'solver': 'heun'}, 'heun'),
+    ({'guidance_2': 3.0}, 'guidance_2=3.0: .*one transformer'),
     ({'guidance_kind': 'pag'}, "guidance_kind='pag': expected one of"),
-    (
-      {'guidance_kind': 'cfg_zero', 'steps': 1},
-      'zero_steps=1: expected less than the 1 `steps`',
-    ),
-    (
-      {'first_block_cache': 1.0},
-      'first_block_cache=1.0: expected 0, which skips none, or',
-    ),
+    ({'guidance_kind': 'cfg_zero', 'steps': 1}, 'zero_steps=1'),
+    ({'first_block_cache': 1.0}, 'first_block_cache=1.0: expected 0'),
     (
       {'rope_scaling': 'yarn'},
       r"rope_scaling='yarn': expected one of \('none', 'riflex', 'ntk'\)",
@@ -160,39 +150,39 @@ def test_a_plan_of_all_that_is_to_be_done(asked, tmp_path):
       },
       'temperature=0.4: expected 1 with `strength`=0.9',
     ),
-    ({'candidates': 0}, '--candidates=0: expected 1 or more'),
-    ({'candidates': 4}, '--candidates=4: --mode=text has no join .*--num'),
+    ({'best_of': 0}, 'best_of=0: expected 1 or more'),
+    ({'best_of': 4}, 'best_of=4: expected 1, since `mode`=text .*`num`'),
     (
-      {'candidates': 4, 'seconds': 9.0, 'frames': 5},
-      '--candidates=4 with --seconds: .*leave one of them out',
+      {'best_of': 4, 'seconds': 9.0, 'frames': 5},
+      'best_of=4: expected 1 with `seconds`',
     ),
-    ({'temperature': 1.5}, 'temperature=1.5: expected 0, no noise, to 1'),
+    ({'temperature': 1.5}, 'temperature=1.5: expected 0, '),
     ({'image': 'none.png'}, 'none.png'),
-    ({'decode_tiles': '2'}, '--decode_tiles=2: expected COLUMNSxROWS'),
+    ({'decode_tiles': '2'}, "decode_tiles='2': expected COLUMNSxROWS"),
     ({'decode_tiles': '2x1'}, '2 tiles over 4 latent cells, 8 shared'),
     (
       {'decode_tiles': '2x1', 'decode_overlap': 1, 'decode_shards': 2},
-      '--decode_tiles=2x1 and --decode_shards=2: expected one of them',
+      "decode_tiles='2x1': expected none with `decode_shards`=2",
     ),
-    ({'decode_shards': 9}, '--decode_shards=9: expected 1 to 8, the devices'),
-    ({'decode_shards': 0}, '--decode_shards=0: expected 1 to 8'),
+    ({'decode_shards': 9}, 'decode_shards=9: expected 1 to 8, the number of d'),
+    ({'decode_shards': 0}, 'decode_shards=0: expected 1 to 8'),
     ({'decode_shards': 3}, '2 x 4 cells over 3 devices'),
-    ({'lora': 'none.safetensors'}, '--lora: none.safetensors: no such file'),
-    ({'lora_2': 'x'}, '--lora_2=x: the model has one transformer, not two'),
-    ({'lora_strength': float('nan')}, '--lora_strength=nan: expected a finite'),
+    ({'lora': 'none.safetensors'}, "lora='none.safetensors': .* no such file"),
+    ({'lora_2': 'x'}, "lora_2='x': expected none, since the model has one"),
+    ({'lora_strength': float('nan')}, 'lora_strength=nan: expected a finite'),
     (
       {'prompt': None, 'prompts_file': 'none.txt'},
-      '--prompts_file=none.txt: no such file',
+      "prompts_file='none.txt': expected a file that exists",
     ),
     (
       {'prompt': None, 'prompt_embeds': 'none.safetensors'},
-      '--prompt_embeds: none.safetensors: no such file',
+      "prompt_embeds='none.safetensors': .*none.safetensors: no such file",
     ),
   ],
 )
-def test_refuses(changes, text, asked, tmp_path):
+def test_refuses(changes, text, ask, tmp_path):
   with pytest.raises(ValueError, match=text):
-    request.check(asked(**{'out': f'{tmp_path}/new/a.mp4'} | changes))
+    check(ask(**{'out': f'{tmp_path}/new/a.mp4'} | changes))
   assert not (tmp_path / 'new').exists()
 
 
@@ -210,16 +200,16 @@ def write_pairs(path, model=published_folder.TRANSFORMER, **kwargs):
 
 @pytest.mark.parametrize('dialect', lora.DIALECTS)
 def test_pairs_are_added_to_what_is_sampled(
-  dialect, asked, tmp_path, monkeypatch
+  dialect, ask, tmp_path, monkeypatch
 ):
   path = write_pairs(tmp_path / 'a.safetensors', dialect=dialect)
-  plain = request.check(asked())
-  tuned = request.check(asked(lora=path, lora_strength=0.5))
+  plain = resolve(ask())[0]
+  tuned = resolve(ask(lora=path, lora_strength=0.5))[0]
   assert plain.model.weights_hash != tuned.model.weights_hash
   monkeypatch.undo()
   before, after = (
-    np.asarray(plan.model.read('dit')['blocks']['mlp_in']['kernel'])
-    for plan in (plain, tuned)
+    np.asarray(engine.model.read('dit')['blocks']['mlp_in']['kernel'])
+    for engine in (plain, tuned)
   )
   found = lora.read(path, published_folder.TRANSFORMER).pairs['blocks']
   made = found['mlp_in']
@@ -228,31 +218,34 @@ def test_pairs_are_added_to_what_is_sampled(
   )
 
 
-def test_pairs_of_another_base_are_refused_by_their_keys(asked, tmp_path):
+def test_pairs_of_another_base_are_refused_by_their_keys(ask, tmp_path):
   other = dataclasses.replace(published_folder.TRANSFORMER, mlp=44, layers=3)
   path = write_pairs(tmp_path / 'a.safetensors', other, dialect='diffusers')
-  with pytest.raises(ValueError, match='change --lora or --checkpoint') as e:
-    request.check(asked(lora=path))
+  with pytest.raises(
+    ValueError, match='expected LoRA weights of this model'
+  ) as e:
+    check(ask(lora=path))
   told = str(e.value)
-  assert told.startswith(f'--lora: {path} does not fit this transformer of 2')
+  assert f'{path} does not fit this transformer of 2' in told
   assert 'unknown: transformer.blocks.2.' in told
   assert 'ffn.net.0.proj.lora_B.weight (44, 2), expected (40, 2)' in told
 
 
-def test_refuses_features_that_do_not_fit(asked, tmp_path):
+def test_refuses_features_that_do_not_fit(ask, tmp_path):
   def refused(text, path, **changes):
     with pytest.raises(ValueError, match=text):
-      request.check(asked(prompt=None, prompt_embeds=str(path), **changes))
+      check(ask(prompt=None, prompt_embeds=str(path), **changes))
 
   path = tmp_path / 'x.safetensors'
-  shape = rf'expected \(2, at most 512, {WIDTH}\)'
-  refused(rf'prompt_embeds \(2, 7, 13\): {shape}', embeds(path, width=13))
-  refused(rf'\(2, 513, {WIDTH}\): {shape}', embeds(path, rows=513))
+  shape = rf'expected prompt_embeds of shape \(2, at most 512, {WIDTH}\)'
+  refused(rf'{shape}.* not \(2, 7, 13\)', embeds(path, width=13))
+  refused(rf'{shape}.* not \(2, 513, {WIDTH}\)', embeds(path, rows=513))
   refused(
-    r'negative_prompt_embeds \(3, .*expected \(1 or 2', embeds(path, negative=3)
+    r'negative_prompt_embeds of shape \(1 or 2, .* not \(3,',
+    embeds(path, negative=3),
   )
   refused(
-    '--negative_prompt and negative_prompt_embeds in .*: expected one',
+    "negative_prompt='snow': expected none beside the negative_prompt_embeds",
     embeds(path, negative=1),
     negative_prompt='snow',
   )
@@ -279,9 +272,9 @@ def test_refuses_features_that_do_not_fit(asked, tmp_path):
   refused('x.pt is a pickle, which may run any code', pickled)
 
 
-def test_features_of_a_file_for_every_clip(asked, tmp_path):
+def test_features_of_a_file_for_every_clip(ask, tmp_path):
   path = embeds(tmp_path / 'x.safetensors', negative=2)
-  plan = request.check(asked(prompt=None, prompt_embeds=path, num=2))
+  plan = check(ask(prompt=None, prompt_embeds=path, num=2))
   assert plan.prompts == (
     'x.safetensors[0]',
     'x.safetensors[0]',
@@ -291,47 +284,41 @@ def test_features_of_a_file_for_every_clip(asked, tmp_path):
   found = safetensors.numpy.load_file(path)
   for i in range(4):
     for name, rows in (
-      ('prompt_embeds', plan.given.text),
-      ('negative_prompt_embeds', plan.given.negative),
+      ('prompt_embeds', plan.prompt_embeds.text),
+      ('negative_prompt_embeds', plan.prompt_embeds.negative),
     ):
       np.testing.assert_array_equal(rows[i], found[name][i // 2])
-  assert plan.negative is None
+  assert plan.negative_prompt is None
   path = embeds(tmp_path / 'x.safetensors')
-  plan = request.check(asked(prompt=None, prompt_embeds=path))
-  assert plan.negative == '' and plan.given.negative == ()
+  plan = check(ask(prompt=None, prompt_embeds=path))
+  assert plan.negative_prompt == '' and plan.prompt_embeds.negative == ()
 
 
-def test_a_file_of_features_samples_what_its_prompts_do(
-  asked, tmp_path, monkeypatch
+def test_embeds_of_a_file_sample_what_their_prompts_do(
+  ask, tmp_path, monkeypatch
 ):
   monkeypatch.undo()
-  plan = request.check(asked())
-  wanted = prompt_embeds.from_prompts(
-    plan.model, ['a red 3', 'snow'], negative='two'
-  )
+  pipe = pipeline.from_request(ask())
+  expected = pipe.generate(ask(prompt=['a red 3', 'snow']))
+  rows = prompt_embeds.encode(pipe.engine, ['a red 3', 'snow', ''])
   arrays = {
-    'prompt_embeds': prompt_embeds.batch(wanted.text, length=40),
-    'negative_prompt_embeds': wanted.negative[0][None],
+    'prompt_embeds': prompt_embeds.batch(rows[:2], length=40),
+    'negative_prompt_embeds': rows[2][None],
   }
   path = tmp_path / 'x.safetensors'
   safetensors.numpy.save_file(arrays, path)
-  given = request.check(asked(prompt=None, prompt_embeds=str(path)))
-  # No text encoder: all is in the file.
-  given.model.readers.pop('text')
-  told = prompt_embeds.from_prompts(
-    given.model, given.prompts, negative=None, given=given.given
-  )
-  settings = dict(grid=plan.grid, settings=plan.settings)
-  found = generate.from_texts(given.model, told, **settings)
-  expected = generate.from_texts(plan.model, wanted, **settings)
-  np.testing.assert_array_equal(found, expected)
-  # And what the cache writes is such a file.
-  prompt_embeds_files.write(path, wanted.text[1][None])
-  given = request.check(asked(prompt=None, prompt_embeds=str(path)))
-  np.testing.assert_array_equal(given.given.text[0], wanted.text[1])
+  made = ask(prompt=None, prompt_embeds=str(path))
+  pipe.engine.model.readers.pop('text')  # all is in the file
+  videos = pipe.generate(made)
+  for video, other in zip(videos, expected, strict=True):
+    np.testing.assert_array_equal(video.frames, other.frames)
+  # Files of the cache are such files too.
+  prompt_embeds.write_file(path, rows[1][None])
+  plan = check(ask(prompt=None, prompt_embeds=str(path)))
+  np.testing.assert_array_equal(plan.prompt_embeds.text[0], rows[1])
 
 
-def test_every_target_is_checked(asked, tmp_path):
+def test_every_target_is_checked(ask, tmp_path):
   out = f'{tmp_path}/a.mp4'
   cases = [
     ('a-001.mp4', {'num': 2}),
@@ -341,95 +328,98 @@ def test_every_target_is_checked(asked, tmp_path):
   ]
   for name, changes in cases:
     (tmp_path / name).mkdir()
-    with pytest.raises(ValueError, match=f'{name} is a folder'):
-      request.check(asked(out=out, **changes))
+    with pytest.raises(ValueError, match=f'expected a file.* {name}|{name}.: expected a file'):
+      check(ask(out=out, **changes))
     (tmp_path / name).rmdir()
   (tmp_path / 'a-002').mkdir()
   (tmp_path / 'a-002' / 'mine.txt').write_text('')
   with pytest.raises(ValueError, match='a-002 holds other files, such as mine'):
-    request.check(asked(out=f'{tmp_path}/a.png', num=3))
+    check(ask(out=f'{tmp_path}/a.png', num=3))
   with pytest.raises(ValueError, match='a-002 holds other files'):
-    request.check(asked(out=f'{tmp_path}/a/', num=3))
+    check(ask(out=f'{tmp_path}/a/', num=3))
   (tmp_path / 'a').write_text('')
   with pytest.raises(ValueError, match='a is a file; expected a folder, for'):
-    request.check(asked(out=f'{tmp_path}/a.png'))
+    check(ask(out=f'{tmp_path}/a.png'))
   # One frame is an image, no folder; a former video is replaced, as always.
-  request.check(asked(out=f'{tmp_path}/a.png', num=3, frames=1))
+  check(ask(out=f'{tmp_path}/a.png', num=3, frames=1))
   (tmp_path / 'a.mp4').write_text('')
-  request.check(asked(out=out))
+  check(ask(out=out))
 
 
-def test_what_is_read_is_not_written_over(asked, tmp_path):
+def test_what_is_read_is_not_written_over(ask, tmp_path):
   image = str(tmp_path / 'a.mp4.json')
   Image.new('RGB', (16, 8)).save(image, format='PNG')
-  with pytest.raises(ValueError, match='over .*mp4.json, which --image reads'):
-    request.check(asked(image=image))
+  with pytest.raises(
+    ValueError, match='another file than .*mp4.json, which `image` reads'
+  ):
+    check(ask(image=image))
   (tmp_path / 'a.mp4.json').write_text('a red 3\n')
-  with pytest.raises(ValueError, match='which --prompts_file reads'):
+  with pytest.raises(ValueError, match='which `prompts_file` reads'):
     path = f'{tmp_path}/a.mp4.json'
-    request.check(asked(prompt=None, prompts_file=path))
+    check(ask(prompt=None, prompts_file=path))
 
 
-def test_prompts_of_a_file(asked, tmp_path):
+def test_prompts_of_a_file(ask, tmp_path):
   path = tmp_path / 'prompts.txt'
   path.write_text('a red 3\n\n  snow \n')
-  plan = request.check(asked(prompt=None, prompts_file=str(path)))
+  plan = check(ask(prompt=None, prompts_file=str(path)))
   assert plan.prompts == ('a red 3', 'snow')
   path.write_text('\n')
   with pytest.raises(ValueError, match='expected a prompt on each line'):
-    request.check(asked(prompt=None, prompts_file=str(path)))
+    check(ask(prompt=None, prompts_file=str(path)))
   path.write_bytes(b'\xff\xfe')
-  with pytest.raises(ValueError, match='not UTF-8 text'):
-    request.check(asked(prompt=None, prompts_file=str(path)))
+  with pytest.raises(ValueError, match='expected UTF-8 text'):
+    check(ask(prompt=None, prompts_file=str(path)))
 
 
-def test_an_image_for_a_model_of_one_level_is_warned_of(
-  asked, tmp_path, caplog
-):
+def test_an_image_for_a_model_of_one_level_is_warned_of(ask, tmp_path, caplog):
   logging.use_absl_handler()
   Image.new('RGB', (16, 8)).save(tmp_path / 'first.png')
   with caplog.at_level('WARNING'):
-    plan = request.check(asked(image=str(tmp_path / 'first.png')))
-  assert plan.mode == 'image' and plan.window.frames_FHWC.shape[1:3] == (8, 16)
+    plan = check(ask(image=str(tmp_path / 'first.png')))
+  assert plan.mode == 'image' and plan.conditioning.frames_FHWC.shape[1:3] == (
+    8,
+    16,
+  )
   assert 'one noise level for a whole clip' in caplog.records[0].getMessage()
 
 
-def test_two_transformers(asked, tmp_path):
+def test_two_transformers(ask, tmp_path):
   source = published_folder.write(tmp_path / 'two')
   path = str(source)
   published_folder.change_index(source, boundary_ratio=0.875)
   with pytest.raises(ValueError, match='0.875, and transformer_2/ is missing'):
-    request.check(asked(checkpoint=path))
+    check(ask(checkpoint=path))
   config = published_folder.TRANSFORMER
   published_folder.write_part(
     source / 'transformer_2', dataclasses.replace(config, layers=1)
   )
   with pytest.raises(ValueError, match='expected two of the same sizes'):
-    request.check(asked(checkpoint=path))
+    check(ask(checkpoint=path))
   published_folder.write_part(source / 'transformer_2', config)
   for boundary in (None, 0, 1, 875, 'x'):
     published_folder.change_index(source, boundary_ratio=boundary)
     with pytest.raises(ValueError, match=f'boundary_ratio={boundary}, and tra'):
-      request.check(asked(checkpoint=path))
+      check(ask(checkpoint=path))
   pairs = write_pairs(tmp_path / 'a.safetensors', dialect='diffusers')
   published_folder.change_index(source, boundary_ratio=0.9)
   names = {
-    request.check(asked(checkpoint=path, **changes)).model.weights_hash
+    resolve(ask(checkpoint=path, **changes))[0].model.weights_hash
     for changes in ({}, {'lora': pairs}, {'lora': pairs, 'lora_2': pairs})
   }
   assert len(names) == 3
-  plan = request.check(asked(checkpoint=path, guidance_2=3.0))
+  engine, plan, _ = resolve(ask(checkpoint=path, guidance_2=3.0))
   assert plan.settings.boundary == 0.9 and plan.settings.guidance_2 == 3.0
   with pytest.raises(
     ValueError, match='guidance_2=3.0: expected 1, since `gui'
   ):
-    request.check(asked(checkpoint=path, guidance=1.0, guidance_2=3.0))
+    check(ask(checkpoint=path, guidance=1.0, guidance_2=3.0))
   with pytest.raises(ValueError, match='guidance_2=-1.0: expected 0 or more'):
-    request.check(asked(checkpoint=path, guidance_2=-1.0))
+    check(ask(checkpoint=path, guidance_2=-1.0))
   index = json.loads((source / 'model_index.json').read_text())
   assert index['boundary_ratio'] == 0.9
   with pytest.raises(ValueError, match='expected one; choose it with --trans'):
-    plan.model.load()
+    engine.model.load()
 
 
 @pytest.mark.parametrize(
@@ -443,13 +433,13 @@ def test_two_transformers(asked, tmp_path):
   ],
 )
 def test_what_leads_somewhere_has_time_for_it(
-  tmp_path, monkeypatch, asked, changes, frames, kept
+  tmp_path, monkeypatch, ask, changes, frames, kept
 ):
   video_writer.write_video(
     tmp_path / 'a.mp4', np.zeros((17, 64, 64, 3), np.uint8), fps=8
   )
   monkeypatch.chdir(tmp_path)
   usual = dict(checkpoint='digits', out='b.mp4', video='a.mp4', size=None)
-  plan = request.check(asked(**(usual | {'frames': None} | changes)))
-  assert plan.grid.frames == frames == len(plan.window.frames_FHWC)
-  assert plan.window.length == kept
+  plan = check(ask(**(usual | {'frames': None} | changes)))
+  assert plan.geometry.frames == frames == len(plan.conditioning.frames_FHWC)
+  assert plan.conditioning.length == kept
