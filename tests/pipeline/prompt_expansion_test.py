@@ -19,6 +19,8 @@ from spacetime.checkpoint.locate import locate
 from spacetime.data import chat_endpoint, recaption
 from spacetime.data import tokenizer as tokenizer_lib
 from spacetime.data.digits import world as world_lib
+from spacetime.data.sources import digits as digits_source
+from spacetime.data.sources import folder as folder_source
 from spacetime.media import video_writer
 from spacetime.pipeline import prompts as prompts_lib
 from spacetime.pipeline.request import Request
@@ -82,8 +84,10 @@ def model():
 
 
 def data(name):
-  world = world_lib.World(max_characters=1)
-  return types.SimpleNamespace(name=name, world=world)
+  source = {'digits': digits_source, 'folder': folder_source}[name]
+  return types.SimpleNamespace(
+    name=name, source=source, world=world_lib.World(max_characters=1)
+  )
 
 
 def asked(expand_prompt, **changes):
@@ -145,7 +149,7 @@ def test_refuses(model):
     prompts_lib.expand(asked('http://x', expand_timeout=0), model, ['a red 3'])
   other = types.SimpleNamespace(data=data('folder'))
   with pytest.raises(
-    ValueError, match="data are 'folder' and the grammar is of"
+    ValueError, match="data are 'folder', which have no grammar"
   ):
     prompts_lib.expand(asked('grammar'), other, ['a red 3'])
 

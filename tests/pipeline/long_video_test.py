@@ -1,0 +1,269 @@
+"""Long videos: one program, no seams, bit for bit after an interruption."""
+
+import json
+
+import av
+import jax
+import numpy as np
+import pytest
+
+from spacetime.diffusion import rollout
+from spacetime.media import fragmented_mp4
+from spacetime.models.autoencoder import streaming, wan
+from spacetime.pipeline import (
+  generate,
+  long_video,
+  outputs,
+  pipeline,
+  prompt_embeds,
+  prompt_schedule,
+  rollout_state,
+)
+from spacetime.pipeline import plan as plan_lib
+from spacetime.pipeline.request import Request
+
+SCHEDULE = '0: a red 0 bounces; so it goes; 2.5: a blue 7 stands still'
+SAMPLING = dict(steps=1, solver='euler', guidance=1.0)
+
+
+def ask(tmp_path, rope_scaling=None, **changes):
+  """A request of five seconds of the bundled model."""
+  values = dict(
+    checkpoint='digits',
+    out=f'{tmp_path}/a.mp4',
+    seed=3,
+    prompt_embeds_cache='',
+    batch_size=4,
+    seconds=5.0,
+    prompt_schedule=SCHEDULE,
+  )
+  sampling = SAMPLING | ({'rope_scaling': rope_scaling} if rope_scaling else {})
+  return Request(**values | changes, sampling=sampling)
+
+
+@pytest.fixture(scope='module')
+def engine():
+  return pipeline.load('digits', progress=False).engine
+
+
+def resolve(engine, request):
+  plan = plan_lib.resolve(request, engine)
+  targets = outputs.targets(request, clips=plan.clips)
+  outputs.check(targets, request, frames=plan.frames)
+  return plan, targets
+
+
+def embed(engine, plan):
+  return prompt_embeds.from_prompts(engine, plan.prompts, negative=None)
+
+
+def decode(path):
+  with av.open(str(path)) as file:
+    return np.stack(
+      [f.to_ndarray(format='rgb24') for f in file.decode(video=0)]
+    )
+
+
+def test_a_schedule_is_read():
+  assert prompt_schedule.parse(SCHEDULE) == (
+    (0.0, 2.5),
+    ('a red 0 bounces; so it goes', 'a blue 7 stands still'),
+  )
+
+
+@pytest.mark.parametrize(
+  'seconds, frames', [(0.01, 1), (0.4, 5), (5, 41), (5.3, 41), (60, 481)]
+)
+def test_seconds_are_the_nearest_that_the_autoencoder_has(seconds, frames):
+  assert prompt_schedule.length(seconds, stride=4, fps=8) == frames
+
+
+@pytest.mark.parametrize(
+  'changes, text',
+  [
+    ({'prompt_schedule': 'a; b'}, "'a; b': expected SECONDS: PROMPT, such as"),
+    ({'prompt_schedule': '1: a'}, 'expected 0 seconds first'),
+    (
+      {'prompt_schedule': '0: a; 3: b; 2: c'},
+      'expected times that rise, not 2 seconds after 3',
+    ),
+    ({'prompt_schedule': '0: a; 9: b'}, 'below the 5 seconds .*, not 9'),
+    ({'prompt_schedule': '0: a; 2: b; 2.1: c'}, 'are in one latent frame'),
+    ({'prompt_schedule': [('x', 'a')]}, 'expected pairs as in'),
+    ({'seconds': None}, 'prompt_schedule=.*: expected `seconds` too'),
+    ({'prompt': 'a'}, 'prompt_schedule=.*: expected none beside `prompt`'),
+    ({'seconds': 0.0}, 'seconds=0.0: expected more than 0'),
+    ({'seconds': float('nan')}, 'seconds=nan: expected more than 0'),
+    ({'cond_frames': 17}, r'cond_frames=17: expected 4k\+1, at most 13'),
+    ({'cond_frames': 6}, 'cond_frames=6: .* is conditioned on whole latent'),
+    ({'context_noise': 1.0}, 'context_noise=1.0: expected 0 to less than 1'),
+    ({'mode': 'still'}, "mode='still': expected one of text, image, extend"),
+    ({'num': 5}, 'batch_size=4: expected 5 or more, or fewer videos'),
+    ({'out': 'a.gif'}, "out='a.gif': expected FILE.mp4"),
+    ({'decode_tiles': '2x1'}, "decode_tiles='2x1': expected none with"),
+  ],
+)
+def test_refuses(changes, text, engine, tmp_path):
+  with pytest.raises(ValueError, match=text):
+    resolve(engine, ask(tmp_path, **changes))
+
+
+@pytest.fixture(scope='module')
+def whole(engine, tmp_path_factory):
+  """A video written in one go: its plan, file, programs and tail lengths."""
+  folder = tmp_path_factory.mktemp('whole')
+  plan, targets = resolve(engine, ask(folder))
+  chunks = long_video.Chunks(engine, plan, embed(engine, plan))
+  (writer,) = [
+    fragmented_mp4.Writer(path, fps=plan.fps) for path in targets.parts
+  ]
+  ends, frames = [], []
+  for chunk in chunks.remaining:
+    frames.append(chunks.generate(chunk)[0])
+    writer.append(frames[-1])
+    writer.cut()
+    ends.append(chunks.tail.z_Bfhwc.shape[1])
+  return plan, folder, ends, np.concatenate(frames)
+
+
+def test_one_program_makes_all_chunks_and_only_the_tail_is_kept(engine, whole):
+  plan, folder, ends, _ = whole
+  run = generate.Programs(engine, plan)
+  programs = [run.init, *run._parts['dit'], run.finalize]
+  assert [program._cache_size() for program in programs] == [1] * 4
+  assert len(plan.division.chunks) == 5 and ends == [3] * 5
+  assert len(decode(folder / 'a.part.mp4')) == 41
+
+
+def test_a_stream_yields_the_chunks_of_the_file(whole):
+  pipe = pipeline.load('digits', progress=False)
+  videos = list(
+    pipe.stream(
+      seconds=5,
+      prompt_schedule=list(zip(*prompt_schedule.parse(SCHEDULE), strict=True)),
+      seed=3,
+      **SAMPLING,
+    )
+  )
+  assert [video.metadata['chunk']['frames'] for video in videos] == [
+    [0, 17],
+    [17, 21],
+    [21, 29],
+    [29, 37],
+    [37, 41],
+  ]
+  frames = np.concatenate([video.frames for video in videos])
+  np.testing.assert_array_equal(frames, whole[3])
+
+
+def test_a_stream_goes_on_as_the_decode_in_one_piece(tmp_path):
+  codec = wan.WanAutoencoder(wan.PRESETS['tiny'])
+  params = jax.jit(codec.init)(jax.random.key(0))
+  z = np.asarray(
+    jax.random.normal(jax.random.key(1), (1, 5, 2, 3, codec.z_dim))
+  )
+  first, step = jax.jit(codec.decode_first), jax.jit(codec.decode_step)
+  stream = streaming.Stream(codec, params, first=first, step=step)
+  found = [stream(z[:, i : i + 1]) for i in range(3)]
+  path, tail = tmp_path / 'state', rollout.Tail(z, z, stream.cache)
+  rollout_state.write(path, tail, chunks=1, marks=(), about={})
+  shapes = jax.eval_shape(codec.decode_first, params, z[:, :1])[0]
+  cache = rollout_state.read(path, {}).tail(shapes).cache
+  again = streaming.Stream(codec, params, first=first, step=step, cache=cache)
+  found += [again(z[:, i : i + 1]) for i in (3, 4)]
+  whole = jax.jit(codec.decode)(params, z)
+  np.testing.assert_allclose(np.concatenate(found, 1), whole, atol=1e-5)
+
+
+def test_resumes_bit_for_bit(engine, whole, tmp_path):
+  plan, targets = resolve(engine, ask(tmp_path))
+  identity = long_video.identity(plan, {'seed': 3})
+  embeds = embed(engine, plan)
+  chunks = long_video.Chunks(engine, plan, embeds)
+  writer = fragmented_mp4.Writer(targets.parts[0], fps=plan.fps)
+  for chunk in plan.division.chunks[:2]:
+    writer.append(chunks.generate(chunk)[0])
+    writer.cut()
+    rollout_state.write(
+      targets.state,
+      chunks.tail,
+      chunks=chunks.done,
+      marks=(writer.mark,),
+      about=identity,
+    )
+  # After a kill: a chunk that the state does not know, cut off within.
+  with open(targets.parts[0], 'ab') as file:
+    file.write(b'half a fragment')
+  state = rollout_state.read(targets.state, identity)
+  assert state.chunks == 2
+  long_video.write(
+    engine, plan, embeds, targets, state=state, identity=identity
+  )
+  data = targets.parts[0].read_bytes()
+  assert data == (whole[1] / 'a.part.mp4').read_bytes()
+  long_video.finish(plan, targets, {'seed': 3})
+  assert sorted(p.name for p in tmp_path.iterdir()) == ['a.mp4', 'a.mp4.json']
+  assert len(decode(tmp_path / 'a.mp4')) == 41
+  sidecar = json.loads((tmp_path / 'a.mp4.json').read_text())
+  borders = [c['frames'] for c in sidecar['chunks']]
+  assert borders == [[0, 17], [17, 21], [21, 29], [29, 37], [37, 41]]
+  prompts = [c['prompt'] for c in sidecar['chunks']]
+  assert prompts == [plan.prompts[0]] * 2 + [plan.prompts[1]] * 3
+  assert sidecar['chunks'][0]['seed'] == [3, 0]
+  assert sidecar['chunks'][4]['seed'] == [3, 0, 4]
+
+
+def test_a_state_of_another_request_is_refused(tmp_path):
+  path = tmp_path / 'a.safetensors'
+  tail = rollout.Tail(np.zeros((1, 2, 3)), np.zeros((1, 2)), {'a': np.ones(3)})
+  marks = (fragmented_mp4.Mark(1, 17, 99),)
+  rollout_state.write(
+    path, tail, chunks=4, marks=marks, about={'seed': 3, 'a': (1,)}
+  )
+  state = rollout_state.read(path, {'seed': 3, 'a': (1,)})
+  assert state.marks == marks and state.chunks == 4
+  found = state.tail(tail.cache)
+  np.testing.assert_array_equal(found.z_Bfhwc, tail.z_Bfhwc)
+  np.testing.assert_array_equal(found.last_frame_BfHWC, tail.last_frame_BfHWC)
+  np.testing.assert_array_equal(found.cache['a'], tail.cache['a'])
+  with pytest.raises(ValueError, match='request: seed is 3 there, 4 here; ask'):
+    rollout_state.read(path, {'seed': 4, 'a': (1,)})
+  path.write_bytes(b'nonsense')
+  with pytest.raises(ValueError, match='not the state of a video under way'):
+    rollout_state.read(path, {})
+  assert rollout_state.read(tmp_path / 'none', {}) is None
+  with pytest.raises(ValueError, match='has 0 bytes: expected 99 or more'):
+    fragmented_mp4.Writer(tmp_path / 'b.mp4', fps=8, mark=marks[0])
+
+
+def test_fragments_play_while_there_are_more_to_come(tmp_path):
+  frames = np.zeros((12, 33, 48, 3), np.uint8)
+  frames += np.arange(60, 180, 10, dtype=np.uint8)[:, None, None, None]
+  file = fragmented_mp4.Writer(tmp_path / 'a.part.mp4', fps=8)
+  for start in (0, 4, 8):
+    file.append(frames[start : start + 4])
+    file.cut()
+    found = decode(tmp_path / 'a.part.mp4')
+    assert len(found) == start + 4
+  fragmented_mp4.finish(tmp_path / 'a.part.mp4', tmp_path / 'a.mp4')
+  found = decode(tmp_path / 'a.mp4')[:, :33]
+  assert np.abs(found - frames.astype(int)).max() <= 3
+  with av.open(str(tmp_path / 'a.mp4')) as opened:
+    times = [float(f.pts * f.time_base) for f in opened.decode(video=0)]
+  np.testing.assert_allclose(times, np.arange(12) / 8)
+
+
+# The bundled model was trained on up to 49 frames.
+@pytest.mark.parametrize('frames, same', [(17, True), (65, False)])
+def test_positions_are_scaled_in_long_chunks(frames, same, engine, tmp_path):
+  settings = dict(
+    seconds=9.0, prompt_schedule=None, prompt='a red 0', frames=frames
+  )
+  latents = []
+  for kind in ('none', 'riflex'):
+    request = ask(tmp_path, **settings, rope_scaling=kind)
+    plan, _ = resolve(engine, request)
+    chunks = long_video.Chunks(engine, plan, embed(engine, plan))
+    latents.append(chunks._sample(plan.division.chunks[0]))
+  assert latents[0].shape[1] == 1 + frames // 4
+  assert np.array_equal(*latents) == same
