@@ -8,12 +8,18 @@
 
 Several videos are numbered: clips-000.mp4, clips-001.mp4, with a contact sheet,
 clips-sheet.png. A JSON sidecar beside each records how it was made.
+
+Modes, of --mode:
+
+{modes}
 """
 
 from spacetime.cli import common
 from spacetime.diffusion.settings import SamplingSettings
+from spacetime.pipeline import modes
 from spacetime.pipeline.request import Request
 
+__doc__ = __doc__.format(modes=modes.table())
 common.define_flags(Request)
 common.define_flags(SamplingSettings, unset="the checkpoint's")
 

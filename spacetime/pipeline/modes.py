@@ -308,6 +308,11 @@ MODES = {
 }
 
 
+def table() -> str:
+  """The modes, a line each, for the help of commands."""
+  return '\n'.join(f'  {name:16}{m.help}' for name, m in MODES.items())
+
+
 # -- checks --------------------------------------------------------------------
 
 

@@ -166,7 +166,7 @@ def expander(request: Request, engine: Engine) -> Callable[[str], str] | None:
         'expand_prompt',
         value,
         f"the URL of a chat endpoint, since the model's data are "
-        f'{data.name!r} which have no grammar',
+        f'{data.name!r}, which have no grammar',
       )
     return grammar
   try:

@@ -89,5 +89,5 @@ def test_refuses_by_setting(pipe):
     ({'image': 'none.png'}, "image='none.png': expected an image file"),
     ({'frames': 5, 'num_frames': 5}, 'expected `frames` once'),
   ):
-    with pytest.raises(spacetime.SettingError, match=text):
+    with pytest.raises(ValueError, match=text):
       pipe('a red 3', **settings)

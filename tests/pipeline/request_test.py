@@ -338,7 +338,7 @@ def test_every_target_is_checked(ask, tmp_path):
   with pytest.raises(ValueError, match='a-002 holds other files'):
     check(ask(out=f'{tmp_path}/a/', num=3))
   (tmp_path / 'a').write_text('')
-  with pytest.raises(ValueError, match='a is a file; expected a folder, for'):
+  with pytest.raises(ValueError, match='a is a file; expected a folder for'):
     check(ask(out=f'{tmp_path}/a.png'))
   # One frame is an image, no folder; a former video is replaced, as always.
   check(ask(out=f'{tmp_path}/a.png', num=3, frames=1))
