@@ -174,7 +174,7 @@ def pack(archive: pathlib.Path) -> None:
     check=True,
     text=True,
   )
-  with tarfile.open(archive, 'w:gz') as file:
+  with tarfile.open(archive, 'w:gz', compresslevel=1) as file:
     for name in filter(None, listing.stdout.split('\0')):
       if (ROOT / name).is_file():
         file.add(ROOT / name, arcname=name)

@@ -36,23 +36,19 @@ class Result:
 def run(command: str, *arguments) -> Result:
   """Runs a command of spacetime/cli with these flags."""
   module = load(command)
-  out, err = io.StringIO(), io.StringIO()
-  before, verbosity = sys.argv, logging.get_verbosity()
-  signals = {n: signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)}
-  handler = logging.get_absl_handler().python_handler
-  stream, handler.stream = handler.stream, err
-  sys.argv = [f'spacetime {command}', *map(str, arguments)]
-  try:
-    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-      common.run(module.main, docstring=module.__doc__)
-  except SystemExit as e:
-    code = e.code or 0
-  finally:
-    sys.argv, handler.stream = before, stream
-    logging.set_verbosity(verbosity)
-    for number, action in signals.items():
-      signal.signal(number, action)
-  return Result(code, out.getvalue(), err.getvalue())
+  return _call(f'spacetime {command}', module, arguments)
+
+
+def launch(name: str, *arguments, subprocess) -> Result:
+  """Runs a launcher, such as `launch.tpu_pod`, with another subprocess.
+
+  It packs no checkout.
+  """
+  _remove_flags()
+  _import('launch.pods').subprocess = subprocess
+  module = _import(name)
+  module.pack = lambda archive: None
+  return _call(name, module, arguments, operands=True)
 
 
 def parse(command: str, *arguments) -> None:
@@ -71,14 +67,42 @@ def parse(command: str, *arguments) -> None:
 
 def load(command: str):
   """The command's module with its flags, those of other commands removed."""
+  _remove_flags()
+  return _import(f'spacetime.cli.{command}')
+
+
+def _call(program: str, module, arguments, **options) -> Result:
+  out, err = io.StringIO(), io.StringIO()
+  before, verbosity = sys.argv, logging.get_verbosity()
+  signals = {n: signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)}
+  handler = logging.get_absl_handler().python_handler
+  stream, handler.stream = handler.stream, err
+  sys.argv = [program, *map(str, arguments)]
+  try:
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+      common.run(module.main, docstring=module.__doc__, **options)
+  except SystemExit as e:
+    code = e.code or 0
+  finally:
+    sys.argv, handler.stream = before, stream
+    logging.set_verbosity(verbosity)
+    for number, action in signals.items():
+      signal.signal(number, action)
+  return Result(code, out.getvalue(), err.getvalue())
+
+
+def _remove_flags() -> None:
   for name in list(flags.FLAGS):
     module = str(flags.FLAGS.find_module_defining_flag(name))
-    own = module.startswith('spacetime.cli.') and module != devices.__name__
-    if own or name.startswith('config.'):
+    own = module.startswith(('spacetime.cli.', 'launch.'))
+    if (own and module != devices.__name__) or name.startswith('config.'):
       delattr(flags.FLAGS, name)
     else:
       flags.FLAGS[name].unparse()
-  name = f'spacetime.cli.{command}'
+
+
+def _import(name: str):
+  """A module, run anew so that it defines its flags."""
   if name in sys.modules:
     return importlib.reload(sys.modules[name])
   return importlib.import_module(name)

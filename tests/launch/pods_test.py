@@ -1,13 +1,15 @@
 """Launchers against stand-ins of the vendors' tools: the exact arguments."""
 
 import json
-import os
 import pathlib
 import subprocess
 import sys
 import tarfile
+import types
 
 import pytest
+
+from tests.helpers import commands
 
 ROOT = pathlib.Path(__file__).parents[2]
 POD = (
@@ -21,63 +23,42 @@ POD = (
 PLACE = ['--project=p', '--zone=us-east5-a']
 QUEUE = ['compute', 'tpus', 'queued-resources']
 NODE = ['compute', 'tpus', 'tpu-vm']
-# Writes its arguments, one JSON list a line; answers what $TOLD/NAME.N holds on
-# its N-th call that matches NAME, and exits with the code in its first line.
-STAND_IN = """#!{python}
-import json, os, pathlib, sys
-told = pathlib.Path(os.environ['TOLD'])
-words = sys.argv[1:]
-with (told / 'calls').open('a') as f:
-  f.write(json.dumps(words) + chr(10))
-if '--filename=-' in words:
-  (told / 'stdin').write_text(sys.stdin.read())
-line = ' '.join(words)
-for name in json.loads((told / 'answers').read_text()):
-  if name['match'] in line and name['says']:
-    code, text = name['says'].pop(0)
-    answers = json.loads((told / 'answers').read_text())
-    for other in answers:
-      if other['match'] == name['match']:
-        other['says'].pop(0)
-    (told / 'answers').write_text(json.dumps(answers))
-    print(text)
-    sys.exit(code)
-"""
 
 
 @pytest.fixture
-def tools(tmp_path):
-  """Stand-ins of gcloud and kubectl on the PATH; a function that launches."""
-  tools = tmp_path / 'bin'
-  tools.mkdir()
-  for name in ('gcloud', 'kubectl'):
-    path = tools / name
-    path.write_text(STAND_IN.format(python=sys.executable))
-    path.chmod(0o755)
+def tools():
+  """A function that launches, with a stand-in of gcloud and kubectl.
+
+  `answers` are pairs of a part of a command and what its calls return in turn:
+  lists of an exit code and an output. The function returns the result, the
+  arguments of all calls, and the input of the last one.
+  """
 
   def launch(module, *arguments, answers=()):
-    (tmp_path / 'calls').write_text('')
-    (tmp_path / 'answers').write_text(
-      json.dumps([{'match': m, 'says': s} for m, s in answers])
-    )
-    ran = subprocess.run(
-      [sys.executable, '-m', module, *arguments],
-      cwd=ROOT,
-      env=dict(
-        os.environ, PATH=f'{tools}:{os.environ["PATH"]}', TOLD=str(tmp_path)
-      ),
-      capture_output=True,
-      text=True,
-      timeout=60,
-    )
-    calls = [json.loads(x) for x in (tmp_path / 'calls').open()]
-    return ran, calls
+    calls, inputs = [], []
+    left = {match: list(texts) for match, texts in answers}
+
+    def run(command, *, input=None, stdout=None, text, check):
+      calls.append(list(command[1:]))
+      inputs.append(input)
+      code, output = 0, ''
+      for match, texts in left.items():
+        if match in ' '.join(command) and texts:
+          code, output = texts.pop(0)
+          break
+      return subprocess.CompletedProcess(
+        command, code, output if stdout else ''
+      )
+
+    stand_in = types.SimpleNamespace(run=run, PIPE=subprocess.PIPE)
+    result = commands.launch(module, *arguments, subprocess=stand_in)
+    return result, calls, inputs[-1] if inputs else None
 
   return launch
 
 
 def test_a_pod_from_nothing_to_done(tools):
-  ran, calls = tools(
+  ran, calls, _ = tools(
     'launch.tpu_pod',
     *POD,
     '--spot',
@@ -89,7 +70,7 @@ def test_a_pod_from_nothing_to_done(tools):
       ('cat ~/run.exit', [[0, '0']]),
     ],
   )
-  assert ran.returncode == 0, ran.stderr
+  assert ran.code == 0, ran.err
   describe = [*QUEUE, 'describe', 'wan', *PLACE, '--format=value(state.state)']
   create = [
     *(*QUEUE, 'create', 'wan', *PLACE),
@@ -120,7 +101,7 @@ def test_a_pod_from_nothing_to_done(tools):
 
 
 def test_a_preempted_pod_is_asked_for_anew(tools):
-  ran, calls = tools(
+  ran, calls, _ = tools(
     'launch.tpu_pod',
     *POD,
     '--poll=0.01',
@@ -132,7 +113,7 @@ def test_a_preempted_pod_is_asked_for_anew(tools):
       ('cat ~/run.exit', [[255, ''], [0, '0']]),  # the connection is gone
     ],
   )
-  assert ran.returncode == 0, ran.stderr
+  assert ran.code == 0, ran.err
   verbs = [call[3] for call in calls]
   once = ['scp', 'ssh', 'ssh', 'ssh', 'ssh']
   assert verbs == [
@@ -155,18 +136,18 @@ def test_a_preempted_pod_is_asked_for_anew(tools):
   ],
 )
 def test_which_exit_codes_start_again(tools, codes, more, code, starts):
-  ran, calls = tools(
+  ran, calls, _ = tools(
     'launch.tpu_pod',
     *POD,
     *more,
     answers=[('describe', [[0, 'ACTIVE']] * 8), ('cat ~/run.exit', codes)],
   )
-  assert ran.returncode == code
+  assert ran.code == code
   assert sum('nohup' in call[-1] for call in calls) == starts
 
 
 def test_slices_start_the_same_command_on_every_node(tools):
-  ran, calls = tools(
+  ran, calls, _ = tools(
     'launch.tpu_pod',
     *POD,
     '--slices=2',
@@ -175,7 +156,7 @@ def test_slices_start_the_same_command_on_every_node(tools):
       ('cat ~/run.exit', [[0, '0']]),
     ],
   )
-  assert ran.returncode == 0, ran.stderr
+  assert ran.code == 0, ran.err
   assert calls[1][-2:] == ['--node-count=2', '--node-prefix=wan']
   starts = [call for call in calls if 'nohup' in call[-1]]
   assert [call[4] for call in starts] == ['wan-0', 'wan-1']
@@ -183,19 +164,19 @@ def test_slices_start_the_same_command_on_every_node(tools):
 
 
 def test_delete(tools):
-  ran, calls = tools(
+  ran, calls, _ = tools(
     'launch.tpu_pod', '--project=p', '--zone=z', '--name=wan', '--delete'
   )
-  assert ran.returncode == 0
+  assert ran.code == 0
   assert calls == [
     [*QUEUE, 'delete', 'wan', '--project=p', '--zone=z', '--force', '--quiet']
   ]
 
 
 def test_a_dry_run_runs_nothing_and_prints_all(tools):
-  ran, calls = tools('launch.tpu_pod', *POD, '--spot', '--dry_run')
-  assert (ran.returncode, calls) == (0, [])
-  told = [x for x in ran.stderr.splitlines() if x.startswith('$ gcloud ')]
+  ran, calls, _ = tools('launch.tpu_pod', *POD, '--spot', '--dry_run')
+  assert (ran.code, calls) == (0, [])
+  told = [x for x in ran.err.splitlines() if x.startswith('$ gcloud ')]
   words = [line.split()[5] for line in told]
   assert words == ['create', 'describe', 'scp', *['ssh'] * 4]
 
@@ -214,14 +195,14 @@ def test_the_checkout_is_packed(tmp_path):
   assert not any(name.startswith(('.git/', '.cache')) for name in names)
 
 
-def test_a_jobset(tools, tmp_path):
+def test_a_jobset(tools):
   arguments = (*POD, '--slices=2', '--spot', '--image=i', '--queue=tpus')
-  ran, calls = tools(
+  ran, calls, text = tools(
     'launch.gke.jobset', *arguments, '--apply', '--', '--config.seed=1'
   )
-  assert ran.returncode == 0, ran.stderr
+  assert ran.code == 0, ran.err
   assert calls == [['apply', '--filename=-']]
-  made = json.loads((tmp_path / 'stdin').read_text())
+  made = json.loads(text)
   assert (made['apiVersion'], made['kind']) == (
     'jobset.x-k8s.io/v1alpha2',
     'JobSet',
@@ -286,7 +267,7 @@ def test_a_jobset(tools, tmp_path):
   ],
 )
 def test_refuses(tools, module, arguments, text):
-  ran, calls = tools(module, *arguments)
-  assert (ran.returncode, calls) == (2, [])
-  assert len(ran.stderr.splitlines()) == 1
-  assert text in ran.stderr
+  ran, calls, _ = tools(module, *arguments)
+  assert (ran.code, calls) == (2, [])
+  assert len(ran.err.splitlines()) == 1
+  assert text in ran.err
