@@ -37,6 +37,8 @@ SECTIONS = {
   'sampling': SamplingSettings,
   'reconstruction': sections.ReconstructionConfig,
 }
+# Keys of `data` that the world has too, for its scenes.
+CLIP_SIZES = ('frames', 'height', 'width', 'mixed')
 # Written by runs and conversions, not by people; their keys are free.
 RECORDS = ('published', 'source', 'cache')
 KEYS = (
@@ -109,13 +111,11 @@ def plain(config) -> dict:
 
 def _data(values: Mapping) -> DataConfig:
   values = dict(values)
-  # The world has the sizes of the clips, which are keys of `data`.
-  sizes = {name: 0 for name in ('frames', 'height', 'width', 'mixed')}
   world = dict(values.get('world') or {})
   _check_known(
     'data.world',
     world,
-    [n for n in _names(world_lib.World) if n not in sizes],
+    [n for n in _names(world_lib.World) if n not in CLIP_SIZES],
   )
   values['world'] = _unpack(world, world_lib.World, 'data.world')
   if values.get('mixed') is not None:

@@ -1,4 +1,5 @@
-"""The transformer's stage: loss, and the held-out loss on a fixed grid."""
+"""The diffusion loss of clips and of packed rows, and the held-out loss at
+fixed timesteps."""
 
 import dataclasses
 import math
@@ -12,22 +13,23 @@ from spacetime.diffusion import flow
 from spacetime.media.pixels import to_video
 from spacetime.training import frame_conditioning
 
-# Held-out loss is told at these levels, from little noise to much.
-HELD_OUT_LEVELS = (0.1, 0.3, 0.5, 0.7, 0.9, 0.97)
+# Timesteps of the held-out loss, from little noise to much.
+HELD_OUT_TIMESTEPS = (0.1, 0.3, 0.5, 0.7, 0.9, 0.97)
 
 
 @dataclasses.dataclass(frozen=True)
-class Diffusion:
-  """What this stage needs of the networks, as functions.
+class DiffusionLoss:
+  """The loss of a batch of clips of one size.
 
   Attributes:
     encode: (frozen, video_BFHWC) -> z_Bfhwc, unit scale.
     embed: (params, tokens_BS) -> text_BSY.
-    transform: (params, z_Bfhwc, t_BT, text_BSY, key) -> prediction_Bfhwc; the
+    transform: (params, z_Bfhwc, t_Bf, text_BSY, key) -> prediction_Bfhwc; the
       key is for dropout, None drops nothing.
-    flow: prediction and levels.
-    conditioning: which frames are given.
-    patch: latent cells of a token, on which the levels of a size hang.
+    flow: prediction and distribution of timesteps.
+    conditioning: conditioning frames.
+    patch: latent cells of a token; the timesteps of a size depend on its
+      tokens.
   """
 
   encode: Callable
@@ -38,7 +40,7 @@ class Diffusion:
   patch: tuple[int, int, int] = (1, 1, 1)
 
   def inputs(self, params, frozen, batch):
-    """(z_Bfhwc, text_BSY), computed where the batch does not bring them."""
+    """(z_Bfhwc, text_BSY), computed unless the batch has them."""
     if 'latents' in batch:
       z_Bfhwc = batch['latents'].astype(jnp.float32)
     else:
@@ -48,14 +50,14 @@ class Diffusion:
     return z_Bfhwc, self.embed(params, batch['tokens'])
 
   def velocity(self, params, z_t_Bfhwc, t_Bf, text_BSY, key=None):
-    """The predicted velocity, whatever the network predicts."""
+    """The predicted velocity, whichever quantity the network predicts."""
     y_Bfhwc = self.transform(params, z_t_Bfhwc, t_Bf, text_BSY, key)
     if self.flow.prediction == 'velocity':
       return y_Bfhwc
     return flow.to_velocity(z_t_Bfhwc, y_Bfhwc, t_Bf, floor=self.flow.floor)
 
-  def losses(self, params, z_Bfhwc, text_BSY, t_Bf, key, dropout=None):
-    """Squared error of the velocity for each latent frame, (B, f)."""
+  def frame_losses(self, params, z_Bfhwc, text_BSY, t_Bf, key, dropout=None):
+    """Squared error of the velocity of each latent frame, (B, f)."""
     noise = jax.random.normal(key, z_Bfhwc.shape)
     z_t = flow.add_noise(z_Bfhwc, noise, t_Bf)
     v = self.velocity(params, z_t, t_Bf, text_BSY, dropout)
@@ -65,48 +67,159 @@ class Diffusion:
     """The training loss of a batch.
 
     Args:
-      params: those that are trained.
-      frozen: the others.
+      params: trained parameters.
+      frozen: the other parameters.
       batch: 'frames' (uint8) or 'latents', and 'tokens' (int32) or 'text'.
       key: of this step.
     """
-    whole = frozen | params
-    z_Bfhwc, text_BSY = self.inputs(whole, frozen, batch)
-    level_key, own_key, given_key, table_key, noise_key = jax.random.split(
+    params = frozen | params
+    z_Bfhwc, text_BSY = self.inputs(params, frozen, batch)
+    t_key, independent_key, mask_key, frame_key, noise_key = jax.random.split(
       key, 5
     )
     rows, frames = z_Bfhwc.shape[:2]
     tokens = math.prod(z_Bfhwc.shape[1:4]) // math.prod(self.patch)
-    t_B1, own_Bf = (
+    t_B1, independent_Bf = (
       flow.sample_timesteps(key, shape, self.flow, tokens=tokens)
-      for key, shape in ((level_key, (rows, 1)), (own_key, (rows, frames)))
+      for key, shape in (
+        (t_key, (rows, 1)),
+        (independent_key, (rows, frames)),
+      )
     )
-    given_Bf = frame_conditioning.sample_cond_mask(
-      given_key, rows, frames, self.conditioning
+    cond_mask_Bf = frame_conditioning.sample_cond_mask(
+      mask_key, rows, frames, self.conditioning
     )
-    t_Bf = frame_conditioning.sample_levels(
-      table_key, t_B1, own_Bf, given_Bf, self.conditioning
+    t_Bf = frame_conditioning.frame_timesteps(
+      frame_key, t_B1, independent_Bf, cond_mask_Bf, self.conditioning
     )
     dropout_key = jax.random.fold_in(noise_key, 1)
-    loss_Bf = self.losses(
-      whole, z_Bfhwc, text_BSY, t_Bf, noise_key, dropout_key
+    loss_Bf = self.frame_losses(
+      params, z_Bfhwc, text_BSY, t_Bf, noise_key, dropout_key
     )
-    loss = flow.masked_mean(loss_Bf, given_Bf)
+    loss = flow.masked_mean(loss_Bf, cond_mask_Bf)
     return loss, {'loss': loss}
 
   def held_out(self, params, frozen, batch):
-    """The loss at each of HELD_OUT_LEVELS with noise that never changes."""
-    whole = frozen | params
-    z_Bfhwc, text_BSY = self.inputs(whole, frozen, batch)
+    """The loss at each of HELD_OUT_TIMESTEPS, with noise that never changes."""
+    params = frozen | params
+    z_Bfhwc, text_BSY = self.inputs(params, frozen, batch)
 
-    def at(level):
-      t_Bf = jnp.full(z_Bfhwc.shape[:2], level)
+    def at(t):
+      t_Bf = jnp.full(z_Bfhwc.shape[:2], t)
       key = jax.random.key(0)
-      return jnp.mean(self.losses(whole, z_Bfhwc, text_BSY, t_Bf, key))
+      return jnp.mean(self.frame_losses(params, z_Bfhwc, text_BSY, t_Bf, key))
 
-    losses = jax.lax.map(at, jnp.asarray(HELD_OUT_LEVELS))
-    told = {
-      f'held_out/loss_t{level}': losses[i]
-      for i, level in enumerate(HELD_OUT_LEVELS)
+    losses = jax.lax.map(at, jnp.asarray(HELD_OUT_TIMESTEPS))
+    metrics = {
+      f'held_out/loss_t{t}': losses[i] for i, t in enumerate(HELD_OUT_TIMESTEPS)
     }
-    return dict(told, **{'held_out/loss': jnp.mean(losses)})
+    return dict(metrics, **{'held_out/loss': jnp.mean(losses)})
+
+
+@dataclasses.dataclass(frozen=True)
+class PackedDiffusionLoss:
+  """The loss of a batch of packed rows (data/packing.py).
+
+  Attributes:
+    clips: the loss of clips, for its text encoder, flow and conditioning.
+    transform: (params, x_BNV, t_BT, text_BGSY, batch, key) -> prediction_BNV;
+      the key is for dropout, None drops nothing.
+  """
+
+  clips: DiffusionLoss
+  transform: Callable
+
+  def inputs(self, params, batch):
+    """(x_BNV, text_BGSY): patches of latents, and text features per clip."""
+    x_BNV = batch['patches']
+    if x_BNV.dtype == jnp.uint8:
+      x_BNV = to_video(x_BNV)
+    if 'text' in batch:
+      return x_BNV, batch['text']
+    rows, clips, length = batch['tokens'].shape
+    tokens_BS = batch['tokens'].reshape(rows * clips, length)
+    text_BSY = self.clips.embed(params, tokens_BS)
+    return x_BNV, text_BSY.reshape(rows, clips, length, -1)
+
+  def timesteps(self, key, batch):
+    """Samples a timestep for each clip and for its conditioning frames.
+
+    Returns:
+      (t_BT, cond_mask_BT): tables over the frames of a row; entries that no
+      clip has are conditioning frames at timestep 0.
+    """
+    t_key, independent_key, mask_key, frame_key = jax.random.split(key, 4)
+    grids_BG3, table_BT2 = batch['grids'], batch['frame_table']
+    rows, clips = grids_BG3.shape[:2]
+    frames = table_BT2.shape[1]
+    tokens_BG = jnp.maximum(jnp.prod(grids_BG3, axis=-1), 1)
+    t_BG = flow.sample_timesteps(
+      t_key, (rows, clips), self.clips.flow, tokens=tokens_BG
+    )
+    independent_BGf = flow.sample_timesteps(
+      independent_key,
+      (rows, clips, frames),
+      self.clips.flow,
+      tokens=tokens_BG[..., None],
+    )
+    # C: all clips of the batch, B x G.
+    cond_mask_Cf = frame_conditioning.sample_cond_mask(
+      mask_key,
+      rows * clips,
+      frames,
+      self.clips.conditioning,
+      count_B=jnp.maximum(grids_BG3[..., 0], 1).reshape(-1),
+    )
+    clip_BT = jnp.maximum(table_BT2[..., 0] - 1, 0)
+    t_Cf = frame_conditioning.frame_timesteps(
+      frame_key,
+      t_BG.reshape(-1, 1),
+      independent_BGf.reshape(-1, frames),
+      cond_mask_Cf,
+      self.clips.conditioning,
+    )
+    index_BT = clip_BT * frames + table_BT2[..., 1]
+    t_BT, cond_mask_BT = (
+      jnp.take_along_axis(table_Cf.reshape(rows, -1), index_BT, axis=1)
+      for table_Cf in (t_Cf, cond_mask_Cf)
+    )
+    empty_BT = table_BT2[..., 0] == 0
+    return jnp.where(empty_BT, 0.0, t_BT), cond_mask_BT | empty_BT
+
+  def token_losses(self, params, batch, t_BT, key, dropout=None):
+    """Squared error of the velocity of each token, (B, N)."""
+    x_BNV, text_BGSY = self.inputs(params, batch)
+    noise = jax.random.normal(key, x_BNV.shape)
+    t_BN1 = jnp.take_along_axis(t_BT, batch['frame_ids'], axis=1)[..., None]
+    x_t = flow.add_noise(x_BNV, noise, t_BN1)
+    y_BNV = self.transform(params, x_t, t_BT, text_BGSY, batch, dropout)
+    if self.clips.flow.prediction == 'sample':
+      floor = self.clips.flow.floor
+      y_BNV = flow.to_velocity(x_t, y_BNV, t_BN1, floor=floor)
+    error = y_BNV.astype(jnp.float32) - flow.velocity(x_BNV, noise)
+    return jnp.mean(jnp.square(error), axis=-1)
+
+  def loss(self, params, frozen, batch, key):
+    """The mean over tokens that are neither conditioning nor padding, so that a
+    clip weighs as much as its tokens to predict.
+
+    Args:
+      params: trained parameters.
+      frozen: the other parameters.
+      batch: packed rows, see packing.collate.
+      key: of this step.
+
+    Returns:
+      (loss, metrics); the metric `padding` is the share of tokens that no clip
+      has.
+    """
+    t_key, noise_key = jax.random.split(key)
+    t_BT, cond_mask_BT = self.timesteps(t_key, batch)
+    dropout_key = jax.random.fold_in(noise_key, 1)
+    loss_BN = self.token_losses(
+      frozen | params, batch, t_BT, noise_key, dropout_key
+    )
+    padding_BN = batch['segment_ids'] == 0
+    cond_mask_BN = jnp.take_along_axis(cond_mask_BT, batch['frame_ids'], axis=1)
+    loss = flow.masked_mean(loss_BN, cond_mask_BN | padding_BN)
+    return loss, {'loss': loss, 'padding': jnp.mean(padding_BN)}

@@ -9,7 +9,7 @@ from spacetime.config.experiment import Experiment
 from spacetime.data import packing
 from spacetime.models import flops
 from spacetime.models.networks import Networks
-from spacetime.training import autoencoder_loss, loop, losses, packed_losses
+from spacetime.training import autoencoder_loss, loop, losses
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Task:
 def diffusion_task(experiment: Experiment, nets: Networks) -> Task:
   """The stage of the transformer."""
   experiment.require('data', 'flow', 'conditioning')
-  stage = losses.Diffusion(
+  stage = losses.DiffusionLoss(
     encode=nets.encode,
     embed=nets.embed,
     transform=nets.transform,
@@ -39,7 +39,7 @@ def diffusion_task(experiment: Experiment, nets: Networks) -> Task:
     patch=nets.dit.config.patch,
   )
   if isinstance(experiment.data.packing, packing.SequencePacking):
-    rows = packed_losses.PackedDiffusion(stage, nets.transform_packed)
+    rows = losses.PackedDiffusionLoss(stage, nets.transform_packed)
     return Task(nets.init_trainable, rows.loss, stage.held_out)
   return Task(nets.init_trainable, stage.loss, stage.held_out)
 

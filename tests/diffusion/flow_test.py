@@ -91,3 +91,21 @@ def test_refuses():
     flow.FlowConfig(prediction='noise')
   with pytest.raises(ValueError, match='flow.shift=0: expected more than 0'):
     flow.FlowConfig(shift=0)
+
+
+def test_the_shift_grows_with_the_root_of_the_tokens():
+  config = flow.FlowConfig(shift=3.0, reference=80)
+  np.testing.assert_allclose(flow.size_shift(config, 80), 3)
+  np.testing.assert_allclose(flow.size_shift(config, 320), 6, rtol=1e-6)
+  np.testing.assert_allclose(flow.size_shift(config, 1), 1)
+  assert flow.size_shift(flow.FlowConfig(shift=3.0), 320) == 3
+  key = jax.random.key(0)
+  alike = flow.FlowConfig(shift=6.0)
+  levels = flow.sample_timesteps(
+    key, (5, 1), config, tokens=jnp.array([[320]] * 5)
+  )
+  np.testing.assert_allclose(
+    levels, flow.sample_timesteps(key, (5, 1), alike), rtol=1e-6
+  )
+  with pytest.raises(ValueError, match='flow.reference=0: expected a number'):
+    flow.FlowConfig(reference=0)

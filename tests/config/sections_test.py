@@ -1,0 +1,59 @@
+"""Refusals of config sections."""
+
+import pytest
+
+from spacetime.config import sections
+
+
+@pytest.mark.parametrize(
+  'values, text',
+  [
+    ({'name': 'sgd'}, "optimizer.name='sgd': expected one of"),
+    ({'learning_rate': 0}, 'optimizer.learning_rate=0: expected above 0'),
+    ({'clip': -1.0}, 'optimizer.clip=-1.0: expected above 0'),
+    ({'decay': 1.5}, 'optimizer.decay=1.5: expected 0 to 1'),
+    ({'moments': 'int8'}, "optimizer.moments='int8': expected one of"),
+    (
+      {'moments': 'bfloat16', 'b2': 0.99},
+      'optimizer.b2=0.99: expected at most 0.98 with',
+    ),
+    ({'freeze': 'a'}, r"freeze='a': expected .* such as \('a',\)"),
+  ],
+)
+def test_optimizer_refuses(values, text):
+  with pytest.raises(ValueError, match=text):
+    sections.OptimizerConfig(**values)
+
+
+def test_frame_conditioning_refuses():
+  zeros = dict.fromkeys(sections.CONDITIONING_KINDS, 0.0)
+  with pytest.raises(ValueError, match='weights that are not negative'):
+    sections.FrameConditioningConfig(**zeros)
+  for name in ('context_noise_prob', 'context_noise', 'independent_noise_prob'):
+    with pytest.raises(ValueError, match=f'{name}=1.5: expected 0 to 1'):
+      sections.FrameConditioningConfig(**{name: 1.5})
+
+
+TRAIN = dict(
+  **dict(steps=4, ema=0.9, accumulate=1, log_every=1, evaluate_every=0),
+  **dict(sheet_every=0, checkpoint_every=0, keep=1, held_out=1),
+)
+
+
+@pytest.mark.parametrize(
+  'values, text',
+  [
+    ({'steps': 0}, 'train.steps=0: expected 1 or more'),
+    ({'pca_init_rank': -1}, 'train.pca_init_rank=-1: expected 0 or more'),
+    ({'ema': 1.0}, 'train.ema=1.0: expected 0 <= ema < 1'),
+    ({'spike': -1.0}, 'train.spike=-1.0: expected a loss above 0'),
+  ],
+)
+def test_train_refuses(values, text):
+  with pytest.raises(ValueError, match=text):
+    sections.TrainConfig(**(TRAIN | values))
+
+
+def test_the_text_section_refuses_unknown_kinds():
+  with pytest.raises(ValueError, match="text.kind='learnt': expected one of"):
+    sections.TextSection(length=8, encoder=None, kind='learnt')

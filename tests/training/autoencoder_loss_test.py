@@ -1,0 +1,39 @@
+"""The loss of the autoencoder."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from spacetime.config.sections import ReconstructionConfig
+from spacetime.training import autoencoder_loss
+
+
+def test_psnr():
+  video = jnp.zeros((2, 1, 4, 4, 3))
+  error = jnp.array([0.2, 0.02]).reshape(2, 1, 1, 1, 1)
+  np.testing.assert_allclose(
+    autoencoder_loss.psnr(video, video + error), [20, 40], atol=1e-3
+  )
+
+
+def test_reconstruction_loss_is_least_at_the_truth():
+  def stage(offset):
+    return autoencoder_loss.Reconstruction(
+      posterior=lambda params, video: (video, jnp.full_like(video, -30.0)),
+      decode_raw=lambda params, z: z + offset,
+      config=ReconstructionConfig(kl=0.0),
+    )
+
+  frames = jax.random.randint(
+    jax.random.key(9), (4, 5, 2, 3, 3), 0, 256, jnp.uint8
+  )
+  batch = {'frames': frames.repeat(4, 2).repeat(4, 3)}
+  losses = [
+    float(stage(x).loss({}, {}, batch, jax.random.key(0))[0])
+    for x in (0.0, 0.1, 0.3)
+  ]
+  assert losses[0] < 1e-3 < losses[1] < losses[2]
+  metrics = stage(0.0).held_out({}, {}, batch)
+  assert float(metrics['held_out/psnr']) > 60
+  mean, square = stage(0.0).moments({}, batch)
+  assert mean.shape == square.shape == (3,)

@@ -1,0 +1,184 @@
+"""The diffusion loss of clips and of packed rows."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from spacetime.config.sections import (
+  FrameConditioningConfig,
+)
+from spacetime.data import packing
+from spacetime.diffusion import flow
+from spacetime.training import losses as losses_lib
+
+ONLY = {f.name: 0.0 for f in dataclasses.fields(FrameConditioningConfig)}
+
+
+def oracle(prediction, answer):
+  """A loss whose network is (params, z_t, t, text, key) -> y."""
+  return losses_lib.DiffusionLoss(
+    encode=lambda frozen, video: video,
+    embed=lambda params, tokens: tokens,
+    transform=answer,
+    flow=flow.FlowConfig(prediction=prediction),
+    conditioning=FrameConditioningConfig(),
+  )
+
+
+def clips():
+  """Four clips of five frames of 2 x 3 pixels."""
+  frames = jax.random.randint(
+    jax.random.key(9), (4, 5, 2, 3, 3), 0, 256, jnp.uint8
+  )
+  return {'frames': frames, 'tokens': jnp.zeros((4, 2), jnp.int32)}
+
+
+def test_a_perfect_sample_has_no_loss():
+  video = clips()['frames'].astype(jnp.float32) / 127.5 - 1
+  stage = oracle('sample', lambda params, z, t, text, key: video)
+  loss, _ = stage.loss({}, {}, clips(), jax.random.key(0))
+  # Below the floor of t a perfect sample is a velocity that is too small.
+  assert float(loss) < 0.2
+  for name, value in stage.held_out({}, {}, clips()).items():
+    assert float(value) < 1e-4, name
+
+
+def test_conditioning_frames_are_clean_and_not_in_the_loss():
+  seen = {}
+
+  def answer(params, z, t, text, key):
+    seen['z'], seen['t'] = z, t
+    return jnp.where((t == 0)[:, :, None, None, None], 1e6, 0.0) + 0 * z
+
+  stage = dataclasses.replace(
+    oracle('velocity', answer),
+    conditioning=FrameConditioningConfig(**(ONLY | {'first': 1.0})),
+  )
+  loss, _ = stage.loss({}, {}, clips(), jax.random.key(0))
+  video = clips()['frames'].astype(jnp.float32) / 127.5 - 1
+  np.testing.assert_allclose(seen['z'][:, 0], video[:, 0], atol=1e-6)
+  assert np.all(seen['t'][:, 0] == 0) and np.all(seen['t'][:, 1:] > 0)
+  assert np.all(seen['t'][:, 1:] == seen['t'][:, 1:2])
+  assert float(loss) < 10
+
+
+@pytest.mark.parametrize(
+  'name', ['context_noise_prob', 'independent_noise_prob']
+)
+def test_timesteps_of_frames_reach_the_network(name):
+  seen = {}
+
+  def answer(params, z, t, text, key):
+    seen['t'] = t
+    return z
+
+  stage = dataclasses.replace(
+    oracle('velocity', answer),
+    conditioning=FrameConditioningConfig(
+      **(ONLY | {'first': 1.0, 'context_noise': 0.3, name: 1.0})
+    ),
+  )
+  stage.loss({}, {}, clips(), jax.random.key(0))
+  first, rest = seen['t'][:, 0], seen['t'][:, 1:]
+  assert np.all(first > 0) == (name == 'context_noise_prob') and np.all(
+    first <= 0.3
+  )
+  assert np.all(rest == rest[:, :1]) == (name == 'context_noise_prob')
+
+
+def test_held_out_loss_never_changes():
+  stage = oracle('velocity', lambda params, z, t, text, key: 0.5 * z)
+  first, second = (stage.held_out({}, {}, clips()) for _ in range(2))
+  assert first == second
+  assert set(first) == {'held_out/loss'} | {
+    f'held_out/loss_t{t}' for t in losses_lib.HELD_OUT_TIMESTEPS
+  }
+
+
+def packed_oracle(answer, *, config=None, **kinds):
+  stage = losses_lib.DiffusionLoss(
+    encode=None,
+    embed=lambda params, tokens_BS: jnp.ones((*tokens_BS.shape, 3)),
+    transform=None,
+    flow=config or flow.FlowConfig(),
+    conditioning=FrameConditioningConfig(**(ONLY | (kinds or {'none': 1.0}))),
+  )
+  return losses_lib.PackedDiffusionLoss(stage, answer)
+
+
+def rows():
+  """One row of clips of 2, 1 and 3 latent frames, and padding."""
+  shape = packing.SequencePacking(length=40, clips=4, frames=8)
+  rng = np.random.default_rng(0)
+  items = [
+    {
+      'patches': rng.normal(size=(f * h * w, 5)).astype(np.float32),
+      'grid': np.array([f, h, w]),
+      'tokens': np.ones(2, np.int32),
+    }
+    for f, h, w in ((2, 2, 3), (1, 3, 2), (3, 2, 2))
+  ]
+  one = packing.collate(items, shape)
+  return {name: np.stack([value] * 3) for name, value in one.items()}
+
+
+def test_packed_loss_leaves_out_conditioning_and_padding():
+  batch, seen = rows(), {}
+
+  def answer(params, x_BNV, t_BT, text_BGSY, batch, key):
+    t_BN1 = jnp.take_along_axis(t_BT, batch['frame_ids'], axis=1)[..., None]
+    seen.update(x=x_BNV, t=t_BT, text=text_BGSY.shape)
+    # Right but for 2 where it counts and for 1e6 where it must not.
+    padding_BN1 = (batch['segment_ids'] == 0)[..., None]
+    right = (x_BNV - batch['patches']) / jnp.maximum(t_BN1, 1e-6)
+    return jnp.where((t_BN1 == 0) | padding_BN1, 1e6, right + 2)
+
+  loss, told = packed_oracle(answer, first=1.0).loss(
+    {}, {}, batch, jax.random.key(1)
+  )
+  np.testing.assert_allclose(loss, 4, rtol=1e-3)
+  assert float(told['padding']) == pytest.approx(10 / 40)
+  assert seen['text'] == (3, 4, 2, 3)
+  # The first frame of each clip is given, but for the image's.
+  zero_T = np.array([1, 0, 0, 1, 0, 0, 1, 1], bool)
+  np.testing.assert_array_equal(seen['t'] == 0, [zero_T] * 3)
+  assert (seen['t'][:, 4] == seen['t'][:, 5]).all()
+  assert (seen['t'][:, 1] != seen['t'][:, 2]).all()
+  first_N = (batch['segment_ids'][0] == 3) & (batch['positions'][0, :, 0] == 0)
+  np.testing.assert_allclose(
+    seen['x'][0, first_N], batch['patches'][0, first_N], atol=1e-6
+  )
+
+
+def test_a_perfect_packed_sample_has_no_loss():
+  config = flow.FlowConfig(prediction='sample', floor=1e-4)
+  answer = lambda params, x, t, text, batch, key: batch['patches']  # noqa: E731
+  stage = packed_oracle(answer, config=config, ends=1.0)
+  loss, _ = stage.loss({}, {}, rows(), jax.random.key(0))
+  assert float(loss) < 1e-4
+
+
+@pytest.mark.parametrize(
+  'name', ['context_noise_prob', 'independent_noise_prob']
+)
+def test_timesteps_of_frames_in_packed_rows(name):
+  kinds = {'first': 1.0, 'context_noise': 0.3, name: 1.0}
+  stage = packed_oracle(lambda *inputs: None, **kinds)
+  batch = rows()
+  t_BT, cond_mask_BT = stage.timesteps(jax.random.key(0), batch)
+  clip_BT, frame_BT = (np.asarray(batch['frame_table'])[..., i] for i in (0, 1))
+  first_BT = np.asarray(cond_mask_BT) & (clip_BT > 0)
+  assert (first_BT <= (frame_BT == 0)).all() and first_BT.any()
+  assert (
+    (t_BT > 0) == ((clip_BT > 0) & (~first_BT | (name == 'context_noise_prob')))
+  ).all()
+  assert (t_BT[first_BT] <= 0.3).all()
+  alike = []
+  for row, clip_T in enumerate(clip_BT):
+    for clip in range(1, clip_T.max() + 1):
+      own = np.asarray(t_BT[row])[(clip_T == clip) & ~first_BT[row]]
+      alike += [np.ptp(own) == 0] if len(own) > 1 else []
+  assert alike and all(alike) == (name == 'context_noise_prob')
