@@ -46,10 +46,10 @@ def make(transform, *, prediction='sample', sampler_fields=None, **settings):
   )
 
 
-def draw(made, cond=None, *, seed=0, text=TEXT):
+def draw(sampling, cond=None, *, seed=0, text=TEXT):
   keys = sampler.clip_keys(seed, 2)
   cond = cond or conditioning.pure_noise(2, LATENT)
-  return jax.jit(made)({}, keys, text, EMPTY, cond)
+  return jax.jit(sampling)({}, keys, text, EMPTY, cond)
 
 
 def mask_of(frames=1, part=None):
@@ -102,9 +102,9 @@ def test_temperature_scales_the_distance_of_clips_from_their_mean():
 def test_temperature_keeps_the_noise_of_conditioning_frames():
   z = latents()
   cond = Conditioning(z, jnp.tile(jnp.float32([1.0, 0.25, 1.0]), (2, 1)))
-  made = make(oracle, temperature=0.5)
+  sampling = make(oracle, temperature=0.5)
   keys = sampler.clip_keys(0, 2)
-  start, noise = made.init(keys, cond).solver, noise_of(keys)
+  start, noise = sampling.init(keys, cond).solver, noise_of(keys)
   np.testing.assert_allclose(start[:, 0], 0.5 * noise[:, 0], atol=1e-6)
   np.testing.assert_allclose(
     start[:, 1], 0.75 * z[:, 1] + 0.25 * noise[:, 1], atol=1e-6
@@ -142,12 +142,12 @@ def test_without_conditioning_there_is_one_timestep_a_clip(prediction):
     seen.append(t.shape)
     return jnp.sin(z) * t[:, :, None, None, None]
 
-  made = make(transform, prediction=prediction, guidance=2.0)
+  sampling = make(transform, prediction=prediction, guidance=2.0)
   noise = Conditioning(jnp.zeros((2, *LATENT)), jnp.ones((2, LATENT[0])))
-  by_frame = draw(made, noise)
+  by_frame = draw(sampling, noise)
   assert set(seen) == {(4, LATENT[0])}
   seen.clear()
-  np.testing.assert_allclose(draw(made), by_frame, atol=1e-6)
+  np.testing.assert_allclose(draw(sampling), by_frame, atol=1e-6)
   assert set(seen) == {(4, 1)}
 
 
@@ -169,7 +169,7 @@ def test_masked_values_move_straight_to_their_known_values(name, guidance):
     right = jnp.all(t[:, 0] == 0) & jnp.all(jnp.abs(noise - expected) < 1e-4)
     return jnp.where(right, jnp.sin(5 * z_t), jnp.nan)
 
-  made = make(
+  sampling = make(
     transform,
     prediction='velocity',
     guidance=guidance,
@@ -177,7 +177,7 @@ def test_masked_values_move_straight_to_their_known_values(name, guidance):
     shift=3.0,
     solver=name,
   )
-  sampled = jax.jit(made)({}, keys, TEXT, EMPTY, cond)
+  sampled = jax.jit(sampling)({}, keys, TEXT, EMPTY, cond)
   mask = np.broadcast_to(known, sampled.shape)
   np.testing.assert_allclose(sampled[mask], z[mask], atol=1e-5)
   assert np.abs(sampled - z)[~mask].min() > 1e-4
@@ -202,8 +202,8 @@ def test_conditioning_tokens_stay_and_have_timestep_zero(prediction, guidance):
       y = (z_t - y) / jnp.maximum(t[..., None], 1e-6)
     return jnp.where(right, y, jnp.nan)
 
-  made = make(transform, prediction=prediction, guidance=guidance)
-  sampled = draw(made, cond)
+  sampling = make(transform, prediction=prediction, guidance=guidance)
+  sampled = draw(sampling, cond)
   mask = np.broadcast_to(known, sampled.shape)
   np.testing.assert_array_equal(sampled[mask], z[mask])
   expected = np.broadcast_to(target(), sampled.shape)
@@ -221,9 +221,9 @@ def test_an_edit_begins_at_its_strength_and_keeps_conditioning_frames():
     jax.debug.callback(lambda t, z: seen.append((t, z)), t, z_t, ordered=True)
     return oracle(params, z_t, t, text)
 
-  made = make(transform, steps=3, strength=0.6, shift=5.0)
+  sampling = make(transform, steps=3, strength=0.6, shift=5.0)
   keys = sampler.clip_keys(0, 2)
-  sampled = jax.jit(made)({}, keys, TEXT, EMPTY, cond)
+  sampled = jax.jit(sampling)({}, keys, TEXT, EMPTY, cond)
   t, start = seen[0]
   np.testing.assert_allclose(t, cond.t_BT)
   np.testing.assert_allclose(
@@ -256,7 +256,7 @@ def textual(params, z, t, text):
 @pytest.mark.parametrize('name', sorted(solvers.SOLVERS))
 @pytest.mark.parametrize('kind', ['cfg', 'apg'])
 def test_a_loop_of_jitted_steps_is_the_scan_to_the_last_bit(name, kind):
-  made = make(
+  sampling = make(
     textual,
     prediction='velocity',
     steps=5,
@@ -269,11 +269,11 @@ def test_a_loop_of_jitted_steps_is_the_scan_to_the_last_bit(name, kind):
   cond = conditioning.from_mask(
     latents(), mask_of(part=slice(2, None)), patch=PATCH
   )
-  state = made.init(keys, cond)
-  scan = jax.jit(made.run)(params, state, TEXT, EMPTY, cond)
-  state, text = jax.jit(made.start)(params, state, TEXT, EMPTY, cond)
-  step = jax.jit(made.step)
-  for i in made.steps:
+  state = sampling.init(keys, cond)
+  scan = jax.jit(sampling.run)(params, state, TEXT, EMPTY, cond)
+  state, text = jax.jit(sampling.start)(params, state, TEXT, EMPTY, cond)
+  step = jax.jit(sampling.step)
+  for i in sampling.steps:
     state = step(params, state, text, cond, i)
   assert step._cache_size() == 1
   for loop, expected in zip(
@@ -323,7 +323,7 @@ def test_a_schedule_that_begins_below_one_keeps_known_values(name):
   """As CFG-Zero* drops the first steps: the initial noise stays as it is."""
   z, known = latents(), mask_of(frames=0)
   known[1, :, 2:] = True
-  made = make(
+  sampling = make(
     lambda params, z_t, t, text: jnp.sin(5 * z_t),
     prediction='velocity',
     steps=6,
@@ -334,15 +334,15 @@ def test_a_schedule_that_begins_below_one_keeps_known_values(name):
   )
   keys = sampler.clip_keys(0, 2)
   cond = conditioning.from_mask(z, known, patch=PATCH)
-  start = jax.tree.leaves(made.init(keys, cond).solver)[0]
+  start = jax.tree.leaves(sampling.init(keys, cond).solver)[0]
   noise = noise_of(keys)
   mask = np.broadcast_to(known, z.shape)
   np.testing.assert_allclose(start[~mask], noise[~mask])
-  t = made.schedule.sigmas[0]
+  t = sampling.schedule.sigmas[0]
   assert t < 1
   path = (1 - t) * z + t * noise
   np.testing.assert_allclose(start[mask], path[mask], atol=1e-6)
-  sampled = jax.jit(made)({}, keys, TEXT, EMPTY, cond)
+  sampled = jax.jit(sampling)({}, keys, TEXT, EMPTY, cond)
   np.testing.assert_allclose(sampled[mask], z[mask], atol=1e-5)
 
 
@@ -394,7 +394,7 @@ def test_the_network_cache_lasts_and_the_kv_cache_is_computed_once():
     shapes.append(text.shape)
     return {'kv': 10 * params['scale']}
 
-  made = make(
+  sampling = make(
     None,
     prediction='velocity',
     guidance=3.0,
@@ -404,11 +404,11 @@ def test_the_network_cache_lasts_and_the_kv_cache_is_computed_once():
     },
   )
   keys, cond = sampler.clip_keys(0, 2), conditioning.pure_noise(2, LATENT)
-  state = made.init(keys, cond)
-  state = jax.jit(made.run)({'scale': 1.0}, state, TEXT, EMPTY, cond)
+  state = sampling.init(keys, cond)
+  state = jax.jit(sampling.run)({'scale': 1.0}, state, TEXT, EMPTY, cond)
   # The steps predict 10, 11, 12 and 13, over a quarter of the path each.
   np.testing.assert_allclose(
-    made.finalize(state), noise_of(keys) - 11.5, atol=1e-5
+    sampling.finalize(state), noise_of(keys) - 11.5, atol=1e-5
   )
   assert np.all(state.cache[0] == 4) and shapes == [(4, 2)]
 
