@@ -1,4 +1,5 @@
-"""Dry run: compiles programs for TPUs that are not there and reports on them.
+"""Dry run: compiles programs for TPUs that do not exist here, and reports.
 
-Memory, collectives and a roofline estimate, read from the compiled text.
+Memory, collectives and a roofline estimate come from the compiled program.
+Nothing here runs a program or reads weights.
 """

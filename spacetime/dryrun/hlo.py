@@ -1,7 +1,7 @@
-"""What a compiled program does, read from its scheduled text.
+"""Parses the text of a compiled program: collectives, kernels, traffic.
 
-XLA's own counts see the body of a loop once and no kernels, so the text is
-walked here: what a loop holds counts as often as the loop runs.
+XLA's own counts see the body of a loop once and no kernels. Here an instruction
+in a loop counts as often as the loop runs.
 """
 
 import dataclasses
@@ -19,7 +19,7 @@ COLLECTIVES = (
   'ragged-all-to-all',
   'collective-permute',
 )
-# No work of their own: names, tuples, the ends of what has begun elsewhere.
+# Instructions without memory traffic: names, tuples, ends of async operations.
 _FREE = {
   *('parameter', 'constant', 'tuple', 'get-tuple-element', 'bitcast'),
   *('after-all', 'while', 'conditional', 'call', 'partition-id', 'iota'),
@@ -32,13 +32,13 @@ _ARRAY = re.compile(r'([a-z]\w*)\[([\d,]*)\](\{[^}]*\})?')
 _CALLED = re.compile(
   r'\b(?:calls|to_apply|body|called_computation)=%([\w.\-]+)'
 )
-# Of a conditional; of a custom call that another core carries out.
+# Branches of a conditional; computations of another core.
 _LISTED = re.compile(r'(?:branch|called)_computations=\{([^}]*)\}')
 
 
 @dataclasses.dataclass(frozen=True)
 class Array:
-  """An array of a result: its dtype, dimensions, and whether in HBM."""
+  """An array of a result: dtype, dimensions, and whether it is in HBM."""
 
   dtype: str
   shape: tuple[int, ...]
@@ -46,12 +46,12 @@ class Array:
 
   @property
   def size(self) -> int:
-    """Elements."""
+    """Number of elements."""
     return math.prod(self.shape)
 
   @property
   def bytes(self) -> float:
-    """In memory, without what a layout adds."""
+    """Bytes, without padding of the layout."""
     bits = re.search(r'\d+', self.dtype)
     if self.dtype == 'pred':
       return float(self.size)
@@ -60,14 +60,14 @@ class Array:
 
 @dataclasses.dataclass(frozen=True)
 class Instruction:
-  """One line.
+  """One instruction.
 
   Attributes:
-    name: without '%'.
-    op: such as 'fusion'.
-    arrays: of its result.
-    operands: names.
-    rest: attributes, as text.
+    name: its name without '%'.
+    op: its operation, such as 'fusion'.
+    arrays: arrays of its result.
+    operands: names of its operands.
+    rest: its attributes, as text.
   """
 
   name: str
@@ -79,15 +79,15 @@ class Instruction:
 
 @dataclasses.dataclass(frozen=True)
 class Collective:
-  """What devices exchange, in one instruction.
+  """A collective operation.
 
   Attributes:
     kind: of COLLECTIVES.
-    arrays: what each device holds after it.
-    group: devices that take part together.
-    axes: of the mesh, where the text tells them.
-    count: times in the program.
-    scope: where in the source it comes from.
+    arrays: results on each device.
+    group: number of devices that communicate with each other.
+    axes: mesh axes of the group, if the text has them.
+    count: number of runs in the program.
+    scope: position in the source.
   """
 
   kind: str
@@ -99,16 +99,16 @@ class Collective:
 
   @property
   def bytes(self) -> float:
-    """Of the result, once."""
+    """Bytes of the result of one run."""
     return sum(array.bytes for array in self.arrays)
 
   @property
   def wire(self) -> float:
-    """Bytes that a device sends, once, by the best algorithm on a ring."""
+    """Bytes that a device sends in one run, by the best algorithm on a ring."""
     part = (self.group - 1) / self.group
     if self.kind == 'all-reduce':
       return 2 * part * self.bytes
-    if self.kind == 'reduce-scatter':  # its result is a part already
+    if self.kind == 'reduce-scatter':  # its result is a shard already
       return (self.group - 1) * self.bytes
     if self.kind == 'collective-permute':
       return self.bytes
@@ -116,7 +116,7 @@ class Collective:
 
 
 class Program:
-  """The text of a compiled program."""
+  """A parsed compiled program."""
 
   def __init__(self, text: str):
     self.bodies: dict[str, list[Instruction]] = {}
@@ -131,7 +131,7 @@ class Program:
         body.append(_instruction(line))
     if not self.entry:
       raise ValueError('expected the text of a compiled program, with an ENTRY')
-    # Only what is reached counts, as often as it is reached.
+    # Only computations that are called count, as often as they are called.
     self.times: dict[str, int] = {}
     self.rounds: dict[str, int] = {}
     self._walk(self.entry, 1, 1)
@@ -149,17 +149,17 @@ class Program:
         self._walk(other, times * trips, inner)
 
   def trips(self, loop: Instruction) -> int:
-    """How often a loop runs: what its condition counts up to."""
+    """Returns the number of iterations of a loop, from its condition."""
     known = re.search(r'known_trip_count\\?"?:\{\\?"n\\?":\\?"(\d+)', loop.rest)
     if known:
       return int(known.group(1))
     condition = re.search(r'condition=%([\w.\-]+)', loop.rest).group(1)
-    found = [
+    constants = [
       int(at.rest.partition(')')[0].partition('(')[2] or 0)
       for at in self._inside(condition)
       if at.op == 'constant' and at.arrays[0].shape == ()
     ]
-    return max([n for n in found if n > 0], default=1)
+    return max([n for n in constants if n > 0], default=1)
 
   def _inside(self, name: str) -> Iterator[Instruction]:
     for at in self.bodies.get(name, ()):
@@ -168,44 +168,50 @@ class Program:
         yield from self._inside(other)
 
   def instructions(self) -> Iterator[tuple[Instruction, int, str]]:
-    """(instruction, times it runs, where it stands)."""
+    """Yields (instruction, number of runs, name of its computation)."""
     for name, times in self.times.items():
       for at in self.bodies.get(name, ()):
         yield at, times, name
 
   def collectives(self, mesh: dict[str, int] | None = None) -> list[Collective]:
-    """Every exchange between devices; the ends of asynchronous ones are not
-    counted again."""
-    found = []
+    """Returns all collectives; asynchronous ones count once.
+
+    Args:
+      mesh: devices along each axis.
+    """
+    collectives = []
     for at, times, _ in self.instructions():
       kind = at.op.removesuffix('-start')
       if kind not in COLLECTIVES:
         continue
       arrays = at.arrays
       if at.op.endswith('-start') and kind != 'all-reduce':
-        # (what goes in, what comes out, flags)
+        # (operands, results, flags)
         arrays = [a for a in arrays if a.shape]
         arrays = tuple(arrays[len(arrays) // 2 :])
       group, axes = replica_groups.read(at.rest, mesh or {})
       if group > 1 or kind == 'collective-permute':
-        found.append(
+        collectives.append(
           Collective(kind, arrays, max(group, 2), axes, times, scope(at))
         )
-    return found
+    return collectives
 
   def kernels(self) -> dict[str, int]:
-    """Times that each kernel of Pallas runs, by its name in the source."""
-    found: dict[str, int] = {}
+    """Returns the number of runs of each Pallas kernel by name."""
+    counts: dict[str, int] = {}
     for at, times, _ in self.instructions():
       if at.op == 'custom-call' and 'tpu_custom_call' in at.rest:
         name = re.sub(r'(\.(\d+|clone|remat\d*))+$', '', at.name)
-        found[name] = found.get(name, 0) + times
-    return found
+        counts[name] = counts.get(name, 0) + times
+    return counts
 
   def memory_traffic(self) -> float:
-    """Bytes between HBM and the cores, at least: every result written once and
-    every operand read once. Of what a loop carries for all its rounds, a round
-    takes its slice. A kernel may read more than once."""
+    """Returns a lower bound of the bytes between HBM and the cores.
+
+    Every result is written once and every operand read once. Of arrays that are
+    stacked over the iterations of a loop, an iteration reads its slice. Kernels
+    may read more than once.
+    """
     fused = {
       name
       for body in self.bodies.values()
@@ -222,25 +228,25 @@ class Program:
       for at in here.values():
         if at.op in _FREE or at.op.endswith('-done'):
           continue
-        moved = [*at.arrays]
+        arrays = [*at.arrays]
         for operand in at.operands:
-          moved += here[operand].arrays if operand in here else ()
+          arrays += here[operand].arrays if operand in here else ()
         total += times * sum(
           a.bytes / (rounds if a.shape[:1] == (rounds,) else 1)
-          for a in moved
+          for a in arrays
           if a.hbm
         )
     return total
 
 
 def scope(at: Instruction) -> str:
-  """Where in the source an instruction comes from."""
-  found = re.search(r'op_name="([^"]*)"', at.rest)
-  return found.group(1) if found else ''
+  """Returns the position of an instruction in the source."""
+  match = re.search(r'op_name="([^"]*)"', at.rest)
+  return match.group(1) if match else ''
 
 
 def _applied(at: Instruction) -> bool:
-  """Whether what it calls is a function of numbers, such as a sum."""
+  """Whether an instruction applies a scalar function, such as a sum."""
   return 'to_apply=' in at.rest and not at.op.startswith('call')
 
 
@@ -250,7 +256,7 @@ def _instruction(line: str) -> Instruction:
   end = _closing(rest, 0) if rest.startswith('(') else rest.find(' ')
   kinds, rest = rest[:end], rest[end:].lstrip()
   op, _, _ = rest.partition('(')
-  if op == 'constant':  # its operand is its value
+  if op == 'constant':  # the operand is the value
     return Instruction(match.group(1), op, _arrays(kinds), (), rest)
   end = _closing(rest, len(op))
   operands = tuple(re.findall(r'%([\w.\-]+)', rest[len(op) : end]))
@@ -258,7 +264,7 @@ def _instruction(line: str) -> Instruction:
 
 
 def _closing(text: str, start: int) -> int:
-  """The place after the bracket that closes the one at `start`."""
+  """Returns the index after the bracket that closes the one at `start`."""
   depth = 0
   for i in range(start, len(text)):
     depth += (text[i] == '(') - (text[i] == ')')
@@ -268,7 +274,7 @@ def _closing(text: str, start: int) -> int:
 
 
 def _arrays(text: str) -> tuple[Array, ...]:
-  """Memory spaces other than 0 (S(1), S(2), ...) are not HBM."""
+  """Parses arrays; memory spaces other than 0 (S(1), ...) are not HBM."""
   return tuple(
     Array(
       dtype,

@@ -1,7 +1,7 @@
-"""The programs of a config, lowered for devices that need not be there."""
+"""Programs of an experiment, lowered for devices that need not exist here."""
 
 import dataclasses
-from typing import Any
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
@@ -22,19 +22,19 @@ PROGRAMS = ('train', 'sample', 'decode')
 
 @dataclasses.dataclass(frozen=True)
 class Lowered:
-  """A program with the shapes and places of its arguments.
+  """A lowered program with the shapes and shardings of its arguments.
 
   Attributes:
-    lowered: as jax.jit(...).lower gives it.
-    parts: argument's name -> tree of shapes with shardings.
-    mesh: on which it lies.
-    rows: of the batch that a device holds at once.
-    flops: model FLOPs, of all devices; 0 where not counted.
-    executed: what runs, computed again included.
-    options: of the compiler.
+    lowered: the result of jax.jit(...).lower(...).
+    parts: name of an argument -> tree of shapes with shardings.
+    mesh: the mesh.
+    rows: rows of the batch that a device holds at once.
+    flops: model FLOPs of all devices; 0 if not counted.
+    executed: FLOPs that run, recomputation included.
+    options: compiler options.
   """
 
-  lowered: Any
+  lowered: jax.stages.Lowered
   parts: dict
   mesh: jax.sharding.Mesh
   rows: int
@@ -43,20 +43,23 @@ class Lowered:
   options: dict = dataclasses.field(default_factory=dict)
 
 
-def lower(experiment: Experiment, program: str, devices) -> Lowered:
-  """Lowers a program of a config for devices.
+def lower(
+  experiment: Experiment, program: str, devices: Sequence[jax.Device]
+) -> Lowered:
+  """Lowers a program of an experiment for devices.
 
   Args:
     experiment: of a transformer.
-    program: 'train': the step as the trainer runs it; 'sample': all steps of
-      the solver; 'decode': the latents of one latent frame to pixels.
-    devices: there or described.
+    program: 'train' is the training step as the trainer runs it; 'sample' all
+      steps of the solver; 'decode' one latent frame to pixels.
+    devices: real ones, or descriptions.
 
   Raises:
-    ValueError: what cannot work; see build.
+    SettingError: an experiment that cannot be lowered, or sizes that the mesh
+      does not divide.
   """
   if program not in PROGRAMS:
-    raise ValueError(f'--program={program}: expected one of {PROGRAMS}')
+    raise SettingError('program', program, f'one of {PROGRAMS}')
   if experiment.stage != 'diffusion':
     raise SettingError(
       'stage', experiment.stage, "'diffusion', the config of a transformer"
@@ -75,7 +78,9 @@ def lower(experiment: Experiment, program: str, devices) -> Lowered:
   return _LOWER[program](experiment, nets, mesh)
 
 
-def _train(experiment: Experiment, nets: networks.Networks, mesh) -> Lowered:
+def _train(
+  experiment: Experiment, nets: networks.Networks, mesh: jax.sharding.Mesh
+) -> Lowered:
   experiment.require('optimizer')
   train = experiment.train
   optimizer = optimizer_lib.make_optimizer(
@@ -83,15 +88,15 @@ def _train(experiment: Experiment, nets: networks.Networks, mesh) -> Lowered:
   )
   task = tasks.diffusion_task(experiment, nets)
   key = jax.random.key(experiment.seed)
-  at = state.abstract_state(task.init, key, optimizer, mesh)
+  abstract = state.abstract_state(task.init, key, optimizer, mesh)
   parts = {
-    'parameters': at.params,
-    'average': at.ema,
-    'optimizer': at.opt_state,
+    'parameters': abstract.params,
+    'average': abstract.ema,
+    'optimizer': abstract.opt_state,
     'frozen': _frozen(nets, mesh),
     'batch': _batch(experiment, nets, mesh),
   }
-  made = step.make_step(
+  train_step = step.make_step(
     task.loss,
     optimizer,
     ema=train.ema,
@@ -99,8 +104,8 @@ def _train(experiment: Experiment, nets: networks.Networks, mesh) -> Lowered:
     limit=train.limit,
   )
   with jax.set_mesh(mesh):
-    lowered = loop.jit_step(made, at, mesh).lower(
-      at, parts['frozen'], parts['batch'], _whole(key, mesh)
+    lowered = loop.jit_step(train_step, abstract, mesh).lower(
+      abstract, parts['frozen'], parts['batch'], _replicated(key, mesh)
     )
   rate, model = tasks.rates(experiment, nets), nets.dit.config
   clips = experiment.data.batch_size
@@ -124,7 +129,9 @@ def _train(experiment: Experiment, nets: networks.Networks, mesh) -> Lowered:
   )
 
 
-def _sample(experiment: Experiment, nets: networks.Networks, mesh) -> Lowered:
+def _sample(
+  experiment: Experiment, nets: networks.Networks, mesh: jax.sharding.Mesh
+) -> Lowered:
   experiment.require('sampling', 'flow')
   settings = experiment.sampling
   if settings.boundary is not None:
@@ -135,9 +142,9 @@ def _sample(experiment: Experiment, nets: networks.Networks, mesh) -> Lowered:
     *networks.clip_geometry(experiment.data, nets).latent,
     nets.autoencoder.z_dim,
   )
-  condition = jax.eval_shape(lambda: conditioning.pure_noise(clips, latent))
+  cond = jax.eval_shape(lambda: conditioning.pure_noise(clips, latent))
   keys = jax.eval_shape(lambda: sampler.clip_keys(0, clips))
-  carry = jax.eval_shape(part.init, keys, condition)
+  sampler_state = jax.eval_shape(part.init, keys, cond)
   text = jax.ShapeDtypeStruct(
     (clips, nets.text_length, nets.text.width), jnp.float32
   )
@@ -145,13 +152,13 @@ def _sample(experiment: Experiment, nets: networks.Networks, mesh) -> Lowered:
   params = {'dit': _transformer(nets, mesh)}
   parts = {
     'parameters': params,
-    'latents': _rowwise(carry, mesh, clips),
-    'text': _rowwise((text, text if guided else None), mesh),
-    'given': _rowwise(condition, mesh),
+    'latents': _sharded_rows(sampler_state, mesh, clips),
+    'text': _sharded_rows((text, text if guided else None), mesh),
+    'conditioning': _sharded_rows(cond, mesh),
   }
   with jax.set_mesh(mesh):
     lowered = jax.jit(part.run, donate_argnums=1).lower(
-      params, parts['latents'], *parts['text'], parts['given']
+      params, parts['latents'], *parts['text'], parts['conditioning']
     )
   rate = tasks.rates(experiment, nets)
   each = rate.flops / (2 if nets.lora.rank else 3)
@@ -161,20 +168,24 @@ def _sample(experiment: Experiment, nets: networks.Networks, mesh) -> Lowered:
   return Lowered(lowered, parts, mesh, rows, total, total, options)
 
 
-def _decode(experiment: Experiment, nets: networks.Networks, mesh) -> Lowered:
-  clips, codec = experiment.data.batch_size, nets.autoencoder
+def _decode(
+  experiment: Experiment, nets: networks.Networks, mesh: jax.sharding.Mesh
+) -> Lowered:
+  clips, autoencoder = experiment.data.batch_size, nets.autoencoder
   _, height, width = networks.clip_geometry(experiment.data, nets).latent
-  z = jax.ShapeDtypeStruct((clips, 1, height, width, codec.z_dim), jnp.float32)
-  params = jax.eval_shape(codec.init, jax.random.key(0))
-  carry, _ = jax.eval_shape(codec.decode_first, params, z)
+  z = jax.ShapeDtypeStruct(
+    (clips, 1, height, width, autoencoder.z_dim), jnp.float32
+  )
+  params = jax.eval_shape(autoencoder.init, jax.random.key(0))
+  cache, _ = jax.eval_shape(autoencoder.decode_first, params, z)
   parts = {
-    'parameters': _placed({'autoencoder': params}, mesh)['autoencoder'],
-    'carry': _rowwise(carry, mesh, clips),
-    'latents': _rowwise(z, mesh),
+    'parameters': _sharded_params({'autoencoder': params}, mesh)['autoencoder'],
+    'cache': _sharded_rows(cache, mesh, clips),
+    'latents': _sharded_rows(z, mesh),
   }
   with jax.set_mesh(mesh):
-    lowered = jax.jit(codec.decode_step).lower(
-      parts['parameters'], parts['carry'], parts['latents']
+    lowered = jax.jit(autoencoder.decode_step).lower(
+      parts['parameters'], parts['cache'], parts['latents']
     )
   options = chips.options(mesh.devices.flat[0].device_kind)
   rows = _rows(experiment, mesh)
@@ -184,67 +195,69 @@ def _decode(experiment: Experiment, nets: networks.Networks, mesh) -> Lowered:
 _LOWER = {'train': _train, 'sample': _sample, 'decode': _decode}
 
 
-def _rows(experiment: Experiment, mesh) -> int:
-  ways = mesh.shape['data'] * mesh.shape['fsdp']
-  return experiment.data.batch_size // ways
+def _rows(experiment: Experiment, mesh: jax.sharding.Mesh) -> int:
+  """Returns the rows of a batch that a device holds."""
+  return experiment.data.batch_size // sharding.num_shards('batch', mesh)
 
 
-def _batch(experiment: Experiment, nets: networks.Networks, mesh) -> dict:
-  """What the pipeline brings: pixels and tokens, or a cache's latents and
-  texts."""
+def _batch(
+  experiment: Experiment, nets: networks.Networks, mesh: jax.sharding.Mesh
+) -> dict:
+  """Returns shapes of a batch: pixels or latents, tokens or embeddings."""
   data, grid = experiment.data, networks.clip_geometry(experiment.data, nets)
   rows = data.batch_size
   if data.source.HAS_LATENTS:
     shapes = {'latents': (rows, *grid.latent, nets.autoencoder.z_dim)}
-    kinds = {'latents': jnp.float32}
+    dtypes = {'latents': jnp.float32}
   else:
     shapes = {'frames': (rows, grid.frames, grid.height, grid.width, 3)}
-    kinds = {'frames': jnp.uint8}
+    dtypes = {'frames': jnp.uint8}
   if nets.text_kind == 'frozen':
     shapes['text'] = (rows, nets.text_length, nets.text.width)
-    kinds['text'] = jnp.float32
+    dtypes['text'] = jnp.float32
   else:
     shapes['tokens'] = (rows, nets.text_length)
-    kinds['tokens'] = jnp.int32
-  return _rowwise(
-    {k: jax.ShapeDtypeStruct(shapes[k], kinds[k]) for k in shapes}, mesh
+    dtypes['tokens'] = jnp.int32
+  return _sharded_rows(
+    {k: jax.ShapeDtypeStruct(shapes[k], dtypes[k]) for k in shapes}, mesh
   )
 
 
-def _frozen(nets: networks.Networks, mesh) -> dict:
-  """What stays as it is beside low-rank pairs."""
+def _frozen(nets: networks.Networks, mesh: jax.sharding.Mesh) -> dict:
+  """Returns shapes of the frozen transformer below LoRA weights."""
   return {'dit': _transformer(nets, mesh)} if nets.lora.rank else {}
 
 
 def _transformer(nets: networks.Networks, mesh):
-  """In the dtype it computes in, as it is loaded to be run."""
+  """Returns shapes of the transformer in its compute dtype, as loaded."""
   shapes = jax.eval_shape(nets.init, jax.random.key(0))['dit']
-  half = jax.tree.map(
+  shapes = jax.tree.map(
     lambda x: jax.ShapeDtypeStruct(x.shape, nets.dit.config.dtype), shapes
   )
-  return _placed({'dit': half}, mesh)['dit']
+  return _sharded_params({'dit': shapes}, mesh)['dit']
 
 
-def _placed(params, mesh):
+def _sharded_params(params, mesh: jax.sharding.Mesh):
+  """Returns shapes of parameters with their shardings."""
   return jax.tree.map(
-    lambda x, place: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place),
+    lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
     params,
     sharding.param_shardings(params, mesh),
   )
 
 
-def _rowwise(tree, mesh, rows: int | None = None):
-  """Rows over data and fsdp; what has none, such as a counter, whole."""
-  place = sharding.batch_sharding(mesh)
+def _sharded_rows(tree, mesh: jax.sharding.Mesh, rows: int | None = None):
+  """Returns shapes with rows over data and fsdp; counters are replicated."""
+  by_rows = sharding.batch_sharding(mesh)
 
   def leaf(x):
     if not x.ndim or rows is not None and x.shape[0] != rows:
-      return _whole(x, mesh)
-    return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place)
+      return _replicated(x, mesh)
+    return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=by_rows)
 
   return jax.tree.map(leaf, tree)
 
 
-def _whole(x, mesh):
+def _replicated(x, mesh: jax.sharding.Mesh):
   place = NamedSharding(mesh, PartitionSpec())
   return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place)

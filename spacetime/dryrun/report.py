@@ -1,35 +1,36 @@
-"""A program compiled for devices that are not there, and what follows."""
+"""Report of a program compiled for TPUs that do not exist here."""
 
 import dataclasses
 import math
 import time
+from collections.abc import Callable, Mapping, Sequence
 
 import jax
 
 from spacetime import sharding
-from spacetime.config import networks
+from spacetime.config import networks, parse
 from spacetime.config.experiment import Experiment
 from spacetime.dryrun import hlo, programs
 from spacetime.dryrun import roofline as roofline_lib
-from spacetime.sharding import chips
+from spacetime.sharding import chips, topology
 
 TEMPORARIES = 'activations, temporaries'
 
 
 @dataclasses.dataclass(frozen=True)
 class Report:
-  """What the compiler says of a program.
+  """Memory, communication and time of a program.
 
   Attributes:
     mesh: devices along each axis.
-    memory: of one device.
-    advice: what to change; '' where it fits.
-    seconds: of lowering and compiling.
+    memory: memory of one device.
+    advice: what to change so that it fits; '' if it fits.
+    seconds: duration of lowering and compiling.
     collectives: (kind, dtype) -> (times, bytes) in a step.
-    whole: where an activation is gathered whole.
-    kernels: times that each Pallas kernel runs.
-    flops: model FLOPs, of all devices.
-    roofline: None where nothing was compiled.
+    gathered: activations that a device gathers completely, as text.
+    kernels: number of runs of each Pallas kernel.
+    flops: model FLOPs of all devices.
+    roofline: None if compilation ran out of memory.
   """
 
   mesh: dict[str, int]
@@ -37,83 +38,106 @@ class Report:
   advice: str
   seconds: float
   collectives: dict = dataclasses.field(default_factory=dict)
-  whole: tuple[str, ...] = ()
+  gathered: tuple[str, ...] = ()
   kernels: dict[str, int] = dataclasses.field(default_factory=dict)
   flops: float = 0.0
   roofline: roofline_lib.Roofline | None = None
 
+  @property
+  def passes(self) -> bool:
+    """Whether the program fits, and gathers no activation completely."""
+    return self.memory.fits and not self.gathered
 
-def run(
+
+def dry_run(
   experiment: Experiment,
   program: str,
-  devices,
+  slices: topology.Topology,
+  *,
+  dump: Callable[[str], object] | None = None,
+) -> Report:
+  """Compiles a program for TPU slices; see `compile_program`."""
+  if slices.slices > 1:
+    experiment = parse.replace(experiment, {'mesh.num_slices': slices.slices})
+  devices = topology.devices(slices)
+  return compile_program(experiment, program, devices, slices.chip, dump=dump)
+
+
+def compile_program(
+  experiment: Experiment,
+  program: str,
+  devices: Sequence[jax.Device],
   chip: chips.Chip,
   *,
-  dump=None,
-):
-  """Compiles a program and reads what came of it.
+  dump: Callable[[str], object] | None = None,
+) -> Report:
+  """Compiles a program and analyses the result.
 
   Args:
     experiment, program, devices: see programs.lower.
-    chip: the devices' generation.
-    dump: called with the compiled text, if given.
+    chip: generation of the devices.
+    dump: called with the compiled text.
 
   Returns:
-    a Report; that memory ran out is one too.
+    a Report, also of a program that runs out of memory.
+
+  Raises:
+    ValueError: see programs.lower; or a program that the compiler refuses for
+      another reason.
   """
-  began = time.monotonic()
-  made = programs.lower(experiment, program, devices)
-  mesh, model = dict(made.mesh.shape), experiment.model
-  parts = {name: bytes_of(tree) for name, tree in made.parts.items()}
+  start = time.monotonic()
+  lowered = programs.lower(experiment, program, devices)
+  mesh = dict(lowered.mesh.shape)
+  parts = {name: bytes_per_device(x) for name, x in lowered.parts.items()}
   parts = {name: size for name, size in parts.items() if size}
 
-  def told(memory: roofline_lib.Memory) -> str:
+  def advice(memory: roofline_lib.Memory) -> str:
     if memory.fits:
       return ''
     return roofline_lib.advice(
       memory,
       mesh=mesh,
-      rows=made.rows,
-      remat=model.remat,
-      moved=('parameters', 'average', 'optimizer'),
+      rows=lowered.rows,
+      remat=experiment.model.remat,
+      sharded=('parameters', 'average', 'optimizer'),
     )
 
   try:
-    compiled = made.lowered.compile(compiler_options=made.options)
+    compiled = lowered.lowered.compile(compiler_options=lowered.options)
   except jax.errors.JaxRuntimeError as e:
-    found = roofline_lib.refused(str(e))
-    if not found:
-      told_by_it = str(e).strip().partition('\n')[0][:300]
+    usage = roofline_lib.parse_out_of_memory(str(e))
+    if not usage:
+      reason = str(e).strip().partition('\n')[0][:300]
       raise ValueError(
-        f'the compiler of {chip.name} refuses the program: {told_by_it}; the '
-        'whole with SPACETIME_TRACEBACK=1'
+        f'the compiler of {chip.name} refuses the program: {reason}; set '
+        'SPACETIME_TRACEBACK=1 for the complete message'
       ) from e
-    used, limit = found
+    used, limit = usage
     rest = max(used - sum(parts.values()), 0.0)
     memory = roofline_lib.Memory(parts | {TEMPORARIES: rest}, limit, used)
-    return Report(mesh, memory, told(memory), time.monotonic() - began)
-  seconds = time.monotonic() - began
+    return Report(mesh, memory, advice(memory), time.monotonic() - start)
+  seconds = time.monotonic() - start
   memory = memory_of(compiled.memory_analysis(), parts, chip.hbm)
   text = compiled.as_text()
   if dump:
     dump(text)
-  found = hlo.Program(text)
-  collectives = found.collectives(mesh)
+  compiled_program = hlo.Program(text)
+  collectives = compiled_program.collectives(mesh)
   return Report(
-    mesh,
-    memory,
-    told(memory),
-    seconds,
-    roofline_lib.per_kind(collectives),
-    whole(made, experiment, collectives),
-    found.kernels(),
-    made.flops,
-    roofline(made, found, collectives, chip),
+    mesh=mesh,
+    memory=memory,
+    advice=advice(memory),
+    seconds=seconds,
+    collectives=roofline_lib.per_kind(collectives),
+    gathered=gathered_activations(lowered, experiment, collectives),
+    kernels=compiled_program.kernels(),
+    flops=lowered.flops,
+    roofline=roofline(lowered, compiled_program, collectives, chip),
   )
 
 
-def bytes_of(tree) -> float:
-  """On one device."""
+def bytes_per_device(tree) -> float:
+  """Returns the bytes of a tree of sharded shapes on one device."""
   return float(
     sum(
       math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize
@@ -122,10 +146,18 @@ def bytes_of(tree) -> float:
   )
 
 
-def memory_of(analysis, parts: dict, limit: float) -> roofline_lib.Memory:
-  """The compiler's analysis, with the arguments by their names."""
+def memory_of(
+  analysis, parts: Mapping[str, float], limit: float
+) -> roofline_lib.Memory:
+  """Returns the compiler's memory analysis, with the arguments by name.
+
+  Args:
+    analysis: of jax.stages.Compiled.memory_analysis().
+    parts: name of an argument -> bytes on one device.
+    limit: bytes that a program may use.
+  """
   layout = analysis.argument_size_in_bytes - sum(parts.values())
-  rows = parts | {
+  rows = dict(parts) | {
     'layout of these': max(float(layout), 0.0),
     TEMPORARIES: float(analysis.temp_size_in_bytes),
     'results': float(
@@ -138,11 +170,15 @@ def memory_of(analysis, parts: dict, limit: float) -> roofline_lib.Memory:
   )
 
 
-def whole(made: programs.Lowered, experiment, collectives) -> tuple[str, ...]:
-  """Where activations are gathered whole, with their shapes."""
-  model, tensor = experiment.model, made.mesh.shape['tensor']
-  params = made.parts['parameters']
-  if 'dit' not in params:  # an autoencoder's activations follow no table
+def gathered_activations(
+  lowered: programs.Lowered,
+  experiment: Experiment,
+  collectives: Sequence[hlo.Collective],
+) -> tuple[str, ...]:
+  """Returns source and shapes of activations that are gathered completely."""
+  model, tensor = experiment.model, lowered.mesh.shape['tensor']
+  params = lowered.parts['parameters']
+  if 'dit' not in params:  # the tables do not shard an autoencoder
     return ()
   shapes = {
     '/' + sharding.path_name(path): leaf.shape
@@ -150,7 +186,7 @@ def whole(made: programs.Lowered, experiment, collectives) -> tuple[str, ...]:
   }
   nets = networks.networks(experiment)
   tokens = networks.clip_geometry(experiment.data, nets).tokens
-  found = roofline_lib.whole_activations(
+  gathered = roofline_lib.gathered_activations(
     collectives,
     elements=tokens * model.width // tensor,
     weights=roofline_lib.layer_weights(
@@ -159,31 +195,38 @@ def whole(made: programs.Lowered, experiment, collectives) -> tuple[str, ...]:
   )
   return tuple(
     f'{c.scope} {[(a.dtype, a.shape) for a in c.arrays]} x {c.count}'
-    for c in found
+    for c in gathered
   )
 
 
-def roofline(made: programs.Lowered, found: hlo.Program, collectives, chip):
-  """See estimate.Roofline."""
-  exchanged = 0.0
+def roofline(
+  lowered: programs.Lowered,
+  program: hlo.Program,
+  collectives: Sequence[hlo.Collective],
+  chip: chips.Chip,
+) -> roofline_lib.Roofline:
+  """Returns the roofline estimate of a compiled program."""
+  interconnect = 0.0
   for c in collectives:
-    coordinates, dcn = _group(made.mesh, c.axes)
-    exchanged += roofline_lib.exchange_seconds(
-      c, chip, axes=roofline_lib.sides(coordinates), dcn=dcn
+    coordinates, dcn = _group(lowered.mesh, c.axes)
+    interconnect += roofline_lib.collective_seconds(
+      c, chip, axes=roofline_lib.torus_axes(coordinates), dcn=dcn
     )
-  count = made.mesh.size
+  count = lowered.mesh.size
   return roofline_lib.Roofline(
-    matrix=made.executed / count / chip.flops,
-    hbm=found.memory_traffic() / chip.hbm_bandwidth,
-    interconnect=exchanged,
-    flops=made.flops / count,
+    matrix=lowered.executed / count / chip.flops,
+    hbm=program.memory_traffic() / chip.hbm_bandwidth,
+    interconnect=interconnect,
+    flops=lowered.flops / count,
     peak=chip.flops,
   )
 
 
-def _group(mesh, axes: tuple[str, ...]):
-  """(coordinates of the devices along these axes, whether of many slices);
-  axes that the mesh does not know are taken for one of the torus."""
+def _group(
+  mesh: jax.sharding.Mesh, axes: tuple[str, ...]
+) -> tuple[list[Sequence[int]], bool]:
+  """Returns the coordinates of a group of devices, and whether it crosses
+  slices. Axes that the mesh does not have count as one axis of the torus."""
   index = tuple(slice(None) if a in axes else 0 for a in mesh.axis_names)
   along = mesh.devices[index]
   group = list(along.flat) if hasattr(along, 'flat') else [along]

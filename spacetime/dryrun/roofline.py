@@ -1,4 +1,4 @@
-"""What a compiled program means for a chip: memory, exchanges, time."""
+"""Roofline of a compiled program on a chip: memory, communication, time."""
 
 import dataclasses
 import math
@@ -14,38 +14,39 @@ _AMOUNT = r'([\d.]+)([KMGT]?)i?B?'
 
 @dataclasses.dataclass(frozen=True)
 class Memory:
-  """What lives on one device, in bytes.
+  """Memory of one device, in bytes.
 
   Attributes:
-    rows: what -> bytes: the arguments by their names, then 'activations and
-      temporaries', 'program'.
-    limit: what a program may use.
-    told: the compiler's own sum where it refused; None where it did not.
+    rows: name -> bytes: the arguments by name, then activations and
+      temporaries, results, the program.
+    limit: bytes that a program may use.
+    required: bytes that the compiler required when it ran out of memory; None
+      if it did not.
   """
 
   rows: Mapping[str, float]
   limit: float
-  told: float | None = None
+  required: float | None = None
 
   @property
   def total(self) -> float:
-    """All of it."""
-    return self.told or sum(self.rows.values())
+    """Bytes of all rows, or the bytes required."""
+    return self.required or sum(self.rows.values())
 
   @property
   def fits(self) -> bool:
-    """Whether the compiler took it and it is within the limit."""
-    return self.told is None and self.total <= self.limit
+    """Whether it compiled and stays within the limit."""
+    return self.required is None and self.total <= self.limit
 
 
 @dataclasses.dataclass(frozen=True)
 class Roofline:
-  """Seconds of a step, were each part alone at its peak.
+  """Seconds of a step for each unit of a chip, alone and at its peak.
 
   Attributes:
-    matrix: of the matrix unit, for what is executed.
-    hbm: of memory.
-    interconnect: of exchanges between devices.
+    matrix: seconds of the matrix unit, for the executed FLOPs.
+    hbm: seconds of memory traffic.
+    interconnect: seconds of collectives.
     flops: model FLOPs of a device.
     peak: FLOP/s of a device.
   """
@@ -58,29 +59,29 @@ class Roofline:
 
   @property
   def overlapped(self) -> float:
-    """Where all three run beside each other."""
+    """Seconds if all three overlap."""
     return max(self.matrix, self.hbm, self.interconnect)
 
   @property
   def serial(self) -> float:
-    """Where exchanges hide behind nothing."""
+    """Seconds if collectives overlap with nothing."""
     return max(self.matrix, self.hbm) + self.interconnect
 
   def mfu(self, seconds: float) -> float:
-    """Model FLOPs utilisation of a step that takes so long."""
+    """Returns the model FLOPs utilisation of a step of this duration."""
     return self.flops / (seconds * self.peak) if seconds else 0.0
 
 
-def refused(message: str) -> tuple[float, float] | None:
-  """(bytes used, bytes there are) of a compiler's message that memory ran out;
-  None if it says something else."""
+def parse_out_of_memory(message: str) -> tuple[float, float] | None:
+  """Returns (bytes used, limit) of a compiler's out-of-memory message; None for
+  other messages."""
   if 'hbm' not in message.lower():
     return None
-  found = re.search(rf'[Uu]sed {_AMOUNT} of {_AMOUNT} hbm', message)
-  if not found:
+  match = re.search(rf'[Uu]sed {_AMOUNT} of {_AMOUNT} hbm', message)
+  if not match:
     return None
-  used, unit, there, of = found.groups()
-  return float(used) * _UNITS[unit], float(there) * _UNITS[of]
+  used, used_unit, limit, limit_unit = match.groups()
+  return float(used) * _UNITS[used_unit], float(limit) * _UNITS[limit_unit]
 
 
 def advice(
@@ -89,57 +90,58 @@ def advice(
   mesh: Mapping[str, int],
   rows: int,
   remat: str,
-  moved: Sequence[str] = (),
+  sharded: Sequence[str] = (),
 ) -> str:
-  """What to change so that a program may fit.
+  """Suggests what to change so that a program may fit.
 
   Args:
-    memory: that does not fit.
+    memory: memory of a program that does not fit.
     mesh: devices along each axis.
-    rows: of the batch that one device holds at once.
-    remat: of the config.
-    moved: names of the rows that are sharded with the parameters.
+    rows: rows of the batch that one device holds at once.
+    remat: model.remat.
+    sharded: names of the memory rows that are sharded like the parameters.
   """
-  state = sum(memory.rows.get(name, 0.0) for name in moved)
+  state = sum(memory.rows.get(name, 0.0) for name in sharded)
   if state > 0.6 * memory.limit:
     if mesh['data'] > 1:
       return (
-        f'the state takes most of it: move mesh.data={mesh["data"]} to '
+        f'the state is most of it: move mesh.data={mesh["data"]} to '
         f'mesh.fsdp (now {mesh["fsdp"]})'
       )
-    return 'the state takes most of it: take a slice of more chips'
+    return 'the state is most of it: use a slice of more chips'
   if remat == 'none':
-    return "activations take most of it: model.remat='attention'"
+    return "activations are most of it: set model.remat='attention'"
   if rows > 1:
     return (
-      f'{rows} clips at once on a device: train.accumulate={rows}, or a '
+      f'{rows} clips at once on a device: set train.accumulate={rows}, or a '
       'smaller data.batch_size'
     )
   if mesh['data'] * mesh['fsdp'] > 1:
     return (
-      f'activations of one clip take most of it: mesh.context='
+      f'activations of one clip are most of it: set mesh.context='
       f'{2 * mesh["context"]} (now {mesh["context"]}) with half of mesh.data '
       'or mesh.fsdp'
     )
   if remat == 'attention':
-    return "activations take most of it: model.remat='full' or 'offload'"
-  return 'take a slice of more chips'
+    return "activations are most of it: set model.remat='full' or 'offload'"
+  return 'use a slice of more chips'
 
 
-def whole_activations(
+def gathered_activations(
   collectives: Sequence[hlo.Collective],
   *,
   elements: int,
   weights: Sequence[int],
 ) -> list[hlo.Collective]:
-  """Exchanges that make an activation whole which the mesh had split: gathers,
-  and sums over mesh.context, as which the compiler may write them (a sum over
-  mesh.tensor is that of a product).
+  """Returns the collectives that gather a sharded activation completely.
+
+  These are gathers, and sums over mesh.context, by which the compiler may
+  implement a gather (a sum over mesh.tensor is that of a product).
 
   Args:
-    collectives: of the program.
-    elements: of a whole activation of one clip, N D over mesh.tensor.
-    weights: elements of what may be gathered whole: the kernels of a layer.
+    collectives: all of the program.
+    elements: elements of an activation of one clip, N D over mesh.tensor.
+    weights: numbers of elements that may be gathered: the kernels of a layer.
   """
   known = set(weights)
   return [
@@ -152,26 +154,26 @@ def whole_activations(
   ]
 
 
-def sides(coordinates: Sequence[Sequence[int]]) -> int:
-  """Along how many axes of the torus devices differ: links that they share."""
+def torus_axes(coordinates: Sequence[Sequence[int]]) -> int:
+  """Returns the number of axes of the torus along which devices differ."""
   return max(
     sum(len(set(along)) > 1 for along in zip(*coordinates, strict=True)), 1
   )
 
 
-def exchange_seconds(
+def collective_seconds(
   collective: hlo.Collective, chip: chips.Chip, *, axes: int, dcn: bool
 ) -> float:
-  """Seconds of a collective, all its times, at the peak of the links.
+  """Returns the seconds of all runs of a collective at the peak of the links.
 
-  Rings in both directions along each axis of the torus that the group lies
-  on. What is exchanged all to all travels a quarter of a ring on average.
+  Assumes rings in both directions along each axis of the torus that the group
+  spans. An all-to-all travels a quarter of a ring on average.
   Source: Austin et al. 2025, How to Scale Your Model, "Sharded matrices".
 
   Args:
-    collective: of the program.
-    chip: the generation.
-    axes: of the torus that the group spans.
+    collective: the collective.
+    chip: generation of the devices.
+    axes: axes of the torus that the group spans.
     dcn: whether it crosses slices.
   """
   if dcn:
@@ -187,19 +189,19 @@ def exchange_seconds(
 def per_kind(
   collectives: Sequence[hlo.Collective],
 ) -> dict[tuple[str, str], tuple[int, float]]:
-  """(kind, dtype) -> (times, bytes of results) in a step, on one device."""
-  found: dict[tuple[str, str], tuple[int, float]] = {}
+  """Returns (kind, dtype) -> (times, bytes of results) of one device."""
+  totals: dict[tuple[str, str], tuple[int, float]] = {}
   for c in collectives:
     key = c.kind, '+'.join(sorted({a.dtype for a in c.arrays}))
-    count, total = found.get(key, (0, 0.0))
-    found[key] = count + c.count, total + c.count * c.bytes
-  return dict(sorted(found.items(), key=lambda item: -item[1][1]))
+    count, total = totals.get(key, (0, 0.0))
+    totals[key] = count + c.count, total + c.count * c.bytes
+  return dict(sorted(totals.items(), key=lambda item: -item[1][1]))
 
 
 def layer_weights(
   shapes: Mapping[str, tuple[int, ...]], *, layers: int, tensor: int
 ) -> list[int]:
-  """Elements that a gather of parameters may have, by their paths."""
+  """Returns the numbers of elements that a gather of parameters may have."""
   sizes = set()
   for name, shape in shapes.items():
     size = math.prod(shape)

@@ -77,7 +77,7 @@ def row(told: dict) -> str:
     f'{told["total"] / 2**30:.1f}',
     f'{limit / 2**30:.1f}',
     'yes' if told['fits'] else f'no: {told["advice"]}',
-    str(len(told['whole'])),
+    str(len(told['gathered'])),
     f'{told["seconds"]:.0f}',
   ]
   if 'estimate' in told:

@@ -1,4 +1,4 @@
-"""The text of a compiled program, read."""
+"""Parsing the text of a compiled program."""
 
 import pathlib
 
@@ -8,38 +8,38 @@ from spacetime.dryrun import hlo, replica_groups, roofline
 
 ROOT = pathlib.Path(__file__).parents[2]
 
-# In the form of a training step for v6e: a loop of four layers, whose body
-# gathers a kernel, runs another loop of three, and a kernel of Pallas.
+# Like a training step for v6e: a loop over four layers, whose body gathers a
+# kernel, runs another loop of three, and a Pallas kernel.
 TEXT = (ROOT / 'tests/dryrun/compiled_step.txt').read_text()
 
 
-def test_a_loop_counts_as_often_as_it_runs():
-  found = {c.kind: c for c in hlo.Program(TEXT).collectives()}
-  gather = found['all-gather']
+def test_collectives_count_iterations_of_loops():
+  by_kind = {c.kind: c for c in hlo.Program(TEXT).collectives()}
+  gather = by_kind['all-gather']
   assert (gather.count, gather.group, gather.axes) == (4, 4, ('fsdp',))
   assert gather.bytes == 64 * 32 * 2
   assert gather.wire == gather.bytes * 3 / 4
   assert gather.scope == 'jit(step)/blocks/q/dot'
-  assert found['collective-permute'].count == 4 * 3
-  assert found['collective-permute'].bytes == 8 * 16 * 2
-  assert found['all-reduce'].group == 4
-  assert found['all-reduce'].bytes == 10 * 4
-  assert found['all-reduce'].wire == 2 * 40 * 3 / 4
-  assert (found['all-to-all'].group, found['all-to-all'].count) == (2, 1)
+  assert by_kind['collective-permute'].count == 4 * 3
+  assert by_kind['collective-permute'].bytes == 8 * 16 * 2
+  assert by_kind['all-reduce'].group == 4
+  assert by_kind['all-reduce'].bytes == 10 * 4
+  assert by_kind['all-reduce'].wire == 2 * 40 * 3 / 4
+  assert (by_kind['all-to-all'].group, by_kind['all-to-all'].count) == (2, 1)
   assert hlo.Program(TEXT).kernels() == {'splash_mha_fwd': 4}
   assert roofline.per_kind([gather]) == {('all-gather', 'bf16'): (4, 16384.0)}
 
 
-def test_a_known_number_of_rounds_is_taken():
+def test_collectives_use_known_trip_count():
   text = TEXT.replace(
     'body=%body', 'body=%body, backend_config={"known_trip_count":{"n":"9"}}'
   )
-  found = {c.kind: c for c in hlo.Program(text).collectives()}
-  assert found['all-gather'].count == 9
+  by_kind = {c.kind: c for c in hlo.Program(text).collectives()}
+  assert by_kind['all-gather'].count == 9
 
 
-def test_memory_traffic_takes_a_slice_a_round_and_no_vmem():
-  # Of the stack of four a round takes one; the gather's result is in VMEM.
+def test_memory_traffic_counts_slices_of_stacks_and_no_vmem():
+  # An iteration reads one of the stack of four; the gather's result is in VMEM.
   stack, part, row = 16 * 32 * 4, 16 * 32 * 4, 8 * 16 * 4
   body = (stack + part) + part + (part + row)
   inner = 3 * (8 * 16 * 2 * 3 + 2 * 4)
@@ -48,20 +48,20 @@ def test_memory_traffic_takes_a_slice_a_round_and_no_vmem():
   assert abs(traffic - (4 * (body + inner) + entry)) < 200
 
 
-def test_text_without_an_entry_is_refused():
+def test_program_refuses_text_without_entry():
   with pytest.raises(ValueError, match='with an ENTRY'):
     hlo.Program('HloModule nothing')
 
 
-# A SparseCore carries a gather out beside the rest: its line tells only when it
-# begins, what it does is in a computation of its own.
-BEGUN = (
+# A SparseCore runs a gather: its line in the program is a custom call, and the
+# gather is in a computation of its own.
+CALL = (
   '  %gather.call-start = ((), (), (s32[8]{0:T(8)})) custom-call-start(), '
   'custom_call_target="TODO", called_computations={%called_computation.1}\n'
   '  %gather.call-done = bf16[64,32]{1,0} custom-call-done(%gather.call-start)'
   '\n'
 )
-CARRIED = (
+COMPUTATION = (
   '%called_computation.1 (p.9: bf16[16,32]) -> bf16[64,32] {\n'
   '  %p.9 = bf16[16,32]{1,0} parameter(0)\n'
   '  ROOT %all-gather.9 = bf16[64,32]{1,0} all-gather(%p.9), channel_id=9, '
@@ -70,9 +70,9 @@ CARRIED = (
 )
 
 
-def test_what_another_core_carries_out_counts_too():
+def test_collectives_of_another_core_count():
   head, body, rest = TEXT.partition('  %while.2 =')
-  text = head.replace('%body (', CARRIED + '%body (') + BEGUN + body + rest
+  text = head.replace('%body (', COMPUTATION + '%body (') + CALL + body + rest
   mesh = {'data': 2, 'fsdp': 4, 'context': 1, 'tensor': 1}
   before, after = hlo.Program(TEXT), hlo.Program(text)
   gathers = [c for c in after.collectives(mesh) if c.kind == 'all-gather']
@@ -80,9 +80,9 @@ def test_what_another_core_carries_out_counts_too():
     (4, 4, ('fsdp',)),
     (4, 8, ('data', 'fsdp')),
   ]
-  # In and out of HBM once a layer.
-  moved = after.memory_traffic() - before.memory_traffic()
-  assert moved == 4 * (16 * 32 + 64 * 32) * 2
+  # In and out of HBM once per layer.
+  traffic = after.memory_traffic() - before.memory_traffic()
+  assert traffic == 4 * (16 * 32 + 64 * 32) * 2
 
 
 @pytest.mark.parametrize(
@@ -100,7 +100,7 @@ def test_what_another_core_carries_out_counts_too():
     ('{}', 8, ()),
   ],
 )
-def test_groups_are_told_by_axes_of_the_mesh(text, group, axes):
+def test_read_replica_groups(text, group, axes):
   mesh = {'data': 2, 'fsdp': 2, 'context': 2, 'tensor': 1}
-  found = replica_groups.read(f'x, replica_groups={text}, y=1', mesh)
-  assert found == (group, axes)
+  text = f'x, replica_groups={text}, y=1'
+  assert replica_groups.read(text, mesh) == (group, axes)
