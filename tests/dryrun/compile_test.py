@@ -45,7 +45,7 @@ def test_parse_topology(name, raw, count, devices):
   [
     (
       'v5p-250',
-      "='v5p-250': expected the name of a slice; the nearest is v5p-256",
+      'the name of a slice; the nearest is v5p-256',
     ),
     ('v6e-300', 'the nearest is v6e-256'),
     ('v5-litepod-16', 'the nearest is v5litepod-16'),
