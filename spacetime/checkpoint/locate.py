@@ -1,4 +1,4 @@
-"""Finds a model by path or name."""
+"""Finds a model by path or name: the only place that decides what one names."""
 
 import dataclasses
 import os
@@ -8,7 +8,7 @@ from etils import epath
 
 from spacetime.checkpoint import hub
 from spacetime.checkpoint.interop import folders
-from spacetime.checkpoint.paths import WEIGHTS
+from spacetime.checkpoint.paths import CONFIG, STEPS, WEIGHTS
 
 ASSETS = pathlib.Path(__file__).parents[1] / 'assets'
 
@@ -18,35 +18,59 @@ class Located:
   """A model on this machine or in a bucket.
 
   Attributes:
-    kind: 'run' (a work directory), 'weights' (a weights folder), 'diffusers'
-      (a published folder), 'bundled', or 'hub' (a downloaded published one).
-    folder: where it is.
+    kind: 'run' (a work directory), 'weights' (a weights folder), 'diffusers' (a
+      published folder), 'transformer' (a published transformer by itself, a
+      folder or file), 'bundled', or 'hub' (a downloaded published folder).
+    folder: its path.
   """
 
   kind: str
   folder: str
 
+  @property
+  def is_published(self) -> bool:
+    """Whether it is a folder as diffusers writes it."""
+    return self.kind in ('diffusers', 'hub')
+
+  @property
+  def pipeline(self) -> str | None:
+    """The published folder that a transformer belongs to, if there is one."""
+    parent = pathlib.Path(self.folder).parent
+    inside = self.kind == 'transformer' and folders.is_pipeline(parent)
+    return os.fspath(parent) if inside else None
+
 
 def locate(path: str, *, beside: str | os.PathLike = '') -> Located:
-  """Finds a folder inside `beside`, by path, among the bundled models or, by
-  the name of its repository, on the hub.
+  """Finds a model inside `beside`, by path, among the bundled models or, by the
+  name of its repository, on the hub.
 
   Raises:
     ValueError: there is none.
   """
   inside = os.path.join(os.fspath(beside), path) if beside else ''
   for candidate in (inside, path):
-    if candidate and epath.Path(candidate).is_dir():  # of a bucket too
-      if folders.is_pipeline(candidate):
-        return Located('diffusers', candidate)
-      weights = (epath.Path(candidate) / WEIGHTS).exists()
-      return Located('weights' if weights else 'run', candidate)
+    if candidate and epath.Path(candidate).exists():  # of a bucket too
+      return Located(_kind(epath.Path(candidate)), candidate)
   bundled = os.path.join(ASSETS, path)
   if os.path.isdir(bundled):
     return Located('bundled', bundled)
   if hub.is_name(path):
     return Located('hub', os.fspath(hub.fetch(path)))
   raise ValueError(
-    f'{path!r}: no such folder, and no model of that name is bundled; change '
-    '`checkpoint` or autoencoder.weights'
+    f'{path!r}: no such folder, and no model of that name is bundled'
   )
+
+
+def _kind(path: epath.Path) -> str:
+  if path.is_file():
+    return 'transformer'
+  if (path / folders.INDEX).exists():
+    return 'diffusers'
+  if (path / WEIGHTS).exists():
+    return 'weights'
+  if (path / CONFIG).exists() and (path / STEPS).exists():
+    return 'run'
+  tensors = [*path.glob('*.safetensors'), *path.glob('*.index.json')]
+  if tensors or folders.is_pipeline(path.parent):
+    return 'transformer'
+  return 'run'

@@ -1,4 +1,4 @@
-"""Trees of arrays by the paths of their leaves, wanted and saved."""
+"""Trees of arrays by the paths of their leaves, expected and saved."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -9,6 +9,7 @@ import orbax.checkpoint as ocp
 from etils import epath
 
 from spacetime import sharding
+from spacetime.checkpoint import mismatch
 from spacetime.checkpoint.paths import Tree, damaged
 
 
@@ -39,7 +40,7 @@ def saved_shapes(step: epath.Path) -> dict[str, tuple[int, ...]]:
 
 
 def with_shardings(abstract: Tree) -> Tree:
-  """The first local device for leaves that name no sharding."""
+  """Places leaves without a sharding on the first local device."""
   first = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
   return jax.tree.map(
     lambda a: jax.ShapeDtypeStruct(
@@ -53,24 +54,6 @@ def check_tree(
   saved: Mapping[str, tuple[int, ...]], abstract: Tree, *, where: Any
 ) -> None:
   """Raises ValueError unless keys and shapes agree."""
-  wanted = {key: tuple(leaf.shape) for key, leaf in flat(abstract).items()}
-  shapes = [
-    f'{key} {saved[key]}, expected {wanted[key]}'
-    for key in sorted(saved.keys() & wanted.keys())
-    if saved[key] != wanted[key]
-  ]
-  faults = {
-    'missing': sorted(wanted.keys() - saved.keys()),
-    'unexpected': sorted(saved.keys() - wanted.keys()),
-    'other shapes': shapes,
-  }
-  told = []
-  for name, keys in faults.items():
-    if keys:
-      more = f' and {len(keys) - 8} more' if len(keys) > 8 else ''
-      told.append(f'{name}: {", ".join(keys[:8])}{more}')
-  if told:
-    raise ValueError(
-      f'{where} is of another model; {"; ".join(told)}; change --checkpoint, '
-      '--workdir or --config'
-    )
+  expected = {key: tuple(leaf.shape) for key, leaf in flat(abstract).items()}
+  if text := mismatch.report(mismatch.compare(saved, expected), most=8):
+    raise ValueError(f'{where} is of another model; {text}')

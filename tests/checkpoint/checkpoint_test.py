@@ -483,8 +483,8 @@ def test_another_model(tmp_path):
   other = make_state(width=32).ema
   other['extra'] = other.pop('bias')
   message = (
-    r'is of another model; missing: extra; unexpected: bias; other shapes: '
-    r'block/kernel \(8, 24\), expected \(8, 32\); change --checkpoint'
+    r'is of another model; missing: extra; unexpected: bias; of other '
+    r'shapes: block/kernel \(8, 24\), expected \(8, 32\)'
   )
   for folder in (tmp_path, weights):
     with pytest.raises(ValueError, match=message):

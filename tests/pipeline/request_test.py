@@ -211,7 +211,7 @@ def test_pairs_are_added_to_what_is_sampled(
     np.asarray(engine.model.read('dit')['blocks']['mlp_in']['kernel'])
     for engine in (plain, tuned)
   )
-  found = lora.read(path, published_folder.TRANSFORMER).pairs['blocks']
+  found = lora.read(path, published_folder.TRANSFORMER).lora['blocks']
   made = found['mlp_in']
   np.testing.assert_allclose(
     after - before, 0.5 * np.asarray(made['a'] @ made['b']), atol=1e-5

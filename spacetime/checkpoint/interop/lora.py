@@ -1,4 +1,4 @@
-"""Low-rank pairs in the files of others, read and written.
+"""LoRA weights in the files of others, read and written.
 
 Two dialects, diffusers' and the original repository's, which ComfyUI has too:
 
@@ -18,6 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 import safetensors.numpy
 
+from spacetime.checkpoint import mismatch
 from spacetime.checkpoint.interop import (
   layouts,
   networks,
@@ -50,60 +51,60 @@ KINDS = {
   'diff': 'weight',
   'diff_b': 'bias',
 }
-METADATA = 'lora_adapter_metadata'  # where diffusers tells alpha
+METADATA = 'lora_adapter_metadata'  # where diffusers stores alpha
 
 
 @dataclasses.dataclass(frozen=True)
 class Adapter:
-  """What a file adds to a transformer.
+  """The changes that a LoRA file makes to a transformer.
 
   Attributes:
-    pairs: {'blocks': {...: {'a', 'b'}}, ...} with the scale in b: float32.
-    deltas: (path, layer or None, what is added to that parameter).
+    lora: {'blocks': {...: {'a', 'b'}}, ...}, float32, with the scale in b.
+    deltas: (path, layer or None, array added to that parameter).
   """
 
-  pairs: dict
+  lora: dict
   deltas: tuple[tuple[str, int | None, np.ndarray], ...]
 
   def merge(self, dit: Mapping, *, strength: float = 1.0) -> dict:
-    """The transformer's parameters with all of it added.
+    """Adds the changes to a transformer's parameters.
 
     Args:
       dit: parameters on the device.
-      strength: what all of it is multiplied by.
+      strength: factor of all changes.
     """
-    merged = jax.jit(lora.merge)(dit, self.pairs, scale=strength)
+    merged = jax.jit(lora.merge)(dit, self.lora, scale=strength)
     for path, layer, delta in self.deltas:
       *names, last = path.split('.')
       tree = merged
       for name in names:
         tree = tree[name]
       change = (strength * delta).astype(tree[last].dtype)
-      place = tree[last].at[... if layer is None else layer]
-      tree[last] = place.add(change)
+      index = ... if layer is None else layer
+      tree[last] = tree[last].at[index].add(change)
     return merged
 
 
 def read(path, model: dit_lib.DiTConfig, *, root: str = 'dit') -> Adapter:
-  """Reads a file of pairs for a transformer of these sizes.
+  """Reads a LoRA file for a transformer of these sizes.
 
   Args:
     path: a safetensors file.
-    model: the base's sizes.
-    root: 'dit', or 'dit_2' for the second of two transformers: what the file
-      has for that one, or all where it names none.
+    model: sizes of the base model.
+    root: 'dit', or 'dit_2' for the second of two transformers: the weights that
+      the file has for it, or all if it does not distinguish them.
 
   Raises:
-    ValueError: no safetensors, none for this root, or pairs of another base:
-      all keys that do not fit are named.
+    ValueError: not safetensors, no weights for this root, or weights for
+      another base model: all keys that do not fit are named.
   """
   path = pathlib.Path(path)
   network = networks.of(model)
   rows = {name: row for name, *row in network.rows}
-  found, unknown = _sorted(path, rows, root)
+  modules, unknown = _by_module(path, rows, root)
   shapes = network.published_shapes()
   halves, other = [], []
-  for module, parts in found.items():
+  for module, parts in modules.items():
     if ('down' in parts) != ('up' in parts):
       halves += [tensor.name for tensor in parts.values()]
       continue
@@ -116,44 +117,40 @@ def read(path, model: dit_lib.DiTConfig, *, root: str = 'dit') -> Adapter:
     'without its other half': halves,
     'of other shapes': other,
   }
-  told = [
-    f'{what}: {tensor_files.listed(names)}'
-    for what, names in faults.items()
-    if names
-  ]
-  if told or not found:
+  text = mismatch.report(faults)
+  if text or not modules:
     raise ValueError(
       f'{path} does not fit this transformer of {model.layers} layers of width '
-      f'{model.width}; {"; ".join(told) or "it has no pairs"}; it is of '
-      'another base: change --lora or --checkpoint'
+      f'{model.width}; {text or "it has no LoRA weights"}; it belongs to '
+      'another base model'
     )
-  return _assembled(found, rows, network, _alpha(path))
+  return _adapter(modules, rows, network, _alphas(path))
 
 
 def write(
   path,
-  pairs: Mapping,
+  params: Mapping,
   config: lora.LoraConfig,
   model: dit_lib.DiTConfig,
   *,
   dialect: str,
   dtype=np.float32,
 ) -> None:
-  """Writes pairs as diffusers or the original repository names them.
+  """Writes LoRA weights with diffusers' or the original repository's names.
 
-  diffusers takes alpha for the rank where nothing else is told, as others do
-  who know its names: there b holds the scale. The original names have `.alpha`.
+  Without metadata diffusers, and others that read its names, assume that alpha
+  equals the rank: there b contains the scale. The original names have `.alpha`.
 
   Args:
     path: the file.
-    pairs: as lora.init makes them.
-    config: of the pairs.
-    model: the base's sizes.
+    params: LoRA parameters, as lora.init makes them.
+    config: rank and alpha.
+    model: sizes of the base model.
     dialect: one of DIALECTS.
-    dtype: of the file.
+    dtype: dtype of the file.
   """
   network, arrays = networks.of(model), {}
-  leaves = {'.'.join(p): np.asarray(leaf) for p, leaf in layouts.leaves(pairs)}
+  leaves = {'.'.join(p): np.asarray(leaf) for p, leaf in layouts.leaves(params)}
   for name, target, layer, _ in network.rows:
     stem = target.removesuffix('.kernel')
     if f'{stem}.a' not in leaves or not target.endswith('.kernel'):
@@ -176,14 +173,14 @@ def write(
   )
 
 
-def _sorted(path, rows, root: str) -> tuple[dict, list[str]]:
-  """({module: {kind: tensor}}, names that are of nothing known)."""
+def _by_module(path, rows, root: str) -> tuple[dict, list[str]]:
+  """({module: {kind: tensor}}, unknown names)."""
   kohya = {
     dialect(name.removesuffix('.weight')).replace('.', '_'): name
     for name in rows
     for dialect in (wan_transformer.original_name, str)
   }
-  found, unknown = {}, []
+  modules, unknown = {}, []
   opened = tensor_files.open_tensors(path)
   second = {n: t for n, t in opened.items() if n.startswith(SECOND)}
   if root == 'dit_2':
@@ -201,12 +198,12 @@ def _sorted(path, rows, root: str) -> tuple[dict, list[str]]:
     if kind is None or target not in rows:
       unknown.append(name)
     else:
-      found.setdefault(module, {})[kind] = tensor
-  return found, unknown
+      modules.setdefault(module, {})[kind] = tensor
+  return modules, unknown
 
 
 def _split(name: str) -> tuple[str, str | None]:
-  """(module as it is named, kind or None)."""
+  """(name of the module in the file, kind or None)."""
   for prefix in PREFIXES:
     name = name.removeprefix(prefix)
   for tail, kind in KINDS.items():
@@ -216,39 +213,40 @@ def _split(name: str) -> tuple[str, str | None]:
 
 
 def _expected(parts, module: str, shapes) -> dict[str, tuple | None]:
-  """The shapes of a module's tensors by kind; None is of none."""
-  weight, wanted = shapes[f'{module}.weight'], {}
+  """The expected shapes of a module's tensors by kind; None fits no tensor."""
+  weight, expected = shapes[f'{module}.weight'], {}
   if 'down' in parts:
     linear = len(weight) == 2 and parts['down'].shape
     rank = parts['down'].shape[0] if linear else 0
-    wanted['down'] = (rank, weight[1]) if linear else None
-    wanted['up'] = (weight[0], rank) if linear else None
+    expected['down'] = (rank, weight[1]) if linear else None
+    expected['up'] = (weight[0], rank) if linear else None
   if 'weight' in parts:
-    wanted['weight'] = weight
+    expected['weight'] = weight
   if 'bias' in parts:
-    wanted['bias'] = shapes[f'{module}.bias']
-  return wanted
+    expected['bias'] = shapes[f'{module}.bias']
+  return expected
 
 
-def _alpha(path: pathlib.Path) -> dict:
-  """What diffusers tells of alpha: the modules' own, and '' for the others."""
+def _alphas(path: pathlib.Path) -> dict:
+  """Alphas in diffusers' metadata by module, '' for all other modules."""
   with path.open('rb') as file:
     length = int.from_bytes(file.read(8), 'little')
-    told = json.loads(file.read(length)).get('__metadata__', {}).get(METADATA)
-  if not told:
+    header = json.loads(file.read(length))
+  metadata = header.get('__metadata__', {}).get(METADATA)
+  if not metadata:
     return {}
   values = {
     key.removeprefix('transformer.'): value
-    for key, value in json.loads(told).items()
+    for key, value in json.loads(metadata).items()
   }
   alphas = dict(values.get('alpha_pattern') or {})
   return alphas | ({'': values['lora_alpha']} if 'lora_alpha' in values else {})
 
 
-def _assembled(found, rows, network, alphas: dict) -> Adapter:
-  """Pairs stacked over the layers, of unlike ranks filled up with zeros."""
-  pairs, deltas = {}, []
-  for module, parts in found.items():
+def _adapter(modules, rows, network, alphas: dict) -> Adapter:
+  """Stacks weights over the layers; lower ranks are padded with zeros."""
+  matrices, deltas = {}, []
+  for module, parts in modules.items():
     path, layer, layout = rows[f'{module}.weight']
     if 'down' in parts:
       down, up = (np.float32(parts[k].view()) for k in ('down', 'up'))
@@ -256,14 +254,14 @@ def _assembled(found, rows, network, alphas: dict) -> Adapter:
       alpha = alphas.get(module, alphas.get('', rank))
       if 'alpha' in parts:
         alpha = float(parts['alpha'].view())
-      pairs.setdefault(path, {})[layer] = down.T, alpha / rank * up.T
+      matrices.setdefault(path, {})[layer] = down.T, alpha / rank * up.T
     for kind in ('weight', 'bias'):
       if kind in parts:
         path, layer, layout = rows[f'{module}.{kind}']
         delta = np.float32(parts[kind].view())
         deltas.append((path, layer, network.from_torch(delta, layout)))
   tree = {}
-  for path, layers in pairs.items():
+  for path, layers in matrices.items():
     stem = path.removesuffix('.kernel').split('.')
     layouts.put(tree, stem, _stacked(layers, network.shapes[path]))
   return Adapter(tree, tuple(deltas))

@@ -8,8 +8,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from spacetime.checkpoint import mismatch
 from spacetime.checkpoint.interop import layouts, umt5, wan_transformer, wan_vae
-from spacetime.checkpoint.interop.tensor_files import Tensor, listed
+from spacetime.checkpoint.interop.tensor_files import Tensor
 from spacetime.models import text_encoder
 from spacetime.models.autoencoder import wan
 from spacetime.models.transformer import dit
@@ -130,8 +131,8 @@ def published_names(kind: str, names: Iterable[str], where) -> dict[str, str]:
   ]
   if doubled:
     raise ValueError(
-      f'{where} has tensors under two names: {listed(doubled)}: expected each '
-      'once, in one dialect of names'
+      f'{where} has tensors under two names: {mismatch.listed(doubled)}: '
+      'expected each once, in one dialect of names'
     )
   return renamed
 
@@ -152,22 +153,14 @@ def check(network: Network, found: Mapping[str, Tensor], where) -> None:
   unexpected = found.keys() - expected.keys()
   refuse_foreign(network.kind, unexpected, where)
   image = {name for name in unexpected if wan_transformer.IMAGE.search(name)}
-  shapes = [
-    f'{name} {found[name].shape}, expected {shape}'
-    for name, shape in expected.items()
-    if name in found and found[name].shape != shape
-  ]
-  faults = {
-    'missing': expected.keys() - found.keys(),
-    'of an image-to-video variant, which is not supported': image,
-    'unexpected': unexpected - image,
-    'of other shapes': shapes,
-  }
-  told = [f'{what}: {listed(names)}' for what, names in faults.items() if names]
-  if told:
+  shapes = {name: tensor.shape for name, tensor in found.items()}
+  faults = mismatch.compare(shapes, expected)
+  faults['unexpected'] = unexpected - image
+  faults['of an image-to-video variant, which is not supported'] = image
+  if text := mismatch.report(faults):
     raise ValueError(
       f'{where}: expected the {len(expected)} tensors of the {network.kind} '
-      f'that its config describes; {"; ".join(told)}'
+      f'that its config describes; {text}'
     )
 
 
@@ -182,5 +175,5 @@ def refuse_foreign(kind: str, names: Iterable[str], where) -> None:
     if keys:
       raise ValueError(
         f'{where} is of {family}, another family of models: expected a {kind} '
-        f'of Wan 2.1 or 2.2; it has {listed(keys)}'
+        f'of Wan 2.1 or 2.2; it has {mismatch.listed(keys)}'
       )

@@ -12,6 +12,7 @@ import jax
 import numpy as np
 
 from spacetime import sharding as sharding_lib
+from spacetime.checkpoint import mismatch
 from spacetime.checkpoint.interop import layouts, networks, tensor_files
 from spacetime.checkpoint.interop.tensor_files import Tensor
 
@@ -245,25 +246,10 @@ def check(network: networks.Network, leaves: Mapping) -> None:
   Raises:
     ValueError: paths missing, unexpected or of other shapes.
   """
-  shapes = [
-    f'{path} {tuple(leaves[path].shape)}, expected {shape}'
-    for path, shape in network.shapes.items()
-    if path in leaves and tuple(leaves[path].shape) != shape
-  ]
-  faults = {
-    'missing': network.shapes.keys() - leaves.keys(),
-    'unexpected': leaves.keys() - network.shapes.keys(),
-    'of other shapes': shapes,
-  }
-  told = [
-    f'{what}: {", ".join(sorted(names))}'
-    for what, names in faults.items()
-    if names
-  ]
-  if told:
+  shapes = {path: tuple(leaf.shape) for path, leaf in leaves.items()}
+  if text := mismatch.report(mismatch.compare(shapes, network.shapes)):
     raise ValueError(
-      f'parameters that are not those of this {network.kind}; '
-      f'{"; ".join(told)}; change the config, or --source'
+      f'parameters that are not those of this {network.kind}; {text}'
     )
 
 

@@ -11,11 +11,12 @@ import json
 import math
 import mmap
 import pathlib
-import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import jax.numpy as jnp
 import numpy as np
+
+from spacetime.checkpoint import mismatch
 
 DTYPES = {
   'F32': np.dtype(np.float32),
@@ -138,8 +139,9 @@ def open_tensors(path: pathlib.Path) -> dict[str, Tensor]:
   if absent:
     keys = sorted(key for key, file in names.items() if file in absent)
     raise ValueError(
-      f'{path} names {listed(absent)}, not there, for {listed(keys)}: expected '
-      'every shard beside its index; download them again'
+      f'{path} names missing files {mismatch.listed(absent)} for '
+      f'{mismatch.listed(keys)}: expected every shard beside its index; download '
+      'them again'
     )
   tensors, doubled = {}, set()
   for file in files:
@@ -157,11 +159,8 @@ def open_tensors(path: pathlib.Path) -> dict[str, Tensor]:
     'in two shards': doubled,
     'in another shard than it says': moved - doubled,
   }
-  told = [f'{what}: {listed(keys)}' for what, keys in faults.items() if keys]
-  if told:
-    raise ValueError(
-      f'{path} does not agree with its shards; {"; ".join(told)}'
-    )
+  if text := mismatch.report(faults):
+    raise ValueError(f'{path} does not agree with its shards; {text}')
   return tensors
 
 
@@ -201,18 +200,18 @@ def open_file(path: pathlib.Path) -> dict[str, Tensor]:
     tensors[name] = tensor
   if cut:
     raise ValueError(
-      f'{path} is cut short at {size} bytes, within {listed(cut)}: download it '
-      'again'
+      f'{path} is cut short at {size} bytes, within {mismatch.listed(cut)}: '
+      'download it again'
     )
   if foreign:
     raise ValueError(
-      f'{path} has {listed(foreign)}: expected {", ".join(DTYPES)}; take '
-      'weights that are not quantised'
+      f'{path} has {mismatch.listed(foreign)}: expected {", ".join(DTYPES)}; '
+      'take weights that are not quantised'
     )
   if uneven:
     raise ValueError(
-      f'{path} gives {listed(uneven)} other bytes than their shapes take: it '
-      'is damaged; download it again'
+      f'{path} gives {mismatch.listed(uneven)} other bytes than their shapes '
+      'take: it is damaged; download it again'
     )
   return tensors
 
@@ -247,29 +246,6 @@ def read_json(path: pathlib.Path) -> dict:
   if not isinstance(values, dict):
     raise ValueError(f'{path}: expected a JSON object')
   return values
-
-
-def listed(names: Iterable[str]) -> str:
-  """All names, those that differ in a layer's number as one."""
-  layers = {}
-  for name in sorted(names):
-    layer = re.search(r'\b(?:blocks?|layers?)\.(\d+)\.', name)
-    key = name, ''
-    if layer:
-      key = name[: layer.start(1)], name[layer.end(1) :]
-    layers.setdefault(key, []).append(int(layer[1]) if layer else None)
-  told = []
-  for (head, tail), numbers in layers.items():
-    if numbers == [None]:
-      told.append(head)
-    elif len(numbers) == 1:
-      told.append(f'{head}{numbers[0]}{tail}')
-    else:
-      inside = ','.join(str(i) for i in sorted(numbers))
-      if sorted(numbers) == list(range(min(numbers), max(numbers) + 1)):
-        inside = f'{min(numbers)}-{max(numbers)}'
-      told.append(f'{head}{{{inside}}}{tail}')
-  return ', '.join(told)
 
 
 # -- writing -------------------------------------------------------------------

@@ -10,6 +10,7 @@ import pytest
 import safetensors.numpy
 
 from spacetime import sharding
+from spacetime.checkpoint import mismatch
 from spacetime.checkpoint.interop import (
   folders,
   networks,
@@ -272,6 +273,6 @@ def test_a_part_of_a_parameter_is_read_alone(tmp_path):
 def test_listed_names_every_layer_once():
   names = ['blocks.0.a', 'blocks.2.a', 'blocks.1.a', 'blocks.1.b', 'c']
   names += ['encoder.block.3.layer.0.x', 'encoder.block.7.layer.0.x']
-  assert tensor_files.listed(names) == (
+  assert mismatch.listed(names) == (
     'blocks.{0-2}.a, blocks.1.b, c, encoder.block.{3,7}.layer.0.x'
   )

@@ -45,7 +45,7 @@ NAMES = [
 def test_every_dialect_is_the_same_pair(arrays, tmp_path):
   second = 'transformer_2' in next(iter(arrays))
   path = save(tmp_path / 'a.safetensors', arrays)
-  found = lora.read(path, MODEL, root='dit_2' if second else 'dit').pairs
+  found = lora.read(path, MODEL, root='dit_2' if second else 'dit').lora
   assert set(found['blocks']) == {'self_attention'}
   made = found['blocks']['self_attention']['out']
   np.testing.assert_array_equal(made['a'][1], DOWN.T)
@@ -58,7 +58,7 @@ STEM = 'diffusion_model.blocks.0.cross_attn.k'
 
 def test_alpha_stands_beside_the_pair_or_in_the_metadata(tmp_path):
   arrays = pair(STEM) | {f'{STEM}.alpha': np.array(1.5, np.float32)}
-  beside = lora.read(save(tmp_path / 'a.safetensors', arrays), MODEL).pairs
+  beside = lora.read(save(tmp_path / 'a.safetensors', arrays), MODEL).lora
   told = {'transformer.lora_alpha': 6, 'transformer.r': 3}
   told['transformer.alpha_pattern'] = {'blocks.1.ffn.net.0.proj': 12}
   arrays = pair('transformer.blocks.0.attn2.to_k') | {
@@ -70,7 +70,7 @@ def test_alpha_stands_beside_the_pair_or_in_the_metadata(tmp_path):
   path = save(
     tmp_path / 'b.safetensors', arrays, {lora.METADATA: json.dumps(told)}
   )
-  inside = lora.read(path, MODEL).pairs['blocks']
+  inside = lora.read(path, MODEL).lora['blocks']
   key = beside['blocks']['cross_attention']['k']['b'][0]
   np.testing.assert_allclose(key, 0.5 * UP.T)
   np.testing.assert_allclose(inside['cross_attention']['k']['b'][0], 2 * UP.T)
@@ -136,7 +136,7 @@ def test_what_is_written_comes_back(dialect, tmp_path):
   assert len(names) == 2 * 10 * (2 if dialect == 'diffusers' else 3)
   if dialect == 'original':
     assert f'{STEM}.lora_down.weight' in names and f'{STEM}.alpha' in names
-  back = lora.read(path, MODEL).pairs
+  back = lora.read(path, MODEL).lora
   for name in ('mlp_in', 'mlp_out'):
     wanted = pairs['blocks'][name]
     np.testing.assert_array_equal(back['blocks'][name]['a'], wanted['a'])
@@ -152,7 +152,7 @@ def test_refuses_a_file_of_another_base(tmp_path):
     ValueError,
     match=r'2 layers of width 24; unknown: transformer.blocks.2.*'
     r'of other shapes: .*attn1.to_q.lora_A.weight \(3, 36\), expected '
-    r'\(3, 24\).*another base: change --lora or --checkpoint',
+    r'\(3, 24\).*another base model',
   ):
     lora.read(path, MODEL)
 
@@ -173,7 +173,7 @@ def test_refuses_a_file_of_another_base(tmp_path):
       pair('diffusion_model.patch_embedding'),
       'of other shapes: .*patch_embedding.lora_A.weight',
     ),
-    (pair('transformer_2.blocks.0.attn1.to_q'), 'it has no pairs'),
+    (pair('transformer_2.blocks.0.attn1.to_q'), 'it has no LoRA weights'),
   ],
 )
 def test_refuses(arrays, text, tmp_path):
