@@ -1,150 +1,168 @@
-"""From a run to folders that others load."""
+"""Exports a run as a folder that others load."""
 
 import pathlib
 import shutil
+from collections.abc import Mapping
 
 import jax
+import numpy as np
 
-from spacetime import checkpoint, sharding
+from spacetime import SettingError, checkpoint, sharding
 from spacetime.checkpoint import init_weights, load, paths
-from spacetime.checkpoint.interop import folders, parameters
-from spacetime.checkpoint.interop import lora as lora_lib
+from spacetime.checkpoint.interop import lora as lora_files
+from spacetime.checkpoint.interop import parameters
 from spacetime.checkpoint.locate import locate
 from spacetime.config import networks, parse
 from spacetime.config.experiment import Experiment
-from spacetime.models.transformer import lora as transformer_lora
+from spacetime.models.transformer import lora as lora_lib
 
-LORA = (*lora_lib.DIALECTS, 'merged')
+LORA = (*lora_files.DIALECTS, 'merged')
 
 
-def write(
+def export(
   path: str,
   out: pathlib.Path,
   *,
-  dtype=None,
+  dtype: np.dtype | None = None,
   lora: str | None = None,
   base: str | None = None,
 ) -> str:
-  """Writes the averaged parameters of a run.
+  """Writes the averaged parameters of a run as a folder.
 
   Args:
     path: the run.
-    out: the folder, made anew.
-    dtype: of what is written; None keeps it.
-    lora: of low-rank pairs, one of LORA.
+    out: the folder to make.
+    dtype: dtype of the files; None keeps that of the parameters.
+    lora: form of a LoRA run, one of LORA.
     base: the weights that the run started from, if they have moved.
 
   Returns:
-    what the weights are called.
+    The fingerprint of the weights, or the name of the LoRA file.
 
   Raises:
-    ValueError: nothing there, another base than the run's, or pairs without
-      `lora`.
+    SettingError: `lora` for a run without LoRA weights, or the reverse.
+    ValueError: no run, or another base than the run's.
   """
   folder = locate(path).folder
   experiment = checkpoint.read_experiment(folder)
   if experiment.stage == 'autoencoder':
-    params = _autoencoder(folder, experiment)
-    return _write_own(folder, out, experiment, params, dtype)
+    params = _autoencoder_params(folder, experiment)
+    return _write_weights(folder, out, experiment, params, dtype)
   trained, _ = load.find_autoencoder(experiment, beside=folder)
   nets = networks.networks(experiment, autoencoder=trained)
-  if nets.lora.rank and not lora:
-    raise ValueError(
-      f'{path} holds low-rank pairs: expected --lora, one of {", ".join(LORA)}'
-    )
+  if nets.lora.rank and lora not in LORA:
+    raise SettingError('lora', lora, f'one of {LORA} for a LoRA run, {path}')
   if lora and not nets.lora.rank:
-    raise ValueError(
-      f'--lora={lora}: {path} holds whole weights: expected none'
-    )
-  if lora in lora_lib.DIALECTS:
-    return _write_pairs(folder, out, nets, lora, dtype)
+    raise SettingError('lora', lora, f'none: {path} has no LoRA weights')
+  if lora in lora_files.DIALECTS:
+    return _write_lora(folder, out, nets, lora, dtype)
   if nets.text_kind == 'frozen' or nets.lora.rank:
-    return _write_tuned(folder, out, experiment, nets, dtype, base)
-  params = load.load(folder, mesh=_mesh()).params
-  return _write_own(folder, out, experiment, params, dtype)
+    return _write_finetuned(folder, out, experiment, nets, dtype, base)
+  params = load.load(folder, mesh=sharding.single_device_mesh()).params
+  return _write_weights(folder, out, experiment, params, dtype)
 
 
-def tuned(
-  folder, nets: networks.Networks, base: init_weights.Base, mesh
+def finetuned_params(
+  folder: str,
+  nets: networks.Networks,
+  base: init_weights.Base,
+  mesh: jax.sharding.Mesh,
 ) -> dict:
-  """The parameters of a run that started from weights: {'dit'}, and 'text'
-  where the base has one that was trained with it."""
+  """The parameters of a run that started from weights, with LoRA merged.
+
+  Returns:
+    {'dit'}, and 'text' if the base has one that was trained with it.
+  """
   if not nets.lora.rank:
-    return load_trained(folder, nets, mesh)
+    return trained_params(folder, nets, mesh)
   params = base.load(nets, mesh, dtype=None)
-  pairs = load_trained(folder, nets, mesh)['lora']
-  merge = jax.jit(transformer_lora.merge, donate_argnums=0)
-  return params | {'dit': merge(params['dit'], pairs, scale=nets.lora.scale)}
+  adapter = trained_params(folder, nets, mesh)['lora']
+  merge = jax.jit(lora_lib.merge, donate_argnums=0)
+  return params | {'dit': merge(params['dit'], adapter, scale=nets.lora.scale)}
 
 
-def load_trained(folder, nets: networks.Networks, mesh) -> dict:
-  """What a run has trained, averaged."""
-  shapes = load.placed(nets.init_trainable, mesh)
+def trained_params(
+  folder: str, nets: networks.Networks, mesh: jax.sharding.Mesh
+) -> dict:
+  """The averaged parameters that a run has trained."""
+  shapes = load.sharded_shapes(nets.init_trainable, mesh)
   return checkpoint.load_params(folder, shapes, tree='ema')
 
 
-def find_base(
-  folder, experiment: Experiment, nets, path: str | None
+def open_base_of_run(
+  folder: str,
+  experiment: Experiment,
+  nets: networks.Networks,
+  path: str | None,
 ) -> init_weights.Base:
-  """The very weights that a run started from.
+  """Opens the weights that a run started from.
+
+  Args:
+    folder: the run.
+    experiment: config of the run.
+    nets: networks of the run.
+    path: the weights, if they are not where they were.
 
   Raises:
-    ValueError: none there, or others.
+    SettingError: no path for a run that did not start from weights.
+    ValueError: no weights there, or other ones.
   """
   source = experiment.source
   if not source and not path:
-    raise ValueError(
-      f'{folder} did not start from weights: expected --base, a published '
-      'folder of the same sizes, for its text encoder and autoencoder'
+    raise SettingError(
+      'base',
+      path,
+      'a published folder of the same sizes, for its text encoder and '
+      f'autoencoder, since {folder} did not start from weights',
     )
-  found = init_weights.open_base(path or source['path'], nets)
-  if source and found.fingerprint != source['fingerprint']:
+  base = init_weights.open_base(path or source['path'], nets)
+  if source and base.fingerprint != source['fingerprint']:
     raise ValueError(
-      f'{found.path} has other weights ({found.fingerprint[:16]}) than '
-      f'{folder} started from ({source["fingerprint"][:16]}); change --base'
+      f'{base.path} has other weights ({base.fingerprint[:16]}) than those '
+      f'that {folder} started from ({source["fingerprint"][:16]}); set `base`'
     )
-  return found
+  return base
 
 
-def _write_tuned(folder, out, experiment, nets, dtype, path) -> str:
-  base = find_base(folder, experiment, nets, path)
-  params = tuned(folder, nets, base, _mesh())
-  if base.part is None:
-    # The base's own folder has the rest: it is our own model, changed.
+def _write_finetuned(folder, out, experiment, nets, dtype, path) -> str:
+  base = open_base_of_run(folder, experiment, nets, path)
+  mesh = sharding.single_device_mesh()
+  params = finetuned_params(folder, nets, base, mesh)
+  if base.part is None:  # not published: the base's folder has the rest
     own = checkpoint.read_experiment(base.folder)
-    return _write_own(base.folder, out, own, params, dtype)
-  place = base.part.path
-  root = place.parent if place.is_dir() else None
-  with paths.new_folder(out) as made:
-    if root is None or not folders.is_pipeline(root):
-      parameters.write(
-        made / 'transformer', nets.dit.config, params['dit'], dtype=dtype
-      )
-    else:
-      ignore = shutil.ignore_patterns(place.name)
-      shutil.copytree(root, made, dirs_exist_ok=True, ignore=ignore)
-      parameters.write(
-        made / place.name, nets.dit.config, params['dit'], dtype=dtype
-      )
+    return _write_weights(base.folder, out, own, params, dtype)
+  with paths.new_folder(out) as target:
+    name = 'transformer'
+    if base.pipeline is not None:
+      name = base.part.path.name
+      ignore = shutil.ignore_patterns(name)
+      shutil.copytree(base.pipeline, target, dirs_exist_ok=True, ignore=ignore)
+    parameters.write(target / name, nets.dit.config, params['dit'], dtype=dtype)
   return f'{experiment.source["fingerprint"][:16]}, trained'
 
 
-def _write_pairs(folder, out, nets, dialect: str, dtype) -> str:
-  pairs = load_trained(folder, nets, _mesh())['lora']
-  with paths.new_folder(out) as made:
-    lora_lib.write(
-      made / lora_lib.FILES[dialect],
-      jax.device_get(pairs),
+def _write_lora(folder, out, nets, dialect: str, dtype) -> str:
+  params = trained_params(folder, nets, sharding.single_device_mesh())['lora']
+  with paths.new_folder(out) as target:
+    lora_files.write(
+      target / lora_files.FILES[dialect],
+      jax.device_get(params),
       nets.lora,
       nets.dit.config,
       dialect=dialect,
       dtype=dtype or 'float32',
     )
-  return lora_lib.FILES[dialect]
+  return lora_files.FILES[dialect]
 
 
-def _write_own(folder, out, experiment: Experiment, params, dtype) -> str:
-  # The folder of somebody's clips is not a part of a model.
+def _write_weights(
+  folder: str,
+  out: pathlib.Path,
+  experiment: Experiment,
+  params: Mapping,
+  dtype: np.dtype | None,
+) -> str:
+  # The path of somebody's clips is not a part of a model.
   name = pathlib.Path(experiment.data.dir).name
   experiment = parse.replace(experiment, {'data.dir': name})
   checkpoint.save_weights(
@@ -154,19 +172,16 @@ def _write_own(folder, out, experiment: Experiment, params, dtype) -> str:
     tokenizer=checkpoint.read_tokenizer(folder),
   )
   if experiment.autoencoder.kind == 'weights':
-    name = experiment.autoencoder.weights  # a copy, by a name within
+    name = experiment.autoencoder.weights  # the run's copy, a folder within it
     shutil.copytree(pathlib.Path(folder) / name, out / name)
   return checkpoint.weights_hash(out)
 
 
-def _autoencoder(folder, experiment: Experiment) -> dict:
+def _autoencoder_params(folder: str, experiment: Experiment) -> dict:
   if not experiment.autoencoder.network.latents_std:
     raise ValueError(
-      f'{folder}: its latents have not been measured, which happens when '
-      'training ends; train it to train.steps, or change --checkpoint'
+      f'{folder}: its latents have not been measured, which happens at the end '
+      'of training; continue it to train.steps'
     )
-  return load.load_own(experiment.autoencoder, folder, mesh=_mesh())
-
-
-def _mesh():
-  return sharding.single_device_mesh()
+  mesh = sharding.single_device_mesh()
+  return load.load_own(experiment.autoencoder, folder, mesh=mesh)

@@ -1,4 +1,4 @@
-"""The weights that a run starts from: published ones, or a model of our own.
+"""Weights that a run starts from: published ones, or a run or weights folder.
 
 A published model is a folder as diffusers writes it, or one of the transformers
 in it (FOLDER/transformer_2), or a transformer's folder or file by itself.
@@ -11,7 +11,7 @@ import pathlib
 import jax
 import jax.numpy as jnp
 
-from spacetime import checkpoint
+from spacetime import SettingError, checkpoint
 from spacetime.checkpoint import load as load_lib
 from spacetime.checkpoint.interop import folders, parameters, tokenizers
 from spacetime.checkpoint.locate import locate
@@ -20,24 +20,25 @@ from spacetime.config.experiment import Experiment
 from spacetime.data.tokenizer import Tokenizer
 from spacetime.models.transformer import dit
 
-# Keys of the config that hold what the transformer's own section does not.
+# Config keys of sizes that the transformer's section does not have.
 KEYS = {'channels': 'autoencoder.z_dim', 'text_width': 'text.d_model'}
 
 
 @dataclasses.dataclass(frozen=True)
 class Base:
-  """Opened and checked; no array has been read.
+  """Weights that are opened and checked; no array has been read.
 
   Attributes:
-    path: as given.
-    model: sizes of its transformer.
-    fingerprint: of its transformer, or of all of our own model.
-    autoencoder: fingerprint of its autoencoder; '' where it has none.
-    text: fingerprint of its text encoder; '' where it has none.
-    part: the published transformer; None of our own.
-    folder: of our own model; '' of a published one.
-    trained_text: whether our own has a text encoder that was trained with it.
-    tokenizer: of our own.
+    path: path or name of the weights.
+    model: sizes of the transformer.
+    fingerprint: fingerprint of a published transformer, or of all weights.
+    autoencoder: fingerprint of the autoencoder; '' if there is none.
+    text: fingerprint of the text encoder; '' if there is none.
+    part: the published transformer; None of a run or weights folder.
+    pipeline: the published folder of the transformer, if there is one.
+    folder: the run or weights folder; '' of a published model.
+    trained_text: whether the text encoder was trained with the transformer.
+    tokenizer: tokenizer of a run or weights folder.
   """
 
   path: str
@@ -46,12 +47,13 @@ class Base:
   autoencoder: str = ''
   text: str = ''
   part: folders.Part | None = None
+  pipeline: str | None = None
   folder: str = ''
   trained_text: bool = False
   tokenizer: bytes | None = None
 
   def source(self) -> dict[str, str]:
-    """What a run remembers of it."""
+    """The section `source` of the config of a run that starts from it."""
     return {
       'path': os.fspath(checkpoint.absolute(self.folder or self.path)),
       'fingerprint': self.fingerprint,
@@ -60,26 +62,24 @@ class Base:
     }
 
   def load(self, nets: networks.Networks, mesh, *, dtype=jnp.float32) -> dict:
-    """Its parameters on the mesh: {'dit'}, and 'text' if it was trained.
+    """Reads the parameters: {'dit'}, and 'text' if it was trained with it.
 
     Args:
-      nets: of the run.
-      mesh: where they go.
-      dtype: of the transformer, of which what the published code computes in
-        float32 stays as stored; a text encoder gets float32. None keeps all.
+      nets: networks of the run.
+      mesh: mesh of the parameters.
+      dtype: dtype of the transformer, except for parameters that the published
+        code computes in float32; a text encoder gets float32. None keeps all.
     """
     if self.part is not None:
       return {'dit': self.part.load(mesh, dtype=dtype)}
-    shapes = load_lib.placed(nets.init, mesh, stored=self.folder)
+    shapes = load_lib.sharded_shapes(nets.init, mesh, stored=self.folder)
     if not self.trained_text:
       shapes = {'dit': shapes['dit']}
 
     def kind(path, leaf):
       root, *names = [key.key for key in path]
-      wanted = dtype if root == 'dit' else dtype and jnp.float32
-      target = parameters.target_dtype(
-        root, '.'.join(names), leaf.dtype, wanted
-      )
+      asked = dtype if root == 'dit' else dtype and jnp.float32
+      target = parameters.target_dtype(root, '.'.join(names), leaf.dtype, asked)
       return jax.ShapeDtypeStruct(leaf.shape, target, sharding=leaf.sharding)
 
     shapes = jax.tree_util.tree_map_with_path(kind, shapes)
@@ -87,41 +87,36 @@ class Base:
 
 
 def open_base(path: str, nets: networks.Networks) -> Base:
-  """Opens what --checkpoint names, and checks that it fits the networks.
+  """Opens weights by path or name, and checks that they fit the networks.
 
   Raises:
-    ValueError: no weights there, of another kind, or of other sizes.
+    ValueError: no weights, or weights of another kind or of other sizes.
   """
-  found = _open(path)
-  wanted = dataclasses.asdict(nets.dit.config)
-  have = dataclasses.asdict(found.model)
-  told = [
-    f'{KEYS.get(key, f"model.{key}")}={wanted[key]!r}, there {have[key]!r}'
-    for key in wanted
-    if key not in ('dtype', 'remat') and wanted[key] != have[key]
+  base = _open(path)
+  sizes = dataclasses.asdict(nets.dit.config)
+  stored = dataclasses.asdict(base.model)
+  differences = [
+    f'{KEYS.get(key, f"model.{key}")}={sizes[key]!r}, there {stored[key]!r}'
+    for key in sizes
+    if key not in ('dtype', 'remat') and sizes[key] != stored[key]
   ]
-  if told:
+  if differences:
     raise ValueError(
       f'{path} has a transformer of other sizes than the config: '
-      f'{"; ".join(told)}; take the experiment of that model, or change '
-      '--checkpoint'
+      f'{"; ".join(differences)}; take the experiment of that model'
     )
-  if found.part is None and nets.text_kind == 'trained':
-    if not found.trained_text:
-      raise ValueError(
-        f"text.kind='trained': {path} has no text encoder: expected 'frozen'"
-      )
-  if found.part is not None and nets.text_kind == 'trained':
-    raise ValueError(
-      "text.kind='trained' with published weights: expected 'frozen', since "
-      'their text encoder is not trained with the transformer'
+  if nets.text_kind == 'trained' and not base.trained_text:
+    raise SettingError(
+      'text.kind',
+      nets.text_kind,
+      f"'frozen', since {path} has no text encoder that was trained with its "
+      'transformer',
     )
-  return found
+  return base
 
 
 def fingerprint_of_autoencoder(experiment: Experiment, *, beside) -> str:
-  """Names the autoencoder of an experiment; '' where its weights are elsewhere,
-  as those of a published one."""
+  """The fingerprint of an experiment's autoencoder; '' of a published one."""
   section = experiment.autoencoder
   if section.kind == 'identity':
     return f'identity-{section.network.time}'
@@ -133,35 +128,31 @@ def fingerprint_of_autoencoder(experiment: Experiment, *, beside) -> str:
 
 
 def _open(path: str) -> Base:
-  place = pathlib.Path(path)
-  if folders.is_pipeline(place) or folders.is_pipeline(place.parent):
-    root = place if folders.is_pipeline(place) else place.parent
-    if place == root and (root / 'transformer_2').is_dir():
-      raise ValueError(
-        f'{path} has two transformers: expected one; choose it with '
-        f'--checkpoint={path}/transformer or --checkpoint={path}/transformer_2'
+  located = locate(path)
+  folder = pathlib.Path(located.folder)
+  if located.is_published:
+    if (folder / folders.SECOND).is_dir():
+      raise SettingError(
+        'checkpoint',
+        path,
+        f'one of its two transformers, {path}/transformer or '
+        f'{path}/{folders.SECOND}',
       )
-    return _published(path, root, place if place != root else None)
-  if place.is_file() or _is_transformer(place):
-    part = folders.open_part(place, 'transformer')
+    return _published(path, folder / 'transformer', folder)
+  if located.kind == 'transformer':
+    if located.pipeline is not None:
+      return _published(path, folder, pathlib.Path(located.pipeline))
+    part = folders.open_part(folder, 'transformer')
     return Base(path, part.config, part.fingerprint(), part=part)
-  folder = locate(path).folder
-  if folder != path and folders.is_pipeline(folder):  # one that was fetched
-    return _open(folder)
-  return _own(path, folder)
+  return _own(path, located.folder)
 
 
-def _is_transformer(folder: pathlib.Path) -> bool:
-  """Whether it holds a published transformer by itself."""
-  if not folder.is_dir() or (folder / checkpoint.WEIGHTS).exists():
-    return False
-  return bool([*folder.glob('*.safetensors'), *folder.glob('*.index.json')])
-
-
-def _published(path, root: pathlib.Path, place: pathlib.Path | None) -> Base:
-  part = folders.open_part(place or root / 'transformer', 'transformer')
+def _published(
+  path: str, transformer: pathlib.Path, root: pathlib.Path
+) -> Base:
+  part = folders.open_part(transformer, 'transformer')
   autoencoder = text = ''
-  # Neither is needed where its outputs are cached: a folder may lack them.
+  # Neither is needed for cached latents and texts: a folder may lack them.
   if (root / 'vae').is_dir():
     autoencoder = folders.open_part(root / 'vae', 'vae').fingerprint()
   if (root / 'text_encoder').is_dir():
@@ -172,7 +163,13 @@ def _published(path, root: pathlib.Path, place: pathlib.Path | None) -> Base:
     name = f'{encoder.fingerprint()} None'
     text = load_lib.text_hash(tokenizer, name)
   return Base(
-    path, part.config, part.fingerprint(), autoencoder, text, part=part
+    path,
+    part.config,
+    part.fingerprint(),
+    autoencoder,
+    text,
+    part=part,
+    pipeline=os.fspath(root),
   )
 
 
@@ -181,15 +178,14 @@ def _own(path: str, folder: str) -> Base:
   if experiment.stage != 'diffusion':
     raise ValueError(
       f'{path} holds stage {experiment.stage!r}: expected a text-to-video '
-      "model, stage 'diffusion'; change --checkpoint"
+      "model, stage 'diffusion'"
     )
   trained, _ = load_lib.find_autoencoder(experiment, beside=folder)
   nets = networks.networks(experiment, autoencoder=trained)
   if nets.lora.rank:
     raise ValueError(
-      f'{path} holds low-rank pairs alone: expected whole weights; merge them '
-      f'with python -m spacetime export --checkpoint={path} --lora=merged '
-      '--out=DIR, and change --checkpoint'
+      f'{path} holds LoRA weights alone: expected complete weights; merge them '
+      f'with spacetime export --checkpoint={path} --lora=merged --out=DIR'
     )
   fingerprint = checkpoint.weights_hash(folder)
   tokenizer = checkpoint.read_tokenizer(folder)

@@ -1,4 +1,4 @@
-"""A trained model from its folder: what sampling and evaluation start from."""
+"""Opens a trained model: its experiment, networks and parameters."""
 
 import dataclasses
 import functools
@@ -30,13 +30,13 @@ class Model:
 
   Attributes:
     experiment: config of its training.
-    networks: functions.
+    networks: networks, without parameters.
     params: {'dit', 'text'}, the average (EMA) of training.
-    frozen: {'autoencoder'}, or {} where that has no parameters.
-    tokenizer: of prompts.
-    weights_hash: names the parameters.
-    text_hash: names tokenizer and parameters of the text encoder.
-    text_stamp: names the files of a published one, as they stand on the disk.
+    frozen: {'autoencoder'}, or {} if that has no parameters.
+    tokenizer: tokenizer of prompts.
+    weights_hash: fingerprint of the parameters.
+    text_hash: fingerprint of the tokenizer and the text encoder.
+    text_stamp: size and time of the files of a published text encoder.
   """
 
   experiment: Experiment
@@ -55,13 +55,13 @@ class Model:
 
 @dataclasses.dataclass(frozen=True)
 class Opened:
-  """A model that has been checked and of which no parameter has been read.
+  """A model that is checked, and whose parameters are read on demand.
 
   Attributes:
-    experiment, networks, tokenizer, weights_hash, text_hash: as of Model.
-    readers: what reads the parameters of a root: 'text', 'dit', 'autoencoder'
-      where that has any, and 'dit_2', the second of two transformers.
-    text_stamp: as of Model.
+    experiment, networks, tokenizer, weights_hash, text_hash: see Model.
+    readers: reads the parameters of a root: 'text', 'dit', 'autoencoder' if
+      that has any, and 'dit_2', the second of two transformers.
+    text_stamp: see Model.
   """
 
   experiment: Experiment
@@ -73,21 +73,21 @@ class Opened:
   text_stamp: str = ''
 
   def read(self, root: str) -> dict:
-    """The parameters of a root, read anew: whoever has them can free them."""
+    """Reads the parameters of a root again: the caller may free them."""
     return self.readers[root]() if root in self.readers else {}
 
-  def with_pairs(
+  def with_lora(
     self, path: str | os.PathLike, *, root: str = 'dit', strength: float = 1.0
   ) -> 'Opened':
-    """With a file of low-rank pairs, merged whenever a transformer is read.
+    """Adds a LoRA file, merged whenever the transformer is read.
 
     Args:
       path: a safetensors file, of any dialect.
-      root: 'dit', or 'dit_2', the second of two.
-      strength: what the pairs are multiplied by.
+      root: 'dit', or 'dit_2' for the second of two transformers.
+      strength: factor of the LoRA weights.
 
     Raises:
-      ValueError: no such file, or pairs of another base.
+      ValueError: no such file, or weights for another base model.
     """
     adapter = lora.read(path, self.networks.dit.config, root=root)
     read = self.readers[root]
@@ -104,16 +104,15 @@ class Opened:
     )
 
   def load(self) -> Model:
-    """All of it.
+    """Reads all parameters.
 
     Raises:
       ValueError: a model with two transformers, which are read one by one.
     """
     if 'dit_2' in self.readers:
       raise ValueError(
-        'the model has two transformers, one for each range of levels: '
-        'expected one; choose it with --transformer=transformer or '
-        '--transformer=transformer_2'
+        'the model has two transformers, one for each range of noise levels: '
+        'expected one'
       )
     trees = {root: read() for root, read in self.readers.items()}
     frozen = {r: trees.pop(r) for r in ('autoencoder',) if r in trees}
@@ -130,25 +129,27 @@ class Opened:
 
 
 def load(path: str, *, mesh: jax.sharding.Mesh) -> Model:
-  """As open_model, with all parameters read."""
+  """Opens a model and reads all its parameters."""
   return open_model(path, mesh=mesh).load()
 
 
 def open_model(path: str, *, mesh: jax.sharding.Mesh) -> Opened:
-  """Opens a work directory, a weights folder, a folder as diffusers writes it,
-  or a bundled model by name.
+  """Opens a text-to-video model by path or name; see locate.
 
   Raises:
-    ValueError: nothing there, half-written, or not a text-to-video model.
+    ValueError: no model, an incomplete one, or not a text-to-video model.
   """
-  folder = locate(path).folder
-  if folders.is_pipeline(folder):
+  located = locate(path)
+  folder = located.folder
+  if located.is_published:
     return open_published(folder, mesh=mesh)
+  if located.kind == 'transformer':
+    raise ValueError(f'{path} is a transformer alone: expected a whole model')
   experiment = checkpoint.read_experiment(folder)
   if experiment.stage != 'diffusion':
     raise ValueError(
       f'{path} holds stage {experiment.stage!r}: expected a text-to-video '
-      "model, stage 'diffusion'; change --checkpoint"
+      "model, stage 'diffusion'"
     )
   experiment = with_compute_dtype(experiment, mesh)
   trained, trained_folder = find_autoencoder(experiment, beside=folder)
@@ -156,14 +157,14 @@ def open_model(path: str, *, mesh: jax.sharding.Mesh) -> Opened:
   if networks.lora.rank or networks.text_kind == 'frozen':
     more = ' --lora=merged' if networks.lora.rank else ''
     raise ValueError(
-      f'{path} holds what was trained alone, not the weights that it started '
-      'from: make a whole folder of it with python -m spacetime export '
-      f'--checkpoint={path}{more} --out=DIR, and change --checkpoint'
+      f'{path} holds the trained weights alone, without those that it started '
+      'from: make a complete folder of it with spacetime export --checkpoint='
+      f'{path}{more} --out=DIR'
     )
   tokenizer = tokenizer_lib.Tokenizer.from_bytes(
     checkpoint.read_tokenizer(folder)
   )
-  shapes = placed(networks.init, mesh, stored=folder)
+  shapes = sharded_shapes(networks.init, mesh, stored=folder)
   checkpoint.check_params(folder, shapes)
   readers = {
     root: functools.partial(_read, folder, root, shapes[root])
@@ -190,19 +191,6 @@ def with_compute_dtype(
   return parse.replace(experiment, {'model.dtype': 'float32'})
 
 
-def load_published(
-  folder: str | os.PathLike,
-  *,
-  mesh: jax.sharding.Mesh,
-  dtype=None,
-  transformer: str | None = None,
-) -> Model:
-  """As open_published, with all parameters read."""
-  return open_published(
-    folder, mesh=mesh, dtype=dtype, transformer=transformer
-  ).load()
-
-
 def open_published(
   folder: str | os.PathLike,
   *,
@@ -213,10 +201,10 @@ def open_published(
   """Opens a folder as diffusers writes it.
 
   Args:
-    folder: that of model_index.json.
-    mesh: where the parameters go.
-    dtype: of the transformers and the text encoder; None keeps it as stored.
-    transformer: which of two, 'transformer' or 'transformer_2', to open alone.
+    folder: the folder of model_index.json.
+    mesh: mesh of the parameters.
+    dtype: dtype of the transformers and the text encoder; None keeps theirs.
+    transformer: 'transformer' or 'transformer_2', to open one of two alone.
 
   Raises:
     ValueError: see folders.open_pipeline; or a tokenizer of another model.
@@ -244,13 +232,13 @@ def open_published(
 
 
 def text_hash(tokenizer: tokenizer_lib.Tokenizer, weights: str) -> str:
-  """Names a text encoder of these weights with its tokenizer."""
+  """Fingerprint of a text encoder of these weights and its tokenizer."""
   return hashlib.sha256(weights.encode() + tokenizer.serialized).hexdigest()
 
 
 def _read(folder, root: str, shapes) -> dict:
   return checkpoint.load_params(
-    folder, {root: shapes}, tree='ema', whole=False
+    folder, {root: shapes}, tree='ema', partial=True
   )[root]
 
 
@@ -261,11 +249,13 @@ def _read_own(section, folder, mesh) -> dict:
 def find_autoencoder(
   experiment: Experiment, *, beside: str | os.PathLike
 ) -> tuple[AutoencoderSection | None, str]:
-  """(section, folder) of the trained autoencoder that an experiment names, or
-  (None, '') where it names none.
+  """Finds the trained autoencoder that an experiment names.
+
+  Returns:
+    (its section, its folder), or (None, '') if the experiment names none.
 
   Raises:
-    ValueError: another model there, or a run in place of a weights folder.
+    ValueError: another kind of model, or a run instead of a weights folder.
   """
   section = experiment.autoencoder
   if section.kind != 'weights':
@@ -274,61 +264,47 @@ def find_autoencoder(
   config = checkpoint.read_config(folder)
   if config.get('stage') != 'autoencoder':
     raise ValueError(
-      f'{folder} holds stage {config.get("stage")!r}: expected an autoencoder; '
-      'change autoencoder.weights'
+      f'autoencoder.weights: {folder} holds stage {config.get("stage")!r}: '
+      'expected an autoencoder'
     )
   if not os.path.exists(os.path.join(folder, checkpoint.WEIGHTS)):
     raise ValueError(
-      f'{folder} is a run: make a weights folder of it with python -m '
-      f'spacetime export --checkpoint={folder} --out=DIR, and name that in '
-      'autoencoder.weights'
+      f'autoencoder.weights: {folder} is a run: make a weights folder of it '
+      f'with spacetime export --checkpoint={folder} --out=DIR'
     )
   return checkpoint.read_experiment(folder).autoencoder, folder
-
-
-def load_autoencoder(
-  experiment: Experiment,
-  *,
-  beside: str | os.PathLike,
-  mesh: jax.sharding.Mesh,
-) -> tuple[AutoencoderSection | None, dict]:
-  """The trained autoencoder that an experiment names, if it names one.
-
-  Returns:
-    (its section, {'autoencoder': params}), or (None, {}).
-  """
-  section, folder = find_autoencoder(experiment, beside=beside)
-  return section, load_own(section, folder, mesh=mesh) if section else {}
 
 
 def load_own(
   section: AutoencoderSection, folder, *, mesh: jax.sharding.Mesh
 ) -> dict:
-  """The parameters of an autoencoder's own folder: {'autoencoder'}."""
+  """The parameters of an autoencoder's folder: {'autoencoder'}."""
   autoencoder = networks_lib.autoencoder(section)
-  shapes = placed(
+  shapes = sharded_shapes(
     lambda key: {'autoencoder': autoencoder.init(key)}, mesh, stored=folder
   )
   return checkpoint.load_params(folder, shapes, tree='ema')
 
 
-def placed(init, mesh: jax.sharding.Mesh, *, stored: str | None = None):
+def sharded_shapes(
+  init: Callable, mesh: jax.sharding.Mesh, *, stored: str | None = None
+):
   """The shapes of init's parameters, with their shardings on the mesh.
 
   Args:
     init: key -> parameters.
-    mesh: where they go.
-    stored: a folder whose dtypes they have, such as bfloat16 in the weights of
-      a large model; None keeps those of init.
+    mesh: mesh of the parameters.
+    stored: a folder whose dtypes they get, such as bfloat16 in the weights of a
+      large model; None keeps those of init.
   """
   shapes = jax.eval_shape(init, jax.random.key(0))
-  found = checkpoint.stored(stored) if stored else {}
+  saved = checkpoint.stored(stored) if stored else {}
 
-  def leaf(path, shape, place):
+  def leaf(path, shape, leaf_sharding):
     name = sharding.path_name(path)
-    dtype = tensor_files.DTYPES.get(found[name][1]) if name in found else None
+    dtype = tensor_files.DTYPES.get(saved[name][1]) if name in saved else None
     return jax.ShapeDtypeStruct(
-      shape.shape, dtype or shape.dtype, sharding=place
+      shape.shape, dtype or shape.dtype, sharding=leaf_sharding
     )
 
   return jax.tree_util.tree_map_with_path(

@@ -1,4 +1,4 @@
-"""Parameters alone, of a work directory or of a weights directory."""
+"""Parameters of a work directory or a weights directory."""
 
 import os
 
@@ -18,23 +18,25 @@ def load_params(
   *,
   tree: str = 'ema',
   step: int | None = None,
-  whole: bool = True,
+  partial: bool = False,
 ) -> Tree:
-  """One tree of parameters, and nothing else, laid out as `abstract` says.
+  """Reads one tree of parameters, with the shardings of `abstract`.
 
   Args:
     directory: a work directory or a weights directory.
     abstract: tree of jax.ShapeDtypeStruct; a leaf without a sharding goes to
       the first device, one of another dtype is cast.
-    tree: which part of a work directory's state: 'ema' or 'params'.
-    step: of a work directory; None for the latest.
-    whole: False where `abstract` has only some of the roots that are saved.
+    tree: part of a work directory's state, 'ema' or 'params'.
+    step: step of a work directory; None for the latest.
+    partial: whether `abstract` may have only some of the saved roots.
 
   Raises:
-    ValueError: no checkpoint there, a damaged one, or one of another model.
+    ValueError: no checkpoint, a damaged one, or one of another model.
   """
   abstract = trees.with_shardings(abstract)
-  path = check_params(directory, abstract, tree=tree, step=step, whole=whole)
+  path = check_params(
+    directory, abstract, tree=tree, step=step, partial=partial
+  )
   if path.name == WEIGHTS:
     return _load_safetensors(path, abstract)
   item = {tree: abstract}
@@ -58,9 +60,9 @@ def check_params(
   *,
   tree: str = 'ema',
   step: int | None = None,
-  whole: bool = True,
+  partial: bool = False,
 ) -> epath.Path:
-  """Where load_params finds these parameters; reads none of them.
+  """Checks the parameters as load_params does, and returns their path.
 
   Raises:
     ValueError: as load_params, but for arrays that turn out damaged.
@@ -78,7 +80,7 @@ def check_params(
       for key, shape in trees.saved_shapes(path).items()
       if key.startswith(prefix)
     }
-  if not whole:
+  if partial:
     roots = tuple(f'{root}/' for root in abstract)
     saved = {key: saved[key] for key in saved if key.startswith(roots)}
   trees.check_tree(saved, abstract, where=where)
@@ -86,11 +88,12 @@ def check_params(
 
 
 def stored(directory: Path) -> dict[str, tuple[tuple[int, ...], str]]:
-  """Shapes and dtypes ('F32', 'BF16', ...) in a weights directory, by path; {}
-  of a work directory, whose parameters are all float32.
+  """Shapes and dtypes ('F32', 'BF16', ...) in a weights directory, by path.
+
+  A work directory gives {}: its parameters are all float32.
 
   Raises:
-    ValueError: nothing there, or damaged.
+    ValueError: not a checkpoint, or a damaged one.
   """
   path = paths.check_directory(directory) / WEIGHTS
   if not path.exists():

@@ -1,54 +1,57 @@
-"""Writes a trained model as a folder: safetensors, config, tokenizer.
+"""Exports a trained model as a folder: safetensors, config, tokenizer.
 
-  python -m spacetime export --checkpoint=runs/digits --out=models/digits
-  python -m spacetime export --checkpoint=runs/tuned --out=models/tuned
-  python -m spacetime export --checkpoint=runs/pairs --out=DIR --lora=diffusers
+  spacetime export --checkpoint=runs/digits --out=models/digits
+  spacetime export --checkpoint=runs/tuned --out=models/tuned
+  spacetime export --checkpoint=runs/lora --out=DIR --lora=diffusers
 
 A transformer that started from published weights is written into a copy of
-their folder, which diffusers loads. Of low-rank pairs --lora chooses: their
-file as diffusers or the original repository names it, or the model with them
-merged.
+their folder, which diffusers loads. A LoRA run is written as a LoRA file with
+diffusers' or the original names, or merged into a complete model.
 """
 
 import pathlib
 
-import jax
+import jax.numpy as jnp
 from absl import flags
 
+from spacetime import SettingError
 from spacetime.checkpoint import export
 
-_CHECKPOINT = flags.DEFINE_string('checkpoint', None, 'A work directory.')
-_OUT = flags.DEFINE_string('out', None, 'The folder to make.')
+_CHECKPOINT = flags.DEFINE_string(
+  'checkpoint', None, 'Work directory of a run, such as runs/digits.'
+)
+_OUT = flags.DEFINE_string('out', None, 'Folder to make.')
 _DTYPE = flags.DEFINE_enum(
   'dtype',
   None,
   ['float32', 'float16', 'bfloat16'],
-  'What the numbers are stored as; as they are if not set: float32, and what '
-  'pairs are merged into as that is stored.',
+  'Dtype of the files; if not set, float32, or that of the base model into '
+  'which LoRA weights are merged.',
 )
 _LORA = flags.DEFINE_enum(
   'lora',
   None,
   [*export.LORA],
-  'Of low-rank pairs: their file in one dialect of names, or the model with '
-  'them merged.',
+  'Form of a LoRA run: a file with the names of diffusers or of the original '
+  'repository, or a complete model with the weights merged.',
 )
 _BASE = flags.DEFINE_string(
   'base',
   None,
-  'The weights that the run started from, if they are not where they were.',
+  'Weights that the run started from, if they have moved since.',
 )
 
 
 def main() -> None:
-  """Flags -> a folder with the averaged parameters."""
-  if not _CHECKPOINT.value or not _OUT.value:
-    raise ValueError('--checkpoint and --out: expected both; see --help')
-  told = export.write(
+  """Flags -> checkpoint.export.export."""
+  for flag in (_CHECKPOINT, _OUT):
+    if not flag.value:
+      raise SettingError(flag.name, flag.value, 'a folder')
+  name = export.export(
     _CHECKPOINT.value,
     pathlib.Path(_OUT.value),
-    dtype=_DTYPE.value and jax.numpy.dtype(_DTYPE.value),
+    dtype=_DTYPE.value and jnp.dtype(_DTYPE.value),
     lora=_LORA.value,
     base=_BASE.value,
   )
-  print(f'{_OUT.value}: {told}')
+  print(f'{_OUT.value}: {name}')

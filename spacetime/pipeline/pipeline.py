@@ -375,7 +375,7 @@ def _with_lora(
         name, path, 'none, since the model has one transformer: use `lora`'
       )
     try:
-      model = model.with_pairs(path, root=root, strength=lora_strength)
+      model = model.with_lora(path, root=root, strength=lora_strength)
     except ValueError as e:
       raise SettingError(
         name, path, 'LoRA weights of this model', hint=str(e)

@@ -73,7 +73,7 @@ def assert_equal(a, b, atol=0.0):
 
 
 def test_a_tuned_transformer_takes_its_place_in_the_folder(folder, tmp_path):
-  export.write(str(folder / 'whole'), tmp_path / 'out')
+  export.export(str(folder / 'whole'), tmp_path / 'out')
   assert_equal(opened(tmp_path / 'out'), ema(folder / 'whole', 'dit'))
   for name in ('vae', 'text_encoder'):
     found = published_folder.tensors(tmp_path / 'out' / name)
@@ -85,14 +85,14 @@ def test_a_tuned_transformer_takes_its_place_in_the_folder(folder, tmp_path):
 
 
 def test_pairs_are_merged_into_a_copy(folder, tmp_path):
-  export.write(str(folder / 'pairs'), tmp_path / 'out', lora='merged')
+  export.export(str(folder / 'pairs'), tmp_path / 'out', lora='merged')
   pairs = ema(folder / 'pairs', 'lora')
   base = opened(folder / 'wan')
   wanted = lora_lib.merge(base, pairs, scale=3.0)
   assert_equal(opened(tmp_path / 'out'), wanted, atol=1e-6)
   kernel = wanted['blocks']['mlp_out']['kernel']
   assert np.abs(kernel - base['blocks']['mlp_out']['kernel']).max() > 0.01
-  export.write(
+  export.export(
     str(folder / 'pairs'), tmp_path / 'half', lora='merged', dtype='bfloat16'
   )
   part = folders.open_part(tmp_path / 'half', 'transformer')
@@ -101,7 +101,7 @@ def test_pairs_are_merged_into_a_copy(folder, tmp_path):
 
 @pytest.mark.parametrize('dialect', lora.DIALECTS)
 def test_pairs_alone(dialect, folder, tmp_path):
-  export.write(str(folder / 'pairs'), tmp_path / 'out', lora=dialect)
+  export.export(str(folder / 'pairs'), tmp_path / 'out', lora=dialect)
   path = tmp_path / 'out' / lora.FILES[dialect]
   found = lora.read(path, published_folder.TRANSFORMER)
   base = opened(folder / 'wan')
@@ -115,8 +115,8 @@ def test_pairs_alone(dialect, folder, tmp_path):
 def test_refuses(folder, tmp_path):
   out = tmp_path / 'out'
   cases = {
-    'expected --lora, one of diffusers, original, merged': ('pairs', {}),
-    '--lora=merged: .*holds whole weights: expected none': (
+    'lora=None: expected one of': ('pairs', {}),
+    "lora='merged': expected none": (
       'whole',
       {'lora': 'merged'},
     ),
@@ -124,7 +124,7 @@ def test_refuses(folder, tmp_path):
   }
   for text, (name, values) in cases.items():
     with pytest.raises(ValueError, match=text):
-      export.write(str(folder / name), out, **values)
+      export.export(str(folder / name), out, **values)
   changed = published_folder.write(tmp_path / 'other')
   tensors = published_folder.drawn(published_folder.TRANSFORMER)
   published_folder.write_part(
@@ -132,8 +132,8 @@ def test_refuses(folder, tmp_path):
     published_folder.TRANSFORMER,
     tensors={name: tensor + 1 for name, tensor in tensors.items()},
   )
-  with pytest.raises(ValueError, match='has other weights .*change --base'):
-    export.write(str(folder / 'pairs'), out, lora='merged', base=str(changed))
+  with pytest.raises(ValueError, match='has other weights .*set `base`'):
+    export.export(str(folder / 'pairs'), out, lora='merged', base=str(changed))
   assert not out.exists()
   for name, more in (('whole', ''), ('pairs', ' --lora=merged')):
     with pytest.raises(ValueError, match=f'spacetime export .*{more} --out'):

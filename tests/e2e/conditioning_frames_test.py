@@ -117,7 +117,8 @@ def model():
   config.flow = dict(prediction='velocity', shift=3.0)
   experiment = parse.experiment(config)
   mesh = sharding.single_device_mesh()
-  trained, frozen = load.load_autoencoder(experiment, beside='', mesh=mesh)
+  trained, folder = load.find_autoencoder(experiment, beside='')
+  frozen = load.load_own(trained, folder, mesh=mesh) if trained else {}
   nets = networks.networks(experiment, autoencoder=trained)
   params = jax.jit(nets.init)(jax.random.key(0))
   return load.Model(experiment, nets, params, frozen, None, '')

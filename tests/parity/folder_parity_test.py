@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from spacetime import sharding
+from spacetime.checkpoint import convert
 from spacetime.checkpoint.interop import folders, networks
-from spacetime.cli import convert
 from spacetime.diffusion import guidance, schedules, solvers
 from spacetime.models import text_encoder
 from spacetime.models.autoencoder import wan

@@ -140,8 +140,7 @@ def open_tensors(path: pathlib.Path) -> dict[str, Tensor]:
     keys = sorted(key for key, file in names.items() if file in absent)
     raise ValueError(
       f'{path} names missing files {mismatch.listed(absent)} for '
-      f'{mismatch.listed(keys)}: expected every shard beside its index; download '
-      'them again'
+      f'{mismatch.listed(keys)}: expected every shard beside its index'
     )
   tensors, doubled = {}, set()
   for file in files:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from spacetime.checkpoint import paths
+from spacetime.checkpoint import convert, paths
 from spacetime.checkpoint.interop import (
   folders,
   networks,
@@ -17,7 +17,6 @@ from spacetime.checkpoint.interop import (
   tensor_files,
   umt5,
 )
-from spacetime.cli import convert
 from tests.helpers import published_folder
 
 CONFIG = published_folder.TRANSFORMER
@@ -85,7 +84,7 @@ def test_an_index_that_names_a_missing_file(tmp_path):
   shard = tmp_path / 'diffusion_pytorch_model-00002-of-00002.safetensors'
   data = shard.read_bytes()
   shard.unlink()
-  told = refused('index.json names .*-00002-of-00002.* not there', tmp_path)
+  told = refused('index.json names .*-00002-of-00002', tmp_path)
   assert 'blocks.' in told and 'proj_out.weight' in told
   shard.write_bytes(data[:-1])
   refused('-00002-of-00002.safetensors is cut short', tmp_path)
@@ -254,7 +253,7 @@ def test_of_two_transformers_one_may_be_chosen(tmp_path):
   one = [folders.open_pipeline(folder, transformer=name) for name in names]
   assert len({p.fingerprint() for p in (both, *one)}) == 3
   assert [p.boundary for p in one] == [None, None]
-  with pytest.raises(ValueError, match='has two transformers.*--transformer='):
+  with pytest.raises(ValueError, match="'transformer' or 'transformer_2'"):
     convert.to_weights(both, tmp_path / 'ours')
   # A folder made of one of them claims no other.
   convert.to_weights(one[1], tmp_path / 'ours')

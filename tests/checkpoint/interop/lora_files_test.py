@@ -205,11 +205,11 @@ def test_a_model_is_opened_with_pairs(tmp_path):
   path = save(tmp_path / 'a.safetensors', NAMES[0])
   plain = model.read('dit')['blocks']['self_attention']['out']['kernel']
   for strength in (1.0, 0.25):
-    tuned = model.with_pairs(path, strength=strength)
+    tuned = model.with_lora(path, strength=strength)
     found = tuned.read('dit')['blocks']['self_attention']['out']['kernel']
     change = np.asarray(found) - np.asarray(plain)
     assert not change[0].any()
     np.testing.assert_allclose(change[1], strength * (UP @ DOWN).T, atol=1e-5)
     assert tuned.weights_hash != model.weights_hash
   with pytest.raises(ValueError, match='no such file'):
-    model.with_pairs(tmp_path / 'nowhere.safetensors')
+    model.with_lora(tmp_path / 'nowhere.safetensors')

@@ -1,0 +1,198 @@
+"""Conversion between published folders and weights folders.
+
+Tensors pass one at a time: the host's memory holds one parameter.
+"""
+
+import os
+import pathlib
+import shutil
+
+import numpy as np
+import tqdm
+
+from spacetime import SettingError, checkpoint
+from spacetime.checkpoint import paths
+from spacetime.checkpoint.interop import (
+  folders,
+  layouts,
+  networks,
+  parameters,
+  sections,
+  tensor_files,
+  tokenizers,
+)
+from spacetime.checkpoint.locate import locate
+from spacetime.config import networks as networks_lib
+from spacetime.config import parse
+
+AUTOENCODER = 'autoencoder'  # folder and root of the autoencoder
+
+
+def convert(
+  source: str | os.PathLike,
+  target: str | os.PathLike,
+  *,
+  dtype: np.dtype | None = None,
+  transformer: str | None = None,
+  variant: str | None = None,
+  shard_bytes: int = tensor_files.LIMIT,
+) -> None:
+  """Converts a published folder to a weights folder, or back.
+
+  Args:
+    source: a folder as diffusers writes it, or a weights folder.
+    target: the folder to make.
+    dtype: dtype of the transformer and the text encoder; None keeps theirs. The
+      autoencoder, and parameters that compute in float32, keep theirs.
+    transformer: one of two transformers of a published folder.
+    variant: variant of a published folder's files, such as 'bf16'.
+    shard_bytes: size of the largest file of a published folder.
+
+  Raises:
+    SettingError: a source of another kind, or files of no size.
+    ValueError: an existing target, or a model that cannot be converted.
+  """
+  if shard_bytes < 1:
+    raise SettingError('shard_gb', shard_bytes / 1e9, 'more than 0')
+  located = locate(os.fspath(source))
+  if located.is_published:
+    pipeline = folders.open_pipeline(
+      located.folder, transformer=transformer, variant=variant
+    )
+    to_weights(pipeline, target, dtype=dtype)
+  elif located.kind in ('weights', 'bundled'):
+    to_published(located.folder, target, dtype=dtype, limit=shard_bytes)
+  else:
+    raise SettingError(
+      'source',
+      os.fspath(source),
+      f'a folder with {folders.INDEX}, as diffusers writes it, or with '
+      f'{checkpoint.WEIGHTS}, as spacetime export writes it',
+    )
+
+
+def to_weights(pipeline: folders.Pipeline, target, *, dtype=None) -> None:
+  """Writes the weights folder of an opened pipeline.
+
+  Raises:
+    ValueError: an existing target, a pipeline without a config here or with two
+      transformers, or a tokenizer of another model.
+  """
+  if pipeline.transformer_2:
+    raise SettingError(
+      'transformer',
+      None,
+      "'transformer' or 'transformer_2', since "
+      f'{pipeline.folder} has two, one for each range of noise levels',
+    )
+  config = sections.from_pipeline(pipeline, dtype=dtype)
+  autoencoder = {'stage': 'autoencoder', 'autoencoder': config['autoencoder']}
+  config['autoencoder'] = {'kind': 'weights', 'weights': AUTOENCODER}
+  networks_lib.networks(
+    parse.experiment(config),
+    autoencoder=parse.experiment(autoencoder).autoencoder,
+  )
+  tokenizer = tokenizers.read(
+    pipeline.tokenizer, vocabulary=config['text']['vocab_size']
+  )
+  parts = pipeline.parts
+  size = sum(part.size for part in parts.values())
+  with paths.new_folder(target) as folder, _bar(size) as bar:
+    inside = folder / AUTOENCODER
+    inside.mkdir()
+    _write_weights(folder, {r: parts[r] for r in ('dit', 'text')}, dtype, bar)
+    _write_weights(inside, {AUTOENCODER: parts[AUTOENCODER]}, dtype, bar)
+    tensor_files.write_json(folder / checkpoint.CONFIG, config)
+    tensor_files.write_json(inside / checkpoint.CONFIG, autoencoder)
+    shutil.copytree(pipeline.tokenizer, folder / folders.TOKENIZER)
+    (folder / checkpoint.TOKENIZER).write_bytes(tokenizer.serialized)
+
+
+def _write_weights(folder, parts, dtype, bar) -> None:
+  described, by_name = {}, {}
+  for root, part in parts.items():
+    for path, parameter in part.parameters.items():
+      name = f'{root}/{path.replace(".", "/")}'
+      kind = parameters.target_dtype(root, path, parameter.dtype, dtype)
+      described[name], by_name[name] = (parameter.shape, kind), parameter
+  file = tensor_files.File(folder / checkpoint.WEIGHTS, described)
+  for name, parameter in by_name.items():
+    file.put(name, parameter.read(dtype=described[name][1]))
+    bar.update(sum(tensor.size for tensor in parameter.tensors))
+  file.close()
+
+
+def to_published(
+  source, target, *, dtype=None, limit: int = tensor_files.LIMIT
+) -> None:
+  """Writes the folder that diffusers loads, of a weights folder.
+
+  Raises:
+    ValueError: an existing target, or a model without published code.
+  """
+  source = pathlib.Path(source)
+  experiment = checkpoint.read_experiment(source)
+  if experiment.stage != 'diffusion':
+    raise ValueError(
+      f'{source} holds stage {experiment.stage!r}: expected a text-to-video '
+      "model, stage 'diffusion'"
+    )
+  inside = pathlib.Path(source / (experiment.autoencoder.weights or '-'))
+  if not (inside / checkpoint.WEIGHTS).is_file():
+    raise ValueError(
+      f'{source}: autoencoder.kind={experiment.autoencoder.kind!r}: '
+      'expected the weights of a Wan autoencoder beside it, which the '
+      'published pipeline needs'
+    )
+  trained = checkpoint.read_experiment(inside).autoencoder
+  nets = networks_lib.networks(experiment, autoencoder=trained)
+  index, scheduler = sections.to_index(
+    experiment.values, residual=nets.autoencoder.config.is_residual
+  )
+  params = _trees(source / checkpoint.WEIGHTS) | _trees(
+    inside / checkpoint.WEIGHTS
+  )
+  parts = {
+    'transformer': nets.dit.config,
+    'text_encoder': nets.text.config,
+    'vae': nets.autoencoder.config,
+  }
+  size = sum(leaf.size for _, leaf in layouts.leaves(params))
+  with paths.new_folder(target) as folder, _bar(size) as bar:
+    for kind, sizes in parts.items():
+      parameters.write(
+        folder / kind,
+        sizes,
+        params[networks.ROOTS[kind]],
+        dtype=dtype,
+        limit=limit,
+        report=bar.update,
+      )
+    tensor_files.write_json(folder / folders.INDEX, index)
+    (folder / folders.SCHEDULER).parent.mkdir()
+    tensor_files.write_json(folder / folders.SCHEDULER, scheduler)
+    _write_tokenizer(source, folder / folders.TOKENIZER)
+
+
+def _write_tokenizer(source: pathlib.Path, folder: pathlib.Path) -> None:
+  if (source / folders.TOKENIZER).is_dir():
+    shutil.copytree(source / folders.TOKENIZER, folder)
+    return
+  folder.mkdir()
+  (folder / tokenizers.MODELS[0]).write_bytes(checkpoint.read_tokenizer(source))
+  tensor_files.write_json(
+    folder / 'tokenizer_config.json',
+    {'tokenizer_class': 'T5Tokenizer', 'extra_ids': 0},
+  )
+
+
+def _trees(path: pathlib.Path) -> dict:
+  """The tensors of a weights file as parameter trees by root."""
+  trees = {}
+  for name, tensor in tensor_files.open_file(path).items():
+    layouts.put(trees, name.split('/'), tensor)
+  return trees
+
+
+def _bar(size: int) -> tqdm.tqdm:
+  return tqdm.tqdm(total=size, unit='B', unit_scale=True, desc='convert')
