@@ -198,7 +198,7 @@ def test_every_kernel_has_a_name_in_the_original_dialect():
       assert wan_transformer.original_name(name) != name
 
 
-def test_a_model_is_opened_with_pairs(tmp_path):
+def test_a_model_is_opened_with_lora(tmp_path):
   mesh = sharding.single_device_mesh()
   published_folder.write(tmp_path / 'wan')
   model = load.open_model(str(tmp_path / 'wan'), mesh=mesh)
