@@ -47,8 +47,8 @@ def build(size: str):
 
 @pytest.mark.parametrize('size', list(SIZES))
 @pytest.mark.parametrize('frames', [1, 4])
-@pytest.mark.parametrize('levels', ['clip', 'frame'])
-def test_velocity_agrees_with_diffusers(size, frames, levels):
+@pytest.mark.parametrize('timesteps', ['clip', 'frame'])
+def test_velocity_agrees_with_diffusers(size, frames, timesteps):
   import torch
 
   theirs, ours, state = build(size)
@@ -57,13 +57,13 @@ def test_velocity_agrees_with_diffusers(size, frames, levels):
   shape = (2, frames, 4, 6, ours.config.channels)
   z_Bfhwc = rng.normal(size=shape).astype(np.float32)
   text_BSY = rng.normal(size=(2, *TEXT)).astype(np.float32)
-  # The first frame given, and numbers that float32 thousandths round.
+  # A conditioning frame first, and numbers that float32 thousandths round.
   timestep = np.array([[999], [511]])
-  if levels == 'frame':
+  if timesteps == 'frame':
     timestep = np.array([[0, 511, 127, 251], [875, 999, 502, 3]])[:, :frames]
   step_Bt = torch.from_numpy(timestep)
   step_Bt = (
-    step_Bt[:, 0] if levels == 'clip' else step_Bt.repeat_interleave(6, 1)
+    step_Bt[:, 0] if timesteps == 'clip' else step_Bt.repeat_interleave(6, 1)
   )
   with torch.no_grad():
     expected = theirs(
@@ -73,12 +73,14 @@ def test_velocity_agrees_with_diffusers(size, frames, levels):
       return_dict=False,
     )[0].numpy()
   expected = np.moveaxis(expected, 1, -1)
-  found = jax.jit(ours.apply)(
+  prediction = jax.jit(ours.apply)(
     {'params': params}, z_Bfhwc, np.float32(timestep / 1000), text_BSY
   )
-  assert found.shape == expected.shape
-  print('difference', np.abs(found - expected).max(), np.abs(expected).max())
-  np.testing.assert_allclose(found, expected, atol=2e-5, rtol=0)
+  assert prediction.shape == expected.shape
+  print(
+    'difference', np.abs(prediction - expected).max(), np.abs(expected).max()
+  )
+  np.testing.assert_allclose(prediction, expected, atol=2e-5, rtol=0)
 
 
 @pytest.mark.parametrize('size', list(SIZES))

@@ -106,34 +106,36 @@ def check_outputs(loaded, theirs) -> None:
   tokens = rng.integers(2, TEXT['vocab_size'], size=(2, 9)).astype(np.int32)
   tokens[1, 5:] = 0
   mask = tokens != 0
-  codec = wan.WanAutoencoder(loaded['autoencoder'][0])
-  _, height, width = codec.stride
+  autoencoder = wan.WanAutoencoder(loaded['autoencoder'][0])
+  _, height, width = autoencoder.stride
   size = (1, 5, height, 2 * width, 3)
   video = rng.uniform(-1, 1, size=size).astype(np.float32)
   with torch.no_grad(), jax.default_matmul_precision('highest'):
     expected = theirs.transformer(
       torch_of(z), torch.tensor([999, 251]), torch.from_numpy(words)
     ).sample
-    found = jax.jit(dit.DiT(config).apply)(
+    result = jax.jit(dit.DiT(config).apply)(
       {'params': params}, z, np.float32([[0.999], [0.251]]), words
     )
-    close(found, expected, 2e-5)
+    close(result, expected, 2e-5)
     config, params = loaded['text']
     expected = theirs.text_encoder(
       torch.from_numpy(tokens).long(), torch.from_numpy(mask).long()
     ).last_hidden_state.numpy()
-    found = jax.jit(text_encoder.TextEncoder(config).encode)(params, tokens)
-    np.testing.assert_allclose(found, expected * mask[..., None], atol=5e-6)
+    result = jax.jit(text_encoder.TextEncoder(config).encode)(params, tokens)
+    np.testing.assert_allclose(result, expected * mask[..., None], atol=5e-6)
     params = loaded['autoencoder'][1]
-    posterior = jax.jit(codec.posterior)(params, video)
+    posterior = jax.jit(autoencoder.posterior)(params, video)
     expected = theirs.vae.encode(torch_of(video)).latent_dist.mean
     close(posterior.mean_Bfhwc, expected, 5e-6)
-    decoded = jax.jit(codec.decode)(params, codec.normalise(numpy_of(expected)))
+    decoded = jax.jit(autoencoder.decode)(
+      params, autoencoder.normalise(numpy_of(expected))
+    )
     close(decoded, theirs.vae.decode(expected).sample, 5e-6)
 
 
 @pytest.mark.parametrize('form', list(FORMS))
-def test_a_folder_of_diffusers_is_read_and_written_back(form, tmp_path):
+def test_reads_and_writes_diffusers_folder(form, tmp_path):
   import diffusers
   import torch
 
@@ -147,11 +149,11 @@ def test_a_folder_of_diffusers_is_read_and_written_back(form, tmp_path):
   back = tmp_path / 'back'
   convert.to_published(ours, back, limit=30_000)
   for part in ('transformer', 'vae', 'text_encoder'):
-    found = published_folder.tensors(back / part)
-    wanted = published_folder.tensors(source / part)
-    assert found.keys() == wanted.keys()
-    for name, tensor in wanted.items():
-      assert found[name].tobytes() == tensor.tobytes(), name
+    result = published_folder.tensors(back / part)
+    expected = published_folder.tensors(source / part)
+    assert result.keys() == expected.keys()
+    for name, tensor in expected.items():
+      assert result[name].tobytes() == tensor.tobytes(), name
   again = diffusers.WanPipeline.from_pretrained(back)
   assert again.scheduler.config.flow_shift == 5.0
   assert again.config.expand_timesteps == (form == 'wan2.2')
@@ -164,16 +166,16 @@ def test_a_folder_of_diffusers_is_read_and_written_back(form, tmp_path):
 
 
 @pytest.mark.parametrize('form', list(FORMS))
-def test_the_whole_pipeline_agrees_from_prompt_to_frames(form, tmp_path):
+def test_pipeline_agrees_from_prompt_to_frames(form, tmp_path):
   import torch
 
   theirs, steps, scale = pipeline(form), 4, 5.0
   theirs.save_pretrained(tmp_path)
   loaded = load(tmp_path)
-  codec = wan.WanAutoencoder(loaded['autoencoder'][0])
-  _, height, width = codec.stride
+  autoencoder = wan.WanAutoencoder(loaded['autoencoder'][0])
+  _, height, width = autoencoder.stride
   rng = np.random.default_rng(2)
-  noise = rng.normal(size=(1, 2, 2, 4, codec.z_dim)).astype(np.float32)
+  noise = rng.normal(size=(1, 2, 2, 4, autoencoder.z_dim)).astype(np.float32)
   theirs.set_progress_bar_config(disable=True)
   expected = theirs(
     prompt='aaa',
@@ -193,7 +195,7 @@ def test_the_whole_pipeline_agrees_from_prompt_to_frames(form, tmp_path):
   schedule = schedules.wan_unipc_schedule(steps, shift=5.0)
   (model, params), (words, text_params) = loaded['dit'], loaded['text']
 
-  def sample(params, text_params, codec_params):
+  def sample(params, text_params, autoencoder_params):
     text_BSY = text_encoder.TextEncoder(words).encode(text_params, tokens)
 
     def pair(z_Bfhwc, t):
@@ -205,33 +207,33 @@ def test_the_whole_pipeline_agrees_from_prompt_to_frames(form, tmp_path):
       return guidance.classifier_free(*branches, scale), cache
 
     z_Bfhwc = solvers.solve(guided, noise, schedule, solver=solvers.unipc)
-    return codec.decode(codec_params, z_Bfhwc)
+    return autoencoder.decode(autoencoder_params, z_Bfhwc)
 
   with torch.no_grad(), jax.default_matmul_precision('highest'):
     video = jax.jit(sample)(params, text_params, loaded['autoencoder'][1])
-  found = np.clip(np.asarray(video) * 0.5 + 0.5, 0, 1)
-  assert found.shape == expected.shape
-  print('difference', np.abs(found - expected).max(), expected.std())
+  result = np.clip(np.asarray(video) * 0.5 + 0.5, 0, 1)
+  assert result.shape == expected.shape
+  print('difference', np.abs(result - expected).max(), expected.std())
   assert expected.std() > 0.01
-  np.testing.assert_allclose(found, expected, atol=1e-5, rtol=0)
+  np.testing.assert_allclose(result, expected, atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize('vae', ['wan2.1', 'wan2.2'])
-def test_what_is_written_here_first_is_loaded_by_diffusers(vae, tmp_path):
+def test_diffusers_loads_written_folder(vae, tmp_path):
   """Nothing of the folder came from diffusers."""
   import diffusers
   import transformers
 
   config = published_folder.VAE if vae == 'wan2.1' else published_folder.VAE22
   source = published_folder.write(tmp_path / 'source', vae=config)
-  found = {
+  classes = {
     'transformer': diffusers.WanTransformer3DModel,
     'vae': diffusers.AutoencoderKLWan,
     'text_encoder': transformers.UMT5EncoderModel,
   }
   theirs = {
     name: kind.from_pretrained(source / name).eval()
-    for name, kind in found.items()
+    for name, kind in classes.items()
   }
   check_sizes(theirs, source)
   holder = dataclasses.make_dataclass('Theirs', theirs)(**theirs)
@@ -257,8 +259,8 @@ def numpy_of(x_BCFHW):
   return np.moveaxis(x_BCFHW.numpy(), 1, -1)
 
 
-def close(found, expected, atol) -> None:
+def close(result, expected, atol) -> None:
   expected = numpy_of(expected)
-  assert found.shape == expected.shape
-  print('difference', np.abs(found - expected).max(), np.abs(expected).max())
-  np.testing.assert_allclose(found, expected, atol=atol, rtol=0)
+  assert result.shape == expected.shape
+  print('difference', np.abs(result - expected).max(), np.abs(expected).max())
+  np.testing.assert_allclose(result, expected, atol=atol, rtol=0)

@@ -43,7 +43,7 @@ TRANSFORMER = dit.DiTConfig(
   frequencies=16,
 )
 # Levels of two clips of three frames, in thousandths; the first has its first
-# frame given.
+# conditioning frame.
 TIMESTEPS = ((0, 511, 511), (999, 875, 127))
 
 # A solver and the published schedule that it is compared on.

@@ -39,9 +39,9 @@ def test_autoencoder_agrees_with_the_published_code(name):
   config = golden_cases.AUTOENCODERS[name]
   model = wan.WanAutoencoder(config)
   params = weights(model, wan_vae)
-  found = jax.jit(model.posterior)(params, golden_cases.video(config))
-  close(found.mean_Bfhwc, GOLDEN[f'{name}_mean'])
-  close(found.logvar_Bfhwc, GOLDEN[f'{name}_logvar'])
+  posterior = jax.jit(model.posterior)(params, golden_cases.video(config))
+  close(posterior.mean_Bfhwc, GOLDEN[f'{name}_mean'])
+  close(posterior.logvar_Bfhwc, GOLDEN[f'{name}_logvar'])
   z_Bfhwc = model.normalise(golden_cases.latents(config))
   decoded = jax.jit(model.decode)(params, z_Bfhwc)
   close(decoded, GOLDEN[f'{name}_video'])

@@ -1,4 +1,4 @@
-"""Pairs written here, loaded by diffusers; pairs of peft, read here."""
+"""LoRA files: diffusers loads those written here, and peft's are read."""
 
 import jax
 import numpy as np
@@ -24,8 +24,8 @@ CONFIG = lora_lib.LoraConfig(rank=4, alpha=6.0)
 RNG = np.random.default_rng(0)
 Z = RNG.normal(size=(2, 3, 4, 6, 4)).astype(np.float32)
 TEXT = RNG.normal(size=(2, 7, 12)).astype(np.float32)
-# Levels of the clip as in 2.1, and of each frame with the first given, as in
-# 2.2's 5B; whole thousandths.
+# One timestep per clip as in 2.1, and one per frame with a conditioning frame
+# as in 2.2's 5B; integer thousandths.
 LEVELS = {
   '2.1': np.float32([[0.999], [0.251]]),
   '2.2': np.float32([[0.0, 0.999, 0.999], [0.0, 0.251, 0.251]]),
@@ -48,7 +48,7 @@ def base():
   return drawn(shapes['params'], 0.2)
 
 
-def pairs(config=CONFIG):
+def make_adapter(config=CONFIG):
   fresh = jax.eval_shape(
     lambda key: lora_lib.init(key, config, MODEL), jax.random.key(0)
   )
@@ -76,10 +76,10 @@ def theirs(base, tmp_path_factory):
   return fresh
 
 
-def run_ours(base, found, levels):
+def run_ours(base, adapter, levels):
   variables = {'params': base}
-  if found is not None:
-    variables['lora'] = lora_lib.variables(found, CONFIG)
+  if adapter is not None:
+    variables['lora'] = lora_lib.variables(adapter, CONFIG)
   with jax.default_matmul_precision('highest'):
     return np.asarray(jax.jit(dit.DiT(MODEL).apply)(variables, Z, levels, TEXT))
 
@@ -91,33 +91,33 @@ def run_theirs(pipeline, levels):
   steps = torch.from_numpy(np.round(levels * 1000))
   steps = steps[:, 0] if levels.shape[1] == 1 else steps.repeat_interleave(6, 1)
   with torch.no_grad():
-    found = pipeline.transformer(z, steps, torch.from_numpy(TEXT)).sample
-  return np.moveaxis(found.numpy(), 1, -1)
+    prediction = pipeline.transformer(z, steps, torch.from_numpy(TEXT)).sample
+  return np.moveaxis(prediction.numpy(), 1, -1)
 
 
 @pytest.mark.parametrize('form', LEVELS)
 @pytest.mark.parametrize('dialect', lora.DIALECTS)
-def test_diffusers_loads_what_is_written(dialect, form, base, theirs, tmp_path):
-  made, levels = pairs(), LEVELS[form]
+def test_diffusers_loads_written_adapter(dialect, form, base, theirs, tmp_path):
+  adapter, levels = make_adapter(), LEVELS[form]
   path = tmp_path / lora.FILES[dialect]
-  lora.write(path, made, CONFIG, MODEL, dialect=dialect)
+  lora.write(path, adapter, CONFIG, MODEL, dialect=dialect)
   pipeline = theirs()
   plain = run_theirs(pipeline, levels)
   pipeline.load_lora_weights(tmp_path, weight_name=path.name)
-  found, wanted = run_theirs(pipeline, levels), run_ours(base, made, levels)
-  assert np.abs(found - plain).max() > 0.1
-  unit = max(1.0, np.abs(wanted).max())
-  print('difference', np.abs(found - wanted).max(), np.abs(wanted).max())
-  np.testing.assert_allclose(found / unit, wanted / unit, atol=2e-5)
+  y, expected = run_theirs(pipeline, levels), run_ours(base, adapter, levels)
+  assert np.abs(y - plain).max() > 0.1
+  unit = max(1.0, np.abs(expected).max())
+  print('difference', np.abs(y - expected).max(), np.abs(expected).max())
+  np.testing.assert_allclose(y / unit, expected / unit, atol=2e-5)
   # It comes back as what it was.
   back = lora.read(path, MODEL).merge(base)
-  whole = lora_lib.merge(base, made, scale=CONFIG.scale)
-  for a, b in zip(jax.tree.leaves(back), jax.tree.leaves(whole), strict=True):
+  merged = lora_lib.merge(base, adapter, scale=CONFIG.scale)
+  for a, b in zip(jax.tree.leaves(back), jax.tree.leaves(merged), strict=True):
     np.testing.assert_allclose(a, b, atol=1e-6)
 
 
 @pytest.mark.parametrize('alpha', [8, 3])
-def test_what_peft_trains_is_read(alpha, base, theirs, tmp_path):
+def test_reads_adapter_of_peft(alpha, base, theirs, tmp_path):
   """With an alpha that stands in the file's metadata alone."""
   import peft
   import torch
@@ -143,8 +143,8 @@ def test_what_peft_trains_is_read(alpha, base, theirs, tmp_path):
     ].to_dict(),
   )
   adapter = lora.read(tmp_path / lora.FILES['diffusers'], MODEL)
-  wanted = run_theirs(pipeline, levels)
-  found = run_ours(adapter.merge(base), None, levels)
-  unit = max(1.0, np.abs(wanted).max())
-  assert np.abs(wanted - run_ours(base, None, levels)).max() > 0.1
-  np.testing.assert_allclose(found / unit, wanted / unit, atol=2e-5)
+  expected = run_theirs(pipeline, levels)
+  y = run_ours(adapter.merge(base), None, levels)
+  unit = max(1.0, np.abs(expected).max())
+  assert np.abs(expected - run_ours(base, None, levels)).max() > 0.1
+  np.testing.assert_allclose(y / unit, expected / unit, atol=2e-5)

@@ -55,11 +55,11 @@ def autoencoder_numbers(name: str) -> dict[str, np.ndarray]:
   load(model)
   video = np.moveaxis(golden_cases.video(config), -1, 1)
   z = np.moveaxis(golden_cases.latents(config), -1, 1)
-  found = model.encode(torch.from_numpy(video.copy())).latent_dist
+  posterior = model.encode(torch.from_numpy(video.copy())).latent_dist
   decoded = model.decode(torch.from_numpy(z.copy())).sample
   return {
-    f'{name}_mean': np.moveaxis(found.mean.numpy(), 1, -1),
-    f'{name}_logvar': np.moveaxis(found.logvar.numpy(), 1, -1),
+    f'{name}_mean': np.moveaxis(posterior.mean.numpy(), 1, -1),
+    f'{name}_logvar': np.moveaxis(posterior.logvar.numpy(), 1, -1),
     f'{name}_video': np.moveaxis(decoded.numpy(), 1, -1),
   }
 

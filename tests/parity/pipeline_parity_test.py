@@ -100,11 +100,11 @@ def arguments(model, noise, **more):
 
 
 def close(video, expected, atol) -> None:
-  found = np.clip(video * 0.5 + 0.5, 0, 1)
-  assert found.shape == expected.shape
-  print('difference', np.abs(found - expected).max(), expected.std())
+  ours_FHWC = np.clip(video * 0.5 + 0.5, 0, 1)
+  assert ours_FHWC.shape == expected.shape
+  print('difference', np.abs(ours_FHWC - expected).max(), expected.std())
   assert expected.std() > 0.01
-  np.testing.assert_allclose(found, expected, atol=atol, rtol=0)
+  np.testing.assert_allclose(ours_FHWC, expected, atol=atol, rtol=0)
 
 
 def test_one_transformer(tmp_path):
@@ -180,8 +180,8 @@ def test_a_first_image(tmp_path):
 def test_a_folder_in_bfloat16(tmp_path):
   """No further from float32, with the same weights, than diffusers' is.
 
-  The two round at other places, so that they agree no better than either does
-  with float32. One clip tells little: the ratio of their errors was 0.5 to 1.7
+  The two round at different points, so that they agree no better than either
+  does with float32. The ratio of their errors varies: it was 0.5 to 1.7
   for single seeds, and 0.99 over these four.
   """
   import diffusers
@@ -204,8 +204,8 @@ def test_a_folder_in_bfloat16(tmp_path):
     clips.append([np.clip(video * 0.5 + 0.5, 0, 1)])
     for pipe in (theirs, exact):
       pipe.set_progress_bar_config(disable=True)
-      given = arguments(model, noise, guidance_scale=5.0)
-      clips[-1].append(pipe(**given).frames.astype(np.float32))
+      call = arguments(model, noise, guidance_scale=5.0)
+      clips[-1].append(pipe(**call).frames.astype(np.float32))
   clips = np.array(clips)  # seed, (ours, theirs, float32), ...
   error, reference, between = (
     float(np.sqrt(np.mean(np.square(clips[:, a] - clips[:, b]))))

@@ -76,12 +76,12 @@ def test_name_table_is_invertible_and_complete(kind):
     np.testing.assert_array_equal(back[name], tensor)
 
 
-@pytest.mark.parametrize('kept', umt5.EMBEDDINGS)
-def test_either_name_of_the_embedding_will_do(kept):
+@pytest.mark.parametrize('name_in_file', umt5.EMBEDDINGS)
+def test_either_name_of_the_embedding_is_read(name_in_file):
   _, _, state = build('umt5')
   embedding = state['shared.weight']
   for name in umt5.EMBEDDINGS:
-    if name != kept:
+    if name != name_in_file:
       del state[name]
   params = umt5.params_from_torch_names(state)
   np.testing.assert_array_equal(params['embed']['embedding'], embedding)

@@ -61,7 +61,7 @@ def make_mesh(**sizes):
   return sharding.make_mesh(sharding.MeshConfig(**({'data': 1} | sizes)))
 
 
-@pytest.mark.parametrize('padded', [False, True], ids=['whole', 'padded'])
+@pytest.mark.parametrize('padded', [False, True], ids=['unpadded', 'padded'])
 @pytest.mark.parametrize(
   'context_attention, sizes, plan',
   [
@@ -89,7 +89,7 @@ def test_context_parallelism_equals_plain(
   assert_same(got, expected(N, padded))
 
 
-@pytest.mark.parametrize('padded', [False, True], ids=['whole', 'padded'])
+@pytest.mark.parametrize('padded', [False, True], ids=['unpadded', 'padded'])
 def test_ulysses_and_ring_together_equal_plain(padded):
   """Groups of four devices divide the heads, and two groups form a ring."""
   mesh, heads = make_mesh(context=8), 4
@@ -107,7 +107,7 @@ def test_ulysses_and_ring_together_equal_plain(padded):
   )
 
 
-@pytest.mark.parametrize('padded', [False, True], ids=['whole', 'padded'])
+@pytest.mark.parametrize('padded', [False, True], ids=['unpadded', 'padded'])
 def test_on_mesh_with_replicated_keys_equals_plain(padded):
   """Cross-attention: queries are split, keys are not."""
   mesh = make_mesh(context=4, tensor=2)
@@ -132,7 +132,7 @@ def flash(blocks=None):
   )
 
 
-@pytest.mark.parametrize('padded', [False, True], ids=['whole', 'padded'])
+@pytest.mark.parametrize('padded', [False, True], ids=['unpadded', 'padded'])
 def test_splash_equals_plain(padded):
   """The lengths are several blocks, and no multiple of a block."""
   arrays = inputs(300, rows=2, tokens=270, heads=2)
