@@ -37,7 +37,7 @@ def main() -> None:
   maker = maker_lib.Maker(flags.checkpoint)
   clips, _ = maker_lib.real(maker.world, flags.num, seed=5)
   usual = seams.within(clips)
-  model = maker.model
+  model = maker.pipe.engine
   dit = model.read('dit')
   patch = tuple(model.networks.dit.config.patch)
   kernel_VD = np.asarray(dit['patch_embed']['kernel'], np.float32)

@@ -22,7 +22,6 @@ import numpy as np
 import tqdm
 
 from spacetime.data.digits import captions, world
-from spacetime.diffusion import conditioning_video
 from spacetime.evaluation import seams
 from spacetime.evaluation import world as measures
 from spacetime.media import contact_sheet
@@ -54,7 +53,7 @@ def main() -> None:
   parser.add_argument('--guidance', type=float)
   parser.add_argument('--temperature', type=float)
   parser.add_argument(
-    '--candidates', type=int, default=1, help='of what has joins: the smoothest'
+    '--best_of', type=int, default=1, help='candidates of clips with joins'
   )
   parser.add_argument(
     '--only', help='joins, images, inpaintings, outpaintings, edits or stills'
@@ -69,7 +68,7 @@ def main() -> None:
   jax.config.update('jax_compilation_cache_dir', '.cache/jax_tests')
   maker = maker_lib.Maker(
     flags.checkpoint,
-    candidates=flags.candidates,
+    best_of=flags.best_of,
     steps=flags.steps,
     solver=flags.solver,
     guidance=flags.guidance,
@@ -120,7 +119,7 @@ def onward(scene: world.Scene) -> world.Scene:
 def joins(maker, clips, scenes, *, names=JOINS):
   """Modes that go on from a clip: where what is made meets what is given."""
   usual = seams.within(maker_lib.real(maker.world, REAL, seed=SEED)[0])
-  frames = maker.grid.frames
+  frames = maker.frames
   half = frames // 2
   found, rows = {}, []
 
@@ -131,7 +130,7 @@ def joins(maker, clips, scenes, *, names=JOINS):
     }
 
   made = [
-    maker(None, scene, seed=i)
+    maker(scene, seed=i)
     for i, scene in enumerate(tqdm.tqdm(scenes, desc='text'))
   ]
   tell('within clips made whole', seams.within(made))
@@ -140,47 +139,42 @@ def joins(maker, clips, scenes, *, names=JOINS):
   for mode, places in (('connect', ends), ('loop', cut)):
     real = [seams.step(clip, join) for clip in clips for join in places]
     tell(f'real clips where {mode} joins', real)
-  for name, window_of, at, asked in (
-    (
-      'extend',
-      lambda clip: conditioning_video.forward(
-        clip, frames=frames, cond_frames=half + 1
-      ),
-      (frames,),
-      onward,
-    ),
+  video = lambda clip: {'video': clip}  # noqa: E731
+  for name, mode, inputs_of, cond_frames, at, next_scene in (
+    ('extend', 'extend', video, half + 1, (frames,), onward),
     (
       'extend_backward',
-      lambda clip: conditioning_video.backward(
-        clip, frames=frames, cond_frames=half
-      ),
+      'extend_backward',
+      video,
+      half,
       (frames - half,),
       onward,
     ),
     (
       'connect',
-      lambda clip: conditioning_video.connect(
-        clip[:HEAD_SHORT],
-        clip[-TAIL_SHORT:],
-        frames=frames,
-        cond_frames=(HEAD_SHORT, TAIL_SHORT),
-      ),
+      'connect',
+      lambda clip: {
+        'video': clip[:HEAD_SHORT],
+        'video2': clip[-TAIL_SHORT:],
+        'frames': frames,
+      },
+      None,
       ends,
       lambda scene: scene,
     ),
     (
       'loop',
-      lambda clip: conditioning_video.loop(
-        clip[slice(*cut)], frames=LOOP, cond_frames=(HEAD, TAIL)
-      ),
+      'loop',
+      lambda clip: {'video': clip[slice(*cut)], 'frames': LOOP},
+      HEAD,
       (frames - 2 * INSET, 0),
       onward,
     ),
     (
       'loop_whole',
-      lambda clip: conditioning_video.loop(
-        clip, frames=LOOP, cond_frames=(HEAD, TAIL)
-      ),
+      'loop',
+      lambda clip: {'video': clip, 'frames': LOOP},
+      HEAD,
       (frames, 0),
       onward,
     ),
@@ -189,11 +183,18 @@ def joins(maker, clips, scenes, *, names=JOINS):
       continue
     steps = []
     for i, clip in enumerate(tqdm.tqdm(clips, desc=name)):
-      window, scene = window_of(clip), asked(scenes[i])
-      whole = maker(window, scene, seed=i)
-      steps += [seams.step(whole, join, looped=not join) for join in at]
+      scene = next_scene(scenes[i])
+      result = maker(
+        scene,
+        seed=i,
+        joins=True,
+        mode=mode,
+        cond_frames=cond_frames,
+        **inputs_of(clip),
+      )
+      steps += [seams.step(result, join, looped=not join) for join in at]
       if i < SHOWN:
-        rows.append((f'{name}: {captions.canonical_caption(scene)}', whole))
+        rows.append((f'{name}: {captions.canonical_caption(scene)}', result))
     tell(name, steps)
   return found, rows
 
@@ -201,16 +202,10 @@ def joins(maker, clips, scenes, *, names=JOINS):
 def images(maker, clips, scenes):
   """One frame is given: what comes out in its place."""
   found, rows = {}, []
-  for at in (0, maker.grid.frames // 2, maker.grid.frames - 1):
+  for at in (0, maker.frames // 2, maker.frames - 1):
     decibels = []
     for i, clip in enumerate(tqdm.tqdm(clips, desc=f'image at {at}')):
-      window = conditioning_video.image(
-        clip[at],
-        frames=maker.grid.frames,
-        at=at,
-        hold=maker.grid.stride[0],
-      )
-      made = maker(window, scenes[i], seed=i)
+      made = maker(scenes[i], seed=i, image=clip[at], at=at)
       decibels.append(psnr(made[at], clip[at]))
       if i < SHOWN:
         rows.append((f'image at {at}, the real clip below', made))
@@ -225,7 +220,7 @@ def inpaintings(maker, clips, scenes):
   new_HW = np.zeros(clips[0].shape[1:3], bool)
   new_HW[:, new_HW.shape[1] // 2 :] = True
   for i, clip in enumerate(tqdm.tqdm(clips, desc='inpaint')):
-    made = maker(conditioning_video.inpaint(clip, new_HW), scenes[i], seed=i)
+    made = maker(scenes[i], seed=i, mode='inpaint', video=clip, mask=new_HW)
     decibels.append(psnr(made[:, ~new_HW], clip[:, ~new_HW]))
     scores.append(measures.score(measures.measure(made), scenes[i]))
     if i < SHOWN:
@@ -242,10 +237,9 @@ def outpaintings(maker, clips, scenes):
   decibels, scores, rows = [], [], []
   for i, clip in enumerate(tqdm.tqdm(clips, desc='outpaint')):
     middle = clip[:, top : height - top, left : width - left]
-    window = conditioning_video.outpaint(
-      middle, height=height, width=width, cell=maker.grid.stride[1:]
+    made = maker(
+      scenes[i], seed=i, mode='outpaint', video=middle, size=(width, height)
     )
-    made = maker(window, scenes[i], seed=i)
     kept = made[:, top : height - top, left : width - left]
     decibels.append(psnr(kept, middle))
     scores.append(measures.score(measures.measure(made), scenes[i]))
@@ -261,7 +255,7 @@ def stills(maker, clips, scenes):
   _, scenes = maker_lib.real(maker.world, max(len(clips), COLUMNS), seed=SEED)
   images_NHWC = np.concatenate(
     [
-      maker(None, scene, seed=i, frames=1)
+      maker(scene, seed=i, mode='still')
       for i, scene in enumerate(tqdm.tqdm(scenes, desc='still'))
     ]
   )
@@ -290,8 +284,14 @@ def edits(maker, clips, scenes):
     followed, away = [], []
     for i, clip in enumerate(tqdm.tqdm(clips, desc=f'edit {strength}')):
       asked = repainted(scenes[i], colours)
-      window = conditioning_video.edit(clip, frames=maker.grid.frames)
-      made = maker(window, asked, seed=i, strength=strength, temperature=None)
+      made = maker(
+        asked,
+        seed=i,
+        mode='edit',
+        video=clip,
+        strength=strength,
+        temperature=None,
+      )
       told = measures.measure(made)
       followed.append(measures.score(told, asked)['colour'])
       before = measures.measure(clip)

@@ -15,9 +15,9 @@ import resource
 import subprocess
 import sys
 
-import av
 import numpy as np
 
+import spacetime
 from spacetime.data.digits import captions, world
 from spacetime.evaluation import world as measures
 from spacetime.media import contact_sheet
@@ -57,13 +57,6 @@ def run(out: pathlib.Path, seconds: float, *more: str) -> float:
   return used.ru_maxrss / 1024
 
 
-def read(path: pathlib.Path) -> np.ndarray:
-  with av.open(os.fspath(path)) as file:
-    return np.stack(
-      [f.to_ndarray(format='rgb24') for f in file.decode(video=0)]
-    )
-
-
 def drift(videos, scenes) -> list[dict[str, float]]:
   """Mean scores of every ten seconds."""
   found = []
@@ -96,7 +89,9 @@ def main() -> None:
   told = out / 'prompts.txt'
   told.write_text('\n'.join(prompts) + '\n')
   run(out / 'a.mp4', args.seconds, f'--prompts_file={told}', *more)
-  videos = [read(path) for path in sorted(out.glob('a-*.mp4'))]
+  videos = [
+    spacetime.read_video(path).frames for path in sorted(out.glob('a-*.mp4'))
+  ]
   contact_sheet.write(out / 'sheet.png', videos, prompts, columns=13, scale=1)
   found = {
     'frames': len(videos[0]),

@@ -1,4 +1,4 @@
-"""What the step cache and the text's keys cost and gain, on a bundled model.
+"""What the first-block cache and the KV cache of the text cost and gain, on a bundled model.
 
   PYTHONPATH=. python tests/benchmarks/sampling_speed.py --num=64
 
@@ -15,15 +15,13 @@ import time
 import jax
 import numpy as np
 
-from spacetime import sharding
-from spacetime.checkpoint import load
-from spacetime.config import networks, samplers
+from spacetime.config import networks
 from spacetime.data.digits import captions, examples
 from spacetime.data.digits import world as world_lib
 from spacetime.diffusion import conditioning, sampler
 from spacetime.evaluation import world as measures
 from spacetime.media.pixels import to_frames
-from spacetime.pipeline import prompt_embeds
+from spacetime.pipeline import pipeline, prompt_embeds
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,21 +45,20 @@ def main() -> None:
   parser.add_argument(
     '--thresholds', type=float, nargs='*', default=[0.02, 0.05, 0.1, 0.2, 0.4]
   )
-  asked = parser.parse_args()
-  mesh = sharding.single_device_mesh()
-  model = load.load(asked.checkpoint, mesh=mesh)
-  world = model.experiment.data.world
-  scenes = [scene(i, world) for i in range(asked.num)]
-  told = prompt_embeds.from_prompts(
-    model, [captions.canonical_caption(s) for s in scenes], negative=''
+  flags = parser.parse_args()
+  engine = pipeline.load(flags.checkpoint, progress=False).engine
+  world = engine.data.world
+  scenes = [scene(i, world) for i in range(flags.num)]
+  embeds = prompt_embeds.from_prompts(
+    engine, [captions.canonical_caption(s) for s in scenes], negative=''
   )
-  plain = sample(model, told, asked, first_block_cache=0.0)
+  plain = sample(engine, embeds, flags, first_block_cache=0.0)
   print('threshold  computed  seconds  PSNR dB  colour  count  motion')
   print(row('none', plain, plain, scenes))
-  for threshold in asked.thresholds:
-    run = sample(model, told, asked, first_block_cache=threshold)
+  for threshold in flags.thresholds:
+    run = sample(engine, embeds, flags, first_block_cache=threshold)
     print(row(f'{threshold:g}', run, plain, scenes), flush=True)
-  each = sample(model, told, asked, first_block_cache=0.0, prepare=False)
+  each = sample(engine, embeds, flags, first_block_cache=0.0, prepare=False)
   print(
     f'text projected once {plain.seconds:.2f} s, at every step '
     f'{each.seconds:.2f} s: {each.seconds / plain.seconds:.3f} times; PSNR '
@@ -78,45 +75,45 @@ def scene(i: int, world: world_lib.World) -> world_lib.Scene:
 
 
 def sample(
-  model, told, asked, *, first_block_cache: float, prepare=True
+  engine, embeds, flags, *, first_block_cache: float, prepare=True
 ) -> Run:
   """All clips in batches; the first round compiles and is not counted."""
-  nets = model.networks
-  settings = model.experiment.sampling.with_changes(
-    steps=asked.steps,
-    solver=asked.solver,
+  nets = engine.networks
+  settings = engine.settings(
+    steps=flags.steps,
+    solver=flags.solver,
     first_block_cache=first_block_cache,
   )
-  made = samplers.sampler(model.experiment, nets, settings)
+  sampling = engine.samplers(settings, None)['dit']
   if not prepare:
-    made = dataclasses.replace(made, precompute_kv=None)
-  params = {'dit': model.read('dit')}
-  grid = networks.clip_geometry(model.experiment.data, nets)
+    sampling = dataclasses.replace(sampling, precompute_kv=None)
+  params = {'dit': engine.read('dit')}
+  grid = networks.clip_geometry(engine.data, nets)
   condition = conditioning.pure_noise(
-    asked.batch, (*grid.latent, nets.autoencoder.z_dim)
+    flags.batch, (*grid.latent, nets.autoencoder.z_dim)
   )
-  run = jax.jit(made.run)
+  run = jax.jit(sampling.run)
   seconds = []
-  for _ in range(asked.rounds + 1):
+  for _ in range(flags.rounds + 1):
     videos, counts, spent = [], [], 0.0
-    for first in range(0, asked.num, asked.batch):
-      keys = sampler.clip_keys(0, asked.batch, first=first)
+    for first in range(0, flags.num, flags.batch):
+      keys = sampler.clip_keys(0, flags.batch, first=first)
       text_BSY, negative_BSY = (
         prompt_embeds.batch(
-          rows[first : first + asked.batch], length=nets.text_length
+          rows[first : first + flags.batch], length=nets.text_length
         )
-        for rows in (told.text, told.negative)
+        for rows in (embeds.text, embeds.negative)
       )
-      carry = made.init(keys, condition)
+      carry = sampling.init(keys, condition)
       began = time.perf_counter()
       carry = jax.block_until_ready(
         run(params, carry, text_BSY, negative_BSY, condition)
       )
       spent += time.perf_counter() - began
-      z_Bfhwc = made.finalize(carry)
-      frozen = {'autoencoder': model.read('autoencoder')}
+      z_Bfhwc = sampling.finalize(carry)
+      frozen = {'autoencoder': engine.read('autoencoder')}
       videos.append(to_frames(np.asarray(nets.decode(frozen, z_Bfhwc))))
-      if made.cached_transform is not None:
+      if sampling.cached_transform is not None:
         counts.append((int(carry.cache[0].computed), int(carry.cache[0].steps)))
     seconds.append(spent)
   computed, of = np.sum(counts, 0) if counts else (1, 1)
