@@ -43,9 +43,9 @@ def test_all_of_it_is_at_most_40_megabytes():
 
 @pytest.mark.parametrize('name', ['digits', 'digits_autoencoder'])
 def test_is_what_was_measured(name):
-  found = json.loads((ASSETS / name / 'metrics.json').read_text())
-  assert found['weights_hash'] == checkpoint.weights_hash(ASSETS / name)
-  assert found['num'] >= 64
+  metrics = json.loads((ASSETS / name / 'metrics.json').read_text())
+  assert metrics['weights_hash'] == checkpoint.weights_hash(ASSETS / name)
+  assert metrics['num'] >= 64
 
 
 def test_the_model_follows_the_prompt_in_colour_and_motion():
@@ -102,7 +102,7 @@ def test_a_cpu_computes_in_float32_what_was_trained_in_bfloat16(mesh):
   assert computed == dataclasses.replace(experiment, model=computed.model)
 
 
-def test_is_the_preset_that_made_it():
-  made = checkpoint.read_config(ASSETS / 'digits')
+def test_is_the_preset_of_its_training():
+  config = checkpoint.read_config(ASSETS / 'digits')
   preset = parse.plain(digits_bundled.get_config())
-  assert made == json.loads(json.dumps(preset))
+  assert config == json.loads(json.dumps(preset))

@@ -11,8 +11,8 @@ from spacetime.training import init_state, metrics, run, setup
 
 
 def config(folder, **values):
-  made = digits.get_config('tiny')
-  made.update_from_flattened_dict(
+  experiment = digits.get_config('tiny')
+  experiment.update_from_flattened_dict(
     {
       'data.dir': str(folder / 'data'),
       'data.batch_size': 8,
@@ -25,7 +25,7 @@ def config(folder, **values):
     }
     | values
   )
-  return made
+  return experiment
 
 
 def losses(workdir):
@@ -42,19 +42,21 @@ def folder(tmp_path_factory):
   """DIR/data, DIR/cache, and DIR/run from pixels."""
   folder = tmp_path_factory.mktemp('digits')
   run.train(config(folder), str(folder / 'run'))
-  found = precompute.open_encoder(str(folder / 'run'))
+  encoder = precompute.open_encoder(str(folder / 'run'))
   data = parse.experiment(config(folder)).data
   for text in ('captions', 'embeddings'):
-    precompute.encode(found, data, folder / text, text=text, batch=3, shard=16)
+    precompute.encode(
+      encoder, data, folder / text, text=text, batch=3, shard=16
+    )
   return folder
 
 
 def test_latents_in_a_cache_give_the_same_run(folder, tmp_path):
   cached = {'data.name': 'cache', 'data.dir': str(folder / 'captions')}
   run.train(config(folder, **cached), str(tmp_path))
-  wanted = losses(folder / 'run')
-  assert len(wanted) == 2 + 7
-  np.testing.assert_allclose(losses(tmp_path), wanted, rtol=1e-4)
+  expected = losses(folder / 'run')
+  assert len(expected) == 2 + 7
+  np.testing.assert_allclose(losses(tmp_path), expected, rtol=1e-4)
   tokenizers = [p / 'tokenizer.model' for p in (folder / 'run', tmp_path)]
   assert tokenizers[0].read_bytes() == tokenizers[1].read_bytes()
 
@@ -69,10 +71,12 @@ def test_a_run_starts_from_a_model_of_our_own(folder, tmp_path):
   )
   at = init_state.init_state(ready, None, jax.random.key(0))
   assert set(at.params) == {'dit', 'text'} and int(at.step) == 0
-  made = config(folder, **embedded, **{'train.sheet_every': 2})
-  with made.unlocked():
-    made.text.kind = 'frozen'
-  state = run.train(made, str(tmp_path / 'run'), checkpoint=str(folder / 'run'))
+  experiment = config(folder, **embedded, **{'train.sheet_every': 2})
+  with experiment.unlocked():
+    experiment.text.kind = 'frozen'
+  state = run.train(
+    experiment, str(tmp_path / 'run'), checkpoint=str(folder / 'run')
+  )
   assert set(state.params) == {'dit'}
   assert (tmp_path / 'run/sheets/0000002.png').exists()
   first, last = (losses(p)[0] for p in (folder / 'run', tmp_path / 'run'))

@@ -102,7 +102,7 @@ def frames(path):
     return [f.to_ndarray(format='rgb24') for f in container.decode(video=0)]
 
 
-def test_train_leaves_a_whole_run(model):
+def test_train_writes_a_complete_run(model):
   names = {path.name for path in model.iterdir()}
   assert {
     'config.json',
@@ -120,7 +120,7 @@ def test_train_leaves_a_whole_run(model):
   assert Image.open(model / 'sheets' / '0000002.png').width > 100
 
 
-def test_sample_writes_a_video_and_how_it_was_made(model, tmp_path):
+def test_sample_writes_a_video_and_its_sidecar(model, tmp_path):
   out = tmp_path / 'three.mp4'
   ran = python(
     *('-m', 'spacetime', 'sample', f'--checkpoint={model}', f'--out={out}'),
@@ -129,13 +129,15 @@ def test_sample_writes_a_video_and_how_it_was_made(model, tmp_path):
   assert ran.returncode == 0, ran.stderr[-3000:]
   video = frames(out)
   assert len(video) == 5 and video[0].shape == (32, 32, 3)
-  made = json.loads((tmp_path / 'three.mp4.json').read_text())
-  assert made['prompt'] == 'a red 3 moving left' and made['seed'] == 5
-  assert made['sampling']['steps'] == 2 and len(made['weights_hash']) == 16
+  metadata = json.loads((tmp_path / 'three.mp4.json').read_text())
+  assert metadata['prompt'] == 'a red 3 moving left' and metadata['seed'] == 5
+  assert (
+    metadata['sampling']['steps'] == 2 and len(metadata['weights_hash']) == 16
+  )
 
 
 def test_a_video_longer_than_those_trained_on(tmp_path):
-  made = {}
+  videos = {}
   for kind in ('none', 'riflex'):
     out = tmp_path / f'{kind}.mp4'
     sample(
@@ -146,11 +148,11 @@ def test_a_video_longer_than_those_trained_on(tmp_path):
       '--steps=2',
       f'--rope_scaling={kind}',
     )
-    made[kind] = frames(out)
-    assert len(made[kind]) == 53
-    told = json.loads((tmp_path / f'{kind}.mp4.json').read_text())
-    assert told['sampling']['rope_scaling'] == kind
-  assert not np.array_equal(made['none'], made['riflex'])
+    videos[kind] = frames(out)
+    assert len(videos[kind]) == 53
+    metadata = json.loads((tmp_path / f'{kind}.mp4.json').read_text())
+    assert metadata['sampling']['rope_scaling'] == kind
+  assert not np.array_equal(videos['none'], videos['riflex'])
 
 
 def test_sample_many_prompts_from_a_file(model, tmp_path):
@@ -160,7 +162,7 @@ def test_sample_many_prompts_from_a_file(model, tmp_path):
     tmp_path / 'clip.gif',
     f'--prompts_file={tmp_path / "prompts.txt"}',
     '--num=2',
-    '--batch=3',
+    '--batch_size=3',
     '--frames=9',
   )
   assert len(list(tmp_path.glob('clip-00?.gif'))) == 4
@@ -196,8 +198,8 @@ def test_a_video_goes_on(model, tmp_path):
     '--prompt=a red 3 moving left',
     '--mode=extend',
     f'--video={source}',
-    '--given=3',
-    '--candidates=3',
+    '--cond_frames=3',
+    '--best_of=3',
     '--decode_shards=2',
   )
   pictures = sorted((tmp_path / 'longer').iterdir())
@@ -206,18 +208,18 @@ def test_a_video_goes_on(model, tmp_path):
     np.testing.assert_allclose(
       np.asarray(Image.open(picture), np.int32), frame, atol=2
     )
-  made = json.loads((tmp_path / 'longer.png.json').read_text())
-  assert made['mode'] == 'extend' and made['given'] == 3
-  assert made['decode_shards'] == 2 and made['video'] == str(source)
-  # What was kept is one of what --num would have drawn, the smoothest of them.
-  assert made['candidates'] == 3
+  metadata = json.loads((tmp_path / 'longer.png.json').read_text())
+  assert metadata['mode'] == 'extend' and metadata['cond_frames'] == 3
+  assert metadata['decode_shards'] == 2 and metadata['video'] == str(source)
+  # The result is the smoothest of those that --num samples.
+  assert metadata['best_of'] == 3
   sample(
     model,
     tmp_path / 'all.png',
     '--prompt=a red 3 moving left',
     '--mode=extend',
     f'--video={source}',
-    '--given=3',
+    '--cond_frames=3',
     '--num=3',
   )
   videos = [
@@ -225,8 +227,8 @@ def test_a_video_goes_on(model, tmp_path):
     for folder in (tmp_path / 'longer', *sorted(tmp_path.glob('all-0*/')))
   ]
   rough = [best_of_n.roughness(video, 7) for video in videos[1:]]
-  assert made['candidate'] == np.argmin(rough) and len(set(rough)) == 3
-  np.testing.assert_array_equal(videos[0], videos[1 + made['candidate']])
+  assert metadata['candidate'] == np.argmin(rough) and len(set(rough)) == 3
+  np.testing.assert_array_equal(videos[0], videos[1 + metadata['candidate']])
 
 
 def test_an_endpoint_that_does_not_answer_leaves_the_prompt(model, tmp_path):
@@ -239,9 +241,11 @@ def test_an_endpoint_that_does_not_answer_leaves_the_prompt(model, tmp_path):
   )
   assert '--expand_prompt: http://127.0.0.1:9/v1: ' in ran.err
   assert 'going on with the prompt as it is: a red 3 moving left' in ran.err
-  made = json.loads((tmp_path / 'a.png.json').read_text())
-  assert made['prompt'] == made['prompt_asked'] == 'a red 3 moving left'
-  assert made['expand_prompt'] == 'http://127.0.0.1:9/v1'
+  metadata = json.loads((tmp_path / 'a.png.json').read_text())
+  assert (
+    metadata['prompt'] == metadata['original_prompt'] == 'a red 3 moving left'
+  )
+  assert metadata['expand_prompt'] == 'http://127.0.0.1:9/v1'
 
 
 def test_export_samples_the_same(model, folder, tmp_path):
@@ -269,11 +273,11 @@ def test_evaluate_measures_samples_and_real_clips(model, tmp_path):
     f'--out={tmp_path}',
   )
   ran.ok()
-  found = json.loads((tmp_path / 'metrics.json').read_text())
-  assert (found['frames'], found['size']) == (9, '48x32')
-  assert (found['guidance'], found['temperature']) == (1.0, 0.5)
-  assert found['sampled']['clips'] == found['real']['clips'] == 4
-  assert found['real']['colour'] == 1.0
+  metrics = json.loads((tmp_path / 'metrics.json').read_text())
+  assert (metrics['frames'], metrics['size']) == (9, '48x32')
+  assert (metrics['guidance'], metrics['temperature']) == (1.0, 0.5)
+  assert metrics['sampled']['clips'] == metrics['real']['clips'] == 4
+  assert metrics['real']['colour'] == 1.0
   assert {p.name for p in tmp_path.iterdir()} >= {'sheet.png', 'chart.png'}
 
 
@@ -304,7 +308,7 @@ def test_trains_on_the_latents_of_an_autoencoder(codec, folder, tmp_path):
     f'--config.autoencoder.weights={codec}',
     config='experiments/digits_latent.py',
   )
-  # The run is whole by itself: it has its own copy of the autoencoder.
+  # The run stands alone: it has its own copy of the autoencoder.
   assert (tmp_path / 'run' / 'autoencoder' / 'weights.safetensors').exists()
   saved = json.loads((tmp_path / 'run' / 'config.json').read_text())
   assert saved['autoencoder']['weights'] == 'autoencoder'
@@ -325,7 +329,7 @@ def test_encodes_once_and_trains_on_the_cache(codec, folder, tmp_path):
     f'--config.data.dir={folder / "data"}',
     *clips,
     f'--out={tmp_path / "cache"}',
-    '--batch=16',
+    '--batch_size=16',
     '--dtype=bfloat16',
   )
   ran.ok()

@@ -1,11 +1,11 @@
-"""What may befall a run, many times each: what was saved stays, and it goes on.
+"""Faults of a run, many times each: saved work survives, and it continues.
 
-  PYTHONPATH=. python tests/faults.py --times=10
+  python -m tests.e2e.faults --times=10
 
 SIGTERM; SIGKILL within a save; a full disk (a small file system where one can
-be mounted, else a limit on the size of files). Each start goes on from what the
-one before it left. In the end the losses must be those of a run that nothing
-befell, bit for bit.
+be mounted, else a limit on the size of files). Each start continues from the
+checkpoint of the one before. In the end the losses must be those of an
+undisturbed run, bit for bit.
 """
 
 import argparse
@@ -66,8 +66,8 @@ def start(folder: pathlib.Path, workdir, *, steps: int, limit: int = 0) -> int:
     os._exit(code)
 
 
-def whole(workdir: pathlib.Path) -> list[int]:
-  """Steps that are wholly there."""
+def complete_steps(workdir: pathlib.Path) -> list[int]:
+  """Steps with a complete checkpoint."""
   folder = paths.absolute(workdir) / checkpoint.STEPS
   if not folder.exists():
     return []
@@ -91,39 +91,42 @@ def code_of(pid: int) -> int:
 
 def terminated(folder, workdir, draw) -> None:
   """SIGTERM after some steps: all is saved, and the code says start again."""
-  before = max(whole(workdir), default=0)
+  before = max(complete_steps(workdir), default=0)
   pid = start(folder, workdir, steps=100000)
-  until(lambda: max(whole(workdir), default=0) > before, pid)
+  until(lambda: max(complete_steps(workdir), default=0) > before, pid)
   time.sleep(draw.random() * 0.1)
   os.kill(pid, signal.SIGTERM)
   assert code_of(pid) == 75
-  made = metrics.read_metrics(workdir)[-1]['step']
-  assert whole(workdir)[-1] == made, 'the last step was not saved'
+  last = metrics.read_metrics(workdir)[-1]['step']
+  assert complete_steps(workdir)[-1] == last, 'the last step was not saved'
 
 
 def killed(folder, workdir, draw) -> None:
   """SIGKILL while a checkpoint is half-written."""
-  before = max(whole(workdir), default=0)
+  before = max(complete_steps(workdir), default=0)
   pid = start(folder, workdir, steps=100000)
-  until(lambda: max(whole(workdir), default=0) > before, pid)
+  until(lambda: max(complete_steps(workdir), default=0) > before, pid)
   steps = workdir / checkpoint.STEPS
   half = lambda: any(not p.name.isdigit() for p in steps.iterdir())  # noqa: E731
   until(half, pid)
   time.sleep(draw.random() * 0.02)
-  held = max(whole(workdir))
+  held = max(complete_steps(workdir))
   os.kill(pid, signal.SIGKILL)
   assert code_of(pid) == -signal.SIGKILL
-  assert max(whole(workdir)) >= held > before
+  assert max(complete_steps(workdir)) >= held > before
 
 
 def filled(folder, workdir, draw) -> None:
   """The disk is full: the run ends and says so; what it had stays."""
-  before = whole(workdir)
+  before = complete_steps(workdir)
   ballast = workdir / 'ballast'
   mounted = os.path.ismount(workdir)
   pid = start(folder, workdir, steps=100000, limit=0 if mounted else 100_000)
   if mounted:
-    until(lambda: max(whole(workdir), default=0) > max(before, default=0), pid)
+    until(
+      lambda: max(complete_steps(workdir), default=0) > max(before, default=0),
+      pid,
+    )
     time.sleep(draw.random() * 0.1)
     with ballast.open('wb', buffering=0) as file:
       try:
@@ -135,7 +138,7 @@ def filled(folder, workdir, draw) -> None:
   ballast.unlink(missing_ok=True)
   assert code == 75, f'exit code {code}'
   assert 'started again, the run goes on' in (folder / 'log').read_text()
-  assert max(whole(workdir), default=0) >= max(before, default=0)
+  assert max(complete_steps(workdir), default=0) >= max(before, default=0)
 
 
 FAULTS = {'SIGTERM': terminated, 'SIGKILL': killed, 'full disk': filled}
@@ -162,15 +165,15 @@ def main() -> None:
     try:
       for _ in range(times):
         fault(folder, workdir, draw)
-      last = max(whole(workdir), default=0)
+      last = max(complete_steps(workdir), default=0)
       assert code_of(start(folder, workdir, steps=last + 2)) == 0
       calm = folder / f'calm_{name.replace(" ", "_")}'
       assert code_of(start(folder, calm, steps=last + 2)) == 0
-      told, want = (
+      losses, expected = (
         {x['step']: x['loss'] for x in metrics.read_metrics(w) if 'loss' in x}
         for w in (workdir, calm)
       )
-      assert told == want and len(want) == last + 2, 'other losses'
+      assert losses == expected and len(expected) == last + 2, 'other losses'
     finally:
       if mounted:
         subprocess.run(['umount', str(workdir)], check=True)

@@ -16,10 +16,10 @@ from tests.helpers import finetuned, published_folder
 
 FORMS = {'2.1': published_folder.VAE, '2.2': published_folder.VAE22}
 LORA = {'lora.rank': 2, 'lora.alpha': 6.0, 'lora.dropout': 0.1}
-KINDS = {'whole': {}, 'lora': LORA}
+KINDS = {'full': {}, 'lora': LORA}
 
 
-CASES = [('2.1', 'whole'), ('2.1', 'lora'), ('2.2', 'whole')]
+CASES = [('2.1', 'full'), ('2.1', 'lora'), ('2.2', 'full')]
 
 
 @pytest.fixture(scope='module', params=CASES, ids='-'.join)
@@ -44,9 +44,9 @@ def folder(form, tmp_path_factory):
 
 
 @pytest.fixture(scope='module')
-def whole(form, kind, folder, tmp_path_factory):
+def full(form, kind, folder, tmp_path_factory):
   """Four steps at a stretch, from the published folder."""
-  workdir = tmp_path_factory.mktemp('whole')
+  workdir = tmp_path_factory.mktemp('full')
   state = run.train(
     finetuned.config(folder, vae=FORMS[form], **KINDS[kind]),
     str(workdir),
@@ -79,28 +79,30 @@ def published(folder):
   return folders.open_part(folder / 'wan', 'transformer').load(mesh)
 
 
-def test_two_steps_and_two_are_four(form, kind, folder, whole, tmp_path):
-  made = finetuned.config(folder, vae=FORMS[form], **KINDS[kind])
+def test_two_steps_and_two_are_four(form, kind, folder, full, tmp_path):
+  config = finetuned.config(folder, vae=FORMS[form], **KINDS[kind])
   workdir = str(tmp_path / 'run')
-  run.train(made, workdir, checkpoint=str(folder / 'wan'), stop=stop_after(2))
+  run.train(config, workdir, checkpoint=str(folder / 'wan'), stop=stop_after(2))
   moved = folder / 'wan'
-  if kind == 'whole':  # which needs the weights that it began with no more
+  if (
+    kind == 'full'
+  ):  # a full run no longer needs the weights that it started from
     moved = moved.rename(tmp_path / 'elsewhere')
   try:
-    made = finetuned.config(folder, vae=FORMS[form], **KINDS[kind])
-    second = run.train(made, workdir)
+    config = finetuned.config(folder, vae=FORMS[form], **KINDS[kind])
+    second = run.train(config, workdir)
   finally:
-    if kind == 'whole':
+    if kind == 'full':
       moved.rename(folder / 'wan')
   assert int(second.step) == 4
-  for a, b in zip(leaves(second), leaves(whole[0]), strict=True):
+  for a, b in zip(leaves(second), leaves(full[0]), strict=True):
     np.testing.assert_array_equal(a, b)
-  assert losses(workdir) == losses(whole[1])
+  assert losses(workdir) == losses(full[1])
 
 
-def test_only_what_is_trained_is_in_the_checkpoint(kind, folder, whole):
-  state, workdir = whole
-  roots = {'whole': {'dit'}, 'lora': {'lora'}}[kind]
+def test_only_what_is_trained_is_in_the_checkpoint(kind, folder, full):
+  state, workdir = full
+  roots = {'full': {'dit'}, 'lora': {'lora'}}[kind]
   assert set(state.params) == set(state.ema) == roots
   saved = checkpoint.saved_shapes(
     checkpoint.absolute(workdir) / 'checkpoints' / '4'
@@ -119,9 +121,9 @@ def test_only_what_is_trained_is_in_the_checkpoint(kind, folder, whole):
 
 def test_begins_at_the_published_weights(form, kind, folder, tmp_path):
   """The loss of the first step is that of the folder's own transformer."""
-  made = finetuned.config(folder, vae=FORMS[form], **KINDS[kind])
+  config = finetuned.config(folder, vae=FORMS[form], **KINDS[kind])
   ready = setup.check(
-    parse.experiment(made), str(tmp_path), init_from=str(folder / 'wan')
+    parse.experiment(config), str(tmp_path), init_from=str(folder / 'wan')
   )
   at = init_state.init_state(ready, None, jax.random.key(0))
   frozen = {}
@@ -136,11 +138,11 @@ def test_begins_at_the_published_weights(form, kind, folder, tmp_path):
   task = tasks.diffusion_task(
     parse.experiment(plain), networks.networks(parse.experiment(plain))
   )
-  wanted = jax.jit(task.held_out)({'dit': published(folder)}, {}, batch)
+  expected = jax.jit(task.held_out)({'dit': published(folder)}, {}, batch)
   for params in (at.params, at.ema):
-    found = jax.jit(ready.task.held_out)(params, frozen, batch)
-    for name, value in wanted.items():
-      np.testing.assert_allclose(found[name], value, rtol=1e-5)
+    losses = jax.jit(ready.task.held_out)(params, frozen, batch)
+    for name, value in expected.items():
+      np.testing.assert_allclose(losses[name], value, rtol=1e-5)
 
 
 # -- what is refused -----------------------------------------------------------
@@ -237,11 +239,11 @@ def test_refuses_two_transformers_and_takes_one(tiny, tmp_path):
   check(folder, tmp_path / 'run', start='wan/transformer_2')
 
 
-def test_a_run_goes_on_from_the_weights_it_began_with(tiny, tmp_path):
+def test_a_run_continues_from_its_own_start(tiny, tmp_path):
   workdir = tmp_path / 'run'
-  made = finetuned.config(tiny, **LORA)
+  config = finetuned.config(tiny, **LORA)
   ready = setup.check(
-    parse.experiment(made), str(workdir), init_from=str(tiny / 'wan')
+    parse.experiment(config), str(workdir), init_from=str(tiny / 'wan')
   )
   checkpoint.write_config(workdir, ready.experiment.values)
   # Pairs need their base again, and know where it was.
@@ -270,10 +272,10 @@ def test_a_run_goes_on_from_the_weights_it_began_with(tiny, tmp_path):
 
 
 def test_an_autoencoders_stage_starts_from_nothing(tiny, tmp_path):
-  made = digits_autoencoder.get_config('tiny')
-  made.data.batch_size = 8
+  config = digits_autoencoder.get_config('tiny')
+  config.data.batch_size = 8
   with pytest.raises(ValueError, match="expected none in an autoencoder's"):
-    setup.check(parse.experiment(made), str(tmp_path), init_from='digits')
-  made.data.name = 'cache'
+    setup.check(parse.experiment(config), str(tmp_path), init_from='digits')
+  config.data.name = 'cache'
   with pytest.raises(ValueError, match="data.name='cache' in an autoencoder's"):
-    setup.check(parse.experiment(made), str(tmp_path))
+    setup.check(parse.experiment(config), str(tmp_path))

@@ -98,9 +98,9 @@ def test_a_run_in_a_bucket(tmp_path):
       'train.sheet_every': 0,
       'train.pca_init_clips': 0,
     }
-    given = [f'--config.{key}={value}' for key, value in values.items()]
+    overrides = [f'--config.{key}={value}' for key, value in values.items()]
     config = '--config=experiments/digits.py:tiny'
-    call('train', config, f'--workdir={workdir}', *given)
+    call('train', config, f'--workdir={workdir}', *overrides)
 
   def losses(text):
     lines = [json.loads(line) for line in text.splitlines()]

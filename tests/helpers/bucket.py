@@ -81,7 +81,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
   objects: Objects
 
   def handle(self):
-    # A client may have left with what it wanted.
+    # A client may have left with what it expected.
     with contextlib.suppress(ConnectionError):
       super().handle()
 
@@ -132,8 +132,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
   def stale(self, name: str, query: dict) -> bool:
     """Whether another generation is there than the one asked for."""
     generation = self.objects.held.get(name, (b'', 0))[1]
-    wanted = query.get('ifGenerationMatch', generation)
-    return int(wanted) != generation
+    expected = query.get('ifGenerationMatch', generation)
+    return int(expected) != generation
 
   def one(self, name: str, query: dict, target: str, *, verb: str | None):
     if self.stale(name, query):
@@ -143,11 +143,11 @@ class Handler(http.server.BaseHTTPRequestHandler):
       del self.objects.held[name]
       return self.answer(204)
     if verb in ('rewriteTo', 'moveTo'):
-      made = self.objects.put(target, data)
+      stored = self.objects.put(target, data)
       if verb == 'moveTo':
         del self.objects.held[name]
-        return self.answer(200, made)
-      return self.answer(200, {'done': True, 'resource': made})
+        return self.answer(200, stored)
+      return self.answer(200, {'done': True, 'resource': stored})
     if verb:
       return self.refuse(501, f'{verb} is not served')
     if query.get('alt') != 'media':
@@ -155,12 +155,16 @@ class Handler(http.server.BaseHTTPRequestHandler):
     if query.get('ifGenerationNotMatch') == str(generation):
       return self.answer(304)
     extra = {'x_goog_generation': str(generation)}
-    asked = re.fullmatch(r'bytes=(\d*)-(\d*)', self.headers.get('Range', ''))
-    if not asked:
+    requested = re.fullmatch(
+      r'bytes=(\d*)-(\d*)', self.headers.get('Range', '')
+    )
+    if not requested:
       return self.answer(200, data, **extra)
     size = len(data)
-    first = int(asked[1]) if asked[1] else max(size - int(asked[2]), 0)
-    last = int(asked[2]) if asked[1] and asked[2] else size - 1
+    first = (
+      int(requested[1]) if requested[1] else max(size - int(requested[2]), 0)
+    )
+    last = int(requested[2]) if requested[1] and requested[2] else size - 1
     last = min(last, size - 1)
     if first > last:
       return self.refuse(416, f'{name} has {size} bytes')

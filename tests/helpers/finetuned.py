@@ -50,24 +50,28 @@ def write(folder: pathlib.Path, *, vae=published_folder.VAE) -> pathlib.Path:
   folder.mkdir(exist_ok=True)
   published_folder.write(folder / 'wan', vae=vae)
   write_clips(folder / 'clips')
-  found = precompute.open_encoder(str(folder / 'wan'))
-  precompute.encode(found, data(folder), folder / 'cache', shard=3)
+  encoder = precompute.open_encoder(str(folder / 'wan'))
+  precompute.encode(encoder, data(folder), folder / 'cache', shard=3)
   return folder
 
 
 def config(folder: pathlib.Path, *, vae=published_folder.VAE, **values):
   """The experiment of that family with the sizes of the tiny one."""
   module = wan_ti2v_5b if vae.is_residual else wan_t2v_1_3b
-  made = module.get_config()
+  config_dict = module.get_config()
   frames, height, width = SIZE
   model = dataclasses.asdict(published_folder.TRANSFORMER)
   del model['channels'], model['text_width'], model['theta'], model['eps']
-  with made.unlocked():
-    made.model.update(model | {'remat': 'full'})
-    made.autoencoder = {'kind': 'wan'} | dataclasses.asdict(vae)
-    made.text.update(dataclasses.asdict(published_folder.TEXT))
-    made.lora.targets = ('self_attention.q', 'cross_attention.v', 'mlp_out')
-  made.update_from_flattened_dict(
+  with config_dict.unlocked():
+    config_dict.model.update(model | {'remat': 'full'})
+    config_dict.autoencoder = {'kind': 'wan'} | dataclasses.asdict(vae)
+    config_dict.text.update(dataclasses.asdict(published_folder.TEXT))
+    config_dict.lora.targets = (
+      'self_attention.q',
+      'cross_attention.v',
+      'mlp_out',
+    )
+  config_dict.update_from_flattened_dict(
     {
       'data.dir': str(folder / 'cache'),
       'data.frames': frames,
@@ -86,4 +90,4 @@ def config(folder: pathlib.Path, *, vae=published_folder.VAE, **values):
     }
     | values
   )
-  return made
+  return config_dict

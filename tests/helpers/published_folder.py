@@ -90,7 +90,7 @@ def write_shards(folder, config, *, count=2, stem=None) -> pathlib.Path:
 
 
 def write(folder: pathlib.Path, *, vae=VAE, dtype=np.float32) -> pathlib.Path:
-  """Writes a whole pipeline's folder and returns it."""
+  """Writes a complete pipeline's folder and returns it."""
   write_part(folder / 'transformer', TRANSFORMER, dtype=dtype)
   write_part(folder / 'vae', vae)
   write_part(folder / 'text_encoder', TEXT, dtype=dtype)
@@ -128,7 +128,7 @@ def change_index(folder: pathlib.Path, **changes) -> None:
 
 def tensors(folder: pathlib.Path) -> dict[str, np.ndarray]:
   """Every tensor of a network's folder, whatever its files."""
-  found = {}
+  tensors_by_name = {}
   for path in sorted(folder.glob('*.safetensors')):
-    found |= safetensors.numpy.load_file(path)
-  return found
+    tensors_by_name |= safetensors.numpy.load_file(path)
+  return tensors_by_name

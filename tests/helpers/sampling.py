@@ -43,16 +43,19 @@ def plan(
 def frames(model, prompts, *, embeds=None, kept_bytes=0, **options):
   """uint8 frames_FHWC of each prompt; `options` are those of plan."""
   engine = Engine(model, kept_bytes=kept_bytes)
-  made = plan(engine, prompts=prompts, **options)
+  resolved = plan(engine, prompts=prompts, **options)
   embeds = embeds or prompt_embeds.from_prompts(
-    engine, made.prompts, negative=made.negative_prompt, cache=made.cache
+    engine,
+    resolved.prompts,
+    negative=resolved.negative_prompt,
+    cache=resolved.cache,
   )
-  return generate.frames(engine, made, embeds)
+  return generate.frames(engine, resolved, embeds)
 
 
 def conditioning(model, video, *, batch, **options):
   """The encoded conditioning of a video, for a batch."""
   engine = Engine(model)
   size = np.shape(video.frames_FHWC)[:3]
-  made = plan(engine, size=size, conditioning=video, **options)
-  return generate.conditioning(engine, made, batch=batch)
+  resolved = plan(engine, size=size, conditioning=video, **options)
+  return generate.conditioning(engine, resolved, batch=batch)

@@ -131,7 +131,7 @@ def test_a_preempted_pod_is_asked_for_anew(tools):
   ('codes', 'more', 'code', 'starts'),
   [
     ([[0, '75'], [0, '0']], (), 0, 2),
-    ([[0, '2']], (), 2, 1),  # a mistake: it would be made again
+    ([[0, '2']], (), 2, 1),  # bad input: it would be refused again
     ([[0, '75'], [0, '134']], ('--max_restarts=1',), 75, 2),
   ],
 )
@@ -176,8 +176,8 @@ def test_delete(tools):
 def test_a_dry_run_runs_nothing_and_prints_all(tools):
   ran, calls, _ = tools('launch.tpu_pod', *POD, '--spot', '--dry_run')
   assert (ran.code, calls) == (0, [])
-  told = [x for x in ran.err.splitlines() if x.startswith('$ gcloud ')]
-  words = [line.split()[5] for line in told]
+  printed = [x for x in ran.err.splitlines() if x.startswith('$ gcloud ')]
+  words = [line.split()[5] for line in printed]
   assert words == ['create', 'describe', 'scp', *['ssh'] * 4]
 
 
@@ -202,14 +202,14 @@ def test_a_jobset(tools):
   )
   assert ran.code == 0, ran.err
   assert calls == [['apply', '--filename=-']]
-  made = json.loads(text)
-  assert (made['apiVersion'], made['kind']) == (
+  value = json.loads(text)
+  assert (value['apiVersion'], value['kind']) == (
     'jobset.x-k8s.io/v1alpha2',
     'JobSet',
   )
-  assert made['metadata']['labels'] == {'kueue.x-k8s.io/queue-name': 'tpus'}
-  assert made['spec']['failurePolicy']['maxRestarts'] == 100
-  (job,) = made['spec']['replicatedJobs']
+  assert value['metadata']['labels'] == {'kueue.x-k8s.io/queue-name': 'tpus'}
+  assert value['spec']['failurePolicy']['maxRestarts'] == 100
+  (job,) = value['spec']['replicatedJobs']
   assert job['replicas'] == 2
   work = job['template']['spec']
   assert (work['parallelism'], work['completions']) == (32, 32)

@@ -1,4 +1,4 @@
-"""The scripts: they parse, and their set-up is made once and then skipped."""
+"""The scripts: they parse, and their set-up runs once and is then skipped."""
 
 import os
 import pathlib
@@ -31,7 +31,7 @@ def executable(path, text):
 
 @pytest.fixture
 def clone(tmp_path):
-  """A clone whose pip only tells what it was asked."""
+  """A clone whose pip only logs its arguments."""
   shutil.copytree(ROOT / 'launch', tmp_path / 'launch')
   for name in ('setup.py', 'pyproject.toml'):
     shutil.copy(ROOT / name, tmp_path)
@@ -40,13 +40,13 @@ def clone(tmp_path):
   tools = tmp_path / '.venv/bin'
   tools.mkdir(parents=True)
   (tools / 'activate').write_text('PATH="$PWD/.venv/bin:$PATH"\n')
-  executable(tools / 'python', 'echo "python $*" >> told\n')
-  executable(tools / 'ruff', 'echo "ruff $*" >> told\n')
+  executable(tools / 'python', 'echo "python $*" >> log\n')
+  executable(tools / 'ruff', 'echo "ruff $*" >> log\n')
   return tmp_path
 
 
-def told(clone):
-  path = clone / 'told'
+def logged(clone):
+  path = clone / 'log'
   lines = path.read_text().splitlines() if path.exists() else []
   path.unlink(missing_ok=True)
   return [line for line in lines if '-c import pip' not in line]
@@ -61,26 +61,26 @@ def test_scripts_parse_and_may_be_run(script):
 
 def test_demo_installs_once_and_passes_its_arguments_on(clone):
   assert bash('bash launch/demo.sh', cwd=clone).returncode == 0
-  install, sample = told(clone)
+  install, sample = logged(clone)
   assert '-m pip install' in install and install.endswith('--editable .')
   assert sample.startswith('python -m spacetime sample --prompt=a ')
   assert sample.endswith('--out=demo.mp4')
   bash('bash launch/demo.sh "a blue 3 rises" --seed=4', cwd=clone)
-  assert told(clone) == [
+  assert logged(clone) == [
     'python -m spacetime sample --prompt=a blue 3 rises --out=demo.mp4 --seed=4'
   ]
   bash('bash launch/demo.sh --steps=9', cwd=clone)
-  (sample,) = told(clone)
+  (sample,) = logged(clone)
   assert 'to the right --out=demo.mp4 --steps=9' in sample
 
 
 def test_demo_installs_again_when_the_package_changed(clone):
   bash('bash launch/demo.sh', cwd=clone)
-  assert len(told(clone)) == 2
+  assert len(logged(clone)) == 2
   with (clone / 'setup.py').open('a') as f:
     f.write('# changed\n')
   bash('bash launch/demo.sh', cwd=clone)
-  assert len(told(clone)) == 2
+  assert len(logged(clone)) == 2
 
 
 def test_a_failed_install_is_tried_again(clone):
@@ -93,7 +93,7 @@ def test_a_failed_install_is_tried_again(clone):
 def test_test_lints_and_runs_pytest(clone):
   done = bash('bash launch/test.sh --quick tests/x_test.py -x', cwd=clone)
   assert done.returncode == 0, done.stderr
-  install, check, form, tests = told(clone)
+  install, check, form, tests = logged(clone)
   assert install.endswith('--editable .[test]')
   assert (check, form) == ('ruff check .', 'ruff format --check .')
   assert tests == (
@@ -101,7 +101,7 @@ def test_test_lints_and_runs_pytest(clone):
     'tests/x_test.py -x'
   )
   bash('bash launch/test.sh', cwd=clone)
-  assert told(clone)[-1] == 'python -m pytest -n 2 --dist worksteal'
+  assert logged(clone)[-1] == 'python -m pytest -n 2 --dist worksteal'
 
 
 def test_ci_runs_the_tests(clone):
