@@ -21,7 +21,7 @@ def write_config(
   tokenizer: bytes | None = None,
   free: tuple[str, ...] = (),
 ) -> None:
-  """Writes config.json and tokenizer.model, or checks those that are there.
+  """Writes config.json and tokenizer.model, or checks existing ones.
 
   Args:
     workdir: the run's directory; made if there is none.
@@ -42,8 +42,8 @@ def write_config(
   if tokenizer is not None and saved.exists():
     if saved.read_bytes() != tokenizer:
       raise ValueError(
-        f'{workdir} holds a run with another tokenizer; use the one there or '
-        'change --workdir'
+        f'{workdir} holds a run with another tokenizer; use that one, or '
+        'another folder'
       )
   if jax.process_index() == 0:
     if tokenizer is not None:
@@ -57,12 +57,12 @@ def check_config(
   """Raises ValueError if the directory holds a run with another config.
 
   Args:
-    workdir: the run's directory, there or not.
+    workdir: the run's directory, which may not exist.
     config: plain values, nested.
     free: dotted keys, or parents of keys, that a resumed run may change.
   """
   path = paths.absolute(workdir) / CONFIG
-  if path.exists():  # maybe of a run that was stopped before its first save
+  if path.exists():  # a run may have been stopped before its first save
     changes = {
       key: pair
       for key, pair in config_changes(_read_json(path), config).items()
@@ -72,7 +72,7 @@ def check_config(
       lines = [f'{k}: {old!r} -> {new!r}' for k, (old, new) in changes.items()]
       raise ValueError(
         f'{workdir} holds a run with another config: {"; ".join(lines)}; '
-        'restore these values or change --workdir'
+        'restore these values, or use another folder'
       )
 
 
@@ -118,9 +118,7 @@ def read_tokenizer(directory: Path) -> bytes:
   """
   path = paths.check_directory(directory) / TOKENIZER
   if not path.exists():
-    raise ValueError(
-      f'{directory} has no {TOKENIZER}; change --checkpoint or --workdir'
-    )
+    raise ValueError(f'{directory} has no {TOKENIZER}')
   return path.read_bytes()
 
 
@@ -128,9 +126,7 @@ def _read_json(path: epath.Path) -> dict[str, Any]:
   try:
     return json.loads(path.read_text())
   except json.JSONDecodeError as e:
-    raise ValueError(
-      f'{path} is not JSON ({e}); change --checkpoint or --workdir'
-    ) from e
+    raise ValueError(f'{path} is not JSON ({e})') from e
 
 
 def _flat_config(config: Any, prefix: str = '') -> dict[str, Any]:

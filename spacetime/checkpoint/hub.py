@@ -1,9 +1,9 @@
-"""Published folders by the name of their repository, over a network."""
+"""Published folders downloaded by the name of their repository."""
 
 import pathlib
 import re
 
-# What a folder of weights consists of; pickles and pictures stay there.
+# Files of a published folder that are downloaded: no pickles, no images.
 PATTERNS = (
   '*.json',
   '*.safetensors',
@@ -19,7 +19,7 @@ def is_name(path: str) -> bool:
 
 
 def fetch(name: str) -> pathlib.Path:
-  """The local folder of a repository, downloaded if it is not there yet.
+  """Downloads a repository unless it is cached; returns its folder.
 
   Raises:
     ValueError: huggingface_hub is not installed, or cannot get it.
@@ -29,7 +29,7 @@ def fetch(name: str) -> pathlib.Path:
   except ImportError as e:
     raise ValueError(
       f'{name!r}: no such folder, and huggingface_hub, which would download a '
-      'repository of that name, is not installed; change --checkpoint'
+      'repository of that name, is not installed'
     ) from e
   try:
     return pathlib.Path(
@@ -38,5 +38,5 @@ def fetch(name: str) -> pathlib.Path:
   except Exception as e:
     raise ValueError(
       f'{name!r}: no such folder, and no repository of that name that can be '
-      f'downloaded ({type(e).__name__}: {str(e)[:200]}); change --checkpoint'
+      f'downloaded ({type(e).__name__}: {str(e)[:200]})'
     ) from e

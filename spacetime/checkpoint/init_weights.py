@@ -78,8 +78,8 @@ class Base:
 
     def kind(path, leaf):
       root, *names = [key.key for key in path]
-      asked = dtype if root == 'dit' else dtype and jnp.float32
-      target = parameters.target_dtype(root, '.'.join(names), leaf.dtype, asked)
+      cast = dtype if root == 'dit' else dtype and jnp.float32
+      target = parameters.target_dtype(root, '.'.join(names), leaf.dtype, cast)
       return jax.ShapeDtypeStruct(leaf.shape, target, sharding=leaf.sharding)
 
     shapes = jax.tree_util.tree_map_with_path(kind, shapes)

@@ -16,19 +16,19 @@ from etils import epath
 from spacetime.checkpoint import paths
 
 LOCK = 'run.lock'
-BEAT = 10.0  # seconds between signs of life
+BEAT = 10.0  # seconds between renewals
 
 
 @contextlib.contextmanager
 def held(workdir: paths.Path, *, beat: float = BEAT) -> Iterator[None]:
-  """Holds the directory while the block runs.
+  """Locks the directory while the block runs.
 
-  The lock names host and process, and its holder renews it. One whose process
-  is no more is taken over: at once on the same machine, else after it has not
-  been renewed for three beats.
+  The lock names host and process, and its holder renews it. The lock of a
+  process that has ended is taken over: at once on the same machine, else after
+  three beats without a renewal.
 
   Args:
-    workdir: the run's directory, which is there.
+    workdir: the run's directory.
     beat: seconds between renewals.
 
   Raises:
@@ -41,9 +41,9 @@ def held(workdir: paths.Path, *, beat: float = BEAT) -> Iterator[None]:
     if _alive(path, other, beat):
       raise ValueError(
         f'{workdir}: another run is writing to it, process {other.get("pid")} '
-        f'on {other.get("host")}; end that one, or change --workdir'
+        f'on {other.get("host")}; end that one, or use another folder'
       )
-    logging.warning('%s: of a run that is no more; taken over', path)
+    logging.warning('%s: left by a run that has ended; taken over', path)
   paths.write_file(path, json.dumps(mine).encode())
   done = threading.Event()
   thread = threading.Thread(
@@ -79,12 +79,12 @@ def _renew(path, mine: dict, beat: float, done: threading.Event) -> None:
 
 def _read(path: epath.Path) -> dict | None:
   try:
-    found = json.loads(path.read_text())
+    value = json.loads(path.read_text())
   except FileNotFoundError:
     return None
   except ValueError:
     return {}  # half-written by a run that was killed
-  return found if isinstance(found, dict) else {}
+  return value if isinstance(value, dict) else {}
 
 
 def _alive(path: epath.Path, other: dict, beat: float) -> bool:
@@ -94,7 +94,7 @@ def _alive(path: epath.Path, other: dict, beat: float) -> bool:
     return born is not None and born == other.get('born')
   before = other
   until = time.monotonic() + 3 * beat
-  logging.warning('%s: of another machine; waiting for a sign of life', path)
+  logging.warning('%s: of another machine; waiting for a renewal', path)
   while time.monotonic() < until:
     time.sleep(beat / 4)
     now = _read(path)
@@ -106,8 +106,8 @@ def _alive(path: epath.Path, other: dict, beat: float) -> bool:
 
 
 def _here() -> dict:
-  """This process, so that no other is taken for it: not one of another
-  container, nor a later one of the same number."""
+  """Identity of this process, distinct from those of other containers and from
+  later processes of the same number."""
   machine = [socket.gethostname()]
   with contextlib.suppress(OSError):
     machine.append(
@@ -123,7 +123,7 @@ def _here() -> dict:
 
 
 def _born(pid: int) -> str | None:
-  """When a process of this machine began; None if there is none."""
+  """Start time of a process of this machine; None if there is none."""
   try:
     os.kill(pid, 0)
   except ProcessLookupError:

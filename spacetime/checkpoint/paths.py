@@ -1,4 +1,4 @@
-"""Where things lie in a work or a weights directory, and whether they do."""
+"""Paths in a work or weights directory, and checks that they exist."""
 
 import contextlib
 import os
@@ -19,6 +19,7 @@ Tree = Any
 
 
 def absolute(path: Path) -> epath.Path:
+  """The absolute path; a bucket's stays as it is."""
   path = os.fspath(path)
   if '://' not in path:
     path = os.path.abspath(os.path.expanduser(path))
@@ -28,29 +29,28 @@ def absolute(path: Path) -> epath.Path:
 def check_directory(directory: Path) -> epath.Path:
   """The path of a work or weights directory; ValueError for anything else."""
   path = absolute(directory)
-  change = 'change --checkpoint or --workdir'
   if not path.exists():
-    raise ValueError(f'{directory} does not exist; {change}')
+    raise ValueError(f'{directory} does not exist')
   if not path.is_dir():
     raise ValueError(
-      f'{directory} is a file; expected the directory that holds it; {change}'
+      f'{directory} is a file; expected the directory that holds it'
     )
   arrays = (path / WEIGHTS).exists() or (path / STEPS).exists()
   if not arrays or not (path / CONFIG).exists():
     raise ValueError(
       f'{directory} is not a checkpoint; expected {CONFIG} with {WEIGHTS} or '
-      f'{STEPS}/; {change}'
+      f'{STEPS}/'
     )
   return path
 
 
 def has_step(workdir: Path) -> bool:
-  """Whether the directory holds a whole checkpoint."""
+  """Whether the directory holds a complete checkpoint."""
   steps = absolute(workdir) / STEPS
-  return steps.exists() and any(is_whole(path) for path in steps.iterdir())
+  return steps.exists() and any(is_complete(path) for path in steps.iterdir())
 
 
-def is_whole(step: epath.Path) -> bool:
+def is_complete(step: epath.Path) -> bool:
   return (
     step.name.isdigit()
     and ocp.utils.is_checkpoint_finalized(step)
@@ -60,31 +60,27 @@ def is_whole(step: epath.Path) -> bool:
 
 
 def find_step(directory: epath.Path, step: int | None) -> int:
-  """The step asked for, or the last whole one for None.
+  """The given step, or the last complete one for None.
 
   Raises:
-    ValueError: no whole checkpoint, or none of that step.
+    ValueError: no complete checkpoint, or none of that step.
   """
   entries = list(directory.iterdir()) if directory.exists() else []
-  whole = sorted(int(p.name) for p in entries if is_whole(p))
-  if not whole:
+  complete = sorted(int(p.name) for p in entries if is_complete(p))
+  if not complete:
     half = f', only {len(entries)} half-written' if entries else ''
+    raise ValueError(f'{directory} has no complete checkpoint{half}')
+  if step is not None and step not in complete:
     raise ValueError(
-      f'{directory} has no whole checkpoint{half}; change --checkpoint or '
-      '--workdir'
+      f'{directory} has no step {step}; expected one of {complete}'
     )
-  if step is not None and step not in whole:
-    raise ValueError(
-      f'{directory} has no step {step}; expected one of {whole}; change '
-      '--step, --checkpoint or --workdir'
-    )
-  return whole[-1] if step is None else step
+  return complete[-1] if step is None else step
 
 
 def damaged(path: Path, error: Exception) -> ValueError:
   return ValueError(
     f'{path} cannot be read ({type(error).__name__}: {str(error)[:200]}); it '
-    'is damaged: remove it, or change --checkpoint or --workdir'
+    'is damaged'
   )
 
 

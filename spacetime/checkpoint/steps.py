@@ -9,6 +9,7 @@ from absl import logging
 from etils import epath
 from jax.experimental import multihost_utils
 
+from spacetime import SettingError
 from spacetime.checkpoint import paths, trees
 from spacetime.checkpoint.paths import STEPS, Path, Tree
 from spacetime.media import files
@@ -18,12 +19,12 @@ class Checkpoints:
   """The numbered checkpoints of one work directory.
 
   Saving is asynchronous: the arrays are copied before `save` returns, so that
-  the next step may donate them, and written behind it. A step appears whole or
-  not at all; half-written ones are swept away here, and said so.
+  the next step may donate them, and written in the background. A step appears
+  complete or not at all; half-written ones are removed here, with a warning.
 
   Args:
     workdir: the run's directory; made if there is none.
-    keep: how many of the newest steps stay.
+    keep: number of newest steps to keep.
 
   Raises:
     ValueError: the directory cannot be written, or keep is below 1.
@@ -31,13 +32,13 @@ class Checkpoints:
 
   def __init__(self, workdir: Path, *, keep: int = 3):
     if keep < 1:
-      raise ValueError(f'keep={keep}: expected 1 or more; change train.keep')
+      raise SettingError('train.keep', keep, '1 or more')
     self.directory = paths.absolute(workdir) / STEPS
     files.check_writable(workdir)
     self.directory.mkdir(parents=True, exist_ok=True)
     if jax.process_index() == 0:
       self._sweep()
-    if jax.process_count() > 1:  # none looks before all is swept
+    if jax.process_count() > 1:  # no process looks before the removal
       multihost_utils.sync_global_devices('swept')
     self._manager = ocp.CheckpointManager(
       self.directory,
@@ -50,10 +51,10 @@ class Checkpoints:
     # In a bucket an empty folder is none.
     there = self.directory.exists()
     for path in sorted(self.directory.iterdir()) if there else ():
-      if path.is_dir() and not paths.is_whole(path):
+      if path.is_dir() and not paths.is_complete(path):
         logging.warning('%s: half-written; removed', path)
-        # Only a number that is not whole is Orbax's blind spot; its own
-        # temporary directories it removes itself.
+        # Orbax removes its own temporary directories, but not an incomplete
+        # step under its number.
         if path.name.isdigit():
           path.rmtree()
 
@@ -61,12 +62,12 @@ class Checkpoints:
     return self
 
   def __exit__(self, kind, *exception) -> None:
-    # To close waits for all processes, of which one may be gone.
+    # Closing waits for all processes, of which one may have ended.
     if kind is None or jax.process_count() == 1:
       self.close()
 
   def latest_step(self) -> int | None:
-    """The newest whole step, None if there is none."""
+    """The newest complete step, None if there is none."""
     return self._manager.latest_step()
 
   def save(
@@ -77,12 +78,12 @@ class Checkpoints:
     iterator: grain.DatasetIterator | None = None,
     wait: bool = False,
   ) -> None:
-    """Saves the state and the place in the data; a step already there stands.
+    """Saves the state and the position in the data; an existing step stays.
 
     Args:
       step: finished steps.
       state: a tree of jax arrays.
-      iterator: of the loader; its place is taken before this returns.
+      iterator: of the loader; its position is saved before this returns.
       wait: until the step is on disk.
 
     Raises:
@@ -92,8 +93,8 @@ class Checkpoints:
     latest = self.latest_step()
     if latest is not None and step < latest:
       raise ValueError(
-        f'step {step} comes before step {latest} in {self.directory}; go on '
-        'from the latest step or change --workdir'
+        f'step {step} comes before step {latest} in {self.directory}; '
+        'continue from the latest step'
       )
     items = {'state': ocp.args.StandardSave(state)}
     if iterator is not None:
@@ -112,10 +113,10 @@ class Checkpoints:
     iterator: grain.DatasetIterator | None = None,
     step: int | None = None,
   ) -> Tree:
-    """The state, laid out on the mesh at hand; moves `iterator` to its place.
+    """Restores the state with the shardings of `abstract`, and the iterator.
 
     Args:
-      abstract: tree of jax.ShapeDtypeStruct with the shardings wanted.
+      abstract: tree of jax.ShapeDtypeStruct with its shardings.
       iterator: of an equal loader; on any number of processes, unless clips
         are packed.
       step: None for the latest.
@@ -127,17 +128,17 @@ class Checkpoints:
     path = self.directory / str(step)
     trees.check_tree(trees.saved_shapes(path), abstract, where=path)
     items = {'state': ocp.args.StandardRestore(trees.with_shardings(abstract))}
-    place = None if iterator is None else _place(path)
+    position = None if iterator is None else _position(path)
     try:
       restored = self._manager.restore(step, args=ocp.args.Composite(**items))
       if iterator is not None:
-        iterator.set_state(place)
+        iterator.set_state(position)
       return restored['state']
     except Exception as e:
       raise paths.damaged(path, e) from e
 
   def wait(self) -> None:
-    """Returns when all is on disk; raises what went wrong on the way."""
+    """Waits until all is on disk; raises the error of a save."""
     try:
       self._manager.wait_until_finished()
     except Exception as e:
@@ -150,25 +151,25 @@ class Checkpoints:
     )
 
   def close(self) -> None:
-    """Waits and lets go."""
+    """Waits until all is on disk and closes the manager."""
     self._manager.close()
 
 
-def _place(step: epath.Path) -> dict:
-  """The place in the data: this process's, or where all have the same, that."""
+def _position(step: epath.Path) -> dict:
+  """The position in the data: this process's, or that which all have."""
   folder = step / 'data'
   name = f'process_{jax.process_index()}-of-{jax.process_count()}.json'
   mine, files = folder / name, sorted(folder.glob('process_*-of-*.json'))
   if not files:
     raise ValueError(
-      f'{step} has no place in the data; change --workdir to begin a new run'
+      f'{step} has no position in the data; begin a new run in another folder'
     )
   if mine.exists():
     return json.loads(mine.read_text())
-  places_there = {path.read_text() for path in files}
-  if len(places_there) > 1:
+  positions = {path.read_text() for path in files}
+  if len(positions) > 1:
     raise ValueError(
-      f'{step}: its {len(files)} processes are at places of their own in the '
-      'data, as where clips are packed; resume on as many'
+      f'{step}: its {len(files)} processes have different positions in the '
+      'data, since clips are packed; resume on as many processes'
     )
-  return json.loads(places_there.pop())
+  return json.loads(positions.pop())

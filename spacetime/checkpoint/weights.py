@@ -1,4 +1,4 @@
-"""Writes a weights directory, and names what is in one."""
+"""Writes a weights directory, and fingerprints of weights."""
 
 import hashlib
 import os
@@ -23,16 +23,16 @@ def save_weights(
   config: Mapping[str, Any],
   tokenizer: bytes | None = None,
 ) -> None:
-  """Writes a weights directory, whole or not at all.
+  """Writes a weights directory, completely or not at all.
 
   Args:
-    directory: where; may exist only if empty or equal.
+    directory: the directory to make; may exist only if empty or equal.
     params: nested dicts of arrays, all of which this process can read.
     config: plain values, nested.
     tokenizer: sentencepiece model.
 
   Raises:
-    ValueError: something else is there, or it cannot be written.
+    ValueError: the directory holds something else, or cannot be written.
   """
   directory = pathlib.Path(os.path.abspath(directory))
   files.check_writable(directory.parent)
@@ -56,7 +56,7 @@ def save_weights(
 
 
 def weights_hash(directory: Path, *, step: int | None = None) -> str:
-  """Sixteen hex digits that name the arrays.
+  """The fingerprint of the arrays, sixteen hex digits.
 
   The head of the SHA-256 of weights.safetensors; in a work directory that of
   the step's manifest, which no two saves share.

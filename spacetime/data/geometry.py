@@ -1,7 +1,9 @@
-"""Pixels -> latent grid -> token grid. The only file that divides them."""
+"""Sizes in pixels -> latent grid -> token grid: the only file that divides."""
 
 import dataclasses
 import math
+
+from spacetime import SettingError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -19,7 +21,7 @@ class Geometry:
     patch: latent cells per token in time, height and width.
 
   Raises:
-    ValueError: a size that the grids do not divide; names the nearest that fit.
+    SettingError: a size that the grids do not divide; names the nearest ones.
   """
 
   frames: int
@@ -41,18 +43,18 @@ class Geometry:
     step = self.stride[0]
     if self.frames < 1 or (self.frames - 1) % step:
       low = max(1, (self.frames - 1) // step * step + 1)
-      raise ValueError(
-        f'frames={self.frames}: expected {step}k+1, such as {low} or '
-        f'{low + step}; change --frames or data.frames'
+      raise SettingError(
+        'frames', self.frames, f'{step}k+1, such as {low} or {low + step}'
       )
     for axis, name in ((1, 'height'), (2, 'width')):
       size, cell = getattr(self, name), self.stride[axis] * self.patch[axis]
       if size < cell or size % cell:
         low = max(cell, size // cell * cell)
-        raise ValueError(
-          f'{name}={size}: expected a multiple of {cell} (autoencoder stride '
-          f'{self.stride[axis]} x patch {self.patch[axis]}), such as {low} or '
-          f'{low + cell}; change --size or data.world.{name}'
+        raise SettingError(
+          name,
+          size,
+          f'a multiple of {cell} (autoencoder stride {self.stride[axis]} x '
+          f'patch {self.patch[axis]}), such as {low} or {low + cell}',
         )
 
   @property

@@ -73,8 +73,8 @@ class Sizes:
     """Frames of the clips; 1 is among them where there are images."""
     first, last = self.frames
     step = self.multiple[0]
-    found = range(1 + -(-(first - 1) // step) * step, last + 1, step)
-    moving = tuple(n for n in found if n > 1) if self.images < 1 else ()
+    durations = range(1 + -(-(first - 1) // step) * step, last + 1, step)
+    moving = tuple(n for n in durations if n > 1) if self.images < 1 else ()
     if self.images < 1 and not moving:
       return ()
     return (1, *moving) if self.images else moving

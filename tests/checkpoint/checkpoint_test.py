@@ -169,7 +169,7 @@ def test_a_step_saved_twice_stands_and_an_earlier_one_is_refused(tmp_path):
     checkpoints.save(4, make_state(4), wait=True)
     checkpoints.save(4, make_state(5), wait=True)
     assert_equal(checkpoints.restore(abstract(make_state())), make_state(4))
-    with pytest.raises(ValueError, match='step 3 comes before step 4 .*--work'):
+    with pytest.raises(ValueError, match='step 3 comes before step 4 '):
       checkpoints.save(3, make_state(3))
 
 
@@ -341,13 +341,13 @@ def test_another_config_is_refused_unless_free(tmp_path):
   }
   with pytest.raises(
     ValueError,
-    match='another config: model.width: 24 -> 32; restore .*change --workdir',
+    match='another config: model.width: 24 -> 32; restore these values',
   ):
     checkpoint.write_config(tmp_path, other, free=('train',))
   assert checkpoint.read_config(tmp_path)['train']['steps'] == 9
   checkpoint.write_config(tmp_path, other, free=('train.steps', 'model.width'))
   assert checkpoint.read_config(tmp_path)['train']['steps'] == 12
-  with pytest.raises(ValueError, match='another tokenizer; .*--workdir'):
+  with pytest.raises(ValueError, match='another tokenizer; '):
     checkpoint.write_config(tmp_path, other, tokenizer=b'other')
 
 
@@ -449,7 +449,7 @@ def test_save_weights_overwrites_nothing_else(tmp_path):
 
 def test_no_checkpoint_there(tmp_path):
   target = abstract(make_state().ema)
-  with pytest.raises(ValueError, match='does not exist; change --checkpoint'):
+  with pytest.raises(ValueError, match='does not exist'):
     checkpoint.load_params(tmp_path / 'absent', target)
   (tmp_path / 'file').write_text('')
   with pytest.raises(ValueError, match='is a file; expected the directory'):
@@ -459,9 +459,9 @@ def test_no_checkpoint_there(tmp_path):
   run = tmp_path / 'run'
   checkpoint.write_config(run, CONFIG)
   (run / 'checkpoints' / '3.orbax-checkpoint-tmp').mkdir(parents=True)
-  with pytest.raises(ValueError, match='no whole checkpoint, only 1 half-writ'):
+  with pytest.raises(ValueError, match='no complete checkpoint, only 1 half-w'):
     checkpoint.load_params(run, target)
-  with pytest.raises(ValueError, match='has no tokenizer.model; change --ch'):
+  with pytest.raises(ValueError, match='has no tokenizer.model'):
     checkpoint.read_tokenizer(run)
   (run / 'config.json').write_text('{')
   with pytest.raises(ValueError, match='is not JSON'):
@@ -518,7 +518,7 @@ def test_damaged_files(tmp_path):
   with pytest.raises(ValueError, match='checkpoints/4 cannot be read .*damage'):
     checkpoint.load_params(run, abstract(params))
   with Checkpoints(run) as checkpoints:
-    with pytest.raises(ValueError, match='it is damaged: remove it, or change'):
+    with pytest.raises(ValueError, match='it is damaged'):
       checkpoints.restore(abstract(make_state()))
   (run / 'checkpoints' / '4' / 'state' / '_METADATA').write_text('')
   with pytest.raises(ValueError, match='checkpoints/4 cannot be read'):
@@ -529,7 +529,7 @@ def test_no_place_in_the_data(tmp_path):
   state = make_state()
   with Checkpoints(tmp_path) as checkpoints:
     checkpoints.save(1, state, wait=True)
-    with pytest.raises(ValueError, match='no place in the data; change --w'):
+    with pytest.raises(ValueError, match='no position in the data'):
       checkpoints.restore(abstract(state), iterator=make_iterator())
 
 
@@ -561,5 +561,5 @@ def test_places_in_the_data_of_other_processes(tmp_path):
     checkpoints.restore(abstract(state), iterator=other)
     np.testing.assert_array_equal(next(iterator), next(other))
     (data / 'process_1-of-2.json').write_text('{}')
-    with pytest.raises(ValueError, match='2 processes are at places of their'):
+    with pytest.raises(ValueError, match='2 processes have different'):
       checkpoints.restore(abstract(state), iterator=make_iterator())

@@ -43,7 +43,7 @@ def test_what_cannot_be_fetched(monkeypatch):
 
   module = types.SimpleNamespace(snapshot_download=snapshot_download)
   monkeypatch.setitem(sys.modules, 'huggingface_hub', module)
-  with pytest.raises(ValueError, match="'a/b': .*OSError: no network.*--check"):
+  with pytest.raises(ValueError, match="'a/b': .*OSError: no network"):
     hub.fetch('a/b')
   monkeypatch.setitem(sys.modules, 'huggingface_hub', None)
   with pytest.raises(

@@ -71,7 +71,7 @@ def complete_steps(workdir: pathlib.Path) -> list[int]:
   folder = paths.absolute(workdir) / checkpoint.STEPS
   if not folder.exists():
     return []
-  return sorted(int(p.name) for p in folder.iterdir() if paths.is_whole(p))
+  return sorted(int(p.name) for p in folder.iterdir() if paths.is_complete(p))
 
 
 def until(holds, pid: int, *, seconds: float = 300) -> None:

@@ -171,7 +171,7 @@ def check(folder, workdir, start='wan', **values):
       "'folder': expected 'cache'.*python -m spacetime encode",
     ),
     ({'train.sheet_every': 5}, 'train.sheet_every=5: expected 0'),
-    ({'model.mlp': 36}, r'model.mlp=36, there 40.*change --checkpoint'),
+    ({'model.mlp': 36}, r'model.mlp=36, there 40'),
     ({'data.crop': (5, 16, 16)}, 'data.crop=.*latents are not cropped'),
     (
       {'data.width': 64, 'text.length': 77},

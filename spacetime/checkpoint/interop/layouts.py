@@ -33,9 +33,9 @@ def match(name: str, table) -> tuple[str, str]:
     ValueError: no row matches.
   """
   for pattern, target, layout in table:
-    found = re.fullmatch(pattern, name)
-    if found:
-      return found.expand(target), layout
+    row = re.fullmatch(pattern, name)
+    if row:
+      return row.expand(target), layout
   raise ValueError(
     f'tensor {name!r}: expected a name that one of {len(table)} patterns '
     f'matches, from {table[0][0]!r} to {table[-1][0]!r}; the file is of '

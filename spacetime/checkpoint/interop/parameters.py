@@ -77,12 +77,14 @@ class Parameter:
 
 
 def parameters(
-  network: networks.Network, found: Mapping[str, Tensor]
+  network: networks.Network, published: Mapping[str, Tensor]
 ) -> dict[str, Parameter]:
   """The network's parameters by path, of tensors by their published names."""
   parts = {}
   for name, path, layer, layout in network.rows:
-    parts.setdefault((path, layer is not None, layout), []).append(found[name])
+    parts.setdefault((path, layer is not None, layout), []).append(
+      published[name]
+    )
   return {
     path: Parameter(
       path,
@@ -102,10 +104,10 @@ def target_dtype(root: str, path: str, stored: np.dtype, dtype) -> np.dtype:
   None keeps all as stored; the autoencoder, and what the published code
   computes with in float32, stay as stored in any case.
   """
-  kept = root == 'autoencoder' or (
+  keeps_dtype = root == 'autoencoder' or (
     root == 'dit' and any(part in FLOAT32 for part in path.split('.'))
   )
-  return stored if dtype is None or kept else np.dtype(dtype)
+  return stored if dtype is None or keeps_dtype else np.dtype(dtype)
 
 
 def load(
@@ -123,7 +125,7 @@ def load(
     parameters: by path.
     mesh: of all devices; only this process's parts are read.
     dtype: see target_dtype.
-    report: told the bytes of each parameter when it is in its place.
+    report: told the bytes of each parameter when it is in its leaf_sharding.
 
   Raises:
     ValueError: a parameter that the mesh does not divide.
@@ -136,17 +138,17 @@ def load(
   for path, parameter in parameters.items():
     shape = jax.ShapeDtypeStruct(parameter.shape, dtypes[path])
     layouts.put(shapes, [root, *path.split('.')], shape)
-  places = sharding_lib.param_shardings(shapes, mesh)
+  shardings = sharding_lib.param_shardings(shapes, mesh)
   params = {}
-  for path, place in layouts.leaves(places):
+  for path, leaf_sharding in layouts.leaves(shardings):
     name = '.'.join(path[1:])
-    array = _place(parameters[name], place, dtypes[name])
+    array = _put(parameters[name], leaf_sharding, dtypes[name])
     layouts.put(params, list(path[1:]), array)
     report(array.nbytes)
   return params
 
 
-def _place(parameter: Parameter, place, dtype: np.dtype) -> jax.Array:
+def _put(parameter: Parameter, leaf_sharding, dtype: np.dtype) -> jax.Array:
   cuts = {}
 
   def cut(index):
@@ -155,7 +157,7 @@ def _place(parameter: Parameter, place, dtype: np.dtype) -> jax.Array:
       cuts[key] = parameter.read(index, dtype=dtype)
     return cuts[key]
 
-  array = jax.make_array_from_callback(parameter.shape, place, cut)
+  array = jax.make_array_from_callback(parameter.shape, leaf_sharding, cut)
   # Waited for, or the buffers of many parameters would be alive at once.
   return array.block_until_ready()
 

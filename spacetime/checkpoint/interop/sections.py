@@ -109,7 +109,7 @@ def to_index(config: Mapping, *, residual: bool) -> tuple[dict, dict]:
 
   Args:
     config: plain values; those of the published folder that it came from, if
-      it came from one, are kept.
+      it came from one, are published.
     residual: whether the autoencoder is in the 2.2 form.
 
   Raises:
@@ -121,7 +121,7 @@ def to_index(config: Mapping, *, residual: bool) -> tuple[dict, dict]:
       f'flow.prediction={flow["prediction"]!r}: expected velocity, which is '
       'what the published code integrates'
     )
-  kept = config.get('published', {})
+  published = config.get('published', {})
   text = config['text'].get('bias', 'layer')
   encoder = 'UMT5EncoderModel' if text == 'layer' else 'T5EncoderModel'
   index = {
@@ -136,7 +136,7 @@ def to_index(config: Mapping, *, residual: bool) -> tuple[dict, dict]:
     'vae': ['diffusers', config_json.CLASSES['vae']],
   }
   shift = config['sampling']['shift']
-  index = dict(kept.get('index', index))
+  index = dict(published.get('index', index))
   # Of two transformers a weights folder has one.
   index |= {'boundary_ratio': None, 'transformer_2': [None, None]}
-  return index, kept.get('scheduler', SCHEDULER | {'flow_shift': shift})
+  return index, published.get('scheduler', SCHEDULER | {'flow_shift': shift})

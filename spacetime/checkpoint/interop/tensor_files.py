@@ -83,7 +83,7 @@ def find(folder: pathlib.Path, *, variant: str | None = None) -> pathlib.Path:
   """
   folder = pathlib.Path(folder)
   if not folder.is_dir():
-    raise ValueError(f'{folder}: no such folder; change --checkpoint')
+    raise ValueError(f'{folder}: no such folder')
   for marked in [variant] if variant else [None, *VARIANTS]:
     mark = f'.{marked}' if marked else ''
     for stem in STEMS:
@@ -94,17 +94,17 @@ def find(folder: pathlib.Path, *, variant: str | None = None) -> pathlib.Path:
       ):
         if (folder / name).is_file():
           return folder / name
-  found = sorted(folder.glob('*.safetensors'))
-  if len(found) == 1 and not variant:
-    return found[0]
+  plain = sorted(folder.glob('*.safetensors'))
+  if len(plain) == 1 and not variant:
+    return plain[0]
   pickles = [p for p in sorted(folder.iterdir()) if p.suffix in PICKLES]
-  if pickles and not found:
+  if pickles and not plain:
     refuse_pickle(pickles[0])
   held = ', '.join(p.name for p in sorted(folder.iterdir())) or 'nothing'
   raise ValueError(
     f'{folder} has no weights{f" of variant {variant}" if variant else ""}: '
     f'expected {STEMS[0]}.safetensors or {STEMS[1]}.safetensors, whole or in '
-    f'shards with an index; it holds {held}; change --checkpoint'
+    f'shards with an index; it holds {held}'
   )
 
 
@@ -172,7 +172,7 @@ def open_file(path: pathlib.Path) -> dict[str, Tensor]:
   """
   path = pathlib.Path(path)
   if not path.is_file():
-    raise ValueError(f'{path}: no such file; change --checkpoint')
+    raise ValueError(f'{path}: no such file')
   size = path.stat().st_size
   with path.open('rb') as file:
     length = int.from_bytes(file.read(8), 'little')
@@ -237,7 +237,7 @@ def read_json(path: pathlib.Path) -> dict:
   """
   path = pathlib.Path(path)
   if not path.is_file():
-    raise ValueError(f'{path}: no such file; change --checkpoint')
+    raise ValueError(f'{path}: no such file')
   try:
     values = json.loads(path.read_text())
   except (json.JSONDecodeError, UnicodeDecodeError) as e:

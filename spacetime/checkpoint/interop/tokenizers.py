@@ -35,20 +35,19 @@ def read(folder: pathlib.Path, *, vocabulary: int) -> Tokenizer:
     ValueError: none there, of another kind, or of more pieces than rows.
   """
   folder = pathlib.Path(folder)
-  found = [folder / name for name in MODELS if (folder / name).is_file()]
-  if found:
-    tokenizer = Tokenizer.load(found[0])
+  models = [folder / name for name in MODELS if (folder / name).is_file()]
+  if models:
+    tokenizer = Tokenizer.load(models[0])
   elif (folder / JSON).is_file():
     tokenizer = Tokenizer.from_bytes(from_json(folder / JSON))
   else:
     raise ValueError(
-      f'{folder}: no tokenizer: expected {MODELS[0]} or {JSON}; change '
-      '--checkpoint'
+      f'{folder}: no tokenizer: expected {MODELS[0]} or {JSON}; '
     )
   if tokenizer.size > vocabulary:
     raise ValueError(
       f'{folder} has {tokenizer.size} pieces, the text encoder an embedding of '
-      f'{vocabulary} rows: expected both of one model; change --checkpoint'
+      f'{vocabulary} rows: expected both of one model'
     )
   return tokenizer
 
@@ -82,7 +81,7 @@ def from_json(path: pathlib.Path) -> bytes:
   )
   fallback = bool(model.get('byte_fallback'))
   unknown = model['unk_id']
-  made = proto.ModelProto()
+  result = proto.ModelProto()
   for i, (piece, score) in enumerate(vocab):
     kind = Piece.NORMAL
     if i in (PAD, END):
@@ -91,20 +90,20 @@ def from_json(path: pathlib.Path) -> bytes:
       kind = Piece.UNKNOWN
     elif fallback and len(piece) == 6 and piece.startswith('<0x'):
       kind = Piece.BYTE
-    made.pieces.add(piece=piece, score=score, type=kind)
-  made.trainer_spec.model_type = proto.TrainerSpec.UNIGRAM
-  made.trainer_spec.vocab_size = len(vocab)
-  made.trainer_spec.byte_fallback = fallback
-  made.trainer_spec.pad_id, made.trainer_spec.eos_id = PAD, END
-  made.trainer_spec.unk_id, made.trainer_spec.bos_id = unknown, -1
+    result.pieces.add(piece=piece, score=score, type=kind)
+  result.trainer_spec.model_type = proto.TrainerSpec.UNIGRAM
+  result.trainer_spec.vocab_size = len(vocab)
+  result.trainer_spec.byte_fallback = fallback
+  result.trainer_spec.pad_id, result.trainer_spec.eos_id = PAD, END
+  result.trainer_spec.unk_id, result.trainer_spec.bos_id = unknown, -1
   for name, position in (('pad', PAD), ('eos', END), ('unk', unknown)):
     if position < len(vocab):
-      setattr(made.trainer_spec, f'{name}_piece', vocab[position][0])
-  made.normalizer_spec.precompiled_charsmap = table
-  made.normalizer_spec.add_dummy_prefix = prefix
-  made.normalizer_spec.remove_extra_whitespaces = True
-  made.normalizer_spec.escape_whitespaces = True
-  return made.SerializeToString()
+      setattr(result.trainer_spec, f'{name}_piece', vocab[position][0])
+  result.normalizer_spec.precompiled_charsmap = table
+  result.normalizer_spec.add_dummy_prefix = prefix
+  result.normalizer_spec.remove_extra_whitespaces = True
+  result.normalizer_spec.escape_whitespaces = True
+  return result.SerializeToString()
 
 
 def steps(values: dict, name: str, path: pathlib.Path) -> Iterator[dict]:

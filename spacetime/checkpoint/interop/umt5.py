@@ -72,9 +72,9 @@ def params_from_torch_names(tensors: dict[str, np.ndarray]) -> dict:
       )
     return left.pop(name)
 
-  found = [name for name in EMBEDDINGS if name in left]
-  if found:
-    left['shared.weight'] = left.pop(found[0])
+  embeddings = [name for name in EMBEDDINGS if name in left]
+  if embeddings:
+    left['shared.weight'] = left.pop(embeddings[0])
     left.pop('encoder.embed_tokens.weight', None)
   params = {}
   for name, path, layout in TABLE:

@@ -49,7 +49,7 @@ def sample_scene(
     triples = [t for t in triples if t[1] not in used] if used else triples
     if not triples:
       break
-    drawn = _place(rng, lens, triples, taken, world=world, split=split)
+    drawn = _character(rng, lens, triples, taken, world=world, split=split)
     if drawn is None:
       break
     cast.append(drawn[0])
@@ -108,7 +108,7 @@ def _background(rng, camera: str, world: world_lib.World):
   )
 
 
-def _place(rng, lens, triples, taken, *, world, split):
+def _character(rng, lens, triples, taken, *, world, split):
   """A character that touches no other: (character, centre_F2, half_F2)."""
   for attempt in range(ATTEMPTS):
     digit, colour, motion = _pick(rng, triples)
