@@ -1,4 +1,4 @@
-"""What the first-block cache and the KV cache of the text cost and gain, on a bundled model.
+"""Cost and gain of the first-block cache and of the KV cache, measured.
 
   PYTHONPATH=. python tests/benchmarks/sampling_speed.py --num=64
 

@@ -424,7 +424,7 @@ def test_sample_refuses(model, tmp_path):
     '--out: expected a file': [good[0], good[2]],
     'prompt has': ['--prompt=' + 'seven ' * 200, *good[1:]],
     'frames=6: expected 4k+1, such as 5 or 9': [*good, '--frames=6'],
-    'width=40: expected a multiple of 16': [*good, '--size=40x32'],
+    '--size=40: expected a multiple of 16': [*good, '--size=40x32'],
     '--size=big: expected WIDTHxHEIGHT': [*good, '--size=big'],
     'steps=0': [*good, '--steps=0'],
     '--solver=rk4: expected one of': [*good, '--solver=rk4'],
@@ -480,7 +480,7 @@ def test_train_refuses(model, codec, tmp_path):
     'missing.py': ['--config=experiments/missing.py', *good[1:]],
     'mesh (data=3': [*good, '--config.mesh.data=3'],
     'frames=6: expected 4k+1': [*good, '--config.data.frames=6'],
-    'height=40: expected a multiple of 16': [
+    '=40: expected a multiple of 16': [
       *good,
       '--config.data.height=40',
     ],
