@@ -378,17 +378,19 @@ class DiT(nn.Module):
       float32 (B, N, V).
     """
     config = self.config
+    text = packed.concatenate_texts(text_BGSY)
+    rope_tables = batch.rope_tables(
+      head_size=config.width // config.heads, theta=config.theta
+    )
     cosines_BNK = None
     if config.pos_embed_frequencies:
       cosines_BNK = batch.position_cosines(config.pos_embed_frequencies)
     return self.tokens_to_tokens(
       x_BNV,
       t_BT,
-      packed.concatenate_texts(text_BGSY),
+      text,
       batch.frame_ids_BN,
-      batch.rope_tables(
-        head_size=config.width // config.heads, theta=config.theta
-      ),
+      rope_tables,
       cosines_BNK,
       batch.segments(text_BGSY.shape[2]),
     )

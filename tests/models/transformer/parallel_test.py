@@ -195,7 +195,12 @@ def with_mesh(config, **sizes):
       'mesh.tensor=8: expected a divisor of .*=4',
     ),
     (12, dict(context=8), {}, 'mesh.context=8: expected a divisor of the 12'),
-    (16, dict(tensor=8), dict(mlp=60), 'model.mlp=60: expected a multiple of .*=8'),
+    (
+      16,
+      dict(tensor=8),
+      dict(mlp=60),
+      'model.mlp=60: expected a multiple of .*=8',
+    ),
     (
       16,
       {},
