@@ -1,13 +1,14 @@
-"""Computes the latents and texts of clips once, for training.
+"""Encodes the latents and prompt embeddings of clips once, for training.
 
-  python -m spacetime encode --checkpoint=WAN --data=DIR --out=CACHE
-  python -m spacetime encode --checkpoint=digits_autoencoder \\
-    --config=digits_latent --out=CACHE
+  spacetime encode --checkpoint=WAN --data=DIR --out=CACHE
+  spacetime encode --checkpoint=digits_autoencoder \\
+    --config=digits:latent --out=CACHE
 
---checkpoint is what encodes: a published folder, a text-to-video model or an
-autoencoder. --data is a folder of clips with captions; --config takes the clips
-of an experiment. Training reads the cache with --config.data.name=cache
---config.data.dir=CACHE. Run again, it goes on after the last whole shard.
+The checkpoint is a diffusers folder, a text-to-video model or an autoencoder.
+Clips come from a folder with captions (--data) or from an experiment
+(--config). Training reads the cache with --config.data.name=cache
+--config.data.dir=CACHE. Run again, the command resumes after the last complete
+shard.
 """
 
 import dataclasses
@@ -22,31 +23,42 @@ from spacetime.data.settings import DataConfig
 from spacetime.pipeline import precompute
 
 _CHECKPOINT = flags.DEFINE_string(
-  'checkpoint', None, 'What encodes: a folder, or a bundled model by name.'
+  'checkpoint',
+  None,
+  'Model or autoencoder that encodes: a folder or a bundled name.',
 )
-_DATA = flags.DEFINE_string('data', None, 'A folder of clips with captions.')
+_DATA = flags.DEFINE_string('data', None, 'Folder of clips with captions.')
 _CONFIG = config_flags.DEFINE_config_file(
-  'config', None, 'An experiment, whose clips are taken.'
+  'config', None, 'Experiment whose clips are encoded.'
 )
-_OUT = flags.DEFINE_string('out', None, 'The folder of the cache.')
+_OUT = flags.DEFINE_string('out', None, 'Folder of the cache.')
 _TEXT = flags.DEFINE_enum(
   'text',
   None,
   ['embeddings', 'captions'],
-  'What is kept of the captions: embeddings, for text.kind=frozen, where '
-  '--checkpoint has a text encoder; captions alone, for text.kind=trained.',
+  'Stored form of captions: embeddings, for text.kind=frozen, where the '
+  'checkpoint has a text encoder; captions alone, for text.kind=trained.',
 )
 _DTYPE = flags.DEFINE_enum(
-  'dtype', 'float32', sorted(latent_cache.DTYPES), 'Of latents and embeddings.'
+  'dtype',
+  'float32',
+  sorted(latent_cache.DTYPES),
+  'Type of stored latents and embeddings.',
 )
 _FRAMES = flags.DEFINE_integer(
-  'frames', None, 'Frames of a clip; as --checkpoint was made for if not set.'
+  'frames', None, "Frames of a clip; defaults to the checkpoint's."
 )
-_HEIGHT = flags.DEFINE_integer('height', None, 'Rows, likewise.')
-_WIDTH = flags.DEFINE_integer('width', None, 'Columns, likewise.')
-_FPS = flags.DEFINE_float('fps', None, 'Frames a second, likewise.')
-_BATCH = flags.DEFINE_integer('batch', 1, 'Clips that are encoded at once.')
-_SHARD = flags.DEFINE_integer('shard', 64, 'Clips in a file of the cache.')
+_HEIGHT = flags.DEFINE_integer(
+  'height', None, "Clip height in pixels; defaults to the checkpoint's."
+)
+_WIDTH = flags.DEFINE_integer(
+  'width', None, "Clip width in pixels; defaults to the checkpoint's."
+)
+_FPS = flags.DEFINE_float(
+  'fps', None, "Frames a second; defaults to the checkpoint's."
+)
+_BATCH = flags.DEFINE_integer('batch', 1, 'Clips encoded at once.')
+_SHARD = flags.DEFINE_integer('shard', 64, 'Clips in each file of the cache.')
 
 
 def main() -> None:
@@ -57,10 +69,10 @@ def main() -> None:
     raise ValueError('expected one of --data and --config')
   if _BATCH.value < 1:
     raise ValueError(f'--batch={_BATCH.value}: expected 1 or more')
-  found = precompute.open_encoder(_CHECKPOINT.value)
-  data, seed = clips_section(found)
+  encoder = precompute.open_encoder(_CHECKPOINT.value)
+  data, seed = clips_section(encoder)
   precompute.encode(
-    found,
+    encoder,
     data,
     _OUT.value,
     seed=seed,
@@ -73,10 +85,10 @@ def main() -> None:
 
 
 def clips_section(
-  found: precompute.Encoder,
+  encoder: precompute.Encoder,
 ) -> tuple[DataConfig, int]:
   """The clips that the flags name, and the seed of the digits."""
-  sizes = dict(zip(('frames', 'height', 'width'), found.size, strict=True))
+  sizes = dict(zip(('frames', 'height', 'width'), encoder.size, strict=True))
   flagged = (_FRAMES.value, _HEIGHT.value, _WIDTH.value)
   changes = {
     name: value
@@ -99,7 +111,7 @@ def clips_section(
       batch_size=1,
       caption_dropout=0.0,
       crop=None,
-      fps=found.fps,
+      fps=encoder.fps,
     )
   fps = data.fps if _FPS.value is None else _FPS.value
   return dataclasses.replace(data, fps=fps, **changes), seed

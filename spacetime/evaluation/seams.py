@@ -1,7 +1,7 @@
 """How well two parts of a video join: the step across, against real clips'.
 
-A step is told in pixels (how much the picture changes from one frame to the
-next), in place (how far its characters go) and in velocity (how much their
+A step is measured in pixels (how much the picture changes from one frame to the
+next), in position (how far its characters go) and in velocity (how much their
 going changes). Real clips have all three, so that a join is good if its steps
 are as large as those within a real clip: a ratio of 1; a bounce is a step in
 velocity there, too.
@@ -16,7 +16,7 @@ from spacetime.evaluation import segments, world
 
 # Frames on either side of a join that are looked at; velocities are of two.
 REACH = 3
-MEASURES = ('pixels', 'place', 'velocity')
+MEASURES = ('pixels', 'position', 'velocity')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,13 +25,13 @@ class Step:
 
   Attributes:
     pixels: mean absolute difference, in [0, 1].
-    place: mean way of the characters, in shares of the shorter side; NaN where
-      none is seen on both sides.
-    velocity: mean change of their way, likewise, a frame.
+    position: mean displacement of the characters, in shares of the shorter
+      side; NaN where none is seen on both sides.
+    velocity: mean change of their displacement, likewise, a frame.
   """
 
   pixels: float
-  place: float
+  position: float
   velocity: float
 
 
@@ -63,7 +63,7 @@ def step(frames_FHWC: np.ndarray, join: int, *, looped: bool = False) -> Step:
 
 
 def _moved(frames_FHWC: np.ndarray, join: int) -> tuple[float, float]:
-  """Steps in place and in velocity, means over the characters."""
+  """Steps in position and in velocity, means over the characters."""
   frames, height, width, _ = frames_FHWC.shape
   side = min(height, width)
   chains = world.followed(
@@ -77,8 +77,8 @@ def _moved(frames_FHWC: np.ndarray, join: int) -> tuple[float, float]:
     path_F2 = world.path(chain, frames=frames) / side
     way_F2 = np.diff(path_F2, axis=0)  # way_F2[i] leads to frame i + 1
     places.append(np.hypot(*way_F2[join - 1]))
-    # The way across lies between the one before and the one after: its change
-    # from either, whichever is larger.
+    # The displacement across lies between the one before and the one after: the
+    # larger of its changes from either.
     changes = np.diff(way_F2[join - 2 : join + 1], axis=0)
     velocities.append(np.hypot(*changes.T).max())
   if not places:
@@ -113,16 +113,16 @@ def summarise(joins: Iterable[Step], real: Iterable[Step]) -> dict[str, float]:
     raise ValueError(
       f'{len(joins)} joins, {len(real)} real steps: expected at least one each'
     )
-  found = {}
+  result = {}
   for name in MEASURES:
     mean, usual = (_mean(steps, name) for steps in (joins, real))
-    found |= {
+    result |= {
       name: mean,
       f'real/{name}': usual,
       f'ratio/{name}': mean / max(usual, 1e-6),
     }
-  followed = [not np.isnan(joined.place) for joined in joins]
-  return found | {'tracked': float(np.mean(followed))}
+  followed = [not np.isnan(joined.position) for joined in joins]
+  return result | {'tracked': float(np.mean(followed))}
 
 
 def _mean(steps: list[Step], name: str) -> float:

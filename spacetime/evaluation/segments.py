@@ -102,21 +102,21 @@ def blobs(frames_FHWC: np.ndarray) -> list[Blob]:
   away_nC = away_FHWC.reshape(-1, 3)[place_n]
   ground_nC = ground_FHWC.reshape(-1, 3)[place_n]
   shape = frames_FHWC.shape[:3]
-  found = []
+  result = []
   cover_nK, colour_n = _colours(away_nC, ground_nC, shape)
   for k in np.unique(colour_n):
     cover_FHW = np.zeros(shape, np.float32)
     mine_n = colour_n == k
     cover_FHW.reshape(-1)[place_n[mine_n]] = cover_nK[mine_n, k]
-    found += _components(cover_FHW.clip(0, 1), COLOURS[k])
-  return sorted(found, key=lambda blob: blob.frame)
+    result += _components(cover_FHW.clip(0, 1), COLOURS[k])
+  return sorted(result, key=lambda blob: blob.frame)
 
 
 def _colours(away_nC, ground_nC, shape):
   """Opacity of each pixel for each colour, and its colour.
 
-  A pixel that a colour covers by the share a lies a of the way from the
-  background to that colour; the colour with the least error is its own.
+  A pixel that a colour covers by a share lies that share of the distance from
+  the background to the colour; the colour with the least error is its own.
   """
   frames, height, width = shape
   way_nKC = PALETTE_KC - ground_nC[:, None]
@@ -154,7 +154,7 @@ def _components(cover_FHW: np.ndarray, colour: str) -> list[Blob]:
       frame = box[0].start
       largest_F[frame] = max(largest_F[frame], area)
   least = COLOUR_AREA * height * width / 64**2
-  found = []
+  result = []
   for r, (box, area) in enumerate(zip(boxes, area_R, strict=True), 1):
     if box is None or area < least or area < SPECK * largest_F[box[0].start]:
       continue
@@ -165,5 +165,5 @@ def _components(cover_FHW: np.ndarray, colour: str) -> list[Blob]:
     cover_HW = cover_FHW[frame, rows, columns] * mine_HW
     corner_2 = (rows.start + 0.5, columns.start + 0.5)
     centre_2 = np.array(ndimage.center_of_mass(cover_HW)) + corner_2
-    found.append(Blob(frame, colour, centre_2, int(area), cover_HW))
-  return found
+    result.append(Blob(frame, colour, centre_2, int(area), cover_HW))
+  return result

@@ -1,4 +1,4 @@
-"""What is in the pixels of a clip of the digits world, and is it as asked?
+"""Measures what a clip of the digits world shows, against its prompt.
 
 `measure` sees pixels only: it segments, tracks, and names colours and digits.
 `score` compares that with a scene.
@@ -24,7 +24,7 @@ OTHER_COLOUR = 0.08
 PRESENCE = 0.5
 # Views of a character that vote on its digit.
 VOTES = 6
-# A way this many times as long as the template's is still that motion.
+# A path this many times as long as the template is still that motion.
 STRETCH = (0.6, 1.6)
 
 SCORES = ('count', 'colour', 'digit', 'motion', 'all')
@@ -67,7 +67,7 @@ class Measurement:
 
 
 def measure(frames_FHWC: np.ndarray) -> Measurement:
-  """What the pixels show, without any knowledge of what was asked.
+  """What the pixels show, without any knowledge of the prompt.
 
   The first call fits the digit classifier, which takes seconds.
 
@@ -98,18 +98,18 @@ def measure(frames_FHWC: np.ndarray) -> Measurement:
 
 
 def followed(
-  found: list[segments.Blob], *, side: int, jump: float
+  blobs: list[segments.Blob], *, side: int, jump: float
 ) -> list[list[segments.Blob]]:
   """Blobs of one character each, one or none a frame, in order.
 
   Args:
-    found: of a clip.
+    blobs: of a clip.
     side: the shorter one of its frames, in pixels.
     jump: pixels from one frame to the next that are still one character.
   """
   chains = []
-  for frame in sorted({blob.frame for blob in found}):
-    here = [blob for blob in found if blob.frame == frame]
+  for frame in sorted({blob.frame for blob in blobs}):
+    here = [blob for blob in blobs if blob.frame == frame]
     cost_TR = np.array(
       [[_distance(chain[-1], blob, side) for blob in here] for chain in chains]
     ).reshape(len(chains), len(here))
@@ -189,13 +189,13 @@ def motion(
 def score(measured: Measurement, scene: world_lib.Scene) -> dict[str, float]:
   """How much of a scene a clip shows.
 
-  The characters asked for are paired with those found by the assignment that
-  gets most right, colour before digit before motion; one that is not found
+  The characters asked for are paired with those tracked by the assignment that
+  gets most right, colour before digit before motion; one that is not tracked
   counts as wrong in everything.
 
   Args:
     measured: what the clip shows.
-    scene: what was asked for. Its camera's way is taken from the paths.
+    scene: of the prompt. Its camera's motion is subtracted from the paths.
 
   Returns:
     In [0, 1]: count (right or not); colour, digit and motion (the share of the
@@ -205,12 +205,12 @@ def score(measured: Measurement, scene: world_lib.Scene) -> dict[str, float]:
   """
   right_PT3 = np.zeros((len(scene.characters), measured.count, 3))
   for t, track in enumerate(measured.tracks):
-    way = motion(track.path_F2, shape=measured.shape, camera=scene.camera)
-    for p, asked in enumerate(scene.characters):
+    moves = motion(track.path_F2, shape=measured.shape, camera=scene.camera)
+    for p, character in enumerate(scene.characters):
       right_PT3[p, t] = (
-        track.colour == asked.colour,
-        track.digit == asked.digit,
-        way == asked.motion,
+        track.colour == character.colour,
+        track.digit == character.digit,
+        moves == character.motion,
       )
   pairs = optimize.linear_sum_assignment(-right_PT3 @ (4, 2, 1))
   share_3 = right_PT3[pairs].sum(0) / len(scene.characters)

@@ -1,8 +1,8 @@
-"""Of several drawings of what is made, the one that joins most smoothly.
+"""Best-of-n: of several samples, keeps the one with the smoothest transition.
 
-Noise decides where a thing goes on to, and a network that sees through noise
-is off by some of it: of a few drawings one is off by less. What tells them
-apart is motion alone, by optical flow: nothing here knows what a video shows.
+The initial noise decides how motion continues, and a network that denoises is
+off by some of it: of a few samples one is off by less. Samples are compared by
+motion alone, by optical flow: nothing here depends on what a video shows.
 
 Source: a search over noise with a verifier, Ma et al. 2025, arXiv 2501.09732,
 section 3 (random search).
@@ -16,31 +16,31 @@ from skimage import registration, transform
 
 from spacetime.diffusion import conditioning_video
 
-# Pixels of the shorter side at which motion is looked at: what is fast in a
-# large picture is as slow there as the flow can follow.
+# Pixels of the shorter side at which motion is measured: fast motion of a large
+# picture is slow enough there for the flow to follow.
 SIDE = 64
-# Pixels there. Things of other shapes are compared by where they are: wide.
+# Pixels at that size, wide: figures of different shapes are compared by their
+# positions.
 BLUR, RADIUS = 5.0, 14
 WARPS = 5  # of the flow
 
 
-def joins(window: conditioning_video.ConditioningVideo) -> tuple[int, ...]:
-  """Where the joins of a window's video are.
+def joins(video: conditioning_video.ConditioningVideo) -> tuple[int, ...]:
+  """Joins of generated frames with conditioning frames.
 
   Returns:
-    The first frame after each: of what is given and what is made one lies
-    before it, the other after it. 0 is where a loop closes. Joins with fewer
+    the first frame after each join; 0 is where a loop closes. Joins with fewer
     than two frames on a side are left out: no motion leads to them.
   """
-  known_F = np.ones(window.length, bool)
-  first, stop = window.output_range
-  made = slice(len(window.before_FHWC), window.length - len(window.after_FHWC))
-  known_F[made] = window.cond_mask_FHW[first:stop].all((1, 2))
-  places = np.flatnonzero(known_F != np.roll(known_F, 1)).tolist()
+  known_F = np.ones(video.length, bool)
+  first, stop = video.output_range
+  clip = slice(len(video.before_FHWC), video.length - len(video.after_FHWC))
+  known_F[clip] = video.cond_mask_FHW[first:stop].all((1, 2))
+  joins = np.flatnonzero(known_F != np.roll(known_F, 1)).tolist()
   return tuple(
-    place
-    for place in places
-    if 2 <= place <= window.length - 2 or (window.loops and place == 0)
+    join
+    for join in joins
+    if 2 <= join <= video.length - 2 or (video.loops and join == 0)
   )
 
 
@@ -80,12 +80,12 @@ def roughness(frames_FHWC: np.ndarray, join: int) -> float:
 
 
 def smoothest(
-  drawn: Sequence[np.ndarray], joins: Sequence[int], *, candidates: int
+  samples: Sequence[np.ndarray], joins: Sequence[int], *, candidates: int
 ) -> tuple[list[np.ndarray], list[int]]:
   """Chooses one of each `candidates` videos.
 
   Args:
-    drawn: frames_FHWC, those of a clip one after another.
+    samples: frames_FHWC, those of a clip one after another.
     joins: of each video; see `roughness`, whose sum over them is compared.
     candidates: of a clip.
 
@@ -93,10 +93,10 @@ def smoothest(
     (videos, the number of each among those of its clip).
   """
   if candidates == 1:
-    return list(drawn), [0] * len(drawn)
-  rough = [sum(roughness(video, join) for join in joins) for video in drawn]
+    return list(samples), [0] * len(samples)
+  rough = [sum(roughness(video, join) for join in joins) for video in samples]
   best = np.argmin(np.reshape(rough, (-1, candidates)), axis=1)
-  chosen = [drawn[i * candidates + k] for i, k in enumerate(best)]
+  chosen = [samples[i * candidates + k] for i, k in enumerate(best)]
   return chosen, best.tolist()
 
 

@@ -4,7 +4,7 @@ Placement alone: with the frames, the latents and the caches split along one
 side of the picture, XLA's partitioner exchanges the rows that each convolution
 needs of its neighbours, and gathers a frame only where every position meets
 every other, in the attention of the coarsest level. Memory for activations
-falls with the number of devices; the parameters are whole on each.
+falls with the number of devices; each has all parameters.
 """
 
 import dataclasses
@@ -22,9 +22,9 @@ class Coder:
   """What `streaming.decode_chunks` or `encode_chunks` takes.
 
   Attributes:
-    params: of the autoencoder, whole on every device.
+    params: of the autoencoder, all of them on every device.
     first: (params, x) -> (cache, y), jitted; x from the host.
-    step: (params, cache, x) -> (cache, y), jitted; the cache is given away.
+    step: (params, cache, x) -> (cache, y), jitted; the cache is donated.
     side: 'height' or 'width', the one that is split.
   """
 
@@ -55,7 +55,7 @@ def choose_side(latent: tuple[int, int], devices: int) -> str:
 
 
 def decoder(
-  codec,
+  autoencoder,
   params,
   devices: Sequence[jax.Device],
   *,
@@ -65,7 +65,7 @@ def decoder(
   """Decoding split over devices.
 
   Args:
-    codec: an `Autoencoder` or `IdentityAutoencoder`.
+    autoencoder: an `Autoencoder` or `IdentityAutoencoder`.
     params: its parameters.
     devices: to split over.
     latent: rows and columns of the latents.
@@ -74,12 +74,12 @@ def decoder(
   Raises:
     ValueError: an unknown side, or one that the devices do not divide.
   """
-  functions = codec.decode_first, codec.decode_step
+  functions = autoencoder.decode_first, autoencoder.decode_step
   return _coder(functions, params, devices, latent=latent, side=side)
 
 
 def encoder(
-  codec,
+  autoencoder,
   params,
   devices: Sequence[jax.Device],
   *,
@@ -87,7 +87,7 @@ def encoder(
   side: str | None = None,
 ) -> Coder:
   """Encoding split over devices; see `decoder`."""
-  functions = codec.encode_first, codec.encode_step
+  functions = autoencoder.encode_first, autoencoder.encode_step
   return _coder(functions, params, devices, latent=latent, side=side)
 
 
@@ -105,16 +105,16 @@ def _coder(functions, params, devices, *, latent, side) -> Coder:
   mesh = jax.sharding.Mesh(
     np.asarray(devices), ('side',), axis_types=(AxisType.Auto,)
   )
-  whole = NamedSharding(mesh, PartitionSpec())
+  replicated = NamedSharding(mesh, PartitionSpec())
   # Every array of a cache has the five dimensions of a video.
   split = NamedSharding(mesh, PartitionSpec(*[None] * SIDES[side], 'side'))
   first, step = functions
   return Coder(
-    params=jax.device_put(params, whole),
-    first=jax.jit(first, in_shardings=(whole, split), out_shardings=split),
+    params=jax.device_put(params, replicated),
+    first=jax.jit(first, in_shardings=(replicated, split), out_shardings=split),
     step=jax.jit(
       step,
-      in_shardings=(whole, split, split),
+      in_shardings=(replicated, split, split),
       out_shardings=split,
       donate_argnums=1,
     ),

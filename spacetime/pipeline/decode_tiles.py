@@ -1,10 +1,10 @@
 """Decoding in tiles, one after the other, in the memory of one.
 
-The way out for a picture that no device holds, and only if asked for: the
-network attends within a tile and not within the frame, and its convolutions
-see zeros past the tile's edge, so that tiles differ where they meet. They
-overlap and are blended there; BUILD_NOTES.md has what is left by overlap.
-Each tile goes through the whole clip with a cache of its own before the next.
+For pictures that fit on no device, on request only: the network attends within
+a tile and not within the frame, and its convolutions see zeros past the tile's
+edge, so that tiles differ where they meet. They overlap and are blended there;
+BUILD_NOTES.md has the remaining difference by overlap.
+Each tile goes through the clip with a cache of its own before the next.
 """
 
 import dataclasses
@@ -65,8 +65,8 @@ def weights(cells: list[slice], stride: int) -> list[np.ndarray]:
 
   The shares of a pixel sum to 1.
   """
-  whole = np.zeros((len(cells), cells[-1].stop * stride))
-  shares = [w[_pixels(c, stride)] for w, c in zip(whole, cells, strict=True)]
+  total = np.zeros((len(cells), cells[-1].stop * stride))
+  shares = [w[_pixels(c, stride)] for w, c in zip(total, cells, strict=True)]
   for share in shares:
     share[:] = 1
   for i, (before, after) in enumerate(zip(cells, cells[1:], strict=False)):
@@ -76,21 +76,23 @@ def weights(cells: list[slice], stride: int) -> list[np.ndarray]:
       shares[i][-shared:] *= 1 - ramp
       shares[i + 1][:shared] *= ramp
   # Where three meet, as narrow tiles do, the shares are of more than 1.
-  whole /= whole.sum(axis=0)
+  total /= total.sum(axis=0)
   return [share.astype(np.float32) for share in shares]
 
 
 def fade(pixels: int) -> np.ndarray:
   """From 0 to 1 over the middle half."""
-  place = (np.arange(pixels) + 0.5) / pixels
-  return np.clip(2 * place - 0.5, 0, 1)
+  position = (np.arange(pixels) + 0.5) / pixels
+  return np.clip(2 * position - 0.5, 0, 1)
 
 
-def decode(codec, params, z_Bfhwc, tiles: Tiles, *, first=None, step=None):
-  """The video of whole latents, on the host.
+def decode(
+  autoencoder, params, z_Bfhwc, tiles: Tiles, *, first=None, step=None
+):
+  """The video of latents, decoded tile by tile, on the host.
 
   Args:
-    codec: an `Autoencoder` or `IdentityAutoencoder`.
+    autoencoder: an `Autoencoder` or `IdentityAutoencoder`.
     params: its parameters.
     z_Bfhwc: latents; host memory will do.
     tiles: how to cut.
@@ -104,7 +106,7 @@ def decode(codec, params, z_Bfhwc, tiles: Tiles, *, first=None, step=None):
     ValueError: tiles that do not fit the latents.
   """
   batch, frames, height, width, _ = z_Bfhwc.shape
-  time, *side = codec.stride
+  time, *side = autoencoder.stride
   rows = spans(height, tiles.rows, tiles.overlap)
   columns = spans(width, tiles.columns, tiles.overlap)
   row_weights, column_weights = (
@@ -123,7 +125,7 @@ def decode(codec, params, z_Bfhwc, tiles: Tiles, *, first=None, step=None):
       ]
       at = 0
       for chunk in streaming.decode_chunks(
-        codec, params, z_Bfhwc[:, :, row, column], first=first, step=step
+        autoencoder, params, z_Bfhwc[:, :, row, column], first=first, step=step
       ):
         chunk = np.asarray(chunk)
         view_BFHWC[:, at : at + chunk.shape[1]] += chunk * weight_HWC

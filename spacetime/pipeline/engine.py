@@ -1,4 +1,4 @@
-"""Engine of a pipeline: parameters and programs, kept between calls."""
+"""Engine of a pipeline: parameters and programs, reused by later calls."""
 
 import contextlib
 from collections.abc import Callable, Mapping
@@ -47,7 +47,7 @@ class Engine:
 
   Attributes:
     model: opened, no parameter read.
-    progress: of the call under way.
+    progress: of the current call.
 
   Args:
     model: an opened checkpoint.

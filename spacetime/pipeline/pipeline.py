@@ -50,7 +50,7 @@ class Pipeline:
   or `seeds`. Keywords besides those of a signature are fields of
   request.Request and settings of the sampler (steps, solver, shift, guidance,
   ...), in diffusers' spelling too. Programs are compiled at the first call of a
-  shape and kept.
+  shape, and reused.
 
   Args:
     path: see load.
@@ -220,7 +220,7 @@ class Pipeline:
     """Yields a long video chunk by chunk, in constant memory.
 
     Args:
-      prompt: of the whole video.
+      prompt: of all chunks.
       seconds: its duration.
       prompt_schedule: in place of prompt, pairs (seconds, prompt) or
         '0: PROMPT; 10: PROMPT'.

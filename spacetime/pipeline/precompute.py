@@ -1,4 +1,4 @@
-"""What does not change while training, computed once: latents and texts."""
+"""Precomputes what training does not change: latents and embeddings."""
 
 import dataclasses
 import functools
@@ -27,19 +27,19 @@ from spacetime.pipeline.engine import Engine
 
 @dataclasses.dataclass(frozen=True)
 class Encoder:
-  """What a cache is made with.
+  """Encoder of a cache: an autoencoder and, optionally, a text encoder.
 
   Attributes:
     fingerprint: of the autoencoder.
-    codec: video <-> latents.
+    autoencoder: video <-> latents.
     read: -> its parameters.
     model: that has a text encoder; None where there is none.
-    size: (frames, height, width) that it was made for.
+    size: (frames, height, width) of the training clips.
     fps: likewise.
   """
 
   fingerprint: str
-  codec: Any
+  autoencoder: Any
   read: Callable[[], dict] = dataclasses.field(repr=False)
   model: load.Opened | None
   size: tuple[int, int, int]
@@ -60,14 +60,19 @@ def open_encoder(path: str) -> Encoder:
   else:
     experiment = checkpoint.read_experiment(folder)
     if experiment.stage == 'autoencoder':
-      codec = networks.autoencoder(experiment.autoencoder)
+      autoencoder = networks.autoencoder(experiment.autoencoder)
       name = checkpoint.weights_hash(folder)
       read = functools.partial(
         load.load_own, experiment.autoencoder, folder, mesh=mesh
       )
       data = experiment.data
       return Encoder(
-        name, codec, lambda: read()['autoencoder'], None, data.size, data.fps
+        name,
+        autoencoder,
+        lambda: read()['autoencoder'],
+        None,
+        data.size,
+        data.fps,
       )
     model = load.open_model(path, mesh=mesh)
     name = init_weights.fingerprint_of_autoencoder(experiment, beside=folder)
@@ -82,7 +87,7 @@ def open_encoder(path: str) -> Encoder:
 
 
 def encode(
-  found: Encoder,
+  encoder: Encoder,
   data: DataConfig,
   out,
   *,
@@ -95,9 +100,9 @@ def encode(
   """Writes what is not there of a cache.
 
   Args:
-    found: what encodes.
+    encoder: of latents and captions.
     data: the clips.
-    out: the cache's folder, made if it is not there.
+    out: the cache's folder, created if missing.
     seed: of the digits world.
     text: 'embeddings' or 'captions'; None embeds where there is an encoder.
     dtype: of latents and embeddings.
@@ -113,23 +118,24 @@ def encode(
     raise ValueError(
       'data.mixed: expected None, since the latents of a cache are of one size'
     )
-  if text == 'embeddings' and found.model is None:
-    raise ValueError(
-      '--text=embeddings: --checkpoint is an autoencoder, which has no text '
-      'encoder: expected captions; change --text or --checkpoint'
+  if text == 'embeddings' and encoder.model is None:
+    raise SettingError(
+      'text',
+      text,
+      'captions, since an autoencoder as `checkpoint` has no text encoder',
     )
-  model = None if text == 'captions' else found.model
+  model = None if text == 'captions' else encoder.model
   nets = model and model.networks
-  grid = geometry.Geometry(*data.size, found.codec.stride, (1, 1, 1))
+  grid = geometry.Geometry(*data.size, encoder.autoencoder.stride, (1, 1, 1))
   splits = data.source.open_splits(data, seed=seed)
   about = latent_cache.About(
-    autoencoder=found.fingerprint,
+    autoencoder=encoder.fingerprint,
     text=model.text_hash if model else '',
     frames=data.frames,
     height=data.height,
     width=data.width,
     fps=data.fps,
-    latent=(*grid.latent, found.codec.z_dim),
+    latent=(*grid.latent, encoder.autoencoder.z_dim),
     length=nets.text_length if nets else 0,
     features=nets.text.width if nets else 0,
     dtype=dtype,
@@ -141,7 +147,7 @@ def encode(
   latent_cache.create(out, about, tokenizer=tokenizer)
   # The text encoder is let go before the autoencoder is read.
   write_texts(pathlib.Path(out), about, splits, model)
-  write_latents(pathlib.Path(out), about, splits, found, batch=batch)
+  write_latents(pathlib.Path(out), about, splits, encoder, batch=batch)
 
 
 def write_texts(out, about: latent_cache.About, splits: Splits, model) -> None:
@@ -180,19 +186,23 @@ def embedded(
 
 
 def write_latents(
-  out, about: latent_cache.About, splits, found: Encoder, *, batch: int
+  out, about: latent_cache.About, splits, encoder: Encoder, *, batch: int
 ) -> None:
   """Writes the shards of latents."""
   missing = latent_cache.missing(out, about, 'latents')
   if not missing:
     return
-  params = found.read()
-  first = jax.jit(found.codec.encode_first)
-  step = jax.jit(found.codec.encode_step)
+  params = encoder.read()
+  first = jax.jit(encoder.autoencoder.encode_first)
+  step = jax.jit(encoder.autoencoder.encode_step)
 
   def latents(frames_BFHWC):
     chunks = streaming.encode_chunks(
-      found.codec, params, to_video(frames_BFHWC), first=first, step=step
+      encoder.autoencoder,
+      params,
+      to_video(frames_BFHWC),
+      first=first,
+      step=step,
     )
     z_Bfhwc = np.concatenate([np.asarray(chunk) for chunk in chunks], axis=1)
     return z_Bfhwc.astype(latent_cache.DTYPES[about.dtype])
@@ -216,13 +226,13 @@ def write(out, missing, records, *, name: str, total: int) -> None:
     total=total, initial=total - left, desc=name, unit='clip'
   ) as bar:
 
-    def told(split, numbers):
+    def counted(split, numbers):
       for batch in records(split, numbers):
         yield from batch
         bar.update(len(batch))
 
     for split, file, numbers in missing:
-      latent_cache.write_shard(out / file, told(split, numbers))
+      latent_cache.write_shard(out / file, counted(split, numbers))
 
 
 def parts(numbers: range, size: int) -> list[range]:

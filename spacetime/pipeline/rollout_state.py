@@ -62,7 +62,7 @@ def write(
     tail: the end of what exists.
     chunks: that are done.
     marks: of each clip's file.
-    about: what was asked, plain values.
+    about: identity of the request, plain values.
   """
   leaves = jax.tree.leaves(jax.device_get(tail.cache))
   arrays = {'z': tail.z_Bfhwc, 'end': tail.last_frame_BfHWC}
@@ -82,7 +82,7 @@ def read(path: pathlib.Path, about: Mapping[str, Any]) -> State | None:
 
   Args:
     path: where.
-    about: what is asked now.
+    about: identity of the current request.
 
   Raises:
     ValueError: a damaged file, or one of another request: what differs.
@@ -94,31 +94,33 @@ def read(path: pathlib.Path, about: Mapping[str, Any]) -> State | None:
     with safetensors.safe_open(path, framework='numpy') as file:
       header = file.metadata() or {}
       arrays = {name: file.get_tensor(name) for name in file.keys()}
-    found = {k: json.loads(header[k]) for k in ('chunks', 'marks', 'about')}
+    header_values = {
+      k: json.loads(header[k]) for k in ('chunks', 'marks', 'about')
+    }
   except (safetensors.SafetensorError, OSError, KeyError, ValueError) as e:
     raise ValueError(
-      f'{path}: not the state of a video under way ({e}); {anew}'
+      f'{path}: not the state of a long video ({e}); {anew}'
     ) from e
   now = json.loads(json.dumps(about))
-  other = _differences(found['about'], now)
+  other = _differences(header_values['about'], now)
   if other:
     more = f' and {len(other) - TOLD} more' if len(other) > TOLD else ''
     raise ValueError(
       f'{path} is of another request: {"; ".join(other[:TOLD])}{more}; ask for '
       f'the same, {anew}'
     )
-  marks = tuple(fragmented_mp4.Mark(*mark) for mark in found['marks'])
-  return State(found['chunks'], marks, arrays)
+  marks = tuple(fragmented_mp4.Mark(*mark) for mark in header_values['marks'])
+  return State(header_values['chunks'], marks, arrays)
 
 
 def _differences(there, here, name: str = '') -> list[str]:
   """'NAME is A there, B here' of every value that is not the same."""
   if isinstance(there, dict) and isinstance(here, dict):
-    found = []
+    result = []
     for key in dict.fromkeys((*there, *here)):
-      whole = f'{name}.{key}' if name else key
-      found += _differences(there.get(key), here.get(key), whole)
-    return found
+      full = f'{name}.{key}' if name else key
+      result += _differences(there.get(key), here.get(key), full)
+    return result
   if there == here:
     return []
   return [f'{name} is {there!r} there, {here!r} here']

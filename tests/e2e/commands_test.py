@@ -356,7 +356,7 @@ def test_encode_refuses(codec, tmp_path):
     '--batch=0: expected 1 or more': [*good, data, '--batch=0'],
     'has no videos': [*good, data],
     "'nowhere': no such folder": ['--checkpoint=nowhere', *good[1:], data],
-    'has no text encoder: expected captions': [
+    'expected captions, since an autoencoder': [
       *good,
       data,
       '--text=embeddings',

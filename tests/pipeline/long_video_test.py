@@ -229,7 +229,7 @@ def test_a_state_of_another_request_is_refused(tmp_path):
   with pytest.raises(ValueError, match='request: seed is 3 there, 4 here; ask'):
     rollout_state.read(path, {'seed': 4, 'a': (1,)})
   path.write_bytes(b'nonsense')
-  with pytest.raises(ValueError, match='not the state of a video under way'):
+  with pytest.raises(ValueError, match='not the state of a long video'):
     rollout_state.read(path, {})
   assert rollout_state.read(tmp_path / 'none', {}) is None
   with pytest.raises(ValueError, match='has 0 bytes: expected 99 or more'):
