@@ -9,7 +9,7 @@ from spacetime.diffusion import conditioning_video
 from spacetime.evaluation import seams
 from spacetime.pipeline import best_of_n
 from spacetime.pipeline.prompt_embeds import PromptEmbeds
-from tests.diffusion.conditioning_test import numbered
+from tests.diffusion.conditioning_video_test import numbered
 from tests.evaluation.seams_test import WORLD, squares
 
 EVEN = [4, 6, 8, 10, 12, 14, 16, 18]
