@@ -258,6 +258,7 @@ def _sharded_rows(tree, mesh: jax.sharding.Mesh, rows: int | None = None):
   return jax.tree.map(leaf, tree)
 
 
-def _replicated(x, mesh: jax.sharding.Mesh):
-  place = NamedSharding(mesh, PartitionSpec())
-  return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place)
+def _replicated(x, mesh: jax.sharding.Mesh) -> jax.ShapeDtypeStruct:
+  """Returns a replicated shape."""
+  replicated = NamedSharding(mesh, PartitionSpec())
+  return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=replicated)

@@ -229,7 +229,7 @@ def test_check_model_refuses(tokens, sizes, model, text):
 def test_devices_may_share_a_clip():
   """Four clips on eight devices."""
   values = make_config(**{'data.batch_size': 4})
-  with pytest.raises(ValueError, match='mesh.context or mesh.tensor share'):
+  with pytest.raises(ValueError, match='`mesh.tensor` share a clip'):
     mesh_lib.mesh(parse.experiment(values))
   mesh = mesh_lib.mesh(parse.experiment(with_mesh(values, data=4, context=2)))
   rows = {name: x[:4] for name, x in batch().items()}
