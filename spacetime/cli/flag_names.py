@@ -71,9 +71,11 @@ def own_names(argv: list[str]) -> list[str]:
       continue
     if not _is_flag(own):
       raise ValueError(f'unknown flag --{name}{_suggestion(name)}')
-    result.append(f'--{own}{equals}{value}')
     if not equals and own in flags.FLAGS and not flags.FLAGS[own].boolean:
-      result += [value for value in [next(rest, None)] if value is not None]
+      equals, value = '=', next(rest, None)
+      if value is None:
+        raise ValueError(f'--{name}: expected a value, as --{name}=VALUE')
+    result.append(f'--{own}{equals}{value}')
   return [*result, *_size(sides)]
 
 

@@ -97,10 +97,10 @@ def test_help_groups_flags_with_defaults_and_examples():
   ('arguments', 'own'),
   [
     (['--num_inference_steps=3'], ['--steps=3']),
-    (['--num_inference_steps', '3'], ['--steps', '3']),
+    (['--num_inference_steps', '3'], ['--steps=3']),
     (['--guidance_scale=3', '--num_frames=9'], ['--guidance=3', '--frames=9']),
     (['--height=32', '--width=64', '--seed=1'], ['--seed=1', '--size=64x32']),
-    (['--prompt', '--steps', '--seed=1'], ['--prompt', '--steps', '--seed=1']),
+    (['--prompt', '--steps', '--seed=1'], ['--prompt=--steps', '--seed=1']),
     (['--', '--whatever'], ['--', '--whatever']),
   ],
 )
@@ -132,6 +132,7 @@ def test_commands_with_a_setting_accept_its_other_names():
     ('--steps=x', '--steps=x: expected a whole number'),
     ('--guidance=x', '--guidance=x: expected a number'),
     ('--interval=x', '--interval=x'),
+    ('--steps', '--steps: expected a value'),
     ('prompt', "arguments ['prompt']: expected flags only"),
   ],
 )
