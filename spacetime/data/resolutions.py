@@ -1,9 +1,11 @@
-"""Sizes that clips are drawn from, so that one model learns many."""
+"""Sizes that training clips are drawn from, for models of many sizes."""
 
 import dataclasses
 import functools
 
 import numpy as np
+
+from spacetime import SettingError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -12,17 +14,16 @@ class Sizes:
 
   Attributes:
     frames: fewest and most frames; a clip has 1 + k * multiple[0].
-    height: fewest and most pixel rows, multiples of multiple[1].
-    width: fewest and most pixel columns, multiples of multiple[1].
+    height: smallest and largest height in pixels, multiples of multiple[1].
+    width: smallest and largest width in pixels, multiples of multiple[1].
     multiple: pixels of a patch, in time and along a side.
-    aspect: the longer side over the shorter, at most.
-    volume: the most pixels in a clip, frames x height x width; None bounds
-      them by the sizes alone.
-    images: share of clips with one frame.
+    aspect: largest ratio of the longer side to the shorter.
+    volume: most pixels in a clip, frames x height x width; None for no bound.
+    images: share of clips with one frame, 0 to 1.
     held_out: sizes (frames, height, width) that no clip has.
 
   Raises:
-    ValueError: bounds that no clip fits, or a share that is none.
+    SettingError: bounds that no clip fits, or a value out of range.
   """
 
   frames: tuple[int, int] = (1, 49)
@@ -39,38 +40,36 @@ class Sizes:
       pair = tuple(getattr(self, name))
       object.__setattr__(self, name, pair)
       if len(pair) != 2 or min(pair) < 1:
-        raise ValueError(
-          f'{name}={pair}: expected two positive integers; change '
-          f'data.mixed.{name}'
-        )
+        raise SettingError(f'data.mixed.{name}', pair, 'two positive integers')
     held_out = tuple(tuple(size) for size in self.held_out)
     object.__setattr__(self, 'held_out', held_out)
     if any(len(size) != 3 for size in held_out):
-      raise ValueError(
-        f'held_out={held_out}: expected (frames, height, width) each; change '
-        'data.mixed.held_out'
+      raise SettingError(
+        'data.mixed.held_out', held_out, '(frames, height, width) each'
       )
-    if self.aspect < 1 or not 0 <= self.images <= 1:
-      raise ValueError(
-        f'aspect={self.aspect}, images={self.images}: expected 1 or more, and '
-        'a share in [0, 1]; change data.mixed'
-      )
+    if self.aspect < 1:
+      raise SettingError('data.mixed.aspect', self.aspect, '1 or more')
+    if not 0 <= self.images <= 1:
+      raise SettingError('data.mixed.images', self.images, 'a share, 0 to 1')
     for frames in self.durations:
       if not self.sides(frames):
         raise ValueError(
           f'no clip of {frames} frames has height {self.height}, width '
           f'{self.width}, multiples of {self.multiple[1]}, aspect up to '
-          f'{self.aspect} and {self.volume} pixels; change data.mixed'
+          f'{self.aspect} and {self.volume} pixels: expected other bounds in '
+          'data.mixed'
         )
     if not self.durations:
-      raise ValueError(
-        f'frames={self.frames}: expected bounds that hold a multiple of '
-        f'{self.multiple[0]} and one, or images=1; change data.mixed'
+      raise SettingError(
+        'data.mixed.frames',
+        self.frames,
+        f'bounds that include 1 plus a multiple of {self.multiple[0]}, or '
+        '`data.mixed.images` of 1',
       )
 
   @functools.cached_property
   def durations(self) -> tuple[int, ...]:
-    """Frames of the clips; 1 is among them where there are images."""
+    """Possible numbers of frames, 1 among them if there are images."""
     first, last = self.frames
     step = self.multiple[0]
     durations = range(1 + -(-(first - 1) // step) * step, last + 1, step)
@@ -80,7 +79,7 @@ class Sizes:
     return (1, *moving) if self.images else moving
 
   def sides(self, frames: int) -> tuple[tuple[int, int], ...]:
-    """The (height, width) that a clip of so many frames may have."""
+    """Possible (height, width) of a clip of so many frames."""
     return _sides(self, frames)
 
   @property
@@ -89,8 +88,8 @@ class Sizes:
     return [(n, *side) for n in self.durations for side in self.sides(n)]
 
   def draw(self, rng: np.random.Generator) -> tuple[int, int, int]:
-    """A clip's (frames, height, width): an image or not, then the duration,
-    then the sides, each with equal chance."""
+    """Draws (frames, height, width): an image or not, then the duration, then
+    the sides, each with equal probability."""
     image = rng.random() < self.images
     moving = [n for n in self.durations if n > 1]
     frames = 1 if image else moving[rng.integers(len(moving))]

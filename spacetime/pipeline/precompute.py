@@ -53,8 +53,9 @@ def open_encoder(path: str) -> Encoder:
     ValueError: none of these, or damaged.
   """
   mesh = sharding.single_device_mesh()
-  folder = locate(path).folder
-  if folders.is_pipeline(folder):
+  located = locate(path)
+  folder = located.folder
+  if located.is_published:
     model = load.open_published(folder, mesh=mesh)
     name = folders.open_part(folder, 'vae').fingerprint()
   else:

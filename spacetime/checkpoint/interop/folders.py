@@ -1,4 +1,4 @@
-"""Folders and files of published weights: what is in them, and reading it.
+"""Folders and files of published weights: opened, checked and read.
 
 A pipeline's folder, as diffusers writes it:
 
@@ -34,7 +34,7 @@ HEAD = 128
 
 @dataclasses.dataclass(frozen=True)
 class Part:
-  """One network of a published model: its sizes, and where its tensors lie.
+  """One network of a published model: its sizes and its tensors.
 
   Attributes:
     network: tables of what it consists of, with its config.
@@ -58,7 +58,7 @@ class Part:
 
   @property
   def dtype(self) -> np.dtype:
-    """What most of its bytes are stored as."""
+    """The dtype of most of its bytes."""
     sizes = {}
     for parameter in self.parameters.values():
       for tensor in parameter.tensors:
@@ -79,7 +79,7 @@ class Part:
     )
 
   def fingerprint(self) -> str:
-    """Hex digits that name the arrays, of some bytes of each."""
+    """Fingerprint of the arrays, by some bytes of each; hex digits."""
     digest, root = hashlib.sha256(), networks.ROOTS[self.network.kind]
     for path, parameter in sorted(self.parameters.items()):
       for tensor in parameter.tensors:
@@ -90,17 +90,16 @@ class Part:
     return digest.hexdigest()
 
   def stamp(self) -> str:
-    """Hex digits that name the files by size and time of change.
+    """Fingerprint of the files by size and time of change; hex digits.
 
-    It costs nothing, and sees what `fingerprint` does not, a change in the
-    middle of an array; but a copy of the files has another one.
+    It reads nothing, and changes when the middle of an array does, unlike
+    `fingerprint`; but a copy of the files has another one.
     """
     tensors = (t for p in self.parameters.values() for t in p.tensors)
     digest = hashlib.sha256()
     for path in sorted({tensor.path for tensor in tensors}):
-      found = path.stat()
-      told = f'{path.name} {found.st_size} {found.st_mtime_ns}'
-      digest.update(told.encode())
+      stat = path.stat()
+      digest.update(f'{path.name} {stat.st_size} {stat.st_mtime_ns}'.encode())
     return digest.hexdigest()
 
 
@@ -113,7 +112,7 @@ class Pipeline:
     transformer, vae, text_encoder: its networks.
     index: model_index.json.
     scheduler: scheduler_config.json.
-    transformer_2: of two transformers the one for the lower levels.
+    transformer_2: of two transformers, that of the lower noise levels.
   """
 
   folder: pathlib.Path
@@ -129,12 +128,12 @@ class Pipeline:
     """The networks by the roots of their parameters; 'dit_2' is the second
     transformer."""
     parts = (self.transformer, self.text_encoder, self.vae)
-    found = {networks.ROOTS[part.network.kind]: part for part in parts}
-    return found | ({'dit_2': self.transformer_2} if self.boundary else {})
+    by_root = {networks.ROOTS[part.network.kind]: part for part in parts}
+    return by_root | ({'dit_2': self.transformer_2} if self.boundary else {})
 
   @property
   def boundary(self) -> float | None:
-    """The level below which the second of two transformers serves."""
+    """The noise level below which the second of two transformers is used."""
     return self.transformer_2 and self.index['boundary_ratio']
 
   @property
@@ -143,7 +142,7 @@ class Pipeline:
     return self.folder / TOKENIZER
 
   def fingerprint(self) -> str:
-    """Sixteen hex digits that name the arrays, of some bytes of each."""
+    """Fingerprint of the arrays, by some bytes of each; 16 hex digits."""
     prints = (part.fingerprint() for part in self.parts.values())
     return hashlib.sha256(''.join(prints).encode()).hexdigest()[:16]
 
@@ -199,7 +198,7 @@ def open_pipeline(
 
 
 def _has_two(folder: pathlib.Path, index: Mapping) -> bool:
-  """Whether the folder has a second transformer, and a level to use it from.
+  """Whether the folder has a second transformer, with its boundary level.
 
   Raises:
     ValueError: one without the other.
@@ -212,7 +211,7 @@ def _has_two(folder: pathlib.Path, index: Mapping) -> bool:
     raise ValueError(
       f'{folder / INDEX}: boundary_ratio={boundary}, and {SECOND}/ is '
       f'{"there" if held else "missing"}: expected both, or neither; '
-      'boundary_ratio is the level below which the second transformer serves, '
+      'boundary_ratio is the level below which the second transformer is used, '
       'such as 0.875'
     )
   return True
@@ -238,40 +237,39 @@ def open_part(path, kind: str, *, variant: str | None = None) -> Part:
     weights = tensor_files.find(path, variant=variant)
   opened = tensor_files.open_tensors(weights)
   names = networks.published_names(kind, opened, path)
-  found = {published: opened[name] for name, published in names.items()}
+  tensors = {published: opened[name] for name, published in names.items()}
   sizes = weights.parent / CONFIG
   if sizes.is_file():
     config = networks.FORMATS[kind].read_config(
       tensor_files.read_json(sizes), sizes
     )
   elif kind == 'transformer':
-    config = inferred(found, weights)
+    config = infer_config(tensors, weights)
   else:
     raise ValueError(f"{sizes}: no such file; expected the {kind}'s sizes")
   network = networks.of(config)
-  networks.check(network, found, path)
-  return Part(network, parameters_lib.parameters(network, found), path)
+  networks.check(network, tensors, path)
+  return Part(network, parameters_lib.parameters(network, tensors), path)
 
 
-def inferred(
-  found: Mapping[str, tensor_files.Tensor], where: pathlib.Path
+def infer_config(
+  tensors: Mapping[str, tensor_files.Tensor], where: pathlib.Path
 ) -> dit.DiTConfig:
-  """Sizes of a transformer by its tensors, where no config is beside it.
+  """Infers the sizes of a transformer from its tensors, without a config.
 
   Raises:
-    ValueError: the tensors that tell them are missing, or the heads are not of
-      the published size.
+    ValueError: missing tensors, or heads of another size than the published.
   """
-  networks.refuse_foreign('transformer', found, where)
-  wan_transformer.check_names(found)
-  width, channels, *patch = found['patch_embedding.weight'].shape
+  networks.refuse_foreign('transformer', tensors, where)
+  wan_transformer.check_names(tensors)
+  width, channels, *patch = tensors['patch_embedding.weight'].shape
   if width % HEAD:
     raise ValueError(
-      f'{where}: a width of {width} does not tell how many heads there are: '
+      f'{where}: the number of heads does not follow from a width of {width}: '
       f'expected a multiple of {HEAD}, or {CONFIG} beside the file'
     )
   time, words = (
-    found[f'condition_embedder.{name}_embedder.linear_1.weight']
+    tensors[f'condition_embedder.{name}_embedder.linear_1.weight']
     for name in ('time', 'text')
   )
   return dit.DiTConfig(
@@ -279,26 +277,26 @@ def inferred(
     patch=tuple(patch),
     width=width,
     heads=width // HEAD,
-    layers=wan_transformer.count_layers(found),
-    mlp=found['blocks.0.ffn.net.0.proj.weight'].shape[0],
+    layers=wan_transformer.count_layers(tensors),
+    mlp=tensors['blocks.0.ffn.net.0.proj.weight'].shape[0],
     text_width=words.shape[1],
     frequencies=time.shape[1],
   )
 
 
 def _check_fit(folder, *, transformer, vae, text_encoder) -> None:
-  told = []
+  faults = []
   if transformer.channels != vae.z_dim:
-    told.append(
+    faults.append(
       f'transformer/ takes {transformer.channels} channels, vae/ gives '
       f'{vae.z_dim}'
     )
   if transformer.text_width != text_encoder.d_model:
-    told.append(
+    faults.append(
       f'transformer/ takes text of width {transformer.text_width}, '
       f'text_encoder/ gives {text_encoder.d_model}'
     )
-  if told:
+  if faults:
     raise ValueError(
-      f'{folder}: {"; ".join(told)}: expected networks of one model'
+      f'{folder}: {"; ".join(faults)}: expected networks of one model'
     )

@@ -1,4 +1,4 @@
-"""The published networks as tables: names, layouts and shapes of each kind."""
+"""The published networks: names, layouts and shapes of their tensors."""
 
 import dataclasses
 import functools
@@ -35,7 +35,7 @@ FOREIGN = {
 
 @dataclasses.dataclass(frozen=True)
 class Network:
-  """What a published network of some sizes consists of.
+  """The tensors of a published network of some sizes.
 
   Attributes:
     kind: 'transformer', 'vae' or 'text_encoder'.
@@ -55,12 +55,12 @@ class Network:
 
   def published_shapes(self) -> dict[str, tuple[int, ...]]:
     """Shapes of the tensors by their published names."""
-    found = {}
+    shapes = {}
     for name, path, layer, layout in self.rows:
       shape = self.shapes[path] if layer is None else self.shapes[path][1:]
       zeros = np.broadcast_to(np.float32(0), shape)
-      found[name] = self.to_torch(zeros, layout).shape
-    return found
+      shapes[name] = self.to_torch(zeros, layout).shape
+    return shapes
 
 
 # Two transformers of one model have one config, and tracing takes a while.
@@ -118,17 +118,15 @@ def published_names(kind: str, names: Iterable[str], where) -> dict[str, str]:
   names = list(names)
   if kind == 'text_encoder':
     tied = [name for name in umt5.EMBEDDINGS if name in names]
-    kept = [name for name in names if name not in tied[1:]]
-    return {n: umt5.EMBEDDINGS[0] if n in tied else n for n in kept}
+    first = [name for name in names if name not in tied[1:]]
+    return {n: umt5.EMBEDDINGS[0] if n in tied else n for n in first}
   if kind != 'transformer':
     return {name: name for name in names}
   renamed = {name: wan_transformer.published_name(name) for name in names}
   seen = {}
   for name, published in renamed.items():
     seen.setdefault(published, []).append(name)
-  doubled = [
-    name for found in seen.values() if len(found) > 1 for name in found
-  ]
+  doubled = [name for same in seen.values() if len(same) > 1 for name in same]
   if doubled:
     raise ValueError(
       f'{where} has tensors under two names: {mismatch.listed(doubled)}: '
@@ -137,12 +135,12 @@ def published_names(kind: str, names: Iterable[str], where) -> dict[str, str]:
   return renamed
 
 
-def check(network: Network, found: Mapping[str, Tensor], where) -> None:
+def check(network: Network, tensors: Mapping[str, Tensor], where) -> None:
   """Refuses tensors that are not the network's; all faults in one message.
 
   Args:
     network: what is expected.
-    found: by their published names.
+    tensors: tensors by their published names.
     where: the file or folder, for the message.
 
   Raises:
@@ -150,10 +148,10 @@ def check(network: Network, found: Mapping[str, Tensor], where) -> None:
       another family or of an image-to-video variant are called that.
   """
   expected = network.published_shapes()
-  unexpected = found.keys() - expected.keys()
+  unexpected = tensors.keys() - expected.keys()
   refuse_foreign(network.kind, unexpected, where)
   image = {name for name in unexpected if wan_transformer.IMAGE.search(name)}
-  shapes = {name: tensor.shape for name, tensor in found.items()}
+  shapes = {name: tensor.shape for name, tensor in tensors.items()}
   faults = mismatch.compare(shapes, expected)
   faults['unexpected'] = unexpected - image
   faults['of an image-to-video variant, which is not supported'] = image

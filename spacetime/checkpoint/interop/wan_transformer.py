@@ -120,9 +120,9 @@ def rows(layers: int) -> Iterator[tuple[str, str, int | None, str]]:
 
 
 def count_layers(names: Iterable[str]) -> int:
-  """How many blocks the published names speak of."""
-  found = [re.match(r'blocks\.(\d+)\.', name) for name in names]
-  return 1 + max((int(m[1]) for m in found if m), default=-1)
+  """The number of blocks in the published names."""
+  matches = [re.match(r'blocks\.(\d+)\.', name) for name in names]
+  return 1 + max((int(m[1]) for m in matches if m), default=-1)
 
 
 def check_names(names: Iterable[str]) -> None:
@@ -132,9 +132,9 @@ def check_names(names: Iterable[str]) -> None:
     ValueError: names that are missing, not in the table, or of a variant that
       is conditioned on an image; all of them in one message.
   """
-  found = set(names)
-  expected = {name for name, *_ in rows(max(count_layers(found), 1))}
-  missing, unknown = sorted(expected - found), sorted(found - expected)
+  names = set(names)
+  expected = {name for name, *_ in rows(max(count_layers(names), 1))}
+  missing, unknown = sorted(expected - names), sorted(names - expected)
   image = [name for name in unknown if IMAGE.search(name)]
   if image:
     raise ValueError(
