@@ -8,6 +8,7 @@ Dimension letters, the suffix of every array's name:
   D  model width              A  attention heads       E  head size
   M  MLP width                S  text tokens           Y  text width
   K  solver steps             L  layers (stacked)
+  T  rows of a table of timesteps                G  clips in a packed sequence
 
 Conventions, stated once:
 
