@@ -1,14 +1,11 @@
-"""Trains a text-to-video transformer, or an autoencoder.
+"""Trains a text-to-video transformer or a video autoencoder.
 
-  python -m spacetime train --config=experiments/digits.py:cpu \\
-    --workdir=runs/digits [--config.train.steps=100] [--cpu_devices=8]
+  spacetime train --config=digits:cpu --workdir=runs/digits
+  spacetime train --config=wan_t2v_1_3b --checkpoint=WAN --workdir=runs/wan
 
-Started again with the same --workdir, a run goes on where it stopped, bit for
-bit, data included. SIGTERM and Ctrl-C save and stop.
-
---checkpoint starts a new run from trained weights: a published folder, a run, a
-weights folder or a bundled model. With --config.lora.rank=16 it trains low-rank
-pairs beside them (see export).
+The same command resumes a run, bit for bit, data included. SIGTERM and Ctrl-C
+save and stop. --checkpoint starts a new run from trained weights; with
+--config.lora.rank=16 it trains low-rank adapters of them (see export).
 """
 
 import os
@@ -19,22 +16,31 @@ import jax
 from absl import flags
 from ml_collections import config_flags
 
-from spacetime import checkpoint
-from spacetime.config import parse
+from spacetime import SettingError, checkpoint
+from spacetime.config import describe, parse
 from spacetime.sharding import multihost
 from spacetime.training import profile, run, watchdog
 
 _CONFIG = config_flags.DEFINE_config_file(
-  'config', None, 'An experiment, such as experiments/digits.py:cpu.'
+  'config', None, 'Experiment, by name or file, such as digits:cpu.'
 )
 _WORKDIR = flags.DEFINE_string(
-  'workdir', None, 'Where the run lives: checkpoints, metrics, sheets.'
+  'workdir',
+  None,
+  'Output folder of the run: checkpoints, metrics and contact sheets, such as '
+  'runs/digits.',
 )
 _CHECKPOINT = flags.DEFINE_string(
   'checkpoint',
   None,
-  'Weights to start from; nothing starts from chance. A run that goes on needs '
-  'it no more, but for low-rank pairs, whose base may have moved.',
+  'Weights to start from, such as digits: a run, a weights folder, a bundled '
+  'name or a published folder. Default: random weights. A resumed run needs '
+  'them only for low-rank adapters whose base has moved.',
+)
+_PRINT_CONFIG = flags.DEFINE_bool(
+  'print_config',
+  False,
+  'Print every key of the config with its value and its meaning, and stop.',
 )
 _COORDINATOR = flags.DEFINE_string(
   'coordinator',
@@ -43,17 +49,17 @@ _COORDINATOR = flags.DEFINE_string(
   'SLURM or Open MPI. Default: JAX_COORDINATOR_ADDRESS.',
 )
 _PROCESSES = flags.DEFINE_integer(
-  'num_processes', None, 'How many there are. Default: JAX_NUM_PROCESSES.'
+  'num_processes', None, 'Number of processes. Default: JAX_NUM_PROCESSES.'
 )
 _PROCESS = flags.DEFINE_integer(
-  'process_id', None, 'Which of them this is. Default: JAX_PROCESS_ID.'
+  'process_id', None, 'Number of this process. Default: JAX_PROCESS_ID.'
 )
 _PREEMPTED = flags.DEFINE_integer(
   'preemption_exit_code',
   0,
-  f'Exit code after SIGTERM, once all is saved: {watchdog.EXIT} for a '
-  'supervisor that starts again on it, as it should on that code anyway (a '
-  'hang, a lost peer, a full disk).',
+  'Exit code after SIGTERM, once all is saved, such as '
+  f'{watchdog.EXIT} for a supervisor that restarts on it, as it should on that '
+  'code anyway (a hang, a lost peer, a full disk).',
 )
 _WATCHDOG = flags.DEFINE_float(
   'watchdog',
@@ -64,19 +70,22 @@ _WATCHDOG = flags.DEFINE_float(
 _PROFILE = flags.DEFINE_string(
   'profile',
   None,
-  'START:STOP: writes a trace of these steps for xprof into WORKDIR/profile.',
+  'Steps to trace for xprof, START:STOP, such as 10:12; the trace is written '
+  'to WORKDIR/profile.',
 )
 
 
 def main() -> None:
-  """Flags -> run."""
-  if _CONFIG.value is None or not _WORKDIR.value:
-    raise ValueError('--config and --workdir: expected both; see --help')
-  try:
-    config = parse.experiment(_CONFIG.value.copy_and_resolve_references())
-  except OSError as e:  # of a file that is not there; found on first use
-    raise ValueError(f'--config: {e}') from e
-  traced = profile.parse(
+  """Flags -> a training run."""
+  if _CONFIG.value is None:
+    raise SettingError('config', None, 'an experiment, such as digits:cpu')
+  experiment = parse.experiment(_CONFIG.value.copy_and_resolve_references())
+  if _PRINT_CONFIG.value:
+    print(describe.describe(experiment))
+    return
+  if not _WORKDIR.value:
+    raise SettingError('workdir', None, 'an output folder, such as runs/digits')
+  steps = profile.parse(
     _PROFILE.value, checkpoint.absolute(_WORKDIR.value) / 'profile'
   )
   environment = os.environ.get
@@ -88,39 +97,39 @@ def main() -> None:
   stop = multihost.Stop()
   try:
     run.train(
-      config,
+      experiment,
       _WORKDIR.value,
       checkpoint=_CHECKPOINT.value,
       stop=stop,
       patience=_WATCHDOG.value,
-      profile=traced,
+      profile=steps,
     )
   except OSError as e:
-    fail(f'{e}; what was saved before is whole')
+    fail(f'{e}; earlier checkpoints are complete')
   except ValueError:
     raise
   except Exception as e:
     if jax.process_count() == 1:
       raise
     traceback.print_exc()
-    # What the others wait for will not come; nor do they for this one.
+    # The others wait for this process in a collective operation.
     fail(
-      f'process {jax.process_index()}: {type(e).__name__}; others may be gone'
+      f'process {jax.process_index()}: {type(e).__name__}; others may be lost'
     )
   if stop.preempted:
     sys.exit(_PREEMPTED.value)
 
 
 def fail(message: str) -> None:
-  """Ends the process so that a supervisor starts the run again."""
+  """Ends the process with the code on which a supervisor restarts."""
   print(
-    f'error: {message}; started again, the run goes on from its last '
+    f'error: {message}; started again, the run resumes from its last '
     f'checkpoint (exit code {watchdog.EXIT})',
     file=sys.stderr,
     flush=True,
   )
   if jax.process_count() > 1:
-    os._exit(watchdog.EXIT)  # to shut down in order takes all of them
+    os._exit(watchdog.EXIT)  # an orderly shutdown needs all processes
   sys.exit(watchdog.EXIT)
 
 

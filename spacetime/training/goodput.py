@@ -1,4 +1,4 @@
-"""Where a run's time goes, summed over all of its starts."""
+"""Goodput: where the time of a run goes, summed over all of its starts."""
 
 import contextlib
 import json
@@ -11,29 +11,30 @@ from etils import epath
 from spacetime.media import files
 
 FILE = 'goodput.json'
-# Every second is of one phase; 'step' is what it is all for. 'lost' is the time
-# of steps that were made, were in no checkpoint when the run ended, and had to
-# be made again.
+# Every second belongs to one phase; goodput is the share of 'step'. 'lost' is
+# the time of steps after the last checkpoint of a run that ended, which were
+# run again.
 PHASES = ('init', 'compile', 'data', 'step', 'evaluate', 'checkpoint', 'lost')
 _EVERY = 10.0  # seconds between writes
 
 
-class Ledger:
+class Goodput:
   """Adds up wall time by phase, and counts steps, starts and skipped steps.
 
-  Steps run behind the host that dispatches them: where it waits for data while
-  a device still computes, the wait counts as 'data', so that goodput is never
-  told too high.
+  Devices run behind the host: where the host waits for data while a device
+  still computes, the wait counts as 'data', so that goodput is never reported
+  too high.
 
   Args:
-    workdir: whose goodput.json is read and written; None keeps nothing.
-    clock: seconds, monotonic.
+    workdir: folder of goodput.json, which is read and written; None writes
+      nothing.
+    clock: monotonic seconds.
 
   Attributes:
-    phase: the present one.
-    since: when it began; the watchdog looks at it.
-    step: the last one made.
-    seconds: by phase.
+    phase: current phase.
+    since: when it began, for the watchdog.
+    step: last finished step.
+    seconds: seconds by phase.
   """
 
   def __init__(self, workdir=None, *, clock=time.monotonic):
@@ -50,16 +51,18 @@ class Ledger:
     if self._path is None or not self._path.exists():
       return
     try:
-      found = json.loads(self._path.read_text())
-      self.seconds |= {name: float(found['seconds'][name]) for name in PHASES}
+      saved = json.loads(self._path.read_text())
+      self.seconds |= {name: float(saved['seconds'][name]) for name in PHASES}
       self.step, self.taken, self.skipped, self.starts = (
-        int(found[name]) for name in ('step', 'taken', 'skipped', 'starts')
+        int(saved[name]) for name in ('step', 'taken', 'skipped', 'starts')
       )
     except (ValueError, KeyError, TypeError) as e:
-      logging.warning('%s: not a ledger (%s); begun anew', self._path, e)
+      logging.warning(
+        '%s: not a goodput file (%s); starts from zero', self._path, e
+      )
 
   def resume(self, step: int) -> None:
-    """Goes on from a step; what was made after it is lost."""
+    """Resumes from a step; the time of steps after it is lost."""
     again = max(self.step - step, 0)
     if again and self.taken:
       spent = self.seconds['step'] * min(again / self.taken, 1.0)
@@ -68,14 +71,14 @@ class Ledger:
     self.step = step
 
   def enter(self, phase: str) -> None:
-    """Ends the present phase and begins another."""
+    """Ends the current phase and begins another."""
     now = self._clock()
     self.seconds[self.phase] += now - self.since
     self.phase, self.since = phase, now
 
   @contextlib.contextmanager
   def during(self, phase: str) -> Iterator[None]:
-    """A phase inside of another."""
+    """A phase within another."""
     before = self.phase
     self.enter(phase)
     try:
@@ -83,39 +86,39 @@ class Ledger:
     finally:
       self.enter(before)
 
-  def made(self, step: int) -> None:
+  def count_step(self, step: int) -> None:
     """Counts a step."""
     self.step = step
     self.taken += 1
     self.enter(self.phase)
 
   def write(self, *, now: bool = False) -> None:
-    """Puts it on disk, unless that was a moment ago."""
+    """Writes the file, at most every few seconds unless `now`."""
     self.enter(self.phase)
     if self._path is None or not (now or self.since - self._written > _EVERY):
       return
     self._written = self.since
-    told = {
-      'goodput': round(self.goodput, 4),
+    values = {
+      'goodput': round(self.share, 4),
       'seconds': {k: round(v, 3) for k, v in self.seconds.items()},
       **{k: getattr(self, k) for k in ('step', 'taken', 'skipped', 'starts')},
     }
     with files.atomic_write(self._path) as temporary:
-      temporary.write_text(json.dumps(told, indent=2) + '\n')
+      temporary.write_text(json.dumps(values, indent=2) + '\n')
 
   @property
-  def goodput(self) -> float:
+  def share(self) -> float:
     """Share of all time that went into steps that count, in [0, 1]."""
     total = sum(self.seconds.values())
     return self.seconds['step'] / total if total else 0.0
 
   def summary(self) -> str:
-    """One line for whoever waited."""
-    told = sorted(self.seconds.items(), key=lambda item: -item[1])
-    spent = ', '.join(f'{name} {value:.1f}' for name, value in told)
+    """Goodput and seconds by phase, in one line."""
+    phases = sorted(self.seconds.items(), key=lambda item: -item[1])
+    spent = ', '.join(f'{name} {value:.1f}' for name, value in phases)
     return (
-      f'goodput {100 * self.goodput:.1f} % of '
+      f'goodput {100 * self.share:.1f} % of '
       f'{sum(self.seconds.values()):.1f} s in {self.starts} start'
-      f'{"s" * (self.starts > 1)} ({spent}); {self.taken} steps made, '
+      f'{"s" * (self.starts > 1)} ({spent}); {self.taken} steps, '
       f'{self.skipped} skipped'
     )

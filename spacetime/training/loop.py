@@ -12,33 +12,33 @@ from jax.sharding import NamedSharding, PartitionSpec
 from spacetime import sharding
 from spacetime.checkpoint import Checkpoints
 from spacetime.sharding import chips
-from spacetime.training import goodput
+from spacetime.training import goodput, progress
 from spacetime.training import metrics as metrics_lib
 from spacetime.training import state as state_lib
 
 
 @dataclasses.dataclass(frozen=True)
-class Every:
-  """Calls `call(step, state)` after every `steps` steps and at the end.
+class PeriodicAction:
+  """Calls `call(step, state)` after every `steps` steps and after the last.
 
-  A dict that it returns is written to the metrics. steps = 0 is never.
+  A dict that it returns is written to the metrics. steps = 0 never calls.
   """
 
   steps: int
   call: Callable[[int, state_lib.State], dict | None]
 
   def due(self, step: int, last: int) -> bool:
-    """Whether it is time."""
+    """Whether to call after this step of a run that ends with `last`."""
     return bool(self.steps) and (step % self.steps == 0 or step == last)
 
 
 @dataclasses.dataclass(frozen=True)
 class Rates:
-  """What one step is worth, for rates a second.
+  """Amounts of one training step, for rates per second.
 
   Attributes:
-    clips: in a batch, over all devices; of packed rows the mean.
-    tokens: in a batch; 0 where there are none.
+    clips: clips of a batch, over all devices; the mean of packed rows.
+    tokens: tokens of a batch; 0 in the autoencoder's stage.
     flops: model FLOPs of a step, analytic; 0 where not counted.
   """
 
@@ -46,26 +46,26 @@ class Rates:
   tokens: int = 0
   flops: float = 0.0
 
-  def told(self, steps: int, seconds: float) -> dict[str, float]:
+  def per_second(self, steps: int, seconds: float) -> dict[str, float]:
     """Rates over so many steps; MFU where the chip's peak is known."""
     rate = steps / seconds
-    told = {'clips_per_second': self.clips * rate, 'step_seconds': 1 / rate}
+    rates = {'clips_per_second': self.clips * rate, 'step_seconds': 1 / rate}
     if self.tokens:
-      told['tokens_per_second'] = self.tokens * rate
+      rates['tokens_per_second'] = self.tokens * rate
     if self.flops:
-      told['model_tflops'] = self.flops * rate / 1e12
+      rates['model_tflops'] = self.flops * rate / 1e12
       mfu = chips.utilisation(
         self.flops * rate,
         kind=jax.devices()[0].device_kind,
         devices=jax.device_count(),
       )
       if mfu is not None:
-        told['mfu'] = mfu
-    return told
+        rates['mfu'] = mfu
+    return rates
 
 
 def jit_step(step_fn: Callable, state: state_lib.State, mesh):
-  """The step as it is compiled, here and by the dry run (dry_run.py).
+  """The step as the trainer and the dry run compile it.
 
   Args:
     step_fn: as made by make_step.
@@ -81,58 +81,59 @@ def jit_step(step_fn: Callable, state: state_lib.State, mesh):
   )
 
 
-class _Teller:
-  """Tells metrics one step late, so that no step is waited for."""
+class MetricsLogger:
+  """Logs metrics one step late, so that logging never blocks on the running
+  step."""
 
-  def __init__(self, writer, ledger: goodput.Ledger, rates: Rates, bar):
-    self._writer, self._ledger = writer, ledger
+  def __init__(self, writer, time_log: goodput.Goodput, rates: Rates, bar):
+    self._writer, self._goodput = writer, time_log
     self._rates, self._bar = rates, bar
-    self._due, self._skips = None, []
-    # Rates count from the second line on: the first holds the compilation.
+    self._pending, self._skips = None, []
+    # Rates start with the second line: the first includes the compilation.
     self._since = None
 
-  def hear(self, step: int, metrics: dict, *, due: bool) -> None:
-    """Keeps what a step gives, still on its device."""
+  def add(self, step: int, metrics: dict, *, due: bool) -> None:
+    """Keeps the metrics of a step, which are still on the device."""
     if 'skipped' in metrics:
       self._skips.append(metrics['skipped'])
     if due:
-      self._due, self._skips = (step, metrics, self._skips), []
+      self._pending, self._skips = (step, metrics, self._skips), []
 
-  def tell(self) -> None:
-    """Writes the metrics that are due, if there are any."""
-    if self._due is None:
+  def write(self) -> None:
+    """Writes the pending metrics, if there are any."""
+    if self._pending is None:
       return
-    step, metrics, skips = self._due
-    self._due = None
+    step, metrics, skips = self._pending
+    self._pending = None
     values = {k: float(v) for k, v in jax.device_get(metrics).items()}
     if skips:
       values['skipped'] = self._count(step, skips)
-    now, waited = time.monotonic(), self._ledger.seconds['data']
+    now, waited = time.monotonic(), self._goodput.seconds['data']
     if self._since is not None:
       before, began, data = self._since
-      values |= self._rates.told(step - before, now - began)
+      values |= self._rates.per_second(step - before, now - began)
       values['data_wait'] = (waited - data) / (now - began)
     self._since = step, now, waited
     self._writer.write(step, values)
     self._bar.set_postfix(loss=f'{values["loss"]:.4f}')
-    self._ledger.write()
+    self._goodput.write()
 
   def finish(self) -> None:
-    """Tells the last; counts the steps of which no line is due."""
-    self.tell()
+    """Writes the last metrics; counts skipped steps since the last line."""
+    self.write()
     if self._skips:
-      self._count(self._ledger.step, self._skips)
+      self._count(self._goodput.step, self._skips)
 
   def _count(self, step: int, skips: list) -> float:
     skipped = sum(map(float, jax.device_get(skips)))
-    self._ledger.skipped += int(skipped)
+    self._goodput.skipped += int(skipped)
     if skipped:
       logging.warning(
-        'step %d: of the last %d steps %d moved nothing: loss or gradient not '
+        'step %d: %d of the last %d steps were skipped: loss or gradient not '
         'finite, or loss above train.spike',
         step,
-        len(skips),
         skipped,
+        len(skips),
       )
     return skipped
 
@@ -150,8 +151,8 @@ def run(
   writer: metrics_lib.MetricsWriter,
   checkpoints: Checkpoints,
   checkpoint_every: int,
-  ledger: goodput.Ledger,
-  events: Sequence[Every] = (),
+  time_log: goodput.Goodput,
+  actions: Sequence[PeriodicAction] = (),
   rates: Rates,
   stop: Callable[[], bool] = lambda: False,
 ) -> state_lib.State:
@@ -159,64 +160,65 @@ def run(
 
   Args:
     step_fn: as made by make_step.
-    state: to go on from; donated.
-    frozen: parameters that do not move.
+    state: to continue from; donated.
+    frozen: parameters that are not trained.
     iterator: batches of numpy arrays, this process's rows.
-    key: of the whole run.
-    mesh: where the state lies.
-    steps: of the whole run, those already made included.
+    key: of the entire run.
+    mesh: devices of the state.
+    steps: steps of the entire run, including those before `state`.
     log_every: steps between lines of metrics.
     writer: of metrics.
-    checkpoints: of the work directory.
+    checkpoints: of the output folder.
     checkpoint_every: steps between checkpoints; 0 saves only at the end.
-    ledger: of where time goes.
-    events: what else happens.
-    rates: what one step is worth.
-    stop: asked after each step, on every process.
+    time_log: where the time of the run goes.
+    actions: called after steps.
+    rates: amounts of one step.
+    stop: called after each step, on every process.
 
   Returns:
     The last state.
   """
   first = int(state.step)
-  whole = NamedSharding(mesh, PartitionSpec())
-  # Not device_put: it reaches no devices of other processes.
-  key = jax.jit(lambda key: key, out_shardings=whole)(key)
-  bar = metrics_lib.progress(
-    start=first, steps=steps, quiet=jax.process_index() > 0
-  )
-  teller = _Teller(writer, ledger, rates, bar)
+  replicated = NamedSharding(mesh, PartitionSpec())
+  # Not device_put, which reaches no devices of other processes.
+  key = jax.jit(lambda key: key, out_shardings=replicated)(key)
+  bar = progress.bar(start=first, steps=steps, quiet=jax.process_index() > 0)
+  logger = MetricsLogger(writer, time_log, rates, bar)
   with contextlib.ExitStack() as stack:
     stack.enter_context(jax.set_mesh(mesh))
     compiled = jit_step(step_fn, state, mesh)
     stack.enter_context(bar)
     stack.enter_context(jax.transfer_guard('disallow'))
-    stack.enter_context(ledger.during('step'))
+    stack.enter_context(time_log.during('step'))
     for step in range(first + 1, steps + 1):
-      with ledger.during('data'):
+      with time_log.during('data'):
         batch = next(iterator)
       with jax.transfer_guard_host_to_device('allow'):
         batch = sharding.put_batch(batch, mesh)
-      with ledger.during('compile' if step == first + 1 else 'step'):
+      if step == first + 1:
+        with time_log.during('compile'), progress.compiling('the step', bar):
+          state, metrics = compiled(state, frozen, batch, key)
+      else:
         state, metrics = compiled(state, frozen, batch, key)
-      teller.tell()  # of the step before: never wait for this one
-      teller.hear(step, metrics, due=step % log_every == 0 or step == steps)
+      logger.write()  # of the step before, which never blocks on this one
+      logger.add(step, metrics, due=step % log_every == 0 or step == steps)
       bar.update(1)
-      ledger.made(step)
+      time_log.count_step(step)
       if checkpoint_every and step % checkpoint_every == 0:
-        with ledger.during('checkpoint'), jax.transfer_guard('allow'):
+        with time_log.during('checkpoint'), jax.transfer_guard('allow'):
           checkpoints.save(step, state, iterator=iterator)
-      for event in events:
-        if event.due(step, steps):
-          with ledger.during('evaluate'):
-            values = event.call(step, state)
+      for action in actions:
+        if action.due(step, steps):
+          with time_log.during('evaluate'):
+            values = action.call(step, state)
           if values:
             writer.write(step, values)
       if stop():
         break
-    teller.finish()
-    # Asked for by name: on an accelerator the guard refuses what is not.
+    logger.finish()
+    # An explicit transfer: on an accelerator the guard refuses others.
     done = int(jax.device_get(state.step))
-  with ledger.during('checkpoint'):
+  with time_log.during('checkpoint'):
     if done > first:
       checkpoints.save(done, state, iterator=iterator, wait=True)
     writer.flush()

@@ -1,4 +1,4 @@
-"""What a run reports: JSON lines, TensorBoard, pictures, a progress bar."""
+"""Metrics of a run: JSON lines, and TensorBoard with pictures."""
 
 import json
 import math
@@ -11,7 +11,6 @@ from collections.abc import Mapping
 
 import numpy as np
 import tensorboardX
-import tqdm
 from etils import epath
 
 from spacetime.media import files
@@ -22,8 +21,8 @@ FILE, BOARD = 'metrics.jsonl', 'tensorboard'
 class MetricsWriter:
   """Writes scalars by step to WORKDIR/metrics.jsonl and to TensorBoard.
 
-  Of a bucket, which knows no appending, the files lie in a folder of this
-  machine and are copied whole, at most every half minute.
+  A bucket cannot append: the files lie in a local folder and are copied at most
+  every half minute.
 
   Args:
     workdir: the run's directory; made if there is none. None writes nothing,
@@ -137,29 +136,6 @@ def read_metrics(workdir: str | os.PathLike) -> list[dict[str, float]]:
     except json.JSONDecodeError:
       break
   return lines
-
-
-def progress(
-  *, start: int, steps: int, name: str = 'train', quiet: bool = False
-) -> tqdm.tqdm:
-  """A bar with rate and time to go; `update(1)`, `set_postfix(loss=...)`.
-
-  Args:
-    start: finished steps, not counted in the rate.
-    steps: all the steps of the run.
-    name: shown in front.
-    quiet: shows nothing, as on all processes but the first.
-  """
-  return tqdm.tqdm(
-    initial=start,
-    total=steps,
-    desc=name,
-    unit='step',
-    dynamic_ncols=True,
-    smoothing=0.1,
-    mininterval=0.5,
-    disable=quiet,
-  )
 
 
 def _scalar(name: str, value: float) -> float:

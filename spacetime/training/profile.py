@@ -6,18 +6,18 @@ import re
 
 import jax
 
+from spacetime import SettingError
+
 
 @dataclasses.dataclass
 class Profile:
-  """Writes a trace of the steps start to stop, both included.
-
-  The loop asks it after every step, as it asks what else happens then. In the
-  trace stand the names of modules and of jax.named_scope.
+  """A periodic action that writes a trace of the steps start to stop, both
+  included, with the names of modules and of jax.named_scope.
 
   Attributes:
     start: first step of the trace.
-    stop: last one.
-    folder: where the trace goes.
+    stop: last step of the trace.
+    folder: folder of the trace.
   """
 
   start: int
@@ -26,22 +26,22 @@ class Profile:
   running: bool = False
 
   def begin(self, done: int) -> None:
-    """Starts at once if the next step is in the span; call before the loop.
+    """Starts the trace if the next step is in it; call before the loop.
 
     Args:
-      done: steps of the run already made.
+      done: finished steps of the run.
     """
     if self.start <= done + 1 <= self.stop:
       self._start()
 
   def due(self, step: int, last: int) -> bool:
-    """Whether something happens after this step."""
+    """Whether the trace starts or stops after this step."""
     if self.running:
       return step in (self.stop, last)
     return step == self.start - 1 and step != last
 
   def call(self, step: int, state) -> None:
-    """Starts or stops, once the device has done what it was given."""
+    """Starts or stops the trace, once the device has finished."""
     del step
     jax.block_until_ready(state)
     if self.running:
@@ -50,7 +50,7 @@ class Profile:
       self._start()
 
   def end(self) -> None:
-    """Writes what there is, if a trace is under way."""
+    """Writes the trace if it is running."""
     if self.running:
       self.running = False
       jax.profiler.stop_trace()
@@ -61,17 +61,18 @@ class Profile:
 
 
 def parse(text: str | None, folder: str | os.PathLike) -> Profile | None:
-  """The flag --profile=START:STOP; None is none.
+  """Parses START:STOP; None for no trace.
 
   Raises:
-    ValueError: not two steps in order.
+    SettingError: not two steps in order.
   """
   if not text:
     return None
-  found = re.fullmatch(r'(\d+):(\d+)', text)
-  if not found or not 1 <= int(found.group(1)) <= int(found.group(2)):
-    raise ValueError(
-      f'--profile={text}: expected START:STOP, the first and the last step to '
-      'trace, such as 10:12'
+  match = re.fullmatch(r'(\d+):(\d+)', text)
+  if not match or not 1 <= int(match.group(1)) <= int(match.group(2)):
+    raise SettingError(
+      'profile',
+      text,
+      'START:STOP, the first and the last step to trace, such as 10:12',
     )
-  return Profile(int(found.group(1)), int(found.group(2)), folder)
+  return Profile(int(match.group(1)), int(match.group(2)), folder)

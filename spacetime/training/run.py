@@ -11,7 +11,7 @@ from absl import logging
 from spacetime import checkpoint as checkpoint_lib
 from spacetime import sharding
 from spacetime.checkpoint import lock
-from spacetime.config import parse
+from spacetime.config import experiment_files, parse
 from spacetime.config.experiment import Experiment
 from spacetime.data import batches, pipeline
 from spacetime.data import splits as splits_lib
@@ -28,6 +28,7 @@ from spacetime.training import (
   sheets,
   state,
   step,
+  summary,
   tasks,
   watchdog,
 )
@@ -35,7 +36,7 @@ from spacetime.training import profile as profile_lib
 
 
 def train(
-  config: Experiment | Mapping | Any,
+  config: Experiment | Mapping | str,
   workdir: str,
   *,
   checkpoint: str | None = None,
@@ -46,8 +47,8 @@ def train(
   """Trains an experiment, resuming from what the output folder holds.
 
   Args:
-    config: an Experiment, or the ConfigDict or mapping of one; the same on all
-      processes.
+    config: an Experiment, its ConfigDict or mapping, or the name of one, such
+      as 'digits:cpu'; the same on all processes.
     workdir: output folder, made if absent; the same for all processes.
     checkpoint: weights to start from: a run, a weights folder, a bundled name
       or a published folder. None starts from random weights.
@@ -63,23 +64,26 @@ def train(
     ValueError: see setup.check, or another run is writing there.
     OSError: something cannot be written.
   """
-  experiment = (
-    config if isinstance(config, Experiment) else parse.experiment(config)
-  )
+  if isinstance(config, str):
+    config = experiment_files.load(config)
+  if not isinstance(config, Experiment):
+    config = parse.experiment(config)
   folder = checkpoint_lib.absolute(workdir)
-  ledger = goodput.Ledger(folder if multihost.is_first() else None)
-  guard = watchdog.Watchdog(ledger, patience=patience)
-  run = setup.check(experiment, workdir, init_from=checkpoint)
+  time_log = goodput.Goodput(folder if multihost.is_first() else None)
+  guard = watchdog.Watchdog(time_log, patience=patience)
+  run = setup.check(config, workdir, init_from=checkpoint)
   with guard, contextlib.ExitStack() as stack:
     multihost.on_first_process(lambda: stack.enter_context(lock.held(workdir)))
-    last, loader = _train(run, workdir, ledger, stop=stop, profile=profile)
+    last, loader = _train(run, workdir, time_log, stop=stop, profile=profile)
     if multihost.is_first():
       sheets.curve(workdir)
     if run.nets is None and int(last.step) == run.experiment.train.steps:
       artifacts.save_moments(run, workdir, last.ema, loader)
-    ledger.write(now=True)
+    time_log.write(now=True)
     if multihost.is_first():
-      print(ledger.summary(), file=sys.stderr)
+      print(time_log.summary(), file=sys.stderr)
+      ending = summary.ending(run, workdir, step=int(last.step))
+      print(ending, file=sys.stderr)
     # Process 0 leaves last: the others know the run by it.
     multihost.barrier('done')
   return last
@@ -88,7 +92,7 @@ def train(
 def _train(
   run: setup.Setup,
   workdir,
-  ledger: goodput.Ledger,
+  time_log: goodput.Goodput,
   *,
   stop: Callable[[], bool],
   profile: profile_lib.Profile | None,
@@ -127,11 +131,17 @@ def _train(
     else:
       at = checkpoints.restore(run.shapes, iterator=iterator)
       logging.info('resuming from step %d', int(at.step))
+    rates = tasks.rates(run.experiment, nets)
+    if multihost.is_first():
+      lines = summary.heading(
+        run, workdir, start=int(at.step), tokens=rates.tokens
+      )
+      print(lines, file=sys.stderr)
     pipeline.start(iterator)
-    ledger.resume(int(at.step))
+    time_log.resume(int(at.step))
     folder = checkpoint_lib.absolute(workdir) if multihost.is_first() else None
     with metrics.MetricsWriter(folder, step=int(at.step)) as writer:
-      actions = hooks.events(
+      actions = hooks.periodic_actions(
         run, frozen, held_out, workdir, writer, splits.empty_SY
       )
       if profile:
@@ -155,9 +165,9 @@ def _train(
         writer=writer,
         checkpoints=checkpoints,
         checkpoint_every=settings.checkpoint_every,
-        ledger=ledger,
-        events=actions,
-        rates=tasks.rates(run.experiment, nets),
+        time_log=time_log,
+        actions=actions,
+        rates=rates,
         stop=stop,
       )
       if profile:

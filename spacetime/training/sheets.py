@@ -1,4 +1,4 @@
-"""Contact sheets while training: what the model makes of held-out clips."""
+"""Contact sheets and curves of a run."""
 
 import contextlib
 import pathlib
@@ -20,7 +20,7 @@ from spacetime.models.networks import Networks
 from spacetime.training import metrics
 
 CLIPS = 6
-pyplot.switch_backend('agg')  # files alone: no window is wanted
+pyplot.switch_backend('agg')  # writes files, opens no window
 
 
 def sampled(
@@ -28,7 +28,7 @@ def sampled(
 ):
   """(params, frozen) -> clips and captions, for the first held-out prompts.
 
-  `empty_SY` is the embedded empty prompt where `held_out` has embedded texts.
+  `empty_SY` is the embedded empty prompt where `held_out` has embeddings.
   """
   captions = held_out['captions'][:CLIPS]
   rows = len(captions)
@@ -49,8 +49,8 @@ def sampled(
   @jax.jit
   def video(params, frozen, keys):
     condition = conditioning.pure_noise(len(captions), latent)
-    whole = frozen | params
-    z = make(whole, keys, *texts(whole), condition)
+    params = frozen | params
+    z = make(params, keys, *texts(params), condition)
     return everywhere(nets.decode(frozen, z))
 
   def draw(params, frozen):
@@ -80,12 +80,12 @@ def reconstructed(codec, held_out: dict):
 
 
 def everywhere(video_BFHWC: jax.Array) -> jax.Array:
-  """Whole on every device, so that any process can read it."""
+  """Replicated on every device, so that any process can read it."""
   return sharding.constrain(video_BFHWC, *[None] * video_BFHWC.ndim)
 
 
-def event(draw, frozen, workdir, told: metrics.MetricsWriter):
-  """step, state -> a sheet in WORKDIR/sheets and in TensorBoard."""
+def action(draw, frozen, workdir, writer: metrics.MetricsWriter):
+  """(step, state) -> a sheet in WORKDIR/sheets and in TensorBoard."""
 
   def call(step, state):
     with jax.transfer_guard('allow'):
@@ -96,15 +96,14 @@ def event(draw, frozen, workdir, told: metrics.MetricsWriter):
       image = contact_sheet.draw(list(clips), captions)
       with written(path) as file:
         video_writer.write_image(file, image)
-      told.image(step, 'sheet', image)
+      writer.image(step, 'sheet', image)
 
   return call
 
 
 @contextlib.contextmanager
 def written(path: epath.Path):
-  """A file of this machine that is at `path` afterwards, which may be in a
-  bucket."""
+  """A local file that is copied to `path`, maybe in a bucket, afterwards."""
   with tempfile.TemporaryDirectory() as folder:
     file = pathlib.Path(folder) / path.name
     yield file
@@ -112,11 +111,8 @@ def written(path: epath.Path):
 
 
 def curve(workdir) -> epath.Path | None:
-  """Draws WORKDIR/curve.png: what metrics.jsonl tells, over steps.
-
-  Left the training loss, right what was measured on held-out clips; nothing
-  is drawn of a run that has told nothing.
-  """
+  """Draws WORKDIR/curve.png from metrics.jsonl: the training loss on the left,
+  held-out metrics on the right. A run without metrics has no curve."""
   lines = metrics.read_metrics(workdir)
   names = sorted(
     {n for line in lines for n in line if n.startswith('held_out')}

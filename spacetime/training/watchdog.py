@@ -1,4 +1,4 @@
-"""Ends a run that hangs: a worker that brings no data, a peer that is gone."""
+"""Ends a run that hangs: a worker without data, a lost peer."""
 
 import faulthandler
 import os
@@ -6,41 +6,40 @@ import sys
 import threading
 from collections.abc import Callable
 
-from spacetime.training.goodput import Ledger
+from spacetime import SettingError
+from spacetime.training.goodput import Goodput
 
 EXIT = 75  # EX_TEMPFAIL of sysexits.h: start it again
 
 _HINTS = {
   'data': 'a worker or the storage of data.dir hangs',
   'step': 'another process is gone, or a device hangs',
-  'checkpoint': 'the storage of --workdir hangs, or another process is gone',
+  'checkpoint': 'the output folder hangs, or another process is gone',
 }
 
 
 class Watchdog:
-  """A thread that looks whether the ledger moves; `with` starts and ends it.
+  """A thread that ends a run without progress; `with` starts and ends it.
 
-  What hangs is deep in a call that no exception reaches: only the end of the
-  process does.
+  A hang is deep in a call that no exception reaches; only ending the process
+  stops it.
 
   Args:
-    ledger: of the run.
+    time_log: phases of the run, whose changes are progress.
     patience: seconds without progress; 0 never ends a run.
-    end: what is called then, with the exit code.
+    end: called then with the exit code.
   """
 
   def __init__(
     self,
-    ledger: Ledger,
+    time_log: Goodput,
     *,
     patience: float,
     end: Callable[[int], None] = os._exit,
   ):
     if patience < 0:
-      raise ValueError(
-        f'--watchdog={patience}: expected seconds, or 0 for no watchdog'
-      )
-    self._ledger, self._patience, self._end = ledger, patience, end
+      raise SettingError('watchdog', patience, 'seconds, or 0 for no watchdog')
+    self._time_log, self._patience, self._end = time_log, patience, end
     self._done = threading.Event()
     self._thread = threading.Thread(target=self._watch, daemon=True)
 
@@ -55,24 +54,24 @@ class Watchdog:
       self._thread.join()
 
   def _watch(self) -> None:
-    seen, waited = self._ledger.since, 0.0
+    seen, waited = self._time_log.since, 0.0
     pause = min(self._patience / 4, 5.0)
     while not self._done.wait(pause):
       waited += pause
-      if self._ledger.since != seen:
-        seen, waited = self._ledger.since, 0.0
+      if self._time_log.since != seen:
+        seen, waited = self._time_log.since, 0.0
       if waited >= self._patience:
-        self._tell()
+        self._report()
         self._end(EXIT)
         return
 
-  def _tell(self) -> None:
-    phase = self._ledger.phase
+  def _report(self) -> None:
+    phase = self._time_log.phase
     hint = _HINTS.get(phase)
     print(
       f'error: no progress for {self._patience:g} s after step '
-      f'{self._ledger.step}, in {phase!r}{f": {hint}" if hint else ""}; the '
-      f'run ends with code {EXIT} and goes on when started again; '
+      f'{self._time_log.step}, in {phase!r}{f": {hint}" if hint else ""}; the '
+      f'run ends with code {EXIT} and resumes when started again; '
       '--watchdog=SECONDS sets the patience',
       file=sys.stderr,
       flush=True,
@@ -80,4 +79,4 @@ class Watchdog:
     try:
       faulthandler.dump_traceback(all_threads=True)
     except (OSError, ValueError, AttributeError):
-      pass  # of a stderr that is no file
+      pass  # stderr is no file

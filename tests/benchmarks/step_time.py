@@ -71,7 +71,7 @@ def main() -> None:
           times[kind].append((time.perf_counter() - began) / flags.steps)
   medians = {kind: statistics.median(each) for kind, each in times.items()}
   for kind, seconds in medians.items():
-    rates = tasks.rates(parse.experiment(config), nets).told(1, seconds)
+    rates = tasks.rates(parse.experiment(config), nets).per_second(1, seconds)
     print(kind, {name: round(value, 4) for name, value in rates.items()})
   print(f'ratio {medians["pipeline"] / medians["cached"]:.3f}')
 

@@ -14,7 +14,7 @@ from fsspec.implementations.memory import MemoryFileSystem
 from spacetime import checkpoint
 from spacetime.checkpoint import lock
 from spacetime.training import metrics, sheets
-from spacetime.training.goodput import FILE, Ledger
+from spacetime.training.goodput import FILE, Goodput
 from tests.helpers import bucket as bucket_lib
 
 RUN = 'gs://bucket/run'
@@ -63,8 +63,8 @@ def test_metrics_and_ledger_go_on(bucket):
   lines = metrics.read_metrics(RUN)
   assert [line['loss'] for line in lines] == [1, 2, 30]
   assert list((epath.Path(RUN) / metrics.BOARD).iterdir())
-  Ledger(RUN).write(now=True)
-  Ledger(RUN).write(now=True)
+  Goodput(RUN).write(now=True)
+  Goodput(RUN).write(now=True)
   assert json.loads((epath.Path(RUN) / FILE).read_text())['starts'] == 2
 
 

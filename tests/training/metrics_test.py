@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from spacetime.training import metrics
+from spacetime.training import metrics, progress
 from spacetime.training.metrics import MetricsWriter
 
 
@@ -47,12 +47,12 @@ def test_a_resumed_run_drops_what_its_checkpoint_does_not_hold(tmp_path):
 
 
 def test_bar_counts_from_the_start(capsys):
-  with metrics.progress(start=3, steps=9) as bar:
+  with progress.bar(start=3, steps=9) as bar:
     bar.update(1)
     bar.set_postfix(loss=0.5)
     assert (bar.n, bar.total) == (4, 9)
   assert 'train' in capsys.readouterr().err
-  with metrics.progress(start=0, steps=9, quiet=True) as bar:
+  with progress.bar(start=0, steps=9, quiet=True) as bar:
     bar.update(1)
   assert capsys.readouterr().err == ''
 

@@ -48,7 +48,7 @@ def test_the_steps_asked_for_are_traced(calls, text, steps, done, expected):
 @pytest.mark.parametrize('text', ['3', '3:2', '0:4', 'a:b', '1:2:3'])
 def test_refuses_other_spans(text):
   with pytest.raises(
-    ValueError, match=f'--profile={text}: expected START:STOP'
+    ValueError, match=f'profile=.{text}.: expected START:STOP'
   ):
     profile.parse(text, 'here')
 

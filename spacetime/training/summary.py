@@ -1,0 +1,60 @@
+"""The first and the last lines that a run prints."""
+
+import math
+
+import jax
+
+from spacetime.training import setup
+
+
+def heading(run: setup.Setup, workdir, *, start: int, tokens: int) -> str:
+  """The first lines of a run: parameters, devices, batch, tokens and output.
+
+  Args:
+    run: checked.
+    workdir: its output folder.
+    start: finished steps.
+    tokens: of a batch; 0 in the autoencoder's stage.
+  """
+  trained = _count(run.shapes.params)
+  devices = run.mesh.devices
+  kind = devices.flat[0].device_kind
+  axes = ', '.join(f'{a} {n}' for a, n in run.mesh.shape.items() if n > 1)
+  data, train = run.experiment.data, run.experiment.train
+  unit = 'clips' if run.cut is None else 'rows of clips'
+  batch = f'{data.batch_size} {unit}'
+  if tokens:
+    batch += f', {tokens:,} tokens'
+  lines = [
+    f'parameters  {trained:,} trained, in {run.experiment.stage!r}',
+    f'devices     {devices.size} x {kind}' + (f' ({axes})' if axes else ''),
+    f'batch       {batch}',
+    f'steps       {start:,} of {train.steps:,} done',
+    f'output      {workdir}',
+  ]
+  return '\n'.join(lines)
+
+
+def ending(run: setup.Setup, workdir, *, step: int) -> str:
+  """The last line of a run: the command that uses its result."""
+  if step < run.experiment.train.steps:
+    return f'stopped at step {step:,}; the same command resumes'
+  if run.nets is None:
+    return (
+      f'export it: spacetime export --checkpoint={workdir} --out=AUTOENCODER'
+    )
+  if run.nets.lora.rank or run.nets.text_kind == 'frozen':
+    merged = ' --lora=merged' if run.nets.lora.rank else ''
+    return (
+      f'export it: spacetime export --checkpoint={workdir}{merged} '
+      '--out=MODEL; then: spacetime sample --checkpoint=MODEL '
+      '--prompt="..." --out=clip.mp4'
+    )
+  return (
+    f'sample from it: spacetime sample --checkpoint={workdir} '
+    '--prompt="a red 3 moves to the right" --out=clip.mp4'
+  )
+
+
+def _count(params) -> int:
+  return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(params))
