@@ -7,6 +7,7 @@ from spacetime.media.pixels import to_frames
 from spacetime.models.autoencoder import identity
 from spacetime.pipeline import decode as decode_lib
 from spacetime.pipeline import decode_shards, decode_tiles
+from spacetime.pipeline.request import Request
 from tests.helpers.seeded_weights import draw
 
 CODEC = identity.IdentityAutoencoder(time=2)
@@ -14,7 +15,10 @@ Z = draw('z', (2, 3, 4, 6, 6), 0.3).clip(-1, 1)
 
 
 def parse(cut=None, *, overlap=8, devices=1, latent=(4, 6)):
-  return decode_lib.parse(cut, overlap=overlap, devices=devices, latent=latent)
+  request = Request(
+    decode_tiles=cut, decode_overlap=overlap, decode_shards=devices
+  )
+  return decode_lib.parse(request, latent=latent)
 
 
 def test_the_whole_picture():
@@ -54,7 +58,7 @@ def test_tiles_are_those_of_the_flags(monkeypatch):
   original = decode_tiles.decode
   monkeypatch.setattr(decode_tiles, 'decode', decode)
   found = decode_lib.Decoder(CODEC, {}, layout)(Z)
-  assert made == [layout.cut]
+  assert made == [layout.tiles]
   # A blend of two equal values may round to another byte.
   expected = decode_lib.Decoder(CODEC, {})(Z).astype(int)
   assert np.abs(found - expected).max() <= 1
@@ -67,13 +71,13 @@ def test_one_device_and_no_tiles_are_the_whole():
 @pytest.mark.parametrize(
   'cut, changes, text',
   [
-    ('2', {}, '--decode_tiles=2: expected COLUMNSxROWS, such as 2x2'),
+    ('2', {}, "decode_tiles='2': expected COLUMNSxROWS, such as 2x2"),
     ('0x2', {}, 'tiles 2 x 0, overlap 8: expected positive'),
     ('3x1', {'overlap': 4}, '3 tiles over 6 latent cells, 4 shared'),
     ('1x3', {'overlap': 3}, '3 tiles over 4 latent cells, 3 shared'),
-    (None, {'devices': 9}, '--decode_shards=9: expected 1 to 8'),
+    (None, {'devices': 9}, 'decode_shards=9: expected 1 to 8'),
     (None, {'devices': 5}, '4 x 6 cells over 5 devices'),
-    ('2x1', {'devices': 2, 'overlap': 2}, 'expected one of them; shards have'),
+    ('2x1', {'devices': 2, 'overlap': 2}, 'which has no seams'),
   ],
 )
 def test_refuses(cut, changes, text):

@@ -149,7 +149,7 @@ def test_refuses(model):
     prompts_lib.expand(asked('http://x', expand_timeout=0), model, ['a red 3'])
   other = types.SimpleNamespace(data=data('folder'))
   with pytest.raises(
-    ValueError, match="data are 'folder' which have no grammar"
+    ValueError, match="data are 'folder', which have no grammar"
   ):
     prompts_lib.expand(asked('grammar'), other, ['a red 3'])
 

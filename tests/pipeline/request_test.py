@@ -418,7 +418,7 @@ def test_two_transformers(ask, tmp_path):
     check(ask(checkpoint=path, guidance_2=-1.0))
   index = json.loads((source / 'model_index.json').read_text())
   assert index['boundary_ratio'] == 0.9
-  with pytest.raises(ValueError, match='expected one; choose it with --trans'):
+  with pytest.raises(ValueError, match='two transformers, .*: expected one'):
     engine.model.load()
 
 
