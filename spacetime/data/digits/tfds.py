@@ -219,8 +219,8 @@ def _write(shards: list[Shard]) -> None:
   with tqdm.tqdm(
     total=clips, initial=clips - left, desc='render digits', unit='clip'
   ) as bar:
-    # Processes take seconds to start: a few files are written in this one.
-    if cores > 1 and len(missing) > 2:
+    # Processes take seconds to start: few clips are rendered in this one.
+    if cores > 1 and left > 2 * SHARD:
       with contextlib.suppress(concurrent.futures.process.BrokenProcessPool):
         for count in _write_in_processes(missing, cores):
           bar.update(count)
