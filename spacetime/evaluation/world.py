@@ -245,7 +245,7 @@ def summarise(scores: Iterable[Mapping[str, float]]) -> dict[str, float]:
   """
   scores = list(scores)
   if not scores:
-    raise ValueError('0 scores: expected at least one clip; change --num')
+    raise ValueError('0 scores: expected at least one clip; change `num`')
   groups = {
     '': scores,
     'one/': [s for s in scores if s['characters'] == 1],

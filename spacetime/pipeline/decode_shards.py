@@ -50,7 +50,7 @@ def choose_side(latent: tuple[int, int], devices: int) -> str:
   raise ValueError(
     f'latents of {latent[0]} x {latent[1]} cells over {devices} devices: '
     'expected a number that divides the rows or the columns; change '
-    '--decode_shards or the size of the video'
+    '`decode_shards` or the size of the video'
   )
 
 
@@ -99,7 +99,7 @@ def _coder(functions, params, devices, *, latent, side) -> Coder:
   if size % len(devices):
     raise ValueError(
       f'a {side} of {size} latent cells over {len(devices)} devices: expected '
-      'a number that divides it; change --decode_shards or the size of the '
+      'a number that divides it; change `decode_shards` or the size of the '
       'video'
     )
   mesh = jax.sharding.Mesh(

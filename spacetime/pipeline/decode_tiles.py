@@ -37,7 +37,7 @@ class Tiles:
     if self.rows < 1 or self.columns < 1 or self.overlap < 0:
       raise ValueError(
         f'tiles {self.rows} x {self.columns}, overlap {self.overlap}: expected '
-        'positive numbers of tiles; change --decode_tiles'
+        'positive numbers of tiles; change `decode_tiles`'
       )
 
 
@@ -54,7 +54,7 @@ def spans(size: int, count: int, overlap: int) -> list[slice]:
   if count > 1 and not (overlap < length and free >= count - 1):
     raise ValueError(
       f'{count} tiles over {size} latent cells, {overlap} shared: expected '
-      'fewer tiles or fewer shared cells; change --decode_tiles'
+      'fewer tiles or fewer shared cells; change `decode_tiles`'
     )
   starts = [round(i * free / max(count - 1, 1)) for i in range(count)]
   return [slice(start, start + length) for start in starts]
