@@ -89,7 +89,7 @@ def read(path: pathlib.Path, about: Mapping[str, Any]) -> State | None:
   """
   if not path.exists():
     return None
-  anew = f'remove {path} to begin anew, or change --out'
+  anew = f'remove {path} to start again, or change `out`'
   try:
     with safetensors.safe_open(path, framework='numpy') as file:
       header = file.metadata() or {}
