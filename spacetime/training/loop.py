@@ -196,7 +196,11 @@ def run(
       with jax.transfer_guard_host_to_device('allow'):
         batch = sharding.put_batch(batch, mesh)
       if step == first + 1:
-        with time_log.during('compile'), progress.compiling('the step', bar):
+        with (
+          time_log.during('compile'),
+          progress.compiling('the step', bar),
+          progress.answered_signals(),
+        ):
           state, metrics = compiled(state, frozen, batch, key)
       else:
         state, metrics = compiled(state, frozen, batch, key)
@@ -209,7 +213,7 @@ def run(
           checkpoints.save(step, state, iterator=iterator)
       for action in actions:
         if action.due(step, steps):
-          with time_log.during('evaluate'):
+          with time_log.during('evaluate'), progress.answered_signals():
             values = action.call(step, state)
           if values:
             writer.write(step, values)

@@ -10,9 +10,6 @@ from collections.abc import Iterator
 
 import tqdm
 
-# Phases in which no Python code runs for a while, so that a signal waits.
-_BLOCKING = ('init', 'compile', 'evaluate')
-
 
 def bar(
   *, start: int, steps: int, name: str = 'train', quiet: bool = False
@@ -62,15 +59,12 @@ def compiling(subject: str, bar: tqdm.tqdm) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def answered_signals(time_log) -> Iterator[None]:
+def answered_signals() -> Iterator[None]:
   """Answers SIGINT and SIGTERM at once while a program compiles.
 
   Python's own handlers run only when the compilation returns. Here a thread
   reads the signals: the first prints that the run stops after compiling, a
-  second ends the process. In other phases the handlers answer.
-
-  Args:
-    time_log: the Goodput of the run, for its phase.
+  second ends the process.
   """
   if threading.current_thread() is not threading.main_thread():
     yield
@@ -83,8 +77,6 @@ def answered_signals(time_log) -> Iterator[None]:
     received = 0
     while number := os.read(reader, 1):
       if number[0] not in (signal.SIGINT, signal.SIGTERM):
-        continue
-      if time_log.phase not in _BLOCKING:
         continue
       name, received = signal.Signals(number[0]).name, received + 1
       if received > 1:

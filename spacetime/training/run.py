@@ -24,6 +24,7 @@ from spacetime.training import (
   init_state,
   loop,
   metrics,
+  progress,
   setup,
   sheets,
   state,
@@ -127,7 +128,8 @@ def _train(
   iterator = iter(loader)
   with checkpoint_lib.Checkpoints(workdir, keep=settings.keep) as checkpoints:
     if checkpoints.latest_step() is None:
-      at = init_state.init_state(run, splits.train, init_key)
+      with progress.answered_signals():
+        at = init_state.init_state(run, splits.train, init_key)
     else:
       at = checkpoints.restore(run.shapes, iterator=iterator)
       logging.info('resuming from step %d', int(at.step))
