@@ -52,7 +52,7 @@ class MetricsWriter:
       self._lines = (workdir / FILE).open('a', encoding='utf-8')
     except OSError as e:
       raise ValueError(
-        f'{workdir} cannot be written ({e.strerror}); change --workdir'
+        f'{workdir} cannot be written ({e.strerror}); change `workdir`'
       ) from e
     self._board = tensorboardX.SummaryWriter(
       os.fspath(workdir / BOARD), purge_step=step + 1 if step else None
@@ -128,7 +128,7 @@ def read_metrics(workdir: str | os.PathLike) -> list[dict[str, float]]:
   """The lines of WORKDIR/metrics.jsonl up to a half-written one."""
   path = epath.Path(workdir) / FILE
   if not path.exists():
-    raise ValueError(f'{path} does not exist; change --workdir')
+    raise ValueError(f'{path} does not exist; change `workdir`')
   lines = []
   for text in path.read_text().splitlines():
     try:

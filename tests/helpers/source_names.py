@@ -10,8 +10,8 @@ import spacetime
 
 ROOT = pathlib.Path(spacetime.__file__).parent
 BACKTICKS = re.compile(r'`([A-Za-z_][\w.]*)`')
-# Backticked words of messages that are no settings: methods and tools.
-WORDS = {'kubectl', 'gcloud', 'pip'}
+# Backticked words of messages that are methods of Pipeline, not settings.
+WORDS = {'stream', 'write'}
 
 
 @dataclasses.dataclass(frozen=True)

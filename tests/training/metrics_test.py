@@ -62,7 +62,7 @@ def test_bad_input(tmp_path):
     with pytest.raises(ValueError, match=r'metric loss has shape \(2,\); expe'):
       writer.write(1, {'loss': np.zeros(2)})
   (tmp_path / 'file').write_text('')
-  with pytest.raises(ValueError, match='cannot be written .*change --workdir'):
+  with pytest.raises(ValueError, match='cannot be written .*change `workdir`'):
     MetricsWriter(tmp_path / 'file' / 'run')
   with pytest.raises(ValueError, match='metrics.jsonl does not exist; change'):
     metrics.read_metrics(tmp_path / 'absent')
