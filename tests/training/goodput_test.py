@@ -115,7 +115,7 @@ with lock.held(sys.argv[1]):
 
 def test_a_directory_that_is_written_to_is_refused(tmp_path):
   with lock.held(tmp_path):
-    with pytest.raises(ValueError, match=f'process {os.getpid()} on .*--workd'):
+    with pytest.raises(ValueError, match=f'process {os.getpid()} on .*end that'):
       with lock.held(tmp_path):
         pass
   assert not (tmp_path / lock.LOCK).exists()
@@ -135,7 +135,7 @@ def test_the_lock_of_a_killed_run_is_taken_over(tmp_path, caplog):
     holder.communicate()
   with caplog.at_level('WARNING'), lock.held(tmp_path):
     assert json.loads((tmp_path / lock.LOCK).read_text())['pid'] == os.getpid()
-  assert 'of a run that is no more' in caplog.text
+  assert 'a run that has ended' in caplog.text
 
 
 def test_a_number_that_another_process_has_now_is_no_holder(tmp_path):
