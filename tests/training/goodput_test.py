@@ -115,7 +115,9 @@ with lock.held(sys.argv[1]):
 
 def test_a_directory_that_is_written_to_is_refused(tmp_path):
   with lock.held(tmp_path):
-    with pytest.raises(ValueError, match=f'process {os.getpid()} on .*end that'):
+    with pytest.raises(
+      ValueError, match=f'process {os.getpid()} on .*end that'
+    ):
       with lock.held(tmp_path):
         pass
   assert not (tmp_path / lock.LOCK).exists()
