@@ -167,8 +167,8 @@ def check(folder, workdir, start='wan', **values):
   [
     (
       {'data.name': 'folder', 'data.dir': 'clips'},
-      "autoencoder.kind='wan' and text.kind='frozen' with data.name="
-      "'folder': expected 'cache'.*python -m spacetime encode",
+      "data.name='folder': expected 'cache' with `autoencoder.kind`='wan' and "
+      "`text.kind`='frozen'.*spacetime encode",
     ),
     ({'train.sheet_every': 5}, 'train.sheet_every=5: expected 0'),
     ({'model.mlp': 36}, r'model.mlp=36, there 40'),
@@ -177,14 +177,17 @@ def check(folder, workdir, start='wan', **values):
       {'data.width': 64, 'text.length': 77},
       'other sizes.*data.width=64, there 32; text.length=77, there 512',
     ),
-    ({'data.dir': 'nowhere'}, 'nowhere is no cache of latents'),
+    ({'data.dir': 'nowhere'}, 'nowhere is not a cache of latents'),
     (
       {'text.kind': 'trained'},
-      "text.kind='trained' with published weights: expected 'frozen'",
+      "text.kind='trained': expected 'frozen'",
     ),
     ({'text.kind': 'half'}, "text.kind='half': expected one of"),
-    (LORA | {'optimizer.name': 'muon'}, "'muon' with lora.rank=2: expected"),
-    (LORA | {'lora.targets': ('q',)}, r"lora.targets=.*unknown \['q'\]"),
+    (
+      LORA | {'optimizer.name': 'muon'},
+      "'muon': expected 'adamw' with `lora.rank`=2",
+    ),
+    (LORA | {'lora.targets': ('q',)}, r"lora.targets=.*unknown: \['q'\]"),
     ({'lora.rank': 99}, 'lora.rank=99: expected at most'),
   ],
 )
@@ -195,7 +198,9 @@ def test_refuses(values, text, tiny, tmp_path):
 
 
 def test_refuses_pairs_of_nothing(tiny, tmp_path):
-  with pytest.raises(ValueError, match='lora.rank=2: expected --checkpoint'):
+  with pytest.raises(
+    ValueError, match='checkpoint=None: expected .*`lora.rank`=2'
+  ):
     check(tiny, tmp_path, start=None, **LORA)
 
 
@@ -216,11 +221,11 @@ def changed_cache(tiny, folder, **values):
     ),
     (
       {'text': 'x'},
-      'texts of another text encoder or tokenizer, x: expected those of',
+      'of another text encoder or tokenizer, x: expected those of',
     ),
     (
       {'length': 0, 'features': 0, 'text': ''},
-      "text.kind='frozen': .* captions that are not embedded",
+      'captions that are not embedded: expected embeddings',
     ),
   ],
 )
@@ -274,8 +279,10 @@ def test_a_run_continues_from_its_own_start(tiny, tmp_path):
 def test_an_autoencoders_stage_starts_from_nothing(tiny, tmp_path):
   config = digits_autoencoder.get_config('tiny')
   config.data.batch_size = 8
-  with pytest.raises(ValueError, match="expected none in an autoencoder's"):
+  with pytest.raises(ValueError, match="checkpoint='digits': expected None"):
     setup.check(parse.experiment(config), str(tmp_path), init_from='digits')
   config.data.name = 'cache'
-  with pytest.raises(ValueError, match="data.name='cache' in an autoencoder's"):
+  with pytest.raises(
+    ValueError, match="data.name='cache': expected a source of"
+  ):
     setup.check(parse.experiment(config), str(tmp_path))
