@@ -52,8 +52,8 @@ class Reconstruction:
     loss = (
       config.squared * squared + config.absolute * absolute + config.kl * kl
     )
-    told = {'loss': loss, 'kl': kl, 'psnr': jnp.mean(psnr(video, decoded))}
-    return loss, told
+    metrics = {'loss': loss, 'kl': kl, 'psnr': jnp.mean(psnr(video, decoded))}
+    return loss, metrics
 
   def held_out(self, params, frozen, batch):
     """PSNR of the posterior's mean, in dB."""

@@ -25,7 +25,7 @@ class MetricsWriter:
   every half minute.
 
   Args:
-    workdir: the run's directory; made if there is none. None writes nothing,
+    workdir: the run's directory; created if absent. None writes nothing,
       as on all processes but the first.
     step: where the run starts or resumes: lines and events after it, left by
       the part of a run that its last checkpoint does not hold, are dropped.
@@ -151,10 +151,10 @@ def _truncate(path: pathlib.Path, *, step: int) -> None:
   """Drops the lines after `step`, and a half-written one."""
   if not path.exists():
     return
-  kept = [line for line in read_metrics(path.parent) if line['step'] <= step]
+  lines = [line for line in read_metrics(path.parent) if line['step'] <= step]
   with files.atomic_write(path) as temporary:
     temporary.write_text(
-      ''.join(json.dumps(line) + '\n' for line in kept), encoding='utf-8'
+      ''.join(json.dumps(line) + '\n' for line in lines), encoding='utf-8'
     )
 
 

@@ -14,6 +14,8 @@ import jax.numpy as jnp
 import numpy as np
 from scipy import linalg
 
+from spacetime import SettingError
+
 
 @dataclasses.dataclass(frozen=True)
 class Components:
@@ -30,25 +32,26 @@ class Components:
   variance_R: np.ndarray
 
 
-def rank(asked: int, model) -> int:
-  """How many components of a patch enter a transformer.
+def rank(requested: int, model) -> int:
+  """Number of principal components of a patch that enter a transformer.
 
   Args:
-    asked: train.pca_init_rank; 0 is a third of the width. Noise fills what it
-      enters by, and text, place and level need room beside it.
+    requested: train.pca_init_rank; 0 is a third of the width. Noise fills the
+      channels of the components; text, position and timestep need the rest.
     model: its DiTConfig.
 
   Raises:
-    ValueError: more than there is room for.
+    SettingError: more than there are channels or values.
   """
   most = min(model.width, model.patch_volume)
-  if asked > most:
-    raise ValueError(
-      f'train.pca_init_rank={asked}: expected at most {most}, the lesser of '
-      f'model.width={model.width} and the {model.patch_volume} values of a '
-      'patch'
+  if requested > most:
+    raise SettingError(
+      'train.pca_init_rank',
+      requested,
+      f'at most {most}, the lesser of `model.width`={model.width} and the '
+      f'{model.patch_volume} values of a patch',
     )
-  return asked or min(model.width // 3, model.patch_volume)
+  return requested or min(model.width // 3, model.patch_volume)
 
 
 def components(x_BNV: np.ndarray, *, rank: int) -> Components:
@@ -78,7 +81,7 @@ def components(x_BNV: np.ndarray, *, rank: int) -> Components:
   )
 
 
-def start(dit: dict, found: Components, *, level: float = 0.8) -> dict:
+def start(dit: dict, pca: Components, *, level: float = 0.8) -> dict:
   """The transformer's parameters with first and last layers of components.
 
   At level t a coefficient y of z_t has variance s^2 = (1 - t)^2 v + t^2, where
@@ -89,30 +92,30 @@ def start(dit: dict, found: Components, *, level: float = 0.8) -> dict:
 
   Args:
     dit: parameters of a fresh transformer.
-    found: as many components as the width, or fewer.
+    pca: as many components as the width, or fewer.
     level: t. Nearer to 1, strong components are damped less.
 
   Source: Wiener 1949; Pearson 1901.
   """
-  rank, width = len(found.variance_R), dit['patch_embed']['kernel'].shape[1]
+  rank, width = len(pca.variance_R), dit['patch_embed']['kernel'].shape[1]
   empty = width - rank
   clean = 1.0 - level
-  deviation_R = np.sqrt(clean**2 * found.variance_R + level**2)
-  kernel_VR = found.basis_VR / deviation_R
-  gain_R = clean * found.variance_R / deviation_R
+  deviation_R = np.sqrt(clean**2 * pca.variance_R + level**2)
+  kernel_VR = pca.basis_VR / deviation_R
+  gain_R = clean * pca.variance_R / deviation_R
   energy = rank
   if 'pos_embed' in dit and empty:
     dit = dit | {'pos_embed': {'kernel': _places(dit, rank)}}
     energy = 2 * rank
-  head_RV = (found.basis_VR * gain_R).T * np.sqrt(energy / width)
+  head_RV = (pca.basis_VR * gain_R).T * np.sqrt(energy / width)
   return dit | {
     'patch_embed': {
       'kernel': jnp.pad(kernel_VR, ((0, 0), (0, empty))),
-      'bias': jnp.pad(-clean * found.mean_V @ kernel_VR, (0, empty)),
+      'bias': jnp.pad(-clean * pca.mean_V @ kernel_VR, (0, empty)),
     },
     'head': {
       'kernel': jnp.pad(head_RV, ((0, empty), (0, 0))),
-      'bias': jnp.asarray(found.mean_V),
+      'bias': jnp.asarray(pca.mean_V),
     },
   }
 

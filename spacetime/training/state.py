@@ -82,8 +82,8 @@ def abstract_state(init, key, optimizer, mesh: jax.sharding.Mesh) -> State:
   """The state's shapes with their shardings, and no memory: to restore into."""
   state = jax.eval_shape(lambda key: new_state(init(key), optimizer), key)
   return jax.tree.map(
-    lambda leaf, place: jax.ShapeDtypeStruct(
-      leaf.shape, leaf.dtype, sharding=place
+    lambda leaf, sharding: jax.ShapeDtypeStruct(
+      leaf.shape, leaf.dtype, sharding=sharding
     ),
     state,
     state_shardings(state, mesh),

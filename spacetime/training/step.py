@@ -69,7 +69,7 @@ def make_step(
     ema: decay of the average of the parameters.
     accumulate: parts into which each batch is cut.
     limit: a step whose loss is above it, or not finite, or whose gradient is
-      not finite, moves nothing and is told as 'skipped'; None takes them all.
+      not finite, is skipped, with metric 'skipped'; None applies every step.
 
   Returns:
     step(state, frozen, batch, key) -> (state, metrics). The key is the run's;
