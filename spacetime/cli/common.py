@@ -114,11 +114,15 @@ def parse(argv: list[str]) -> list[str]:
     ValueError: no such flag, config or key, or a value of another type.
   """
   argv = [argv[0], *flag_names.own_names(argv[1:])]
+  arguments = config_file.Arguments(argv, {})
   if 'config' in flags.FLAGS:
-    argv = config_file.checked(argv)
-  sys.argv = argv  # where config_flags looks for overrides
+    arguments = config_file.resolve(argv)
+  sys.argv = arguments.argv  # where config_flags looks for overrides
   try:
-    return flags.FLAGS(argv)
+    rest = flags.FLAGS(arguments.argv)
+    if arguments.additions:
+      arguments.add_to(flags.FLAGS.config)
+    return rest
   except flags.IllegalFlagValueError as e:
     raise ValueError(_illegal(str(e))) from e
   except (flags.Error, AttributeError, KeyError, OSError) as e:

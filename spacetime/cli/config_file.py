@@ -1,17 +1,44 @@
-"""The flag `--config`: its file, and keys that it does not have."""
+"""The flag `--config`: its file, and keys that the file leaves out."""
 
+import ast
+import dataclasses
 import difflib
+from typing import Any
 
 from spacetime.config import experiment_files
 
 
-def checked(argv: list[str]) -> list[str]:
-  """Arguments with the path of the config's file; its overrides are keys.
+@dataclasses.dataclass(frozen=True)
+class Arguments:
+  """Arguments with `--config` resolved to a file.
+
+  Attributes:
+    argv: without the overrides in `additions`.
+    additions: values of keys that an experiment may have and the file leaves
+      out, by dotted key.
+  """
+
+  argv: list[str]
+  additions: dict[str, Any]
+
+  def add_to(self, config) -> None:
+    """Sets the additions in a ConfigDict."""
+    with config.unlocked():
+      for name, value in self.additions.items():
+        *sections, key = name.split('.')
+        section = config
+        for part in sections:
+          section = section[part]
+        section[key] = value
+
+
+def resolve(argv: list[str]) -> Arguments:
+  """Finds the file of `--config` and checks the keys of its overrides.
 
   Raises:
-    ValueError: no such experiment or size, or a key that it does not have.
+    ValueError: no such experiment or size, or an unknown key.
   """
-  result, config = [], None
+  result, additions, config = [], {}, None
   for argument in argv:
     name, equals, value = argument.partition('=')
     name = name.lstrip('-')
@@ -19,16 +46,24 @@ def checked(argv: list[str]) -> list[str]:
       config = experiment_files.load(value)
       argument = f'--config={experiment_files.find(value)}'
     elif name.removeprefix('no').startswith('config.') and config is not None:
-      _check_key(config, name.partition('.')[2])
+      key = name.partition('.')[2]
+      error = _unknown(config, key)
+      optional = _optional(config) if error else {}
+      if error and key not in optional:
+        raise error
+      if error:
+        additions[key] = _value(value if equals else 'True', optional[key])
+        continue
     result.append(argument)
-  return result
+  return Arguments(result, additions)
 
 
-def _check_key(config, name: str) -> None:
+def _unknown(config, name: str) -> ValueError | None:
+  """An error that names the nearest key, if the config has no such key."""
   *sections, key = name.split('.')
   for depth, section in enumerate([*sections, key]):
     if isinstance(config, (tuple, list)):
-      return  # config_flags parses indices
+      return None  # config_flags parses indices
     known = [str(key) for key in config] if hasattr(config, 'keys') else []
     if section not in known:
       near = difflib.get_close_matches(section, known, n=1, cutoff=0.5)
@@ -40,5 +75,30 @@ def _check_key(config, name: str) -> None:
         if known
         else f'{before.rstrip(".")} is a value'
       )
-      raise ValueError(f'--config.{name}: no such key; {hint}')
+      return ValueError(f'--config.{name}: no such key; {hint}')
     config = config[section]
+  return None
+
+
+def _optional(config) -> dict[str, Any]:
+  """Every key that the experiment may have, with its value."""
+  from spacetime.config import describe, parse  # here: they import JAX
+
+  try:
+    experiment = parse.experiment(config.copy_and_resolve_references())
+  except ValueError:
+    return {}
+  return {name: value for name, value, _ in describe.keys(experiment)}
+
+
+def _value(text: str, default) -> Any:
+  """A value from its text, of the type of the default."""
+  if isinstance(default, bool):
+    return text.lower() in ('true', '1', 'yes')
+  try:
+    value = ast.literal_eval(text)
+  except (ValueError, SyntaxError):
+    return text
+  if isinstance(default, float) and isinstance(value, int):
+    return float(value)
+  return text if isinstance(default, str) else value

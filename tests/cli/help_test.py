@@ -154,6 +154,14 @@ def test_refuses_a_config_in_one_line(arguments, text):
   assert text in commands.run('train', '--workdir=x', *arguments).refusal()
 
 
+def test_keys_that_a_config_leaves_out_can_be_set():
+  arguments = ('--config=digits:tiny', '--config.optimizer.moments=bfloat16')
+  commands.parse('train', *arguments, '--config.train.accumulate=2')
+  config = flags.FLAGS.config
+  assert config.optimizer.moments == 'bfloat16'
+  assert config.train.accumulate == 2
+
+
 @dataclasses.dataclass(frozen=True)
 class Settings:
   """Settings of a command."""

@@ -468,7 +468,7 @@ def test_train_refuses(model, codec, tmp_path):
     '--config.data.batch_size=8',
   ]
   cases = {
-    '--config and --workdir: expected both': good[:1],
+    '--workdir: expected an output folder': good[:1],
     '--config.train.stepz: no such key; did you mean --config.train.steps': [
       *good,
       '--config.train.stepz=3',
