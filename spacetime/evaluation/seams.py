@@ -66,24 +66,24 @@ def _moved(frames_FHWC: np.ndarray, join: int) -> tuple[float, float]:
   """Steps in position and in velocity, means over the characters."""
   frames, height, width, _ = frames_FHWC.shape
   side = min(height, width)
-  chains = world.followed(
+  chains = world.link_blobs(
     segments.blobs(frames_FHWC), side=side, jump=world.JUMP * side
   )
-  places, velocities = [], []
+  displacements, velocities = [], []
   for chain in chains:
     seen = {blob.frame for blob in chain}
     if not {join - 2, join - 1, join, join + 1} <= seen:
       continue
     path_F2 = world.path(chain, frames=frames) / side
-    way_F2 = np.diff(path_F2, axis=0)  # way_F2[i] leads to frame i + 1
-    places.append(np.hypot(*way_F2[join - 1]))
+    step_F2 = np.diff(path_F2, axis=0)  # step_F2[i] leads to frame i + 1
+    displacements.append(np.hypot(*step_F2[join - 1]))
     # The displacement across lies between the one before and the one after: the
     # larger of its changes from either.
-    changes = np.diff(way_F2[join - 2 : join + 1], axis=0)
+    changes = np.diff(step_F2[join - 2 : join + 1], axis=0)
     velocities.append(np.hypot(*changes.T).max())
-  if not places:
+  if not displacements:
     return np.nan, np.nan
-  return float(np.mean(places)), float(np.mean(velocities))
+  return float(np.mean(displacements)), float(np.mean(velocities))
 
 
 def within(clips: Iterable[np.ndarray]) -> list[Step]:

@@ -95,35 +95,35 @@ def blobs(frames_FHWC: np.ndarray) -> list[Blob]:
     frames_FHWC: uint8.
   """
   ground_FHWC = background(frames_FHWC)
-  away_FHWC = frames_FHWC - ground_FHWC
-  red_FHW, green_FHW, blue_FHW = np.moveaxis(np.abs(away_FHWC), 3, 0)
+  difference_FHWC = frames_FHWC - ground_FHWC
+  red_FHW, green_FHW, blue_FHW = np.moveaxis(np.abs(difference_FHWC), 3, 0)
   most_FHW = np.maximum(np.maximum(red_FHW, green_FHW), blue_FHW)
-  place_n = np.flatnonzero(most_FHW > CONTRAST)
-  away_nC = away_FHWC.reshape(-1, 3)[place_n]
-  ground_nC = ground_FHWC.reshape(-1, 3)[place_n]
+  index_n = np.flatnonzero(most_FHW > CONTRAST)
+  difference_nC = difference_FHWC.reshape(-1, 3)[index_n]
+  ground_nC = ground_FHWC.reshape(-1, 3)[index_n]
   shape = frames_FHWC.shape[:3]
   result = []
-  cover_nK, colour_n = _colours(away_nC, ground_nC, shape)
+  cover_nK, colour_n = _colours(difference_nC, ground_nC, shape)
   for k in np.unique(colour_n):
     cover_FHW = np.zeros(shape, np.float32)
-    mine_n = colour_n == k
-    cover_FHW.reshape(-1)[place_n[mine_n]] = cover_nK[mine_n, k]
+    chosen_n = colour_n == k
+    cover_FHW.reshape(-1)[index_n[chosen_n]] = cover_nK[chosen_n, k]
     result += _components(cover_FHW.clip(0, 1), COLOURS[k])
   return sorted(result, key=lambda blob: blob.frame)
 
 
-def _colours(away_nC, ground_nC, shape):
+def _colours(difference_nC, ground_nC, shape):
   """Opacity of each pixel for each colour, and its colour.
 
   A pixel that a colour covers by a share lies that share of the distance from
   the background to the colour; the colour with the least error is its own.
   """
   frames, height, width = shape
-  way_nKC = PALETTE_KC - ground_nC[:, None]
-  dot_nK = np.einsum('nkc,nc->nk', way_nKC, away_nC)
-  length_nK = np.square(way_nKC) @ _ONE_C
+  direction_nKC = PALETTE_KC - ground_nC[:, None]
+  dot_nK = np.einsum('nkc,nc->nk', direction_nKC, difference_nC)
+  length_nK = np.square(direction_nKC) @ _ONE_C
   cover_nK = (dot_nK / np.maximum(length_nK, 1)).clip(0, 1.1)
-  miss_nKC = away_nC[:, None] - cover_nK[..., None] * way_nKC
+  miss_nKC = difference_nC[:, None] - cover_nK[..., None] * direction_nKC
   error_nK = np.square(miss_nKC) @ _ONE_C
   first_n = error_nK.argmin(1)
   opaque_n = np.take_along_axis(cover_nK, first_n[:, None], 1)[:, 0] > OPAQUE

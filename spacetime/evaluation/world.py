@@ -32,7 +32,7 @@ SCORES = ('count', 'colour', 'digit', 'motion', 'all')
 
 @dataclasses.dataclass(frozen=True)
 class Track:
-  """One character, followed over the frames.
+  """One character, link_blobs over the frames.
 
   Attributes:
     colour: the palette colour of most of its blobs.
@@ -90,14 +90,14 @@ def measure(frames_FHWC: np.ndarray) -> Measurement:
   frames, height, width, _ = shape
   side = min(height, width)
   jump = side * min(JUMP, RUN / max(frames - 1, 1))
-  chains = followed(segments.blobs(frames_FHWC), side=side, jump=jump)
+  chains = link_blobs(segments.blobs(frames_FHWC), side=side, jump=jump)
   chains = [chain for chain in chains if len(chain) >= PRESENCE * frames]
   chains.sort(key=lambda chain: -np.mean([blob.area for blob in chain]))
   tracks = tuple(_track(chain, shape[:3]) for chain in chains)
   return Measurement(shape=shape[:3], tracks=tracks)
 
 
-def followed(
+def link_blobs(
   blobs: list[segments.Blob], *, side: int, jump: float
 ) -> list[list[segments.Blob]]:
   """Blobs of one character each, one or none a frame, in order.
@@ -178,10 +178,12 @@ def motion(
     if name == 'still':
       continue
     for speed in world_lib.SPEEDS:
-      way_F2 = motions.offsets(name, speed, world=world)
-      way_F2 = way_F2 - way_F2.mean(0)
-      extent = (way_F2 * ground_F2).sum() / np.square(way_F2).sum()
-      miss = np.square(ground_F2 - np.clip(extent, *STRETCH) * way_F2).sum()
+      template_F2 = motions.offsets(name, speed, world=world)
+      template_F2 = template_F2 - template_F2.mean(0)
+      extent = (template_F2 * ground_F2).sum() / np.square(template_F2).sum()
+      miss = np.square(
+        ground_F2 - np.clip(extent, *STRETCH) * template_F2
+      ).sum()
       errors[name] = min(miss, errors.get(name, np.inf))
   return min(errors, key=errors.get)
 

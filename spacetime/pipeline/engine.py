@@ -17,7 +17,7 @@ from spacetime.pipeline import progress as progress_lib
 
 # Networks of at most so many bytes stay in memory between calls; larger ones
 # are read when their turn comes and freed before the next is read.
-KEPT_BYTES = 256 * 2**20
+RESIDENT_BYTES = 256 * 2**20
 
 
 class Program:
@@ -51,13 +51,15 @@ class Engine:
 
   Args:
     model: an opened checkpoint.
-    kept_bytes: networks up to this size stay in memory.
+    resident_bytes: networks up to this size stay in memory.
   """
 
-  def __init__(self, model: load.Opened, *, kept_bytes: int = KEPT_BYTES):
+  def __init__(
+    self, model: load.Opened, *, resident_bytes: int = RESIDENT_BYTES
+  ):
     self.model = model
     self.progress = progress_lib.SILENT
-    self._kept_bytes = kept_bytes
+    self._resident_bytes = resident_bytes
     self._params: dict[str, Any] = {}
     self._programs: dict[Any, Any] = {}
 
@@ -92,7 +94,7 @@ class Engine:
     with self.progress.stage(f'reading {root}'):
       params = self.model.read(root)
     size = sum(leaf.nbytes for leaf in jax.tree.leaves(params))
-    if size <= self._kept_bytes:
+    if size <= self._resident_bytes:
       self._params[root] = params
     return params
 

@@ -160,7 +160,7 @@ def write_texts(out, about: latent_cache.About, splits: Splits, model) -> None:
   engine = None
   if model is not None:
     # The text encoder is read once for all shards, and freed on return.
-    engine = Engine(model, kept_bytes=sys.maxsize)
+    engine = Engine(model, resident_bytes=sys.maxsize)
     if not empty.is_file():
       latent_cache.write_shard(empty, [embedded(engine, [''], about)[0]])
 

@@ -40,9 +40,9 @@ def plan(
   )
 
 
-def frames(model, prompts, *, embeds=None, kept_bytes=0, **options):
+def frames(model, prompts, *, embeds=None, resident_bytes=0, **options):
   """uint8 frames_FHWC of each prompt; `options` are those of plan."""
-  engine = Engine(model, kept_bytes=kept_bytes)
+  engine = Engine(model, resident_bytes=resident_bytes)
   resolved = plan(engine, prompts=prompts, **options)
   embeds = embeds or prompt_embeds.from_prompts(
     engine,

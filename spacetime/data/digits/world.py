@@ -258,8 +258,9 @@ def to_json(scene: Scene) -> str:
   return json.dumps(tree)
 
 
-def _character(*, start, way: int = 0, **values) -> Character:
-  return Character(start=tuple(start), path_seed=way, **values)
+def _character(*, start, **values) -> Character:
+  path_seed = values.pop('way', 0)
+  return Character(start=tuple(start), path_seed=path_seed, **values)
 
 
 def from_json(text: str) -> Scene:
