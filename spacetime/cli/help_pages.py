@@ -27,7 +27,7 @@ _GROUP = {
   **dict.fromkeys(('frames', 'height', 'width', 'size', 'fps'), 'length'),
   **dict.fromkeys(('steps', 'solver', 'temperature'), 'solver'),
   'guidance': 'guidance',
-  **dict.fromkeys(('batch_size', 'batch', 'shard', 'shard_gb'), 'memory'),
+  **dict.fromkeys(('batch_size', 'shard', 'shard_gb'), 'memory'),
   **dict.fromkeys(
     (
       *('out', 'workdir', 'target', 'dtype', 'lora', 'json', 'hlo'),

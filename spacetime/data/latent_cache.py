@@ -37,7 +37,7 @@ DTYPES = {
 
 
 @dataclasses.dataclass(frozen=True)
-class About:
+class CacheInfo:
   """The contents of cache.json.
 
   Attributes:
@@ -90,7 +90,7 @@ class About:
     ]
 
 
-def create(folder, about: About, *, tokenizer: bytes | None = None) -> None:
+def create(folder, info: CacheInfo, *, tokenizer: bytes | None = None) -> None:
   """Makes the folder, or checks that it holds this cache.
 
   Raises:
@@ -98,7 +98,7 @@ def create(folder, about: About, *, tokenizer: bytes | None = None) -> None:
   """
   folder = pathlib.Path(folder)
   if (folder / FILE).is_file():
-    old, new = dataclasses.asdict(_about(folder)), dataclasses.asdict(about)
+    old, new = dataclasses.asdict(_read_info(folder)), dataclasses.asdict(info)
     changes = [
       f'{name}: {old[name]!r}, now {new[name]!r}'
       for name in old
@@ -113,17 +113,17 @@ def create(folder, about: About, *, tokenizer: bytes | None = None) -> None:
   folder.mkdir(parents=True, exist_ok=True)
   if tokenizer is not None:
     (folder / TOKENIZER).write_bytes(tokenizer)
-  text = json.dumps(dataclasses.asdict(about), indent=2, sort_keys=True)
+  text = json.dumps(dataclasses.asdict(info), indent=2, sort_keys=True)
   with files.atomic_write(folder / FILE) as temporary:
     temporary.write_text(text + '\n')
 
 
-def missing(folder, about: About, kind: str) -> list[tuple[str, str, range]]:
+def missing(folder, info: CacheInfo, kind: str) -> list[tuple[str, str, range]]:
   """(split, file name, indices of its records) of the missing shards."""
   return [
     (split, name, records)
     for split in SPLITS
-    for name, records in about.shards(kind, split)
+    for name, records in info.shards(kind, split)
     if not (pathlib.Path(folder) / name).is_file()
   ]
 
@@ -157,11 +157,11 @@ class Cache:
 
   def __init__(self, folder):
     self.folder = pathlib.Path(folder)
-    self.about = _about(self.folder)
+    self.info = _read_info(self.folder)
     absent = [
       name
       for kind in KINDS
-      for _, name, _ in missing(self.folder, self.about, kind)
+      for _, name, _ in missing(self.folder, self.info, kind)
     ]
     if absent:
       raise ValueError(
@@ -177,18 +177,18 @@ class Cache:
         [os.fspath(self.folder / file) for file, _ in shards]
       )
       for kind in KINDS
-      if (shards := self.about.shards(kind, name))
+      if (shards := self.info.shards(kind, name))
     }
-    return Split(self.about, sources)
+    return Split(self.info, sources)
 
   @property
   def empty_SY(self) -> np.ndarray | None:
     """The embedding of the empty caption; None if texts are not embedded."""
-    if not self.about.length:
+    if not self.info.length:
       return None
     path = self.folder / EMPTY
     source = grain.sources.ArrayRecordDataSource([os.fspath(path)])
-    return _load(self.about, source[0])['text']
+    return _load(self.info, source[0])['text']
 
   @property
   def tokenizer(self) -> bytes | None:
@@ -202,30 +202,30 @@ class Split:
   """Records {'latents': (f, h, w, c), 'caption': str, 'text': (S, Y)}.
 
   Attributes:
-    about: contents of cache.json.
+    info: contents of cache.json.
     sources: array records by kind, 'text' and 'latents'.
   """
 
-  about: About
+  info: CacheInfo
   sources: Mapping[str, Any]
 
   def __len__(self) -> int:
     return len(self.sources['text']) if self.sources else 0
 
   def __getitem__(self, index: int) -> dict[str, np.ndarray | str]:
-    latents = _load(self.about, self.sources['latents'][index])
+    latents = _load(self.info, self.sources['latents'][index])
     return latents | self.text(index)
 
   def text(self, index: int) -> dict[str, np.ndarray | str]:
     """A record without its latents."""
-    return _load(self.about, self.sources['text'][index])
+    return _load(self.info, self.sources['text'][index])
 
   def caption(self, index: int) -> str:
     """The caption of a record."""
     return self.text(index)['caption']
 
 
-def _about(folder: pathlib.Path) -> About:
+def _read_info(folder: pathlib.Path) -> CacheInfo:
   path = folder / FILE
   if not path.is_file():
     raise ValueError(
@@ -234,7 +234,7 @@ def _about(folder: pathlib.Path) -> About:
     )
   try:
     values = json.loads(path.read_text())
-    return About(
+    return CacheInfo(
       **{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
     )
   except (TypeError, json.JSONDecodeError) as e:
@@ -249,15 +249,15 @@ def _bits(array: np.ndarray) -> np.ndarray:
   return array.view(np.uint16) if array.dtype == ml_dtypes.bfloat16 else array
 
 
-def _load(about: About, data: bytes) -> dict[str, np.ndarray | str]:
+def _load(info: CacheInfo, data: bytes) -> dict[str, np.ndarray | str]:
   record = safetensors.numpy.load(data)
-  dtype = DTYPES[about.dtype]
+  dtype = DTYPES[info.dtype]
   if 'caption' in record:
     record['caption'] = record['caption'].tobytes().decode()
   if 'latents' in record:
     record['latents'] = record['latents'].view(dtype)
   if 'text' in record:
-    text_SY = np.zeros((about.length, about.features), dtype)
+    text_SY = np.zeros((info.length, info.features), dtype)
     rows_SY = record['text'].view(dtype)
     text_SY[: len(rows_SY)] = rows_SY
     record['text'] = text_SY

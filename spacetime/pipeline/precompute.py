@@ -1,11 +1,11 @@
-"""Precomputes what training does not change: latents and embeddings."""
+"""Precomputes latents and prompt embeddings, which training does not change."""
 
 import dataclasses
 import functools
+import os
 import pathlib
 import sys
 from collections.abc import Callable, Iterator
-from typing import Any
 
 import jax
 import numpy as np
@@ -16,12 +16,16 @@ from spacetime.checkpoint import init_weights, load
 from spacetime.checkpoint.interop import folders
 from spacetime.checkpoint.locate import locate
 from spacetime.config import networks
+from spacetime.config.experiment import Experiment
 from spacetime.data import geometry, latent_cache
+from spacetime.data.digits import world as world_lib
 from spacetime.data.settings import DataConfig
 from spacetime.data.splits import Splits
 from spacetime.media.pixels import to_video
 from spacetime.models.autoencoder import streaming
+from spacetime.models.autoencoder.interface import Autoencoder
 from spacetime.pipeline import prompt_embeds
+from spacetime.pipeline.encode_settings import EncodeSettings
 from spacetime.pipeline.engine import Engine
 
 
@@ -30,16 +34,16 @@ class Encoder:
   """Encoder of a cache: an autoencoder and, optionally, a text encoder.
 
   Attributes:
-    fingerprint: of the autoencoder.
-    autoencoder: video <-> latents.
-    read: -> its parameters.
-    model: that has a text encoder; None where there is none.
+    fingerprint: fingerprint of the autoencoder.
+    autoencoder: functions of the autoencoder.
+    read: reads the parameters of the autoencoder.
+    model: the model with the text encoder; None if there is none.
     size: (frames, height, width) of the training clips.
-    fps: likewise.
+    fps: frames per second of the training clips.
   """
 
   fingerprint: str
-  autoencoder: Any
+  autoencoder: Autoencoder
   read: Callable[[], dict] = dataclasses.field(repr=False)
   model: load.Opened | None
   size: tuple[int, int, int]
@@ -61,16 +65,11 @@ def open_encoder(path: str) -> Encoder:
   else:
     experiment = checkpoint.read_experiment(folder)
     if experiment.stage == 'autoencoder':
-      autoencoder = networks.autoencoder(experiment.autoencoder)
-      name = checkpoint.weights_hash(folder)
-      read = functools.partial(
-        load.load_own, experiment.autoencoder, folder, mesh=mesh
-      )
-      data = experiment.data
+      section, data = experiment.autoencoder, experiment.data
       return Encoder(
-        name,
-        autoencoder,
-        lambda: read()['autoencoder'],
+        checkpoint.weights_hash(folder),
+        networks.autoencoder(section),
+        lambda: load.load_own(section, folder, mesh=mesh)['autoencoder'],
         None,
         data.size,
         data.fps,
@@ -80,7 +79,7 @@ def open_encoder(path: str) -> Encoder:
   return Encoder(
     name,
     model.networks.autoencoder,
-    lambda: model.read('autoencoder'),
+    functools.partial(model.read, 'autoencoder'),
     model,
     model.experiment.data.size,
     model.experiment.data.fps,
@@ -88,36 +87,94 @@ def open_encoder(path: str) -> Encoder:
 
 
 def encode(
+  settings: EncodeSettings, *, experiment: Experiment | None = None
+) -> None:
+  """Writes a cache, or the shards that a stopped call has not written.
+
+  Args:
+    settings: settings of the cache.
+    experiment: experiment whose clips are encoded, instead of `settings.data`.
+
+  Raises:
+    SettingError: a setting that the clips or the checkpoint do not support.
+    ValueError: no such checkpoint or clips, or another cache in the folder.
+  """
+  if (settings.data is None) == (experiment is None):
+    raise SettingError('data', settings.data, 'one of `data` and `config`')
+  encoder = open_encoder(settings.checkpoint)
+  if experiment is None:
+    data, seed = folder_section(settings.data, encoder), 0
+  else:
+    experiment.require('data')
+    data, seed = experiment.data, experiment.seed
+  write_cache(
+    encoder,
+    dataclasses.replace(data, **settings.sizes),
+    settings.out,
+    seed=seed,
+    text=settings.text,
+    dtype=settings.dtype,
+    batch_size=settings.batch_size,
+    shard=settings.shard,
+  )
+
+
+def folder_section(folder: str, encoder: Encoder) -> DataConfig:
+  """The clips of a folder, at the encoder's size and frame rate."""
+  frames, height, width = encoder.size
+  return DataConfig(
+    name='folder',
+    dir=folder,
+    clips=0,
+    held_out_clips=0,
+    frames=frames,
+    height=height,
+    width=width,
+    world=world_lib.World(),
+    batch_size=1,
+    caption_dropout=0.0,
+    crop=None,
+    fps=encoder.fps,
+  )
+
+
+def write_cache(
   encoder: Encoder,
   data: DataConfig,
-  out,
+  out: str | os.PathLike,
   *,
   seed: int = 0,
   text: str | None = None,
   dtype: str = 'float32',
-  batch: int = 1,
+  batch_size: int = 1,
   shard: int = 64,
 ) -> None:
-  """Writes what is not there of a cache.
+  """Writes the missing shards of a cache.
 
   Args:
-    encoder: of latents and captions.
+    encoder: encoder of latents and captions.
     data: the clips.
-    out: the cache's folder, created if missing.
-    seed: of the digits world.
-    text: 'embeddings' or 'captions'; None embeds where there is an encoder.
-    dtype: of latents and embeddings.
-    batch: clips at once.
+    out: folder of the cache, created if it does not exist.
+    seed: seed of the digits world.
+    text: 'embeddings' or 'captions'; None stores embeddings if the encoder has
+      a text encoder.
+    dtype: dtype of latents and embeddings.
+    batch_size: clips encoded at once.
     shard: clips in a file.
 
   Raises:
-    ValueError: clips or sizes that cannot be, or another cache there.
+    SettingError: a source without videos, clips of mixed sizes, or embeddings
+      without a text encoder.
+    ValueError: clips that cannot be read, or another cache in the folder.
   """
+  out = pathlib.Path(out)
   if data.source.HAS_LATENTS:
     raise SettingError('data.name', data.name, 'a source of videos')
   if data.mixed is not None:
-    raise ValueError(
-      'data.mixed: expected None, since the latents of a cache are of one size'
+    raise SettingError(
+      'data.mixed',
+      data.mixed,
+      'None, since the latents of a cache are of one size',
     )
   if text == 'embeddings' and encoder.model is None:
     raise SettingError(
@@ -129,7 +186,7 @@ def encode(
   nets = model and model.networks
   grid = geometry.Geometry(*data.size, encoder.autoencoder.stride, (1, 1, 1))
   splits = data.source.open_splits(data, seed=seed)
-  about = latent_cache.About(
+  info = latent_cache.CacheInfo(
     autoencoder=encoder.fingerprint,
     text=model.text_hash if model else '',
     frames=data.frames,
@@ -145,15 +202,20 @@ def encode(
     shard=shard,
   )
   tokenizer = model.tokenizer.serialized if model else None
-  latent_cache.create(out, about, tokenizer=tokenizer)
-  # The text encoder is let go before the autoencoder is read.
-  write_texts(pathlib.Path(out), about, splits, model)
-  write_latents(pathlib.Path(out), about, splits, encoder, batch=batch)
+  latent_cache.create(out, info, tokenizer=tokenizer)
+  # The text encoder is freed before the autoencoder is read.
+  write_texts(out, info, splits, model)
+  write_latents(out, info, splits, encoder, batch_size=batch_size)
 
 
-def write_texts(out, about: latent_cache.About, splits: Splits, model) -> None:
-  """Writes the shards of captions, embedded if there is a model."""
-  missing = latent_cache.missing(out, about, 'text')
+def write_texts(
+  out: pathlib.Path,
+  info: latent_cache.CacheInfo,
+  splits: Splits,
+  model: load.Opened | None,
+) -> None:
+  """Writes the missing shards of captions, embedded if there is a model."""
+  missing = latent_cache.missing(out, info, 'text')
   empty = out / latent_cache.EMPTY
   if not missing and (model is None or empty.is_file()):
     return
@@ -162,22 +224,22 @@ def write_texts(out, about: latent_cache.About, splits: Splits, model) -> None:
     # The text encoder is read once for all shards, and freed on return.
     engine = Engine(model, resident_bytes=sys.maxsize)
     if not empty.is_file():
-      latent_cache.write_shard(empty, [embedded(engine, [''], about)[0]])
+      latent_cache.write_shard(empty, text_records(engine, [''], info))
 
-  def records(split, numbers) -> Iterator[list[dict]]:
+  def batches(split: str, indices: range) -> Iterator[list[dict]]:
     source = getattr(splits, split)
-    yield embedded(engine, [source.caption(i) for i in numbers], about)
+    yield text_records(engine, [source.caption(i) for i in indices], info)
 
-  write(out, missing, records, name='text', total=sum(about.counts))
+  write_shards(out, missing, batches, name='text', total=sum(info.counts))
 
 
-def embedded(
-  engine: Engine | None, captions: list[str], about: latent_cache.About
+def text_records(
+  engine: Engine | None, captions: list[str], info: latent_cache.CacheInfo
 ) -> list[dict]:
   """Records of captions, with their embeddings if there is an engine."""
   if engine is None:
     return [latent_cache.text_record(caption) for caption in captions]
-  dtype = latent_cache.DTYPES[about.dtype]
+  dtype = latent_cache.DTYPES[info.dtype]
   return [
     latent_cache.text_record(caption, text_SY.astype(dtype))
     for caption, text_SY in zip(
@@ -187,17 +249,22 @@ def embedded(
 
 
 def write_latents(
-  out, about: latent_cache.About, splits, encoder: Encoder, *, batch: int
+  out: pathlib.Path,
+  info: latent_cache.CacheInfo,
+  splits: Splits,
+  encoder: Encoder,
+  *,
+  batch_size: int,
 ) -> None:
-  """Writes the shards of latents."""
-  missing = latent_cache.missing(out, about, 'latents')
+  """Writes the missing shards of latents."""
+  missing = latent_cache.missing(out, info, 'latents')
   if not missing:
     return
   params = encoder.read()
   first = jax.jit(encoder.autoencoder.encode_first)
   step = jax.jit(encoder.autoencoder.encode_step)
 
-  def latents(frames_BFHWC):
+  def encode_frames(frames_BFHWC):
     chunks = streaming.encode_chunks(
       encoder.autoencoder,
       params,
@@ -206,36 +273,46 @@ def write_latents(
       step=step,
     )
     z_Bfhwc = np.concatenate([np.asarray(chunk) for chunk in chunks], axis=1)
-    return z_Bfhwc.astype(latent_cache.DTYPES[about.dtype])
+    return z_Bfhwc.astype(latent_cache.DTYPES[info.dtype])
 
-  def records(split, numbers) -> Iterator[list[dict]]:
+  def batches(split: str, indices: range) -> Iterator[list[dict]]:
     source = getattr(splits, split)
-    for rows in parts(numbers, batch):
-      frames = [source[i]['video'] for i in rows]
-      # The last batch is filled up, so that one program serves all.
-      filled = frames + frames[-1:] * (batch - len(frames))
-      z_Bfhwc = latents(np.stack(filled))[: len(rows)]
+    for i in range(0, len(indices), batch_size):
+      frames = [source[j]['video'] for j in indices[i : i + batch_size]]
+      # The last batch is padded, so that one program serves all batches.
+      padded = frames + frames[-1:] * (batch_size - len(frames))
+      z_Bfhwc = encode_frames(np.stack(padded))[: len(frames)]
       yield [{'latents': z_fhwc} for z_fhwc in z_Bfhwc]
 
-  write(out, missing, records, name='latents', total=sum(about.counts))
+  write_shards(out, missing, batches, name='latents', total=sum(info.counts))
 
 
-def write(out, missing, records, *, name: str, total: int) -> None:
-  """Writes the missing shards; a bar tells how far."""
-  left = sum(len(numbers) for _, _, numbers in missing)
+def write_shards(
+  out: pathlib.Path,
+  missing: list[tuple[str, str, range]],
+  batches: Callable[[str, range], Iterator[list[dict]]],
+  *,
+  name: str,
+  total: int,
+) -> None:
+  """Writes the missing shards and shows a progress bar.
+
+  Args:
+    out: folder of the cache.
+    missing: (split, file name, indices of its records) of each shard.
+    batches: split, indices -> batches of the records of these indices.
+    name: label of the progress bar.
+    total: records of the complete cache.
+  """
+  remaining = sum(len(indices) for _, _, indices in missing)
   with tqdm.tqdm(
-    total=total, initial=total - left, desc=name, unit='clip'
+    total=total, initial=total - remaining, desc=name, unit='clip'
   ) as bar:
 
-    def counted(split, numbers):
-      for batch in records(split, numbers):
+    def records(split: str, indices: range) -> Iterator[dict]:
+      for batch in batches(split, indices):
         yield from batch
         bar.update(len(batch))
 
-    for split, file, numbers in missing:
-      latent_cache.write_shard(out / file, counted(split, numbers))
-
-
-def parts(numbers: range, size: int) -> list[range]:
-  """Runs of at most `size`."""
-  return [numbers[i : i + size] for i in range(0, len(numbers), size)]
+    for split, file, indices in missing:
+      latent_cache.write_shard(out / file, records(split, indices))

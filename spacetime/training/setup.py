@@ -272,47 +272,47 @@ def check_cache(
     ValueError: no cache, an incomplete one, or one of other networks or sizes.
   """
   folder = experiment.data.dir
-  about = latent_cache.Cache(folder).about
+  info = latent_cache.Cache(folder).info
   expected = init_weights.fingerprint_of_autoencoder(experiment, beside=workdir)
   if not expected and source:
     expected = source['autoencoder']
-  if expected and expected != about.autoencoder:
+  if expected and expected != info.autoencoder:
     raise ValueError(
-      f'{folder} has latents of another autoencoder, {about.autoencoder}: '
+      f'{folder} has latents of another autoencoder, {info.autoencoder}: '
       f"expected those of {expected}, the run's; make them with spacetime "
       'encode, or change `data.dir`'
     )
   if nets.text_kind == 'frozen':
-    if not about.length:
+    if not info.length:
       raise ValueError(
         f'{folder} has captions that are not embedded: expected embeddings '
         "with `text.kind`='frozen'; make them with spacetime encode "
         '--text=embeddings, or change `data.dir`'
       )
     expected = (source or {}).get('text')
-    if expected and expected != about.text:
+    if expected and expected != info.text:
       raise ValueError(
         f'{folder} has embeddings of another text encoder or tokenizer, '
-        f"{about.text}: expected those of {expected}, the run's; make them "
+        f"{info.text}: expected those of {expected}, the run's; make them "
         'with spacetime encode, or change `data.dir`'
       )
-  _check_sizes(experiment, nets, about)
-  return {'autoencoder': about.autoencoder, 'text': about.text}
+  _check_sizes(experiment, nets, info)
+  return {'autoencoder': info.autoencoder, 'text': info.text}
 
 
 def _check_sizes(
-  experiment: Experiment, nets: Networks, about: latent_cache.About
+  experiment: Experiment, nets: Networks, info: latent_cache.CacheInfo
 ) -> None:
   data = experiment.data
   sizes = {
-    'data.frames': (data.frames, about.frames),
-    'data.height': (data.height, about.height),
-    'data.width': (data.width, about.width),
-    'autoencoder.z_dim': (nets.autoencoder.z_dim, about.latent[3]),
+    'data.frames': (data.frames, info.frames),
+    'data.height': (data.height, info.height),
+    'data.width': (data.width, info.width),
+    'autoencoder.z_dim': (nets.autoencoder.z_dim, info.latent[3]),
   }
   if nets.text_kind == 'frozen':
-    sizes['text.length'] = nets.text_length, about.length
-    sizes['text.d_model'] = nets.text.width, about.features
+    sizes['text.length'] = nets.text_length, info.length
+    sizes['text.d_model'] = nets.text.width, info.features
   differences = [
     f'{key}={ours}, there {theirs}'
     for key, (ours, theirs) in sizes.items()

@@ -10,7 +10,7 @@ import pytest
 from spacetime.data import latent_cache, pipeline
 from spacetime.data import tokenizer as tokenizer_lib
 
-ABOUT = latent_cache.About(
+INFO = latent_cache.CacheInfo(
   autoencoder='aaaa',
   text='tttt',
   frames=5,
@@ -28,7 +28,7 @@ ABOUT = latent_cache.About(
 RNG = np.random.default_rng(0)
 LATENTS = {
   split: RNG.normal(size=(n, 2, 2, 3, 4)).astype(np.float32)
-  for split, n in zip(latent_cache.SPLITS, ABOUT.counts, strict=True)
+  for split, n in zip(latent_cache.SPLITS, INFO.counts, strict=True)
 }
 
 
@@ -40,16 +40,16 @@ def text(i, dtype=np.float32):
   return np.full((1 + i % 3, 7), i + 1, dtype)
 
 
-def fill(folder, about=ABOUT, kinds=latent_cache.KINDS):
-  latent_cache.create(folder, about, tokenizer=b'pieces')
-  dtype = latent_cache.DTYPES[about.dtype]
+def fill(folder, info=INFO, kinds=latent_cache.KINDS):
+  latent_cache.create(folder, info, tokenizer=b'pieces')
+  dtype = latent_cache.DTYPES[info.dtype]
   for kind in kinds:
-    for split, name, numbers in latent_cache.missing(folder, about, kind):
+    for split, name, numbers in latent_cache.missing(folder, info, kind):
       records = [
         {'latents': LATENTS[split][i].astype(dtype)}
         if kind == 'latents'
         else latent_cache.text_record(
-          caption(split, i), text(i, dtype) if about.length else None
+          caption(split, i), text(i, dtype) if info.length else None
         )
         for i in numbers
       ]
@@ -62,11 +62,11 @@ def fill(folder, about=ABOUT, kinds=latent_cache.KINDS):
 
 @pytest.mark.parametrize('dtype', ['float32', 'bfloat16'])
 def test_what_goes_in_comes_out(dtype, tmp_path):
-  about = dataclasses.replace(ABOUT, dtype=dtype)
-  found = latent_cache.Cache(fill(tmp_path / 'c', about))
-  assert found.about == about and found.tokenizer == b'pieces'
+  info = dataclasses.replace(INFO, dtype=dtype)
+  found = latent_cache.Cache(fill(tmp_path / 'c', info))
+  assert found.info == info and found.tokenizer == b'pieces'
   kind = np.float32 if dtype == 'float32' else ml_dtypes.bfloat16
-  for split, count in zip(latent_cache.SPLITS, about.counts, strict=True):
+  for split, count in zip(latent_cache.SPLITS, info.counts, strict=True):
     source = found.split(split)
     assert len(source) == count
     for i in (count - 1, 0):
@@ -90,7 +90,7 @@ def test_continues_after_the_last_complete_shard(tmp_path):
   folder = fill(tmp_path / 'c', kinds=('text',))
   with pytest.raises(ValueError, match='is incomplete: 4 shards are missing'):
     latent_cache.Cache(folder)
-  _, name, _ = latent_cache.missing(folder, ABOUT, 'latents')[1]
+  _, name, _ = latent_cache.missing(folder, INFO, 'latents')[1]
 
   def breaks():
     yield {'latents': LATENTS['train'][0]}
@@ -98,16 +98,16 @@ def test_continues_after_the_last_complete_shard(tmp_path):
 
   with pytest.raises(KeyboardInterrupt):
     latent_cache.write_shard(folder / name, breaks())
-  assert len(latent_cache.missing(folder, ABOUT, 'latents')) == 4
+  assert len(latent_cache.missing(folder, INFO, 'latents')) == 4
   fill(folder)
-  assert not latent_cache.missing(folder, ABOUT, 'latents')
+  assert not latent_cache.missing(folder, INFO, 'latents')
   latent_cache.Cache(folder)
 
 
 def test_another_cache_is_refused(tmp_path):
   folder = fill(tmp_path / 'c')
-  latent_cache.create(folder, ABOUT)
-  other = dataclasses.replace(ABOUT, autoencoder='bbbb', shard=3)
+  latent_cache.create(folder, INFO)
+  other = dataclasses.replace(INFO, autoencoder='bbbb', shard=3)
   with pytest.raises(
     ValueError, match="another cache; autoencoder: 'aaaa', now 'bbbb'; shard"
   ):
@@ -115,9 +115,9 @@ def test_another_cache_is_refused(tmp_path):
   (tmp_path / 'full').mkdir()
   (tmp_path / 'full/photo.png').write_text('')
   with pytest.raises(ValueError, match='holds something else'):
-    latent_cache.create(tmp_path / 'full', ABOUT)
+    latent_cache.create(tmp_path / 'full', INFO)
   with pytest.raises(ValueError, match='cannot be written'):
-    latent_cache.create('/proc/none', ABOUT)
+    latent_cache.create('/proc/none', INFO)
 
 
 def test_refuses_other_folders(tmp_path):
@@ -127,10 +127,10 @@ def test_refuses_other_folders(tmp_path):
   with pytest.raises(ValueError, match='cannot be read.*make the cache again'):
     latent_cache.Cache(tmp_path)
   with pytest.raises(ValueError, match="dtype='int8': expected one of"):
-    dataclasses.replace(ABOUT, dtype='int8')
+    dataclasses.replace(INFO, dtype='int8')
   with pytest.raises(ValueError, match='shard=0: expected 1 or more'):
-    dataclasses.replace(ABOUT, shard=0)
-  values = dataclasses.asdict(ABOUT) | {'dtype': 'float32'}
+    dataclasses.replace(INFO, shard=0)
+  values = dataclasses.asdict(INFO) | {'dtype': 'float32'}
   (tmp_path / latent_cache.FILE).write_text(json.dumps(values))
   with pytest.raises(ValueError, match='8 shards are missing'):
     latent_cache.Cache(tmp_path)

@@ -45,8 +45,8 @@ def folder(tmp_path_factory):
   encoder = precompute.open_encoder(str(folder / 'run'))
   data = parse.experiment(config(folder)).data
   for text in ('captions', 'embeddings'):
-    precompute.encode(
-      encoder, data, folder / text, text=text, batch=3, shard=16
+    precompute.write_cache(
+      encoder, data, folder / text, text=text, batch_size=3, shard=16
     )
   return folder
 

@@ -351,9 +351,10 @@ def test_encode_refuses(codec, tmp_path):
   good = [f'--checkpoint={codec}', f'--out={tmp_path}/cache']
   data = f'--data={tmp_path}'
   cases = {
-    '--checkpoint and --out: expected both': [*good[1:], data],
+    '--checkpoint: expected a model': [*good[1:], data],
+    '--out: expected a folder': [good[0], data],
     'expected one of --data and --config': good,
-    '--batch=0: expected 1 or more': [*good, data, '--batch=0'],
+    '--batch_size=0: expected 1 or more': [*good, data, '--batch_size=0'],
     'has no videos': [*good, data],
     "'nowhere': no such folder": ['--checkpoint=nowhere', *good[1:], data],
     'expected captions, since an autoencoder': [

@@ -51,7 +51,7 @@ def write(folder: pathlib.Path, *, vae=published_folder.VAE) -> pathlib.Path:
   published_folder.write(folder / 'wan', vae=vae)
   write_clips(folder / 'clips')
   encoder = precompute.open_encoder(str(folder / 'wan'))
-  precompute.encode(encoder, data(folder), folder / 'cache', shard=3)
+  precompute.write_cache(encoder, data(folder), folder / 'cache', shard=3)
   return folder
 
 

@@ -19,7 +19,7 @@ def open_splits(
     train,
     cache.split('held_out'),
     [] if embedded else first_captions(train),
-    identity=cache.about.source,
+    identity=cache.info.source,
     tokenizer=cache.tokenizer,
     empty_SY=cache.empty_SY if embedded else None,
   )

@@ -1,0 +1,110 @@
+"""Encoding settings: the flags of `encode`. Imports no JAX."""
+
+import dataclasses
+
+from spacetime import SettingError
+
+TEXTS = ('embeddings', 'captions')
+DTYPES = ('float32', 'bfloat16')
+
+
+def _field(default, group: str, text: str, *, example: str | None = None):
+  metadata = {'help': text, 'group': group}
+  if example is not None:
+    metadata['example'] = example
+  return dataclasses.field(default=default, metadata=metadata)
+
+
+@dataclasses.dataclass(frozen=True)
+class EncodeSettings:
+  """Settings of a cache of latents and captions.
+
+  The clips are those of `data` or of an experiment. Sizes that are None are the
+  experiment's, or the checkpoint's with `data`.
+
+  Raises:
+    SettingError: a value that cannot work.
+  """
+
+  checkpoint: str | None = _field(
+    None,
+    'input',
+    'Model or autoencoder that encodes: a bundled name or a folder.',
+    example='digits_autoencoder',
+  )
+  data: str | None = _field(
+    None,
+    'input',
+    'Folder of clips with captions; or set `config`.',
+    example='clips',
+  )
+  text: str | None = _field(
+    None,
+    'input',
+    'Stored form of captions: embeddings, for text.kind=frozen, or captions, '
+    'for text.kind=trained. Default: embeddings if the checkpoint has a text '
+    'encoder.',
+    example='captions',
+  )
+  frames: int | None = _field(
+    None,
+    'length',
+    "Frames of a clip; the default is the checkpoint's or the experiment's.",
+    example='33',
+  )
+  height: int | None = _field(
+    None,
+    'length',
+    'Clip height in pixels; the default is as for `frames`.',
+    example='48',
+  )
+  width: int | None = _field(
+    None,
+    'length',
+    'Clip width in pixels; the default is as for `frames`.',
+    example='96',
+  )
+  fps: float | None = _field(
+    None,
+    'length',
+    'Frames per second; the default is as for `frames`.',
+    example='8',
+  )
+  batch_size: int = _field(1, 'memory', 'Clips encoded at once.', example='16')
+  dtype: str = _field(
+    'float32',
+    'output',
+    'Dtype of stored latents and embeddings: float32 or bfloat16.',
+    example='bfloat16',
+  )
+  shard: int = _field(
+    64, 'output', 'Clips in each file of the cache.', example='256'
+  )
+  out: str | None = _field(
+    None,
+    'output',
+    'Folder of the cache, created if it does not exist.',
+    example='cache',
+  )
+
+  def __post_init__(self):
+    if not self.checkpoint:
+      raise SettingError(
+        'checkpoint', self.checkpoint, 'a model or an autoencoder'
+      )
+    if not self.out:
+      raise SettingError('out', self.out, 'a folder for the cache')
+    for name, values in (('text', (None, *TEXTS)), ('dtype', DTYPES)):
+      if getattr(self, name) not in values:
+        names = ', '.join(filter(None, values))
+        raise SettingError(name, getattr(self, name), f'one of {names}')
+    for name in ('batch_size', 'shard'):
+      if getattr(self, name) < 1:
+        raise SettingError(name, getattr(self, name), '1 or more')
+
+  @property
+  def sizes(self) -> dict:
+    """The frames, height, width and fps that are set."""
+    names = ('frames', 'height', 'width', 'fps')
+    values = {name: getattr(self, name) for name in names}
+    return {name: value for name, value in values.items() if value is not None}
