@@ -19,7 +19,7 @@ from spacetime import checkpoint, sharding
 from spacetime.checkpoint import load
 from spacetime.checkpoint.locate import locate
 from spacetime.config import networks
-from spacetime.data.digits import captions, tfds
+from spacetime.data.digits import captions, examples
 from spacetime.data.digits import world as world_lib
 from spacetime.evaluation import world as measures
 from spacetime.evaluation.settings import EvaluationSettings
@@ -140,7 +140,9 @@ def real_clips(world: world_lib.World, *, count: int, seed: int):
   clips, scenes = [], []
   for i in range(count):
     split = world_lib.SPLITS[1 + i % 2]
-    record = tfds.example(i // 2, world=world, split=split, seed=SCENES + seed)
+    record = examples.example(
+      i // 2, world=world, split=split, seed=SCENES + seed
+    )
     clips.append(record['video'])
     scenes.append(world_lib.from_json(record['scene']))
   return clips, scenes
