@@ -58,7 +58,8 @@ def export(
     return _write_lora(folder, out, nets, lora, dtype)
   if nets.text_kind == 'frozen' or nets.lora.rank:
     return _write_finetuned(folder, out, experiment, nets, dtype, base)
-  params = load.load(folder, mesh=sharding.single_device_mesh()).params
+  model = load.open_model(folder, mesh=sharding.single_device_mesh())
+  params = {root: model.read(root) for root in ('text', 'dit')}
   return _write_weights(folder, out, experiment, params, dtype)
 
 

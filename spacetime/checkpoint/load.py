@@ -26,42 +26,18 @@ from spacetime.data import tokenizer as tokenizer_lib
 
 @dataclasses.dataclass(frozen=True)
 class Model:
-  """Networks with their parameters.
+  """A text-to-video model, checked, whose parameters are read on demand.
 
   Attributes:
     experiment: config of its training.
     networks: networks, without parameters.
-    params: {'dit', 'text'}, the average (EMA) of training.
-    frozen: {'autoencoder'}, or {} if that has no parameters.
     tokenizer: tokenizer of prompts.
     weights_hash: fingerprint of the parameters.
     text_hash: fingerprint of the tokenizer and the text encoder.
+    readers: functions that read the parameters of a root: 'text', 'dit',
+      'autoencoder' if that has any, and 'dit_2', the second of two
+      transformers. Those of a run are the average (EMA) of training.
     text_stamp: size and time of the files of a published text encoder.
-  """
-
-  experiment: Experiment
-  networks: networks_lib.Networks
-  params: dict
-  frozen: dict
-  tokenizer: tokenizer_lib.Tokenizer
-  weights_hash: str
-  text_hash: str = ''
-  text_stamp: str = ''
-
-  def read(self, root: str) -> dict:
-    """The parameters of a root, {} if it has none."""
-    return (self.params | self.frozen).get(root, {})
-
-
-@dataclasses.dataclass(frozen=True)
-class Opened:
-  """A model that is checked, and whose parameters are read on demand.
-
-  Attributes:
-    experiment, networks, tokenizer, weights_hash, text_hash: see Model.
-    readers: reads the parameters of a root: 'text', 'dit', 'autoencoder' if
-      that has any, and 'dit_2', the second of two transformers.
-    text_stamp: see Model.
   """
 
   experiment: Experiment
@@ -73,12 +49,15 @@ class Opened:
   text_stamp: str = ''
 
   def read(self, root: str) -> dict:
-    """Reads the parameters of a root again: the caller may free them."""
+    """Reads the parameters of a root, {} if it has none.
+
+    Each call reads them again: the caller may free them.
+    """
     return self.readers[root]() if root in self.readers else {}
 
   def with_lora(
     self, path: str | os.PathLike, *, root: str = 'dit', strength: float = 1.0
-  ) -> 'Opened':
+  ) -> 'Model':
     """Adds a LoRA file, merged whenever the transformer is read.
 
     Args:
@@ -103,37 +82,8 @@ class Opened:
       readers=dict(self.readers) | {root: merged},
     )
 
-  def load(self) -> Model:
-    """Reads all parameters.
 
-    Raises:
-      ValueError: a model with two transformers, which are read one by one.
-    """
-    if 'dit_2' in self.readers:
-      raise ValueError(
-        'the model has two transformers, one for each range of noise levels: '
-        'expected one'
-      )
-    trees = {root: read() for root, read in self.readers.items()}
-    frozen = {r: trees.pop(r) for r in ('autoencoder',) if r in trees}
-    return Model(
-      self.experiment,
-      self.networks,
-      trees,
-      frozen,
-      self.tokenizer,
-      self.weights_hash,
-      self.text_hash,
-      self.text_stamp,
-    )
-
-
-def load(path: str, *, mesh: jax.sharding.Mesh) -> Model:
-  """Opens a model and reads all its parameters."""
-  return open_model(path, mesh=mesh).load()
-
-
-def open_model(path: str, *, mesh: jax.sharding.Mesh) -> Opened:
+def open_model(path: str, *, mesh: jax.sharding.Mesh) -> Model:
   """Opens a text-to-video model by path or name; see locate.
 
   Raises:
@@ -175,7 +125,7 @@ def open_model(path: str, *, mesh: jax.sharding.Mesh) -> Opened:
       _read_own, trained, trained_folder, mesh
     )
   name = checkpoint.weights_hash(folder)
-  return Opened(
+  return Model(
     experiment, networks, tokenizer, name, text_hash(tokenizer, name), readers
   )
 
@@ -197,7 +147,7 @@ def open_published(
   mesh: jax.sharding.Mesh,
   dtype=None,
   transformer: str | None = None,
-) -> Opened:
+) -> Model:
   """Opens a folder as diffusers writes it.
 
   Args:
@@ -220,7 +170,7 @@ def open_published(
     for root, part in pipeline.parts.items()
   }
   name = f'{pipeline.text_encoder.fingerprint()} {dtype}'
-  return Opened(
+  return Model(
     experiment,
     networks,
     tokenizer,

@@ -26,7 +26,7 @@ class Layout:
   devices: tuple[jax.Device, ...] = ()
 
 
-WHOLE = Layout()
+FULL_FRAMES = Layout()
 
 
 def parse(request: Request, *, latent: tuple[int, int]) -> Layout:
@@ -96,7 +96,13 @@ class Decoder:
   """
 
   def __init__(
-    self, autoencoder, params, layout: Layout = WHOLE, *, first=None, step=None
+    self,
+    autoencoder,
+    params,
+    layout: Layout = FULL_FRAMES,
+    *,
+    first=None,
+    step=None,
   ):
     self._autoencoder, self.params = autoencoder, params
     self._layout, self._coder = layout, None

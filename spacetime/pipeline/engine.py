@@ -55,7 +55,7 @@ class Engine:
   """
 
   def __init__(
-    self, model: load.Opened, *, resident_bytes: int = RESIDENT_BYTES
+    self, model: load.Model, *, resident_bytes: int = RESIDENT_BYTES
   ):
     self.model = model
     self.progress = progress_lib.SILENT

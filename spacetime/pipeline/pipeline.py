@@ -364,8 +364,8 @@ def from_request(request: Request) -> Pipeline:
 
 
 def _with_lora(
-  model: load_lib.Opened, *, lora, lora_2, lora_strength: float
-) -> load_lib.Opened:
+  model: load_lib.Model, *, lora, lora_2, lora_strength: float
+) -> load_lib.Model:
   """The model with LoRA weights, merged when a transformer is read."""
   for name, path, root in (('lora', lora, 'dit'), ('lora_2', lora_2, 'dit_2')):
     if path is None:

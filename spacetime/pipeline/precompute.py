@@ -45,7 +45,7 @@ class Encoder:
   fingerprint: str
   autoencoder: Autoencoder
   read: Callable[[], dict] = dataclasses.field(repr=False)
-  model: load.Opened | None
+  model: load.Model | None
   size: tuple[int, int, int]
   fps: float
 
@@ -212,7 +212,7 @@ def write_texts(
   out: pathlib.Path,
   info: latent_cache.CacheInfo,
   splits: Splits,
-  model: load.Opened | None,
+  model: load.Model | None,
 ) -> None:
   """Writes the missing shards of captions, embedded if there is a model."""
   missing = latent_cache.missing(out, info, 'text')

@@ -14,8 +14,8 @@ import safetensors.numpy
 from spacetime.diffusion import rollout
 from spacetime.media import files, fragmented_mp4
 
-# Differences that an error tells.
-TOLD = 3
+# Most differences that an error lists.
+LISTED = 3
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,9 +104,9 @@ def read(path: pathlib.Path, about: Mapping[str, Any]) -> State | None:
   now = json.loads(json.dumps(about))
   other = _differences(header_values['about'], now)
   if other:
-    more = f' and {len(other) - TOLD} more' if len(other) > TOLD else ''
+    more = f' and {len(other) - LISTED} more' if len(other) > LISTED else ''
     raise ValueError(
-      f'{path} is of another request: {"; ".join(other[:TOLD])}{more}; ask for '
+      f'{path} is of another request: {"; ".join(other[:LISTED])}{more}; ask for '
       f'the same, {anew}'
     )
   marks = tuple(fragmented_mp4.Mark(*mark) for mark in header_values['marks'])

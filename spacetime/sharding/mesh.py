@@ -39,21 +39,29 @@ def mesh_shape(config: MeshConfig, *, devices: int) -> tuple[int, ...]:
   """Resolves -1 and checks that the mesh uses every device.
 
   Raises:
-    ValueError: sizes whose product is not the number of devices.
+    SettingError: sizes whose product is not the number of devices.
   """
   sizes = [getattr(config, axis) for axis in AXES]
-  text = ', '.join(f'{a}={s}' for a, s in zip(AXES, sizes, strict=True))
+  for axis, size in zip(AXES, sizes, strict=True):
+    if size == 0 or size < -1:
+      raise SettingError(
+        f'mesh.{axis}', size, '1 or more, or -1 for the remaining devices'
+      )
   free = [i for i, size in enumerate(sizes) if size == -1]
-  if len(free) > 1 or any(s == 0 or s < -1 for s in sizes):
-    raise ValueError(
-      f'mesh ({text}): expected positive sizes and at most one -1; change '
-      'mesh.data, mesh.fsdp, mesh.context or mesh.tensor'
+  if len(free) > 1:
+    raise SettingError(
+      f'mesh.{AXES[free[1]]}', -1, f'at most one -1, as `mesh.{AXES[free[0]]}`'
     )
   known = math.prod(size for size in sizes if size != -1)
   if devices % known or (not free and known != devices):
-    raise ValueError(
-      f'mesh ({text}): {known} does not divide {devices} devices evenly; '
-      'change mesh.data, mesh.fsdp, mesh.context, mesh.tensor or `cpu_devices`'
+    largest = max(range(len(AXES)), key=lambda i: sizes[i])
+    relation = 'divides' if free else 'is'
+    raise SettingError(
+      f'mesh.{AXES[largest]}',
+      sizes[largest],
+      'a mesh (`mesh.data` x `mesh.fsdp` x `mesh.context` x `mesh.tensor`) '
+      f'whose product {relation} {devices}, the number of devices, not {known}',
+      hint='change one of them, or `cpu_devices`',
     )
   for i in free:
     sizes[i] = devices // known
@@ -91,8 +99,8 @@ def make_mesh(
   network.
 
   Raises:
-    ValueError: see mesh_shape and across_slices; or devices of another number
-      of slices.
+    SettingError: see mesh_shape and across_slices; or devices of another
+      number of slices.
   """
   devices = jax.devices() if devices is None else devices
   shape = mesh_shape(config, devices=len(devices))

@@ -11,6 +11,8 @@ import re
 import jax
 from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 
+from spacetime import SettingError
+
 # Logical axis -> mesh axes. None: not sharded.
 LOGICAL_AXIS_RULES = {
   # activations
@@ -146,8 +148,8 @@ def param_shardings(params, mesh: Mesh):
   """Returns NamedShardings for a tree of parameters (arrays or shapes).
 
   Raises:
-    ValueError: a parameter without a rule, or one that the mesh does not
-      divide.
+    SettingError: a parameter that the mesh does not divide.
+    ValueError: a parameter without a rule.
   """
 
   def sharding(path, leaf):
@@ -156,10 +158,15 @@ def param_shardings(params, mesh: Mesh):
     for size, axes in zip(leaf.shape, partition, strict=False):
       axes = (axes,) if isinstance(axes, str) else (axes or ())
       if size % math.prod(mesh.shape[a] for a in axes):
-        product = ' x '.join(f'mesh.{a}={mesh.shape[a]}' for a in axes)
-        raise ValueError(
-          f'{name} {leaf.shape}: {product} does not divide {size}; change the '
-          'mesh or model.width, model.heads, model.mlp, text.d_model'
+        axis = max(axes, key=mesh.shape.__getitem__)
+        product = ' x '.join(f'`mesh.{a}`' for a in axes)
+        raise SettingError(
+          f'mesh.{axis}',
+          mesh.shape[axis],
+          f'{product} to divide {size}, an axis of the parameter {name} '
+          f'{leaf.shape}',
+          hint='change `model.width`, `model.heads`, `model.mlp` or '
+          '`text.d_model` otherwise',
         )
     return NamedSharding(mesh, partition)
 

@@ -1,4 +1,4 @@
-"""--checkpoint takes a folder as diffusers writes it."""
+"""Models opened from folders in the layout of diffusers."""
 
 import json
 
@@ -7,8 +7,7 @@ import jax.numpy as jnp
 import pytest
 
 from spacetime import sharding
-from spacetime.checkpoint import convert, hub
-from spacetime.checkpoint import load as load_lib
+from spacetime.checkpoint import convert, hub, load
 from spacetime.checkpoint.interop import folders
 from spacetime.checkpoint.locate import locate
 from spacetime.config import samplers
@@ -16,16 +15,15 @@ from spacetime.diffusion import schedules
 from tests.helpers import published_folder, sampling
 
 
-def load(path):
-  mesh = sharding.single_device_mesh()
-  return load_lib.load(str(path), mesh=mesh)
+def open_model(path):
+  return load.open_model(str(path), mesh=sharding.single_device_mesh())
 
 
 @pytest.mark.parametrize(
   'vae', [published_folder.VAE, published_folder.VAE22], ids=['2.1', '2.2']
 )
 def test_samples_from_a_published_folder(vae, tmp_path):
-  model = load(published_folder.write(tmp_path / 'tiny', vae=vae))
+  model = open_model(published_folder.write(tmp_path / 'tiny', vae=vae))
   time, height, width = model.networks.autoencoder.stride
   size = (1 + time, 2 * height, 4 * width)
   videos = sampling.frames(model, ['a red 3'], size=size, steps=3)
@@ -38,17 +36,17 @@ def test_samples_from_a_published_folder(vae, tmp_path):
   [(published_folder.VAE, 41), (published_folder.VAE22, 61)],
   ids=['2.1', '2.2'],
 )
-def test_positions_are_scaled_beyond_what_was_published(vae, latents, tmp_path):
-  model = load(published_folder.write(tmp_path / 'tiny', vae=vae))
+def test_positions_beyond_the_published_length(vae, latents, tmp_path):
+  model = open_model(published_folder.write(tmp_path / 'tiny', vae=vae))
   settings = model.experiment.sampling.with_changes(rope_scaling='ntk')
-  made = samplers.sampler(model.experiment, model.networks, settings)
+  sampler = samplers.sampler(model.experiment, model.networks, settings)
   # 81 and 121 frames; these small autoencoders halve the time.
   assert model.networks.autoencoder.stride[0] == 2
-  assert made.transform.__self__.dit.scaling.trained == latents
+  assert sampler.transform.__self__.dit.scaling.trained == latents
 
 
 def test_the_schedule_is_the_published_one(tmp_path):
-  model = load(published_folder.write(tmp_path / 'tiny'))
+  model = open_model(published_folder.write(tmp_path / 'tiny'))
   settings = model.experiment.sampling.with_changes(steps=7)
   sampler = samplers.sampler(model.experiment, model.networks, settings)
   grid = schedules.wan_unipc_schedule(7, shift=5.0)
@@ -60,7 +58,7 @@ def test_the_schedule_is_the_published_one(tmp_path):
 
 
 @pytest.mark.parametrize('data', [1, 4])
-def test_stored_dtypes_are_kept_on_the_mesh(data, tmp_path):
+def test_stored_dtypes_on_a_mesh(data, tmp_path):
   source = published_folder.write(tmp_path / 'tiny', dtype=jnp.bfloat16)
   ours = tmp_path / 'ours'
   half = jnp.dtype('bfloat16')
@@ -69,7 +67,7 @@ def test_stored_dtypes_are_kept_on_the_mesh(data, tmp_path):
     sharding.MeshConfig(data=1, fsdp=data), devices=jax.devices()[:data]
   )
   for path in (source, ours):
-    model = load_lib.open_model(str(path), mesh=mesh)
+    model = load.open_model(str(path), mesh=mesh)
     assert model.experiment.model.dtype == 'bfloat16'
     for root, dtype in (('dit', half), ('text', half), ('autoencoder', 'f4')):
       leaves = jax.tree.leaves(model.read(root))
@@ -86,7 +84,7 @@ def test_another_model_is_refused_before_anything_is_read(tmp_path):
   (ours / 'config.json').write_text(json.dumps(config))
   mesh = sharding.single_device_mesh()
   with pytest.raises(ValueError, match='of other shapes: dit/'):
-    load_lib.open_model(str(ours), mesh=mesh)
+    load.open_model(str(ours), mesh=mesh)
 
 
 def test_a_repository_by_name(monkeypatch, tmp_path):

@@ -200,7 +200,7 @@ def changed(**values):
       'guidance=-1.0: expected 0 or more',
     ),
     (parse.experiment, {'sampling.solver': 'rk4'}, "solver='rk4'"),
-    (make_mesh, {'mesh.data': 3}, '3 does not divide 8 devices'),
+    (make_mesh, {'mesh.data': 3}, 'mesh.data=3: .* is 8, the'),
     (
       make_mesh,
       {'data.batch_size': 12},

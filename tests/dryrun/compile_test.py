@@ -245,7 +245,7 @@ def test_lower_decode_of_wan_autoencoder_has_a_cache():
   [
     ('tain', {}, "program='tain': expected one of"),
     ('train', {'stage': 'autoencoder'}, "stage='autoencoder': expected"),
-    ('train', {'mesh.data': 3}, '3 does not divide 8 devices'),
+    ('train', {'mesh.data': 3}, 'mesh.data=3: .* is 8, the'),
     ('train', {'data.batch_size': 12}, 'data.batch_size=12: .*such as 16'),
     (
       'train',

@@ -486,7 +486,7 @@ def test_train_refuses(model, codec, tmp_path):
       *good[1:],
     ],
     'missing.py': ['--config=experiments/missing.py', *good[1:]],
-    'mesh (data=3': [*good, '--config.mesh.data=3'],
+    'mesh.data=3: expected a mesh': [*good, '--config.mesh.data=3'],
     'frames=6: expected 4k+1': [*good, '--config.data.frames=6'],
     '=40: expected a multiple of 16': [
       *good,

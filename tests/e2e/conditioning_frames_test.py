@@ -121,13 +121,16 @@ def model():
   frozen = load.load_own(trained, folder, mesh=mesh) if trained else {}
   nets = networks.networks(experiment, autoencoder=trained)
   params = jax.jit(nets.init)(jax.random.key(0))
-  return load.Model(experiment, nets, params, frozen, None, '')
+  readers = {
+    root: lambda tree=tree: tree for root, tree in (params | frozen).items()
+  }
+  return load.Model(experiment, nets, None, '', '', readers)
 
 
 @pytest.fixture(scope='module')
 def codec(model):
   """Jitted (encode, decode) of one clip's bytes."""
-  params, nets = model.frozen['autoencoder'], model.networks.autoencoder
+  params, nets = model.read('autoencoder'), model.networks.autoencoder
   encode, decode = jax.jit(nets.encode), jax.jit(nets.decode)
   return (
     lambda frames_FHWC: encode(params, to_video(frames_FHWC)[None]),

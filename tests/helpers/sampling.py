@@ -36,7 +36,7 @@ def plan(
     conditioning=conditioning,
     fps=8,
     cache=cache,
-    layout=decode.WHOLE,
+    layout=decode.FULL_FRAMES,
   )
 
 

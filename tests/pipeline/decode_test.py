@@ -65,7 +65,7 @@ def test_tiles_are_those_of_the_flags(monkeypatch):
 
 
 def test_one_device_and_no_tiles_are_the_whole():
-  assert parse() == decode_lib.WHOLE
+  assert parse() == decode_lib.FULL_FRAMES
 
 
 @pytest.mark.parametrize(

@@ -22,10 +22,11 @@ def test_mesh_shape_resolves_free_axis():
 @pytest.mark.parametrize(
   'sizes, text',
   [
-    (dict(data=3), '3 does not divide 8 devices evenly'),
-    (dict(data=4), '4 does not divide 8 devices evenly'),
+    (dict(data=3), 'mesh.data=3: .* product is 8, .*, not 3'),
+    (dict(data=4), 'mesh.data=4: .* product is 8, .*, not 4'),
+    (dict(fsdp=3), 'mesh.fsdp=3: .* product divides 8, .*, not 3'),
     (dict(data=-1, fsdp=-1), 'at most one -1'),
-    (dict(data=0), 'expected positive sizes'),
+    (dict(data=0), 'mesh.data=0: expected 1 or more'),
   ],
 )
 def test_mesh_shape_refuses(sizes, text):
@@ -142,7 +143,7 @@ def test_param_spec_refuses_parameters_without_rule():
 def test_param_shardings_refuses_indivisible_parameters():
   mesh = sharding.make_mesh(sharding.MeshConfig(data=1, fsdp=8))
   params = {'dit': {'head': {'kernel': jnp.zeros((12, 5))}}}
-  with pytest.raises(ValueError, match='mesh.fsdp=8.* does not divide 12'):
+  with pytest.raises(ValueError, match='mesh.fsdp=8: .* to divide 12'):
     sharding.param_shardings(params, mesh)
 
 
