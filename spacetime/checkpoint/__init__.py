@@ -1,15 +1,15 @@
-"""What a run leaves on disk, and how it comes back. Knows no model.
+"""Checkpoints: files of a run and of weights, read and written.
 
-A work directory, written while training:
+A work directory is written while training:
 
   config.json  tokenizer.model
-  checkpoints/STEP/{state,data}   by Orbax, whole or not there
+  checkpoints/STEP/{state,data}   written by Orbax, atomically
 
-A weights directory, for release:
+A weights directory is written for release:
 
   config.json  tokenizer.model  weights.safetensors
 
-`read_config`, `read_tokenizer`, `load_params` and `weights_hash` take either.
+`read_config`, `read_tokenizer`, `load_params` and `weights_hash` read both.
 """
 
 from spacetime.checkpoint.configs import (

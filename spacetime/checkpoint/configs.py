@@ -24,7 +24,7 @@ def write_config(
   """Writes config.json and tokenizer.model, or checks existing ones.
 
   Args:
-    workdir: the run's directory; made if there is none.
+    workdir: the run's directory, created if it does not exist.
     config: plain values, nested.
     tokenizer: sentencepiece model.
     free: dotted keys, or parents of keys, that a resumed run may change.
@@ -79,7 +79,7 @@ def check_config(
 def config_changes(
   old: Mapping[str, Any], new: Mapping[str, Any]
 ) -> dict[str, tuple[Any, Any]]:
-  """Dotted keys whose values differ: (old, new); None where there is none."""
+  """Maps dotted keys that differ to (old, new); None is a missing value."""
   old, new = (_flat_config(json.loads(json.dumps(c))) for c in (old, new))
   return {
     key: (old.get(key), new.get(key))
@@ -89,19 +89,19 @@ def config_changes(
 
 
 def read_config(directory: Path) -> dict[str, Any]:
-  """The config beside a work directory's or a weights directory's arrays.
+  """Reads the config of a work or weights directory.
 
   Raises:
-    ValueError: no such directory, or it holds neither.
+    ValueError: no such directory, or one of another kind.
   """
   return _read_json(paths.check_directory(directory) / CONFIG)
 
 
 def read_experiment(directory: Path) -> Experiment:
-  """The parsed config beside the arrays.
+  """Reads and parses the config of a work or weights directory.
 
   Raises:
-    ValueError: no such directory, no config in it, or one that cannot work.
+    ValueError: no such directory, no config in it, or an invalid one.
   """
   config = read_config(directory)
   try:
@@ -111,7 +111,7 @@ def read_experiment(directory: Path) -> Experiment:
 
 
 def read_tokenizer(directory: Path) -> bytes:
-  """The sentencepiece model beside the arrays.
+  """Reads the tokenizer of a work or weights directory.
 
   Raises:
     ValueError: no such directory, or no tokenizer in it.

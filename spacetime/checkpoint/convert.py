@@ -1,6 +1,6 @@
-"""Conversion between published folders and weights folders.
+"""Converts published folders to weights folders and back.
 
-Tensors pass one at a time: the host's memory holds one parameter.
+Tensors are converted one at a time: host memory holds one parameter.
 """
 
 import os
@@ -40,8 +40,8 @@ def convert(
   """Converts a published folder to a weights folder, or back.
 
   Args:
-    source: a folder as diffusers writes it, or a weights folder.
-    target: the folder to make.
+    source: a folder in diffusers' format, or a weights folder.
+    target: the folder to create.
     dtype: dtype of the transformer and the text encoder; None keeps theirs. The
       autoencoder, and parameters that compute in float32, keep theirs.
     transformer: one of two transformers of a published folder.
@@ -49,7 +49,7 @@ def convert(
     shard_bytes: size of the largest file of a published folder.
 
   Raises:
-    SettingError: a source of another kind, or files of no size.
+    SettingError: a source of another kind, or a size of files below 1.
     ValueError: an existing target, or a model that cannot be converted.
   """
   if shard_bytes < 1:
@@ -72,11 +72,12 @@ def convert(
 
 
 def to_weights(pipeline: folders.Pipeline, target, *, dtype=None) -> None:
-  """Writes the weights folder of an opened pipeline.
+  """Converts an opened pipeline to a weights folder.
 
   Raises:
-    ValueError: an existing target, a pipeline without a config here or with two
-      transformers, or a tokenizer of another model.
+    SettingError: a pipeline with two transformers.
+    ValueError: an existing target, a pipeline that this package does not
+      support, or a tokenizer of another model.
   """
   if pipeline.transformer_2:
     raise SettingError(
@@ -125,7 +126,7 @@ def _write_weights(folder, parts, dtype, bar) -> None:
 def to_published(
   source, target, *, dtype=None, limit: int = tensor_files.LIMIT
 ) -> None:
-  """Writes the folder that diffusers loads, of a weights folder.
+  """Converts a weights folder to a folder in diffusers' format.
 
   Raises:
     ValueError: an existing target, or a model without published code.

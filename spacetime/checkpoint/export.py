@@ -1,4 +1,4 @@
-"""Exports a run as a folder that others load."""
+"""Exports the trained weights of a run as a folder."""
 
 import pathlib
 import shutil
@@ -31,17 +31,17 @@ def export(
 
   Args:
     path: the run.
-    out: the folder to make.
+    out: the folder to create.
     dtype: dtype of the files; None keeps that of the parameters.
     lora: form of a LoRA run, one of LORA.
-    base: the weights that the run started from, if they have moved.
+    base: new path of the weights that the run started from, if they moved.
 
   Returns:
     The fingerprint of the weights, or the name of the LoRA file.
 
   Raises:
     SettingError: `lora` for a run without LoRA weights, or the reverse.
-    ValueError: no run, or another base than the run's.
+    ValueError: no such run, or another base than the run's.
   """
   folder = locate(path).folder
   experiment = checkpoint.read_experiment(folder)
@@ -102,7 +102,7 @@ def open_base_of_run(
     folder: the run.
     experiment: config of the run.
     nets: networks of the run.
-    path: the weights, if they are not where they were.
+    path: new path of the weights, if they moved.
 
   Raises:
     SettingError: no path for a run that did not start from weights.
@@ -163,7 +163,7 @@ def _write_weights(
   params: Mapping,
   dtype: np.dtype | None,
 ) -> str:
-  # The path of somebody's clips is not a part of a model.
+  # A released model does not contain the path of the training clips.
   name = pathlib.Path(experiment.data.dir).name
   experiment = parse.replace(experiment, {'data.dir': name})
   checkpoint.save_weights(

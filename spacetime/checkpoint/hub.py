@@ -14,7 +14,7 @@ PATTERNS = (
 
 
 def is_name(path: str) -> bool:
-  """Whether it may name a repository, such as 'Wan-AI/Wan2.1-T2V-1.3B'."""
+  """Whether the path could be a repository, as 'Wan-AI/Wan2.1-T2V-1.3B'."""
   return re.fullmatch(r'\w[\w.-]*/\w[\w.-]*', path) is not None
 
 
@@ -22,7 +22,7 @@ def fetch(name: str) -> pathlib.Path:
   """Downloads a repository unless it is cached; returns its folder.
 
   Raises:
-    ValueError: huggingface_hub is not installed, or cannot get it.
+    ValueError: huggingface_hub is not installed, or the download fails.
   """
   try:
     import huggingface_hub

@@ -133,9 +133,10 @@ def open_model(path: str, *, mesh: jax.sharding.Mesh) -> Model:
 def with_compute_dtype(
   experiment: Experiment, mesh: jax.sharding.Mesh
 ) -> Experiment:
-  """The experiment with the dtype that suits the devices: float32 on a CPU,
-  where bfloat16 is several times slower. Published models keep theirs: some
-  have no room for more."""
+  """Sets the compute dtype to float32 on CPUs, where bfloat16 is slower.
+
+  Published models keep their dtype, since float32 may not fit in memory.
+  """
   if mesh.devices.flat[0].platform != 'cpu' or experiment.published:
     return experiment
   return parse.replace(experiment, {'model.dtype': 'float32'})
@@ -148,13 +149,13 @@ def open_published(
   dtype=None,
   transformer: str | None = None,
 ) -> Model:
-  """Opens a folder as diffusers writes it.
+  """Opens a folder in diffusers' format.
 
   Args:
     folder: the folder of model_index.json.
     mesh: mesh of the parameters.
     dtype: dtype of the transformers and the text encoder; None keeps theirs.
-    transformer: 'transformer' or 'transformer_2', to open one of two alone.
+    transformer: 'transformer' or 'transformer_2' opens one of two alone.
 
   Raises:
     ValueError: see folders.open_pipeline; or a tokenizer of another model.
@@ -228,7 +229,7 @@ def find_autoencoder(
 def load_own(
   section: AutoencoderSection, folder, *, mesh: jax.sharding.Mesh
 ) -> dict:
-  """The parameters of an autoencoder's folder: {'autoencoder'}."""
+  """Reads the parameters of an autoencoder's folder: {'autoencoder'}."""
   autoencoder = networks_lib.autoencoder(section)
   shapes = sharded_shapes(
     lambda key: {'autoencoder': autoencoder.init(key)}, mesh, stored=folder
@@ -239,7 +240,7 @@ def load_own(
 def sharded_shapes(
   init: Callable, mesh: jax.sharding.Mesh, *, stored: str | None = None
 ):
-  """The shapes of init's parameters, with their shardings on the mesh.
+  """Shapes of init's parameters, with their shardings on the mesh.
 
   Args:
     init: key -> parameters.

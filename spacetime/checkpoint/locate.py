@@ -1,4 +1,4 @@
-"""Finds a model by path or name: the only place that decides what one names."""
+"""Finds a model by path or name and determines its kind."""
 
 import dataclasses
 import os
@@ -21,7 +21,7 @@ class Located:
     kind: 'run' (a work directory), 'weights' (a weights folder), 'diffusers' (a
       published folder), 'transformer' (a published transformer by itself, a
       folder or file), 'bundled', or 'hub' (a downloaded published folder).
-    folder: its path.
+    folder: path of the model.
   """
 
   kind: str
@@ -29,7 +29,7 @@ class Located:
 
   @property
   def is_published(self) -> bool:
-    """Whether it is a folder as diffusers writes it."""
+    """Whether the model is a folder in diffusers' format."""
     return self.kind in ('diffusers', 'hub')
 
   @property
@@ -45,7 +45,7 @@ def locate(path: str, *, beside: str | os.PathLike = '') -> Located:
   name of its repository, on the hub.
 
   Raises:
-    ValueError: there is none.
+    ValueError: no such model.
   """
   inside = os.path.join(os.fspath(beside), path) if beside else ''
   for candidate in (inside, path):

@@ -1,4 +1,4 @@
-"""One run at a time in a work directory."""
+"""Lock of a work directory, which only one run at a time may write to."""
 
 import contextlib
 import json
@@ -32,7 +32,7 @@ def held(workdir: paths.Path, *, beat: float = BEAT) -> Iterator[None]:
     beat: seconds between renewals.
 
   Raises:
-    ValueError: another run is writing there.
+    ValueError: another run is writing to the directory.
   """
   path = paths.absolute(workdir) / LOCK
   mine = dict(_here(), id=uuid.uuid4().hex, beat=0)
@@ -106,8 +106,11 @@ def _alive(path: epath.Path, other: dict, beat: float) -> bool:
 
 
 def _here() -> dict:
-  """Identity of this process, distinct from those of other containers and from
-  later processes of the same number."""
+  """Identity of this process.
+
+  It differs from the identity of processes in other containers and of later
+  processes with the same id.
+  """
   machine = [socket.gethostname()]
   with contextlib.suppress(OSError):
     machine.append(

@@ -1,4 +1,4 @@
-"""One report of parameters that are missing, unexpected or mis-shaped."""
+"""Reports parameters that are missing, unexpected or mis-shaped."""
 
 import re
 from collections.abc import Iterable, Mapping
@@ -27,11 +27,11 @@ def compare(actual: Shapes, expected: Shapes) -> dict[str, list[str]]:
 def report(
   faults: Mapping[str, Iterable[str]], *, most: int | None = None
 ) -> str:
-  """The faults as text, 'missing: a, b; unexpected: c'; '' without faults.
+  """Formats faults as 'missing: a, b; unexpected: c'; '' without faults.
 
   Args:
     faults: names by fault.
-    most: names per fault; None lists all.
+    most: largest number of names per fault; None lists all.
   """
   return '; '.join(
     f'{fault}: {listed(names, most=most)}'
@@ -41,7 +41,7 @@ def report(
 
 
 def listed(names: Iterable[str], *, most: int | None = None) -> str:
-  """Joins names; those that differ in the number of a layer become one."""
+  """Joins names; names that differ only in their layer are merged."""
   layers = {}
   for name in sorted(names):
     layer = re.search(r'\b(?:blocks?|layers?)\.(\d+)\.', name)

@@ -1,4 +1,4 @@
-"""Parameters of a work directory or a weights directory."""
+"""Reads the parameters of a work or weights directory."""
 
 import os
 
@@ -24,8 +24,8 @@ def load_params(
 
   Args:
     directory: a work directory or a weights directory.
-    abstract: tree of jax.ShapeDtypeStruct; a leaf without a sharding goes to
-      the first device, one of another dtype is cast.
+    abstract: tree of jax.ShapeDtypeStruct; leaves without a sharding are put
+      on the first device, leaves of another dtype are cast.
     tree: part of a work directory's state, 'ema' or 'params'.
     step: step of a work directory; None for the latest.
     partial: whether `abstract` may have only some of the saved roots.
@@ -65,7 +65,7 @@ def check_params(
   """Checks the parameters as load_params does, and returns their path.
 
   Raises:
-    ValueError: as load_params, but for arrays that turn out damaged.
+    ValueError: see load_params; damaged arrays are not detected.
   """
   path = paths.check_directory(directory)
   if (path / WEIGHTS).exists():
@@ -90,7 +90,7 @@ def check_params(
 def stored(directory: Path) -> dict[str, tuple[tuple[int, ...], str]]:
   """Shapes and dtypes ('F32', 'BF16', ...) in a weights directory, by path.
 
-  A work directory gives {}: its parameters are all float32.
+  Returns {} for a work directory, where all parameters are float32.
 
   Raises:
     ValueError: not a checkpoint, or a damaged one.

@@ -19,7 +19,7 @@ Tree = Any
 
 
 def absolute(path: Path) -> epath.Path:
-  """The absolute path; a bucket's stays as it is."""
+  """Makes a path absolute; URLs of buckets are unchanged."""
   path = os.fspath(path)
   if '://' not in path:
     path = os.path.abspath(os.path.expanduser(path))
@@ -27,7 +27,7 @@ def absolute(path: Path) -> epath.Path:
 
 
 def check_directory(directory: Path) -> epath.Path:
-  """The path of a work or weights directory; ValueError for anything else."""
+  """Checks that a path is a work or weights directory and returns it."""
   path = absolute(directory)
   if not path.exists():
     raise ValueError(f'{directory} does not exist')
@@ -60,7 +60,7 @@ def is_complete(step: epath.Path) -> bool:
 
 
 def find_step(directory: epath.Path, step: int | None) -> int:
-  """The given step, or the last complete one for None.
+  """Checks that a step is complete; None returns the last complete step.
 
   Raises:
     ValueError: no complete checkpoint, or none of that step.
@@ -91,7 +91,7 @@ def write_file(path: epath.Path, data: bytes) -> None:
 
 @contextlib.contextmanager
 def new_folder(target: Path) -> Iterator[pathlib.Path]:
-  """Yields a folder to fill, which appears at `target` when the block ends.
+  """Yields a folder to fill; it becomes `target` when the block ends.
 
   Raises:
     ValueError: the target exists and is not an empty folder, or cannot be made.

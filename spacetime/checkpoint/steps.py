@@ -23,7 +23,7 @@ class Checkpoints:
   complete or not at all; half-written ones are removed here, with a warning.
 
   Args:
-    workdir: the run's directory; made if there is none.
+    workdir: the run's directory, created if it does not exist.
     keep: number of newest steps to keep.
 
   Raises:
@@ -67,7 +67,7 @@ class Checkpoints:
       self.close()
 
   def latest_step(self) -> int | None:
-    """The newest complete step, None if there is none."""
+    """The newest complete step; None if there is none."""
     return self._manager.latest_step()
 
   def save(
@@ -81,10 +81,11 @@ class Checkpoints:
     """Saves the state and the position in the data; an existing step stays.
 
     Args:
-      step: finished steps.
+      step: number of finished steps.
       state: a tree of jax arrays.
-      iterator: of the loader; its position is saved before this returns.
-      wait: until the step is on disk.
+      iterator: iterator of the loader; its position is saved before this
+        returns.
+      wait: whether to wait until the step is on disk.
 
     Raises:
       ValueError: a later step is there already.
@@ -117,9 +118,9 @@ class Checkpoints:
 
     Args:
       abstract: tree of jax.ShapeDtypeStruct with its shardings.
-      iterator: of an equal loader; on any number of processes, unless clips
-        are packed.
-      step: None for the latest.
+      iterator: iterator of an equal loader, on any number of processes unless
+        clips are packed.
+      step: step to restore; None for the latest.
 
     Raises:
       ValueError: no such step, a damaged one, or one of another model.
@@ -138,7 +139,7 @@ class Checkpoints:
       raise paths.damaged(path, e) from e
 
   def wait(self) -> None:
-    """Waits until all is on disk; raises the error of a save."""
+    """Waits until every save is on disk; raises the error of a save."""
     try:
       self._manager.wait_until_finished()
     except Exception as e:
@@ -151,18 +152,18 @@ class Checkpoints:
     )
 
   def close(self) -> None:
-    """Waits until all is on disk and closes the manager."""
+    """Waits until every save is on disk, and closes the manager."""
     self._manager.close()
 
 
 def _position(step: epath.Path) -> dict:
-  """The position in the data: this process's, or that which all have."""
+  """The position in the data: that of this process, or a common one."""
   folder = step / 'data'
   name = f'process_{jax.process_index()}-of-{jax.process_count()}.json'
   mine, files = folder / name, sorted(folder.glob('process_*-of-*.json'))
   if not files:
     raise ValueError(
-      f'{step} has no position in the data; begin a new run in another folder'
+      f'{step} has no position in the data; start a new run in another folder'
     )
   if mine.exists():
     return json.loads(mine.read_text())

@@ -1,4 +1,4 @@
-"""Trees of arrays by the paths of their leaves, expected and saved."""
+"""Trees of arrays: leaves by path, saved shapes and checks of them."""
 
 from collections.abc import Mapping
 from typing import Any

@@ -1,4 +1,4 @@
-"""Writes a weights directory, and fingerprints of weights."""
+"""Writes weights directories and computes fingerprints of weights."""
 
 import hashlib
 import os
@@ -23,10 +23,10 @@ def save_weights(
   config: Mapping[str, Any],
   tokenizer: bytes | None = None,
 ) -> None:
-  """Writes a weights directory, completely or not at all.
+  """Writes a weights directory, atomically.
 
   Args:
-    directory: the directory to make; may exist only if empty or equal.
+    directory: directory to create; it may exist only if empty or equal.
     params: nested dicts of arrays, all of which this process can read.
     config: plain values, nested.
     tokenizer: sentencepiece model.
@@ -56,10 +56,10 @@ def save_weights(
 
 
 def weights_hash(directory: Path, *, step: int | None = None) -> str:
-  """The fingerprint of the arrays, sixteen hex digits.
+  """Fingerprint of the arrays, 16 hex digits.
 
-  The head of the SHA-256 of weights.safetensors; in a work directory that of
-  the step's manifest, which no two saves share.
+  It is the start of the SHA-256 of weights.safetensors or, in a work directory,
+  of the step's manifest, which differs between any two saves.
   """
   path = paths.check_directory(directory)
   if (path / WEIGHTS).exists():

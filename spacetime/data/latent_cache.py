@@ -54,7 +54,7 @@ class CacheInfo:
     dtype: dtype of latents and embeddings.
     source: fingerprint of the list of clips.
     counts: number of records of each of SPLITS.
-    shard: most records of a shard.
+    shard: largest number of records in a shard.
   """
 
   autoencoder: str
@@ -91,10 +91,11 @@ class CacheInfo:
 
 
 def create(folder, info: CacheInfo, *, tokenizer: bytes | None = None) -> None:
-  """Makes the folder, or checks that it holds this cache.
+  """Creates the folder, or checks that it holds this cache.
 
   Raises:
-    ValueError: it holds another cache or other files, or cannot be written.
+    ValueError: the folder holds another cache or other files, or cannot be
+      written.
   """
   folder = pathlib.Path(folder)
   if (folder / FILE).is_file():
@@ -109,7 +110,7 @@ def create(folder, info: CacheInfo, *, tokenizer: bytes | None = None) -> None:
     return
   files.check_writable(folder)
   if folder.is_dir() and any(folder.iterdir()):
-    raise ValueError(f'{folder} holds something else')
+    raise ValueError(f'{folder} holds files that are not of a cache')
   folder.mkdir(parents=True, exist_ok=True)
   if tokenizer is not None:
     (folder / TOKENIZER).write_bytes(tokenizer)
@@ -129,7 +130,7 @@ def missing(folder, info: CacheInfo, kind: str) -> list[tuple[str, str, range]]:
 
 
 def write_shard(path, records: Iterator[Mapping[str, np.ndarray]]) -> None:
-  """Writes one shard, completely or not at all."""
+  """Writes one shard, atomically."""
   with files.atomic_write(pathlib.Path(path)) as temporary:
     writer = array_record_module.ArrayRecordWriter(
       os.fspath(temporary), 'group_size:1'

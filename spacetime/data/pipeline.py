@@ -140,7 +140,7 @@ def make_loader(
   """Makes the batches of a source.
 
   `iter(loader)` has `get_state` and `set_state` and is saved in checkpoints.
-  Every epoch is shuffled anew. Dropped captions and crops depend only on the
+  Every epoch has its own order. Dropped captions and crops depend only on the
   seed and the position in the sequence, so that a run is repeatable.
 
   Args:

@@ -32,7 +32,7 @@ from spacetime.diffusion import flow
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Conditioning:
-  """Where sampling begins, and which values of its result are known.
+  """Initial noise levels of sampling, and known values of its result.
 
   Attributes:
     z_Bfhwc: float32, finite; read where it is known or edited.

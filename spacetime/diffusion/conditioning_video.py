@@ -7,7 +7,7 @@ import numpy as np
 
 @dataclasses.dataclass(frozen=True)
 class ConditioningVideo:
-  """Known pixels of the clip to sample, and the video that it becomes part of.
+  """Known pixels of a clip to sample, and the frames around the clip.
 
   It is encoded as a clip of its own, whatever it was cut from. A causal
   autoencoder's first latent frame encodes one frame; every later one encodes
@@ -114,7 +114,7 @@ def connect(
   frames: int,
   cond_frames: tuple[int, int],
 ) -> ConditioningVideo:
-  """Connects two videos: the last frames of one, new ones, the other's first.
+  """Connects the end of one video to the start of another by new frames.
 
   Args:
     first_FHWC: uint8.
@@ -169,9 +169,9 @@ def outpaint(
   """Extends a video's picture on all sides.
 
   Args:
-    video_FHWC: uint8, no larger.
-    height: pixels of the new picture.
-    width: likewise.
+    video_FHWC: uint8, no larger than the new picture.
+    height: height of the new picture in pixels.
+    width: width of the new picture in pixels.
     cell: height and width of a latent cell in pixels; the video is aligned to
       cells.
   """

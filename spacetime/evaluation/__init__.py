@@ -1,4 +1,4 @@
-"""Measures what is in a video: characters, colours, digits, motion, seams.
+"""Evaluation: measures the characters, motion and seams of videos.
 
 Reads pixels only; nothing here depends on how a video was generated.
 """

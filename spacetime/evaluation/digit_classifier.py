@@ -1,4 +1,4 @@
-"""Which digit a patch of ink is: a classifier fitted on training glyphs."""
+"""Digit classifier of segmented characters, fitted on training glyphs."""
 
 import functools
 
@@ -10,25 +10,23 @@ from spacetime.data.digits import glyphs, render
 from spacetime.data.digits import world as world_lib
 from spacetime.evaluation import segments
 
-EDGE = 16
-# The ink's longer side in the normalised crop.
-REACH = 14
+# Edge of a normalised crop, and the ink's longer side in it, in cells.
+EDGE, REACH = 16, 14
 VERSIONS = 4
 SEED = 0
 
 
 def crop(cover_HW: np.ndarray) -> np.ndarray:
-  """A blob's opacity, centred and scaled to one size.
+  """Normalises a blob's opacity: centred and scaled to one size.
 
   Args:
     cover_HW: opacity in [0, 1], any size.
 
   Returns:
-    crop_GG: float32, EDGE x EDGE, the ink's longer side REACH cells.
+    crop_GG: float32, EDGE x EDGE; the ink's longer side is REACH cells.
   """
   ink_HW = cover_HW > segments.OPAQUE
   spans = [np.flatnonzero(ink_HW.any(axis)) for axis in (1, 0)]
-  # From the first inked pixel's edge to the last one's, in pixel centres.
   middles = [(span[0] + span[-1]) / 2 for span in spans]
   scale = max(span[-1] - span[0] + 1 for span in spans) / REACH
   rows_GH, columns_GW = (
@@ -48,10 +46,10 @@ def _resample(middle: float, scale: float, pixels: int) -> np.ndarray:
 
 @functools.cache
 def classifier() -> svm.SVC:
-  """The classifier, fitted at the first call on training glyphs alone.
+  """The classifier; the first call fits it, on training glyphs only.
 
-  It sees each glyph as clips show it: rendered in several sizes, places and
-  colours, then sharp or blurred, clean or noisy, and segmented again.
+  Glyphs are augmented as in clips: rendered in several sizes, positions and
+  colours, sharp or blurred, clean or noisy, and segmented again.
   """
   crop_RGG, digit_R = training_crops()
   flat_Rn = crop_RGG.reshape(len(crop_RGG), -1)
@@ -59,7 +57,7 @@ def classifier() -> svm.SVC:
 
 
 def classify(covers: list[np.ndarray]) -> int:
-  """The digit that views of one character show, each view voting by margin.
+  """Classifies a character by the summed margins of several views.
 
   Args:
     covers: cover_HW of at least one blob of the character.
@@ -86,15 +84,17 @@ def training_crops() -> tuple[np.ndarray, np.ndarray]:
   crops, digits = [], []
   for version in range(VERSIONS):
     for digit, glyph in known:
-      frames_FHWC = _shown(rng, digit, int(glyph), min(version, 2), world=world)
-      seen = segments.blobs(frames_FHWC)
-      if seen:
-        crops.append(crop(max(seen, key=lambda blob: blob.area).cover_HW))
+      frames_FHWC = _rendered(
+        rng, digit, int(glyph), min(version, 2), world=world
+      )
+      blobs = segments.blobs(frames_FHWC)
+      if blobs:
+        crops.append(crop(max(blobs, key=lambda blob: blob.area).cover_HW))
         digits.append(digit)
   return np.stack(crops), np.array(digits)
 
 
-def _shown(rng, digit: int, glyph: int, blur: int, *, world) -> np.ndarray:
+def _rendered(rng, digit: int, glyph: int, blur: int, *, world) -> np.ndarray:
   colours = tuple(world_lib.BACKGROUND_COLOURS)
   ground = colours[rng.integers(len(colours))]
   character = world_lib.Character(

@@ -1,8 +1,8 @@
 """Evaluation reports: measures of a model's videos beside those of real clips.
 
-Half of the prompts describe held-out clips (handwriting never trained on), half
-compositions (digit x colour x motion) that training never showed. Real clips of
-the same scenes are the ceiling.
+Half of the prompts describe held-out clips, with handwriting that is not in the
+training set; the others describe held-out compositions (digit, colour and
+motion). Real clips of the same scenes give an upper bound.
 """
 
 import dataclasses
@@ -28,7 +28,7 @@ from spacetime.media.pixels import psnr, to_frames, to_video
 from spacetime.pipeline.pipeline import Pipeline
 from spacetime.pipeline.request import Request
 
-# Evaluation scenes have seeds that no training uses.
+# Offset of the seeds of evaluation scenes, which no training uses.
 SCENES = 1_000_003
 SHOWN = 8  # clips in the contact sheet
 pyplot.switch_backend('agg')  # files only, no window
@@ -38,7 +38,7 @@ def write(settings: EvaluationSettings) -> str:
   """Evaluates a checkpoint and writes metrics.json and pictures.
 
   Returns:
-    the measures as text.
+    The measures as text.
 
   Raises:
     SettingError: settings that the checkpoint does not support.
@@ -50,7 +50,7 @@ def write(settings: EvaluationSettings) -> str:
   if checkpoint.read_config(folder)['stage'] == 'autoencoder':
     metrics = evaluate_autoencoder(settings, folder, out)
     text = (
-      f'PSNR {metrics["psnr"]} dB, the least of {settings.num} clips '
+      f'PSNR {metrics["psnr"]} dB, the lowest of {settings.num} clips '
       f'{metrics["psnr_least"]:.2f}'
     )
   else:
@@ -64,7 +64,7 @@ def write(settings: EvaluationSettings) -> str:
 def evaluate_autoencoder(
   settings: EvaluationSettings, folder: str, out: pathlib.Path
 ) -> dict:
-  """PSNR in dB of reconstructed held-out clips, and a sheet of some."""
+  """Measures the PSNR of reconstructed held-out clips; writes a sheet."""
   mesh = sharding.single_device_mesh()
   experiment = checkpoint.read_experiment(folder)
   autoencoder = networks.autoencoder(experiment.autoencoder)
@@ -98,7 +98,7 @@ def evaluate_autoencoder(
 
 
 def evaluate_model(settings: EvaluationSettings, out: pathlib.Path) -> dict:
-  """Measures of the model's videos and of real clips of the same scenes."""
+  """Measures the model's videos and real clips of the same scenes."""
   pipe = Pipeline(settings.checkpoint)
   world = pipe.engine.data.world.without_wandering()
   request = Request(

@@ -1,10 +1,9 @@
-"""How well two parts of a video join: the step across, against real clips'.
+"""Smoothness of joins between two parts of a video, relative to real clips.
 
-A step is measured in pixels (how much the picture changes from one frame to the
-next), in position (how far its characters go) and in velocity (how much their
-going changes). Real clips have all three, so that a join is good if its steps
-are as large as those within a real clip: a ratio of 1; a bounce is a step in
-velocity there, too.
+The step across a join is measured in pixels (change of the picture from one
+frame to the next), in position (displacement of the characters) and in velocity
+(change of that displacement). Steps of real clips are not zero, so a join is
+good if its steps are as large as those within real clips: a ratio of 1.
 """
 
 import dataclasses
@@ -14,20 +13,20 @@ import numpy as np
 
 from spacetime.evaluation import segments, world
 
-# Frames on either side of a join that are looked at; velocities are of two.
+# Frames on either side of a join that are measured.
 REACH = 3
 MEASURES = ('pixels', 'position', 'velocity')
 
 
 @dataclasses.dataclass(frozen=True)
 class Step:
-  """From one frame to the next.
+  """The change from one frame to the next.
 
   Attributes:
     pixels: mean absolute difference, in [0, 1].
-    position: mean displacement of the characters, in shares of the shorter
-      side; NaN where none is seen on both sides.
-    velocity: mean change of their displacement, likewise, a frame.
+    position: mean displacement of the characters, in units of the shorter
+      side; NaN if no character is visible on both sides.
+    velocity: mean change of that displacement, in the same units per frame.
   """
 
   pixels: float
@@ -36,13 +35,13 @@ class Step:
 
 
 def step(frames_FHWC: np.ndarray, join: int, *, looped: bool = False) -> Step:
-  """The step to a frame from the one before it.
+  """Measures the step between a frame and the one before it.
 
   Args:
     frames_FHWC: uint8.
-    join: the first frame after the join; with `looped` 0 is the first frame
-      after the last one.
-    looped: whether the video is played again and again.
+    join: first frame after the join; 0 in a loop is the join of the last frame
+      to the first.
+    looped: whether the video is a loop.
 
   Raises:
     ValueError: fewer than two frames on a side of the join.
@@ -58,12 +57,12 @@ def step(frames_FHWC: np.ndarray, join: int, *, looped: bool = False) -> Step:
   before, after = frames_FHWC[join - 1 : join + 1].astype(np.float32) / 255
   near = frames_FHWC[max(0, join - REACH) : join + REACH]
   return Step(
-    float(np.abs(after - before).mean()), *_moved(near, min(join, REACH))
+    float(np.abs(after - before).mean()), *_motion_steps(near, min(join, REACH))
   )
 
 
-def _moved(frames_FHWC: np.ndarray, join: int) -> tuple[float, float]:
-  """Steps in position and in velocity, means over the characters."""
+def _motion_steps(frames_FHWC: np.ndarray, join: int) -> tuple[float, float]:
+  """Mean steps in position and in velocity over the characters."""
   frames, height, width, _ = frames_FHWC.shape
   side = min(height, width)
   chains = world.link_blobs(
@@ -77,8 +76,8 @@ def _moved(frames_FHWC: np.ndarray, join: int) -> tuple[float, float]:
     path_F2 = world.path(chain, frames=frames) / side
     step_F2 = np.diff(path_F2, axis=0)  # step_F2[i] leads to frame i + 1
     displacements.append(np.hypot(*step_F2[join - 1]))
-    # The displacement across lies between the one before and the one after: the
-    # larger of its changes from either.
+    # The larger of the changes from the displacement before the join and to the
+    # displacement after it.
     changes = np.diff(step_F2[join - 2 : join + 1], axis=0)
     velocities.append(np.hypot(*changes.T).max())
   if not displacements:
@@ -87,26 +86,26 @@ def _moved(frames_FHWC: np.ndarray, join: int) -> tuple[float, float]:
 
 
 def within(clips: Iterable[np.ndarray]) -> list[Step]:
-  """Every step inside of clips, what joins are measured against."""
+  """All steps within clips, the reference for joins."""
   return [
     step(clip, join) for clip in clips for join in range(2, len(clip) - 1)
   ]
 
 
 def summarise(joins: Iterable[Step], real: Iterable[Step]) -> dict[str, float]:
-  """Means over joins, and their ratios to those of real clips.
+  """Means over joins, and their ratios to the means over real clips.
 
   Args:
-    joins: at least one.
-    real: see `within`.
+    joins: steps across joins, at least one.
+    real: steps within real clips, at least one; see `within`.
 
   Returns:
-    Each of MEASURES, 'real/...' of it and 'ratio/...'; 'tracked', the share of
-    the joins across which a character was followed: where it is not 1, places
-    and velocities are of the others alone.
+    Each of MEASURES, with 'real/' and 'ratio/' variants; and 'tracked', the
+    share of joins across which a character was tracked: position and velocity
+    are means over these joins only.
 
   Raises:
-    ValueError: no joins or no real ones.
+    ValueError: no joins, or no real steps.
   """
   joins, real = list(joins), list(real)
   if not joins or not real:
@@ -115,14 +114,14 @@ def summarise(joins: Iterable[Step], real: Iterable[Step]) -> dict[str, float]:
     )
   result = {}
   for name in MEASURES:
-    mean, usual = (_mean(steps, name) for steps in (joins, real))
+    mean, reference = (_mean(steps, name) for steps in (joins, real))
     result |= {
       name: mean,
-      f'real/{name}': usual,
-      f'ratio/{name}': mean / max(usual, 1e-6),
+      f'real/{name}': reference,
+      f'ratio/{name}': mean / max(reference, 1e-6),
     }
-  followed = [not np.isnan(joined.position) for joined in joins]
-  return result | {'tracked': float(np.mean(followed))}
+  tracked = [not np.isnan(joined.position) for joined in joins]
+  return result | {'tracked': float(np.mean(tracked))}
 
 
 def _mean(steps: list[Step], name: str) -> float:

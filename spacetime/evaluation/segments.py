@@ -1,4 +1,4 @@
-"""Pixels to blobs: a smooth dark background, and patches of palette colours.
+"""Segments frames into a smooth background and blobs of palette colours.
 
 Letters: R blobs, T tracks, K palette colours, n pixels in a list.
 """
@@ -11,21 +11,21 @@ from scipy import ndimage
 from spacetime.data.digits import world
 
 COLOURS = tuple(world.COLOURS)
-# Sums of three channels: a product is ten times faster than `sum`.
+# Sums over three channels: a matrix product is ten times faster than `sum`.
 _ONE_C = np.ones(3, np.float32)
 PALETTE_KC = np.array(list(world.COLOURS.values()), np.float32)
 
-# A pixel stands out if a channel is this far from the background.
+# A pixel is foreground if a channel differs by this much from the background.
 CONTRAST = 50
-# Ink is at least this opaque; the rim of a stroke is less.
+# Least opacity of ink; the rim of a stroke has less.
 OPAQUE = 0.45
-# A clip has a colour if this share of its ink, and this many pixels a frame of
-# 64 x 64, are nearest to it.
+# A clip contains a colour if it is the nearest one for at least this share of
+# its ink and this many pixels per frame of 64 x 64.
 COLOUR_SHARE = 0.04
 COLOUR_AREA = 10
-# Blobs of one colour this near are one character.
+# Blobs of one colour within this distance in pixels are one character.
 BRIDGE = 4
-# A smaller share of the frame's largest blob of its colour is a speck.
+# Blobs below this share of the largest of their colour and frame are dropped.
 SPECK = 0.12
 
 
@@ -34,11 +34,11 @@ class Blob:
   """One connected patch of one colour in one frame.
 
   Attributes:
-    frame: its frame.
+    frame: index of the frame.
     colour: a name in world.COLOURS.
-    centre_2: (y, x) of its ink's centroid, in pixels.
-    area: pixels of ink.
-    cover_HW: its opacity in [0, 1], cropped to its box and one pixel more.
+    centre_2: (y, x) of the ink's centroid, in pixels.
+    area: number of pixels of ink.
+    cover_HW: opacity in [0, 1], cropped to the blob's box plus one pixel.
   """
 
   frame: int
@@ -51,8 +51,8 @@ class Blob:
 def background(frames_FHWC: np.ndarray) -> np.ndarray:
   """The affine ramp under each frame, by iteratively reweighted least squares.
 
-  The weights 1 / |residual| make it a fit of least absolute deviations, which
-  the quarter of the frame that characters may cover hardly moves.
+  The weights 1 / |residual| make it a fit of least absolute deviations, robust
+  to characters that cover up to a quarter of the frame.
 
   Args:
     frames_FHWC: uint8.
@@ -89,7 +89,7 @@ def _plane(height: int, width: int) -> np.ndarray:
 
 
 def blobs(frames_FHWC: np.ndarray) -> list[Blob]:
-  """All blobs of a clip, frame by frame.
+  """Segments a clip into blobs, ordered by frame.
 
   Args:
     frames_FHWC: uint8.
@@ -113,10 +113,10 @@ def blobs(frames_FHWC: np.ndarray) -> list[Blob]:
 
 
 def _colours(difference_nC, ground_nC, shape):
-  """Opacity of each pixel for each colour, and its colour.
+  """Opacity of each pixel for each colour, and the colour of each pixel.
 
-  A pixel that a colour covers by a share lies that share of the distance from
-  the background to the colour; the colour with the least error is its own.
+  The opacity is the pixel's position on the line from the background to the
+  colour; a pixel has the colour with the least distance from its line.
   """
   frames, height, width = shape
   direction_nKC = PALETTE_KC - ground_nC[:, None]
@@ -136,7 +136,7 @@ def _colours(difference_nC, ground_nC, shape):
 
 
 def _components(cover_FHW: np.ndarray, colour: str) -> list[Blob]:
-  """Connected ink of one colour, with gaps of BRIDGE pixels closed."""
+  """Connected components of one colour, with gaps of BRIDGE pixels closed."""
   frames, height, width = cover_FHW.shape
   ink_FHW = cover_FHW > OPAQUE
   near = np.ones((1, 1 + BRIDGE, 1 + BRIDGE), bool)

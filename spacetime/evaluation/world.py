@@ -1,7 +1,7 @@
-"""Measures what a clip of the digits world shows, against its prompt.
+"""Measures clips of the digits world and scores them against scenes.
 
-`measure` sees pixels only: it segments, tracks, and names colours and digits.
-`score` compares that with a scene.
+`measure` reads pixels only: it segments and tracks characters and classifies
+colours, digits and motions. `score` compares the result with a scene.
 """
 
 import dataclasses
@@ -14,17 +14,17 @@ from spacetime.data.digits import motions, paths
 from spacetime.data.digits import world as world_lib
 from spacetime.evaluation import digit_classifier, segments
 
-# Shares of the shorter side: how far a character goes in a clip, were it always
-# at its fastest, and at most between two frames; what another colour counts as
-# in distance.
+# In units of the shorter side: the longest path of a character in a clip, its
+# largest displacement between two frames, and the distance that is added for a
+# blob of another colour.
 RUN = 2.5
 JUMP = 0.5
 OTHER_COLOUR = 0.08
-# A character is there in at least this share of the frames.
+# Least share of the frames in which a character is visible.
 PRESENCE = 0.5
-# Views of a character that vote on its digit.
+# Number of views of a character that vote on its digit.
 VOTES = 6
-# A path this many times as long as the template is still that motion.
+# Range of a path's length relative to the template of its motion.
 STRETCH = (0.6, 1.6)
 
 SCORES = ('count', 'colour', 'digit', 'motion', 'all')
@@ -32,14 +32,14 @@ SCORES = ('count', 'colour', 'digit', 'motion', 'all')
 
 @dataclasses.dataclass(frozen=True)
 class Track:
-  """One character, link_blobs over the frames.
+  """One character, tracked over the frames.
 
   Attributes:
-    colour: the palette colour of most of its blobs.
+    colour: palette colour of most of its blobs.
     digit: 0 to 9.
-    path_F2: (y, x) of its centroid in pixels; between sightings a straight
-      line, before the first and after the last the nearest one.
-    motion: a name in world.MOTIONS as the frame shows it, camera included.
+    path_F2: (y, x) of its centroid in pixels, interpolated in frames where it
+      is not detected.
+    motion: a name in world.MOTIONS, relative to the frame, camera included.
   """
 
   colour: str
@@ -50,11 +50,11 @@ class Track:
 
 @dataclasses.dataclass(frozen=True)
 class Measurement:
-  """What a clip shows.
+  """The characters detected in a clip.
 
   Attributes:
     shape: frames, height and width of the clip.
-    tracks: its characters, the largest first.
+    tracks: the characters, the largest first.
   """
 
   shape: tuple[int, int, int]
@@ -67,7 +67,7 @@ class Measurement:
 
 
 def measure(frames_FHWC: np.ndarray) -> Measurement:
-  """What the pixels show, without any knowledge of the prompt.
+  """Detects the characters of a clip from its pixels alone.
 
   The first call fits the digit classifier, which takes seconds.
 
@@ -75,10 +75,10 @@ def measure(frames_FHWC: np.ndarray) -> Measurement:
     frames_FHWC: uint8, at least 16 rows and columns.
 
   Returns:
-    The characters that stay for at least half of the clip.
+    The characters that are visible in at least half of the frames.
 
   Raises:
-    ValueError: not such an array.
+    ValueError: an array of another dtype or shape.
   """
   shape = frames_FHWC.shape
   good = len(shape) == 4 and shape[3] == 3 and min(shape[1:3]) >= 16
@@ -100,12 +100,12 @@ def measure(frames_FHWC: np.ndarray) -> Measurement:
 def link_blobs(
   blobs: list[segments.Blob], *, side: int, jump: float
 ) -> list[list[segments.Blob]]:
-  """Blobs of one character each, one or none a frame, in order.
+  """Links blobs into chains, one per character, with at most one per frame.
 
   Args:
-    blobs: of a clip.
-    side: the shorter one of its frames, in pixels.
-    jump: pixels from one frame to the next that are still one character.
+    blobs: blobs of a clip.
+    side: shorter side of a frame, in pixels.
+    jump: largest displacement of a character from frame to frame, in pixels.
   """
   chains = []
   for frame in sorted({blob.frame for blob in blobs}):
@@ -130,7 +130,7 @@ def _distance(a: segments.Blob, b: segments.Blob, side: int) -> float:
 
 
 def path(chain: list[segments.Blob], *, frames: int) -> np.ndarray:
-  """(y, x) in every frame, (F, 2): straight where it was not seen."""
+  """(y, x) of a chain in every frame, (F, 2), linearly interpolated."""
   seen = [blob.frame for blob in chain]
   return np.stack(
     [
@@ -156,10 +156,10 @@ def _track(chain: list[segments.Blob], shape) -> Track:
 def motion(
   path_F2: np.ndarray, *, shape: tuple[int, int, int], camera: str = 'still'
 ) -> str:
-  """The motion whose path is nearest, with the camera's own taken away.
+  """Classifies a path by the nearest motion template, without the camera.
 
-  Each motion at each speed is a template, free in its start and, within
-  bounds, in its extent.
+  There is a template for each motion at each speed; its start is free and its
+  extent may vary by STRETCH.
 
   Args:
     path_F2: (y, x) in pixels.
@@ -189,21 +189,22 @@ def motion(
 
 
 def score(measured: Measurement, scene: world_lib.Scene) -> dict[str, float]:
-  """How much of a scene a clip shows.
+  """Scores a measurement against the scene of its prompt.
 
-  The characters asked for are paired with those tracked by the assignment that
-  gets most right, colour before digit before motion; one that is not tracked
-  counts as wrong in everything.
+  Characters of the scene are matched to tracks by the best assignment, where
+  colour counts more than digit and digit more than motion. A character without
+  a track counts as wrong in all attributes.
 
   Args:
-    measured: what the clip shows.
-    scene: of the prompt. Its camera's motion is subtracted from the paths.
+    measured: measurement of the clip.
+    scene: scene of the prompt. Its camera's motion is subtracted from the
+      paths.
 
   Returns:
-    In [0, 1]: count (right or not); colour, digit and motion (the share of the
-    characters asked for); all (everything right or not). Beside them the
-    number of `characters` and whether the scene is `held_out`, that is, has a
-    composition that no training scene has.
+    In [0, 1]: count (correct or not); colour, digit and motion (share of
+    correct characters); all (everything correct or not). Also the number of
+    `characters`, and whether the scene is `held_out`, that is, contains a
+    composition that no training scene contains.
   """
   right_PT3 = np.zeros((len(scene.characters), measured.count, 3))
   for t, track in enumerate(measured.tracks):
@@ -232,15 +233,15 @@ def score(measured: Measurement, scene: world_lib.Scene) -> dict[str, float]:
 
 
 def summarise(scores: Iterable[Mapping[str, float]]) -> dict[str, float]:
-  """Means over clips: of all, of one character, of held-out compositions.
+  """Mean scores of all clips, of single characters and of held-out scenes.
 
   Args:
-    scores: what `score` returned for each clip, at least one.
+    scores: result of `score` for each clip, at least one.
 
   Returns:
-    The mean of each score by its name; 'one/NAME' over clips that ask for one
-    character and 'held_out/NAME' over held-out compositions, where there are
-    any; 'clips', 'one/clips' and 'held_out/clips', the numbers of clips.
+    The mean of each score by name; 'one/NAME' over scenes of one character and
+    'held_out/NAME' over held-out compositions, if there are any; 'clips',
+    'one/clips' and 'held_out/clips', the numbers of clips.
 
   Raises:
     ValueError: no clips.

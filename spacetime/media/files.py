@@ -1,4 +1,4 @@
-"""Files that appear under their names when they are complete, or never.
+"""Atomic writes: files and folders appear complete or not at all.
 
 It stands on the ground floor because every room that writes imports it: media,
 data, checkpoint, pipeline, training. Paths are pathlib's, or etils' epath where
@@ -66,7 +66,7 @@ def atomic_folder(path, *, replace: bool = False) -> Iterator:
 
 
 def check_writable(folder: str | os.PathLike) -> None:
-  """Checks that files can be made in a folder, without making anything.
+  """Checks that files can be created in a folder, without creating any.
 
   The folder, or the nearest one above it that exists, must allow writing. A
   bucket's permissions are seen only when it is written to.
@@ -90,7 +90,7 @@ def check_writable(folder: str | os.PathLike) -> None:
 
 
 def _remove(folder) -> None:
-  """Removes a folder and what is in it, if it is there."""
+  """Removes a folder with its contents, if it exists."""
   if hasattr(folder, 'rmtree'):  # epath
     folder.rmtree(missing_ok=True)
   else:

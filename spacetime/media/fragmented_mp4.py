@@ -1,4 +1,4 @@
-"""An MP4 that plays while it grows, and resumes after a kill.
+"""Fragmented MP4 files: playable while they grow, resumable after a kill.
 
 The file grows by self-contained fragments (ISO/IEC 14496-12, 8.8). Each has its
 own encoder: its bytes depend only on its frames and on the number of frames

@@ -1,4 +1,4 @@
-"""A trained model in use: prompts and conditioning in, videos out.
+"""Inference with a trained model: from prompts and conditioning to videos.
 
-Every mode is one model and one sampler. Knows nothing of training.
+One model and one sampler serve every mode. Imports nothing of training.
 """

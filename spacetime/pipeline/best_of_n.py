@@ -1,8 +1,8 @@
 """Best-of-n: of several samples, keeps the one with the smoothest transition.
 
-The initial noise decides how motion continues, and a network that denoises is
-off by some of it: of a few samples one is off by less. Samples are compared by
-motion alone, by optical flow: nothing here depends on what a video shows.
+The initial noise influences how motion continues across a join, so that some
+samples join more smoothly than others. Samples are compared by optical flow
+only; nothing here depends on the content of a video.
 
 Source: a search over noise with a verifier, Ma et al. 2025, arXiv 2501.09732,
 section 3 (random search).
@@ -19,18 +19,18 @@ from spacetime.diffusion import conditioning_video
 # Pixels of the shorter side at which motion is measured: fast motion of a large
 # picture is slow enough there for the flow to follow.
 SIDE = 64
-# Pixels at that size, wide: figures of different shapes are compared by their
-# positions.
+# Standard deviation of the blur and radius of the flow's window, in pixels of
+# that size: wide, so that shapes are compared by their positions.
 BLUR, RADIUS = 5.0, 14
-WARPS = 5  # of the flow
+WARPS = 5  # iterations of the flow
 
 
 def joins(video: conditioning_video.ConditioningVideo) -> tuple[int, ...]:
   """Joins of generated frames with conditioning frames.
 
   Returns:
-    the first frame after each join; 0 is where a loop closes. Joins with fewer
-    than two frames on a side are left out: no motion leads to them.
+    The first frame after each join; 0 for a loop. Joins with fewer than two
+    frames on a side are left out, since they have no motion to compare.
   """
   known_F = np.ones(video.length, bool)
   first, stop = video.output_range
@@ -45,17 +45,17 @@ def joins(video: conditioning_video.ConditioningVideo) -> tuple[int, ...]:
 
 
 def roughness(frames_FHWC: np.ndarray, join: int) -> float:
-  """How much motion changes where two parts of a video meet.
+  """Change of motion where two parts of a video meet.
 
   Args:
-    frames_FHWC: uint8, four or more.
-    join: the first frame after the join; past the end a video begins again, so
-      that 0 is where a loop closes.
+    frames_FHWC: uint8, four frames or more.
+    join: first frame after the join; 0 is the join of a loop's end to its
+      start.
 
   Returns:
-    The larger of the changes of the optical flow before and after the step
-    across, mean over the picture weighted by squared contrast, in shares of
-    the shorter side a frame; 0 where nothing is to be seen.
+    The larger of the changes of optical flow before and after the join, as a
+    mean over the picture weighted by squared contrast, in units of the shorter
+    side per frame; 0 for frames without contrast.
   """
   near = np.arange(join - 2, join + 2) % len(frames_FHWC)
   grey_4HW = _grey(frames_FHWC[near].astype(np.float32) / 255)
@@ -82,15 +82,15 @@ def roughness(frames_FHWC: np.ndarray, join: int) -> float:
 def smoothest(
   samples: Sequence[np.ndarray], joins: Sequence[int], *, candidates: int
 ) -> tuple[list[np.ndarray], list[int]]:
-  """Chooses one of each `candidates` videos.
+  """Selects the smoothest candidate of each clip.
 
   Args:
-    samples: frames_FHWC, those of a clip one after another.
-    joins: of each video; see `roughness`, whose sum over them is compared.
-    candidates: of a clip.
+    samples: frames_FHWC; the candidates of a clip are adjacent.
+    joins: joins of each video; the sum of `roughness` over them is compared.
+    candidates: number of candidates of each clip.
 
   Returns:
-    (videos, the number of each among those of its clip).
+    (videos, index of each among the candidates of its clip).
   """
   if candidates == 1:
     return list(samples), [0] * len(samples)
@@ -101,8 +101,10 @@ def smoothest(
 
 
 def _grey(frames_4HWC: np.ndarray) -> np.ndarray:
-  """The colours as one number, along which they differ most, at SIDE: figure
-  and ground of one brightness stay apart, as they would not in luminance."""
+  """Projects colours on their first principal axis, resized to SIDE.
+
+  Unlike luminance, this separates colours of equal brightness.
+  """
   pixels_PC = frames_4HWC.reshape(-1, frames_4HWC.shape[-1])
   mean_C = pixels_PC.mean(0)
   _, axes_CC = np.linalg.eigh(np.cov(pixels_PC.T))

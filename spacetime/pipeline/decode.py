@@ -1,4 +1,4 @@
-"""Decoding of latents to frames: whole, in tiles, or over several devices."""
+"""Decodes latents to frames: at once, in tiles, or over several devices."""
 
 import dataclasses
 
@@ -17,9 +17,10 @@ class Layout:
   """Division of a frame while it is decoded.
 
   Attributes:
-    tiles: decoded one after the other and blended where they overlap; None
-      decodes whole frames.
-    devices: that share the rows or columns of each frame; () is one device.
+    tiles: tiles that are decoded one after the other and blended where they
+      overlap; None decodes frames at once.
+    devices: devices that share the rows or columns of each frame; () is one
+      device.
   """
 
   tiles: decode_tiles.Tiles | None = None
@@ -33,7 +34,7 @@ def parse(request: Request, *, latent: tuple[int, int]) -> Layout:
   """The layout of `decode_tiles`, `decode_overlap` and `decode_shards`.
 
   Args:
-    request: with these settings.
+    request: request with these settings.
     latent: rows and columns of the latents.
 
   Raises:
@@ -85,11 +86,11 @@ class Decoder:
   """Latents -> frames on the host, one latent frame at a time.
 
   Attributes:
-    params: of the autoencoder.
+    params: parameters of the autoencoder.
 
   Args:
-    autoencoder: functions.
-    params: its parameters.
+    autoencoder: functions of the autoencoder.
+    params: parameters of the autoencoder.
     layout: division of frames.
     first: `decode_first`, jitted; None jits it.
     step: `decode_step`, jitted, its cache donated; None jits it.
@@ -133,7 +134,7 @@ class Decoder:
 
     Args:
       latent: rows and columns of the latents.
-      cache: of a stream that is resumed.
+      cache: cache of a stream that is resumed; None starts a stream.
     """
     params, first, step = self.params, self._first, self._step
     if self._layout.devices:

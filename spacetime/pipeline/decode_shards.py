@@ -1,10 +1,10 @@
-"""The autoencoder over several devices, each with some of the rows or columns.
+"""Runs the autoencoder on several devices, each with some rows or columns.
 
-Placement alone: with the frames, the latents and the caches split along one
-side of the picture, XLA's partitioner exchanges the rows that each convolution
-needs of its neighbours, and gathers a frame only where every position meets
-every other, in the attention of the coarsest level. Memory for activations
-falls with the number of devices; each has all parameters.
+Only shardings are set: with the frames, the latents and the caches split along
+one side of the picture, XLA's partitioner exchanges the rows that each
+convolution needs of its neighbours, and gathers a frame only in the attention
+of the coarsest level, where every position attends to all others. Memory for
+activations falls with the number of devices; each has all parameters.
 """
 
 import dataclasses
@@ -19,13 +19,13 @@ SIDES = {'height': 2, 'width': 3}
 
 @dataclasses.dataclass(frozen=True)
 class Coder:
-  """What `streaming.decode_chunks` or `encode_chunks` takes.
+  """Arguments of `streaming.decode_chunks` or `encode_chunks`.
 
   Attributes:
-    params: of the autoencoder, all of them on every device.
+    params: parameters of the autoencoder, replicated on every device.
     first: (params, x) -> (cache, y), jitted; x from the host.
     step: (params, cache, x) -> (cache, y), jitted; the cache is donated.
-    side: 'height' or 'width', the one that is split.
+    side: the side that is split, 'height' or 'width'.
   """
 
   params: dict
@@ -35,11 +35,11 @@ class Coder:
 
 
 def choose_side(latent: tuple[int, int], devices: int) -> str:
-  """The side of the latents to split: the height where it divides.
+  """The side of the latents to split: the height if `devices` divide it.
 
   Args:
     latent: rows and columns of the latents.
-    devices: to split over.
+    devices: number of devices to split over.
 
   Raises:
     ValueError: neither side divides.
@@ -66,10 +66,10 @@ def decoder(
 
   Args:
     autoencoder: an `Autoencoder` or `IdentityAutoencoder`.
-    params: its parameters.
-    devices: to split over.
+    params: parameters of the autoencoder.
+    devices: devices to split over.
     latent: rows and columns of the latents.
-    side: 'height' or 'width'; None takes `choose_side`.
+    side: 'height' or 'width'; None uses `choose_side`.
 
   Raises:
     ValueError: an unknown side, or one that the devices do not divide.

@@ -1,10 +1,10 @@
-"""Decoding in tiles, one after the other, in the memory of one.
+"""Decodes frames in tiles, one after the other, in the memory of one tile.
 
-For pictures that fit on no device, on request only: the network attends within
-a tile and not within the frame, and its convolutions see zeros past the tile's
-edge, so that tiles differ where they meet. They overlap and are blended there;
-BUILD_NOTES.md has the remaining difference by overlap.
-Each tile goes through the clip with a cache of its own before the next.
+Used on request only, for pictures that do not fit on a device: the network
+attends within a tile and not within the frame, and its convolutions see zeros
+past the tile's edge, so that tiles differ where they meet. They overlap and are
+blended there; BUILD_NOTES.md has the remaining difference by overlap. A tile is
+decoded for the duration of the clip, with a cache of its own, before the next.
 """
 
 import dataclasses
@@ -13,20 +13,20 @@ import numpy as np
 
 from spacetime.models.autoencoder import streaming
 
-# Latent cells that neighbours share; see `Tiles`.
+# Default number of latent cells that neighbours share; see `Tiles`.
 OVERLAP = 8
 
 
 @dataclasses.dataclass(frozen=True)
 class Tiles:
-  """How a picture is cut.
+  """Division of a picture into tiles.
 
   Attributes:
-    rows: of tiles.
-    columns: of tiles.
-    overlap: latent cells that neighbours share, at least. A quarter of them
-      at either tile's edge is thrown away, as the edge is what went wrong;
-      over the half between, one fades linearly into the other.
+    rows: number of rows of tiles.
+    columns: number of columns of tiles.
+    overlap: least number of latent cells that neighbours share. A quarter of
+      them at either tile's edge is discarded, because the edge is wrong; over
+      the half between, one tile fades linearly into the other.
   """
 
   rows: int
@@ -42,7 +42,7 @@ class Tiles:
 
 
 def spans(size: int, count: int, overlap: int) -> list[slice]:
-  """`count` slices of one length over `size` cells, evenly apart.
+  """Splits `size` cells into `count` evenly spaced slices of one length.
 
   Neighbours share at least `overlap` cells.
 
@@ -61,9 +61,9 @@ def spans(size: int, count: int, overlap: int) -> list[slice]:
 
 
 def weights(cells: list[slice], stride: int) -> list[np.ndarray]:
-  """Each tile's share of its pixels along one axis, float32 in [0, 1].
+  """Blending weights of each tile's pixels along one axis, float32 in [0, 1].
 
-  The shares of a pixel sum to 1.
+  The weights of a pixel sum to 1.
   """
   total = np.zeros((len(cells), cells[-1].stop * stride))
   shares = [w[_pixels(c, stride)] for w, c in zip(total, cells, strict=True)]
@@ -75,13 +75,13 @@ def weights(cells: list[slice], stride: int) -> list[np.ndarray]:
       ramp = fade(shared)
       shares[i][-shared:] *= 1 - ramp
       shares[i + 1][:shared] *= ramp
-  # Where three meet, as narrow tiles do, the shares are of more than 1.
+  # Where three narrow tiles overlap, the weights sum to more than 1.
   total /= total.sum(axis=0)
   return [share.astype(np.float32) for share in shares]
 
 
 def fade(pixels: int) -> np.ndarray:
-  """From 0 to 1 over the middle half."""
+  """A ramp from 0 to 1 over the middle half of some pixels."""
   position = (np.arange(pixels) + 0.5) / pixels
   return np.clip(2 * position - 0.5, 0, 1)
 
@@ -89,18 +89,18 @@ def fade(pixels: int) -> np.ndarray:
 def decode(
   autoencoder, params, z_Bfhwc, tiles: Tiles, *, first=None, step=None
 ):
-  """The video of latents, decoded tile by tile, on the host.
+  """Decodes latents tile by tile into a video on the host.
 
   Args:
     autoencoder: an `Autoencoder` or `IdentityAutoencoder`.
-    params: its parameters.
-    z_Bfhwc: latents; host memory will do.
-    tiles: how to cut.
-    first: `decode_first`, jitted; None runs it as it is.
-    step: `decode_step`, likewise.
+    params: parameters of the autoencoder.
+    z_Bfhwc: latents, on a device or on the host.
+    tiles: division of the picture.
+    first: `decode_first`, jitted; None runs it without jit.
+    step: `decode_step`, jitted; None runs it without jit.
 
   Returns:
-    float32 video_BFHWC in [-1, 1], in memory of the host.
+    float32 video_BFHWC in [-1, 1], in host memory.
 
   Raises:
     ValueError: tiles that do not fit the latents.

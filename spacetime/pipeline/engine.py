@@ -15,8 +15,8 @@ from spacetime.media.pixels import to_video
 from spacetime.models.autoencoder import streaming
 from spacetime.pipeline import progress as progress_lib
 
-# Networks of at most so many bytes stay in memory between calls; larger ones
-# are read when their turn comes and freed before the next is read.
+# Networks of at most this many bytes stay in memory between calls; larger ones
+# are read when they are needed and freed before the next is read.
 RESIDENT_BYTES = 256 * 2**20
 
 
@@ -46,8 +46,8 @@ class Engine:
   """A model in use: reads its networks and compiles its programs once.
 
   Attributes:
-    model: opened, no parameter read.
-    progress: of the current call.
+    model: the opened model; no parameters are read.
+    progress: progress of the current call.
 
   Args:
     model: an opened checkpoint.
@@ -80,7 +80,7 @@ class Engine:
 
   @property
   def published(self) -> Mapping | None:
-    """The index of a published model; None of a model of this package."""
+    """The index of a published model; None for a model of this package."""
     return self.model.experiment.published or None
 
   def settings(self, **changes) -> SamplingSettings:
@@ -105,7 +105,7 @@ class Engine:
     return self._programs[key]
 
   def samplers(self, settings: SamplingSettings, latent) -> dict:
-    """Samplers by the transformer that serves their steps, in their order."""
+    """Samplers by the transformer that runs their steps, in order of use."""
     key = ('samplers', settings, latent)
     if key not in self._programs:
       self._programs[key] = samplers.samplers(
@@ -114,11 +114,11 @@ class Engine:
     return self._programs[key]
 
   def encode(self, frames_BFHWC: np.ndarray, params) -> np.ndarray:
-    """uint8 frames -> z_Bfhwc on the host, one latent frame at a time.
+    """Encodes uint8 frames to z_Bfhwc on the host, a latent frame at a time.
 
     Args:
       frames_BFHWC: a batch of clips.
-      params: of the autoencoder.
+      params: parameters of the autoencoder.
     """
     autoencoder = self.autoencoder
     codes = streaming.encode_chunks(

@@ -1,8 +1,8 @@
-"""Latents and frames of a plan, one network at a time.
+"""Generates the latents and frames of a plan, one network at a time.
 
-Text encoder, then transformers (of two, one after the other), then decoder:
-each stage reads its network and releases it before the next is read, so that
-the largest network decides how much memory is needed.
+The text encoder, the transformers and the decoder run one after the other: each
+stage reads its network and releases it before the next is read, so that the
+largest network determines the memory that is needed.
 """
 
 from collections.abc import Iterator, Sequence
@@ -26,8 +26,8 @@ def frames(
 
   Args:
     engine: the model.
-    plan: of clips, not of long videos.
-    embeds: of every clip.
+    plan: plan of clips, not of long videos.
+    embeds: prompt embeddings of every clip.
   """
   autoencoder, video = engine.autoencoder, plan.conditioning
   batch = min(plan.batch_size, len(embeds.text))
@@ -35,13 +35,13 @@ def frames(
     engine, plan, embeds, conditioning(engine, plan, batch=batch)
   )
   decode = decoder(engine, plan.layout)
-  # Without parameters a cell is its own pixels, whatever is beside it.
-  again = decode.params and video is not None
-  again = again and depends_on_filling(autoencoder, video)
+  # Latents of an autoencoder without parameters do not depend on neighbours.
+  reencode = decode.params and video is not None
+  reencode = reencode and depends_on_filling(autoencoder, video)
   result = []
   for z_Bfhwc in engine.progress.each(latents, 'decoding', 'batch'):
     frames_BFHWC = decode(z_Bfhwc)
-    if again:
+    if reencode:
       z_Bfhwc = encode_known(
         engine, decode.params, video, z_Bfhwc, frames_BFHWC
       )
@@ -55,8 +55,10 @@ def frames(
 def conditioning(
   engine: Engine, plan: Plan, *, batch: int
 ) -> conditioning_lib.Conditioning:
-  """Conditioning of a batch: the plan's conditioning video, encoded up to the
-  last latent frame that is used."""
+  """Conditioning of a batch: encodes the plan's conditioning video.
+
+  It is encoded up to the last latent frame that is used.
+  """
   nets, settings, video = engine.networks, plan.settings, plan.conditioning
   latent = plan.geometry.latent
   if video is None:
@@ -87,8 +89,11 @@ def conditioning(
 def depends_on_filling(
   autoencoder, video: conditioning_video.ConditioningVideo
 ) -> bool:
-  """Whether a known latent value stands in or after a latent frame that is not
-  known completely, so that it was encoded beside filled pixels."""
+  """Whether known latent values were encoded beside filled pixels.
+
+  They were if they stand in or after a latent frame that is not known
+  completely.
+  """
   cond_mask_fhwc = autoencoder.latent_cond_mask(video.cond_mask_FHW)
   opening_f = np.logical_and.accumulate(cond_mask_fhwc.all((1, 2, 3)))
   return bool(cond_mask_fhwc[~opening_f].any())
@@ -101,18 +106,18 @@ def encode_known(
   z_Bfhwc: np.ndarray,
   frames_BFHWC: np.ndarray,
 ) -> np.ndarray:
-  """Latents whose known values are encoded again, beside the generated pixels.
+  """Encodes the known values of latents again, beside the generated pixels.
 
-  Before sampling the unknown pixels were filled, and the decoder would meet
-  another past than the encoder had: moving frames lost up to 3 dB
-  (tests/e2e/conditioning_frames_test.py).
+  Before sampling, unknown pixels were filled with a placeholder, so that the
+  decoder would see other past frames than the encoder did: moving frames lost
+  up to 3 dB (tests/e2e/conditioning_frames_test.py).
 
   Args:
-    engine: encodes.
-    params: of the autoencoder.
-    video: the known pixels.
+    engine: the model.
+    params: parameters of the autoencoder.
+    video: the conditioning video with the known pixels.
     z_Bfhwc: generated latents.
-    frames_BFHWC: their frames, uint8.
+    frames_BFHWC: frames of the latents, uint8.
   """
   cond_mask_FHW1 = video.cond_mask_FHW[..., None]
   frames_BFHWC = np.where(cond_mask_FHW1, video.frames_FHWC, frames_BFHWC)
@@ -126,9 +131,10 @@ def sample(
   embeds: prompt_embeds_lib.PromptEmbeds,
   conditioning: conditioning_lib.Conditioning,
 ) -> list[np.ndarray]:
-  """Latents of all clips on the host, in batches; the last is filled up.
+  """Samples latents of all clips, in batches on the host; the last is padded.
 
-  A transformer takes all batches over its steps before the next one is read.
+  A transformer takes all batches through its steps before the next
+  transformer is read.
   """
   count, batch = len(embeds.text), len(conditioning.z_Bfhwc)
   rows = [
@@ -154,10 +160,10 @@ def sample(
 
 
 def clip_keys(plan: Plan, count: int, *, chunk: int = 0) -> jax.Array:
-  """A random key for each of `count` clips, for a chunk of a long video.
+  """Random keys of `count` clips, for a chunk of a long video.
 
   The keys of the first chunk are those of short clips, so that a long video
-  begins as the short one of its seed.
+  starts like the short clip with its seed.
   """
   if plan.seeds is None:
     keys_B = sampler.clip_keys(plan.seed, count)
@@ -175,10 +181,10 @@ def clip_keys(plan: Plan, count: int, *, chunk: int = 0) -> jax.Array:
 
 
 class Programs:
-  """The compiled sampler of a plan, a program for each part.
+  """The compiled programs of a plan's sampler.
 
   Attributes:
-    roots: transformers that have steps, in their order.
+    roots: transformers that have steps, in order of use.
     steps: solver steps of a clip.
   """
 

@@ -1,8 +1,8 @@
 """Videos, images and masks that condition a video, at the model's size.
 
 A source is a path, an array, a PIL image or a Video. Frames in memory are
-treated as frames of a file: resized and cropped alike, resampled where their
-rate is known.
+treated like frames of a file: resized, cropped and, if their rate is known,
+resampled.
 """
 
 import os
@@ -29,8 +29,8 @@ def read_video(
   """All frames of a video at the geometry's size, uint8 (F, H, W, 3).
 
   Args:
-    source: see above.
-    name: the setting that holds it, for messages.
+    source: a path, an array, a PIL image or a Video.
+    name: name of the setting, for messages.
     geometry: sizes of the clip.
     fps: frames a second to resample to; an array has this rate already.
 
@@ -102,8 +102,10 @@ def read_image(
 def nearest_size(
   height: int, width: int, geometry: geometry_lib.Geometry
 ) -> str:
-  """The size nearest to these proportions that the model supports, about as
-  large as the geometry's, as WIDTHxHEIGHT."""
+  """A supported size of these proportions, as WIDTHxHEIGHT.
+
+  Its area is about that of the geometry.
+  """
   scale = (geometry.height * geometry.width / (height * width)) ** 0.5
   sides = [
     max(1, round(scale * size / (cell * patch))) * cell * patch
@@ -120,12 +122,12 @@ def nearest_size(
 def read_mask(
   source: Source, geometry: geometry_lib.Geometry, *, size: tuple[int, int]
 ) -> np.ndarray:
-  """Pixels to generate anew: those lighter than black, bool (H, W).
+  """Pixels to regenerate: those lighter than black, bool (H, W).
 
   Args:
     source: an image; an array may be bool.
     geometry: sizes of the clip.
-    size: of the video as it was read, (height, width).
+    size: (height, width) of the video's file.
 
   Raises:
     SettingError: no image, one of another size, all black or all light.
@@ -147,7 +149,7 @@ def read_mask(
     raise SettingError(
       'mask',
       describe(source),
-      'light pixels to generate anew and black ones that stay, not all '
+      'light pixels to regenerate and black pixels that stay, not all '
       f'{"light" if new_HW.all() else "black"}',
     )
   return new_HW
@@ -166,16 +168,17 @@ def check_length(
   """Refuses a video that is too short.
 
   Args:
-    source: of the video.
-    frames_FHWC: its frames.
-    needed: frames that it needs.
-    name: the setting that holds it.
-    setting: the setting that needs them, 'frames' or 'cond_frames'.
+    source: source of the video.
+    frames_FHWC: frames of the video.
+    needed: number of frames that are needed.
+    name: name of the setting of the video.
+    setting: the setting that needs the frames, 'frames' or 'cond_frames'.
     geometry: sizes of the clip.
-    fps: rate that it was read at.
+    fps: frame rate at which the video was read.
 
   Raises:
-    SettingError: it names the largest number that the video has.
+    SettingError: the video is too short; the message has the largest number of
+      frames that fits.
   """
   if len(frames_FHWC) < needed:
     nearest = len(frames_FHWC)
@@ -194,11 +197,11 @@ def _is_path(source: Source) -> bool:
 
 
 def _read(name: str, kind: str, read: Callable, path, **sizes) -> Any:
-  """What `read` returns, its faults as those of the setting."""
+  """Calls `read`; its ValueError becomes a SettingError."""
   try:
     return read(path, **sizes)
   except ValueError as e:
-    # After the last semicolon stands advice about folders of training clips.
+    # The text after the last semicolon is advice on folders of training clips.
     message = str(e).rpartition(';')[0] or str(e)
     raise SettingError(
       name, describe(path), f'{kind} file', hint=message
@@ -220,7 +223,7 @@ def _frames(source: Source, name: str) -> np.ndarray:
 
 
 def _resampled(source: Source, name: str, *, fps: float) -> np.ndarray:
-  """Frames at another rate: at each time the frame that a player shows."""
+  """Frames resampled to another rate, as a player would show them."""
   frames_FHWC = _frames(source, name)
   if not isinstance(source, Video) or source.fps == fps:
     return frames_FHWC
@@ -241,7 +244,7 @@ def _picture(source: Source, name: str) -> Image.Image:
 
 
 def _mask_image(source: Source) -> Image.Image:
-  """The mask in grey, at its own size."""
+  """The mask as a greyscale image, at its own size."""
   if isinstance(source, Image.Image):
     return source.convert('L')
   if not _is_path(source):

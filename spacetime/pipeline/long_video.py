@@ -27,13 +27,13 @@ class Chunks:
   """Generates the chunks of all clips of a plan, one after the other.
 
   Attributes:
-    done: chunks that exist.
+    done: number of chunks that exist.
 
   Args:
     engine: the model.
-    plan: with a division into chunks.
-    embeds: of all clips for each prompt of the schedule.
-    state: where to resume; None starts.
+    plan: plan with a division into chunks.
+    embeds: prompt embeddings of all clips for each prompt of the schedule.
+    state: state to resume from; None starts a video.
   """
 
   def __init__(
@@ -47,12 +47,12 @@ class Chunks:
     self._engine, self._plan, self._embeds = engine, plan, embeds
     autoencoder = engine.autoencoder
     self._run = generate.Programs(engine, plan)
-    # A single transformer stays in memory; of two, each is read in its turn.
+    # A single transformer stays in memory; two are read in turn.
     self._params = {}
     self._autoencoder = engine.read('autoencoder')
     self._encode = engine.program('encode_first', autoencoder.encode_first)
     self.done = state.chunks if state else 0
-    # The latent frames that the next chunk is conditioned on, no more.
+    # Only the latent frames that the next chunk is conditioned on.
     self._z = collections.deque(maxlen=plan.division.context_frames)
     self._ends = collections.deque(maxlen=plan.division.context_frames)
     cache = None
@@ -88,8 +88,10 @@ class Chunks:
     return self._plan.division.chunks[self.done :]
 
   def generate(self, chunk: rollout.Chunk) -> np.ndarray:
-    """uint8 frames_BFHWC of the next chunk, those of the input before the
-    first one."""
+    """Generates the next chunk, uint8 frames_BFHWC.
+
+    The first chunk begins with the frames of the input video, if any.
+    """
     if chunk.index != self.done:
       raise ValueError(f'chunk {chunk.index}: expected {self.done}')
     z_Bfhwc = self._sample(chunk)[:, self._plan.division.output_slice(chunk)]
@@ -138,7 +140,7 @@ class Chunks:
 
 
 def identity(plan: Plan, metadata: Mapping[str, Any]) -> dict[str, Any]:
-  """All that decides which video is generated: a state must agree with it."""
+  """All values that determine the video; a state to resume must match them."""
   division = plan.division
   result = dict(metadata) | {
     'prompts': list(plan.prompts),
@@ -174,14 +176,14 @@ def write(
   state: rollout_state.State | None,
   identity: Mapping[str, Any],
 ) -> None:
-  """Writes the growing files of a plan's videos, from where a state has them.
+  """Writes the growing files of a plan's videos, resuming from a state.
 
   Args:
     engine: the model.
-    plan: with a division into chunks.
-    embeds: of all clips for each prompt of the schedule.
+    plan: plan with a division into chunks.
+    embeds: prompt embeddings of all clips for each prompt of the schedule.
     targets: the files.
-    state: of a run that was stopped, or None.
+    state: state of an interrupted run, or None.
     identity: see `identity`.
   """
   chunks = Chunks(engine, plan, embeds, state=state)
@@ -203,14 +205,14 @@ def write(
         chunks.tail,
         chunks=chunks.done,
         marks=tuple(writer.mark for writer in writers),
-        about=identity,
+        identity=identity,
       )
 
 
 def finish(
   plan: Plan, targets: Targets, metadata: Mapping[str, Any]
 ) -> dict[pathlib.Path, Mapping[str, Any]]:
-  """Gives the videos their names, with a sidecar each.
+  """Renames the finished videos and writes their sidecars.
 
   Returns:
     the metadata of each file.
@@ -219,7 +221,7 @@ def finish(
   files = zip(targets.parts, targets.videos, strict=True)
   for i, (part, path) in enumerate(files):
     target = video_writer.output_path(path, frames=1)
-    if part.exists():  # else a run that was stopped here has done it
+    if part.exists():  # else an interrupted run has renamed it
       fragmented_mp4.finish(part, target)
     video = dict(clip_metadata(plan, i)) | metadata
     video['context_noise'] = plan.division.context_noise

@@ -1,7 +1,7 @@
 """Conditioning modes: each turns a request into a conditioning video.
 
-One model serves every mode. A mode is an entry of MODES and the function that
-it names; nothing else has to change to add one.
+One model serves every mode. To add a mode, add an entry to MODES and the
+function that it names.
 """
 
 import dataclasses
@@ -27,13 +27,14 @@ SETTINGS = (
 
 @dataclasses.dataclass(frozen=True)
 class Target:
-  """What a mode conditions.
+  """The clip that a mode conditions.
 
   Attributes:
-    mode: its name.
+    mode: name of the mode.
     geometry: sizes of the clip.
-    autoencoder: decides which latent values known pixels determine.
-    fps: frames a second that videos are read at.
+    autoencoder: autoencoder of the latents; it maps known pixels to known
+      latent values.
+    fps: frame rate at which videos are read, in frames per second.
   """
 
   mode: str
@@ -47,13 +48,13 @@ class Mode:
   """A conditioning mode.
 
   Attributes:
-    help: what it does, in a phrase.
+    help: description for `--help`, a phrase.
     condition: (request, target) -> conditioning video, or None.
-    needs: settings that it cannot do without.
-    takes: settings that it may have besides.
-    frames: default frames of the clip: 'trained', 'longest' (of training, for
-      modes that need time to get from one place to another) or 'one'.
-    extendable: whether its clip can be the start of a longer video.
+    needs: required settings.
+    takes: optional settings.
+    frames: default length of the clip: 'trained', 'longest' (of training, for
+      modes that need time for a transition) or 'one'.
+    extendable: whether its clip can start a long video.
   """
 
   help: str
@@ -98,7 +99,7 @@ def choose(request: Request) -> str:
 
 
 def condition(request: Request, target: Target) -> ConditioningVideo | None:
-  """The conditioning video of a request; None if nothing is known.
+  """The conditioning video of a request; None if no pixels are known.
 
   Raises:
     SettingError: a file that cannot be read, is too short or of another size,
@@ -110,8 +111,10 @@ def condition(request: Request, target: Target) -> ConditioningVideo | None:
 def default_cond_frames(
   mode: str, geometry: geometry_lib.Geometry
 ) -> tuple[int, int]:
-  """Conditioning frames at the start and at the end of the clip: whole latent
-  frames, about half of the clip."""
+  """Default conditioning frames at the start and at the end of the clip.
+
+  They are complete latent frames, about half of the clip.
+  """
   latent, step = geometry.latent[0], geometry.stride[0]
   new = half = max(1, latent // 2)
   tail = max(1, (latent - new) // 2)
@@ -127,7 +130,7 @@ def default_cond_frames(
 # -- conditioning videos of the modes ------------------------------------------
 
 
-def _nothing(request: Request, target: Target) -> None:
+def _unconditioned(request: Request, target: Target) -> None:
   del request, target
 
 
@@ -212,7 +215,7 @@ def _edit(request: Request, target: Target) -> ConditioningVideo:
 
 
 def _joined(request: Request, target: Target) -> ConditioningVideo:
-  """extend, extend_backward, loop and connect."""
+  """The conditioning video of extend, extend_backward, loop and connect."""
   mode, frames = target.mode, target.geometry.frames
   frames_FHWC = _read_video(request, target)
   head, tail = _cond_frames(request, target)
@@ -261,8 +264,8 @@ def _join(
 
 
 MODES = {
-  'text': Mode('a video of the prompt alone', _nothing, extendable=True),
-  'still': Mode('one image of the prompt', _nothing, frames='one'),
+  'text': Mode('a video of the prompt alone', _unconditioned, extendable=True),
+  'still': Mode('one image of the prompt', _unconditioned, frames='one'),
   'image': Mode(
     '`image` becomes a frame of the video',
     _image,
@@ -274,7 +277,7 @@ MODES = {
     'continues `video`', _joined, ('video',), ('cond_frames',), extendable=True
   ),
   'extend_backward': Mode(
-    'generates what comes before `video`',
+    'generates the frames before `video`',
     _joined,
     ('video',),
     ('cond_frames',),
@@ -294,7 +297,7 @@ MODES = {
     frames='longest',
   ),
   'inpaint': Mode(
-    'generates the light part of `mask` anew', _inpaint, ('video', 'mask')
+    'regenerates the light part of `mask`', _inpaint, ('video', 'mask')
   ),
   'outpaint': Mode(
     'generates a larger picture around `video`', _outpaint, ('video',)
@@ -328,7 +331,7 @@ def _read_mask(request: Request, target: Target) -> np.ndarray:
 
 
 def _check_clip(request: Request, frames_FHWC, target: Target) -> None:
-  """Refuses a video shorter than the clip, all of which it fills."""
+  """Refuses a video that is shorter than the clip."""
   inputs.check_length(
     request.video,
     frames_FHWC,
@@ -364,8 +367,10 @@ def _cond_frames(request: Request, target: Target) -> tuple[int, int]:
 def _latent_frames(
   request: Request, target: Target, head: int, tail: int
 ) -> tuple[int, int]:
-  """Conditioning frames rounded down to whole latent frames: those of which
-  the autoencoder has only a part would be generated anew."""
+  """Rounds conditioning frames down to complete latent frames.
+
+  Frames of an incomplete latent frame would be generated again.
+  """
   step, frames = target.geometry.stride[0], request.cond_frames
   head, tail = head and 1 + (head - 1) // step * step, tail // step * step
   if frames and frames < step and target.mode != 'extend':
@@ -396,8 +401,7 @@ def _is_lost(video: ConditioningVideo, autoencoder) -> np.ndarray:
 def _check_partly_known(
   video: ConditioningVideo, name: str, value, target: Target
 ) -> None:
-  """Refuses a conditioning video of which no latent value, or every one, is
-  known."""
+  """Refuses conditioning videos with no or only known latent values."""
   cond_mask_fhwc = target.autoencoder.latent_cond_mask(video.cond_mask_FHW)
   if cond_mask_fhwc.any() and not cond_mask_fhwc.all():
     return

@@ -1,4 +1,4 @@
-"""Files that a request writes: named and checked before anything runs."""
+"""Output files of a request: names, checks before sampling, and writing."""
 
 import dataclasses
 import pathlib
@@ -21,8 +21,8 @@ class Targets:
   """The files of a request.
 
   Attributes:
-    videos: the path of each video, as writer.write_video takes it; a final
-      slash means a folder.
+    videos: path of each video for writer.write_video; a final slash means a
+      folder.
     sheet: the contact sheet of several videos, or None.
     parts: the growing file of each long video.
     state: the state of long videos beside them; None otherwise.
@@ -34,7 +34,7 @@ class Targets:
   state: pathlib.Path | None = None
 
   def files(self, *, frames: int) -> list[pathlib.Path]:
-    """Every path that appears: videos, folders of frames, sidecars, sheet."""
+    """All paths to write: videos, folders of frames, sidecars, sheet."""
     paths = [path for path in (self.sheet, self.state) if path]
     paths += self.parts
     for video in self.videos:
@@ -46,11 +46,11 @@ class Targets:
 
 
 def targets(request: Request, *, clips: int) -> Targets:
-  """The files of `out`: one as it is, several numbered, with a sheet.
+  """The files of `out`; several videos are numbered and get a sheet.
 
   Raises:
     SettingError: no path.
-    ValueError: one that cannot be written.
+    ValueError: a path that cannot be written.
   """
   out = request.out
   if not out:
@@ -80,15 +80,15 @@ def targets(request: Request, *, clips: int) -> Targets:
 
 
 def check(targets: Targets, request: Request, *, frames: int) -> None:
-  """Refuses targets that could not be written when the time has come.
+  """Refuses targets that could not be written after sampling.
 
-  A file of an earlier run is replaced; a folder in its place, or one of frames
-  that holds anything else, is not.
+  A file of an earlier run is replaced, but not a folder of the same name, nor a
+  folder of frames that holds other files.
 
   Args:
-    targets: all of them.
-    request: whose input files must not be overwritten.
-    frames: of each clip.
+    targets: the output files.
+    request: request with input files, which must not be overwritten.
+    frames: number of frames of each clip.
 
   Raises:
     SettingError: it names the path.

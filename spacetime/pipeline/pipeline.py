@@ -28,7 +28,7 @@ SAMPLING = tuple(field.name for field in dataclasses.fields(SamplingSettings))
 
 
 def load(path: str, **options) -> 'Pipeline':
-  """A pipeline of a model, whose networks are read when they are needed.
+  """Loads a pipeline; its networks are read when they are needed.
 
   Args:
     path: a bundled name such as 'digits', a run, a weights folder, a diffusers
@@ -36,10 +36,10 @@ def load(path: str, **options) -> 'Pipeline':
     **options: see Pipeline.
 
   Raises:
-    ValueError: nothing there, half-written, or not a text-to-video model.
+    ValueError: no such model, an incomplete one, or not a text-to-video model.
   """
   pipe = Pipeline(path, **options)
-  pipe.engine  # noqa: B018 - opened now, so that mistakes show here
+  pipe.engine  # noqa: B018 - opened now, so that errors are raised here
   return pipe
 
 
@@ -53,9 +53,9 @@ class Pipeline:
   shape, and reused.
 
   Args:
-    path: see load.
+    path: path or name of the model; see load.
     lora: file of LoRA weights of the transformer.
-    lora_2: of the second of two transformers.
+    lora_2: file of LoRA weights of the second of two transformers.
     lora_strength: factor on the LoRA weights.
     mesh: devices of the parameters; None is the first device.
     progress: whether calls show a bar on stderr.
@@ -110,15 +110,15 @@ class Pipeline:
     Args:
       prompt: a text, or several.
       image: an image that becomes one frame of the video.
-      at: the frame it becomes: 'first', 'last' or a number.
-      frames: frames of the clip.
+      at: the frame that the image becomes: 'first', 'last' or a number.
+      frames: number of frames of the clip.
       size: (width, height) in pixels.
-      fps: frames a second.
-      seed: of the first clip; the same seed gives the same videos.
-      seeds: a seed for each clip, each the clip that its seed gives alone.
-      num: videos of each prompt.
-      negative_prompt: what the videos should not show.
-      callback: called after each solver step with (steps done, steps in all).
+      fps: frames per second.
+      seed: random seed; the same seed gives the same videos.
+      seeds: a seed for each clip; a clip does not depend on the other seeds.
+      num: number of videos of each prompt.
+      negative_prompt: text that the videos should not show.
+      callback: called after each solver step with (steps done, total steps).
       **settings: see Pipeline.
 
     Raises:
@@ -140,7 +140,7 @@ class Pipeline:
     return self.generate(request, callback=callback)
 
   def still(self, prompt, **settings) -> Video | list[Video]:
-    """One image of a prompt, as a Video of one frame."""
+    """Generates one image of a prompt, as a Video of one frame."""
     return self(prompt, mode='still', **settings)
 
   def extend(
@@ -153,12 +153,12 @@ class Pipeline:
     backward: bool = False,
     **settings,
   ) -> Video | list[Video]:
-    """Continues a clip, or generates what comes before it.
+    """Continues a clip, or generates the frames before it.
 
     Args:
       clip: a path, an array or a Video.
-      prompt: of the new frames.
-      frames: conditioning and new frames together.
+      prompt: prompt of the new frames.
+      frames: number of conditioning and new frames together.
       cond_frames: frames of the clip that the new ones continue.
       backward: whether the new frames come before the clip.
       **settings: see __call__.
@@ -173,38 +173,39 @@ class Pipeline:
     )
 
   def loop(self, clip: Source, prompt, **settings) -> Video | list[Video]:
-    """The clip with new frames that lead from its end to its start."""
+    """Loops a clip: adds frames that lead from its end to its start."""
     return self(prompt, mode='loop', video=clip, **settings)
 
   def connect(
     self, first: Source, second: Source, prompt, **settings
   ) -> Video | list[Video]:
-    """The first clip, new frames that lead to the second, and the second."""
+    """Connects two clips by new frames that lead from one to the other."""
     return self(prompt, mode='connect', video=first, video2=second, **settings)
 
   def inpaint(
     self, clip: Source, mask: Source, prompt, **settings
   ) -> Video | list[Video]:
-    """The clip with the light pixels of a mask generated anew."""
+    """Regenerates the light pixels of a mask in a clip."""
     return self(prompt, mode='inpaint', video=clip, mask=mask, **settings)
 
   def outpaint(
     self, clip: Source, size: tuple[int, int], prompt, **settings
   ) -> Video | list[Video]:
-    """The clip in the middle of a larger picture of (width, height)."""
+    """Generates a larger picture of (width, height) around a clip."""
     return self(prompt, mode='outpaint', video=clip, size=size, **settings)
 
   def edit(
     self, clip: Source, prompt, *, strength: float, **settings
   ) -> Video | list[Video]:
-    """The clip changed to a prompt.
+    """Edits a clip to match a prompt.
 
     Args:
       clip: a path, an array or a Video.
-      prompt: of the result.
+      prompt: prompt of the result.
       strength: noise level that the edit starts from: above 0 (nothing
         changes) to 1 (nothing stays).
-      **settings: see __call__; `mask` and `cond_frames` keep parts as they are.
+      **settings: see __call__; `mask` and `cond_frames` preserve parts of the
+        clip.
     """
     return self(prompt, mode='edit', video=clip, strength=strength, **settings)
 
@@ -220,16 +221,17 @@ class Pipeline:
     """Yields a long video chunk by chunk, in constant memory.
 
     Args:
-      prompt: of all chunks.
-      seconds: its duration.
+      prompt: prompt of all chunks.
+      seconds: duration of the video.
       prompt_schedule: in place of prompt, pairs (seconds, prompt) or
         '0: PROMPT; 10: PROMPT'.
-      callback: called after each solver step with (steps done, steps in all).
-      **settings: see __call__; `context_noise` and `cond_frames` rule how a
+      callback: called after each solver step with (steps done, total steps).
+      **settings: see __call__; `context_noise` and `cond_frames` control how a
         chunk continues the one before.
 
     Raises:
-      SettingError: it names the setting to change; more than one video.
+      SettingError: it names the setting to change, such as `num` for more than
+        one video.
     """
     request = self._request(
       prompt=prompt,
@@ -247,7 +249,7 @@ class Pipeline:
   def generate(
     self, request: Request, *, callback: Progress = None
   ) -> Video | list[Video]:
-    """The videos of a request: one, or a list if several are requested."""
+    """Generates the videos of a request: one, or a list of several."""
     plan = plan_lib.resolve(request, self.engine)
     if plan.division is not None:
       raise SettingError('seconds', request.seconds, '`stream`, or `write`')
@@ -266,7 +268,7 @@ class Pipeline:
     request resumes it.
 
     Returns:
-      the metadata of each file, by its path.
+      The metadata of each file, by its path.
 
     Raises:
       SettingError: it names the setting to change.

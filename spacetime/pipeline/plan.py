@@ -33,8 +33,8 @@ from spacetime.pipeline.request import (
   parse_size,
 )
 
-# Settings that sidecars do not repeat: they change no frame, or stand there
-# resolved.
+# Settings that sidecars leave out: they change no frame, or are recorded in
+# resolved form.
 UNRECORDED = {
   *('prompt', 'prompts_file', 'prompt_schedule', 'num', 'out', 'batch_size'),
   *('size', 'prompt_embeds_cache'),
@@ -47,22 +47,22 @@ class Plan:
   """A request resolved to prompts, sizes, settings and conditioning.
 
   Attributes:
-    request: as it came.
-    mode: its name.
-    prompts: of each clip; of long videos all clips for each prompt of the
-      schedule. Encoded unless `prompt_embeds` replaces them.
-    original_prompts: the same before expansion.
-    prompt_embeds: read from a file or arrays, or None.
-    negative_prompt: to encode, or None.
-    seed: of all clips, counted by their numbers.
-    seeds: of each clip, or None.
+    request: the original request.
+    mode: name of the mode.
+    prompts: prompt of each clip; for long videos, all clips for each prompt of
+      the schedule. Encoded unless `prompt_embeds` replaces them.
+    original_prompts: the prompts before expansion.
+    prompt_embeds: embeddings from a file or arrays, or None.
+    negative_prompt: negative prompt to encode, or None.
+    seed: seed of all clips, which their numbers are folded into.
+    seeds: seed of each clip, or None.
     geometry: sizes of the clip, or of a chunk.
-    settings: of the sampler.
+    settings: settings of the sampler.
     conditioning: the conditioning video, or None.
-    fps: frames a second.
-    cache: of prompt embeddings, or None.
+    fps: frames per second.
+    cache: cache of prompt embeddings, or None.
     layout: division of frames while they are decoded.
-    division: of a long video into chunks; else None.
+    division: division of a long video into chunks; else None.
   """
 
   request: Request
@@ -99,14 +99,14 @@ class Plan:
     )
 
   def clip_seed(self, clip: int) -> list[int]:
-    """Seed and number that the random key of a clip is made of."""
+    """Seed and number from which the random key of a clip is computed."""
     if self.seeds is not None:
       return [self.seeds[clip], 0]
     return [self.seed, clip]
 
   @property
   def frames(self) -> int:
-    """Frames of each clip as it is written."""
+    """Frames of each written clip."""
     video = self.conditioning
     return self.geometry.frames if video is None else video.length
 
@@ -116,7 +116,7 @@ def resolve(request: Request, engine: Engine) -> Plan:
 
   Raises:
     SettingError: it names the setting to change.
-    ValueError: a file that is broken.
+    ValueError: a broken file.
   """
   mode = modes.choose(request)
   scheduled = prompt_schedule.read(request)
@@ -169,7 +169,7 @@ def resolve(request: Request, engine: Engine) -> Plan:
 
 
 def expand(plan: Plan, engine: Engine) -> Plan:
-  """The plan with its prompts expanded, which may ask an endpoint."""
+  """Expands the prompts of a plan, which may send them to an endpoint."""
   if plan.prompt_embeds is not None:
     return plan
   prompts = prompts_lib.expand(plan.request, engine, plan.original_prompts)
@@ -177,7 +177,7 @@ def expand(plan: Plan, engine: Engine) -> Plan:
 
 
 def metadata(plan: Plan, engine: Engine) -> dict[str, Any]:
-  """All that made the videos of a plan, for sidecars."""
+  """All settings that produced the videos of a plan, for sidecars."""
   request, sizes = plan.request, plan.geometry
   settings = {
     name: describe(getattr(request, name))

@@ -1,4 +1,4 @@
-"""Progress of a call: stages in words, and a bar of solver steps."""
+"""Progress of a call: a bar of solver steps, labelled by stage."""
 
 import contextlib
 from collections.abc import Callable, Iterator
@@ -16,7 +16,7 @@ class Progress:
   stage: reading, compiling, sampling, decoding.
 
   Args:
-    show: whether there is a bar.
+    show: whether to show a bar.
     callback: called after each solver step.
   """
 
@@ -26,7 +26,7 @@ class Progress:
 
   @contextlib.contextmanager
   def steps(self, count: int, *, done: int = 0) -> Iterator[None]:
-    """Opens the bar of `count` solver steps, of which some are done."""
+    """Shows a bar of `count` solver steps, of which `done` are done."""
     self._done, self._steps = done, count
     self._bar = tqdm.tqdm(
       total=count,
@@ -42,7 +42,7 @@ class Progress:
       self._bar = None
 
   def step(self, count: int = 1) -> None:
-    """Counts solver steps that are done."""
+    """Advances the bar by solver steps."""
     self._done += count
     if self._bar is not None:
       self._bar.update(count)
@@ -51,7 +51,7 @@ class Progress:
 
   @contextlib.contextmanager
   def stage(self, label: str) -> Iterator[None]:
-    """Labels what happens inside: the open bar, or a line of its own."""
+    """Shows a label during a block, on the open bar or on its own line."""
     if not self._show:
       yield
       return

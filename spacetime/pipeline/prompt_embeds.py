@@ -1,15 +1,15 @@
 """Prompt embeddings: the text encoder's output, in memory and in files.
 
 The text encoder of a published model is four times as large as its
-transformer: it is read when a prompt has to be encoded, and freed before
-anything else is read. A file is safetensors with
+transformer: it is read when a prompt has to be encoded, and freed before other
+networks are read. A safetensors file holds
 
   prompt_embeds           (n, S, Y), embeddings of n prompts
   negative_prompt_embeds  (n, S, Y) or (1, S, Y)
 
-in float32, float16 or bfloat16, as diffusers' pipelines take them. Rows past
-the text are zero and may be left out, as in the files of the cache, which hold
-one prompt each.
+in float32, float16 or bfloat16, as in diffusers' pipelines. Rows past the end
+of the text are zero and may be left out, as in the files of the cache, which
+hold one prompt each.
 """
 
 import dataclasses
@@ -37,15 +37,15 @@ class PromptEmbeds:
   """Embeddings of every clip's prompt, (S, Y) each, without padding.
 
   Attributes:
-    text: of the prompts.
-    negative: of the negative prompts; () without guidance.
+    text: embeddings of the prompts.
+    negative: embeddings of the negative prompts; () without guidance.
   """
 
   text: tuple[np.ndarray, ...]
   negative: tuple[np.ndarray, ...] = ()
 
   def repeated(self, times: int) -> 'PromptEmbeds':
-    """Each clip's embeddings `times` times, one after another."""
+    """Repeats each clip's embeddings `times` times, adjacent to each other."""
     return PromptEmbeds(
       *(
         tuple(row_SY for row_SY in rows for _ in range(times))
@@ -62,9 +62,9 @@ def encode(
   Each text is encoded alone, so that its embeddings do not depend on others.
 
   Args:
-    engine: reads the text encoder if a text is not in the cache.
-    texts: any number of any texts.
-    cache: on disk; used for published models only.
+    engine: the model; its text encoder is read if a text is not in the cache.
+    texts: texts, which may repeat.
+    cache: cache on disk; used for published models only.
   """
   nets, model = engine.networks, engine.model
   tokens = {t: prompts_lib.tokens(engine, t) for t in dict.fromkeys(texts)}
@@ -105,7 +105,7 @@ def from_prompts(
   Args:
     engine: see encode.
     prompts: a prompt for each clip.
-    negative: the negative prompt of all; None without guidance.
+    negative: negative prompt of all clips; None without guidance.
     read: embeddings that replace those of the prompts.
     cache: see encode.
   """
@@ -135,7 +135,7 @@ def load(source) -> dict[str, np.ndarray]:
       of both names.
 
   Raises:
-    ValueError: no such file, a damaged one, or not of the form above.
+    ValueError: no such file, a damaged file, or other arrays than the above.
   """
   if isinstance(source, (str, os.PathLike)):
     return read_file(source)
@@ -153,7 +153,7 @@ def read_file(path: str | os.PathLike) -> dict[str, np.ndarray]:
   """Embeddings of a file, by name.
 
   Raises:
-    ValueError: no such file, a damaged one, or not of the form above.
+    ValueError: no such file, a damaged file, or other arrays than the above.
   """
   path = pathlib.Path(path)
   if not path.is_file():
@@ -188,7 +188,7 @@ def read_file(path: str | os.PathLike) -> dict[str, np.ndarray]:
 
 
 def write_file(path: str | os.PathLike, text_nSY: np.ndarray) -> None:
-  """Writes embeddings (n, S, Y), the whole file or none of it."""
+  """Writes embeddings (n, S, Y) to a file, atomically."""
   text_nSY = np.ascontiguousarray(text_nSY)
   metadata = {'format': 'pt', DIGEST: _digest(text_nSY)}
   data = safetensors.numpy.save({TEXT: text_nSY}, metadata=metadata)
@@ -199,18 +199,18 @@ def write_file(path: str | os.PathLike, text_nSY: np.ndarray) -> None:
 class Cache:
   """Embeddings on disk, by a hash of the prompt and its encoder.
 
-  A folder that cannot be written, or a file that cannot be read, costs a
-  warning and the time to encode again, nothing else.
+  If the folder cannot be written or a file cannot be read, a warning is logged
+  and the prompt is encoded again.
 
   Args:
-    folder: made when it is first written to.
+    folder: folder of the cache, created at the first write.
   """
 
   def __init__(self, folder: str | os.PathLike):
     self.folder = pathlib.Path(folder).expanduser()
 
   def get(self, key: str, *, width: int) -> np.ndarray | None:
-    """The embeddings (S, Y) of a key, or None."""
+    """The embeddings (S, Y) of a key; None if there are none."""
     path = self._path(key)
     if not path.exists():
       return None
@@ -241,13 +241,13 @@ def cache_key(text: str, *, encoder: str, length: int, dtype: str) -> str:
   """The key of a text's embeddings.
 
   Args:
-    text: cleaned.
-    encoder: names tokenizer and parameters of the text encoder.
-    length: tokens that the text is cut to.
-    dtype: that the encoder computes in.
+    text: cleaned text.
+    encoder: fingerprint of the tokenizer and the text encoder.
+    length: number of tokens that the text is truncated to.
+    dtype: compute dtype of the encoder.
   """
   parts = (encoder, str(length), dtype, text)
-  # Lengths first, so that no two lists of parts are the same bytes.
+  # The lengths make different lists of parts different bytes.
   data = ''.join(f'{len(part)}:{part}' for part in parts)
   return hashlib.sha256(data.encode('utf-8', 'surrogatepass')).hexdigest()
 

@@ -25,7 +25,7 @@ def parse(schedule) -> tuple[tuple[float, ...], tuple[str, ...]]:
     schedule: '0: PROMPT; 10: PROMPT', or pairs (seconds, prompt).
 
   Raises:
-    SettingError: not of that form, or times that do not rise from 0.
+    SettingError: another form, or times that do not rise from 0.
   """
   pairs = _pairs(schedule) if isinstance(schedule, str) else list(schedule)
   try:
@@ -68,7 +68,7 @@ def _pairs(schedule: str) -> list[tuple[str, str]]:
 
 
 def read(request: Request) -> list[str] | None:
-  """The prompts of the schedule; None without one.
+  """The prompts of the schedule; None if there is no schedule.
 
   Raises:
     SettingError: other prompts beside it, or no duration.
@@ -87,7 +87,7 @@ def read(request: Request) -> list[str] | None:
 
 
 def check(request: Request, mode: str, *, clips: int) -> None:
-  """Refuses settings that a long video cannot have.
+  """Refuses settings that a long video does not support.
 
   Raises:
     SettingError: it names the setting to change.
@@ -142,7 +142,7 @@ def divide(
   """The chunks of a long video; None without `seconds`.
 
   Args:
-    request: checked.
+    request: a request that `check` has accepted.
     geometry: sizes of a chunk.
     fps: frames a second of the video.
 
@@ -207,8 +207,8 @@ def frame_range(chunk: rollout.Chunk, *, step: int, before: int) -> list[int]:
   """First frame of a chunk in its video, and the one past its last.
 
   Args:
-    chunk: which.
-    step: frames of a latent frame.
+    chunk: chunk of the rollout.
+    step: frames per latent frame.
     before: frames of the video before the first chunk.
   """
   first, stop = (max(0, 1 + (n - 1) * step) for n in (chunk.start, chunk.stop))

@@ -16,11 +16,11 @@ from spacetime.pipeline.request import Request
 
 GRAMMAR = 'grammar'
 SYSTEM = (
-  'You write prompts for a text-to-video model. Tell the prompt that you are '
-  'given again, longer and in plain sentences: each thing and how it looks, '
-  'where it is, how it moves, the background, the camera. Keep all that it '
-  'says and contradict none of it. Use at most {words} words. Answer with the '
-  'prompt alone.'
+  'You write prompts for a text-to-video model. Rewrite the prompt, longer and '
+  'in plain sentences: describe each thing, how it looks, where it is, how it '
+  'moves, the background and the camera. Keep everything that the prompt says '
+  'and contradict none of it. Use at most {words} words. Answer with the '
+  'prompt only.'
 )
 DESCRIPTION = 'text that describes the video'
 
@@ -71,10 +71,10 @@ def _read_lines(path: str) -> list[str]:
 
 
 def check(engine: Engine, prompt: str) -> str:
-  """A prompt as the model takes it.
+  """Checks a prompt and returns it stripped.
 
   Raises:
-    ValueError: it is empty or too long.
+    ValueError: the prompt is empty or too long.
   """
   if engine.published is None:
     return engine.model.tokenizer.check_prompt(
@@ -89,7 +89,7 @@ def check_negative(engine: Engine, prompt: str) -> None:
   """Refuses a negative prompt that is too long.
 
   Raises:
-    SettingError: it is.
+    SettingError: the prompt is too long.
   """
   if engine.published is None:
     try:
@@ -100,11 +100,11 @@ def check_negative(engine: Engine, prompt: str) -> None:
       ) from e
 
 
-# -- as the text encoder reads them --------------------------------------------
+# -- cleaning and tokens ------------------------------------------------------
 
 
 def clean(text: str) -> str:
-  """The text with broken characters mended, entities decoded, single spaces.
+  """Repairs broken characters, decodes HTML entities and merges spaces.
 
   Source: diffusers 0.42.1, prompt_clean of the Wan pipelines.
   """
@@ -116,8 +116,8 @@ def tokens(engine: Engine, text: str) -> np.ndarray:
   """Tokens of a text as the model reads it, int32 (S,).
 
   Raises:
-    ValueError: it is too long for a model of this package; for a published one
-      it is cut with a warning, as its pipeline does.
+    ValueError: the text is too long for a model of this package; for a
+      published model it is truncated with a warning, as in its pipeline.
   """
   length, tokenizer = engine.networks.text_length, engine.model.tokenizer
   if engine.published is None:
@@ -128,9 +128,9 @@ def tokens(engine: Engine, text: str) -> np.ndarray:
 def cut_tokens(
   tokenizer: tokenizer_lib.Tokenizer, text: str, *, length: int
 ) -> np.ndarray:
-  """Tokens of a cleaned text, int32 (length,), cut with a warning.
+  """Tokens of a cleaned text, int32 (length,), truncated with a warning.
 
-  The published models were trained on texts that were cut like this.
+  The published models were trained on texts that were truncated like this.
   """
   tokens_S, cut = tokenizer.encode_cut(text, length=length)
   if cut:
@@ -149,11 +149,11 @@ def cut_tokens(
 
 
 def expander(request: Request, engine: Engine) -> Callable[[str], str] | None:
-  """The function from a prompt to a longer one; None without `expand_prompt`.
+  """The function that expands a prompt; None without `expand_prompt`.
 
   Raises:
     SettingError: neither 'grammar' nor a URL; a grammar that the model was not
-      trained on; or no time to wait.
+      trained on; or a timeout that is not positive.
   """
   value = request.expand_prompt
   if not value:
@@ -188,10 +188,10 @@ def expander(request: Request, engine: Engine) -> Callable[[str], str] | None:
 def expand(
   request: Request, engine: Engine, prompts: Sequence[str]
 ) -> list[str]:
-  """Prompts as they are sampled, expanded once each.
+  """Expands each distinct prompt once.
 
-  If an endpoint does not answer, or with more than the encoder takes, the
-  prompt stays as it is, with a warning.
+  If the endpoint does not answer, or its answer is too long for the encoder,
+  the prompt is unchanged, with a warning.
 
   Raises:
     SettingError: see expander.
@@ -205,7 +205,7 @@ def expand(
       expanded[prompt] = check(engine, call(prompt))
     except (chat_endpoint.EndpointError, ValueError) as e:
       logging.warning(
-        'expand_prompt: %s; continuing with the prompt as it is: %s', e, prompt
+        'expand_prompt: %s; continuing with the original prompt: %s', e, prompt
       )
       expanded[prompt] = prompt
   return [expanded[prompt] for prompt in prompts]

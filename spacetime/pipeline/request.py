@@ -102,8 +102,8 @@ class Request:
   mask: Source | None = _field(
     None,
     'input',
-    'Image file as large as `video`: light pixels are generated anew, black '
-    'ones stay.',
+    'Image file as large as `video`: light pixels are regenerated, black '
+    'pixels stay.',
     example='mask.png',
   )
   cond_frames: int | None = _field(
@@ -124,7 +124,7 @@ class Request:
     example='grammar',
   )
   expand_model: str = _field(
-    'default', 'input', 'Model name that the chat endpoint is asked for.'
+    'default', 'input', 'Model name that is sent to the chat endpoint.'
   )
   expand_timeout: float = _field(
     60.0, 'input', 'Seconds to wait for each reply of the endpoint.', kind=float
@@ -203,8 +203,8 @@ class Request:
   seeds: str | Sequence[int] | None = _field(
     None,
     'solver',
-    'A seed for each video, in place of `seed`: each video is the one that its '
-    'seed gives alone.',
+    'A seed for each video, in place of `seed`; a video does not depend on the '
+    'other seeds.',
     example='1,2,3',
   )
   num: int = _field(
@@ -213,7 +213,7 @@ class Request:
   best_of: int = _field(
     1,
     'solver',
-    'Generates so many candidates of each video and keeps the one whose motion '
+    'Number of candidates of each video, of which the one is kept whose motion '
     'changes least where new frames meet conditioning frames (extend, loop, '
     'connect).',
     kind=int,
@@ -347,7 +347,7 @@ def parse_seeds(request: Request) -> tuple[int, ...] | None:
 
 
 def describe(value) -> Any:
-  """A value as messages and sidecars show it: arrays by their shape."""
+  """A value for messages and sidecars; arrays are shown by their shape."""
   if value is None or isinstance(value, (str, int, float)):
     return value
   if isinstance(value, os.PathLike):

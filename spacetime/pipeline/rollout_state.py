@@ -1,4 +1,4 @@
-"""The state of a rollout beside its video, after every chunk: safetensors."""
+"""State of a long video, saved beside it after every chunk (safetensors)."""
 
 import dataclasses
 import json
@@ -20,12 +20,12 @@ LISTED = 3
 
 @dataclasses.dataclass(frozen=True)
 class State:
-  """How far a rollout has come.
+  """Progress of a rollout and the arrays to resume it.
 
   Attributes:
-    chunks: that are done.
-    marks: of each clip's file.
-    arrays: what `tail` reads.
+    chunks: number of chunks that are written.
+    marks: position in each clip's file.
+    arrays: arrays of the tail, by name.
   """
 
   chunks: int
@@ -33,17 +33,17 @@ class State:
   arrays: Mapping[str, np.ndarray]
 
   def tail(self, cache) -> rollout.Tail:
-    """The tail that was written.
+    """The saved tail of the video.
 
     Args:
-      cache: of the decoder, or its shapes: the tree that its arrays fill.
+      cache: tree of the decoder's cache, arrays or shapes.
     """
-    places = jax.tree.structure(cache)
-    leaves = [self.arrays[_leaf(i)] for i in range(places.num_leaves)]
+    structure = jax.tree.structure(cache)
+    leaves = [self.arrays[_leaf(i)] for i in range(structure.num_leaves)]
     return rollout.Tail(
       self.arrays['z'],
       self.arrays['end'],
-      jax.tree.unflatten(places, leaves),
+      jax.tree.unflatten(structure, leaves),
     )
 
 
@@ -53,16 +53,16 @@ def write(
   *,
   chunks: int,
   marks: tuple[fragmented_mp4.Mark, ...],
-  about: Mapping[str, Any],
+  identity: Mapping[str, Any],
 ) -> None:
-  """Writes the state after a chunk, the whole file or none of it.
+  """Writes the state after a chunk, atomically.
 
   Args:
-    path: where.
-    tail: the end of what exists.
-    chunks: that are done.
-    marks: of each clip's file.
-    about: identity of the request, plain values.
+    path: file to write.
+    tail: the end of the video so far.
+    chunks: number of chunks that are written.
+    marks: position in each clip's file.
+    identity: identity of the request, plain values.
   """
   leaves = jax.tree.leaves(jax.device_get(tail.cache))
   arrays = {'z': tail.z_Bfhwc, 'end': tail.last_frame_BfHWC}
@@ -71,50 +71,51 @@ def write(
   header = {
     'chunks': json.dumps(chunks),
     'marks': json.dumps([dataclasses.astuple(mark) for mark in marks]),
-    'about': json.dumps(about),
+    'identity': json.dumps(identity),
   }
   with files.atomic_write(path) as temporary:
     safetensors.numpy.save_file(arrays, temporary, metadata=header)
 
 
-def read(path: pathlib.Path, about: Mapping[str, Any]) -> State | None:
-  """The state of a run that was stopped; None where there is none.
+def read(path: pathlib.Path, identity: Mapping[str, Any]) -> State | None:
+  """Reads the state of an interrupted long video; None if there is none.
 
   Args:
-    path: where.
-    about: identity of the current request.
+    path: file to read.
+    identity: identity of the current request.
 
   Raises:
-    ValueError: a damaged file, or one of another request: what differs.
+    ValueError: a damaged file, or the state of another request; the message
+      lists the differences.
   """
   if not path.exists():
     return None
-  anew = f'remove {path} to start again, or change `out`'
+  hint = f'remove {path} to start again, or change `out`'
   try:
     with safetensors.safe_open(path, framework='numpy') as file:
       header = file.metadata() or {}
       arrays = {name: file.get_tensor(name) for name in file.keys()}
     header_values = {
-      k: json.loads(header[k]) for k in ('chunks', 'marks', 'about')
+      k: json.loads(header[k]) for k in ('chunks', 'marks', 'identity')
     }
   except (safetensors.SafetensorError, OSError, KeyError, ValueError) as e:
     raise ValueError(
-      f'{path}: not the state of a long video ({e}); {anew}'
+      f'{path}: not the state of a long video ({e}); {hint}'
     ) from e
-  now = json.loads(json.dumps(about))
-  other = _differences(header_values['about'], now)
+  now = json.loads(json.dumps(identity))
+  other = _differences(header_values['identity'], now)
   if other:
     more = f' and {len(other) - LISTED} more' if len(other) > LISTED else ''
     raise ValueError(
-      f'{path} is of another request: {"; ".join(other[:LISTED])}{more}; ask for '
-      f'the same, {anew}'
+      f'{path} is the state of another request: {"; ".join(other[:LISTED])}'
+      f'{more}; repeat that request, {hint}'
     )
   marks = tuple(fragmented_mp4.Mark(*mark) for mark in header_values['marks'])
   return State(header_values['chunks'], marks, arrays)
 
 
 def _differences(there, here, name: str = '') -> list[str]:
-  """'NAME is A there, B here' of every value that is not the same."""
+  """Lists the values that differ, as 'NAME is A there, B here'."""
   if isinstance(there, dict) and isinstance(here, dict):
     result = []
     for key in dict.fromkeys((*there, *here)):

@@ -20,7 +20,7 @@ class Video:
   Attributes:
     frames: uint8 (F, H, W, 3).
     fps: frames a second.
-    metadata: settings that made the video, as the sidecar stores them.
+    metadata: settings of the video, as its sidecar stores them.
 
   Raises:
     ValueError: frames of another dtype or shape.

@@ -158,7 +158,7 @@ def test_refuses_what_it_cannot_convert(source, tmp_path):
     model=config['model'] | {'pos_embed_frequencies': 6},
   )
   refused(
-    r'parameters that are not those of this transformer; .*other shapes: '
+    r'the parameters do not fit this transformer; .*other shapes: '
     r'blocks.mlp_in.bias \(2, 40\), expected \(2, 41\)',
     model=config['model'] | {'mlp': 41},
   )
@@ -175,7 +175,7 @@ def test_schedules_that_are_not_of_a_flow_are_refused():
   euler = {'_class_name': 'FlowMatchEulerDiscreteScheduler', 'shift': 7.0}
   assert sections.schedule(euler, 'here') == (7.0, 'euler')
   for change in ({'use_flow_sigmas': False}, {'_class_name': 'DDIMScheduler'}):
-    with pytest.raises(ValueError, match='here: scheduler .*one of a flow'):
+    with pytest.raises(ValueError, match='here: scheduler .*of a flow model'):
       sections.schedule(scheduler | change, 'here')
 
 

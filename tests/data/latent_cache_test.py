@@ -114,7 +114,7 @@ def test_another_cache_is_refused(tmp_path):
     latent_cache.create(folder, other)
   (tmp_path / 'full').mkdir()
   (tmp_path / 'full/photo.png').write_text('')
-  with pytest.raises(ValueError, match='holds something else'):
+  with pytest.raises(ValueError, match='holds files that are not of a cache'):
     latent_cache.create(tmp_path / 'full', INFO)
   with pytest.raises(ValueError, match='cannot be written'):
     latent_cache.create('/proc/none', INFO)

@@ -166,7 +166,7 @@ def test_a_stream_goes_on_as_the_decode_in_one_piece(tmp_path):
   stream = streaming.Stream(codec, params, first=first, step=step)
   found = [stream(z[:, i : i + 1]) for i in range(3)]
   path, tail = tmp_path / 'state', rollout.Tail(z, z, stream.cache)
-  rollout_state.write(path, tail, chunks=1, marks=(), about={})
+  rollout_state.write(path, tail, chunks=1, marks=(), identity={})
   shapes = jax.eval_shape(codec.decode_first, params, z[:, :1])[0]
   cache = rollout_state.read(path, {}).tail(shapes).cache
   again = streaming.Stream(codec, params, first=first, step=step, cache=cache)
@@ -189,7 +189,7 @@ def test_resumes_bit_for_bit(engine, whole, tmp_path):
       chunks.tail,
       chunks=chunks.done,
       marks=(writer.mark,),
-      about=identity,
+      identity=identity,
     )
   # After a kill: a chunk that the state does not know, cut off within.
   with open(targets.parts[0], 'ab') as file:
@@ -218,7 +218,7 @@ def test_a_state_of_another_request_is_refused(tmp_path):
   tail = rollout.Tail(np.zeros((1, 2, 3)), np.zeros((1, 2)), {'a': np.ones(3)})
   marks = (fragmented_mp4.Mark(1, 17, 99),)
   rollout_state.write(
-    path, tail, chunks=4, marks=marks, about={'seed': 3, 'a': (1,)}
+    path, tail, chunks=4, marks=marks, identity={'seed': 3, 'a': (1,)}
   )
   state = rollout_state.read(path, {'seed': 3, 'a': (1,)})
   assert state.marks == marks and state.chunks == 4

@@ -137,7 +137,7 @@ def test_an_endpoint_that_fails_leaves_the_prompt(
   request = asked(server.url, expand_timeout=0.3 if server.wait else 5.0)
   with caplog.at_level('WARNING', logger='absl'):
     assert prompts_lib.expand(request, model, ['a red 3']) == ['a red 3']
-  assert 'continuing with the prompt as it is: a red 3' in caplog.text
+  assert 'continuing with the original prompt: a red 3' in caplog.text
   assert message in caplog.text
 
 

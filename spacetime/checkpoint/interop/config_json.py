@@ -1,4 +1,4 @@
-"""Keys of the published networks' config.json: checks of class and values."""
+"""Checks the class and the values of published config.json files."""
 
 import difflib
 
@@ -31,14 +31,14 @@ WAN_VARIANTS = {
 
 
 def check_class(name: str | None, expected: tuple[str, ...], where) -> None:
-  """Refuses a class of another family or variant; None may be any class.
+  """Refuses a class of another family or variant; None is accepted.
 
   Raises:
-    ValueError: another class; its family or variant is named.
+    ValueError: another class; the message names its family or variant.
   """
   if name is None or name in expected:
     return
-  text = 'a class that is not known here'
+  text = 'an unknown class'
   for word, family in FAMILIES.items():
     if word in name:
       text = f'of {family}, another family of models'
@@ -52,10 +52,10 @@ def check_class(name: str | None, expected: tuple[str, ...], where) -> None:
 
 
 def with_defaults(values: dict, defaults: dict, where) -> dict:
-  """The values of a config.json over the defaults; lists become tuples.
+  """Merges the values of a config.json into defaults; lists become tuples.
 
   Raises:
-    ValueError: keys that the defaults do not have.
+    ValueError: keys that are not in the defaults.
   """
   unknown = []
   for key in sorted(values.keys() - defaults.keys()):
@@ -64,8 +64,8 @@ def with_defaults(values: dict, defaults: dict, where) -> dict:
       unknown.append(f'{key}, like {near[0]}' if near else key)
   if unknown:
     raise ValueError(
-      f'{where}: unknown keys {"; ".join(unknown)}: expected those of '
-      f'{sorted(defaults)}; the weights are of a model that is not known here'
+      f'{where}: unknown keys {"; ".join(unknown)}: expected keys of '
+      f'{sorted(defaults)}; the weights are of an unknown model'
     )
   return defaults | {
     key: tuple(value) if isinstance(value, list) else value
@@ -75,7 +75,7 @@ def with_defaults(values: dict, defaults: dict, where) -> dict:
 
 
 def require(values: dict, where, **expected) -> None:
-  """Raises ValueError unless the values are those expected."""
+  """Raises ValueError unless the values are as expected."""
   for key, value in expected.items():
     if values[key] != value:
       raise ValueError(

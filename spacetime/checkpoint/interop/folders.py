@@ -1,4 +1,4 @@
-"""Folders and files of published weights: opened, checked and read.
+"""Opens, checks and reads folders and files of published weights.
 
 A pipeline's folder, as diffusers writes it:
 
@@ -28,7 +28,7 @@ INDEX, CONFIG = 'model_index.json', 'config.json'
 SCHEDULER = 'scheduler/scheduler_config.json'
 TOKENIZER = 'tokenizer'
 SECOND = 'transformer_2'
-# Every published transformer has heads of this size.
+# Head size of every published transformer.
 HEAD = 128
 
 
@@ -37,8 +37,8 @@ class Part:
   """One network of a published model: its sizes and its tensors.
 
   Attributes:
-    network: tables of what it consists of, with its config.
-    parameters: by path.
+    network: names, layouts and shapes of its tensors, with its config.
+    parameters: parameters by path.
     path: the folder or file.
   """
 
@@ -48,12 +48,12 @@ class Part:
 
   @property
   def config(self):
-    """DiTConfig, AutoencoderConfig or TextConfig."""
+    """DiTConfig, WanAutoencoderConfig or TextConfig."""
     return self.network.config
 
   @property
   def size(self) -> int:
-    """Bytes of its tensors."""
+    """Size of its tensors in bytes."""
     return sum(t.size for p in self.parameters.values() for t in p.tensors)
 
   @property
@@ -72,14 +72,14 @@ class Part:
     dtype=None,
     report: Callable[[int], None] = lambda size: None,
   ) -> dict:
-    """The parameters on the mesh; see parameters.load."""
+    """Reads the parameters onto the mesh; see parameters.load."""
     root = networks.ROOTS[self.network.kind]
     return parameters_lib.load(
       root, self.parameters, mesh, dtype=dtype, report=report
     )
 
   def fingerprint(self) -> str:
-    """Fingerprint of the arrays, by some bytes of each; hex digits."""
+    """Fingerprint of some bytes of each array, in hex digits."""
     digest, root = hashlib.sha256(), networks.ROOTS[self.network.kind]
     for path, parameter in sorted(self.parameters.items()):
       for tensor in parameter.tensors:
@@ -90,10 +90,10 @@ class Part:
     return digest.hexdigest()
 
   def stamp(self) -> str:
-    """Fingerprint of the files by size and time of change; hex digits.
+    """Fingerprint of the files' sizes and times of change, in hex digits.
 
-    It reads nothing, and changes when the middle of an array does, unlike
-    `fingerprint`; but a copy of the files has another one.
+    Unlike `fingerprint`, it reads no file and changes with every change of a
+    file; but a copy of the files has another stamp.
     """
     tensors = (t for p in self.parameters.values() for t in p.tensors)
     digest = hashlib.sha256()
@@ -108,11 +108,11 @@ class Pipeline:
   """A published text-to-video model.
 
   Attributes:
-    folder: of model_index.json.
-    transformer, vae, text_encoder: its networks.
-    index: model_index.json.
-    scheduler: scheduler_config.json.
-    transformer_2: of two transformers, that of the lower noise levels.
+    folder: folder of model_index.json.
+    transformer, vae, text_encoder: the networks.
+    index: contents of model_index.json.
+    scheduler: contents of scheduler_config.json.
+    transformer_2: the transformer of the lower noise levels, of two.
   """
 
   folder: pathlib.Path
@@ -142,13 +142,13 @@ class Pipeline:
     return self.folder / TOKENIZER
 
   def fingerprint(self) -> str:
-    """Fingerprint of the arrays, by some bytes of each; 16 hex digits."""
+    """Fingerprint of some bytes of each array, 16 hex digits."""
     prints = (part.fingerprint() for part in self.parts.values())
     return hashlib.sha256(''.join(prints).encode()).hexdigest()[:16]
 
 
 def is_pipeline(path) -> bool:
-  """Whether it is the folder of a published pipeline."""
+  """Whether the path is the folder of a published pipeline."""
   return (pathlib.Path(path) / INDEX).is_file()
 
 
@@ -158,13 +158,13 @@ def open_pipeline(
   transformer: str | None = None,
   variant: str | None = None,
 ) -> Pipeline:
-  """Opens a pipeline's folder and checks every network of it.
+  """Opens a pipeline's folder and checks all of its networks.
 
   Args:
-    folder: that of model_index.json.
-    transformer: which of two, 'transformer' or 'transformer_2', to open alone;
-      None opens what there is.
-    variant: of the files' dtype, such as 'bf16'.
+    folder: folder of model_index.json.
+    transformer: 'transformer' or 'transformer_2' opens one of two alone; None
+      opens all transformers.
+    variant: dtype variant of the files, such as 'bf16'.
 
   Raises:
     ValueError: another family, a variant that is not supported, or weights
@@ -201,7 +201,7 @@ def _has_two(folder: pathlib.Path, index: Mapping) -> bool:
   """Whether the folder has a second transformer, with its boundary level.
 
   Raises:
-    ValueError: one without the other.
+    ValueError: a second transformer without a boundary level, or the reverse.
   """
   boundary, held = index.get('boundary_ratio'), (folder / SECOND).is_dir()
   if boundary is None and not held:
@@ -218,12 +218,13 @@ def _has_two(folder: pathlib.Path, index: Mapping) -> bool:
 
 
 def open_part(path, kind: str, *, variant: str | None = None) -> Part:
-  """Opens one network: a folder of it, a file, or an index of shards.
+  """Opens one network from its folder, a file, or an index of shards.
 
   Args:
-    path: where; a pipeline's folder stands for the folder of that kind in it.
+    path: path of the network; in a pipeline's folder, the folder of that kind
+      is opened.
     kind: 'transformer', 'vae' or 'text_encoder'.
-    variant: of the files' dtype, such as 'bf16'.
+    variant: dtype variant of the files, such as 'bf16'.
 
   Raises:
     ValueError: weights that are missing, damaged, of another model, or of
@@ -258,7 +259,7 @@ def infer_config(
   """Infers the sizes of a transformer from its tensors, without a config.
 
   Raises:
-    ValueError: missing tensors, or heads of another size than the published.
+    ValueError: missing tensors, or a head size other than HEAD.
   """
   networks.refuse_foreign('transformer', tensors, where)
   wan_transformer.check_names(tensors)
@@ -288,13 +289,13 @@ def _check_fit(folder, *, transformer, vae, text_encoder) -> None:
   faults = []
   if transformer.channels != vae.z_dim:
     faults.append(
-      f'transformer/ takes {transformer.channels} channels, vae/ gives '
-      f'{vae.z_dim}'
+      f'transformer/ has {transformer.channels} input channels, vae/ has '
+      f'{vae.z_dim} latent channels'
     )
   if transformer.text_width != text_encoder.d_model:
     faults.append(
-      f'transformer/ takes text of width {transformer.text_width}, '
-      f'text_encoder/ gives {text_encoder.d_model}'
+      f'transformer/ has text of width {transformer.text_width}, '
+      f'text_encoder/ has {text_encoder.d_model}'
     )
   if faults:
     raise ValueError(

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Iterator
 
-# Torch writes the channels out first and in second, space last.
+# Torch's kernels are (output channels, input channels, *space).
 FROM_TORCH = {
   'same': lambda w: w,
   'linear': lambda w: w.T,
@@ -27,7 +27,7 @@ TO_TORCH = {
 
 
 def match(name: str, table) -> tuple[str, str]:
-  """The other name and the layout, by the first row that matches `name`.
+  """The target name and the layout of the first row that matches `name`.
 
   Raises:
     ValueError: no row matches.
@@ -37,14 +37,14 @@ def match(name: str, table) -> tuple[str, str]:
     if row:
       return row.expand(target), layout
   raise ValueError(
-    f'tensor {name!r}: expected a name that one of {len(table)} patterns '
-    f'matches, from {table[0][0]!r} to {table[-1][0]!r}; the file is of '
+    f'tensor {name!r}: expected a name that matches one of {len(table)} '
+    f'patterns, from {table[0][0]!r} to {table[-1][0]!r}; the file is of '
     'another model'
   )
 
 
 def put(tree: dict, path: list[str], value) -> None:
-  """Sets a leaf, making the dicts on its path."""
+  """Sets a leaf, creating the dicts on its path."""
   for key in path[:-1]:
     tree = tree.setdefault(key, {})
   tree[path[-1]] = value

@@ -1,11 +1,12 @@
-"""LoRA weights in the files of others, read and written.
+"""Reads and writes LoRA files in the dialects of other programs.
 
-Two dialects, diffusers' and the original repository's, which ComfyUI has too:
+It reads and writes two dialects, diffusers' and the original repository's,
+which ComfyUI uses too:
 
   transformer.blocks.0.attn1.to_q.lora_A.weight
   diffusion_model.blocks.0.self_attn.q.lora_down.weight, with .alpha beside it
 
-and read alone the names of kohya's trainer, lora_unet_blocks_0_self_attn_q...
+It also reads the names of kohya's trainer, lora_unet_blocks_0_self_attn_q...
 """
 
 import dataclasses
@@ -56,7 +57,7 @@ METADATA = 'lora_adapter_metadata'  # where diffusers stores alpha
 
 @dataclasses.dataclass(frozen=True)
 class Adapter:
-  """The changes that a LoRA file makes to a transformer.
+  """Changes of a transformer's parameters, from a LoRA file.
 
   Attributes:
     lora: {'blocks': {...: {'a', 'b'}}, ...}, float32, with the scale in b.
@@ -91,12 +92,12 @@ def read(path, model: dit_lib.DiTConfig, *, root: str = 'dit') -> Adapter:
   Args:
     path: a safetensors file.
     model: sizes of the base model.
-    root: 'dit', or 'dit_2' for the second of two transformers: the weights that
-      the file has for it, or all if it does not distinguish them.
+    root: 'dit', or 'dit_2' for the second of two transformers; a file that does
+      not distinguish them applies to both.
 
   Raises:
     ValueError: not safetensors, no weights for this root, or weights for
-      another base model: all keys that do not fit are named.
+      another base model; the message lists all keys that do not fit.
   """
   path = pathlib.Path(path)
   network = networks.of(model)
@@ -138,8 +139,8 @@ def write(
 ) -> None:
   """Writes LoRA weights with diffusers' or the original repository's names.
 
-  Without metadata diffusers, and others that read its names, assume that alpha
-  equals the rank: there b contains the scale. The original names have `.alpha`.
+  Without metadata, readers of diffusers' names assume that alpha equals the
+  rank, so b contains the scale there. The original names have `.alpha`.
 
   Args:
     path: the file.

@@ -15,15 +15,15 @@ from spacetime.models import text_encoder
 from spacetime.models.autoencoder import wan
 from spacetime.models.transformer import dit
 
-# How each kind of network is described: read_config, write_config, rows.
+# Modules with read_config, write_config and rows of each kind of network.
 FORMATS = {
   'transformer': wan_transformer,
   'vae': wan_vae,
   'text_encoder': umt5,
 }
-# The root of a kind's parameters, as sharding's table has it.
+# Root of a kind's parameters, as in sharding.PARAM_LOGICAL_AXES.
 ROOTS = {'transformer': 'dit', 'vae': 'autoencoder', 'text_encoder': 'text'}
-# Modules that only other families have.
+# Names of modules that only other families have.
 FOREIGN = {
   'double_blocks.': 'HunyuanVideo',
   'single_transformer_blocks.': 'HunyuanVideo or FLUX',
@@ -35,14 +35,14 @@ FOREIGN = {
 
 @dataclasses.dataclass(frozen=True)
 class Network:
-  """The tensors of a published network of some sizes.
+  """Names, layouts and shapes of a published network's tensors.
 
   Attributes:
     kind: 'transformer', 'vae' or 'text_encoder'.
-    config: sizes.
-    shapes: of the parameters by their paths, such as 'blocks.mlp_in.kernel'.
-    rows: every tensor: published name, path, layer or None, layout.
-    from_torch: (tensor, layout) -> array, a view wherever it can be.
+    config: sizes of the network.
+    shapes: shapes of the parameters by path, such as 'blocks.mlp_in.kernel'.
+    rows: (published name, path, layer or None, layout) of every tensor.
+    from_torch: (tensor, layout) -> array, a view where possible.
     to_torch: (array, layout) -> tensor.
   """
 
@@ -54,7 +54,7 @@ class Network:
   to_torch: Callable
 
   def published_shapes(self) -> dict[str, tuple[int, ...]]:
-    """Shapes of the tensors by their published names."""
+    """Shapes of the tensors by published name."""
     shapes = {}
     for name, path, layer, layout in self.rows:
       shape = self.shapes[path] if layer is None else self.shapes[path][1:]
@@ -63,10 +63,10 @@ class Network:
     return shapes
 
 
-# Two transformers of one model have one config, and tracing takes a while.
+# Cached, since tracing is slow and two transformers share a config.
 @functools.lru_cache(maxsize=8)
 def of(config) -> Network:
-  """The network of a config, by the class of that."""
+  """The network of a config, chosen by the config's class."""
   if isinstance(config, dit.DiTConfig):
     shapes = _shapes(_transformer(config))
     rows = wan_transformer.rows(config.layers)
@@ -108,12 +108,12 @@ def _shapes(init) -> dict[str, tuple[int, ...]]:
 
 
 def published_names(kind: str, names: Iterable[str], where) -> dict[str, str]:
-  """The names in a file -> diffusers' and transformers' own.
+  """Maps names in a file to those of diffusers and transformers.
 
-  Tied tensors that a file holds twice are there once.
+  Tied tensors that a file holds twice are returned once.
 
   Raises:
-    ValueError: two names of one tensor.
+    ValueError: a tensor under two names.
   """
   names = list(names)
   if kind == 'text_encoder':
@@ -136,16 +136,16 @@ def published_names(kind: str, names: Iterable[str], where) -> dict[str, str]:
 
 
 def check(network: Network, tensors: Mapping[str, Tensor], where) -> None:
-  """Refuses tensors that are not the network's; all faults in one message.
+  """Checks tensors against a network; reports all faults in one message.
 
   Args:
-    network: what is expected.
-    tensors: tensors by their published names.
+    network: the expected network.
+    tensors: tensors by published name.
     where: the file or folder, for the message.
 
   Raises:
-    ValueError: tensors missing, unexpected or of other shapes; those of
-      another family or of an image-to-video variant are called that.
+    ValueError: tensors missing, unexpected or of other shapes; the message
+      names another family, or an image-to-video variant.
   """
   expected = network.published_shapes()
   unexpected = tensors.keys() - expected.keys()
@@ -163,10 +163,10 @@ def check(network: Network, tensors: Mapping[str, Tensor], where) -> None:
 
 
 def refuse_foreign(kind: str, names: Iterable[str], where) -> None:
-  """Refuses names that another family's modules have.
+  """Refuses names of modules of another family.
 
   Raises:
-    ValueError: it tells which family.
+    ValueError: it names the family.
   """
   for mark, family in FOREIGN.items():
     keys = [name for name in names if mark in name]

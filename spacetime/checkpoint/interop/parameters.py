@@ -1,6 +1,6 @@
-"""Parameters of published networks, read and written one at a time.
+"""Reads and writes the parameters of published networks, one at a time.
 
-The host's memory holds one parameter at most.
+Host memory holds at most one parameter.
 """
 
 import dataclasses
@@ -16,25 +16,25 @@ from spacetime.checkpoint import mismatch
 from spacetime.checkpoint.interop import layouts, networks, tensor_files
 from spacetime.checkpoint.interop.tensor_files import Tensor
 
-# XLA on a CPU takes a buffer as it is, not a copy, from this alignment on.
+# XLA on a CPU uses a buffer without a copy if it has this alignment.
 ALIGNMENT = 64
-# Rows of a transposed copy that fit the cache.
+# Rows per step of a transposed copy, so that they fit the CPU's cache.
 ROWS = 128
-# Parameters that the published code computes with in float32: small, and a
-# half type would cost them precision.
+# Parameters that the published code computes in float32: they are small, and
+# lose precision in 16 bits.
 FLOAT32 = ('modulation', 'head_modulation', 'time_in', 'time_out', 'norm_cross')
 
 
 @dataclasses.dataclass(frozen=True)
 class Parameter:
-  """One parameter as the tensors that it is made of.
+  """One parameter, composed of the tensors of a file.
 
   Attributes:
-    path: such as 'blocks.mlp_in.kernel'.
-    shape: of the parameter.
-    dtype: as stored; that of the widest layer where they differ.
-    tensors: one, or one a layer.
-    convert: a tensor's view in the layout of the parameter, or of its layer.
+    path: path of the parameter, such as 'blocks.mlp_in.kernel'.
+    shape: shape of the parameter.
+    dtype: stored dtype; float32 if layers differ.
+    tensors: one tensor, or one per layer.
+    convert: views a tensor in the layout of the parameter, or of its layer.
     stacked: whether the first axis is the layers.
   """
 
@@ -46,7 +46,7 @@ class Parameter:
   stacked: bool
 
   def read(self, index=None, *, dtype=None) -> np.ndarray:
-    """The parameter, or the part that a tuple of slices cuts out."""
+    """Reads the parameter, or the part that a tuple of slices selects."""
     index = index or (slice(None),) * len(self.shape)
     size = [
       len(range(*cut.indices(n)))
@@ -65,7 +65,7 @@ class Parameter:
   def _copy(self, tensor: Tensor, index, out: np.ndarray) -> None:
     source = self.convert(tensor.view())[index]
     if source.dtype == out.dtype and source.itemsize == 2:
-      # numpy copies numbers that it knows faster.
+      # numpy copies its own dtypes faster than bfloat16.
       source, out = source.view(np.uint16), out.view(np.uint16)
     if source.ndim != 2:
       np.copyto(out, source, casting='unsafe')
@@ -79,7 +79,7 @@ class Parameter:
 def parameters(
   network: networks.Network, published: Mapping[str, Tensor]
 ) -> dict[str, Parameter]:
-  """The network's parameters by path, of tensors by their published names."""
+  """The network's parameters by path, from tensors by published name."""
   parts = {}
   for name, path, layer, layout in network.rows:
     parts.setdefault((path, layer is not None, layout), []).append(
@@ -99,10 +99,10 @@ def parameters(
 
 
 def target_dtype(root: str, path: str, stored: np.dtype, dtype) -> np.dtype:
-  """The dtype of a parameter when `dtype` is asked for.
+  """The dtype of a parameter in a network of `dtype`.
 
-  None keeps all as stored; the autoencoder, and what the published code
-  computes with in float32, stay as stored in any case.
+  None keeps the stored dtype. The autoencoder, and parameters that the
+  published code computes in float32, keep theirs in any case.
   """
   keeps_dtype = root == 'autoencoder' or (
     root == 'dit' and any(part in FLOAT32 for part in path.split('.'))
@@ -118,14 +118,14 @@ def load(
   dtype=None,
   report: Callable[[int], None] = lambda size: None,
 ) -> dict:
-  """The tree of parameters on the mesh.
+  """Reads a tree of parameters onto the mesh.
 
   Args:
-    root: 'dit', 'text' or 'autoencoder', for the table of placements.
-    parameters: by path.
-    mesh: of all devices; only this process's parts are read.
+    root: 'dit', 'text' or 'autoencoder', for sharding.PARAM_LOGICAL_AXES.
+    parameters: parameters by path.
+    mesh: mesh of all devices; only this process's parts are read.
     dtype: see target_dtype.
-    report: told the bytes of each parameter when it is in its leaf_sharding.
+    report: called with the bytes of each parameter that is read.
 
   Raises:
     ValueError: a parameter that the mesh does not divide.
@@ -158,7 +158,7 @@ def _put(parameter: Parameter, leaf_sharding, dtype: np.dtype) -> jax.Array:
     return cuts[key]
 
   array = jax.make_array_from_callback(parameter.shape, leaf_sharding, cut)
-  # Waited for, or the buffers of many parameters would be alive at once.
+  # Blocks, so that the buffers of many parameters are not alive at once.
   return array.block_until_ready()
 
 
@@ -195,16 +195,16 @@ def write(
   limit: int = tensor_files.LIMIT,
   report: Callable[[int], None] = lambda size: None,
 ) -> None:
-  """Writes one network as diffusers or transformers would.
+  """Writes one network in the format of diffusers or transformers.
 
   Args:
-    folder: made anew.
-    config: DiTConfig, AutoencoderConfig or TextConfig.
-    params: the parameters' tree; leaves are arrays of JAX or numpy, all of
-      which this process can read, or tensors of a file.
-    dtype: None keeps all as they are; see target_dtype.
-    limit: bytes of a shard.
-    report: told the bytes of each parameter when it is written.
+    folder: folder to create.
+    config: DiTConfig, WanAutoencoderConfig or TextConfig.
+    params: tree of parameters; leaves are arrays of JAX or numpy, all of which
+      this process can read, or tensors of a file.
+    dtype: dtype of the network; None keeps it, see target_dtype.
+    limit: largest size of a shard in bytes.
+    report: called with the bytes of each parameter that is written.
 
   Raises:
     ValueError: parameters of another model, or one that the published code
@@ -243,20 +243,18 @@ def write(
 
 
 def check(network: networks.Network, leaves: Mapping) -> None:
-  """Refuses parameters that are not the network's; all faults at once.
+  """Checks parameters against a network; reports all faults at once.
 
   Raises:
     ValueError: paths missing, unexpected or of other shapes.
   """
   shapes = {path: tuple(leaf.shape) for path, leaf in leaves.items()}
   if text := mismatch.report(mismatch.compare(shapes, network.shapes)):
-    raise ValueError(
-      f'parameters that are not those of this {network.kind}; {text}'
-    )
+    raise ValueError(f'the parameters do not fit this {network.kind}; {text}')
 
 
 def fetch(leaf) -> np.ndarray:
-  """A leaf on the host."""
+  """Copies a leaf to the host."""
   if isinstance(leaf, Tensor):
     return leaf.view()
   return np.asarray(jax.device_get(leaf))

@@ -8,9 +8,9 @@ import numpy as np
 from spacetime.checkpoint.interop import config_json
 from spacetime.checkpoint.interop.folders import Pipeline
 
-# Rows of text that the published pipelines attend to.
+# Text tokens, padding included, that the published pipelines attend to.
 TEXT_LENGTH = 512
-# The scheduler of the published folders, with their shift at 480 rows.
+# The scheduler of the published folders, with their shift at 480p.
 SCHEDULER = dict(
   _class_name='UniPCMultistepScheduler',
   num_train_timesteps=1000,
@@ -29,22 +29,22 @@ SOLVERS = {
 
 
 def from_pipeline(pipeline: Pipeline, *, dtype=None) -> dict:
-  """The config of a pipeline: every section that sampling reads.
+  """The config of a pipeline, with every section that sampling reads.
 
   Args:
-    pipeline: opened.
-    dtype: of the parameters if not as stored; with half types the transformer
-      and the text encoder compute in bfloat16.
+    pipeline: an opened pipeline.
+    dtype: dtype of the parameters; None keeps the stored one. With 16-bit
+      dtypes the transformer and the text encoder compute in bfloat16.
 
   Raises:
-    ValueError: a scheduler that is not of a flow, or not known here.
+    ValueError: a scheduler that is unknown, or not of a flow model.
   """
   stored = np.dtype(dtype or pipeline.transformer.dtype)
   compute = 'float32' if stored.itemsize == 4 else 'bfloat16'
   vae = pipeline.vae.config
   text = dataclasses.asdict(pipeline.text_encoder.config)
   model = dataclasses.asdict(pipeline.transformer.config)
-  del model['channels'], model['text_width']  # those of the other networks
+  del model['channels'], model['text_width']  # sizes of the other networks
   shift, solver = schedule(pipeline.scheduler, pipeline.folder)
   size, fps = clips(vae)
   return {
@@ -79,16 +79,19 @@ def from_pipeline(pipeline: Pipeline, *, dtype=None) -> dict:
 
 
 def clips(vae) -> tuple[tuple[int, int, int], int]:
-  """((frames, height, width), frames a second) that a model was made for, by
-  its autoencoder: Wan 2.2's 5B has 720 rows and 24 frames a second."""
+  """((frames, height, width), frames per second) of a model's training clips.
+
+  Wan 2.2 5B, which has a residual autoencoder, has 720p at 24 fps; the others
+  have 480p at 16 fps.
+  """
   return ((121, 704, 1280), 24) if vae.is_residual else ((81, 480, 832), 16)
 
 
 def schedule(scheduler: Mapping, where) -> tuple[float, str]:
-  """The shift and the solver's name of a scheduler_config.json.
+  """The shift and the solver of a scheduler_config.json.
 
   Raises:
-    ValueError: not known here, or not of a flow.
+    ValueError: a scheduler that is unknown, or not of a flow model.
   """
   name = scheduler.get('_class_name')
   flow_euler = name == 'FlowMatchEulerDiscreteScheduler'
@@ -97,8 +100,8 @@ def schedule(scheduler: Mapping, where) -> tuple[float, str]:
   ):
     raise ValueError(
       f'{where}: scheduler {name} with use_flow_sigmas='
-      f'{scheduler.get("use_flow_sigmas")}: expected one of a flow, of '
-      f'{sorted(SOLVERS)}'
+      f'{scheduler.get("use_flow_sigmas")}: expected a scheduler of a flow '
+      f'model, one of {sorted(SOLVERS)}'
     )
   shift = scheduler.get('shift' if flow_euler else 'flow_shift', 1.0)
   return float(shift), SOLVERS[name]
@@ -108,9 +111,9 @@ def to_index(config: Mapping, *, residual: bool) -> tuple[dict, dict]:
   """model_index.json and scheduler_config.json of a weights folder's config.
 
   Args:
-    config: plain values; those of the published folder that it came from, if
-      it came from one, are published.
-    residual: whether the autoencoder is in the 2.2 form.
+    config: plain values; its section `published` has the files of the folder
+      that it was converted from, if any.
+    residual: whether the autoencoder has the residual form of Wan 2.2.
 
   Raises:
     ValueError: the model does not predict a velocity.
@@ -118,8 +121,8 @@ def to_index(config: Mapping, *, residual: bool) -> tuple[dict, dict]:
   flow = config['flow']
   if flow.get('prediction', 'velocity') != 'velocity':
     raise ValueError(
-      f'flow.prediction={flow["prediction"]!r}: expected velocity, which is '
-      'what the published code integrates'
+      f'flow.prediction={flow["prediction"]!r}: expected velocity, as in the '
+      'published code'
     )
   published = config.get('published', {})
   text = config['text'].get('bias', 'layer')
@@ -137,6 +140,6 @@ def to_index(config: Mapping, *, residual: bool) -> tuple[dict, dict]:
   }
   shift = config['sampling']['shift']
   index = dict(published.get('index', index))
-  # Of two transformers a weights folder has one.
+  # A weights folder has one transformer, even if the source had two.
   index |= {'boundary_ratio': None, 'transformer_2': [None, None]}
   return index, published.get('scheduler', SCHEDULER | {'flow_shift': shift})

@@ -1,6 +1,6 @@
-"""Safetensors files and folders of them, read and written tensor by tensor.
+"""Reads and writes safetensors files and folders, tensor by tensor.
 
-Files are mapped into memory: a tensor takes memory only while it is used.
+Files are memory-mapped: a tensor takes memory only while it is used.
 
 Source: the format of huggingface/safetensors: eight bytes of length, a JSON
 header of that length, the data.
@@ -26,7 +26,7 @@ DTYPES = {
 PICKLES = ('.bin', '.pt', '.pth', '.ckpt', '.pkl')
 # The names before '.safetensors' that diffusers and transformers write.
 STEMS = ('diffusion_pytorch_model', 'model')
-# Of the dtypes a folder may hold beside or instead of the plain files.
+# Dtype variants of files, which may replace the files without a variant.
 VARIANTS = ('bf16', 'fp16', 'fp32')
 
 
@@ -35,12 +35,12 @@ class Tensor:
   """One tensor of a file.
 
   Attributes:
-    name: in the file.
-    path: the file.
-    dtype: of numpy.
-    shape: as stored.
-    start: its first byte, from the start of the file.
-    mapped: the file's mmap.
+    name: name of the tensor in the file.
+    path: path of the file.
+    dtype: numpy dtype.
+    shape: stored shape.
+    start: offset of the first byte in the file.
+    mapped: memory map of the file.
   """
 
   name: str
@@ -52,17 +52,17 @@ class Tensor:
 
   @property
   def size(self) -> int:
-    """Bytes."""
+    """Size in bytes."""
     return math.prod(self.shape) * self.dtype.itemsize
 
   def view(self) -> np.ndarray:
-    """The tensor, read-only, without a copy."""
+    """A read-only view of the tensor, without a copy."""
     count = math.prod(self.shape)
     flat = np.frombuffer(self.mapped, self.dtype, count, self.start)
     return flat.reshape(self.shape)
 
   def release(self) -> None:
-    """Lets the system take back the pages that were read."""
+    """Returns the pages that were read to the operating system."""
     page = mmap.PAGESIZE
     start = self.start // page * page
     if self.size and hasattr(mmap, 'MADV_DONTNEED'):
@@ -71,15 +71,15 @@ class Tensor:
 
 
 def find(folder: pathlib.Path, *, variant: str | None = None) -> pathlib.Path:
-  """The weights of a folder: a file, or the index of its shards.
+  """Finds the weights of a folder: a file, or the index of its shards.
 
   Args:
-    folder: of one network.
-    variant: as in `diffusion_pytorch_model.bf16.safetensors`; None takes the
-      plain file, else one of the variants.
+    folder: folder of one network.
+    variant: as in `diffusion_pytorch_model.bf16.safetensors`; None prefers the
+      file without a variant.
 
   Raises:
-    ValueError: there are none, only pickles, or not the variant.
+    ValueError: no weights, only pickles, or not the variant.
   """
   folder = pathlib.Path(folder)
   if not folder.is_dir():
@@ -103,13 +103,13 @@ def find(folder: pathlib.Path, *, variant: str | None = None) -> pathlib.Path:
   held = ', '.join(p.name for p in sorted(folder.iterdir())) or 'nothing'
   raise ValueError(
     f'{folder} has no weights{f" of variant {variant}" if variant else ""}: '
-    f'expected {STEMS[0]}.safetensors or {STEMS[1]}.safetensors, whole or in '
-    f'shards with an index; it holds {held}'
+    f'expected {STEMS[0]}.safetensors or {STEMS[1]}.safetensors, or shards '
+    f'with an index; it holds {held}'
   )
 
 
 def refuse_pickle(path: pathlib.Path) -> None:
-  """Raises the ValueError that a pickle deserves."""
+  """Raises a ValueError that explains why pickles are refused."""
   raise ValueError(
     f'{path} is a pickle, which may run any code when it is read: expected '
     'safetensors; take the .safetensors file that most publishers offer, or '
@@ -179,8 +179,8 @@ def open_file(path: pathlib.Path) -> dict[str, Tensor]:
     data = 8 + length
     if size < 8 or data > size:
       raise ValueError(
-        f'{path}: {size} bytes, of which the header alone should take {data}: '
-        'cut short, or not safetensors; download it again'
+        f'{path} has {size} bytes, fewer than its header of {data}: cut short, '
+        'or not safetensors; download it again'
       )
     header = _parse_header(path, file.read(length))
     mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
@@ -209,8 +209,8 @@ def open_file(path: pathlib.Path) -> dict[str, Tensor]:
     )
   if uneven:
     raise ValueError(
-      f'{path} gives {mismatch.listed(uneven)} other bytes than their shapes '
-      'take: it is damaged; download it again'
+      f'{path}: {mismatch.listed(uneven)}: the size of the data differs from '
+      'that of the shape; the file is damaged; download it again'
     )
   return tensors
 
@@ -230,10 +230,10 @@ def _parse_header(path: pathlib.Path, data: bytes) -> dict:
 
 
 def read_json(path: pathlib.Path) -> dict:
-  """A JSON object from its file.
+  """Reads a JSON object from a file.
 
   Raises:
-    ValueError: no such file, or something else in it.
+    ValueError: no such file, or no JSON object in it.
   """
   path = pathlib.Path(path)
   if not path.is_file():
@@ -250,7 +250,7 @@ def read_json(path: pathlib.Path) -> dict:
 # -- writing -------------------------------------------------------------------
 
 NAMES = {dtype: name for name, dtype in DTYPES.items()}
-# Bytes of a shard, as diffusers cuts them.
+# Default size of a shard in bytes, as in diffusers.
 LIMIT = 5 * 10**9
 
 Described = Mapping[str, tuple[tuple[int, ...], np.dtype]]
@@ -260,7 +260,7 @@ class File:
   """A safetensors file whose tensors are written in any order.
 
   Args:
-    path: made anew.
+    path: file to create.
     described: shapes and dtypes by name.
 
   Raises:
@@ -293,7 +293,7 @@ class File:
     self._file.truncate(self._first + start)
 
   def put(self, name: str, array: np.ndarray) -> None:
-    """Writes one tensor, cast to the dtype described."""
+    """Writes one tensor, cast to its described dtype."""
     shape, dtype = self._described[name]
     assert array.shape == tuple(shape), f'{name} {array.shape}, not {shape}'
     flat = np.ascontiguousarray(array, dtype).reshape(-1)
@@ -301,7 +301,7 @@ class File:
     self._file.write(flat.view(np.uint8))
 
   def close(self) -> None:
-    """Ends the file; every tensor has to have been written."""
+    """Closes the file, after every tensor has been written."""
     assert not self._starts, f'{self._path} lacks {sorted(self._starts)}'
     self._file.close()
 
@@ -310,10 +310,10 @@ class Shards:
   """One file, or several with an index, in the published layout.
 
   Args:
-    folder: where.
-    stem: of the files' names.
-    described: shapes and dtypes by name, in the order that they are cut.
-    limit: bytes of a shard.
+    folder: folder of the files.
+    stem: stem of the files' names.
+    described: shapes and dtypes by name, in the order of the shards.
+    limit: largest size of a shard in bytes.
   """
 
   def __init__(self, folder, stem: str, described: Described, *, limit: int):
@@ -345,13 +345,13 @@ class Shards:
     self._files[name].put(name, array)
 
   def close(self) -> None:
-    """Ends every file."""
+    """Closes every file."""
     for file in self._all:
       file.close()
 
 
 def shards(described: Described, *, limit: int) -> list[list[str]]:
-  """Names, cut into runs of at most `limit` bytes; one tensor may be more."""
+  """Divides names into shards of at most `limit` bytes, or of one tensor."""
   cut, room = [[]], limit
   for name, entry in described.items():
     if cut[-1] and _size(entry) > room:
@@ -363,7 +363,7 @@ def shards(described: Described, *, limit: int) -> list[list[str]]:
 
 
 def write_json(path: pathlib.Path, values: Mapping) -> None:
-  """Writes a JSON object, sorted and indented, as publishers do."""
+  """Writes a JSON object, sorted and indented, as in published folders."""
   path.write_text(json.dumps(values, indent=2, sort_keys=True) + '\n')
 
 

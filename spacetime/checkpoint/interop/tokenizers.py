@@ -1,7 +1,7 @@
-"""The tokenizer of a published folder, as the sentencepiece model it is.
+"""Reads the tokenizer of a published folder as a sentencepiece model.
 
-`tokenizer.json` is the same model in another dress: pieces with their scores
-and a table of characters. It is dressed back, so that one library reads both.
+`tokenizer.json` holds the same model in another format: pieces with scores and
+a table of characters. It is converted, so that one library reads both.
 """
 
 import base64
@@ -16,7 +16,7 @@ from spacetime.data.tokenizer import END, PAD, Tokenizer
 
 MODELS = ('spiece.model', 'sentencepiece.bpe.model', 'tokenizer.model')
 JSON = 'tokenizer.json'
-# Steps of a tokenizer.json that a sentencepiece model does by itself.
+# Steps of a tokenizer.json that every sentencepiece model performs.
 STEPS = {
   'normalizer': ('Precompiled', 'Replace', 'Strip'),
   'pre_tokenizer': ('Metaspace', 'WhitespaceSplit'),
@@ -28,11 +28,12 @@ def read(folder: pathlib.Path, *, vocabulary: int) -> Tokenizer:
   """The tokenizer of a folder.
 
   Args:
-    folder: with a sentencepiece model or a tokenizer.json.
-    vocabulary: rows of the embedding that its tokens choose from.
+    folder: folder with a sentencepiece model or a tokenizer.json.
+    vocabulary: rows of the text encoder's embedding.
 
   Raises:
-    ValueError: none there, of another kind, or of more pieces than rows.
+    ValueError: no tokenizer, one of another kind, or one with more pieces than
+      rows.
   """
   folder = pathlib.Path(folder)
   models = [folder / name for name in MODELS if (folder / name).is_file()]
@@ -41,22 +42,21 @@ def read(folder: pathlib.Path, *, vocabulary: int) -> Tokenizer:
   elif (folder / JSON).is_file():
     tokenizer = Tokenizer.from_bytes(from_json(folder / JSON))
   else:
-    raise ValueError(
-      f'{folder}: no tokenizer: expected {MODELS[0]} or {JSON}; '
-    )
+    raise ValueError(f'{folder}: no tokenizer: expected {MODELS[0]} or {JSON}')
   if tokenizer.size > vocabulary:
     raise ValueError(
       f'{folder} has {tokenizer.size} pieces, the text encoder an embedding of '
-      f'{vocabulary} rows: expected both of one model'
+      f'{vocabulary} rows: expected a tokenizer and an encoder of one model'
     )
   return tokenizer
 
 
 def from_json(path: pathlib.Path) -> bytes:
-  """A sentencepiece model of a tokenizer.json.
+  """Converts a tokenizer.json to a sentencepiece model.
 
   Raises:
-    ValueError: not a unigram model, or steps that sentencepiece does not have.
+    ValueError: not a unigram model, or steps without a sentencepiece
+      equivalent.
   """
   values = read_json(path)
   model = values.get('model') or {}
@@ -64,7 +64,7 @@ def from_json(path: pathlib.Path) -> bytes:
   if not isinstance(vocab, list) or model.get('unk_id') is None:
     raise ValueError(
       f'{path}: model {model.get("type")!r}: expected a Unigram model with an '
-      f'unknown piece, as UMT5 has; take the {MODELS[0]} of its publisher'
+      f'unknown piece, as in UMT5; use the {MODELS[0]} of its publisher'
     )
   table = b''
   for step in steps(values, 'normalizer', path):
@@ -107,10 +107,10 @@ def from_json(path: pathlib.Path) -> bytes:
 
 
 def steps(values: dict, name: str, path: pathlib.Path) -> Iterator[dict]:
-  """The steps of a normalizer or a pre-tokenizer, one after the other.
+  """Yields the steps of a normalizer or a pre-tokenizer.
 
   Raises:
-    ValueError: a step that a sentencepiece model does not have.
+    ValueError: a step without a sentencepiece equivalent.
   """
   step = values.get(name)
   if not step:
@@ -123,6 +123,6 @@ def steps(values: dict, name: str, path: pathlib.Path) -> Iterator[dict]:
   if step['type'] not in STEPS[name]:
     raise ValueError(
       f'{path}: {name} {step["type"]!r}: expected {" or ".join(STEPS[name])}; '
-      f'take the {MODELS[0]} of its publisher'
+      f'use the {MODELS[0]} of its publisher'
     )
   yield step

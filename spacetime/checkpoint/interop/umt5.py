@@ -1,8 +1,8 @@
 """The published T5 and UMT5 encoders: names, layouts and config.json.
 
-A row: a pattern of the published name, the path of the parameter here, the
-layout. A row of a block names its layer `i`; the layers of one parameter are
-stacked on a leading axis here.
+A row has the published name, the path of the parameter and the layout. Names in
+a block contain its layer `i`; here the layers of a parameter are stacked along
+a leading axis.
 """
 
 import re
@@ -13,7 +13,7 @@ import numpy as np
 from spacetime.checkpoint.interop import config_json, layouts
 from spacetime.models import text_encoder
 
-# Tied weights: a file holds one of the names or both; the first counts.
+# Tied weights: a file holds one of the names or both; the first is read.
 EMBEDDINGS = ('shared.weight', 'encoder.embed_tokens.weight')
 
 TABLE = (
@@ -39,10 +39,10 @@ POSITION = 'layer.0.SelfAttention.relative_attention_bias.weight'
 def rows(
   shapes: Mapping[str, tuple[int, ...]],
 ) -> Iterator[tuple[str, str, int | None, str]]:
-  """Every tensor: published name, path here, layer or None, layout.
+  """Yields (published name, path, layer or None, layout) of every tensor.
 
   Args:
-    shapes: of the parameters by their paths.
+    shapes: shapes of the parameters by path.
   """
   for name, path, layout in TABLE:
     yield name, path, None, layout
@@ -57,10 +57,10 @@ def rows(
 
 
 def params_from_torch_names(tensors: dict[str, np.ndarray]) -> dict:
-  """Published tensors by name -> the parameter tree of `TextEncoder`.
+  """Converts published tensors by name to the params of `TextEncoder`.
 
   Raises:
-    ValueError: a name that is missing or that no row of the table has.
+    ValueError: a missing name, or one that is in no row of the table.
   """
   left = dict(tensors)
 
@@ -94,14 +94,14 @@ def params_from_torch_names(tensors: dict[str, np.ndarray]) -> dict:
     layouts.put(params, ['blocks', *path.split('.')], stack)
   if left:
     raise ValueError(
-      f'tensor {min(left)!r} and {len(left) - 1} more: no row of the table has '
-      'them; the file is of another model'
+      f'tensor {min(left)!r} and {len(left) - 1} more are unknown; the file is '
+      'of another model'
     )
   return params
 
 
 def torch_names_from_params(params: dict) -> dict[str, np.ndarray]:
-  """The parameter tree of `TextEncoder` -> published tensors by name."""
+  """Converts the params of `TextEncoder` to published tensors by name."""
   arrays = {
     '.'.join(path): np.asarray(array) for path, array in layouts.leaves(params)
   }
@@ -133,8 +133,8 @@ CONFIG = dict(
   layer_norm_epsilon=1e-6,
   feed_forward_proj='gated-gelu',
 )
-# Keys of transformers' configs that say nothing about the encoder; nor does any
-# of the decoder, and new ones of those come with its versions.
+# Keys of transformers' configs that do not affect the encoder. Keys of the
+# decoder are ignored too; new versions of transformers add more of them.
 IGNORED = frozenset(
   'architectures bad_words_ids bos_token_id chunk_size_feed_forward '
   'classifier_dropout dense_act_fn dropout_rate dtype eos_token_id id2label '
@@ -147,10 +147,10 @@ IGNORED = frozenset(
 
 
 def read_config(values: dict, where) -> text_encoder.TextConfig:
-  """Sizes of a text encoder by its config.json.
+  """Reads the sizes of a text encoder from its config.json.
 
   Raises:
-    ValueError: not UMT5 or T5 v1.1, or a key that is not known.
+    ValueError: not UMT5 or T5 v1.1, or an unknown key.
   """
   kind = values.get('model_type', 'umt5')
   if kind not in ('umt5', 't5'):

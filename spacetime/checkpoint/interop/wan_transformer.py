@@ -1,10 +1,9 @@
 """The published Wan transformers: names, layouts and config.json.
 
-A row: the published name (diffusers'), the path of the parameter here, the
-layout. A row of a block names its layer `i`; the layers of one parameter are
-stacked on a leading axis here. Names of the original repository, with or
-without the prefix that ComfyUI puts before them, are turned into diffusers'
-first.
+A row has the published name (diffusers'), the path of the parameter and the
+layout. Names in a block contain its layer `i`; here the layers of a parameter
+are stacked along a leading axis. Names of the original repository, with or
+without ComfyUI's prefix, are converted to diffusers' first.
 """
 
 import pathlib
@@ -56,8 +55,8 @@ BLOCK_LINEAR = (
   ('ffn.net.2', 'mlp_out'),
 )
 
-# The original repository's names of modules, and diffusers'. The norm between
-# the attentions is the third there and the second here.
+# The original repository's names of modules -> diffusers'. The norm between the
+# attentions is norm3 in the original and norm2 in diffusers.
 ORIGINAL = {
   'time_embedding.0': 'condition_embedder.time_embedder.linear_1',
   'time_embedding.2': 'condition_embedder.time_embedder.linear_2',
@@ -90,7 +89,7 @@ IMAGE = re.compile(r'image_embedder|img_emb|add_[kv]_proj|norm_added_k|_img\.')
 
 
 def published_name(name: str) -> str:
-  """diffusers' name of a tensor that any of the dialects names."""
+  """Converts a tensor's name in any dialect to diffusers' name."""
   for prefix in PREFIXES:
     name = name.removeprefix(prefix)
   block, module, kind = re.fullmatch(
@@ -101,7 +100,7 @@ def published_name(name: str) -> str:
 
 
 def original_name(name: str) -> str:
-  """The original repository's name of a tensor that diffusers names."""
+  """Converts diffusers' name of a tensor to the original repository's."""
   block, module, kind = re.fullmatch(
     r'(blocks\.\d+\.)?(.*?)(\.weight|\.bias)?', name, re.DOTALL
   ).groups(default='')
@@ -111,7 +110,7 @@ def original_name(name: str) -> str:
 
 
 def rows(layers: int) -> Iterator[tuple[str, str, int | None, str]]:
-  """Every tensor: published name, path here, layer or None, layout."""
+  """Yields (published name, path, layer or None, layout) of every tensor."""
   for name, path, layout in (*TABLE, *_linear(LINEAR)):
     yield name, path, None, layout
   for i in range(layers):
@@ -150,7 +149,7 @@ def check_names(names: Iterable[str]) -> None:
 
 
 def from_torch(tensor: np.ndarray, layout: str) -> np.ndarray:
-  """One published tensor in the layout of the parameter here."""
+  """Converts a published tensor to the layout of its parameter."""
   if layout == 'table':
     return tensor[0]
   if layout == 'patch':
@@ -173,10 +172,10 @@ def to_torch(
 
 
 def params_from_torch_names(tensors: dict[str, np.ndarray]) -> dict:
-  """Published tensors by name -> the parameter tree of `DiT`.
+  """Converts published tensors by name to the params of `DiT`.
 
   Raises:
-    ValueError: see check_names; or two names of one tensor.
+    ValueError: see check_names; or a tensor under two names.
   """
   named = {published_name(name): tensor for name, tensor in tensors.items()}
   if len(named) != len(tensors):
@@ -200,7 +199,7 @@ def params_from_torch_names(tensors: dict[str, np.ndarray]) -> dict:
 def torch_names_from_params(
   params: dict, *, patch: tuple[int, int, int] = (1, 2, 2)
 ) -> dict[str, np.ndarray]:
-  """The parameter tree of `DiT` -> published tensors by name."""
+  """Converts the params of `DiT` to published tensors by name."""
   arrays = {
     '.'.join(path): np.asarray(array) for path, array in layouts.leaves(params)
   }
@@ -219,7 +218,7 @@ def _linear(modules) -> Iterator[tuple[str, str, str]]:
 
 # -- config.json --------------------------------------------------------------
 
-# What a key is where a config.json does not have it: diffusers' own defaults.
+# Defaults of diffusers, for keys that a config.json does not have.
 CONFIG = dict(
   patch_size=(1, 2, 2),
   num_attention_heads=40,
@@ -238,7 +237,7 @@ CONFIG = dict(
   rope_max_seq_len=1024,
   pos_embed_seq_len=None,
 )
-# The same of the original repository's WanModel.
+# Defaults of the original repository's WanModel.
 ORIGINAL_CONFIG = dict(
   patch_size=(1, 2, 2),
   model_type='t2v',
@@ -259,10 +258,10 @@ ORIGINAL_CONFIG = dict(
 
 
 def read_config(values: dict, where: pathlib.Path | str) -> dit.DiTConfig:
-  """Sizes of a transformer by its config.json, diffusers' or the original.
+  """Reads the sizes of a transformer from diffusers' or the original config.
 
   Raises:
-    ValueError: another family, a variant, or a key that is not known.
+    ValueError: another family, a variant, or an unknown key.
   """
   name = values.get('_class_name')
   if name == 'WanModel':
@@ -301,14 +300,13 @@ def write_config(config: dit.DiTConfig) -> dict:
   """
   if config.theta != 10000:
     raise ValueError(
-      f'model.theta={config.theta}: expected 10000, which the published code '
-      'has for good; a model with other wavelengths cannot be written for it'
+      f'model.theta={config.theta}: expected 10000, which is fixed in the '
+      'published code'
     )
   if config.pos_embed_frequencies:
     raise ValueError(
       f'model.pos_embed_frequencies={config.pos_embed_frequencies}: expected '
-      '0; the published code has no absolute position embedding, so a model '
-      'with one cannot be written for it'
+      '0, since the published code has no absolute position embedding'
     )
   return CONFIG | dict(
     _class_name=config_json.CLASSES['transformer'],

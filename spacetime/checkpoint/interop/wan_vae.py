@@ -1,9 +1,8 @@
 """The published Wan autoencoders: names, layouts and config.json.
 
-A row: a pattern of the published name, the name of the parameter here, the
-layout. Rows are tried in order and the first match decides. What is left of a
-name differs only in that a list's index hangs on by a dot there (`resnets.0`)
-and by an underscore here (`resnets_0`).
+A row has a pattern of the published name, the name of the parameter and the
+layout; the first row that matches is used. In the rest of a name, the index of
+a list follows a dot there (`resnets.0`) and an underscore here (`resnets_0`).
 """
 
 import re
@@ -26,7 +25,7 @@ TABLE = (
   (r'(.*)\.bias', r'\1.bias', 'same'),
 )
 
-# The same rows from here to there.
+# The inverse of TABLE, from parameters to published names.
 INVERSE = (
   (r'(.*attentions\.\d+\.norm)\.gamma', r'\1.gamma', 'gain2'),
   (r'(.*)\.gamma', r'\1.gamma', 'gain3'),
@@ -43,7 +42,7 @@ INVERSE = (
 def rows(
   paths: Iterable[str],
 ) -> Iterator[tuple[str, str, int | None, str]]:
-  """Every tensor: published name, path here, None for its layer, layout."""
+  """Yields (published name, path, None as its layer, layout) of tensors."""
   for path in paths:
     name = re.sub(r'_(\d+)(?=\.)', r'.\1', path)
     target, layout = layouts.match(name, INVERSE)
@@ -51,7 +50,7 @@ def rows(
 
 
 def params_from_torch_names(tensors: dict[str, np.ndarray]) -> dict:
-  """Published tensors by name -> the parameter tree of `Autoencoder`.
+  """Converts published tensors by name to the params of `WanAutoencoder`.
 
   Raises:
     ValueError: a name that no row of the table matches.
@@ -65,7 +64,7 @@ def params_from_torch_names(tensors: dict[str, np.ndarray]) -> dict:
 
 
 def torch_names_from_params(params: dict) -> dict[str, np.ndarray]:
-  """The parameter tree of `Autoencoder` -> published tensors by name."""
+  """Converts the params of `WanAutoencoder` to published tensors by name."""
   arrays = {'.'.join(path): array for path, array in layouts.leaves(params)}
   return {
     name: layouts.TO_TORCH[layout](np.asarray(arrays[path]))
@@ -97,10 +96,10 @@ CONFIG = dict(
 
 
 def read_config(values: dict, where) -> wan.WanAutoencoderConfig:
-  """Sizes of an autoencoder by its config.json.
+  """Reads the sizes of an autoencoder from its config.json.
 
   Raises:
-    ValueError: another family, or a form that there is not here.
+    ValueError: another family, or a variant that is not supported.
   """
   config_json.check_class(
     values.get('_class_name'), (config_json.CLASSES['vae'],), where

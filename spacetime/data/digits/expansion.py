@@ -37,14 +37,14 @@ _PLAIN = (
 def expand(text: str, *, world: world_lib.World) -> str:
   """Completes a prompt to a caption of the grammar.
 
-  What it says about each digit (colour, size, motion, speed), the background
-  and the camera stays; the rest is drawn, the same for the same prompt. Words
-  outside the grammar are dropped. A prompt without a digit is returned as it
-  is.
+  Attributes that the prompt has for a digit (colour, size, motion, speed), the
+  background and the camera are preserved; others are drawn with a seed from the
+  prompt. Words outside the grammar are dropped. A prompt without a digit is
+  returned unchanged.
 
   Args:
-    text: such as 'a red 3 moving left'.
-    world: what may be drawn.
+    text: a prompt, such as 'a red 3 moving left'.
+    world: world to draw from.
   """
   rng = np.random.default_rng(zlib.crc32(text.encode()))
   plain = ' '.join(_WORD.findall(text.lower()))

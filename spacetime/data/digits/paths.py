@@ -39,7 +39,7 @@ class View:
 
 @dataclasses.dataclass(frozen=True)
 class Trajectories:
-  """Where the frames show each character.
+  """Positions and sizes of the characters in every frame.
 
   Attributes:
     centre_FP2: (y, x) in pixels.

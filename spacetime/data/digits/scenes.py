@@ -26,7 +26,7 @@ def sample_scene(
 
   Args:
     rng: the only source of randomness.
-    world: what the scene may contain.
+    world: world to draw from.
     split: 'train' (training glyphs, no held-out composition), 'validation'
       (held-out glyphs, no held-out composition) or 'compositions' (held-out
       glyphs, and the first character is a held-out composition).

@@ -68,11 +68,11 @@ def prepare(
   compositions: int = 0,
   seed: int = 0,
 ) -> str:
-  """Renders the data set on all cores, or what is missing of it.
+  """Renders the data set, or its missing files, on all cores.
 
   Args:
     data_dir: parent of the data sets; each world, size and seed has a folder.
-    world: what the clips may show.
+    world: world of the clips.
     train: clips of training glyphs without held-out compositions, at least 1.
     validation: clips of held-out glyphs without held-out compositions.
     compositions: clips of held-out glyphs with a held-out composition.

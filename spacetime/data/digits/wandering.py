@@ -1,4 +1,4 @@
-"""Paths of wandering characters, which may continue from and to anywhere.
+"""Paths of wandering characters, which can be continued at both ends.
 
 A path is a smooth curve through random points, or consists of legs: pieces of
 the other motions with smooth turns between them. Legs show how a character
@@ -35,7 +35,7 @@ def offsets(
   Args:
     path_seed: seed of the path; below 0 the path consists of legs.
     speed: a name in SPEEDS.
-    world: sizes.
+    world: sizes of the clip.
 
   Returns:
     offset_F2: (y, x) in pixels, zero in frame 0; at most ROOM of the shorter

@@ -44,9 +44,9 @@ DIRECTIONS = {
   'down-right': (1, 1),
 }
 MOTIONS = (*DIRECTIONS, 'bouncing', 'still', 'circling')
-# A smooth path with turns, different for each character, which may continue
-# from and to anywhere. Only worlds that name it have it; some of it may consist
-# of legs of the other motions (wandering.py).
+# A smooth path with turns, different for each character, which can be continued
+# at both ends. It is used only in worlds that list it; a share of the paths may
+# consist of legs of the other motions (wandering.py).
 WANDERING = 'wandering'
 PANS = {
   'pan left': (0, -1),
@@ -77,19 +77,19 @@ _KNOWN = _FULL_WORLD | {'motions': (*MOTIONS, WANDERING)}
 
 @dataclasses.dataclass(frozen=True)
 class World:
-  """What scenes may contain; fewer names make an easier world.
+  """Sizes and contents of scenes; fewer names make an easier world.
 
   Attributes:
     frames: frames per clip; one frame is an image, where nothing moves.
     height: pixel rows, at least 16.
     width: pixel columns, at least 16.
     max_characters: the most characters in a scene; one to this many.
-    digits, colours, motions, sizes, speeds, backgrounds, cameras: the names
-      in use, each drawn with equal probability, one that is listed twice with
-      double (cameras: see still_camera).
+    digits, colours, motions, sizes, speeds, backgrounds, cameras: names to draw
+      from with equal probability; a name that is listed twice is twice as
+      likely (cameras: see still_camera).
     still_camera: probability of a still camera, if `cameras` has it and others.
     legs: share of wandering characters whose paths consist of legs, in training
-      clips alone.
+      clips only.
     mixed: sizes that training clips are drawn from; None gives all of them
       frames, height and width, which held-out clips always have.
 
@@ -151,7 +151,7 @@ class World:
   def identity(self) -> dict:
     """All fields by name, `mixed` and `legs` only if they are set.
 
-    It names the folder of the rendered data set.
+    The name of a rendered data set is computed from them.
     """
     values = dataclasses.asdict(self)
     for name in ('mixed', 'legs'):
@@ -160,7 +160,7 @@ class World:
     return values
 
   def without_wandering(self) -> 'World':
-    """This world for evaluation: no clip of wandering is right or wrong."""
+    """This world for evaluation, which cannot score wandering."""
     named = tuple(name for name in self.motions if name != WANDERING)
     return dataclasses.replace(self, motions=named)
 
@@ -230,12 +230,12 @@ class Scene:
 
 
 def held_out(digit: int, colour: str, motion: str) -> bool:
-  """Whether no training scene holds this composition: 45 of the 880, and 5
-  of the 80 that wander.
+  """Whether a composition is held out: no training scene contains it.
 
-  The rule: (digit + 3 * colour + 7 * motion) % 20 == 4 with the indices of
-  colour in COLOURS and of motion in MOTIONS. Every pair of the three, such as
-  each digit in each colour, has most of its compositions in training.
+  45 of the 880 compositions are held out, and 5 of the 80 that wander. The rule
+  is (digit + 3 * colour + 7 * motion) % 20 == 4 with the indices of colour in
+  COLOURS and of motion in MOTIONS. Every pair of the three, such as each digit
+  in each colour, has most of its compositions in training.
   """
   index = digit + 3 * _COLOUR_INDEX[colour] + 7 * _MOTION_INDEX[motion]
   return index % 20 == 4
@@ -246,10 +246,9 @@ _MOTION_INDEX = {name: i for i, name in enumerate((*MOTIONS, WANDERING))}
 
 
 def to_json(scene: Scene) -> str:
-  """The scene as one line of JSON; from_json restores it exactly.
+  """Formats a scene as one line of JSON; from_json restores it exactly.
 
-  The path's seed is stored as 'way', and only of wandering characters: that is
-  the format of the records.
+  The format stores the path's seed as 'way', for wandering characters only.
   """
   tree = dataclasses.asdict(scene)
   for character in tree['characters']:
@@ -264,10 +263,10 @@ def _character(*, start, **values) -> Character:
 
 
 def from_json(text: str) -> Scene:
-  """The scene that to_json wrote.
+  """Parses a scene that to_json wrote.
 
   Raises:
-    ValueError: not a scene; names what is missing or unknown.
+    ValueError: not a scene; the message names missing or unknown keys.
   """
   try:
     tree = json.loads(text)

@@ -15,7 +15,7 @@ HAS_MIXED_SIZES = True
 def open_splits(
   data: DataConfig, *, seed: int, embedded: bool = False
 ) -> Splits:
-  """Renders the clips that are missing, or renders each as it is read."""
+  """Renders the missing clips, or opens clips that are rendered when read."""
   del embedded  # captions are text
   if data.render == 'live':
     # Rendering imports SciPy and scikit-learn, which sampling never needs.

@@ -52,9 +52,9 @@ def test_a_truncated_file(tmp_path):
   told = refused(f'{FILE} is cut short at {len(data) - 4} bytes', tmp_path)
   assert 'scale_shift_table' in told or 'weight' in told
   path.write_bytes(data[:100])
-  refused(f'{FILE}: 100 bytes, of which the header alone', tmp_path)
+  refused(f'{FILE} has 100 bytes, fewer than its header', tmp_path)
   path.write_bytes(b'')
-  refused(f'{FILE}: 0 bytes', tmp_path)
+  refused(f'{FILE} has 0 bytes', tmp_path)
 
 
 def test_a_header_that_is_none(tmp_path):
@@ -76,7 +76,7 @@ def test_an_entry_of_other_bytes(tmp_path):
   data = json.dumps(header).encode()
   path = tmp_path / 'x.safetensors'
   path.write_bytes(struct.pack('<Q', len(data)) + data + bytes(8))
-  refused('x.safetensors gives a other bytes than their shapes', path)
+  refused('x.safetensors: a: the size of the data differs', path)
 
 
 def test_an_index_that_names_a_missing_file(tmp_path):
@@ -171,7 +171,7 @@ def test_a_single_file_of_unknown_sizes(tmp_path):
       'of HunyuanVideo, another family',
     ),
     ('vae', {'_class_name': 'AutoencoderKLCogVideoX'}, 'of CogVideoX'),
-    ('vae', {'_class_name': 'AutoencoderKL'}, 'a class that is not known'),
+    ('vae', {'_class_name': 'AutoencoderKL'}, 'an unknown class'),
     (
       'transformer',
       {'_class_name': 'WanVACETransformer3DModel'},
@@ -236,7 +236,9 @@ def test_pipelines(tmp_path):
     folder / 'text_encoder',
     dataclasses.replace(published_folder.TEXT, d_model=14),
   )
-  with pytest.raises(ValueError, match='takes 3 channels, vae/ gives 4; .*14'):
+  with pytest.raises(
+    ValueError, match='has 3 input channels, vae/ has 4 latent channels; .*14'
+  ):
     folders.open_pipeline(folder)
 
 
