@@ -37,7 +37,7 @@ def check_model(model: DiTConfig, tokens: int, mesh: jax.sharding.Mesh) -> None:
   Args:
     model: sizes of the transformer.
     tokens: tokens of a clip.
-    mesh: of the run.
+    mesh: mesh of the run.
 
   Raises:
     ValueError: heads, tokens or a hidden layer that the mesh does not divide,

@@ -18,8 +18,8 @@ def cut(
   """The host's patchify for packed rows; None for other batches.
 
   Args:
-    experiment: of the run.
-    autoencoder: of its latents.
+    experiment: experiment of the run.
+    autoencoder: autoencoder of the latents.
     patch: latent cells of a token.
 
   Raises:

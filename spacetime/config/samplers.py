@@ -20,9 +20,9 @@ def sampler(
   """The sampler of a model with one transformer.
 
   Args:
-    experiment: of the model.
-    nets: its networks.
-    settings: of the sampler.
+    experiment: experiment of the model.
+    nets: networks of the model.
+    settings: settings of the sampler.
     latent: (f, h, w) of the clips. For a model trained on many sizes the shift
       holds for clips of flow.reference tokens and scales with those of
       `latent`.

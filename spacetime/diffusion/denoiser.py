@@ -38,7 +38,7 @@ def from_network(
     transform: (params, z_Bfhwc, t_BT, text, t_index_fhw=...) -> prediction. If
       `cached`, it takes and returns a cache too: (params, z_Bfhwc, t_BT, text,
       cache, t_index_fhw=...) -> (prediction, cache).
-    params: of the network.
+    params: parameters of the network.
     text: prompt embeddings, or their precomputed KV cache.
     flow: kind of prediction.
     cached: whether the network has a first-block cache.
@@ -67,8 +67,8 @@ def with_conditioning(
   values under the mask move straight from their noise to the known value.
 
   Args:
-    denoise: as from_network returns it.
-    conditioning: of the batch that denoise is called with.
+    denoise: denoiser from from_network.
+    conditioning: conditioning of the batch.
     noise_Bfhwc: initial noise; read where conditioning has a mask.
   """
   initial_BT, mask = conditioning.t_BT, conditioning.cond_mask_Bfhwc

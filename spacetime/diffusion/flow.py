@@ -113,10 +113,10 @@ def sample_timesteps(
   """Logit-normal noise levels in (0, 1), shifted; float32.
 
   Args:
-    key: of the random numbers.
-    shape: of the result.
+    key: random key.
+    shape: shape of the result.
     config: distribution.
-    tokens: of each clip, broadcast to the shape; read if config has a
+    tokens: tokens of each clip, broadcast to the shape; read if config has a
       reference.
   """
   normal = config.mean + config.std * jax.random.normal(key, shape)

@@ -23,13 +23,13 @@ class Guidance:
       projected.
     interval: noise levels (low, high) at which to guide; outside, the scale is
       1. Source: Kynkaanniemi et al. 2024, arXiv 2404.07724.
-    zero_steps: of 'cfg_zero', first steps that are left out of the schedule;
+    zero_steps: for 'cfg_zero', first steps that are left out of the schedule;
       see settings.SamplingSettings.
-    momentum: of 'apg', weight of earlier updates; negative pushes away from
+    momentum: for 'apg', weight of earlier updates; negative pushes away from
       them, 0 ignores them.
-    norm_threshold: of 'apg', largest Euclidean norm of a clip's update; None
+    norm_threshold: for 'apg', largest Euclidean norm of a clip's update; None
       sets no bound.
-    eta: of 'apg', weight of the part of the update parallel to the sample.
+    eta: for 'apg', weight of the part of the update parallel to the sample.
 
   Raises:
     SettingError: a value out of range.

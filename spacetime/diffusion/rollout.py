@@ -108,7 +108,7 @@ class Tail:
   Attributes:
     z_Bfhwc: float32, the last latent frames, at most context_frames.
     last_frame_BfHWC: uint8, the last frame of each.
-    cache: of the decoder, a pytree of arrays.
+    cache: cache of the decoder, a pytree of arrays.
   """
 
   z_Bfhwc: np.ndarray
@@ -148,7 +148,7 @@ def next_conditioning(
   """Conditioning of a later chunk.
 
   Args:
-    tail: its latent frames but the first are reused.
+    tail: end of the video; all of its latent frames but the first are reused.
     first_z_B1hwc: latents of tail.last_frame_BfHWC[:, 0], encoded alone.
     frames: latent frames of the chunk.
     context_noise: noise level of the conditioning frames.

@@ -80,7 +80,7 @@ class Sampler:
     """Samples latents.
 
     Args:
-      params: of the transformer, as transform takes them.
+      params: parameters of the transformer.
       keys_B: a key for each clip: a clip does not depend on its batch.
       text_BSY: prompt embeddings.
       negative_BSY: negative prompt embeddings; None without guidance.

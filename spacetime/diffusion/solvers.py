@@ -60,7 +60,7 @@ def solve(
     z_Bfhwc: latents at the first sigma.
     schedule: K steps.
     solver: one of SOLVERS.
-    cache: of denoise, before the first step.
+    cache: cache of denoise before the first step.
 
   Returns:
     z_Bfhwc at sigma 0.
