@@ -36,7 +36,7 @@ class DataConfig:
       Held-out clips always have frames, height and width.
     packing: how clips of mixed sizes share a batch: kind='rows' or 'buckets';
       None for clips of one size.
-    render: of the digits, 'files' renders every clip before the first step,
+    render: for the digits, 'files' renders every clip before the first step,
       'live' renders each clip when it is read; the clips are the same.
     workers: processes that read clips; 0 reads in threads alone. With packed
       rows their number decides which clips share a row.

@@ -9,7 +9,7 @@ import numpy as np
 class ConditioningVideo:
   """Known pixels of a clip to sample, and the frames around the clip.
 
-  It is encoded as a clip of its own, whatever it was cut from. A causal
+  It is encoded as a separate clip, independent of its source video. A causal
   autoencoder's first latent frame encodes one frame; every later one encodes
   several, and depends on those before: latents from the middle of another clip
   cannot stand at the start of this one, nor can its first one stand in the

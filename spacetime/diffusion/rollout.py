@@ -7,7 +7,7 @@ one the last latent frames of the video so far. The state between chunks is a
 
 A causal autoencoder's first latent frame encodes one frame, every later one
 several (see conditioning_video.ConditioningVideo). So the first conditioning
-latent of a chunk is encoded anew, from the last frame of the latent frame in
+latent of a chunk is encoded again, from the last frame of the latent frame in
 its position; the others are reused as sampled. The latents are decoded as one
 stream, whose cache continues from chunk to chunk, without a seam between them.
 """

@@ -175,7 +175,7 @@ class SamplingSettings:
   def make_schedule(self) -> 'schedules.Schedule':
     """The noise levels, without the steps that CFG-Zero* leaves out.
 
-    Its velocity is zero there, which leaves the noise as it is. Left out, such
+    Its velocity is zero there, which leaves the noise unchanged. Left out, such
     a step is no part of the history of a multistep solver either. An edit
     begins with more than noise: it keeps them.
     """

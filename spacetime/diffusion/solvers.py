@@ -1,7 +1,8 @@
 """ODE solvers: Euler, Heun, DPM++ 2M and UniPC.
 
 A solver moves latents along a schedule from noise to data with a function
-`denoise(z_Bfhwc, t, cache) -> (velocity, cache)`; it knows nothing of networks.
+`denoise(z_Bfhwc, t, cache) -> (velocity, cache)`; it imports no
+network.
 Timesteps may differ from sigmas: published schedules round them.
 """
 

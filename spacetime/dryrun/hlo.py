@@ -82,7 +82,7 @@ class Collective:
   """A collective operation.
 
   Attributes:
-    kind: of COLLECTIVES.
+    kind: one of COLLECTIVES.
     arrays: results on each device.
     group: number of devices that communicate with each other.
     axes: mesh axes of the group, if the text has them.

@@ -49,7 +49,7 @@ def lower(
   """Lowers a program of an experiment for devices.
 
   Args:
-    experiment: of a transformer.
+    experiment: experiment of a transformer.
     program: 'train' is the training step as the trainer runs it; 'sample' all
       steps of the solver; 'decode' one latent frame to pixels.
     devices: real ones, or descriptions.

@@ -152,7 +152,7 @@ def memory_of(
   """Returns the compiler's memory analysis, with the arguments by name.
 
   Args:
-    analysis: of jax.stages.Compiled.memory_analysis().
+    analysis: result of jax.stages.Compiled.memory_analysis().
     parts: name of an argument -> bytes on one device.
     limit: bytes that a program may use.
   """

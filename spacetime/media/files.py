@@ -25,8 +25,8 @@ def temporary_path(path):
 def atomic_write(path) -> Iterator:
   """Yields a temporary path to write; it replaces `path` when the block ends.
 
-  The parent folder is made. If the block raises, nothing is left and what was
-  at `path` stays.
+  The parent folder is created. If the block raises, the temporary file is
+  removed and `path` is unchanged.
 
   Args:
     path: a str, a pathlib.Path, or an epath.Path (of a bucket too).
@@ -46,7 +46,7 @@ def atomic_folder(path, *, replace: bool = False) -> Iterator:
   """Yields a temporary folder to fill; it becomes `path` when the block ends.
 
   Args:
-    path: as of atomic_write; absent or an empty folder unless `replace`.
+    path: path of the folder; absent or an empty folder unless `replace`.
     replace: removes the folder that is at `path` first.
 
   Raises:

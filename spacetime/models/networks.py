@@ -46,7 +46,7 @@ class Networks:
     """Returns networks whose positions along time are scaled in longer clips.
 
     Args:
-      kind: of rope.SCALINGS.
+      kind: one of rope.SCALINGS.
       frames: video frames of the longest clip in training.
     """
     if kind == 'none':
@@ -122,11 +122,11 @@ class Networks:
     """Returns the transformer's prediction for packed sequences, (B, N, V).
 
     Args:
-      params: as in `transform`.
+      params: see `transform`.
       x_BNV, t_BT, text_BGSY: see DiT.predict_packed.
-      batch: of data/packing.py, with 'segment_ids', 'positions', 'frame_ids'
-        and 'grids'.
-      key: as in `transform`.
+      batch: batch of data/packing.py, with 'segment_ids', 'positions',
+        'frame_ids' and 'grids'.
+      key: see `transform`.
     """
     packed_batch = PackedBatch(
       batch['segment_ids'],

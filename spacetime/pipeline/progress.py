@@ -69,7 +69,7 @@ class Progress:
       yield
 
   def each(self, items, label: str, unit: str):
-    """Iterates with a bar of its own."""
+    """Iterates over items and shows a separate bar."""
     return tqdm.tqdm(items, desc=label, unit=unit, disable=not self._show)
 
 

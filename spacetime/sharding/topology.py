@@ -90,7 +90,7 @@ def devices(topology: Topology) -> list:
   """Returns descriptions of the devices of slices, from libtpu's compiler.
 
   Raises:
-    SettingError: libtpu is not installed, or knows no such slice.
+    SettingError: libtpu is not installed, or does not support the slice.
   """
   if importlib.util.find_spec('libtpu') is None:
     raise SettingError(
@@ -117,7 +117,7 @@ def devices(topology: Topology) -> list:
     raise SettingError(
       'topology',
       topology.raw,
-      f'a slice that libtpu knows: {str(e).splitlines()[0]}',
+      f'a slice that libtpu supports: {str(e).splitlines()[0]}',
     ) from e
   return described.devices
 

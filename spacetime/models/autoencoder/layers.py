@@ -45,7 +45,7 @@ def convolve(
     x_BFHWC: input frames, the cached ones first.
     kernel: (time, height, width, in, out).
     stride: step along time, in frames.
-    form: of CONV_FORMS. 'native' is one 3-D convolution; 'taps' one 2-D
+    form: one of CONV_FORMS. 'native' is one 3-D convolution; 'taps' one 2-D
       convolution over the temporal taps concatenated on channels; 'summed' the
       sum of one 2-D convolution per tap. XLA runs the last two faster on a CPU:
       there 'auto' chooses 'taps' for few channels and 'summed' for many,

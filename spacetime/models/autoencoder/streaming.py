@@ -47,7 +47,7 @@ def encode_chunks(
 
   Args:
     autoencoder: the autoencoder.
-    params: its parameters.
+    params: parameters of the autoencoder.
     video_BFHWC: a complete clip; may be in host memory.
     first: a jitted `encode_first`; None calls the method itself.
     step: a jitted `encode_step`; None calls the method itself.
@@ -73,7 +73,7 @@ class Stream:
 
   Args:
     autoencoder: the autoencoder.
-    params: its parameters.
+    params: parameters of the autoencoder.
     first: a jitted `decode_first`; None calls the method itself.
     step: a jitted `decode_step`; None calls the method itself.
     cache: state of a stream to continue.
@@ -117,7 +117,7 @@ def decode_chunks(
 
   Args:
     autoencoder: the autoencoder.
-    params: its parameters.
+    params: parameters of the autoencoder.
     z_Bfhwc: latents; may be in host memory.
     first: a jitted `decode_first`; None calls the method itself.
     step: a jitted `decode_step`; None calls the method itself.

@@ -73,8 +73,8 @@ class Attention(nn.Module):
     dtype: dtype of the matrix products.
     zero: initialises the output projection to zero, so that a branch without a
       gate starts as zero.
-    kernel: of attention_plan.KERNELS.
-    context_attention: of attention_plan.CONTEXT_ATTENTION.
+    kernel: one of attention_plan.KERNELS.
+    context_attention: one of attention_plan.CONTEXT_ATTENTION.
   """
 
   heads: int
@@ -99,8 +99,8 @@ class Attention(nn.Module):
     Args:
       x_BND: query tokens.
       context: key/value tokens (B, S, D), or their KVCache.
-      rope_tables: of rope.tables; rotate queries and keys.
-      segments: of packed sequences.
+      rope_tables: tables of rope.tables; they rotate queries and keys.
+      segments: segments of packed sequences.
       keys: 'tokens' if the context is split over devices as x is, None if every
         device has all of it, as of a text.
     """

@@ -43,7 +43,8 @@ class Kernel:
       the logits in float32, by which a ring joins its parts. None if the kernel
       does not return it.
     backward: (q, k, v, mask_BS, y, lse, dy) -> (dq, dk, dv) for this part of
-      the keys, where y, lse and dy are those of all keys. None likewise.
+      the keys, where y, lse and dy are those of all keys. None if the kernel
+      has no backward.
   """
 
   attend: Callable

@@ -60,13 +60,13 @@ def choose(
   """Chooses the plan for self-attention of a model on a mesh.
 
   Args:
-    kernel: of KERNELS; 'auto' takes the platform's.
-    context_attention: of CONTEXT_ATTENTION; 'auto' takes ulysses as far as the
-      heads allow, and a ring beyond.
+    kernel: one of KERNELS; 'auto' takes the platform's.
+    context_attention: one of CONTEXT_ATTENTION; 'auto' takes ulysses as far
+      as the heads allow, and a ring beyond.
     mesh: the mesh; an empty one is the default device.
     heads: A.
     head_size: E.
-    dtype: of queries and keys.
+    dtype: dtype of queries and keys.
 
   Raises:
     SettingError: a kernel that the platform does not have, heads that the mesh
@@ -170,8 +170,8 @@ def attend(
       of packed sequences.
     keys: 'tokens' if keys are split as queries are, None if every device of the
       context axis has all of them, as it has of a text.
-    kernel: of KERNELS.
-    context_attention: of CONTEXT_ATTENTION.
+    kernel: one of KERNELS.
+    context_attention: one of CONTEXT_ATTENTION.
 
   Returns:
     y_BNAE, in the dtype of q; the softmax is in float32.
@@ -208,7 +208,7 @@ def check_segments(
   cuDNN's, which cannot mask odd lengths.
 
   Args:
-    kernel: of KERNELS.
+    kernel: one of KERNELS.
     mesh: the mesh.
     lengths: numbers of queries and of keys.
 

@@ -372,7 +372,7 @@ class DiT(nn.Module):
       x_BNV: noisy patches, float.
       t_BT: table of timesteps, a row for each latent frame of each clip.
       text_BGSY: prompt embeddings of each clip.
-      batch: which clip, position and frame each token has.
+      batch: clip, position and frame of each token.
 
     Returns:
       float32 (B, N, V).

@@ -46,8 +46,8 @@ def init(config: dit.DiTConfig, shape: tuple[int, ...]) -> BlockCache:
   """Returns the cache before the first step, which always runs all blocks.
 
   Args:
-    config: of the transformer.
-    shape: of the latents, (B, f, h, w, c).
+    config: sizes of the transformer.
+    shape: shape of the latents, (B, f, h, w, c).
   """
   cells = zip(shape[1:4], config.patch, strict=True)
   tokens = [n // p for n, p in cells]
@@ -71,9 +71,9 @@ def predict(
 
   Args:
     model: the transformer.
-    variables: its Flax variables.
+    variables: Flax variables of the transformer.
     z_Bfhwc, t_BT, text, t_index_fhw: see dit.DiT.
-    cache: of the previous step, or `init`.
+    cache: cache of the previous step, or from `init`.
     threshold: relative change; 0 runs all blocks in every step.
 
   Returns:

@@ -53,7 +53,7 @@ def precompute_kv(
   """Returns the KV cache of all blocks' cross-attention, (L, B, S, A, E).
 
   Args:
-    config: of the transformer.
+    config: sizes of the transformer.
     variables: the transformer's, LoRA weights included.
     text_BSY: prompt embeddings.
   """

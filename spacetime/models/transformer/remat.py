@@ -26,7 +26,7 @@ def remat(block: type[nn.Module], name: str) -> type[nn.Module]:
 
   Args:
     block: the module class.
-    name: of NAMES.
+    name: one of NAMES.
   """
   if name == 'none':
     return block

@@ -71,7 +71,7 @@ class Scaling:
   """RoPE scaling along time for clips longer than in training.
 
   Attributes:
-    kind: of SCALING_RULES.
+    kind: one of SCALING_RULES.
     trained: latent frames of the longest clip in training; nothing changes up
       to this length.
 
