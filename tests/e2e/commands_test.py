@@ -244,7 +244,7 @@ def test_an_endpoint_that_does_not_answer_leaves_the_prompt(model, tmp_path):
     '--frames=1',
     '--expand_prompt=http://127.0.0.1:9/v1',
   )
-  assert '--expand_prompt: http://127.0.0.1:9/v1: ' in ran.err
+  assert 'expand_prompt: http://127.0.0.1:9/v1' in ran.err
   assert 'continuing with the original prompt: a red 3 moving left' in ran.err
   metadata = json.loads((tmp_path / 'a.png.json').read_text())
   assert (
