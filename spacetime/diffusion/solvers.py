@@ -1,8 +1,7 @@
 """ODE solvers: Euler, Heun, DPM++ 2M and UniPC.
 
 A solver moves latents along a schedule from noise to data with a function
-`denoise(z_Bfhwc, t, cache) -> (velocity, cache)`; it imports no
-network.
+`denoise(z_Bfhwc, t, cache) -> (velocity, cache)`; it imports no network.
 Timesteps may differ from sigmas: published schedules round them.
 """
 

@@ -1,4 +1,4 @@
-"""What is left of the seams: divided decoding against the whole.
+"""Remaining seams of divided decoding, against decoding full frames.
 
   python tests/benchmarks/decode_seams.py
 
@@ -37,17 +37,17 @@ def shared(cut: decode_tiles.Tiles, latent, stride) -> np.ndarray:
   return np.einsum('H,W->HW', *counts) > 1
 
 
-def row(name: str, found, whole, shared_HW=None) -> str:
+def row(name: str, actual, full, shared_HW=None) -> str:
   """A line of the table."""
-  away = np.abs(found - whole)
-  told = []
+  away = np.abs(actual - full)
+  columns = []
   for mask in (shared_HW, None if shared_HW is None else ~shared_HW):
     values = away if mask is None else away[:, :, mask]
-    told += [f'{values.max():9.2e}', f'{values.mean():9.2e}']
+    columns += [f'{values.max():9.2e}', f'{values.mean():9.2e}']
   if shared_HW is None:
-    told[:2] = ['        -', '        -']
+    columns[:2] = ['        -', '        -']
   decibels = -10 * np.log10(np.square(away).mean() / 4 + 1e-20)
-  return f'{name:24} {"  ".join(told)}  {decibels:6.1f}'
+  return f'{name:24} {"  ".join(columns)}  {decibels:6.1f}'
 
 
 def main() -> None:
@@ -77,8 +77,8 @@ def main() -> None:
   def joined(chunks) -> np.ndarray:
     return np.concatenate([np.asarray(chunk) for chunk in chunks], axis=1)
 
-  whole = joined(streaming.decode_chunks(codec, params, z, **jitted))
-  print(f'latents {latent}, a cell {stride} pixels, spread {whole.std():.2f}')
+  full = joined(streaming.decode_chunks(codec, params, z, **jitted))
+  print(f'latents {latent}, a cell {stride} pixels, spread {full.std():.2f}')
   heads = ('max shared', 'mean', 'max elsewhere', 'mean', 'dB')
   print(f'{"":24} {"  ".join(heads)}')
   for columns, rows, overlap in (
@@ -90,19 +90,19 @@ def main() -> None:
     (2, 2, 8),
   ):
     cut = decode_tiles.Tiles(rows=rows, columns=columns, overlap=overlap)
-    found = decode_tiles.decode(codec, params, z, cut, **jitted)
+    actual = decode_tiles.decode(codec, params, z, cut, **jitted)
     name = f'tiles {columns}x{rows}, {overlap} shared'
-    print(row(name, found, whole, shared(cut, latent, stride)), flush=True)
+    print(row(name, actual, full, shared(cut, latent, stride)), flush=True)
   for count in (2, 4):
     coder = decode_shards.decoder(
       codec, params, jax.devices()[:count], latent=latent
     )
-    found = joined(
+    actual = joined(
       streaming.decode_chunks(
         codec, coder.params, z, first=coder.first, step=coder.step
       )
     )
-    print(row(f'shards {count}, {coder.side}', found, whole), flush=True)
+    print(row(f'shards {count}, {coder.side}', actual, full), flush=True)
 
 
 if __name__ == '__main__':

@@ -29,15 +29,15 @@ def main() -> None:
   parser.add_argument('names', nargs='*')
   flags = parser.parse_args()
   out = pathlib.Path(flags.out)
-  done = {told['name']: told for told in read(out)}
+  done = {entry['name']: entry for entry in read(out)}
   for name in flags.names or pods.names():
     if name not in done:
       done[name] = compiled(name)
       with out.open('a') as f:
         f.write(json.dumps(done[name]) + '\n')
   print(HEAD)
-  for told in done.values():
-    print(row(told))
+  for entry in done.values():
+    print(row(entry))
 
 
 def read(path: pathlib.Path) -> list[dict]:
@@ -61,28 +61,31 @@ def compiled(name: str) -> dict:
     text=True,
   )
   lines = [x for x in ran.stdout.splitlines() if x.startswith('{')]
-  told = json.loads(lines[-1]) if lines else {'error': ran.stderr[-2000:]}
-  return {'name': name} | told
+  entry = json.loads(lines[-1]) if lines else {'error': ran.stderr[-2000:]}
+  return {'name': name} | entry
 
 
-def row(told: dict) -> str:
+def row(entry: dict) -> str:
   """A line of the table."""
-  if 'total' not in told:
-    return f'| {told["name"]} | failed: {told["error"].splitlines()[-1:]} |'
-  mesh = ', '.join(f'{k} {n}' for k, n in told['mesh'].items() if n > 1)
-  limit = told['memory']['limit']
+  if 'total' not in entry:
+    return f'| {entry["name"]} | failed: {entry["error"].splitlines()[-1:]} |'
+  mesh = ', '.join(f'{k} {n}' for k, n in entry['mesh'].items() if n > 1)
+  limit = entry['memory']['limit']
   cells = [
-    told['name'],
+    entry['name'],
     mesh,
-    f'{told["total"] / 2**30:.1f}',
+    f'{entry["total"] / 2**30:.1f}',
     f'{limit / 2**30:.1f}',
-    'yes' if told['fits'] else f'no: {told["advice"]}',
-    str(len(told['gathered'])),
-    f'{told["seconds"]:.0f}',
+    'yes' if entry['fits'] else f'no: {entry["advice"]}',
+    str(len(entry['gathered'])),
+    f'{entry["seconds"]:.0f}',
   ]
-  if 'estimate' in told:
-    best, worst = told['estimate']['seconds']
-    cells += [f'{best:.1f} to {worst:.1f}', f'{told["estimate"]["mfu"][0]:.0%}']
+  if 'estimate' in entry:
+    best, worst = entry['estimate']['seconds']
+    cells += [
+      f'{best:.1f} to {worst:.1f}',
+      f'{entry["estimate"]["mfu"][0]:.0%}',
+    ]
   else:
     cells += ['', '']
   return '| ' + ' | '.join(cells) + ' |'

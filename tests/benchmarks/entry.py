@@ -1,4 +1,4 @@
-"""What of a clip gets through the transformer's first layer.
+"""Content of a clip that passes the transformer's first layer.
 
   python tests/benchmarks/entry.py --num=48
 
@@ -63,8 +63,8 @@ def tell(name, patch, basis_VR, clips, usual, time) -> None:
     x_NV = tokens(clip, patch, time)
     x_NV = mean_V + (x_NV - mean_V) @ basis_VR @ basis_VR.T
     seen.append(video(x_NV, clip.shape, patch, time))
-  told = seams.summarise(seams.within(seen), usual)
-  ratios = ', '.join(f'{k} {told[f"ratio/{k}"]:.2f}' for k in seams.MEASURES)
+  report = seams.summarise(seams.within(seen), usual)
+  ratios = ', '.join(f'{k} {report[f"ratio/{k}"]:.2f}' for k in seams.MEASURES)
   values = basis_VR.shape
   print(f'{name}: patch {patch}, {values[1]} of {values[0]}: {ratios}')
 

@@ -1,4 +1,4 @@
-"""A pipeline for scenes, and real clips of scenes that it never saw."""
+"""A pipeline for scenes, and held-out clips of scenes."""
 
 import numpy as np
 

@@ -1,4 +1,4 @@
-"""Every mode of the bundled model, measured on real clips it never saw.
+"""Every mode of the bundled model, measured on held-out clips.
 
   python tests/benchmarks/modes.py --num=32 --out=runs/modes
 
@@ -75,7 +75,7 @@ def main() -> None:
     temperature=flags.temperature,
   )
   clips, scenes = maker_lib.real(maker.world, flags.num, seed=flags.seed)
-  found, rows = {}, []
+  metrics, rows = {}, []
   kinds = {
     'joins': functools.partial(joins, names=flags.joins),
     'images': images,
@@ -87,9 +87,9 @@ def main() -> None:
   for name, measure in kinds.items():
     if flags.only in (None, name):
       more, shown = measure(maker, clips, scenes)
-      found |= more
+      metrics |= more
       rows += shown
-  (flags.out / 'metrics.json').write_text(json.dumps(found, indent=2))
+  (flags.out / 'metrics.json').write_text(json.dumps(metrics, indent=2))
   contact_sheet.write(
     flags.out / 'sheet.png',
     [frames for _, frames in rows],
@@ -97,9 +97,9 @@ def main() -> None:
     columns=COLUMNS,
     scale=1,
   )
-  for name, values in found.items():
-    told = ', '.join(f'{key} {value:.3g}' for key, value in values.items())
-    print(f'{name}: {told}')
+  for name, values in metrics.items():
+    report = ', '.join(f'{key} {value:.3g}' for key, value in values.items())
+    print(f'{name}: {report}')
 
 
 def onward(scene: world.Scene) -> world.Scene:
@@ -121,19 +121,19 @@ def joins(maker, clips, scenes, *, names=JOINS):
   usual = seams.within(maker_lib.real(maker.world, REAL, seed=SEED)[0])
   frames = maker.frames
   half = frames // 2
-  found, rows = {}, []
+  metrics, rows = {}, []
 
   def tell(name, steps):
-    told = seams.summarise(steps, usual)
-    found[name] = {key: told[f'ratio/{key}'] for key in seams.MEASURES} | {
-      'tracked': told['tracked']
+    report = seams.summarise(steps, usual)
+    metrics[name] = {key: report[f'ratio/{key}'] for key in seams.MEASURES} | {
+      'tracked': report['tracked']
     }
 
-  made = [
+  sampled = [
     maker(scene, seed=i)
     for i, scene in enumerate(tqdm.tqdm(scenes, desc='text'))
   ]
-  tell('within clips made whole', seams.within(made))
+  tell('within clips made whole', seams.within(sampled))
   # What modes would have made, had they known: few clips are not the usual.
   ends, cut = (HEAD_SHORT, frames - TAIL_SHORT), (INSET, frames - INSET)
   for mode, places in (('connect', ends), ('loop', cut)):
@@ -196,22 +196,22 @@ def joins(maker, clips, scenes, *, names=JOINS):
       if i < SHOWN:
         rows.append((f'{name}: {captions.canonical_caption(scene)}', result))
     tell(name, steps)
-  return found, rows
+  return metrics, rows
 
 
 def images(maker, clips, scenes):
   """One frame is given: what comes out in its place."""
-  found, rows = {}, []
+  metrics, rows = {}, []
   for at in (0, maker.frames // 2, maker.frames - 1):
     decibels = []
     for i, clip in enumerate(tqdm.tqdm(clips, desc=f'image at {at}')):
-      made = maker(scenes[i], seed=i, image=clip[at], at=at)
-      decibels.append(psnr(made[at], clip[at]))
+      sampled = maker(scenes[i], seed=i, image=clip[at], at=at)
+      decibels.append(psnr(sampled[at], clip[at]))
       if i < SHOWN:
-        rows.append((f'image at {at}, the real clip below', made))
+        rows.append((f'image at {at}, the real clip below', sampled))
         rows.append(('', clip))
-    found[f'image at {at}'] = {'dB of the given frame': np.mean(decibels)}
-  return found, rows
+    metrics[f'image at {at}'] = {'dB of the image': np.mean(decibels)}
+  return metrics, rows
 
 
 def inpaintings(maker, clips, scenes):
@@ -220,13 +220,13 @@ def inpaintings(maker, clips, scenes):
   new_HW = np.zeros(clips[0].shape[1:3], bool)
   new_HW[:, new_HW.shape[1] // 2 :] = True
   for i, clip in enumerate(tqdm.tqdm(clips, desc='inpaint')):
-    made = maker(scenes[i], seed=i, mode='inpaint', video=clip, mask=new_HW)
-    decibels.append(psnr(made[:, ~new_HW], clip[:, ~new_HW]))
-    scores.append(measures.score(measures.measure(made), scenes[i]))
+    sampled = maker(scenes[i], seed=i, mode='inpaint', video=clip, mask=new_HW)
+    decibels.append(psnr(sampled[:, ~new_HW], clip[:, ~new_HW]))
+    scores.append(measures.score(measures.measure(sampled), scenes[i]))
     if i < SHOWN:
-      rows.append(('inpaint: the right half is new', made))
+      rows.append(('inpaint: the right half is new', sampled))
   return {
-    'inpaint': {'dB of what is given': np.mean(decibels)} | as_asked(scores)
+    'inpaint': {'dB of the clip': np.mean(decibels)} | scene_scores(scores)
   }, rows
 
 
@@ -237,16 +237,16 @@ def outpaintings(maker, clips, scenes):
   decibels, scores, rows = [], [], []
   for i, clip in enumerate(tqdm.tqdm(clips, desc='outpaint')):
     middle = clip[:, top : height - top, left : width - left]
-    made = maker(
+    sampled = maker(
       scenes[i], seed=i, mode='outpaint', video=middle, size=(width, height)
     )
-    kept = made[:, top : height - top, left : width - left]
-    decibels.append(psnr(kept, middle))
-    scores.append(measures.score(measures.measure(made), scenes[i]))
+    middle_FHWC = sampled[:, top : height - top, left : width - left]
+    decibels.append(psnr(middle_FHWC, middle))
+    scores.append(measures.score(measures.measure(sampled), scenes[i]))
     if i < SHOWN:
-      rows.append(('outpaint: all but the middle is new', made))
+      rows.append(('outpaint: all but the middle is new', sampled))
   return {
-    'outpaint': {'dB of what is given': np.mean(decibels)} | as_asked(scores)
+    'outpaint': {'dB of the clip': np.mean(decibels)} | scene_scores(scores)
   }, rows
 
 
@@ -263,12 +263,12 @@ def stills(maker, clips, scenes):
     measures.score(measures.measure(image[None]), scene)
     for image, scene in zip(images_NHWC, scenes, strict=True)
   ]
-  return {'still': as_asked(scores)}, [
+  return {'still': scene_scores(scores)}, [
     ('stills, of a prompt each', images_NHWC[:COLUMNS])
   ]
 
 
-def as_asked(scores: list[dict]) -> dict[str, float]:
+def scene_scores(scores: list[dict]) -> dict[str, float]:
   """How many show the characters that are asked for, in their colours."""
   return {
     name: np.mean([score[name] for score in scores])
@@ -278,35 +278,35 @@ def as_asked(scores: list[dict]) -> dict[str, float]:
 
 def edits(maker, clips, scenes):
   """Another colour, over strengths: is it there, is the rest where it was?"""
-  found, rows = {}, []
+  metrics, rows = {}, []
   colours = list(world.COLOURS)
   for strength in STRENGTHS:
     followed, away = [], []
     for i, clip in enumerate(tqdm.tqdm(clips, desc=f'edit {strength}')):
-      asked = repainted(scenes[i], colours)
-      made = maker(
-        asked,
+      target = repainted(scenes[i], colours)
+      sampled = maker(
+        target,
         seed=i,
         mode='edit',
         video=clip,
         strength=strength,
         temperature=None,
       )
-      told = measures.measure(made)
-      followed.append(measures.score(told, asked)['colour'])
+      report = measures.measure(sampled)
+      followed.append(measures.score(report, target)['colour'])
       before = measures.measure(clip)
-      if told.tracks and before.tracks:
-        way_F2 = told.tracks[0].path_F2 - before.tracks[0].path_F2
-        away.append(np.hypot(*way_F2.T).mean())
+      if report.tracks and before.tracks:
+        offset_F2 = report.tracks[0].path_F2 - before.tracks[0].path_F2
+        away.append(np.hypot(*offset_F2.T).mean())
       if i < SHOWN:
         rows.append(
-          (f'edit {strength}: {captions.canonical_caption(asked)}', made)
+          (f'edit {strength}: {captions.canonical_caption(target)}', sampled)
         )
-    found[f'edit {strength}'] = {
-      'colour as asked': np.mean(followed),
+    metrics[f'edit {strength}'] = {
+      'colour': np.mean(followed),
       'pixels away': np.mean(away),
     }
-  return found, rows
+  return metrics, rows
 
 
 def repainted(scene: world.Scene, colours: list[str]) -> world.Scene:
@@ -322,9 +322,9 @@ def repainted(scene: world.Scene, colours: list[str]) -> world.Scene:
   )
 
 
-def psnr(made: np.ndarray, given: np.ndarray) -> float:
+def psnr(sampled: np.ndarray, expected: np.ndarray) -> float:
   """Of uint8; 99 where they are equal."""
-  error = np.square((made.astype(np.float64) - given) / 255).mean()
+  error = np.square((sampled.astype(np.float64) - expected) / 255).mean()
   return -10 * np.log10(max(error, 10**-9.9))
 
 

@@ -1,4 +1,4 @@
-"""What a run does beside its steps: its time against that of bare steps.
+"""Overhead of a run: its time against that of bare steps.
 
   PYTHONPATH=. python tests/benchmarks/overhead.py --size=cpu --steps=400
 

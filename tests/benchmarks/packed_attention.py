@@ -50,27 +50,29 @@ def main() -> None:
       y, back = jax.vjp(call, *(x.astype(dtype) for x in (q, k, v)))
       return y, *back(dy.astype(dtype))
 
-    found = jax.block_until_ready(both(q, k, v, dy))
+    actual = jax.block_until_ready(both(q, k, v, dy))
     took = []
     for _ in range(args.repeats):
       began = time.perf_counter()
       jax.block_until_ready(both(q, k, v, dy))
       took.append(time.perf_counter() - began)
-    return found, float(np.median(took))
+    return actual, float(np.median(took))
 
   with jax.default_matmul_precision('highest'):
     exact, _ = run('xla', jnp.float32)
   print(f'{jax.devices()[0].device_kind}, {shape}, bfloat16')
   for kernel in KERNELS[jax.default_backend()]:
-    found, seconds = run(kernel, jnp.bfloat16)
+    actual, seconds = run(kernel, jnp.bfloat16)
     away = [
       float(jnp.max(jnp.abs(a - b.astype(jnp.float32))))
-      for a, b in zip(exact, found, strict=True)
+      for a, b in zip(exact, actual, strict=True)
     ]
-    told = ', '.join(
+    differences = ', '.join(
       f'{n} {x:.4f}' for n, x in zip(('y', 'dq', 'dk', 'dv'), away, strict=True)
     )
-    print(f'{kernel:8} {1e3 * seconds:8.2f} ms, largest difference {told}')
+    print(
+      f'{kernel:8} {1e3 * seconds:8.2f} ms, largest difference {differences}'
+    )
 
 
 if __name__ == '__main__':

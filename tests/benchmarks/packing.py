@@ -69,8 +69,8 @@ class Side:
     )
     self.mesh, self.key = mesh.mesh(parse.experiment(config)), jax.random.key(0)
     self.state = state.init_state(task.init, self.key, optimizer, self.mesh)
-    made = step.make_step(task.loss, optimizer, ema=0.99)
-    self.step = jax.jit(made, donate_argnums=0)
+    train_step = step.make_step(task.loss, optimizer, ema=0.99)
+    self.step = jax.jit(train_step, donate_argnums=0)
     self.rates, self.padding = [], []
 
   def run(self, steps: int) -> None:

@@ -59,16 +59,16 @@ def run(out: pathlib.Path, seconds: float, *more: str) -> float:
 
 def drift(videos, scenes) -> list[dict[str, float]]:
   """Mean scores of every ten seconds."""
-  found = []
+  report = []
   for start in range(0, len(videos[0]) - 10 * FPS + 1, 10 * FPS):
     scores = [
-      measures.score(measures.measure(video[at : at + FRAMES]), asked)
-      for video, asked in zip(videos, scenes, strict=True)
+      measures.score(measures.measure(video[at : at + FRAMES]), target)
+      for video, target in zip(videos, scenes, strict=True)
       for at in range(start, start + 10 * FPS - FRAMES + 2, FRAMES - 1)
     ]
     names = ('count', 'colour', 'motion')
-    found.append({n: float(np.mean([s[n] for s in scores])) for n in names})
-  return found
+    report.append({n: float(np.mean([s[n] for s in scores])) for n in names})
+  return report
 
 
 def main() -> None:
@@ -80,29 +80,29 @@ def main() -> None:
   out = pathlib.Path(args.out)
   out.mkdir(parents=True, exist_ok=True)
   scenes = [scene(i) for i in range(args.videos)]
-  prompts = [captions.canonical_caption(asked) for asked in scenes]
+  prompts = [captions.canonical_caption(target) for target in scenes]
   one = f'--prompt={prompts[0]}'
   peaks = [
     run(out / f'{name}.mp4', seconds, one, *more)
     for name, seconds in (('five', 5.0), ('minute', args.seconds))
   ]
-  told = out / 'prompts.txt'
-  told.write_text('\n'.join(prompts) + '\n')
-  run(out / 'a.mp4', args.seconds, f'--prompts_file={told}', *more)
+  prompts_file = out / 'prompts.txt'
+  prompts_file.write_text('\n'.join(prompts) + '\n')
+  run(out / 'a.mp4', args.seconds, f'--prompts_file={prompts_file}', *more)
   videos = [
     spacetime.read_video(path).frames for path in sorted(out.glob('a-*.mp4'))
   ]
   contact_sheet.write(out / 'sheet.png', videos, prompts, columns=13, scale=1)
-  found = {
+  report = {
     'frames': len(videos[0]),
     'peak_mib': peaks,
     'peak_ratio': peaks[1] / peaks[0],
     'drift': drift(videos, scenes),
   }
-  (out / 'rollout.json').write_text(json.dumps(found, indent=2) + '\n')
+  (out / 'rollout.json').write_text(json.dumps(report, indent=2) + '\n')
   own = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-  print(f'peaks {peaks} MiB, ratio {found["peak_ratio"]:.3f} (here {own:.0f})')
-  for i, row in enumerate(found['drift']):
+  print(f'peaks {peaks} MiB, ratio {report["peak_ratio"]:.3f} (here {own:.0f})')
+  for i, row in enumerate(report['drift']):
     print(
       f'{10 * i:3}-{10 * i + 10} s', {k: round(v, 3) for k, v in row.items()}
     )

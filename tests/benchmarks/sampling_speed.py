@@ -131,14 +131,14 @@ def psnr(run: Run, plain: Run) -> float:
 
 def row(name: str, run: Run, plain: Run, scenes) -> str:
   """A line of the table."""
-  found = measures.summarise(
+  metrics = measures.summarise(
     measures.score(measures.measure(clip), scene)
     for clip, scene in zip(run.video_BFHWC, scenes, strict=True)
   )
   return (
     f'{name:9}  {run.computed:>8}  {run.seconds:7.2f}  '
-    f'{psnr(run, plain):7.1f}  {found["colour"]:6.3f} {found["count"]:6.3f}  '
-    f'{found["motion"]:6.3f}'
+    f'{psnr(run, plain):7.1f}  {metrics["colour"]:6.3f} '
+    f'{metrics["count"]:6.3f}  {metrics["motion"]:6.3f}'
   )
 
 

@@ -85,18 +85,18 @@ def ours(case: str):
   from spacetime.models.autoencoder import wan
   from spacetime.models.transformer import dit
 
-  given, sizes = inputs(case), config(case)
+  arrays, sizes = inputs(case), config(case)
   if case == 'umt5':
     params = jax.device_put(umt5.params_from_torch_names(tensors(case)))
     encode = jax.jit(text_encoder.TextEncoder(sizes).encode)
-    return lambda: encode(params, *given)
+    return lambda: encode(params, *arrays)
   if case.startswith('vae'):
     params = jax.device_put(wan_vae.params_from_torch_names(tensors(case)))
-    return _ours_vae(case, wan.WanAutoencoder(sizes), params, *given)
+    return _ours_vae(case, wan.WanAutoencoder(sizes), params, *arrays)
   params = jax.device_put(
     wan_transformer.params_from_torch_names(tensors(case))
   )
-  z_Bfhwc, text_BSY = given
+  z_Bfhwc, text_BSY = arrays
   t_BT = np.full((1, 1), 0.5, np.float32)
 
   def predict(params):
@@ -129,10 +129,10 @@ def _ours_vae(case: str, model, params, x):
   if case.endswith('whole'):
     run = jax.jit(getattr(model, case.split('_')[1]))
     return lambda: run(params, x)
-  way = case.split('_')[1]
-  chunks = getattr(streaming, f'{way}_chunks')
-  first = jax.jit(getattr(model, f'{way}_first'))
-  step = jax.jit(getattr(model, f'{way}_step'), donate_argnums=1)
+  direction = case.split('_')[1]
+  chunks = getattr(streaming, f'{direction}_chunks')
+  first = jax.jit(getattr(model, f'{direction}_first'))
+  step = jax.jit(getattr(model, f'{direction}_step'), donate_argnums=1)
   run = functools.partial(chunks, model, params, x, first=first, step=step)
   return lambda: np.concatenate([np.asarray(c) for c in run()], axis=1)
 
@@ -141,13 +141,13 @@ def theirs(case: str):
   """diffusers' and transformers' side, eager."""
   import torch
 
-  given = [torch.from_numpy(x) for x in inputs(case)]
+  arrays = [torch.from_numpy(x) for x in inputs(case)]
   if case == 'umt5':
-    run, last = _their_text(given), lambda x: x
+    run, last = _their_text(arrays), lambda x: x
   elif case.startswith('vae'):
-    run, last = _their_vae(case, given), lambda x: x.movedim(1, -1)
+    run, last = _their_vae(case, arrays), lambda x: x.movedim(1, -1)
   else:
-    run, last = _their_transformer(case, given), lambda x: x.movedim(1, -1)
+    run, last = _their_transformer(case, arrays), lambda x: x.movedim(1, -1)
   if case == 'dit_backward':
     return run
 
@@ -169,7 +169,7 @@ def _load(model, case: str):
   return model.eval()
 
 
-def _their_text(given):
+def _their_text(arrays):
   import transformers
 
   sizes = config('umt5')
@@ -184,17 +184,17 @@ def _their_text(given):
       feed_forward_proj='gated-gelu',
     )
   )
-  model, tokens = _load(model, 'umt5'), given[0].long()
+  model, tokens = _load(model, 'umt5'), arrays[0].long()
   mask = tokens.ne(0).long()
   return lambda: model(tokens, mask).last_hidden_state
 
 
-def _their_vae(case: str, given):
+def _their_vae(case: str, arrays):
   import diffusers
   import torch
 
   model = _load(diffusers.AutoencoderKLWan(), case)
-  x = given[0].movedim(-1, 1).contiguous()
+  x = arrays[0].movedim(-1, 1).contiguous()
   mean, std = (
     torch.tensor(getattr(config(case), f'latents_{name}')).view(1, -1, 1, 1, 1)
     for name in ('mean', 'std')
@@ -204,7 +204,7 @@ def _their_vae(case: str, given):
   return lambda: model.decode(x * std + mean).sample
 
 
-def _their_transformer(case: str, given):
+def _their_transformer(case: str, arrays):
   import diffusers
   import torch
 
@@ -216,7 +216,7 @@ def _their_transformer(case: str, given):
     num_layers=sizes.layers,
   )
   model = _load(model, case)
-  z, text = given[0].movedim(-1, 1).contiguous(), given[1]
+  z, text = arrays[0].movedim(-1, 1).contiguous(), arrays[1]
   run = functools.partial(
     model, z, torch.tensor([500]), text, return_dict=False
   )

@@ -67,12 +67,12 @@ def work(case: str, side: str, threads: int, result: str) -> None:
   for _ in sys.stdin:
     began, busy = time.perf_counter(), time.process_time()
     np.asarray(run())
-    told = {
+    values = {
       'seconds': time.perf_counter() - began,
       'cpu': time.process_time() - busy,
       'peak': peak(),
     }
-    print(json.dumps(told), flush=True)
+    print(json.dumps(values), flush=True)
 
 
 class Worker:
@@ -121,15 +121,15 @@ def compare(case: str, sides, repeats: int, threads: int) -> None:
         runs[side].append(workers[side].run())
     for worker in workers.values():
       worker.close()
-    told = [f'{case}:']
+    values = [f'{case}:']
     for side in sides:
-      told.append(_told(side, runs[side], workers[side].built))
+      values.append(_summary(side, runs[side], workers[side].built))
     if len(sides) == 2:
-      told += [*_ratios(runs), _difference(files)]
-    print(*told, flush=True)
+      values += [*_ratios(runs), _difference(files)]
+    print(*values, flush=True)
 
 
-def _told(side: str, runs, built) -> str:
+def _summary(side: str, runs, built) -> str:
   most = max(run['peak'] for run in [built, *runs])
   memory = f'{most:.0f} MiB ({built["start"]:.0f});'
   if not runs:
@@ -157,12 +157,12 @@ def _difference(files) -> str:
 
 
 def main() -> None:
-  told = '\n'.join(
+  values = '\n'.join(
     f'  {name:17} {what}' for name, what in wan_cases.CASES.items()
   )
   parser = argparse.ArgumentParser(
     description=__doc__,
-    epilog=f'cases:\n{told}',
+    epilog=f'cases:\n{values}',
     formatter_class=argparse.RawDescriptionHelpFormatter,
   )
   parser.add_argument(

@@ -70,14 +70,14 @@ def main() -> None:
   with jax.set_mesh(mesh):
     for number in range(flags.steps):
       began = time.perf_counter()
-      at, told = jax.block_until_ready(
+      at, metrics = jax.block_until_ready(
         run(at, frozen, batch, jax.random.key(1))
       )
       what = 'compilation and step' if number == 0 else 'step'
       peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
       print(
         f'{what}: {time.perf_counter() - began:.1f} s, loss '
-        f'{float(told["loss"]):.4f}, peak {peak:.2f} GiB',
+        f'{float(metrics["loss"]):.4f}, peak {peak:.2f} GiB',
         flush=True,
       )
 

@@ -1,4 +1,4 @@
-"""Checkpoints: bit-exact, whole or not there, on any mesh; weights; errors."""
+"""Checkpoints: bit-exact, atomic, on any mesh; weights; errors."""
 
 import dataclasses
 import json
@@ -312,11 +312,11 @@ def test_two_processes_save_and_restore(tmp_path):
     for i in range(2)
   ]
   try:
-    told = [process.communicate(timeout=120) for process in processes]
+    outputs = [process.communicate(timeout=120) for process in processes]
   finally:
     for process in processes:
       process.kill()
-  for i, (out, error) in enumerate(told):
+  for i, (out, error) in enumerate(outputs):
     assert f'equal [{4 + i}, {6 + i}]\n' in out, error
   names = {p.name for p in (tmp_path / 'checkpoints').iterdir()}
   assert names == {'4', '5'}
@@ -389,10 +389,10 @@ def test_one_tree_reads_no_other(tmp_path):
     checkpoints.save(1, jax.tree.map(lambda a: a + 0.37, state), wait=True)
     start = bytes_read()
     checkpoints.restore(abstract(state))
-    whole = bytes_read() - start
+    full = bytes_read() - start
   start = bytes_read()
   checkpoint.load_params(tmp_path, abstract(state.ema))
-  assert 0 < bytes_read() - start < 0.55 * whole
+  assert 0 < bytes_read() - start < 0.55 * full
 
 
 def test_weights_round_trip(tmp_path):
@@ -525,7 +525,7 @@ def test_damaged_files(tmp_path):
     checkpoint.load_params(run, abstract(params))
 
 
-def test_no_place_in_the_data(tmp_path):
+def test_no_position_in_the_data(tmp_path):
   state = make_state()
   with Checkpoints(tmp_path) as checkpoints:
     checkpoints.save(1, state, wait=True)
@@ -533,7 +533,7 @@ def test_no_place_in_the_data(tmp_path):
       checkpoints.restore(abstract(state), iterator=make_iterator())
 
 
-def test_a_place_that_cannot_be_written(tmp_path):
+def test_a_folder_that_cannot_be_written(tmp_path):
   (tmp_path / 'file').write_text('')
   for call in (
     lambda: Checkpoints(tmp_path / 'file' / 'run'),

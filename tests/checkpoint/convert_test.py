@@ -53,22 +53,22 @@ def test_the_command_converts_there_and_back(source, tmp_path):
     assert f'{b}: written' in ran.stdout
     assert 'convert: 100%' in ran.stderr
   for part in PARTS:
-    found = published_folder.tensors(back / part)
+    actual = published_folder.tensors(back / part)
     expected = published_folder.tensors(source / part)
-    assert found.keys() == expected.keys()
+    assert actual.keys() == expected.keys()
     for name, tensor in expected.items():
-      assert found[name].dtype == tensor.dtype
-      assert found[name].tobytes() == tensor.tobytes(), name
+      assert actual[name].dtype == tensor.dtype
+      assert actual[name].tobytes() == tensor.tobytes(), name
     values = json.loads((back / part / 'config.json').read_text())
-    wanted = json.loads((source / part / 'config.json').read_text())
-    del wanted['_diffusers_version']
-    assert values == wanted
+    source_values = json.loads((source / part / 'config.json').read_text())
+    del source_values['_diffusers_version']
+    assert values == source_values
   for name in ('model_index.json', folders.SCHEDULER, 'tokenizer/spiece.model'):
-    text, wanted = ((d / name).read_bytes() for d in (back, source))
+    text, source_values = ((d / name).read_bytes() for d in (back, source))
     same = (
-      text == wanted
+      text == source_values
       if name.endswith('model')
-      else (json.loads(text) == json.loads(wanted))
+      else (json.loads(text) == json.loads(source_values))
     )
     assert same, name
   ran = python(f'--source={source}', f'--target={there}')
@@ -112,13 +112,13 @@ def test_dtype_spares_the_autoencoder_and_what_float32_computes(
   there, back = tmp_path / 'ours', tmp_path / 'back'
   pipeline = folders.open_pipeline(source)
   convert.to_weights(pipeline, there, dtype=jnp.dtype('bfloat16'))
-  found = safetensors.numpy.load_file(there / checkpoint.WEIGHTS)
-  for name, array in found.items():
-    kept = any(
+  actual = safetensors.numpy.load_file(there / checkpoint.WEIGHTS)
+  for name, array in actual.items():
+    keeps_dtype = any(
       part in ('modulation', 'head_modulation', 'time_in', 'norm_cross')
       for part in name.split('/')
     ) or name.startswith('dit/time_out')
-    assert array.dtype == (np.float32 if kept else jnp.bfloat16), name
+    assert array.dtype == (np.float32 if keeps_dtype else jnp.bfloat16), name
   codec = safetensors.numpy.load_file(there / 'autoencoder/weights.safetensors')
   assert {a.dtype for a in codec.values()} == {np.dtype(np.float32)}
   assert checkpoint.read_config(there)['model']['dtype'] == 'bfloat16'

@@ -1,4 +1,4 @@
-"""Runs that started from weights, written for others."""
+"""Export of runs that started from weights."""
 
 import json
 
@@ -29,9 +29,11 @@ def folder(tmp_path_factory):
 
 def save_run(folder, workdir, values):
   """A run of one step whose average is random."""
-  made = finetuned.config(folder, **values)
+  experiment_config = finetuned.config(folder, **values)
   ready = setup.check(
-    parse.experiment(made), str(workdir), init_from=str(folder / 'wan')
+    parse.experiment(experiment_config),
+    str(workdir),
+    init_from=str(folder / 'wan'),
   )
   checkpoint.write_config(workdir, ready.experiment.values, tokenizer=b'pieces')
   at = init_state.init_state(ready, None, jax.random.key(0))
@@ -42,8 +44,8 @@ def save_run(folder, workdir, values):
     ),
     at.ema,
   )
-  with checkpoint.Checkpoints(workdir) as kept:
-    kept.save(1, dict(params=at.params, ema=ema), wait=True)
+  with checkpoint.Checkpoints(workdir) as checkpoints:
+    checkpoints.save(1, dict(params=at.params, ema=ema), wait=True)
 
 
 def mesh():
@@ -72,14 +74,14 @@ def assert_equal(a, b, atol=0.0):
     np.testing.assert_allclose(x, y, atol=atol, rtol=0)
 
 
-def test_a_tuned_transformer_takes_its_place_in_the_folder(folder, tmp_path):
+def test_a_tuned_transformer_replaces_that_of_the_folder(folder, tmp_path):
   export.export(str(folder / 'whole'), tmp_path / 'out')
   assert_equal(opened(tmp_path / 'out'), ema(folder / 'whole', 'dit'))
   for name in ('vae', 'text_encoder'):
-    found = published_folder.tensors(tmp_path / 'out' / name)
-    wanted = published_folder.tensors(folder / 'wan' / name)
-    assert found.keys() == wanted.keys()
-    assert all(np.array_equal(found[k], wanted[k]) for k in wanted)
+    actual = published_folder.tensors(tmp_path / 'out' / name)
+    expected = published_folder.tensors(folder / 'wan' / name)
+    assert actual.keys() == expected.keys()
+    assert all(np.array_equal(actual[k], expected[k]) for k in expected)
   model = load.open_model(str(tmp_path / 'out'), mesh=mesh())
   assert model.networks.dit.config.width == 24
 
@@ -88,9 +90,9 @@ def test_pairs_are_merged_into_a_copy(folder, tmp_path):
   export.export(str(folder / 'pairs'), tmp_path / 'out', lora='merged')
   pairs = ema(folder / 'pairs', 'lora')
   base = opened(folder / 'wan')
-  wanted = lora_lib.merge(base, pairs, scale=3.0)
-  assert_equal(opened(tmp_path / 'out'), wanted, atol=1e-6)
-  kernel = wanted['blocks']['mlp_out']['kernel']
+  expected = lora_lib.merge(base, pairs, scale=3.0)
+  assert_equal(opened(tmp_path / 'out'), expected, atol=1e-6)
+  kernel = expected['blocks']['mlp_out']['kernel']
   assert np.abs(kernel - base['blocks']['mlp_out']['kernel']).max() > 0.01
   export.export(
     str(folder / 'pairs'), tmp_path / 'half', lora='merged', dtype='bfloat16'
@@ -103,10 +105,10 @@ def test_pairs_are_merged_into_a_copy(folder, tmp_path):
 def test_pairs_alone(dialect, folder, tmp_path):
   export.export(str(folder / 'pairs'), tmp_path / 'out', lora=dialect)
   path = tmp_path / 'out' / lora.FILES[dialect]
-  found = lora.read(path, published_folder.TRANSFORMER)
+  actual = lora.read(path, published_folder.TRANSFORMER)
   base = opened(folder / 'wan')
-  wanted = lora_lib.merge(base, ema(folder / 'pairs', 'lora'), scale=3.0)
-  assert_equal(found.merge(base), wanted, atol=1e-6)
+  expected = lora_lib.merge(base, ema(folder / 'pairs', 'lora'), scale=3.0)
+  assert_equal(actual.merge(base), expected, atol=1e-6)
   # Three kernels of each of two layers, and nothing else.
   count = len(safetensors.numpy.load_file(path))
   assert count == 6 * {'diffusers': 2, 'original': 3}[dialect]

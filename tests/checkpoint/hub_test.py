@@ -16,11 +16,11 @@ def test_names_of_repositories():
 
 
 def test_only_what_is_needed_is_downloaded(monkeypatch, tmp_path):
-  asked = []
+  calls = []
 
   def snapshot_download(name, *, allow_patterns):
-    asked.append(name)
-    for file, wanted in (
+    calls.append(name)
+    for file, matches in (
       ('model_index.json', True),
       ('transformer/x-00001-of-00002.safetensors', True),
       ('tokenizer/spiece.model', True),
@@ -28,13 +28,13 @@ def test_only_what_is_needed_is_downloaded(monkeypatch, tmp_path):
       ('assets/logo.png', False),
     ):
       matched = any(pathlib.PurePath(file).match(p) for p in allow_patterns)
-      assert matched == wanted, file
+      assert matched == matches, file
     return str(tmp_path)
 
   module = types.SimpleNamespace(snapshot_download=snapshot_download)
   monkeypatch.setitem(sys.modules, 'huggingface_hub', module)
   assert hub.fetch('a/b') == tmp_path
-  assert asked == ['a/b']
+  assert calls == ['a/b']
 
 
 def test_what_cannot_be_fetched(monkeypatch):

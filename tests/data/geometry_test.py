@@ -1,4 +1,4 @@
-"""The three grids, and what they refuse."""
+"""The three grids of a clip, and sizes that they refuse."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Latents and texts on disk: what goes in comes out, shard by shard."""
+"""Latents and texts on disk survive a round trip, shard by shard."""
 
 import dataclasses
 import json
@@ -63,11 +63,11 @@ def fill(folder, info=INFO, kinds=latent_cache.KINDS):
 @pytest.mark.parametrize('dtype', ['float32', 'bfloat16'])
 def test_what_goes_in_comes_out(dtype, tmp_path):
   info = dataclasses.replace(INFO, dtype=dtype)
-  found = latent_cache.Cache(fill(tmp_path / 'c', info))
-  assert found.info == info and found.tokenizer == b'pieces'
+  cache = latent_cache.Cache(fill(tmp_path / 'c', info))
+  assert cache.info == info and cache.tokenizer == b'pieces'
   kind = np.float32 if dtype == 'float32' else ml_dtypes.bfloat16
   for split, count in zip(latent_cache.SPLITS, info.counts, strict=True):
-    source = found.split(split)
+    source = cache.split(split)
     assert len(source) == count
     for i in (count - 1, 0):
       record = source[i]
@@ -136,32 +136,32 @@ def test_refuses_other_folders(tmp_path):
     latent_cache.Cache(tmp_path)
 
 
-def batches(found, *, embedded, dropout=0.5, steps=4):
+def batches(cache, *, embedded, dropout=0.5, steps=4):
   loader = pipeline.make_loader(
-    found.split('train'),
+    cache.split('train'),
     tokenizer=tokenizer_lib.train(['train of five clips'], vocab_size=300),
     text_length=24,
     batch_size=3,
     seed=3,
     caption_dropout=dropout,
-    empty_SY=found.empty_SY if embedded else None,
+    empty_SY=cache.empty_SY if embedded else None,
   )
   iterator = iter(loader)
   return [next(iterator) for _ in range(steps)]
 
 
 def test_a_dropped_caption_is_the_empty_ones_embedding(tmp_path):
-  found = latent_cache.Cache(fill(tmp_path / 'c'))
-  np.testing.assert_array_equal(found.empty_SY[0], 10.0)
-  told = batches(found, embedded=True)
-  assert set(told[0]) == {'latents', 'text'}
-  first = np.concatenate([b['text'][:, 0, 0] for b in told])
+  cache = latent_cache.Cache(fill(tmp_path / 'c'))
+  np.testing.assert_array_equal(cache.empty_SY[0], 10.0)
+  embedded_batches = batches(cache, embedded=True)
+  assert set(embedded_batches[0]) == {'latents', 'text'}
+  first = np.concatenate([b['text'][:, 0, 0] for b in embedded_batches])
   assert 0 < (first == 10).sum() < len(first)
-  tokens = batches(found, embedded=False)
+  tokens = batches(cache, embedded=False)
   alone = np.concatenate([b['tokens'][:, 1] == 0 for b in tokens])
   # The same captions are left out, whatever they are kept as.
   np.testing.assert_array_equal(first == 10, alone)
-  for a, b in zip(told, tokens, strict=True):
+  for a, b in zip(embedded_batches, tokens, strict=True):
     np.testing.assert_array_equal(a['latents'], b['latents'])
-  kept = batches(found, embedded=True, dropout=0.0)
-  assert not any((b['text'] == 10).any() for b in kept)
+  undropped = batches(cache, embedded=True, dropout=0.0)
+  assert not any((b['text'] == 10).any() for b in undropped)

@@ -1,4 +1,4 @@
-"""Rows and buckets: whole clips, little padding, deterministic, resumable."""
+"""Rows and buckets: complete clips, little padding, resumable."""
 
 import functools
 import json
@@ -91,7 +91,7 @@ def unstack(batch):
   return [{name: batch[name][i] for name in batch} for i in range(rows)]
 
 
-def test_a_row_holds_whole_clips_with_their_places(make, tokenizer):
+def test_a_row_holds_complete_clips_with_positions(make, tokenizer):
   seen = []
   for batch in take(iter(make()), 6):
     assert batch['patches'].shape == (2, 24, 96)
@@ -168,16 +168,16 @@ BUCKETS = packing.Buckets(look_ahead=13)
 def test_resumes_where_it_was(make, how, threads):
   """Over the end of an epoch too."""
   changes = dict(threads=threads, batch_size=3)
-  whole = take(iter(make(how, **changes)), 14)
+  full = take(iter(make(how, **changes)), 14)
   iterator = iter(make(how, **changes))
   take(iterator, 9)
-  place = json.loads(json.dumps(iterator.get_state()))
+  position = json.loads(json.dumps(iterator.get_state()))
   next(iterator)
   other = iter(make(how, **changes))
-  other.set_state(place)
-  assert_equal(whole[9:], take(other, 5))
-  iterator.set_state(place)
-  assert_equal(whole[9:], take(iterator, 5))
+  other.set_state(position)
+  assert_equal(full[9:], take(other, 5))
+  iterator.set_state(position)
+  assert_equal(full[9:], take(iterator, 5))
 
 
 def test_seed_decides(make):

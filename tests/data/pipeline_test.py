@@ -76,9 +76,9 @@ def test_batches(make, tokenizer):
 
 
 def test_captions_as_bytes(make):
-  told = take(make(Numbered(9), caption_dropout=0.0), 2)
+  taken = take(make(Numbered(9), caption_dropout=0.0), 2)
   as_bytes = Numbered(9, caption=b'seven moves left')
-  assert_equal(told, take(make(as_bytes, caption_dropout=0.0), 2))
+  assert_equal(taken, take(make(as_bytes, caption_dropout=0.0), 2))
 
 
 def test_seed_decides_all(make):
@@ -91,7 +91,7 @@ def test_seed_decides_all(make):
   assert ids(one) != ids(other)
 
 
-def test_epochs_are_whole_and_differ(make):
+def test_epochs_are_complete_and_differ(make):
   seen = ids(take(make(Numbered(12)), 6))
   first, second = seen[:12], seen[12:]
   assert sorted(first) == sorted(second) == list(range(12))
@@ -123,7 +123,7 @@ def test_one_epoch_without_repeat(make):
 def test_processes_make_the_batch_of_one(make, count):
   """The same clips, crops and dropped captions, in the same order."""
   shared = {'crop': (2, 3, 4), 'caption_dropout': 0.4}
-  whole = take(make(Numbered(21), batch_size=8, **shared), 5)
+  complete = take(make(Numbered(21), batch_size=8, **shared), 5)
   parts = [
     take(
       make(
@@ -137,13 +137,13 @@ def test_processes_make_the_batch_of_one(make, count):
     )
     for i in range(count)
   ]
-  for step, batch in enumerate(whole):
+  for step, batch in enumerate(complete):
     for name in batch:
       joined = np.concatenate([part[step][name] for part in parts])
       np.testing.assert_array_equal(batch[name], joined)
 
 
-def test_a_place_in_the_data_is_that_of_any_number_of_processes(make):
+def test_a_position_in_the_data_fits_any_number_of_processes(make):
   one = iter(make(Numbered(21), batch_size=8))
   for _ in range(3):
     next(one)
@@ -194,15 +194,15 @@ def test_crops_are_contiguous_and_uniform(make):
 @pytest.mark.parametrize('threads', [0, 3])
 def test_resumes_where_it_was(make, threads):
   loader = make(Numbered(30), crop=(2, 3, 4), threads=threads)
-  whole = take(loader, 9)
+  complete = take(loader, 9)
   iterator = iter(loader)
   for _ in range(4):
     next(iterator)
-  place = json.loads(json.dumps(iterator.get_state()))
+  position = json.loads(json.dumps(iterator.get_state()))
   next(iterator)
   other = iter(make(Numbered(30), crop=(2, 3, 4), threads=threads))
-  other.set_state(place)
-  assert_equal(whole[4:], [next(other) for _ in range(5)])
+  other.set_state(position)
+  assert_equal(complete[4:], [next(other) for _ in range(5)])
 
 
 def test_worker_processes_give_the_same(make):

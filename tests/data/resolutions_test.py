@@ -1,4 +1,4 @@
-"""Mixed sizes: what is drawn, what is stored, and what stays as it was."""
+"""Mixed sizes: draws, stored values, and unchanged records of one size."""
 
 import collections
 import dataclasses
@@ -23,9 +23,9 @@ def test_shapes_are_those_of_the_grid_within_the_bounds():
   assert set(SMALL.sides(5)) == {
     *((16, 32), (32, 32), (32, 48), (48, 32), (48, 48))
   }
-  whole = Sizes()
-  assert whole.durations == tuple(range(1, 50, 4))
-  sides = {side for side in whole.sides(49)}
+  default = Sizes()
+  assert default.durations == tuple(range(1, 50, 4))
+  sides = {side for side in default.sides(49)}
   assert {(32, 64), (64, 32), (128, 128), (96, 48)} <= sides
   assert not {(32, 80), (128, 48)} & sides
   bounded = Sizes(volume=49 * 64 * 64)
@@ -33,10 +33,10 @@ def test_shapes_are_those_of_the_grid_within_the_bounds():
 
 
 def test_a_size_that_is_held_out_is_never_drawn():
-  whole = Sizes(frames=(1, 5), height=(32, 48), width=(32, 48))
-  fewer = dataclasses.replace(whole, held_out=[[5, 32, 48]])
+  default = Sizes(frames=(1, 5), height=(32, 48), width=(32, 48))
+  fewer = dataclasses.replace(default, held_out=[[5, 32, 48]])
   assert fewer.held_out == ((5, 32, 48),)
-  assert set(whole.shapes) - set(fewer.shapes) == {(5, 32, 48)}
+  assert set(default.shapes) - set(fewer.shapes) == {(5, 32, 48)}
   rng = np.random.default_rng(0)
   assert (5, 32, 48) not in {fewer.draw(rng) for _ in range(400)}
   with pytest.raises(ValueError, match='expected .frames, height, width. each'):
@@ -106,12 +106,14 @@ def test_worlds_of_one_size_keep_their_names_and_clips():
   }
   for size, (digest, listed) in names.items():
     data = parse.experiment(digits.get_config(size)).data
-    told = json.dumps([data.world.identity(), {'train': 3}, 0])
-    assert hashlib.sha256(told.encode()).hexdigest()[:10] == digest
+    serialized = json.dumps([data.world.identity(), {'train': 3}, 0])
+    assert hashlib.sha256(serialized.encode()).hexdigest()[:10] == digest
     assert digits_source.identity(data, seed=0) == listed
   record = examples.example(0, world=world_lib.World(), split='train', seed=3)
-  told = record['caption'] + record['scene']
-  assert hashlib.sha256(told.encode()).hexdigest()[:16] == '6c956fc027e63b43'
+  serialized = record['caption'] + record['scene']
+  assert (
+    hashlib.sha256(serialized.encode()).hexdigest()[:16] == '6c956fc027e63b43'
+  )
   mixed = world_lib.World(mixed=SMALL)
   assert mixed.identity()['mixed']['images'] == 0.25
   assert mixed.resized(17, 64, 64) == world_lib.World()

@@ -1,4 +1,4 @@
-"""Tokens: special ids, lengths, determinism, and what does not fit."""
+"""Tokens: special ids, lengths, determinism and truncation."""
 
 import pickle
 
@@ -10,10 +10,10 @@ from spacetime.data import tokenizer as tokenizer_lib
 from spacetime.data.tokenizer import Tokenizer
 
 CAPTIONS = [
-  f'a {color} {digit} moves {way} over a plain background'
+  f'a {color} {digit} moves {direction} over a plain background'
   for color in ('red', 'green', 'blue')
   for digit in ('three', 'seven', 'nine')
-  for way in ('left', 'right', 'up')
+  for direction in ('left', 'right', 'up')
 ]
 
 
@@ -120,5 +120,5 @@ def test_bad_training():
   with pytest.raises(ValueError, match='no captions; expected'):
     tokenizer_lib.train(['', ' '], vocab_size=400)
   letters = [''.join(map(chr, range(0x4E00, 0x4E00 + 200)))]
-  with pytest.raises(ValueError, match='vocab_size=300 does not suit these 1'):
+  with pytest.raises(ValueError, match='vocab_size=300: expected a size'):
     tokenizer_lib.train(letters, vocab_size=300)

@@ -38,23 +38,25 @@ def _one(**change):
   )
 
 
-def _summary(clips, asked):
+def _summary(clips, targets):
   return evaluation.summarise(
     evaluation.score(shown, scene)
-    for shown, scene in zip(map(evaluation.measure, clips), asked, strict=True)
+    for shown, scene in zip(
+      map(evaluation.measure, clips), targets, strict=True
+    )
   )
 
 
 @pytest.fixture(scope='module')
 def real():
-  asked = _scenes(30) + _scenes(15, 'compositions')
-  return asked, [render.clip(scene, WORLD) for scene in asked]
+  targets = _scenes(30) + _scenes(15, 'compositions')
+  return targets, [render.clip(scene, WORLD) for scene in targets]
 
 
 @pytest.fixture(scope='module')
 def ceiling(real):
-  asked, clips = real
-  return _summary(clips, asked)
+  targets, clips = real
+  return _summary(clips, targets)
 
 
 def test_real_clips_score_high(ceiling):
@@ -70,21 +72,21 @@ def test_real_clips_score_high(ceiling):
 
 
 def test_blur_and_noise_change_little(real, ceiling):
-  asked, clips = real
+  targets, clips = real
   rng = np.random.default_rng(0)
   worse = []
   for clip in clips:
     soft_FHWC = ndimage.gaussian_filter(clip.astype(np.float32), (0, 1, 1, 0))
     soft_FHWC += rng.normal(0, 8, clip.shape)
     worse.append(soft_FHWC.clip(0, 255).astype(np.uint8))
-  degraded = _summary(worse, asked)
+  degraded = _summary(worse, targets)
   for name in ('count', 'colour', 'motion', 'digit'):
     assert degraded[name] >= ceiling[name] - 0.05
 
 
 def test_clips_of_other_prompts_score_low(real):
-  asked, clips = real
-  shuffled = _summary(clips, asked[1:] + asked[:1])
+  targets, clips = real
+  shuffled = _summary(clips, targets[1:] + targets[:1])
   assert shuffled['count'] <= 0.6
   assert shuffled['colour'] <= 0.4
   assert shuffled['digit'] <= 0.3
@@ -92,7 +94,7 @@ def test_clips_of_other_prompts_score_low(real):
   assert shuffled['all'] <= 0.05
 
 
-def test_each_wrong_attribute_is_told():
+def test_each_wrong_attribute_is_reported():
   shown = evaluation.measure(render.clip(_one(), WORLD))
   right = evaluation.score(shown, _one())
   assert [right[name] for name in evaluation.SCORES] == [1, 1, 1, 1, 1]
@@ -143,8 +145,8 @@ def test_motion_of_every_path_under_every_camera(shape):
   ):
     ground_F2 = motions.offsets(name, speed, world=world) + (20.0, 30.0)
     seen_F2 = paths.view(camera, world=world).project(ground_F2)
-    found = evaluation.motion(seen_F2, shape=shape, camera=camera)
-    assert found == name, (name, speed, camera)
+    result = evaluation.motion(seen_F2, shape=shape, camera=camera)
+    assert result == name, (name, speed, camera)
 
 
 def test_a_pan_alone_is_not_a_motion():
@@ -185,24 +187,24 @@ def test_images_and_wide_clips():
     world_lib.World(frames=9, height=64, width=96),
     world_lib.World(frames=5, height=32, width=32),
   ):
-    asked = _scenes(12, world=world)
-    summary = _summary([render.clip(s, world) for s in asked], asked)
+    targets = _scenes(12, world=world)
+    summary = _summary([render.clip(s, world) for s in targets], targets)
     for name in ('count', 'colour', 'motion'):
       assert summary[name] == 1
 
 
 def test_the_classifier_is_fitted_on_training_glyphs_alone(monkeypatch):
-  asked = []
+  targets = []
   monkeypatch.setattr(digit_classifier, 'VERSIONS', 1)
 
   def some(digit, *, held_out):
-    asked.append((digit, held_out))
+    targets.append((digit, held_out))
     return real(digit, held_out=held_out)[:3]
 
   real = glyphs.indices
   monkeypatch.setattr(digit_classifier.glyphs, 'indices', some)
   crop_RGG, digit_R = digit_classifier.training_crops()
-  assert asked == [(digit, False) for digit in range(10)]
+  assert targets == [(digit, False) for digit in range(10)]
   assert crop_RGG.shape == (30, digit_classifier.EDGE, digit_classifier.EDGE)
   np.testing.assert_array_equal(digit_R, np.repeat(np.arange(10), 3))
 
@@ -224,9 +226,9 @@ def test_pieces_are_bridged_and_specks_dropped():
   frames_FHWC[0, 5:15, 18:22] = red  # Three pixels away: the same blob.
   frames_FHWC[0, 40:50, 5:15] = red
   frames_FHWC[0, 58:62, 30:33] = red  # Twelve pixels: a speck.
-  found = segments.blobs(frames_FHWC)
-  assert sorted(blob.area for blob in found) == [100, 140]
-  assert {blob.colour for blob in found} == {'red'}
+  result = segments.blobs(frames_FHWC)
+  assert sorted(blob.area for blob in result) == [100, 140]
+  assert {blob.colour for blob in result} == {'red'}
 
 
 def test_crops_do_not_depend_on_size():
@@ -251,12 +253,12 @@ def test_background_is_the_ramp_behind_the_characters():
 def test_blobs_are_the_characters():
   for scene in _scenes(12):
     seen = paths.trajectories(scene, WORLD)
-    found = segments.blobs(render.clip(scene, WORLD))
-    assert len(found) == 17 * len(scene.characters)
-    for blob in found:
-      place = [c.colour for c in scene.characters].index(blob.colour)
-      away_2 = np.abs(blob.centre_2 - seen.centre_FP2[blob.frame, place])
-      assert away_2.max() < 0.25 * seen.size_FP[blob.frame, place]
+    result = segments.blobs(render.clip(scene, WORLD))
+    assert len(result) == 17 * len(scene.characters)
+    for blob in result:
+      rank = [c.colour for c in scene.characters].index(blob.colour)
+      away_2 = np.abs(blob.centre_2 - seen.centre_FP2[blob.frame, rank])
+      assert away_2.max() < 0.25 * seen.size_FP[blob.frame, rank]
       assert 0 <= blob.cover_HW.min() and blob.cover_HW.max() <= 1
 
 

@@ -1,4 +1,4 @@
-"""A contact sheet shows every clip below its caption, whole."""
+"""A contact sheet shows all frames of every clip below its caption."""
 
 import numpy as np
 import pytest

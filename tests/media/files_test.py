@@ -23,7 +23,7 @@ def test_atomic_write_replaces_on_success_only(tmp_path, kind):
 
 
 @pytest.mark.parametrize('kind', [pathlib.Path, epath.Path])
-def test_atomic_folder_appears_whole(tmp_path, kind):
+def test_atomic_folder_appears_complete(tmp_path, kind):
   path = kind(tmp_path / 'folder')
   with files.atomic_folder(path) as temporary:
     (temporary / 'a').write_text('one')

@@ -140,15 +140,15 @@ def test_same_frames_same_bytes(tmp_path, name):
   assert len(seen) == 1
 
 
-def test_chunks_equal_the_whole(tmp_path):
+def test_chunks_equal_one_write(tmp_path):
   clip_FHWC = make_clip(11)
   video_writer.write_video(tmp_path / 'whole.mp4', clip_FHWC)
   with VideoWriter(tmp_path / 'parts.mp4') as parts:
     for start, stop in ((0, 1), (1, 5), (5, 11)):
       parts.append(clip_FHWC[start:stop])
   assert parts.frames == 11
-  whole, *_ = decode(tmp_path / 'whole.mp4')
-  np.testing.assert_array_equal(whole, decode(tmp_path / 'parts.mp4')[0])
+  full, *_ = decode(tmp_path / 'whole.mp4')
+  np.testing.assert_array_equal(full, decode(tmp_path / 'parts.mp4')[0])
 
 
 def test_nothing_half_written_stays(tmp_path):

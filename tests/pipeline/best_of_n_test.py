@@ -1,4 +1,4 @@
-"""The smoothest of several drawings, by optical flow alone."""
+"""Best-of-n: the smoothest of several samples, by optical flow."""
 
 import numpy as np
 from PIL import Image
@@ -19,7 +19,7 @@ def across(xs, join=4, **kwargs):
   return best_of_n.roughness(squares([(20, x) for x in xs], **kwargs), join)
 
 
-def test_joins_are_where_what_is_made_meets_what_is_given():
+def test_joins_of_generated_and_conditioning_frames():
   clip = numbered(14)
   ahead = conditioning_video.forward(clip, frames=9, cond_frames=5)
   back = conditioning_video.backward(clip, frames=9, cond_frames=4)
@@ -41,12 +41,12 @@ def test_joins_are_where_what_is_made_meets_what_is_given():
   still = conditioning_video.image(clip[0], frames=9, at=0, hold=4)
   held = conditioning_video.image(clip[0], frames=13, at=6, hold=4)
   assert (best_of_n.joins(still), best_of_n.joins(held)) == ((), (5, 9))
-  kept = conditioning_video.edit(clip, frames=9, cond_frames=4)
-  whole = conditioning_video.edit(clip, frames=9)
+  partial = conditioning_video.edit(clip, frames=9, cond_frames=4)
+  complete = conditioning_video.edit(clip, frames=9)
   part = conditioning_video.inpaint(clip, np.eye(*clip.shape[1:3], dtype=bool))
   assert (
-    best_of_n.joins(kept),
-    best_of_n.joins(whole),
+    best_of_n.joins(partial),
+    best_of_n.joins(complete),
     best_of_n.joins(part),
   ) == (
     (5,),
@@ -87,7 +87,7 @@ def test_shape_says_nothing_of_motion():
   assert best_of_n.roughness(soft, 4) < far / 2
 
 
-def test_colours_of_one_brightness_are_told_apart():
+def test_colours_of_one_brightness_differ():
   frames = squares([(20, x) for x in [4, 6, 8, 10, 15, 17, 19, 21]])
   there = frames[..., :1] > 100
   flat = np.where(there, np.uint8([200, 60, 100]), np.uint8([60, 131, 100]))
@@ -117,12 +117,12 @@ def test_it_agrees_with_characters_that_are_followed():
     examples.example(i, world=WORLD, split='train', seed=5)['video']
     for i in range(8)
   ]
-  found, known = [], []
+  values, known = [], []
   for clip in clips:
     cut = [np.concatenate([clip[:7], clip[7 + k :]]) for k in (0, 1, 2, 4)]
-    found.append([best_of_n.roughness(v, 7) for v in cut])
+    values.append([best_of_n.roughness(v, 7) for v in cut])
     known.append([seams.step(v, 7).velocity for v in cut])
-  assert np.corrcoef(np.ravel(found), np.ravel(known))[0, 1] > 0.8
+  assert np.corrcoef(np.ravel(values), np.ravel(known))[0, 1] > 0.8
 
 
 def test_one_of_each_clips_candidates_is_chosen():
@@ -137,7 +137,7 @@ def test_one_of_each_clips_candidates_is_chosen():
 
 def test_texts_are_repeated_clip_by_clip():
   a, b, away = (np.full((1, 2), i) for i in range(3))
-  told = PromptEmbeds((a, b), (away, away)).repeated(2)
-  assert [text[0, 0] for text in told.text] == [0, 0, 1, 1]
-  assert [text[0, 0] for text in told.negative] == [2] * 4
+  embeds = PromptEmbeds((a, b), (away, away)).repeated(2)
+  assert [text[0, 0] for text in embeds.text] == [0, 0, 1, 1]
+  assert [text[0, 0] for text in embeds.negative] == [2] * 4
   assert PromptEmbeds((a,)).repeated(3).negative == ()

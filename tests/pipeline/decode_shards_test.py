@@ -1,4 +1,4 @@
-"""Coding over several devices: as on one, in a part of the memory."""
+"""Encoding and decoding on several devices equal those on one."""
 
 import dataclasses
 import functools
@@ -45,39 +45,41 @@ def build(form):
 
 
 @functools.cache
-def example(form, way):
+def example(form, function):
   """(input, what one device makes of it whole)."""
   model, params = build(form)
   _, height, width = model.stride
-  if way == 'decode':
+  if function == 'decode':
     x = draw('z', (2, 3, *LATENT, model.z_dim))
   else:
     size = 2, 5, height * LATENT[0], width * LATENT[1], 3
     x = draw('clip', size, 0.4).clip(-1, 1)
-  return x, np.asarray(jax.jit(getattr(model, way))(params, x))
+  return x, np.asarray(jax.jit(getattr(model, function))(params, x))
 
 
-@pytest.mark.parametrize('way', ['decode', 'encode'])
+@pytest.mark.parametrize('function', ['decode', 'encode'])
 @pytest.mark.parametrize('form', list(CONFIGS))
 @pytest.mark.parametrize('side, count', [('height', 4), ('width', 2)])
-def test_split_equals_one_device(form, way, side, count):
+def test_split_equals_one_device(form, function, side, count):
   model, params = build(form)
-  x, expected = example(form, way)
-  make = {'decode': decode_shards.decoder, 'encode': decode_shards.encoder}[way]
+  x, expected = example(form, function)
+  make = {'decode': decode_shards.decoder, 'encode': decode_shards.encoder}[
+    function
+  ]
   coder = make(model, params, jax.devices()[:count], latent=LATENT, side=side)
   run = {
     'decode': streaming.decode_chunks,
     'encode': streaming.encode_chunks,
-  }[way]
+  }[function]
   chunks = list(run(model, coder.params, x, first=coder.first, step=coder.step))
   axis = decode_shards.SIDES[side]
   for chunk in chunks:
     assert len(chunk.sharding.device_set) == count
     part = chunk.addressable_shards[0].data.shape
     assert part[axis] * count == chunk.shape[axis]
-  found = np.concatenate([np.asarray(chunk) for chunk in chunks], axis=1)
+  actual = np.concatenate([np.asarray(chunk) for chunk in chunks], axis=1)
   assert np.std(expected) > 0.1
-  np.testing.assert_allclose(found, expected, atol=1e-5, rtol=0)
+  np.testing.assert_allclose(actual, expected, atol=1e-5, rtol=0)
 
 
 def arrays(text):
@@ -87,7 +89,7 @@ def arrays(text):
 
 
 @pytest.mark.parametrize('form', list(CONFIGS))
-def test_no_device_holds_a_whole_activation(form):
+def test_no_device_holds_a_complete_activation(form):
   model, params = build(form)
   latent, count = (16, 64), 4
   coder = decode_shards.decoder(
@@ -102,8 +104,8 @@ def test_no_device_holds_a_whole_activation(form):
   # Rows of the neighbours come on top of a device's own: two of sixteen.
   assert arrays(text) < 1.3 * arrays(alone.as_text()) / count
   memory = (each.memory_analysis() for each in (split, alone))
-  temporary, whole = (each.temp_size_in_bytes for each in memory)
-  assert temporary < 1.25 * whole / count
+  temporary, full = (each.temp_size_in_bytes for each in memory)
+  assert temporary < 1.25 * full / count
   gathered = re.findall(r'= f32\[([\d,]+)\]\S* all-gather', text)
   channels = params['decoder']['mid_block']['attentions_0']['norm']['gamma']
   frame = math.prod(latent) * channels.size
@@ -122,8 +124,8 @@ def test_a_side_is_chosen():
   chunks = streaming.decode_chunks(
     model, coder.params, z, first=coder.first, step=coder.step
   )
-  found = np.concatenate([np.asarray(chunk) for chunk in chunks], axis=1)
-  np.testing.assert_array_equal(found, model.decode({}, z))
+  actual = np.concatenate([np.asarray(chunk) for chunk in chunks], axis=1)
+  np.testing.assert_array_equal(actual, model.decode({}, z))
 
 
 def test_sizes_that_do_not_divide_are_refused():

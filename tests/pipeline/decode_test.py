@@ -21,7 +21,7 @@ def parse(cut=None, *, overlap=8, devices=1, latent=(4, 6)):
   return decode_lib.parse(request, latent=latent)
 
 
-def test_the_whole_picture():
+def test_full_frames():
   frames = decode_lib.Decoder(CODEC, {})(Z)
   assert frames.dtype == np.uint8 and frames.shape == (2, 5, 4, 6, 3)
   np.testing.assert_array_equal(frames, to_frames(CODEC.decode({}, Z)))
@@ -30,18 +30,18 @@ def test_the_whole_picture():
 def test_shards_are_those_of_the_flags(monkeypatch):
   layout = parse(devices=4)
   assert len(layout.devices) == 4
-  made = []
+  decoders = []
 
   def decoder(*args, **kwargs):
-    made.append(original(*args, **kwargs))
-    return made[-1]
+    decoders.append(original(*args, **kwargs))
+    return decoders[-1]
 
   original = decode_shards.decoder
   monkeypatch.setattr(decode_shards, 'decoder', decoder)
   decode = decode_lib.Decoder(CODEC, {}, layout)
   for _ in range(2):  # a second batch takes the same programs
     np.testing.assert_array_equal(decode(Z), decode_lib.Decoder(CODEC, {})(Z))
-  assert len(made) == 1 and made[0].side == 'height'
+  assert len(decoders) == 1 and decoders[0].side == 'height'
 
 
 def test_tiles_are_those_of_the_flags(monkeypatch):
@@ -49,22 +49,22 @@ def test_tiles_are_those_of_the_flags(monkeypatch):
   assert layout == decode_lib.Layout(
     decode_tiles.Tiles(rows=1, columns=2, overlap=2)
   )
-  made = []
+  calls = []
 
   def decode(codec, params, z, cut, **kwargs):
-    made.append(cut)
+    calls.append(cut)
     return original(codec, params, z, cut, **kwargs)
 
   original = decode_tiles.decode
   monkeypatch.setattr(decode_tiles, 'decode', decode)
-  found = decode_lib.Decoder(CODEC, {}, layout)(Z)
-  assert made == [layout.tiles]
+  actual = decode_lib.Decoder(CODEC, {}, layout)(Z)
+  assert calls == [layout.tiles]
   # A blend of two equal values may round to another byte.
   expected = decode_lib.Decoder(CODEC, {})(Z).astype(int)
-  assert np.abs(found - expected).max() <= 1
+  assert np.abs(actual - expected).max() <= 1
 
 
-def test_one_device_and_no_tiles_are_the_whole():
+def test_one_device_and_no_tiles_decode_full_frames():
   assert parse() == decode_lib.FULL_FRAMES
 
 

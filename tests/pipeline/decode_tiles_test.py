@@ -1,4 +1,4 @@
-"""Decoding in tiles: the cut, the blend, and what is left of the seams."""
+"""Decoding in tiles: spans, weights, and remaining seams."""
 
 import functools
 import pathlib
@@ -51,21 +51,21 @@ def test_the_identity_has_no_seams():
   model = identity.IdentityAutoencoder(time=2)
   z = draw('z', (2, 3, 11, 13, 6), 0.3).clip(-1, 1)
   cut = decode_tiles.Tiles(rows=2, columns=3, overlap=4)
-  found = decode_tiles.decode(model, {}, z, cut)
-  assert found.dtype == np.float32
-  np.testing.assert_allclose(found, model.decode({}, z), atol=1e-6, rtol=0)
+  actual = decode_tiles.decode(model, {}, z, cut)
+  assert actual.dtype == np.float32
+  np.testing.assert_allclose(actual, model.decode({}, z), atol=1e-6, rtol=0)
 
 
-def test_one_tile_is_the_whole():
+def test_one_tile_equals_full_frames():
   model = wan.WanAutoencoder(wan.PRESETS['tiny'])
   params = jax.jit(model.init)(jax.random.key(0))
   z = draw('z', (2, 3, 2, 3, 3))
   first, step = jax.jit(model.decode_first), jax.jit(model.decode_step)
   cut = decode_tiles.Tiles(rows=1, columns=1)
-  found = decode_tiles.decode(model, params, z, cut, first=first, step=step)
+  actual = decode_tiles.decode(model, params, z, cut, first=first, step=step)
   expected = jax.jit(model.decode)(params, z)
   assert np.std(expected) > 0.01
-  np.testing.assert_allclose(found, expected, atol=1e-5, rtol=0)
+  np.testing.assert_allclose(actual, expected, atol=1e-5, rtol=0)
 
 
 def test_seams_of_a_trained_autoencoder_are_faint():
@@ -83,18 +83,18 @@ def test_seams_of_a_trained_autoencoder_are_faint():
   frames = render.clip(world_lib.from_json(record['scene']), world)[:1]
   first = jax.jit(codec.decode_first)
   z = jax.jit(codec.encode)(params, to_video(frames)[None])
-  _, whole = first(params, z)
+  _, full = first(params, z)
   decode = functools.partial(decode_tiles.decode, codec, params, z, first=first)
   errors = []
   for overlap in (2, 4):
     cut = decode_tiles.Tiles(rows=1, columns=2, overlap=overlap)
-    errors.append(np.abs(decode(cut) - whole))
+    errors.append(np.abs(decode(cut) - full))
   near, far = errors
   # Measured: 0.17 and 50 dB at 2 cells, 0.05 and 56 dB at 4.
   assert (far**2).mean() < (near**2).mean() / 2
   assert -10 * np.log10((far**2).mean() / 4) > 50
   assert far.max() < 0.15
-  assert np.std(whole) > 0.1 and far.max() > 0
+  assert np.std(full) > 0.1 and far.max() > 0
 
 
 def test_tiles_that_do_not_fit_are_refused():

@@ -1,4 +1,4 @@
-"""From a window to a condition: what is encoded, and where it begins."""
+"""Conditioning of a batch: encoded frames and initial noise levels."""
 
 import dataclasses
 
@@ -30,21 +30,21 @@ def encoded(model, frames_FHWC):
   return np.asarray(codec.encode({}, to_video(frames_FHWC)[None]))
 
 
-def test_an_edit_is_of_the_whole_window_and_begins_at_its_strength(model):
+def test_an_edit_noises_all_frames_to_its_strength(model):
   window = conditioning_video.edit(VIDEO, frames=9)
-  found = condition(model, window, strength=0.5)
-  np.testing.assert_array_equal(found.t_BT, [[0.5], [0.5]])
+  cond = condition(model, window, strength=0.5)
+  np.testing.assert_array_equal(cond.t_BT, [[0.5], [0.5]])
   z = encoded(model, VIDEO[:9])
-  np.testing.assert_allclose(found.z_Bfhwc, np.concatenate([z, z]), atol=1e-6)
+  np.testing.assert_allclose(cond.z_Bfhwc, np.concatenate([z, z]), atol=1e-6)
   window = conditioning_video.edit(VIDEO, frames=9, cond_frames=4)
-  found = condition(model, window, strength=0.5)
-  np.testing.assert_array_equal(found.t_BT, [[0.5, 0.5, 0]] * 2)
+  cond = condition(model, window, strength=0.5)
+  np.testing.assert_array_equal(cond.t_BT, [[0.5, 0.5, 0]] * 2)
 
 
 def test_an_edit_of_full_strength_is_of_noise_alone(model):
-  found = condition(model, conditioning_video.edit(VIDEO, frames=9))
-  np.testing.assert_array_equal(found.t_BT, [[1.0], [1.0]])
-  assert found.cond_mask_Bfhwc is None and found.t_index_fhw is None
+  cond = condition(model, conditioning_video.edit(VIDEO, frames=9))
+  np.testing.assert_array_equal(cond.t_BT, [[1.0], [1.0]])
+  assert cond.cond_mask_Bfhwc is None and cond.t_index_fhw is None
 
 
 def test_no_more_is_encoded_than_is_known(model):
@@ -59,22 +59,22 @@ def test_no_more_is_encoded_than_is_known(model):
   networks = dataclasses.replace(model.networks, autoencoder=Watched())
   watched = dataclasses.replace(model, networks=networks)
   window = conditioning_video.forward(VIDEO, frames=17, cond_frames=5)
-  found = condition(watched, window)
+  cond = condition(watched, window)
   assert seen == [(1, 4, 32, 48, 3)]  # traced once
-  np.testing.assert_array_equal(found.t_BT, [[0, 0, 1, 1, 1]] * 2)
+  np.testing.assert_array_equal(cond.t_BT, [[0, 0, 1, 1, 1]] * 2)
   z = encoded(model, VIDEO[-5:])
-  np.testing.assert_allclose(found.z_Bfhwc[1, :2], z[0], atol=1e-6)
-  assert not found.z_Bfhwc[:, 2:].any()
+  np.testing.assert_allclose(cond.z_Bfhwc[1, :2], z[0], atol=1e-6)
+  assert not cond.z_Bfhwc[:, 2:].any()
 
 
 def test_a_mask_gives_tokens_and_parts_of_them(model):
   new_HW = np.zeros((32, 48), bool)
   new_HW[:, :20] = True  # two tokens and half of the next
-  found = condition(model, conditioning_video.inpaint(VIDEO[:9], new_HW))
-  np.testing.assert_array_equal(found.t_BT, [[1, 1, 1, 0]] * 2)
-  assert (found.t_index_fhw[:, :, 24:] == 3).all()
-  assert (found.t_index_fhw[2, :, :24] == 2).all()
-  known_W = np.asarray(found.cond_mask_Bfhwc).all((0, 1, 2, 4))
+  cond = condition(model, conditioning_video.inpaint(VIDEO[:9], new_HW))
+  np.testing.assert_array_equal(cond.t_BT, [[1, 1, 1, 0]] * 2)
+  assert (cond.t_index_fhw[:, :, 24:] == 3).all()
+  assert (cond.t_index_fhw[2, :, :24] == 2).all()
+  known_W = np.asarray(cond.cond_mask_Bfhwc).all((0, 1, 2, 4))
   np.testing.assert_array_equal(
     known_W, (np.arange(48) >= 20) & (np.arange(48) < 24)
   )

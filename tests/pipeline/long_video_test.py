@@ -109,7 +109,7 @@ def test_refuses(changes, text, engine, tmp_path):
 
 
 @pytest.fixture(scope='module')
-def whole(engine, tmp_path_factory):
+def complete(engine, tmp_path_factory):
   """A video written in one go: its plan, file, programs and tail lengths."""
   folder = tmp_path_factory.mktemp('whole')
   plan, targets = resolve(engine, ask(folder))
@@ -126,8 +126,10 @@ def whole(engine, tmp_path_factory):
   return plan, folder, ends, np.concatenate(frames)
 
 
-def test_one_program_makes_all_chunks_and_only_the_tail_is_kept(engine, whole):
-  plan, folder, ends, _ = whole
+def test_one_program_runs_all_chunks_and_only_the_tail_remains(
+  engine, complete
+):
+  plan, folder, ends, _ = complete
   run = generate.Programs(engine, plan)
   programs = [run.init, *run._parts['dit'], run.finalize]
   assert [program._cache_size() for program in programs] == [1] * 4
@@ -135,7 +137,7 @@ def test_one_program_makes_all_chunks_and_only_the_tail_is_kept(engine, whole):
   assert len(decode(folder / 'a.part.mp4')) == 41
 
 
-def test_a_stream_yields_the_chunks_of_the_file(whole):
+def test_a_stream_yields_the_chunks_of_the_file(complete):
   pipe = pipeline.load('digits', progress=False)
   videos = list(
     pipe.stream(
@@ -153,7 +155,7 @@ def test_a_stream_yields_the_chunks_of_the_file(whole):
     [37, 41],
   ]
   frames = np.concatenate([video.frames for video in videos])
-  np.testing.assert_array_equal(frames, whole[3])
+  np.testing.assert_array_equal(frames, complete[3])
 
 
 def test_a_stream_goes_on_as_the_decode_in_one_piece(tmp_path):
@@ -164,18 +166,18 @@ def test_a_stream_goes_on_as_the_decode_in_one_piece(tmp_path):
   )
   first, step = jax.jit(codec.decode_first), jax.jit(codec.decode_step)
   stream = streaming.Stream(codec, params, first=first, step=step)
-  found = [stream(z[:, i : i + 1]) for i in range(3)]
+  decoded = [stream(z[:, i : i + 1]) for i in range(3)]
   path, tail = tmp_path / 'state', rollout.Tail(z, z, stream.cache)
   rollout_state.write(path, tail, chunks=1, marks=(), identity={})
   shapes = jax.eval_shape(codec.decode_first, params, z[:, :1])[0]
   cache = rollout_state.read(path, {}).tail(shapes).cache
   again = streaming.Stream(codec, params, first=first, step=step, cache=cache)
-  found += [again(z[:, i : i + 1]) for i in (3, 4)]
-  whole = jax.jit(codec.decode)(params, z)
-  np.testing.assert_allclose(np.concatenate(found, 1), whole, atol=1e-5)
+  decoded += [again(z[:, i : i + 1]) for i in (3, 4)]
+  complete = jax.jit(codec.decode)(params, z)
+  np.testing.assert_allclose(np.concatenate(decoded, 1), complete, atol=1e-5)
 
 
-def test_resumes_bit_for_bit(engine, whole, tmp_path):
+def test_resumes_bit_for_bit(engine, complete, tmp_path):
   plan, targets = resolve(engine, ask(tmp_path))
   identity = long_video.identity(plan, {'seed': 3})
   embeds = embed(engine, plan)
@@ -200,7 +202,7 @@ def test_resumes_bit_for_bit(engine, whole, tmp_path):
     engine, plan, embeds, targets, state=state, identity=identity
   )
   data = targets.parts[0].read_bytes()
-  assert data == (whole[1] / 'a.part.mp4').read_bytes()
+  assert data == (complete[1] / 'a.part.mp4').read_bytes()
   long_video.finish(plan, targets, {'seed': 3})
   assert sorted(p.name for p in tmp_path.iterdir()) == ['a.mp4', 'a.mp4.json']
   assert len(decode(tmp_path / 'a.mp4')) == 41
@@ -243,11 +245,11 @@ def test_fragments_play_while_there_are_more_to_come(tmp_path):
   for start in (0, 4, 8):
     file.append(frames[start : start + 4])
     file.cut()
-    found = decode(tmp_path / 'a.part.mp4')
-    assert len(found) == start + 4
+    decoded = decode(tmp_path / 'a.part.mp4')
+    assert len(decoded) == start + 4
   fragmented_mp4.finish(tmp_path / 'a.part.mp4', tmp_path / 'a.mp4')
-  found = decode(tmp_path / 'a.mp4')[:, :33]
-  assert np.abs(found - frames.astype(int)).max() <= 3
+  decoded = decode(tmp_path / 'a.mp4')[:, :33]
+  assert np.abs(decoded - frames.astype(int)).max() <= 3
   with av.open(str(tmp_path / 'a.mp4')) as opened:
     times = [float(f.pts * f.time_base) for f in opened.decode(video=0)]
   np.testing.assert_allclose(times, np.arange(12) / 8)

@@ -1,4 +1,4 @@
-"""Modes of sampling: what they ask for, and what they refuse."""
+"""Conditioning modes: their conditioning videos and refusals."""
 
 import dataclasses
 
@@ -23,9 +23,10 @@ def request(strength=None, **settings):
 
 
 def window(grid=GRID, codec=PIXELS, **settings):
-  made = request(**settings)
-  target = modes.Target(modes.choose(made), grid, codec, fps=8)
-  return modes.condition(made, target)
+  sampling_request = request(**settings)
+  mode = modes.choose(sampling_request)
+  target = modes.Target(mode, grid, codec, fps=8)
+  return modes.condition(sampling_request, target)
 
 
 @pytest.fixture(scope='module')
@@ -101,26 +102,28 @@ def test_every_mode_gives_something(folder):
     'edit': ({'strength': 0.5, 'cond_frames': 4}, 14, [5, 6, 7, 8]),
   }
   for mode, (more, length, cond) in cases.items():
-    made = window(mode=mode, video=video, **more)
-    assert made.length == length, mode
-    assert np.flatnonzero(made.cond_mask_FHW.all((1, 2))).tolist() == cond, mode
-  made = window(mode='inpaint', video=video, mask=mask)
+    result = window(mode=mode, video=video, **more)
+    assert result.length == length, mode
+    assert np.flatnonzero(result.cond_mask_FHW.all((1, 2))).tolist() == cond, (
+      mode
+    )
+  result = window(mode='inpaint', video=video, mask=mask)
   expected = np.arange(48) >= 16
-  assert (made.cond_mask_FHW == expected).all() and made.length == 9
-  made = window(mode='edit', video=video, mask=mask, strength=0.5)
-  assert (made.cond_mask_FHW == expected).all()
+  assert (result.cond_mask_FHW == expected).all() and result.length == 9
+  result = window(mode='edit', video=video, mask=mask, strength=0.5)
+  assert (result.cond_mask_FHW == expected).all()
   # A mask of a video that is read smaller; what it touches is new.
   large = str(folder / 'large.mp4')
-  made = window(
+  result = window(
     mode='inpaint', video=large, mask=str(folder / 'mask_large.png')
   )
   assert (
-    made.cond_mask_FHW[:, :, 18:].all()
-    and not made.cond_mask_FHW[:, :, :16].any()
+    result.cond_mask_FHW[:, :, 18:].all()
+    and not result.cond_mask_FHW[:, :, :16].any()
   )
-  made = window(mode='outpaint', video=str(folder / 'small.mp4'))
-  assert made.cond_mask_FHW[:, 8:24, 8:40].all()
-  assert made.cond_mask_FHW.sum() == 9 * 16 * 32
+  result = window(mode='outpaint', video=str(folder / 'small.mp4'))
+  assert result.cond_mask_FHW[:, 8:24, 8:40].all()
+  assert result.cond_mask_FHW.sum() == 9 * 16 * 32
 
 
 def test_an_image_is_held_for_a_latent_frame(folder):
@@ -131,8 +134,8 @@ def test_an_image_is_held_for_a_latent_frame(folder):
     (None, [0]),
     ('3', [1, 2, 3, 4]),
   ):
-    made = window(image=image, image_at=at)
-    assert np.flatnonzero(made.cond_mask_FHW[:, 0, 0]).tolist() == known
+    result = window(image=image, image_at=at)
+    assert np.flatnonzero(result.cond_mask_FHW[:, 0, 0]).tolist() == known
 
 
 EDIT = {'mode': 'edit', 'video': 'long.mp4', 'strength': 0.5}
@@ -239,21 +242,23 @@ def test_refuses_files(changes, text, folder):
     ('loop', 7, [0, 1, 2, 3, 4, 13, 14, 15, 16]),
   ],
 )
-def test_no_given_frame_is_lost_to_a_part_of_a_latent_frame(
+def test_no_conditioning_frame_is_lost_in_a_latent_frame(
   folder, caplog, mode, cond, known
 ):
   grid = dataclasses.replace(CELL_GRID, frames=17)
   more = {'video2': str(folder / 'long.mp4')} if mode == 'connect' else {}
   video = str(folder / 'long.mp4')
   with caplog.at_level('WARNING', logger='absl'):
-    made = window(grid, CELLS, mode=mode, video=video, cond_frames=cond, **more)
+    result = window(
+      grid, CELLS, mode=mode, video=video, cond_frames=cond, **more
+    )
   assert (
     f'cond_frames={cond}: the autoencoder encodes 1 frame at the' in caplog.text
   )
-  assert np.flatnonzero(made.cond_mask_FHW.all((1, 2))).tolist() == known
+  assert np.flatnonzero(result.cond_mask_FHW.all((1, 2))).tolist() == known
   # All frames of the videos, and of those the known ones once.
   new = 17 - len(known)
-  assert made.length == new + (28 if mode == 'connect' else 14)
+  assert result.length == new + (28 if mode == 'connect' else 14)
 
 
 @pytest.mark.parametrize('degrees', [90, 180, 270])
@@ -262,10 +267,10 @@ def test_a_video_that_lies_is_taken_upright(tmp_path, degrees):
   upright[:, :16, :24, 0] = 200
   videos.rotated(tmp_path / 'a.mp4', upright, degrees)
   for more in ({'mode': 'extend'}, EDIT):
-    made = window(**more | {'video': str(tmp_path / 'a.mp4')})
-    found = made.assemble(made.frames_FHWC).astype(int)
-    assert found.shape[1:] == (32, 48, 3)
-    assert np.abs(found[:5] - upright[:5]).max() <= 12
+    result = window(**more | {'video': str(tmp_path / 'a.mp4')})
+    output = result.assemble(result.frames_FHWC).astype(int)
+    assert output.shape[1:] == (32, 48, 3)
+    assert np.abs(output[:5] - upright[:5]).max() <= 12
   # What is upright after turning is judged by its proportions, too.
   tall = np.rot90(upright, axes=(1, 2))
   videos.rotated(tmp_path / 'b.mp4', tall, degrees)
@@ -281,8 +286,8 @@ def test_a_video_of_variable_rate_keeps_its_time(tmp_path):
     fps=1000,
     times=[0, 200, 380, 420, 700, 800],
   )
-  made = window(mode='extend', video=str(path), cond_frames=5)
-  numbers = videos.frame_numbers(made.assemble(made.frames_FHWC))
+  result = window(mode='extend', video=str(path), cond_frames=5)
+  numbers = videos.frame_numbers(result.assemble(result.frames_FHWC))
   assert numbers[:7] == [0, 0, 1, 1, 3, 3, 4]
 
 
@@ -317,13 +322,13 @@ def test_the_nearest_size_has_the_proportions():
   assert inputs.nearest_size(1920, 1080, wide) == '480x848'
 
 
-def test_default_frames_are_whole_latent_frames():
+def test_default_frames_are_complete_latent_frames():
   grid = dataclasses.replace(GRID, frames=17)
-  found = {
+  output = {
     mode: modes.default_cond_frames(mode, grid)
     for mode in ('extend', 'extend_backward', 'connect', 'loop')
   }
-  assert found == {
+  assert output == {
     'extend': (9, 0),
     'extend_backward': (0, 8),
     'connect': (5, 4),

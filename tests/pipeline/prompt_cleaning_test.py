@@ -1,4 +1,4 @@
-"""Prompts of published models: cleaned and cut as diffusers does it."""
+"""Prompts of published models: cleaned and truncated as in diffusers."""
 
 import json
 import pathlib
@@ -47,8 +47,8 @@ NASTY = (
 
 
 def test_cleans():
-  for given, expected in CLEANED.items():
-    assert prompts.clean(given) == expected, repr(given)
+  for raw, expected in CLEANED.items():
+    assert prompts.clean(raw) == expected, repr(raw)
 
 
 @pytest.mark.parity
@@ -64,19 +64,21 @@ def serialized():
   return tokenizers_test.trained(byte_fallback=False)
 
 
-def test_what_is_over_is_cut_and_told(caplog):
+def test_long_prompts_are_truncated_with_a_warning(caplog):
   tokenizer = Tokenizer.from_bytes(serialized())
   text = 'snow ' * 20 + 'a red 3 ' * 20
-  whole = tokenizer.encode(text, length=200)
-  count = list(whole).index(END)
+  full = tokenizer.encode(text, length=200)
+  count = list(full).index(END)
   logging.use_absl_handler()
   with caplog.at_level('WARNING'):
     cut = prompts.cut_tokens(tokenizer, text, length=11)
   assert cut.dtype == np.int32 and cut[-1] == END
-  np.testing.assert_array_equal(cut[:-1], whole[:10])
-  told = caplog.records[0].getMessage()
-  assert f'has {count} tokens, of which the last {count - 10} are cut' in told
-  assert 'at most 10' in told and len(caplog.records) == 1
+  np.testing.assert_array_equal(cut[:-1], full[:10])
+  message = caplog.records[0].getMessage()
+  assert (
+    f'has {count} tokens, of which the last {count - 10} are cut' in message
+  )
+  assert 'at most 10' in message and len(caplog.records) == 1
   fits = prompts.cut_tokens(tokenizer, text, length=count + 1)
   assert fits[-1] == END and len(caplog.records) == 1
   assert prompts.cut_tokens(tokenizer, text, length=200)[-1] == PAD
@@ -95,15 +97,15 @@ def test_cut_as_transformers_does(tmp_path):
   ours = tokenizers.read(tmp_path, vocabulary=400)
   for count in (1, 100, 127, 128, 129, 400):
     text = 'a red 3 moves left ' * count
-    wanted = theirs(
+    target = theirs(
       text, padding='max_length', max_length=512, truncation=True
     ).input_ids
     np.testing.assert_array_equal(
       prompts.cut_tokens(ours, prompts.clean(text), length=512),
-      wanted,
+      target,
     )
 
 
 def test_the_package_asks_for_ftfy():
-  asked = (ROOT / 'setup.py').read_text().split('extras_require')[0]
-  assert re.search(r"'ftfy>=6", asked.split('install_requires')[1])
+  requirements = (ROOT / 'setup.py').read_text().split('extras_require')[0]
+  assert re.search(r"'ftfy>=6", requirements.split('install_requires')[1])

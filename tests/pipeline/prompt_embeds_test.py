@@ -1,4 +1,4 @@
-"""Texts of a published model: cached by content, and the encoder let go."""
+"""Prompt embeddings: cached by content; the encoder is freed."""
 
 import os
 import weakref
@@ -93,35 +93,35 @@ def test_with_every_prompt_in_the_cache_the_encoder_is_never_read(
   assert not np.array_equal(first[0], again[0])
 
 
-def test_rows_past_the_text_are_not_kept_and_zero_again(folder):
+def test_padding_is_not_stored_and_zero_when_read(folder):
   model = opened(folder)
   engine = Engine(model)
   tokens = prompts.tokens(engine, 'a red 3')
   (row,) = prompt_embeds.encode(Engine(model), ['a red 3'])
   count = np.count_nonzero(tokens)
   assert row.shape == (count, published_folder.TEXT.d_model) and count < 20
-  made = prompt_embeds.batch([row, row[:2]], length=512)
+  padded = prompt_embeds.batch([row, row[:2]], length=512)
   params = {'text': model.read('text')}
-  whole = jax.jit(model.networks.embed)(params, tokens[None])
-  np.testing.assert_array_equal(made[0], whole[0])
-  assert not made[1, 2:].any() and made.shape == (2, 512, row.shape[1])
+  full = jax.jit(model.networks.embed)(params, tokens[None])
+  np.testing.assert_array_equal(padded[0], full[0])
+  assert not padded[1, 2:].any() and padded.shape == (2, 512, row.shape[1])
 
 
-def test_a_damaged_file_is_encoded_again_and_told(folder, tmp_path, caplog):
+def test_a_damaged_file_is_encoded_again(folder, tmp_path, caplog):
   logging.use_absl_handler()
   model, cache = opened(folder), prompt_embeds.Cache(tmp_path)
   (right,) = prompt_embeds.encode(Engine(model), ['snow'], cache=cache)
   (path,) = tmp_path.iterdir()
-  whole = path.read_bytes()
-  flipped = whole[:-3] + bytes([whole[-3] ^ 64]) + whole[-2:]
-  for i, damaged in enumerate([whole[:-5], b'', flipped, b'no header at all']):
+  full = path.read_bytes()
+  flipped = full[:-3] + bytes([full[-3] ^ 64]) + full[-2:]
+  for i, damaged in enumerate([full[:-5], b'', flipped, b'no header at all']):
     path.write_bytes(damaged)
     with caplog.at_level('WARNING'):
-      (found,) = prompt_embeds.encode(Engine(model), ['snow'], cache=cache)
-    np.testing.assert_array_equal(found, right)
+      (embeds,) = prompt_embeds.encode(Engine(model), ['snow'], cache=cache)
+    np.testing.assert_array_equal(embeds, right)
     assert len(caplog.records) == i + 1
-    told = caplog.records[-1].getMessage()
-    assert 'encoded again' in told and str(path) in told
+    message = caplog.records[-1].getMessage()
+    assert 'encoded again' in message and str(path) in message
     np.testing.assert_array_equal(
       prompt_embeds.read_file(path)['prompt_embeds'][0], right
     )
@@ -154,7 +154,7 @@ def test_a_change_in_the_middle_of_an_array_is_seen(tmp_path):
   np.testing.assert_array_equal(same, after)
 
 
-def test_a_cache_that_cannot_be_written_is_told(folder, tmp_path, caplog):
+def test_a_cache_that_cannot_be_written_warns(folder, tmp_path, caplog):
   logging.use_absl_handler()
   (tmp_path / 'file').write_text('')
   cache = prompt_embeds.Cache(tmp_path / 'file' / 'cache')

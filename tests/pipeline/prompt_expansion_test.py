@@ -1,4 +1,4 @@
-"""Prompts and captions asked of a chat endpoint: a local one, in a thread."""
+"""Prompts and captions from a chat endpoint: a local server in a thread."""
 
 import base64
 import contextlib
@@ -35,23 +35,23 @@ class Server:
   answer: object = 'a long prompt'
   status: int = 200
   wait: float = 0.0
-  asked: list = dataclasses.field(default_factory=list)
+  requests: list = dataclasses.field(default_factory=list)
 
 
 @pytest.fixture
 def server():
-  told = Server('')
+  state = Server('')
 
   class Handler(http.server.BaseHTTPRequestHandler):
     def do_POST(self):
       body = self.rfile.read(int(self.headers['Content-Length']))
-      told.asked.append((self.path, self.headers, json.loads(body)))
-      time.sleep(told.wait)
-      answer = told.answer
+      state.requests.append((self.path, self.headers, json.loads(body)))
+      time.sleep(state.wait)
+      answer = state.answer
       if isinstance(answer, str):
         answer = {'choices': [{'message': {'content': answer}}]}
       with contextlib.suppress(BrokenPipeError):  # it has not waited
-        self.send_response(told.status)
+        self.send_response(state.status)
         self.end_headers()
         self.wfile.write(json.dumps(answer).encode())
 
@@ -59,10 +59,10 @@ def server():
       del args
 
   listening = http.server.ThreadingHTTPServer(('127.0.0.1', 0), Handler)
-  told.url = f'http://127.0.0.1:{listening.server_port}/v1'
+  state.url = f'http://127.0.0.1:{listening.server_port}/v1'
   thread = threading.Thread(target=listening.serve_forever, args=(0.02,))
   thread.start()
-  yield told
+  yield state
   listening.shutdown()
   thread.join()
   listening.server_close()
@@ -90,31 +90,31 @@ def data(name):
   )
 
 
-def asked(expand_prompt, **changes):
+def expand_request(expand_prompt, **changes):
   settings = dict(expand_model='m', expand_timeout=5.0) | changes
   return Request(expand_prompt=expand_prompt, **settings)
 
 
 def test_the_grammar_expands_and_none_does_not(model):
   prompts = ['a red 3 moving left', 'a cat']
-  assert prompts_lib.expand(asked(None), model, prompts) == prompts
-  told = prompts_lib.expand(asked('grammar'), model, prompts)
-  assert 'red 3 moves' in told[0] and 'background' in told[0]
-  assert told[1] == 'a cat'
+  assert prompts_lib.expand(expand_request(None), model, prompts) == prompts
+  answers = prompts_lib.expand(expand_request('grammar'), model, prompts)
+  assert 'red 3 moves' in answers[0] and 'background' in answers[0]
+  assert answers[1] == 'a cat'
 
 
 def test_an_endpoint_expands_each_prompt_once(model, server, monkeypatch):
   monkeypatch.setenv(chat_endpoint.KEY, 'secret')
   prompts = ['a red 3', 'a red 3', 'a blue 4']
-  told = prompts_lib.expand(asked(server.url), model, prompts)
-  assert told == ['a long prompt'] * 3 and len(server.asked) == 2
-  path, headers, body = server.asked[0]
+  answers = prompts_lib.expand(expand_request(server.url), model, prompts)
+  assert answers == ['a long prompt'] * 3 and len(server.requests) == 2
+  path, headers, body = server.requests[0]
   assert path == '/v1/chat/completions'
   assert headers['Authorization'] == 'Bearer secret'
   assert body['model'] == 'm' and body['messages'][1]['content'] == 'a red 3'
   assert 'at most 40 words' in body['messages'][0]['content']
   chat_endpoint.Endpoint(server.url + '/chat/completions').chat('', 'x')
-  assert server.asked[-1][0] == '/v1/chat/completions'
+  assert server.requests[-1][0] == '/v1/chat/completions'
 
 
 @pytest.mark.parametrize(
@@ -134,7 +134,9 @@ def test_an_endpoint_that_fails_leaves_the_prompt(
 ):
   for name, value in fault.items():
     setattr(server, name, value)
-  request = asked(server.url, expand_timeout=0.3 if server.wait else 5.0)
+  request = expand_request(
+    server.url, expand_timeout=0.3 if server.wait else 5.0
+  )
   with caplog.at_level('WARNING', logger='absl'):
     assert prompts_lib.expand(request, model, ['a red 3']) == ['a red 3']
   assert 'continuing with the original prompt: a red 3' in caplog.text
@@ -144,14 +146,16 @@ def test_an_endpoint_that_fails_leaves_the_prompt(
 def test_refuses(model):
   for value in ('gramar', 'ftp://x/v1', 'http://'):
     with pytest.raises(ValueError, match=r"expand_prompt=.* or 'grammar'"):
-      prompts_lib.expand(asked(value), model, ['a red 3'])
+      prompts_lib.expand(expand_request(value), model, ['a red 3'])
   with pytest.raises(ValueError, match='timeout=0: expected more'):
-    prompts_lib.expand(asked('http://x', expand_timeout=0), model, ['a red 3'])
+    prompts_lib.expand(
+      expand_request('http://x', expand_timeout=0), model, ['a red 3']
+    )
   other = types.SimpleNamespace(data=data('folder'))
   with pytest.raises(
     ValueError, match="data are 'folder', which have no grammar"
   ):
-    prompts_lib.expand(asked('grammar'), other, ['a red 3'])
+    prompts_lib.expand(expand_request('grammar'), other, ['a red 3'])
 
 
 @pytest.fixture
@@ -173,7 +177,7 @@ def test_captions_are_written_beside_videos_and_none_is_lost(films, server):
   assert counts == recaption.Report(1, 1, ())
   assert (films / 'a.txt').read_text() == 'as it was'
   assert (films / 'b.txt').read_text() == 'A grey film.\n'
-  text, *pictures = server.asked[0][2]['messages'][1]['content']
+  text, *pictures = server.requests[0][2]['messages'][1]['content']
   assert text == {'type': 'text', 'text': '3 frames.'} and len(pictures) == 3
   data = pictures[2]['image_url']['url'].removeprefix('data:image/png;base64,')
   image = np.asarray(Image.open(io.BytesIO(base64.b64decode(data))))
@@ -195,14 +199,14 @@ def test_a_video_without_an_answer_keeps_the_caption_it_has(films, server):
 
 
 def test_the_command_writes_and_refuses(films, server):
-  given = [f'--data={films}', f'--endpoint={server.url}']
+  arguments = [f'--data={films}', f'--endpoint={server.url}']
   cases = {
-    '--data: expected a folder': given[1:],
-    '--endpoint: expected URL': given[:1],
-    '--frames=0: expected 1': [*given, '--frames=0'],
-    'none: no such folder': ['--data=none', given[1]],
-    '--endpoint=x: expected a URL': [given[0], '--endpoint=x'],
-    '1 captions written, 1 existed before': given,
+    '--data: expected a folder': arguments[1:],
+    '--endpoint: expected URL': arguments[:1],
+    '--frames=0: expected 1': [*arguments, '--frames=0'],
+    'none: no such folder': ['--data=none', arguments[1]],
+    '--endpoint=x: expected a URL': [arguments[0], '--endpoint=x'],
+    '1 captions written, 1 existed before': arguments,
   }
   *refused, accepted = cases.items()
   for expected, flags in refused:

@@ -61,17 +61,17 @@ def ask(folder, tmp_path):
   return make
 
 
-def resolve(made):
+def resolve(sampling_request):
   """(engine, plan, targets) of a request, as `sample` checks them."""
-  engine = pipeline.from_request(made).engine
-  plan = plan_lib.resolve(made, engine)
-  targets = outputs.targets(made, clips=plan.clips)
-  outputs.check(targets, made, frames=plan.frames)
+  engine = pipeline.from_request(sampling_request).engine
+  plan = plan_lib.resolve(sampling_request, engine)
+  targets = outputs.targets(sampling_request, clips=plan.clips)
+  outputs.check(targets, sampling_request, frames=plan.frames)
   return engine, plan, targets
 
 
-def check(made):
-  return resolve(made)[1]
+def check(sampling_request):
+  return resolve(sampling_request)[1]
 
 
 def embeds(path, *, count=2, rows=7, width=WIDTH, negative=0, **more):
@@ -86,8 +86,8 @@ def embeds(path, *, count=2, rows=7, width=WIDTH, negative=0, **more):
 
 
 def test_a_plan_holds_all_that_a_request_resolves_to(ask, tmp_path):
-  made = ask(num=2, guidance=1.0, prompt_embeds_cache='x')
-  engine, plan, targets = resolve(made)
+  sampling_request = ask(num=2, guidance=1.0, prompt_embeds_cache='x')
+  engine, plan, targets = resolve(sampling_request)
   assert isinstance(engine.model, load.Model)
   assert plan.prompts == ('a red 3', 'a red 3') and plan.prompt_embeds is None
   assert plan.negative_prompt is None  # not used without guidance
@@ -211,10 +211,12 @@ def test_pairs_are_added_to_what_is_sampled(
     np.asarray(engine.model.read('dit')['blocks']['mlp_in']['kernel'])
     for engine in (plain, tuned)
   )
-  found = lora.read(path, published_folder.TRANSFORMER).lora['blocks']
-  made = found['mlp_in']
+  tensors = lora.read(path, published_folder.TRANSFORMER).lora['blocks']
+  weights = tensors['mlp_in']
   np.testing.assert_allclose(
-    after - before, 0.5 * np.asarray(made['a'] @ made['b']), atol=1e-5
+    after - before,
+    0.5 * np.asarray(weights['a'] @ weights['b']),
+    atol=1e-5,
   )
 
 
@@ -225,10 +227,10 @@ def test_pairs_of_another_base_are_refused_by_their_keys(ask, tmp_path):
     ValueError, match='expected LoRA weights of this model'
   ) as e:
     check(ask(lora=path))
-  told = str(e.value)
-  assert f'{path} does not fit this transformer of 2' in told
-  assert 'unknown: transformer.blocks.2.' in told
-  assert 'ffn.net.0.proj.lora_B.weight (44, 2), expected (40, 2)' in told
+  message = str(e.value)
+  assert f'{path} does not fit this transformer of 2' in message
+  assert 'unknown: transformer.blocks.2.' in message
+  assert 'ffn.net.0.proj.lora_B.weight (44, 2), expected (40, 2)' in message
 
 
 def test_refuses_features_that_do_not_fit(ask, tmp_path):
@@ -281,13 +283,13 @@ def test_features_of_a_file_for_every_clip(ask, tmp_path):
     'x.safetensors[1]',
     'x.safetensors[1]',
   )
-  found = safetensors.numpy.load_file(path)
+  tensors = safetensors.numpy.load_file(path)
   for i in range(4):
     for name, rows in (
       ('prompt_embeds', plan.prompt_embeds.text),
       ('negative_prompt_embeds', plan.prompt_embeds.negative),
     ):
-      np.testing.assert_array_equal(rows[i], found[name][i // 2])
+      np.testing.assert_array_equal(rows[i], tensors[name][i // 2])
   assert plan.negative_prompt is None
   path = embeds(tmp_path / 'x.safetensors')
   plan = check(ask(prompt=None, prompt_embeds=path))
@@ -307,9 +309,9 @@ def test_embeds_of_a_file_sample_what_their_prompts_do(
   }
   path = tmp_path / 'x.safetensors'
   safetensors.numpy.save_file(arrays, path)
-  made = ask(prompt=None, prompt_embeds=str(path))
+  sampling_request = ask(prompt=None, prompt_embeds=str(path))
   pipe.engine.model.readers.pop('text')  # all is in the file
-  videos = pipe.generate(made)
+  videos = pipe.generate(sampling_request)
   for video, other in zip(videos, expected, strict=True):
     np.testing.assert_array_equal(video.frames, other.frames)
   # Files of the cache are such files too.
@@ -421,7 +423,7 @@ def test_two_transformers(ask, tmp_path):
 
 
 @pytest.mark.parametrize(
-  'changes, frames, kept',
+  'changes, frames, length',
   [
     # From one place to another: as long as the longest clips of training.
     ({'mode': 'loop'}, 49, 17 + 24),
@@ -431,7 +433,7 @@ def test_two_transformers(ask, tmp_path):
   ],
 )
 def test_what_leads_somewhere_has_time_for_it(
-  tmp_path, monkeypatch, ask, changes, frames, kept
+  tmp_path, monkeypatch, ask, changes, frames, length
 ):
   video_writer.write_video(
     tmp_path / 'a.mp4', np.zeros((17, 64, 64, 3), np.uint8), fps=8
@@ -440,4 +442,4 @@ def test_what_leads_somewhere_has_time_for_it(
   usual = dict(checkpoint='digits', out='b.mp4', video='a.mp4', size=None)
   plan = check(ask(**(usual | {'frames': None} | changes)))
   assert plan.geometry.frames == frames == len(plan.conditioning.frames_FHWC)
-  assert plan.conditioning.length == kept
+  assert plan.conditioning.length == length

@@ -30,11 +30,11 @@ VALUES = {
 
 
 def config(folder, **values):
-  made = digits.get_config('tiny')
-  made.update_from_flattened_dict(
+  config_dict = digits.get_config('tiny')
+  config_dict.update_from_flattened_dict(
     {'data.dir': str(folder / 'data')} | VALUES | values
   )
-  return made
+  return config_dict
 
 
 def read_losses(workdir):

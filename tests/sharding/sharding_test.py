@@ -127,9 +127,9 @@ def test_constrain_checks_names_without_a_mesh():
 
 def test_constrain_shards_on_a_mesh():
   mesh = sharding.make_mesh(sharding.MeshConfig(data=4, fsdp=2))
-  place = jax.jit(lambda x: sharding.constrain(x, 'batch', None))
+  constrained = jax.jit(lambda x: sharding.constrain(x, 'batch', None))
   with jax.set_mesh(mesh):
-    y = place(jnp.zeros((8, 3)))
+    y = constrained(jnp.zeros((8, 3)))
   assert y.sharding.spec == P(('data', 'fsdp'))
 
 

@@ -40,8 +40,8 @@ def test_pickles(tmp_path):
   for name in ('pytorch_model.bin', 'Wan2.1_VAE.pth', 'a.pt', 'b.ckpt'):
     path = tmp_path / name
     path.write_bytes(pickle.dumps({}))
-    told = refused(f'{name} is a pickle, which may run any code', path)
-    assert 'safetensors.torch.save_file' in told
+    message = refused(f'{name} is a pickle, which may run any code', path)
+    assert 'safetensors.torch.save_file' in message
   refused('Wan2.1_VAE.pth is a pickle', tmp_path)
 
 
@@ -49,8 +49,8 @@ def test_a_truncated_file(tmp_path):
   path = published_folder.write_part(tmp_path, CONFIG)
   data = path.read_bytes()
   path.write_bytes(data[:-4])
-  told = refused(f'{FILE} is cut short at {len(data) - 4} bytes', tmp_path)
-  assert 'scale_shift_table' in told or 'weight' in told
+  message = refused(f'{FILE} is cut short at {len(data) - 4} bytes', tmp_path)
+  assert 'scale_shift_table' in message or 'weight' in message
   path.write_bytes(data[:100])
   refused(f'{FILE} has 100 bytes, fewer than its header', tmp_path)
   path.write_bytes(b'')
@@ -84,8 +84,8 @@ def test_an_index_that_names_a_missing_file(tmp_path):
   shard = tmp_path / 'diffusion_pytorch_model-00002-of-00002.safetensors'
   data = shard.read_bytes()
   shard.unlink()
-  told = refused('index.json names .*-00002-of-00002', tmp_path)
-  assert 'blocks.' in told and 'proj_out.weight' in told
+  message = refused('index.json names .*-00002-of-00002', tmp_path)
+  assert 'blocks.' in message and 'proj_out.weight' in message
   shard.write_bytes(data[:-1])
   refused('-00002-of-00002.safetensors is cut short', tmp_path)
   shard.write_bytes(data)
@@ -97,10 +97,10 @@ def test_an_index_that_names_a_missing_file(tmp_path):
     sorted(values['weight_map'])[1]
   ]
   index.write_text(json.dumps(values))
-  told = refused('index.json does not agree with its shards', tmp_path)
-  assert 'in no shard: more' in told
-  assert f'not in the index: {first}' in told
-  assert f'in another shard than it says: {second}' in told
+  message = refused('index.json does not agree with its shards', tmp_path)
+  assert 'in no shard: more' in message
+  assert f'not in the index: {first}' in message
+  assert f'in another shard than it says: {second}' in message
   index.write_text('{}')
   refused("index.json: expected a 'weight_map'", tmp_path)
   index.write_text('{')
@@ -126,14 +126,14 @@ def test_all_faults_of_the_keys_in_one_message(tmp_path):
   named['blocks.1.attn2.add_k_proj.weight'] = np.ones(3, np.float32)
   named['patch_embedding.bias'] = np.ones(5, np.float32)
   published_folder.write_part(tmp_path, CONFIG, tensors=named)
-  told = refused('expected the 69 tensors of the transformer', tmp_path)
-  assert str(tmp_path) in told
-  assert 'missing: blocks.{0-1}.norm2.weight, proj_out.bias;' in told
-  assert 'unexpected: blocks.0.norm9.weight;' in told
+  message = refused('expected the 69 tensors of the transformer', tmp_path)
+  assert str(tmp_path) in message
+  assert 'missing: blocks.{0-1}.norm2.weight, proj_out.bias;' in message
+  assert 'unexpected: blocks.0.norm9.weight;' in message
   assert (
-    'image-to-video variant, which is not supported: blocks.1.attn2' in told
+    'image-to-video variant, which is not supported: blocks.1.attn2' in message
   )
-  assert 'of other shapes: patch_embedding.bias (5,), expected (24,)' in told
+  assert 'of other shapes: patch_embedding.bias (5,), expected (24,)' in message
 
 
 def test_two_dialects_in_one_file(tmp_path):
@@ -153,8 +153,8 @@ def test_a_single_file_of_unknown_sizes(tmp_path):
     ('caption_projection.linear_1.weight', 'LTX-Video'),
   ):
     safetensors.numpy.save_file({name: np.ones(3, np.float32)}, path)
-    told = refused(f'x.safetensors is of {family}, another family', path)
-    assert name in told
+    message = refused(f'x.safetensors is of {family}, another family', path)
+    assert name in message
 
 
 @pytest.mark.parametrize(

@@ -43,9 +43,9 @@ def expected(config):
   return table.params_from_torch_names(published_folder.drawn(config))
 
 
-def same(found, wanted):
-  assert jax.tree.structure(found) == jax.tree.structure(wanted)
-  jax.tree.map(np.testing.assert_array_equal, found, wanted)
+def same(actual, target):
+  assert jax.tree.structure(actual) == jax.tree.structure(target)
+  jax.tree.map(np.testing.assert_array_equal, actual, target)
 
 
 @pytest.mark.parametrize(
@@ -62,41 +62,41 @@ def test_reads_what_the_tables_say(config, form, tmp_path):
   kind = networks.of(config).kind
   part = folders.open_part(tmp_path, kind)
   assert part.config == config
-  told = []
-  found = part.load(mesh(), report=told.append)
-  same(found, expected(config))
-  assert sum(told) == part.size
+  reported = []
+  actual = part.load(mesh(), report=reported.append)
+  same(actual, expected(config))
+  assert sum(reported) == part.size
 
 
 def test_every_device_gets_its_part(tmp_path):
   published_folder.write_part(tmp_path, CONFIGS['transformer'])
   part = folders.open_part(tmp_path, 'transformer')
-  found = part.load(mesh(data=2, fsdp=2, tensor=2))
-  kernel = found['blocks']['mlp_in']['kernel']
+  actual = part.load(mesh(data=2, fsdp=2, tensor=2))
+  kernel = actual['blocks']['mlp_in']['kernel']
   assert kernel.shape == (2, 24, 40)
   assert kernel.sharding.shard_shape(kernel.shape) == (2, 12, 20)
-  same(found, expected(CONFIGS['transformer']))
+  same(actual, expected(CONFIGS['transformer']))
 
 
 @pytest.mark.parametrize('stored', [np.float16, jnp.bfloat16, np.float32])
-@pytest.mark.parametrize('asked', [None, np.float32, jnp.bfloat16])
-def test_dtypes_are_as_stored_or_as_asked(stored, asked, tmp_path):
+@pytest.mark.parametrize('dtype_setting', [None, np.float32, jnp.bfloat16])
+def test_dtypes_are_stored_or_requested(stored, dtype_setting, tmp_path):
   config = CONFIGS['transformer']
   published_folder.write_part(tmp_path, config, dtype=stored)
   part = folders.open_part(tmp_path, 'transformer')
   assert part.dtype == stored
-  found = part.load(mesh(), dtype=asked)
-  wanted = expected(config)
-  kernel = found['blocks']['cross_attention']['q']['kernel']
-  assert kernel.dtype == (asked or stored)
+  actual = part.load(mesh(), dtype=dtype_setting)
+  target = expected(config)
+  kernel = actual['blocks']['cross_attention']['q']['kernel']
+  assert kernel.dtype == (dtype_setting or stored)
   np.testing.assert_array_equal(
     kernel,
-    wanted['blocks']['cross_attention']['q']['kernel']
+    target['blocks']['cross_attention']['q']['kernel']
     .astype(stored)
-    .astype(asked or stored),
+    .astype(dtype_setting or stored),
   )
   # The published code keeps these in float32, so no half type is forced.
-  assert found['blocks']['modulation'].dtype == stored
+  assert actual['blocks']['modulation'].dtype == stored
 
 
 def test_layers_of_unlike_dtypes_become_float32(tmp_path):
@@ -215,11 +215,11 @@ def test_written_back_byte_for_byte(kind, limit, tmp_path):
     mesh(data=4, fsdp=2) if kind == 'transformer' else mesh()
   )
   parameters.write(tmp_path / 'b', config, params, limit=limit)
-  found = published_folder.tensors(tmp_path / 'b')
-  wanted = published_folder.tensors(tmp_path / 'a')
-  assert found.keys() == wanted.keys()
-  for name, tensor in wanted.items():
-    assert found[name].tobytes() == tensor.tobytes(), name
+  actual = published_folder.tensors(tmp_path / 'b')
+  target = published_folder.tensors(tmp_path / 'a')
+  assert actual.keys() == target.keys()
+  for name, tensor in target.items():
+    assert actual[name].tobytes() == tensor.tobytes(), name
   again = folders.open_part(tmp_path / 'b', kind)
   assert again.config == config
   files = sorted((tmp_path / 'b').glob('*.safetensors'))
@@ -264,9 +264,9 @@ def test_a_part_of_a_parameter_is_read_alone(tmp_path):
   published_folder.write_part(tmp_path, config)
   part = folders.open_part(tmp_path, 'transformer')
   parameter = part.parameters['blocks.mlp_in.kernel']
-  whole = parameter.read()
+  full = parameter.read()
   cut = parameter.read((slice(1, 2), slice(3, 9), slice(None, 7)))
-  np.testing.assert_array_equal(cut, whole[1:2, 3:9, :7])
+  np.testing.assert_array_equal(cut, full[1:2, 3:9, :7])
   assert not parameter.tensors[0].view().flags.writeable
 
 

@@ -1,4 +1,4 @@
-"""Files of pairs: names of every dialect, and every bad one."""
+"""LoRA files: names of every dialect, and refusals."""
 
 import dataclasses
 import json
@@ -45,12 +45,12 @@ NAMES = [
 def test_every_dialect_is_the_same_pair(arrays, tmp_path):
   second = 'transformer_2' in next(iter(arrays))
   path = save(tmp_path / 'a.safetensors', arrays)
-  found = lora.read(path, MODEL, root='dit_2' if second else 'dit').lora
-  assert set(found['blocks']) == {'self_attention'}
-  made = found['blocks']['self_attention']['out']
-  np.testing.assert_array_equal(made['a'][1], DOWN.T)
-  np.testing.assert_array_equal(made['b'][1], UP.T)
-  assert not made['a'][0].any() and not made['b'][0].any()
+  loaded = lora.read(path, MODEL, root='dit_2' if second else 'dit').lora
+  assert set(loaded['blocks']) == {'self_attention'}
+  weights = loaded['blocks']['self_attention']['out']
+  np.testing.assert_array_equal(weights['a'][1], DOWN.T)
+  np.testing.assert_array_equal(weights['b'][1], UP.T)
+  assert not weights['a'][0].any() and not weights['b'][0].any()
 
 
 STEM = 'diffusion_model.blocks.0.cross_attn.k'
@@ -59,8 +59,8 @@ STEM = 'diffusion_model.blocks.0.cross_attn.k'
 def test_alpha_stands_beside_the_pair_or_in_the_metadata(tmp_path):
   arrays = pair(STEM) | {f'{STEM}.alpha': np.array(1.5, np.float32)}
   beside = lora.read(save(tmp_path / 'a.safetensors', arrays), MODEL).lora
-  told = {'transformer.lora_alpha': 6, 'transformer.r': 3}
-  told['transformer.alpha_pattern'] = {'blocks.1.ffn.net.0.proj': 12}
+  alphas = {'transformer.lora_alpha': 6, 'transformer.r': 3}
+  alphas['transformer.alpha_pattern'] = {'blocks.1.ffn.net.0.proj': 12}
   arrays = pair('transformer.blocks.0.attn2.to_k') | {
     'transformer.blocks.1.ffn.net.0.proj.lora_A.weight': DOWN,
     'transformer.blocks.1.ffn.net.0.proj.lora_B.weight': np.ones(
@@ -68,7 +68,7 @@ def test_alpha_stands_beside_the_pair_or_in_the_metadata(tmp_path):
     ),
   }
   path = save(
-    tmp_path / 'b.safetensors', arrays, {lora.METADATA: json.dumps(told)}
+    tmp_path / 'b.safetensors', arrays, {lora.METADATA: json.dumps(alphas)}
   )
   inside = lora.read(path, MODEL).lora['blocks']
   key = beside['blocks']['cross_attention']['k']['b'][0]
@@ -138,9 +138,9 @@ def test_what_is_written_comes_back(dialect, tmp_path):
     assert f'{STEM}.lora_down.weight' in names and f'{STEM}.alpha' in names
   back = lora.read(path, MODEL).lora
   for name in ('mlp_in', 'mlp_out'):
-    wanted = pairs['blocks'][name]
-    np.testing.assert_array_equal(back['blocks'][name]['a'], wanted['a'])
-    np.testing.assert_allclose(back['blocks'][name]['b'], 2 * wanted['b'])
+    expected = pairs['blocks'][name]
+    np.testing.assert_array_equal(back['blocks'][name]['a'], expected['a'])
+    np.testing.assert_allclose(back['blocks'][name]['b'], 2 * expected['b'])
 
 
 def test_refuses_a_file_of_another_base(tmp_path):
@@ -206,8 +206,8 @@ def test_a_model_is_opened_with_lora(tmp_path):
   plain = model.read('dit')['blocks']['self_attention']['out']['kernel']
   for strength in (1.0, 0.25):
     tuned = model.with_lora(path, strength=strength)
-    found = tuned.read('dit')['blocks']['self_attention']['out']['kernel']
-    change = np.asarray(found) - np.asarray(plain)
+    loaded = tuned.read('dit')['blocks']['self_attention']['out']['kernel']
+    change = np.asarray(loaded) - np.asarray(plain)
     assert not change[0].any()
     np.testing.assert_allclose(change[1], strength * (UP @ DOWN).T, atol=1e-5)
     assert tuned.weights_hash != model.weights_hash

@@ -1,4 +1,4 @@
-"""A published tokenizer in either dress, the same tokens."""
+"""Published tokenizers: both formats give the same tokens."""
 
 import base64
 import io

@@ -134,7 +134,7 @@ def test_refuses_a_tensor_that_is_there_twice():
 
 
 @pytest.mark.parametrize('form', [lambda f: f, jax.jit])
-def test_levels_in_float32_are_whole_timesteps_again(form):
+def test_levels_in_float32_are_integer_timesteps(form):
   timestep = np.arange(1001, dtype=np.float32)[None]
   features = form(lambda t: dit.timestep_features(t, 2))(timestep / 1000)
   expected = np.stack([np.cos(timestep), np.sin(timestep)], axis=-1)

@@ -94,7 +94,7 @@ def test_articles():
   'start, where',
   [((10, 10), 'At the top left'), ((32, 50), 'On the right')],
 )
-def test_place_in_the_frame(start, where):
+def test_position_in_the_frame(start, where):
   character = dataclasses.replace(CHARACTER, start=start)
   scene = dataclasses.replace(SCENE, characters=(character,))
   text = captions._elaborate(scene, np.random.default_rng(0), WORLD)

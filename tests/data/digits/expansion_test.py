@@ -1,4 +1,4 @@
-"""Prompts of the digits world told at length."""
+"""Expansion of prompts of the digits world."""
 
 import dataclasses
 
@@ -20,15 +20,15 @@ def test_all_that_a_caption_tells_stays(phrasing):
   for _ in range(80):
     scene = scenes.sample_scene(rng, world=WORLD, split='train')
     text = phrasing(scene, rng, WORLD)
-    told = expansion.expand(text, world=WORLD)
+    caption = expansion.expand(text, world=WORLD)
     for character in scene.characters:
-      assert captions.named(told, character), (text, told)
+      assert captions.named(caption, character), (text, caption)
     if scene.camera != 'still':
       phrase = captions.CAMERA_PHRASES[scene.camera][0]
-      assert phrase in told.lower(), (text, told)
+      assert phrase in caption.lower(), (text, caption)
     if scene.background.first in text:
-      assert scene.background.first in told, (text, told)
-    assert len(told.split()) <= 60
+      assert scene.background.first in caption, (text, caption)
+    assert len(caption.split()) <= 60
 
 
 @pytest.mark.parametrize(
@@ -43,9 +43,9 @@ def test_all_that_a_caption_tells_stays(phrasing):
   ],
 )
 def test_what_is_left_open_is_filled_in(text, parts):
-  told = expansion.expand(text, world=WORLD)
-  assert all(part in told for part in parts), told
-  assert told == expansion.expand(text, world=WORLD)
+  caption = expansion.expand(text, world=WORLD)
+  assert all(part in caption for part in parts), caption
+  assert caption == expansion.expand(text, world=WORLD)
 
 
 def test_what_is_drawn_is_of_the_world_and_differs_in_colour():
@@ -57,9 +57,9 @@ def test_what_is_drawn_is_of_the_world_and_differs_in_colour():
     colours=('red', 'blue'),
   )
   for seed in range(20):
-    told = expansion.expand(f'1, 2 and more, {seed + 10}', world=world)
-    assert told.count('large') == 2 and 'small' not in told
-    assert 'slowly' not in told and 'red' in told and 'blue' in told
+    caption = expansion.expand(f'1, 2 and more, {seed + 10}', world=world)
+    assert caption.count('large') == 2 and 'small' not in caption
+    assert 'slowly' not in caption and 'red' in caption and 'blue' in caption
 
 
 def test_what_names_no_digit_stays_as_it_is():
@@ -74,5 +74,5 @@ def test_a_canonical_caption_only_gains():
     'A small red 3 moves diagonally up and left on a navy and plum background. '
     'The camera pans left.'
   )
-  told = expansion.expand(text, world=WORLD)
-  assert told.replace(' slowly', '').replace(' quickly', '') == text
+  caption = expansion.expand(text, world=WORLD)
+  assert caption.replace(' slowly', '').replace(' quickly', '') == text

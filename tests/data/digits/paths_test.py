@@ -20,9 +20,9 @@ def test_directions_are_straight_and_even(motion, speed):
   np.testing.assert_array_equal(
     np.sign(offset_F2[-1]), world_lib.DIRECTIONS[motion]
   )
-  way = np.linalg.norm(offset_F2[-1])
-  assert 0.8 <= way / 16 <= 2
-  assert way >= 12
+  distance = np.linalg.norm(offset_F2[-1])
+  assert 0.8 <= distance / 16 <= 2
+  assert distance >= 12
 
 
 @pytest.mark.parametrize('speed', world_lib.SPEEDS)
@@ -78,8 +78,8 @@ def test_a_pan_to_the_left_moves_the_ground_to_the_right():
   scene = dataclasses.replace(SCENE, characters=(still,))
   seen = paths.trajectories(scene, WORLD)
   np.testing.assert_allclose(seen.centre_FP2[0, 0], CHARACTER.start)
-  way_2 = seen.centre_FP2[-1, 0] - seen.centre_FP2[0, 0]
-  np.testing.assert_allclose(way_2, (0, paths.PAN * 64))
+  direction_2 = seen.centre_FP2[-1, 0] - seen.centre_FP2[0, 0]
+  np.testing.assert_allclose(direction_2, (0, paths.PAN * 64))
   ground_FP2 = paths.ground_paths(scene, WORLD)
   np.testing.assert_allclose(ground_FP2, np.tile(still.start, (17, 1, 1)))
 
@@ -96,11 +96,11 @@ def test_zooming_in_magnifies():
 @pytest.mark.parametrize('frames', [1, 5, 17, 97])
 def test_wandering_is_smooth_and_stays_within_its_room(frames, speed):
   world = dataclasses.replace(WORLD, frames=frames)
-  for way in range(20):
-    offset_F2 = wandering.offsets(way, speed, world=world)
+  for path_seed in range(20):
+    offset_F2 = wandering.offsets(path_seed, speed, world=world)
     assert offset_F2.shape == (frames, 2) and not offset_F2[0].any()
     assert (np.ptp(offset_F2, axis=0) <= wandering.ROOM * 64 + 1e-9).all()
-    # A bounce turns at once, by up to 14 pixels a frame; these ways do not.
+    # A bounce turns at once, by up to 14 pixels a frame; these curves do not.
     turns = np.abs(np.diff(offset_F2, 2, axis=0))
     assert frames < 3 or turns.max() < (4 if speed == 'fast' else 1.5)
 
@@ -108,15 +108,19 @@ def test_wandering_is_smooth_and_stays_within_its_room(frames, speed):
 def test_wandering_hangs_on_its_number_and_keeps_its_pace():
   short, long = (
     [
-      wandering.offsets(way, 'fast', world=dataclasses.replace(WORLD, frames=n))
-      for way in range(40)
+      wandering.offsets(
+        path_seed, 'fast', world=dataclasses.replace(WORLD, frames=n)
+      )
+      for path_seed in range(40)
     ]
     for n in (17, 97)
   )
   assert not np.allclose(short[0], short[1])
   pace = [
-    np.mean([np.hypot(*np.diff(way_F2, axis=0).T).mean() for way_F2 in ways])
-    for ways in (short, long)
+    np.mean(
+      [np.hypot(*np.diff(curve_F2, axis=0).T).mean() for curve_F2 in curves]
+    )
+    for curves in (short, long)
   ]
   assert 0.7 < pace[1] / pace[0] < 1.4
 
@@ -125,33 +129,40 @@ def test_wandering_hangs_on_its_number_and_keeps_its_pace():
 @pytest.mark.parametrize('frames', [1, 5, 17, 97])
 def test_legs_stay_within_the_room_and_hang_on_their_number(frames, speed):
   world = dataclasses.replace(WORLD, frames=frames)
-  ways = [wandering.offsets(-1 - n, speed, world=world) for n in range(40)]
-  for offset_F2 in ways:
+  curves = [wandering.offsets(-1 - n, speed, world=world) for n in range(40)]
+  for offset_F2 in curves:
     assert offset_F2.shape == (frames, 2) and not offset_F2[0].any()
     assert (np.ptp(offset_F2, axis=0) <= wandering.ROOM * 64 + 1e-9).all()
   again = wandering.offsets(-1, speed, world=world)
-  np.testing.assert_array_equal(ways[0], again)
-  assert frames == 1 or not np.allclose(ways[0], ways[1])
+  np.testing.assert_array_equal(curves[0], again)
+  assert frames == 1 or not np.allclose(curves[0], curves[1])
 
 
 def test_legs_are_pieces_of_other_motions_at_the_pace_of_a_short_clip():
-  """In a longer clip, whose own straight ways are slow."""
+  """In a longer clip, whose own straight curves are slow."""
   world = dataclasses.replace(WORLD, frames=49)
   straight = {
     tuple(step_2)
     for motion in world_lib.DIRECTIONS
     for step_2 in _steps(motions.offsets(motion, 'fast', world=WORLD))
   }
-  ways = [wandering.offsets(way, 'fast', world=world) for way in range(-60, 0)]
+  curves = [
+    wandering.offsets(path_seed, 'fast', world=world)
+    for path_seed in range(-60, 0)
+  ]
   # Those that had to be made smaller are slower.
-  whole = [way for way in ways if np.ptp(way, axis=0).max() < 31.9]
-  assert len(whole) > 20
-  found = [bool(straight & set(_steps(way))) for way in whole]
-  assert np.mean(found) > 0.6
+  unclipped = [
+    offset_F2 for offset_F2 in curves if np.ptp(offset_F2, axis=0).max() < 31.9
+  ]
+  assert len(unclipped) > 20
+  straight_legs = [
+    bool(straight & set(_steps(offset_F2))) for offset_F2 in unclipped
+  ]
+  assert np.mean(straight_legs) > 0.6
 
 
-def _steps(way_F2):
-  return [tuple(step) for step in np.round(np.diff(way_F2, axis=0), 6)]
+def _steps(curve_F2):
+  return [tuple(step) for step in np.round(np.diff(curve_F2, axis=0), 6)]
 
 
 def test_turns_between_legs_are_smooth():
@@ -159,8 +170,8 @@ def test_turns_between_legs_are_smooth():
   leaves its leg, and meets the next, as fast as they are."""
   world = dataclasses.replace(WORLD, frames=97)
   changes = [
-    np.abs(np.diff(wandering.offsets(way, 'fast', world=world)[:, 1], 2))
-    for way in range(-200, 0)
+    np.abs(np.diff(wandering.offsets(path_seed, 'fast', world=world)[:, 1], 2))
+    for path_seed in range(-200, 0)
   ]  # along x, where nothing hops
   assert np.quantile(changes, 0.99) < 1.5
   assert np.max(changes) < 3

@@ -45,14 +45,14 @@ def test_colours_are_where_the_scene_puts_them():
     frames_FHWC = render.clip(scene, WORLD).astype(int)
     seen = paths.trajectories(scene, WORLD)
     away = []
-    for place, character in enumerate(scene.characters):
+    for index, character in enumerate(scene.characters):
       colour_C = np.array(world_lib.COLOURS[character.colour])
       on_FHW = np.abs(frames_FHWC - colour_C).max(-1) <= 1
       assert on_FHW.any((1, 2)).all()
       for frame, on_HW in enumerate(on_FHW):
         ink_N2 = np.argwhere(on_HW) + 0.5
-        away = np.abs(ink_N2 - seen.centre_FP2[frame, place]).max()
-        assert away <= seen.size_FP[frame, place] / 2
+        away = np.abs(ink_N2 - seen.centre_FP2[frame, index]).max()
+        assert away <= seen.size_FP[frame, index] / 2
 
 
 def test_a_camera_that_pans_shifts_the_ramp():

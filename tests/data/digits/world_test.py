@@ -21,8 +21,8 @@ def test_a_twentieth_of_the_compositions_is_held_out():
   held_out = [t for t in triples if world_lib.held_out(*t)]
   assert len(held_out) == 45
   # Each digit, colour and motion is among them ...
-  for place, number in ((0, 10), (1, 8), (2, 11)):
-    assert len({t[place] for t in held_out}) == number
+  for axis, number in ((0, 10), (1, 8), (2, 11)):
+    assert len({t[axis] for t in held_out}) == number
   # ... and no pair of them is held out entirely, or nearly so.
   for a, b in ((0, 1), (0, 2), (1, 2)):
     pairs = [(t[a], t[b]) for t in held_out]

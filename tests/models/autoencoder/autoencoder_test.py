@@ -59,7 +59,7 @@ def clip(model, frames):
 
 
 @pytest.mark.parametrize('form', list(CONFIGS))
-def test_chunked_equals_whole_clip(form):
+def test_chunked_equals_one_clip(form):
   model, params, encode, decode = build(form)
   video = clip(model, 13)
   z = np.concatenate(
