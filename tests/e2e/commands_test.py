@@ -53,7 +53,7 @@ def refused(command, cases):
   wrong = {
     text: answer for text, answer in answers.items() if text not in answer
   }
-  assert not wrong
+  assert not wrong, wrong
 
 
 @pytest.fixture(scope='module')
@@ -442,7 +442,7 @@ def test_sample_refuses(model, tmp_path):
     '--num=0: expected 1 or more': [*good, '--num=0'],
     '--seed=-1: expected 0 or more': [*good, '--seed=-1'],
     '--fps=-3.0: expected more than 0': [*good, '--fps=-3'],
-    '--negative_prompt: prompt has': [
+    'expected a shorter text; prompt has': [
       *good,
       '--negative_prompt=' + 'seven ' * 200,
     ],
@@ -492,8 +492,11 @@ def test_train_refuses(model, codec, tmp_path):
       *good,
       '--config.data.height=40',
     ],
-    'model.width=48, model.heads=5': [*good, '--config.model.heads=5'],
-    "data.name='films'": [*good, '--config.data.name=films'],
+    '--config.model.heads=5: expected a divisor': [
+      *good,
+      '--config.model.heads=5',
+    ],
+    '--config.data.name=films': [*good, '--config.data.name=films'],
     'cannot be written': [good[0], '--workdir=/proc/none', *good[2:]],
     'holds a run with another config': [
       good[0],
@@ -516,7 +519,7 @@ def test_train_refuses(model, codec, tmp_path):
 def test_evaluate_refuses(tmp_path):
   cases = {
     '--world=films: expected one of digits': ['--world=films'],
-    '--out: expected a folder': ['--out='],
-    'expected at least 2, 1 and 0': [f'--out={tmp_path}/a', '--num=1'],
+    "--out='': expected a folder": ['--out='],
+    '--num=1: expected 2 or more': [f'--out={tmp_path}/a', '--num=1'],
   }
   refused('evaluate', cases)
