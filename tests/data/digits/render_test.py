@@ -1,6 +1,5 @@
 import dataclasses
 import functools
-import time
 
 import jax
 import jax.numpy as jnp
@@ -93,17 +92,3 @@ def test_too_many_characters_for_the_world():
   scene = dataclasses.replace(SCENE, characters=(CHARACTER, CHARACTER))
   with pytest.raises(ValueError, match='2 characters: expected at most'):
     render.drawing(scene, world)
-
-
-def test_rendering_keeps_up_with_training():
-  world = world_lib.World()
-  rng = np.random.default_rng(0)
-  rates = []
-  for _ in range(4):
-    start = time.perf_counter()
-    for _ in range(20):
-      scene = scenes.sample_scene(rng, world=world, split='train')
-      render.clip(scene, world)
-    rates.append(20 / (time.perf_counter() - start))
-  # 600 clips/s on a quiet core; the bound leaves room for a busy machine.
-  assert max(rates) > 100
