@@ -176,12 +176,15 @@ def bucket(
   """
 
   def choose(buffer: Sequence[Item], at_end: bool) -> list[int] | None:
-    by_shape = {}
+    by_shape, needed = {}, 1
     for index, item in enumerate(buffer):
       shape = tuple(np.shape(value) for value in item.values())
-      indices = by_shape.setdefault(shape, [])
-      indices.append(index)
       full = batch if isinstance(batch, int) else batch(_size(item))
+      if shape not in by_shape:
+        by_shape[shape] = []
+        needed += full - 1
+      indices = by_shape[shape]
+      indices.append(index)
       if len(indices) == full:
         return indices
     if len(buffer) < buckets.look_ahead or at_end:
@@ -189,7 +192,8 @@ def bucket(
     raise SettingError(
       'data.packing.look_ahead',
       buckets.look_ahead,
-      f'more: the buffer holds {len(by_shape)} sizes and a full batch of none',
+      f'{needed} or more: the buffer holds {len(by_shape)} sizes and a full '
+      'batch of none',
     )
 
   def stack(items):
