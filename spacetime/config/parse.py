@@ -10,13 +10,13 @@ import ml_collections
 from spacetime import SettingError
 from spacetime.config import sections
 from spacetime.config.experiment import Experiment
-from spacetime.data import packing, resolutions
+from spacetime.data import packing, resolutions, stages
 from spacetime.data.digits import world as world_lib
 from spacetime.data.settings import DataConfig
 from spacetime.diffusion.flow import FlowConfig
 from spacetime.diffusion.settings import SamplingSettings
 from spacetime.models import text_encoder
-from spacetime.models.autoencoder import identity, wan
+from spacetime.models.autoencoder import compact, identity, wan
 from spacetime.models.transformer.dit import DiTConfig
 from spacetime.models.transformer.lora import LoraConfig
 from spacetime.sharding import MeshConfig
@@ -25,6 +25,7 @@ PACKINGS = {'rows': packing.SequencePacking, 'buckets': packing.Buckets}
 AUTOENCODERS = {
   'identity': identity.IdentityAutoencoder,
   'wan': wan.WanAutoencoderConfig,
+  'compact': compact.CompactConfig,
 }
 # Sections whose keys are the fields of one dataclass.
 SECTIONS = {
@@ -126,7 +127,40 @@ def _data(values: Mapping) -> DataConfig:
     if kind not in PACKINGS:
       raise SettingError('data.packing.kind', kind, f'one of {[*PACKINGS]}')
     values['packing'] = _unpack(section, PACKINGS[kind], 'data.packing')
+  values['stages'] = _stages(values.get('stages') or ())
   return _unpack(values, DataConfig, 'data')
+
+
+def _stages(items) -> tuple[stages.Stage, ...]:
+  """The list `data.stages`: mappings, each with a list `mix` of mappings."""
+  parsed = []
+  for number, item in enumerate(items):
+    where, values = f'data.stages[{number}]', dict(item)
+    values['mix'] = tuple(
+      _kind(kind, f'{where}.mix[{index}]')
+      for index, kind in enumerate(values.get('mix') or ())
+    )
+    parsed.append(_unpack(values, stages.Stage, where))
+  return tuple(parsed)
+
+
+def _kind(values: Mapping, where: str) -> stages.Kind:
+  values = dict(values)
+  if values.get('sizes') is not None:
+    values['sizes'] = _unpack(
+      values['sizes'], resolutions.Sizes, f'{where}.sizes'
+    )
+  world = dict(values.get('world') or {})
+  _check_known(
+    f'{where}.world',
+    world,
+    [name for name in _names(world_lib.World) if name != 'mixed'],
+  )
+  values['world'] = tuple(
+    (name, tuple(value) if isinstance(value, list) else value)
+    for name, value in world.items()
+  )
+  return _unpack(values, stages.Kind, where)
 
 
 def _autoencoder(values: Mapping) -> sections.AutoencoderSection:

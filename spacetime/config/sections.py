@@ -5,7 +5,7 @@ import math
 
 from spacetime import SettingError
 from spacetime.models import text_encoder
-from spacetime.models.autoencoder import identity, wan
+from spacetime.models.autoencoder import compact, identity, wan
 
 # The text encoder is trained with the transformer, or has published weights.
 TEXT_KINDS = ('trained', 'frozen')
@@ -22,15 +22,21 @@ class AutoencoderSection:
   """The autoencoder of a model.
 
   Attributes:
-    kind: 'identity' (pixels as latents), 'wan' (Wan's video autoencoder, of
-      the sizes beside it) or 'weights' (a trained one).
+    kind: 'identity' (pixels as latents), 'wan' (Wan's video autoencoder) or
+      'compact' (a small one, for CPUs), of the sizes beside it, or 'weights'
+      (a trained one).
     weights: where kind='weights', its folder or the name of a bundled one.
     network: sizes of the others; None where kind='weights'.
   """
 
   kind: str
   weights: str = ''
-  network: identity.IdentityAutoencoder | wan.WanAutoencoderConfig | None = None
+  network: (
+    identity.IdentityAutoencoder
+    | wan.WanAutoencoderConfig
+    | compact.CompactConfig
+    | None
+  ) = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -209,6 +215,8 @@ class TrainConfig:
     pca_init_rank: principal components used; 0 is a third of the width.
     skip_nan: leaves out steps whose loss or gradient is not finite.
     spike: leaves out steps whose loss is above it; 0 sets no bound.
+    probe_every: steps between measures of the loss with one word of a caption
+      wrong (training/caption_probe.py), of the digits world; 0 is never.
   """
 
   steps: int
@@ -224,6 +232,7 @@ class TrainConfig:
   pca_init_rank: int = 0
   skip_nan: bool = True
   spike: float = 0.0
+  probe_every: int = 0
 
   def __post_init__(self):
     for name in ('steps', 'accumulate', 'log_every', 'held_out', 'keep'):

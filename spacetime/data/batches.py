@@ -1,11 +1,12 @@
 """Batches of a run, by the data section of its config."""
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
 
 import grain
 import numpy as np
 
-from spacetime.data import packing, pipeline
+from spacetime.data import geometry, packing, pipeline, stages
 from spacetime.data.settings import DataConfig
 from spacetime.data.splits import Records
 from spacetime.data.tokenizer import Tokenizer
@@ -21,6 +22,7 @@ def make_loader(
   empty_SY: np.ndarray | None = None,
   share: tuple[int, int] = (0, 1),
   patchify: packing.Patchify | None = None,
+  grid: Callable[..., geometry.Geometry] | None = None,
 ) -> grain.IterDataset:
   """Makes the training batches, or this process's share of them.
 
@@ -33,19 +35,19 @@ def make_loader(
     empty_SY: embedding of the empty caption, if captions are embedded.
     share: (i, n) for part i of n of each batch.
     patchify: splits clips into patches, for packed rows.
+    grid: (frames, height, width) -> Geometry, for stages and for buckets with
+      a budget of tokens.
 
   Returns:
     See pipeline.make_loader.
   """
   index, count = share
-  return pipeline.make_loader(
-    records,
+  make = functools.partial(
+    pipeline.make_loader,
     tokenizer=tokenizer,
     text_length=length or 1,
     batch_size=data.batch_size // count,
-    seed=seed,
     caption_dropout=data.caption_dropout if length else 1.0,
-    size=None if data.mixed else data.size,
     crop=data.crop,
     empty_SY=empty_SY,
     packing=data.packing,
@@ -54,6 +56,50 @@ def make_loader(
     process_count=count,
     workers=data.workers,
   )
+  if not data.stages:
+    return make(
+      records,
+      seed=seed,
+      size=None if data.mixed else data.size,
+      batch=_budget(data, grid, count, 0),
+    )
+  read, parts = data.source.stage_reader(data, records), []
+  for number, stage in enumerate(data.stages):
+    chances = stage.chances(functools.partial(_tokens, grid))
+    drawn = stages.StageSource(
+      stage, number, tuple(chances.tolist()), read, seed
+    )
+    parts.append(
+      make(
+        drawn,
+        # Captions are dropped by the seed and the place in the stage.
+        seed=(seed + 7919 * number) % 2**32,
+        size=None,
+        shuffle=False,
+        batch=_budget(data, grid, count, stage.tokens),
+      )
+    )
+  return stages.chain(parts, [stage.steps for stage in data.stages])
+
+
+def _tokens(grid, size: tuple[int, int, int]) -> int:
+  return grid(*size).tokens
+
+
+def _budget(data: DataConfig, grid, count: int, tokens: int):
+  """(frames, height, width) -> clips of a batch of this process, where buckets
+  have a budget of tokens; else None."""
+  if not isinstance(data.packing, packing.Buckets):
+    return None
+  tokens = tokens or data.packing.tokens
+  if not tokens:
+    return None
+  return functools.partial(_clips_within, grid, tokens, data.batch_size, count)
+
+
+def _clips_within(grid, tokens: int, multiple: int, count: int, size) -> int:
+  clips = max(tokens // (_tokens(grid, size) * multiple), 1) * multiple
+  return clips // count
 
 
 def held_out_batch(
@@ -76,6 +122,8 @@ def held_out_batch(
   clips = first(records, count)
   captions = [_decoded(clip['caption']) for clip in clips]
   batch = {'captions': captions}
+  if 'scene' in clips[0]:
+    batch['scenes'] = [_decoded(clip['scene']) for clip in clips]
   for name, key in (('latents', 'latents'), ('frames', 'video')):
     if key in clips[0]:
       batch[name] = np.stack([clip[key] for clip in clips])

@@ -70,9 +70,12 @@ class Buckets:
   Attributes:
     look_ahead: clips in the packing buffer. It always holds a full batch of one
       size if it is more than sizes x (clips of a batch - 1).
+    tokens: of a batch, about: a batch of small clips has more of them. 0 has
+      data.batch_size clips of any size.
   """
 
   look_ahead: int
+  tokens: int = 0
 
   def check(self, *, sizes: int, batch: int) -> None:
     """Raises SettingError if the buffer may hold no full batch."""
@@ -93,11 +96,13 @@ class Patchify(grain.transforms.Map):
     patches: array_FHWC or array_fhwc -> x_NV.
     geometry: (frames, height, width) -> Geometry.
     packing: sizes of the rows that must hold the clip.
+    encodes: whether `patches` runs a network, as processes that render cannot.
   """
 
   patches: Callable[[np.ndarray], np.ndarray]
   geometry: Callable[..., Geometry]
   packing: SequencePacking
+  encodes: bool = False
 
   def map(self, element: Item) -> Item:
     """{'frames' or 'latents', text} -> {'patches', 'grid', text}."""
@@ -157,31 +162,48 @@ def pack(
 
 
 def bucket(
-  data: grain.IterDataset, buckets: Buckets, *, batch: int
+  data: grain.IterDataset,
+  buckets: Buckets,
+  *,
+  batch: int | Callable[[tuple[int, int, int]], int],
 ) -> grain.IterDataset:
-  """Batches clips of one size; a rest at the end of one epoch is dropped."""
+  """Batches clips of one size; a rest at the end of one epoch is dropped.
+
+  Args:
+    data: clips, as 'frames' or 'latents' and arrays of one shape beside them.
+    buckets: size of the packing buffer.
+    batch: clips of a batch; or (frames, height, width) -> that.
+  """
 
   def choose(buffer: Sequence[Item], at_end: bool) -> list[int] | None:
-    by_shape = {}
+    by_shape, needed = {}, 1
     for index, item in enumerate(buffer):
       shape = tuple(np.shape(value) for value in item.values())
-      indices = by_shape.setdefault(shape, [])
+      full = batch if isinstance(batch, int) else batch(_size(item))
+      if shape not in by_shape:
+        by_shape[shape] = []
+        needed += full - 1
+      indices = by_shape[shape]
       indices.append(index)
-      if len(indices) == batch:
+      if len(indices) == full:
         return indices
     if len(buffer) < buckets.look_ahead or at_end:
       return None
     raise SettingError(
       'data.packing.look_ahead',
       buckets.look_ahead,
-      f'{len(by_shape) * (batch - 1) + 1} or more: the buffer holds '
-      f'{len(by_shape)} sizes and {batch} clips of none',
+      f'{needed} or more: the buffer holds {len(by_shape)} sizes and a full '
+      'batch of none',
     )
 
   def stack(items):
     return {name: np.stack([item[name] for item in items]) for name in items[0]}
 
   return _PackingBuffer(data, choose, stack)
+
+
+def _size(item: Item) -> tuple[int, int, int]:
+  return tuple(item['latents' if 'latents' in item else 'frames'].shape[:3])
 
 
 def choose_row(

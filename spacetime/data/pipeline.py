@@ -15,7 +15,7 @@ the position in the data, the number of batches taken.
 """
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 import grain
@@ -24,6 +24,9 @@ import numpy as np
 from spacetime import SettingError
 from spacetime.data import packing as packing_lib
 from spacetime.data.tokenizer import Tokenizer
+
+# What a record of a stage brings for the loss: see data/stages.py.
+STAGED = ('shift', 'cond')
 
 
 class Records(Protocol):
@@ -65,7 +68,8 @@ class _Clip(grain.transforms.RandomMap):
         )
       ]
     tokens_S = self.tokenizer.encode(caption, length=self.text_length)
-    return {'frames': frames_FHWC, 'tokens': tokens_S}
+    staged = {name: record[name] for name in STAGED if name in record}
+    return {'frames': frames_FHWC, 'tokens': tokens_S} | staged
 
 
 @dataclasses.dataclass(frozen=True)
@@ -129,6 +133,7 @@ def make_loader(
   empty_SY: np.ndarray | None = None,
   packing: packing_lib.SequencePacking | packing_lib.Buckets | None = None,
   patchify: packing_lib.Patchify | None = None,
+  batch: Callable[[tuple[int, int, int]], int] | None = None,
   process_index: int = 0,
   process_count: int = 1,
   shuffle: bool = True,
@@ -158,6 +163,8 @@ def make_loader(
     packing: how clips of many sizes share batches; None for clips of one size.
       Each process packs its own clips.
     patchify: splits clips into patches, for packed rows.
+    batch: for buckets, clips of a batch of this process by (frames, height,
+      width); None has batch_size.
     process_index: this process, from 0.
     process_count: number of processes that share the source.
     shuffle: False keeps the order of the source.
@@ -201,8 +208,14 @@ def make_loader(
     # Equally many on every process, or the last step would wait for ever.
     batches = len(source) // (batch_size * process_count)
     data = data[: batches if packing is None else batches * batch_size]
-  data = _batches(data, batch_size, options, packing, patchify)
-  if workers:
+  encodes = patchify is not None and patchify.encodes and workers
+  if encodes:
+    # Networks run here, on what the processes have rendered.
+    data = data.to_iter_dataset(options).mp_prefetch(
+      grain.MultiprocessingOptions(num_workers=workers)
+    )
+  data = _batches(data, batch or batch_size, options, packing, patchify)
+  if workers and not encodes:
     data = data.mp_prefetch(grain.MultiprocessingOptions(num_workers=workers))
   return data
 
@@ -217,15 +230,17 @@ def start(iterator: grain.DatasetIterator) -> None:
 
 
 def _batches(
-  data: grain.MapDataset,
-  batch_size: int,
+  data: grain.MapDataset | grain.IterDataset,
+  batch_size,
   options: grain.ReadOptions,
   packing: packing_lib.SequencePacking | packing_lib.Buckets | None,
   patchify: packing_lib.Patchify | None,
 ) -> grain.IterDataset:
   """Batches in order; packs or buckets them first where that is set."""
   if isinstance(packing, packing_lib.SequencePacking):
-    data = data.map(patchify).to_iter_dataset(options)
+    data = data.map(patchify)
+    if isinstance(data, grain.MapDataset):
+      data = data.to_iter_dataset(options)
     data = packing_lib.pack(data, packing)
     return data.batch(batch_size, drop_remainder=True)
   if isinstance(packing, packing_lib.Buckets):

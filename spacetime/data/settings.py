@@ -6,6 +6,7 @@ import types
 from spacetime import SettingError
 from spacetime.data import packing as packing_lib
 from spacetime.data import sources
+from spacetime.data import stages as stages_lib
 from spacetime.data.digits import world as world_lib
 from spacetime.data.resolutions import Sizes
 
@@ -40,6 +41,9 @@ class DataConfig:
       'live' renders each clip when it is read; the clips are the same.
     workers: processes that read clips; 0 reads in threads alone. With packed
       rows their number decides which clips share a row.
+    stages: mixtures of clips that follow one another by steps, in place of one
+      mixture for the whole run (data/stages.py). With `data.packing.tokens`
+      the clips of a batch are a multiple of batch_size.
   """
 
   name: str
@@ -61,6 +65,9 @@ class DataConfig:
   )
   render: str = dataclasses.field(default='files', repr=False)
   workers: int = dataclasses.field(default=0, repr=False)
+  stages: tuple[stages_lib.Stage, ...] = dataclasses.field(
+    default=(), repr=False
+  )
 
   def __post_init__(self):
     world = dataclasses.replace(
@@ -86,7 +93,9 @@ class DataConfig:
       )
     if self.mixed is not None:
       self._check_mixed()
-    if isinstance(self.packing, packing_lib.Buckets):
+    if self.stages:
+      self._check_stages()
+    elif isinstance(self.packing, packing_lib.Buckets):
       sizes = 1 if self.mixed is None else len(self.mixed.shapes)
       self.packing.check(sizes=sizes, batch=self.batch_size)
     if self.batch_size < 1:
@@ -114,6 +123,48 @@ class DataConfig:
     """The source of the clips; see Source in data/splits.py."""
     return sources.get(self.name)
 
+  def _check_stages(self) -> None:
+    if self.source.HAS_LATENTS:
+      raise SettingError(
+        'data.name', self.name, 'a source of clips with `data.stages`'
+      )
+    scenes = self.source.HAS_MIXED_SIZES  # the digits world
+    if scenes and self.render != 'live':
+      raise SettingError(
+        'data.render', self.render, "'live' with `data.stages`"
+      )
+    for name in ('crop', 'mixed'):
+      if getattr(self, name) is not None:
+        raise SettingError(
+          f'data.{name}',
+          getattr(self, name),
+          'None with `data.stages`, which have sizes of their own',
+        )
+    kinds = [kind for stage in self.stages for kind in stage.mix]
+    for kind in kinds:
+      if not scenes and (kind.framing != 'wide' or kind.world):
+        raise SettingError(
+          'data.stages',
+          (kind.framing, kind.world),
+          "framing='wide' and no world with `data.name`='folder'",
+        )
+    sizes = {shape for kind in kinds for shape in kind.shapes}
+    if len(sizes) > 1 and self.packing is None:
+      raise SettingError(
+        'data.packing',
+        None,
+        f"dict(kind='buckets', look_ahead=..., tokens=...) or "
+        f"dict(kind='rows', ...) with `data.stages` of {len(sizes)} sizes",
+      )
+
+  @property
+  def shapes(self) -> list[tuple[int, int, int]]:
+    """Every (frames, height, width) of the training clips, uncropped."""
+    if self.stages:
+      kinds = [kind for stage in self.stages for kind in stage.mix]
+      return sorted({shape for kind in kinds for shape in kind.shapes})
+    return [self.size] if self.mixed is None else self.mixed.shapes
+
   @property
   def size(self) -> tuple[int, int, int]:
     """(frames, height, width) of a clip."""
@@ -122,4 +173,6 @@ class DataConfig:
   @property
   def max_frames(self) -> int:
     """Frames of the longest training clip."""
+    if self.stages:
+      return max(frames for frames, _, _ in self.shapes)
     return self.crop[0] if self.crop else self.world.longest

@@ -69,6 +69,10 @@ class Source(Protocol):
       ValueError: missing or unusable data.
     """
 
+  def stage_reader(self, data: DataConfig, records: Records) -> Callable:
+    """Returns (rng, kind, (frames, height, width)) -> record, which draws a
+    clip of a training stage (data/stages.py); not of sources with latents."""
+
   def prompt_grammar(self, data: DataConfig) -> Callable[[str], str] | None:
     """Completes prompts to captions of the source; None if it cannot."""
 

@@ -72,8 +72,13 @@ class ClipFolder:
 
   def __getitem__(self, index: int) -> dict[str, np.ndarray | str]:
     """{'video': uint8 (F, H, W, 3), 'caption': str}."""
+    return self.read(index)
+
+  def read(self, index: int, **size: int) -> dict[str, np.ndarray | str]:
+    """A record with frames, height or width of its own, at most as many frames
+    as the folder's clips have."""
     clip = self.clips[index]
-    video_FHWC = video_reader.read_video(clip.path, **self._size)
+    video_FHWC = video_reader.read_video(clip.path, **(self._size | size))
     return {'video': video_FHWC, 'caption': clip.caption}
 
   def caption(self, index: int) -> str:

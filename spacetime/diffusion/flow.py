@@ -108,7 +108,7 @@ def size_shift(config: FlowConfig, tokens):
 
 
 def sample_timesteps(
-  key: jax.Array, shape, config: FlowConfig, *, tokens=None
+  key: jax.Array, shape, config: FlowConfig, *, tokens=None, factor=1.0
 ) -> jax.Array:
   """Logit-normal noise levels in (0, 1), shifted; float32.
 
@@ -118,9 +118,11 @@ def sample_timesteps(
     config: distribution.
     tokens: tokens of each clip, broadcast to the shape; read if config has a
       reference.
+    factor: of the shift of each clip, broadcast to the shape.
   """
   normal = config.mean + config.std * jax.random.normal(key, shape)
-  return shifted(jax.nn.sigmoid(normal), size_shift(config, tokens))
+  shift = factor * size_shift(config, tokens)
+  return shifted(jax.nn.sigmoid(normal), shift)
 
 
 def frame_loss(v_Bfhwc, target_Bfhwc) -> jax.Array:

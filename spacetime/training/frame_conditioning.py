@@ -66,6 +66,17 @@ def sample_cond_mask(
   return cond_mask_Bf & inside_Bf & (frames_B1 > 1)
 
 
+def sample_clips(key: jax.Array, chance_B: jax.Array) -> jax.Array:
+  """Samples which clips have conditioning frames at all, bool (B,).
+
+  Args:
+    key: of sample_cond_mask; another draw.
+    chance_B: chance of each clip.
+  """
+  key = jax.random.fold_in(key, 1)
+  return jax.random.uniform(key, chance_B.shape) < chance_B
+
+
 def _sample_ends(key: jax.Array, frames_B1: jax.Array):
   """Conditioning frames at the start and at the end: together at least one less
   than all, and frames at the end only in clips of three or more."""

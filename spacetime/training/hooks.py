@@ -1,17 +1,26 @@
 """Periodic actions of a run: held-out metrics and contact sheets."""
 
+import dataclasses
+
 import jax
 import numpy as np
 
 from spacetime import sharding
+from spacetime.data.digits import world as world_lib
 from spacetime.sharding import multihost
-from spacetime.training import loop, setup, sheets
+from spacetime.training import caption_probe, loop, setup, sheets
 
 
 def periodic_actions(
-  run: setup.Setup, frozen: dict, held_out: dict, workdir, writer, empty_SY
+  run: setup.Setup,
+  frozen: dict,
+  held_out: dict,
+  workdir,
+  writer,
+  empty_SY,
+  encode=None,
 ) -> list[loop.PeriodicAction]:
-  """The held-out metrics and the contact sheets of a run.
+  """The held-out metrics, the contact sheets and the caption probe of a run.
 
   Args:
     run: checked.
@@ -20,6 +29,7 @@ def periodic_actions(
     workdir: output folder.
     writer: of metrics and pictures.
     empty_SY: embedded empty prompt where texts are embedded, else None.
+    encode: caption -> tokens_S, for the caption probe.
   """
   draw = (
     sheets.sampled(run.experiment, run.nets, held_out, empty_SY=empty_SY)
@@ -34,7 +44,35 @@ def periodic_actions(
     loop.PeriodicAction(
       train.sheet_every, sheets.action(draw, frozen, workdir, writer)
     ),
+    *(
+      [
+        loop.PeriodicAction(
+          train.probe_every,
+          prober(run.task, frozen, held_out, run.mesh, encode),
+        )
+      ]
+      if train.probe_every
+      else []
+    ),
   ]
+
+
+def prober(task, frozen, held_out, mesh, encode):
+  """step, state -> loss with one word wrong (caption_probe.py).
+
+  Args:
+    task: the transformer's stage.
+    frozen: parameters that are not trained.
+    held_out: clips with their scenes.
+    mesh: where the state lies.
+    encode: caption -> tokens_S.
+  """
+  scenes = [world_lib.from_json(text) for text in held_out['scenes']]
+  batch = caption_probe.prompts(scenes, encode)
+  for name in ('captions', 'frames'):
+    batch[name] = held_out[name]
+  task = dataclasses.replace(task, held_out=task.probe)
+  return evaluator(task, frozen, batch, mesh)
 
 
 def evaluator(task, frozen, held_out, mesh):
@@ -44,7 +82,7 @@ def evaluator(task, frozen, held_out, mesh):
   batch = {
     name: np.resize(held_out[name], (count, *held_out[name].shape[1:]))
     for name in held_out
-    if name != 'captions'
+    if name not in ('captions', 'scenes')
   }
   batch = multihost.put_replicated_batch(batch, sharding.batch_sharding(mesh))
   compiled = jax.jit(task.held_out)

@@ -69,7 +69,8 @@ class DiffusionLoss:
     Args:
       params: trained parameters.
       frozen: the other parameters.
-      batch: 'frames' (uint8) or 'latents', and 'tokens' (int32) or 'text'.
+      batch: 'frames' (uint8) or 'latents', and 'tokens' (int32) or 'text'; of
+        training stages 'shift' and 'cond', (B,), see data/stages.py.
       key: of this step.
     """
     params = frozen | params
@@ -79,8 +80,9 @@ class DiffusionLoss:
     )
     rows, frames = z_Bfhwc.shape[:2]
     tokens = math.prod(z_Bfhwc.shape[1:4]) // math.prod(self.patch)
+    factor = batch['shift'][:, None] if 'shift' in batch else 1.0
     t_B1, independent_Bf = (
-      flow.sample_timesteps(key, shape, self.flow, tokens=tokens)
+      flow.sample_timesteps(key, shape, self.flow, tokens=tokens, factor=factor)
       for key, shape in (
         (t_key, (rows, 1)),
         (independent_key, (rows, frames)),
@@ -89,6 +91,9 @@ class DiffusionLoss:
     cond_mask_Bf = frame_conditioning.sample_cond_mask(
       mask_key, rows, frames, self.conditioning
     )
+    if 'cond' in batch:
+      clips_B = frame_conditioning.sample_clips(mask_key, batch['cond'])
+      cond_mask_Bf &= clips_B[:, None]
     t_Bf = frame_conditioning.frame_timesteps(
       frame_key, t_B1, independent_Bf, cond_mask_Bf, self.conditioning
     )
@@ -153,14 +158,21 @@ class PackedDiffusionLoss:
     rows, clips = grids_BG3.shape[:2]
     frames = table_BT2.shape[1]
     tokens_BG = jnp.maximum(jnp.prod(grids_BG3, axis=-1), 1)
+    factor_BG = batch.get('shift', jnp.ones((rows, clips)))
+    factor_BG = jnp.where(factor_BG > 0, factor_BG, 1.0)  # 0 without a clip
     t_BG = flow.sample_timesteps(
-      t_key, (rows, clips), self.clips.flow, tokens=tokens_BG
+      t_key,
+      (rows, clips),
+      self.clips.flow,
+      tokens=tokens_BG,
+      factor=factor_BG,
     )
     independent_BGf = flow.sample_timesteps(
       independent_key,
       (rows, clips, frames),
       self.clips.flow,
       tokens=tokens_BG[..., None],
+      factor=factor_BG[..., None],
     )
     # C: all clips of the batch, B x G.
     cond_mask_Cf = frame_conditioning.sample_cond_mask(
@@ -170,6 +182,10 @@ class PackedDiffusionLoss:
       self.clips.conditioning,
       count_B=jnp.maximum(grids_BG3[..., 0], 1).reshape(-1),
     )
+    if 'cond' in batch:
+      chance_C = batch['cond'].reshape(-1)
+      clips_C = frame_conditioning.sample_clips(mask_key, chance_C)
+      cond_mask_Cf &= clips_C[:, None]
     clip_BT = jnp.maximum(table_BT2[..., 0] - 1, 0)
     t_Cf = frame_conditioning.frame_timesteps(
       frame_key,

@@ -113,6 +113,7 @@ def _train(
     empty_SY=splits.empty_SY,
     share=sharding.data_share(run.mesh, jax.process_index()),
     patchify=run.cut,
+    grid=run.grid,
   )
   held_out = batches.held_out_batch(
     splits.held_out,
@@ -144,7 +145,13 @@ def _train(
     folder = checkpoint_lib.absolute(workdir) if multihost.is_first() else None
     with metrics.MetricsWriter(folder, step=int(at.step)) as writer:
       actions = hooks.periodic_actions(
-        run, frozen, held_out, workdir, writer, splits.empty_SY
+        run,
+        frozen,
+        held_out,
+        workdir,
+        writer,
+        splits.empty_SY,
+        encode=lambda text: tokenizer.encode_cut(text, length=length or 1)[0],
       )
       if profile:
         profile.begin(int(at.step))

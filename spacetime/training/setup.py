@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -13,7 +14,7 @@ from spacetime.config import mesh as mesh_lib
 from spacetime.config import networks as networks_lib
 from spacetime.config import packing, parse
 from spacetime.config.experiment import Experiment
-from spacetime.data import latent_cache
+from spacetime.data import geometry, latent_cache
 from spacetime.data import packing as packing_lib
 from spacetime.media import files
 from spacetime.models.networks import Networks
@@ -35,6 +36,7 @@ FREE_KEYS = (
   'train.log_every',
   'train.evaluate_every',
   'train.sheet_every',
+  'train.probe_every',
   'train.checkpoint_every',
   'train.keep',
   'train.skip_nan',
@@ -43,6 +45,7 @@ FREE_KEYS = (
   'autoencoder.latents_std',
   'data.dir',
   'data.render',
+  'data.stages',
   'source.path',
   'mesh',
   'model.attention',
@@ -77,6 +80,7 @@ class Setup:
     base: weights to start from, or of which low-rank adapters are trained;
       None for random weights, or once a run has trained on from them.
     cut: the host's patchify where clips are packed into rows.
+    grid: (frames, height, width) -> Geometry of a clip.
   """
 
   experiment: Experiment
@@ -90,6 +94,7 @@ class Setup:
   shapes: state.State
   base: init_weights.Base | None
   cut: packing_lib.Patchify | None = None
+  grid: Callable[..., geometry.Geometry] | None = None
 
 
 def check(
@@ -119,6 +124,7 @@ def check(
     check_autoencoder_stage(experiment, init_from)
     autoencoder = networks_lib.autoencoder(experiment.autoencoder)
     task = tasks.reconstruction_task(experiment, autoencoder)
+    patch = (1, 1, 1)
   else:
     if (checkpoint.absolute(workdir) / AUTOENCODER).exists():
       experiment = with_own_autoencoder(experiment)
@@ -127,7 +133,8 @@ def check(
     check_tokens(experiment, nets, mesh)
     frozen = load.load_own(trained, folder, mesh=mesh) if trained else {}
     autoencoder, task = nets.autoencoder, tasks.diffusion_task(experiment, nets)
-    cut = packing.cut(experiment, autoencoder, nets.dit.config.patch)
+    patch = nets.dit.config.patch
+    cut = packing.cut(experiment, autoencoder, patch, frozen)
     pca_init.rank(train.pca_init_rank, nets.dit.config)
     check_frozen(experiment, nets)
     base, source = find_base(init_from, workdir, nets)
@@ -151,6 +158,7 @@ def check(
     shapes=shapes,
     base=base,
     cut=cut,
+    grid=packing.grid(autoencoder, patch),
   )
 
 
@@ -182,7 +190,10 @@ def check_autoencoder_stage(
   data, stage = experiment.data, "in the stage 'autoencoder'"
   if data.source.HAS_LATENTS:
     raise SettingError('data.name', data.name, f'a source of videos {stage}')
+  rows = isinstance(data.packing, packing_lib.SequencePacking)
   for name in ('mixed', 'packing'):
+    if data.stages and not rows:
+      break
     if getattr(data, name) is not None:
       raise SettingError(
         f'data.{name}', getattr(data, name), f'None, clips of one size, {stage}'
@@ -213,6 +224,13 @@ def check_frozen(experiment: Experiment, nets: Networks) -> None:
       f"'cache' with {' and '.join(frozen)}, whose outputs do not change",
       hint='compute them once with spacetime encode, and set `data.dir` to '
       'that folder',
+    )
+  if experiment.train.probe_every and not data.source.HAS_MIXED_SIZES:
+    raise SettingError(
+      'train.probe_every',
+      experiment.train.probe_every,
+      "0 without `data.name`='digits', whose captions can be made wrong in one "
+      'word',
     )
   if wan and experiment.train.sheet_every:
     raise SettingError(

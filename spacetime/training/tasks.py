@@ -1,6 +1,7 @@
 """Training stages: loss, initial parameters and held-out metrics of each."""
 
 import dataclasses
+import functools
 from collections.abc import Callable
 
 from spacetime.config import networks as networks_lib
@@ -9,7 +10,7 @@ from spacetime.config.experiment import Experiment
 from spacetime.data import packing
 from spacetime.models import flops
 from spacetime.models.networks import Networks
-from spacetime.training import autoencoder_loss, loop, losses
+from spacetime.training import autoencoder_loss, caption_probe, loop, losses
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,11 +21,13 @@ class Task:
     init: key -> params.
     loss: (params, frozen, batch, key) -> (scalar, metrics).
     held_out: (params, frozen, batch) -> metrics.
+    probe: the same with right and wrong captions; see caption_probe.py.
   """
 
   init: Callable
   loss: Callable
   held_out: Callable
+  probe: Callable | None = None
 
 
 def diffusion_task(experiment: Experiment, nets: Networks) -> Task:
@@ -38,10 +41,11 @@ def diffusion_task(experiment: Experiment, nets: Networks) -> Task:
     conditioning=experiment.conditioning,
     patch=nets.dit.config.patch,
   )
+  probe = functools.partial(caption_probe.measure, stage)
   if isinstance(experiment.data.packing, packing.SequencePacking):
     rows = losses.PackedDiffusionLoss(stage, nets.transform_packed)
-    return Task(nets.init_trainable, rows.loss, stage.held_out)
-  return Task(nets.init_trainable, stage.loss, stage.held_out)
+    return Task(nets.init_trainable, rows.loss, stage.held_out, probe)
+  return Task(nets.init_trainable, stage.loss, stage.held_out, probe)
 
 
 def reconstruction_stage(
@@ -78,6 +82,11 @@ def rates(experiment: Experiment, nets: Networks | None) -> loop.Rates:
   data = experiment.data
   if nets is None:
     return loop.Rates(clips=data.batch_size)
+  if data.stages:
+    # Rows have as many tokens as they hold; `padding` is a metric of its own.
+    rows = isinstance(data.packing, packing.SequencePacking)
+    tokens = data.batch_size * data.packing.length if rows else 0
+    return loop.Rates(clips=data.batch_size, tokens=tokens)
   cut = packing_lib.cut(experiment, nets.autoencoder, nets.dit.config.patch)
   if cut is not None:
     clips, tokens = packing_lib.measure(data, cut)

@@ -1,21 +1,28 @@
 """Every experiment: small ones run, large ones have the shapes they claim."""
 
+import dataclasses
+import functools
 import importlib
+import json
 import math
 import pathlib
 
 import jax
+import numpy as np
 import pytest
 
 from experiments import (
   digits,
   digits_autoencoder,
   digits_bundled,
+  digits_compact,
+  digits_curriculum,
   digits_latent,
   digits_mixed,
 )
 from spacetime.checkpoint.locate import locate
 from spacetime.config import mesh, networks, parse, samplers
+from spacetime.data import geometry
 from spacetime.models.transformer import rope
 from spacetime.training import optimizer, tasks
 
@@ -89,6 +96,44 @@ def test_digits(module, sizes):
   optimizer.make_optimizer(
     parse.experiment(config).optimizer, steps=config.train.steps
   )
+
+
+@pytest.mark.parametrize('size', ['tiny', 'cpu', 'bundled'])
+def test_digits_curriculum(size):
+  experiment = parse.experiment(digits_curriculum.get_config(size))
+  data = experiment.data
+  assert experiment.train.steps > sum(stage.steps for stage in data.stages[:-1])
+  # Close-ups before clips, and no conditioning frames before the last stage.
+  assert {shape[0] for kind in data.stages[0].mix for shape in kind.shapes} == {
+    1
+  }
+  assert data.max_frames == data.frames
+  assert not any(stage.cond for stage in data.stages[:-1])
+  grid = functools.partial(
+    geometry.Geometry, stride=(4, 8, 8), patch=experiment.model.patch
+  )
+  for stage in data.stages:
+    chances = stage.chances(lambda shape: grid(*shape).tokens)
+    np.testing.assert_allclose(chances.sum(), 1)
+    assert all(grid(*shape).tokens <= stage.tokens for shape in data.shapes)
+
+
+@pytest.mark.parametrize('size', ['tiny', 'cpu'])
+def test_digits_compact(size):
+  experiment = parse.experiment(digits_compact.get_config(size))
+  codec = networks.autoencoder(experiment.autoencoder)
+  assert codec.stride == (4, 8, 8) and codec.z_dim == 16
+  assert experiment.data.shapes == [(9, 32, 32)]
+  bundled = parse.experiment(
+    json.loads(
+      (ROOT / 'spacetime/assets/digits_compact/config.json').read_text()
+    )
+  )
+  if size == 'cpu':
+    found = dataclasses.replace(
+      bundled.autoencoder.network, latents_mean=(), latents_std=()
+    )
+    assert found == experiment.autoencoder.network
 
 
 @pytest.mark.parametrize('size', ['tiny', 'cpu'])

@@ -98,6 +98,30 @@ def test_held_out_loss_never_changes():
   }
 
 
+def test_a_stage_moves_the_shift_and_the_share_of_conditioning():
+  seen = {}
+
+  def answer(params, z, t, text, key):
+    seen['t'] = t
+    return z
+
+  stage = dataclasses.replace(
+    oracle('velocity', answer),
+    conditioning=FrameConditioningConfig(**(ONLY | {'first': 1.0})),
+  )
+  shift = jnp.array([1.0, 1.0, 1e6, 1e-6])
+  cond = jnp.array([0.0, 1.0, 1.0, 0.0])
+  stage.loss(
+    {}, {}, clips() | {'shift': shift, 'cond': cond}, jax.random.key(0)
+  )
+  t_Bf = np.asarray(seen['t'])
+  np.testing.assert_array_equal(t_Bf[:, 0] == 0, [False, True, True, False])
+  assert (t_Bf[2, 1:] > 0.99).all() and (t_Bf[3] < 0.01).all()
+  plain = clips()
+  stage.loss({}, {}, plain, jax.random.key(0))
+  np.testing.assert_array_equal(t_Bf[:2, 1:], seen['t'][:2, 1:])
+
+
 def packed_oracle(answer, *, config=None, **kinds):
   stage = losses_lib.DiffusionLoss(
     encode=None,
@@ -123,6 +147,20 @@ def rows():
   ]
   one = packing.collate(items, shape)
   return {name: np.stack([value] * 3) for name, value in one.items()}
+
+
+def test_a_stage_moves_the_clips_of_rows():
+  stage = packed_oracle(lambda *inputs: None, first=1.0)
+  batch = rows() | {
+    'shift': jnp.array([[1e6, 1e-6, 1.0, 0.0]] * 3),
+    'cond': jnp.array([[1.0, 1.0, 0.0, 0.0]] * 3),
+  }
+  t_BT, cond_mask_BT = stage.timesteps(jax.random.key(0), batch)
+  # Two frames of the first clip, an image, three frames of the third, none.
+  expected = [True, False, False, False, False, False, True, True]
+  np.testing.assert_array_equal(cond_mask_BT, [expected] * 3)
+  assert (t_BT[:, 1] > 0.99).all() and (t_BT[:, 2] < 0.01).all()
+  assert np.isfinite(t_BT).all() and (t_BT[:, 3:6] > 0).all()
 
 
 def test_packed_loss_leaves_out_conditioning_and_padding():

@@ -25,10 +25,20 @@ def caption(
   rng: np.random.Generator,
   *,
   world: world_lib.World,
+  position: Callable[[world_lib.Character], str] | None = None,
 ) -> str:
-  """One caption of at most 60 words, in a phrasing drawn at random."""
+  """One caption of at most 60 words, in a phrasing drawn at random.
+
+  Args:
+    scene: what the clip shows.
+    rng: the only source of chance.
+    world: of the scene.
+    position: character -> words for its position in the first frame; None
+      takes the whole scene as the frame.
+  """
   phrasing = _pick(rng, PHRASINGS)
-  text = phrasing(scene, rng, world)
+  position = position or (lambda c: _position(c, scene, world))
+  text = phrasing(scene, rng, position)
   return text[0].upper() + text[1:] if phrasing is not _tags else text
 
 
@@ -139,7 +149,12 @@ def _position(character, scene, world) -> str:
   """The character's position in frame 0, in thirds of the frame."""
   lens = paths.view(scene.camera, world=world)
   seen_2 = lens.project(np.array([[character.start]]))[0, 0]
-  row, column = (3 * seen_2 / (world.height, world.width)).astype(int)
+  return position_words(seen_2 / (world.height, world.width))
+
+
+def position_words(share_2: np.ndarray) -> str:
+  """Names the third of the frame at (y, x), shares of its height and width."""
+  row, column = (3 * share_2).clip(0, 2).astype(int)
   if (row, column) == (1, 1):
     return 'in the middle'
   rows = ('at the top', '', 'at the bottom')
@@ -149,7 +164,7 @@ def _position(character, scene, world) -> str:
   return rows[row] + columns[column]
 
 
-def _short(scene, rng, world) -> str:
+def _short(scene, rng, position) -> str:
   """'A red 3 moving left, the camera pans up'."""
   clauses = [
     f'{_article(c.colour)} {digit} {_motion(c, rng, form=0, adverb=False)}'
@@ -158,7 +173,7 @@ def _short(scene, rng, world) -> str:
   return ', '.join(filter(None, [_join(clauses), _camera(scene, rng)]))
 
 
-def _plain(scene, rng, world) -> str:
+def _plain(scene, rng, position) -> str:
   """'A red three moves left while a blue seven stands still.'."""
   clauses = [
     f'{_article(c.colour)} {digit} {_motion(c, rng, form=1, adverb=False)}'
@@ -169,7 +184,7 @@ def _plain(scene, rng, world) -> str:
   return f'{joined}{", and " + camera if camera else ""}.'
 
 
-def _medium(scene, rng, world) -> str:
+def _medium(scene, rng, position) -> str:
   """'A small red 3 moves slowly left on a navy background.'."""
   clauses = [
     f'a {_pick(rng, SIZE_WORDS[c.size])} {c.colour} {digit} '
@@ -182,7 +197,7 @@ def _medium(scene, rng, world) -> str:
   return f'{text} {_sentence(camera)}' if camera else text
 
 
-def _counted(scene, rng, world) -> str:
+def _counted(scene, rng, position) -> str:
   """'Two digits: a red 3 moving left and a blue 7 standing still.'."""
   clauses = [
     f'{_article(c.colour)} {digit} {_motion(c, rng, form=0, adverb=True)}'
@@ -196,7 +211,7 @@ def _counted(scene, rng, world) -> str:
   return f'{text} {_sentence(camera)}' if camera else text
 
 
-def _tags(scene, rng, world) -> str:
+def _tags(scene, rng, position) -> str:
   """'red 3, moving left; navy background; the camera is still'."""
   parts = [
     f'{c.size} {c.colour} {digit}, {_motion(c, rng, form=0, adverb=True)}'
@@ -207,7 +222,7 @@ def _tags(scene, rng, world) -> str:
   return '; '.join(filter(None, parts))
 
 
-def _filmed(scene, rng, world) -> str:
+def _filmed(scene, rng, position) -> str:
   """'The camera pans left over a navy background with a red 3 moving up.'."""
   clauses = [
     f'{_article(c.colour)} {digit} {_motion(c, rng, form=0, adverb=False)}'
@@ -218,10 +233,10 @@ def _filmed(scene, rng, world) -> str:
   return f'{shot}{_join(clauses)}, {_background(scene, rng)}.'
 
 
-def _elaborate(scene, rng, world) -> str:
+def _elaborate(scene, rng, position) -> str:
   """'At the top left, a small red 3 moves slowly up. ... Navy background.'."""
   sentences = [
-    f'{_position(c, scene, world)}, a {_pick(rng, SIZE_WORDS[c.size])} '
+    f'{position(c)}, a {_pick(rng, SIZE_WORDS[c.size])} '
     f'{c.colour} {digit} {_motion(c, rng, form=1, adverb=True)}'
     for c, digit in _cast(scene, rng)
   ]

@@ -52,6 +52,14 @@ def identity(data: DataConfig, *, seed: int) -> str:
   return hashlib.sha256('\n'.join(parts).encode()).hexdigest()[:16]
 
 
+def stage_reader(data: DataConfig, records) -> Callable:
+  """Draws clips of training stages: framings of random scenes."""
+  del records  # scenes are drawn by the stage
+  from spacetime.data.digits import framing
+
+  return framing.StageReader(data.world)
+
+
 def prompt_grammar(data: DataConfig) -> Callable[[str], str]:
   """Completes short prompts within the grammar of the captions."""
   from spacetime.data.digits import expansion

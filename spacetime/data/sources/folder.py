@@ -1,6 +1,8 @@
 """Source 'folder': your own video files, with their captions."""
 
+import dataclasses
 import hashlib
+from collections.abc import Callable
 
 from spacetime.data import video_folder
 from spacetime.data.settings import DataConfig
@@ -43,6 +45,26 @@ def _identity(folder: video_folder.ClipFolder) -> str:
     for clip in folder.clips
   ]
   return hashlib.sha256('\n'.join(lines).encode()).hexdigest()[:16]
+
+
+def stage_reader(data: DataConfig, records: Subset) -> Callable:
+  """Draws clips of training stages: training files at the stages' sizes."""
+  del data
+  return _StageReader(records)
+
+
+@dataclasses.dataclass(frozen=True)
+class _StageReader:
+  records: Subset
+
+  def __call__(self, rng, kind, shape: tuple[int, int, int]) -> dict:
+    indices = self.records.indices
+    return self.records.records.read(
+      indices[rng.integers(len(indices))],
+      frames=shape[0],
+      height=shape[1],
+      width=shape[2],
+    )
 
 
 def prompt_grammar(data: DataConfig) -> None:

@@ -21,7 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from spacetime import SettingError
-from spacetime.models.autoencoder import layers, streaming
+from spacetime.models.autoencoder import compact, layers, streaming
 from spacetime.models.autoencoder.layers import Cache, Level
 
 
@@ -124,6 +124,10 @@ class WanAutoencoderConfig:
     """Pixels per latent cell in time, height and width."""
     space = 2 ** (len(self.dim_mult) - 1) * self.patch_size
     return 2 ** sum(self.temporal_downsample), space, space
+
+  def network(self) -> 'Network':
+    """The Flax module of the encoder and the decoder."""
+    return Network(self)
 
 
 def encoder_levels(config: WanAutoencoderConfig) -> list[Level]:
@@ -283,9 +287,12 @@ class WanAutoencoder:
 
   Videos are float32 in [-1, 1] with 1 + k * stride[0] frames; latents have
   1 + k frames and z_dim channels, normalised by latents_mean and latents_std.
+
+  Attributes:
+    config: sizes; a `compact.CompactConfig` makes the compact network of it.
   """
 
-  config: WanAutoencoderConfig
+  config: WanAutoencoderConfig | compact.CompactConfig
 
   @property
   def stride(self) -> tuple[int, int, int]:
@@ -304,7 +311,7 @@ class WanAutoencoder:
     key = jax.random.wrap_key_data(bits, impl='rbg')
     _, height, width = self.stride
     video = jax.ShapeDtypeStruct((1, 1, height, width, 3), jnp.float32)
-    return Network(self.config).lazy_init(key, video)['params']
+    return self.config.network().lazy_init(key, video)['params']
 
   def posterior(self, params: dict, video_BFHWC: jax.Array) -> Posterior:
     """Returns the un-normalised posterior of a complete clip, for training."""
@@ -395,7 +402,7 @@ class WanAutoencoder:
     return cache, jnp.clip(video.astype(jnp.float32), -1, 1)
 
   def _apply(self, params, method, cache, x):
-    return Network(self.config).apply(
+    return self.config.network().apply(
       {'params': params}, cache, x, method=method
     )
 

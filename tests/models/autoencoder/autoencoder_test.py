@@ -9,7 +9,13 @@ import numpy as np
 import pytest
 
 from spacetime.models import networks
-from spacetime.models.autoencoder import identity, layers, streaming, wan
+from spacetime.models.autoencoder import (
+  compact,
+  identity,
+  layers,
+  streaming,
+  wan,
+)
 from tests.helpers.seeded_weights import draw
 
 RESIDUAL = wan.WanAutoencoderConfig(
@@ -29,7 +35,17 @@ PLAIN = dataclasses.replace(RESIDUAL, is_residual=False, patch_size=1)
 quick = functools.partial(
   jax.jit, compiler_options={'xla_backend_optimization_level': 0}
 )
-CONFIGS = {'residual': RESIDUAL, 'plain': PLAIN}
+COMPACT = compact.CompactConfig(
+  z_dim=3,
+  patch_size=2,
+  encoder_widths=(5, 6),
+  encoder_blocks=(1, 2),
+  decoder_widths=(7, 8),
+  decoder_blocks=(2, 1),
+  latents_mean=(0.5, -1.0, 0.25),
+  latents_std=(2.0, 0.5, 1.5),
+)
+CONFIGS = {'residual': RESIDUAL, 'plain': PLAIN, 'compact': COMPACT}
 
 
 def seeded(config):

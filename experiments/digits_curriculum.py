@@ -1,0 +1,141 @@
+"""Text to video on the digits world, in compact latents, by a curriculum.
+
+  spacetime train --config=digits_curriculum:cpu --workdir=runs/curriculum
+
+The latents are those of the bundled compact autoencoder
+(experiments/digits_compact.py). Training begins with close-ups whose middle is
+the character, so that the mean picture depends on the digit that the caption
+names; position, motion and size are freed stage by stage
+(experiments/digits_stages.py).
+
+Sizes:
+  cpu      one character, still camera. About 1,000 CPU seconds; see
+           BUILD_NOTES.md for what it reaches.
+  bundled  the same for hours of two cores.
+  tiny     5 steps in seconds, for tests.
+"""
+
+import ml_collections
+
+from experiments import digits_stages
+
+
+def get_config(size: str = 'cpu') -> ml_collections.ConfigDict:
+  if size not in ('cpu', 'bundled', 'tiny'):
+    raise ValueError(f'size {size!r}: expected cpu, bundled or tiny')
+  long = size == 'bundled'
+  stages = digits_stages.BUNDLED if long else digits_stages.CPU
+  width, text_width = 192, 128
+  config = ml_collections.ConfigDict(
+    dict(
+      stage='diffusion',  # the transformer
+      seed=0,  # of data, parameters and noise
+      data=dict(
+        name='digits',  # the built-in world
+        dir='data',  # not used: clips are rendered as they are read
+        clips=20000,  # captions that train the tokenizer
+        held_out_clips=64,
+        frames=17,  # of held-out clips, and of the scenes of windows
+        height=64,  # pixels
+        width=64,  # pixels
+        world=digits_stages.EASY,
+        batch_size=1,  # clips of a batch are a multiple of it
+        caption_dropout=0.1,  # share without caption, for guidance
+        crop=None,
+        fps=8,  # frames per second
+        render='live',
+        packing=dict(
+          kind='buckets',  # batches of one size
+          look_ahead=600,  # clips in the buffer
+          tokens=1024,  # of a batch, unless its stage says otherwise
+        ),
+        stages=digits_stages.get_stages(*stages),
+      ),
+      autoencoder=dict(kind='weights', weights='digits_compact'),
+      text=dict(
+        length=44,  # the longest caption of one character has 42 tokens
+        vocab_size=640,
+        d_model=text_width,
+        d_kv=text_width // 4,
+        num_heads=4,
+        d_ff=2 * text_width,
+        num_layers=2,
+      ),
+      model=dict(
+        patch=(1, 1, 1),  # a latent cell is a token
+        width=width,
+        heads=3,
+        layers=4,
+        mlp=4 * width,
+        theta=100.0,  # base of the RoPE wavelengths; the grids are small
+        pos_embed_frequencies=6,
+      ),
+      flow=dict(
+        prediction='velocity',
+        shift=1.5,  # for 16 tokens; 6.7 for the 320 of a clip
+        reference=16,
+      ),
+      conditioning=dict(
+        none=0.6,
+        first=0.1,
+        first_k=0.1,
+        last_k=0.05,
+        ends=0.1,
+        random=0.05,
+        context_noise_prob=0.3,
+        context_noise=0.3,
+        independent_noise_prob=0.05,
+      ),
+      optimizer=dict(
+        name='muon',
+        learning_rate=2e-3,  # of matrices
+        adam_rate=1e-3,  # of the other parameters
+        warmup=50,
+        decay=0.2 if long else 0.25,  # share of the steps, at the end
+        newton_schulz=3,
+      ),
+      mesh=dict(data=-1, fsdp=1, context=1, tensor=1),
+      train=dict(
+        steps=20000 if long else 1100,
+        ema=0.999 if long else 0.995,
+        accumulate=1,
+        log_every=10,
+        evaluate_every=1000 if long else 0,
+        sheet_every=2000 if long else 550,
+        probe_every=1000 if long else 0,
+        checkpoint_every=100,
+        keep=2,
+        held_out=32,
+      ),
+      sampling=dict(
+        solver='heun',
+        steps=14,
+        guidance=2.5,
+        interval=(0.0, 1.0),
+        shift=1.5,  # for 16 tokens, as in training
+      ),
+    )
+  )
+  if size == 'tiny':
+    config.data.stages = digits_stages.get_tiny_stages()
+    config.update_from_flattened_dict(
+      {
+        'data.frames': 5,
+        'data.height': 32,
+        'data.width': 32,
+        'text.d_model': 32,
+        'text.d_kv': 8,
+        'text.d_ff': 64,
+        'model.width': 48,
+        'model.heads': 2,
+        'model.layers': 2,
+        'model.mlp': 192,
+        'optimizer.warmup': 1,
+        'train.steps': 5,
+        'train.log_every': 1,
+        'train.sheet_every': 0,
+        'train.checkpoint_every': 0,
+        'train.held_out': 4,
+      }
+    )
+  return config

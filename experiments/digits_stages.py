@@ -1,0 +1,130 @@
+"""The curriculum of the digits world's latent models, as `data.stages`.
+
+The rule: at first everything that a caption does not say is fixed, so that each
+word moves the mean picture; then one thing after another is freed, and a tenth
+of what came before stays in the mixture. Why: docs of issue 18's recipe, and
+BUILD_NOTES.md.
+"""
+
+EASY = dict(
+  max_characters=1,
+  sizes=('medium', 'large'),
+  speeds=('fast',),
+  cameras=('still',),
+)
+# (steps of each stage but the last, tokens of a batch in each stage)
+CPU = ((200, 150, 200), (1024, 1024, 1536, 1920))
+BUNDLED = ((1000, 1000, 3000), (2048, 2048, 4096, 4096))
+
+
+def centred(share: float = 1.0) -> dict:
+  """Close-ups with the character in the middle."""
+  return dict(
+    share=share, framing='window', spread=0.0, height=32, width=32, world=EASY
+  )
+
+
+def close(share: float) -> dict:
+  """Close-ups with the character anywhere."""
+  return centred(share) | dict(spread=1.0)
+
+
+def still(share: float) -> dict:
+  """Whole scenes of one frame."""
+  return dict(share=share, height=64, width=64, world=EASY)
+
+
+def short(share: float) -> dict:
+  """Nine frames with the middle of the path in the middle."""
+  return dict(
+    share=share,
+    framing='window',
+    spread=0.0,
+    frames=9,
+    height=40,
+    width=40,
+    world=EASY,
+  )
+
+
+def path_centred(share: float) -> dict:
+  """Whole clips with the middle of the path in the middle."""
+  return short(share) | dict(frames=17, height=64, width=64)
+
+
+def clip(share: float, **world) -> dict:
+  """Whole clips of whole scenes."""
+  return dict(share=share, frames=17, height=64, width=64, world=EASY | world)
+
+
+def get_stages(
+  steps: tuple[int, int, int], tokens: tuple[int, int, int, int]
+) -> list[dict]:
+  """Centred close-ups, close-ups, short clips, clips.
+
+  Args:
+    steps: of the first three stages; the last goes on to the end of the run.
+    tokens: of a batch in each.
+  """
+  mixtures = (
+    [centred()],
+    [centred(0.3), close(0.7)],
+    [centred(0.1), close(0.3), short(0.6)],
+    [
+      centred(0.02),
+      close(0.08),
+      still(0.1),
+      short(0.25),
+      path_centred(0.2),
+      clip(0.35),
+    ],
+  )
+  return [
+    dict(
+      steps=count,
+      tokens=budget,
+      mix=mix,
+      # Of 16 tokens 2, as long as most of a batch has so many.
+      shift=1.0 if number == 3 else 4 / 3,
+      cond=0.5 if number == 3 else 0.0,
+    )
+    for number, (count, budget, mix) in enumerate(
+      zip((*steps, 1), tokens, mixtures, strict=True)
+    )
+  ]
+
+
+def get_tiny_stages() -> list[dict]:
+  """Seconds, for tests: two stages of two sizes."""
+  tiny = dict(framing='window', height=16, width=16, world=EASY)
+  return [
+    dict(steps=2, tokens=32, mix=[tiny | dict(spread=0.0)], cond=0.0),
+    dict(
+      steps=1,
+      tokens=32,
+      mix=[tiny, dict(frames=5, height=32, width=32, world=EASY)],
+      shift=2.0,
+    ),
+  ]
+
+
+def get_autoencoder_stages() -> list[dict]:
+  """Windows near characters of the whole world at many sizes and speeds."""
+  others = [
+    (9, 32, 32),
+    (13, 48, 64),
+    (25, 96, 64),
+    (33, 64, 128),
+    (49, 96, 96),
+    (17, 128, 128),
+  ]
+  near = dict(framing='near', frames=9, height=32, width=32)
+  mix = [near | dict(share=0.6)] + [
+    near
+    | dict(
+      share=0.4 / len(others),
+      world=dict(frames=frames, height=height, width=width),
+    )
+    for frames, height, width in others
+  ]
+  return [dict(steps=1, mix=mix)]
