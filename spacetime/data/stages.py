@@ -93,7 +93,7 @@ class Stage:
     mix: kinds of clips.
     shift: factor of flow.shift, the noise levels' shift, in this stage.
     cond: chance that a clip draws conditioning frames at all; see the section
-      `given` for which.
+      `conditioning` for which.
     tokens: of a batch, where clips are gathered by size; 0 takes the number of
       data.packing.
   """

@@ -65,12 +65,12 @@ def measure(task: losses.DiffusionLoss, params, frozen, batch) -> dict:
   Returns:
     'probe/KIND_tTIMESTEP': float32 scalars; NaN where no clip has the kind.
   """
-  whole = frozen | params
+  variables = frozen | params
   z_Bfhwc, right_BSY = task.inputs(
-    whole, frozen, batch | {'tokens': batch['right']}
+    variables, frozen, batch | {'tokens': batch['right']}
   )
   texts = [right_BSY] + [
-    task.embed(whole, batch['wrong'][:, kind])
+    task.embed(variables, batch['wrong'][:, kind])
     for kind in range(len(wrong_captions.KINDS))
   ]
   texts_KBSY, key = jnp.stack(texts), jax.random.key(0)
@@ -78,7 +78,7 @@ def measure(task: losses.DiffusionLoss, params, frozen, batch) -> dict:
   def at(t):
     t_Bf = jnp.full(z_Bfhwc.shape[:2], t)
     losses_KBf = jax.lax.map(
-      lambda text: task.frame_losses(whole, z_Bfhwc, text, t_Bf, key),
+      lambda text: task.frame_losses(variables, z_Bfhwc, text, t_Bf, key),
       texts_KBSY,
     )
     return jnp.mean(losses_KBf, axis=-1)

@@ -11,7 +11,7 @@ from spacetime import SettingError
 from spacetime import __main__ as spacetime_main
 from spacetime.cli import flag_names
 from spacetime.config import parse, sections
-from spacetime.data import resolutions
+from spacetime.data import resolutions, stages
 from spacetime.data.digits import world
 from spacetime.data.settings import DataConfig
 from spacetime.models import text_encoder
@@ -26,6 +26,8 @@ KEYS = {
   'data.world': [world.World],
   'data.mixed': [resolutions.Sizes],
   'data.packing': [*parse.PACKINGS.values()],
+  'data.stages': [stages.Stage],  # a list
+  'data.stages.mix': [stages.Kind],  # a list
   'autoencoder': [sections.AutoencoderSection, *parse.AUTOENCODERS.values()],
   'text': [sections.TextSection, text_encoder.TextConfig],
   'model': [dit.DiTConfig],
