@@ -36,8 +36,11 @@ def records(world, split='validation'):
   ]
 
 
-def test_all_of_it_is_at_most_40_megabytes():
-  files = [p for p in ASSETS.rglob('*') if p.is_file()]
+@pytest.mark.parametrize(
+  'names', [('digits', 'digits_autoencoder'), ('digits', 'digits_compact')]
+)
+def test_a_model_and_its_autoencoder_have_at_most_40_megabytes(names):
+  files = [p for n in names for p in (ASSETS / n).rglob('*') if p.is_file()]
   assert 1e6 < sum(p.stat().st_size for p in files) <= 40e6
 
 

@@ -412,7 +412,7 @@ def test_a_mistake_is_one_line_and_exit_code_2(tmp_path):
     '-m', 'spacetime', 'sample', '--prompt=', f'--out={tmp_path}/a.mp4'
   )
   assert ran.returncode == 2
-  assert ran.stderr.startswith('error: prompt is empty')
+  assert ran.stderr.startswith("error: --prompt='': expected text")
   assert len(ran.stderr.splitlines()) == 1
   assert not list(tmp_path.iterdir())
 
