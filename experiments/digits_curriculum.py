@@ -11,7 +11,8 @@ names; position, motion and size are freed stage by stage
 Sizes:
   cpu      one character, still camera. About 1,000 CPU seconds; see
            BUILD_NOTES.md for what it reaches.
-  bundled  the same for hours of two cores.
+  bundled  a deeper transformer, at last on the whole world. Hours of one core;
+           the run may be stopped and goes on.
   tiny     5 steps in seconds, for tests.
 """
 
@@ -26,6 +27,7 @@ def get_config(size: str = 'cpu') -> ml_collections.ConfigDict:
   long = size == 'bundled'
   stages = digits_stages.BUNDLED if long else digits_stages.CPU
   width, text_width = 192, 128
+  world = {} if long else digits_stages.EASY  # {} is the whole world
   config = ml_collections.ConfigDict(
     dict(
       stage='diffusion',  # the transformer
@@ -38,7 +40,7 @@ def get_config(size: str = 'cpu') -> ml_collections.ConfigDict:
         frames=17,  # of held-out clips, and of the scenes of windows
         height=64,  # pixels
         width=64,  # pixels
-        world=digits_stages.EASY,
+        world=world,
         batch_size=1,  # clips of a batch are a multiple of it
         caption_dropout=0.1,  # share without caption, for guidance
         crop=None,
@@ -53,7 +55,8 @@ def get_config(size: str = 'cpu') -> ml_collections.ConfigDict:
       ),
       autoencoder=dict(kind='weights', weights='digits_compact'),
       text=dict(
-        length=44,  # the longest caption of one character has 42 tokens
+        length=64 if long else 44,  # longer captions are cut; 42 is the
+        # longest of one character, 64 holds 99 % of the others
         vocab_size=640,
         d_model=text_width,
         d_kv=text_width // 4,
@@ -65,7 +68,7 @@ def get_config(size: str = 'cpu') -> ml_collections.ConfigDict:
         patch=(1, 1, 1),  # a latent cell is a token
         width=width,
         heads=3,
-        layers=4,
+        layers=6 if long else 4,
         mlp=4 * width,
         theta=100.0,  # base of the RoPE wavelengths; the grids are small
         pos_embed_frequencies=6,
@@ -96,16 +99,16 @@ def get_config(size: str = 'cpu') -> ml_collections.ConfigDict:
       ),
       mesh=dict(data=-1, fsdp=1, context=1, tensor=1),
       train=dict(
-        steps=20000 if long else 1100,
-        ema=0.999 if long else 0.995,
+        steps=5000 if long else 1100,
+        ema=0.998 if long else 0.995,
         accumulate=1,
         log_every=10,
-        evaluate_every=1000 if long else 0,
-        sheet_every=2000 if long else 550,
-        probe_every=1000 if long else 0,
-        checkpoint_every=100,
+        evaluate_every=500 if long else 0,
+        sheet_every=1000 if long else 550,
+        probe_every=500 if long else 0,
+        checkpoint_every=250 if long else 100,
         keep=2,
-        held_out=32,
+        held_out=16,
       ),
       sampling=dict(
         solver='heun',

@@ -14,7 +14,7 @@ EASY = dict(
 )
 # (steps of each stage but the last, tokens of a batch in each stage)
 CPU = ((200, 150, 200), (1024, 1024, 1536, 1920))
-BUNDLED = ((1000, 1000, 3000), (2048, 2048, 4096, 4096))
+BUNDLED = ((300, 250, 450, 1700), (1024, 1024, 1536, 1920, 1920))
 
 
 def centred(share: float = 1.0) -> dict:
@@ -57,27 +57,56 @@ def clip(share: float, **world) -> dict:
   return dict(share=share, frames=17, height=64, width=64, world=EASY | world)
 
 
-def get_stages(
-  steps: tuple[int, int, int], tokens: tuple[int, int, int, int]
-) -> list[dict]:
-  """Centred close-ups, close-ups, short clips, clips.
+def pair(share: float) -> dict:
+  """Close-ups of two characters, side by side or one above the other."""
+  return dict(
+    share=share,
+    framing='window',
+    spread=0.5,
+    height=48,
+    width=48,
+    world=EASY | dict(max_characters=2),
+  )
+
+
+def get_whole_world() -> list[dict]:
+  """All that the world holds, with half of the tokens for single characters."""
+  return [
+    centred(0.02),
+    close(0.05),
+    short(0.08),
+    path_centred(0.08),
+    clip(0.27),
+    pair(0.06),
+    dict(share=0.06, height=64, width=64),
+    clip(0.14, max_characters=2),
+    dict(share=0.16, frames=17, height=64, width=64),
+    dict(share=0.04, frames=17, height=48, width=96),
+    dict(share=0.04, frames=33, height=64, width=64),
+  ]
+
+
+def get_stages(steps: tuple[int, ...], tokens: tuple[int, ...]) -> list[dict]:
+  """Centred close-ups, close-ups, short clips, clips, and the whole world.
 
   Args:
-    steps: of the first three stages; the last goes on to the end of the run.
+    steps: of all stages but the last, which goes on to the end of the run;
+      three leave the whole world out.
     tokens: of a batch in each.
   """
   mixtures = (
     [centred()],
     [centred(0.3), close(0.7)],
-    [centred(0.1), close(0.3), short(0.6)],
+    [centred(0.1), close(0.3), still(0.05), short(0.55)],
     [
       centred(0.02),
       close(0.08),
       still(0.1),
-      short(0.25),
+      short(0.2),
       path_centred(0.2),
-      clip(0.35),
+      clip(0.4),
     ],
+    get_whole_world(),
   )
   return [
     dict(
@@ -85,11 +114,12 @@ def get_stages(
       tokens=budget,
       mix=mix,
       # Of 16 tokens 2, as long as most of a batch has so many.
-      shift=1.0 if number == 3 else 4 / 3,
-      cond=0.5 if number == 3 else 0.0,
+      shift=1.0 if number >= 3 else 4 / 3,
+      # Frames that are carried on from a first one teach to keep a shape.
+      cond=0.8 if number >= 3 else 0.0,
     )
     for number, (count, budget, mix) in enumerate(
-      zip((*steps, 1), tokens, mixtures, strict=True)
+      zip((*steps, 1), tokens, mixtures[: len(steps) + 1], strict=True)
     )
   ]
 
