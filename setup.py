@@ -17,7 +17,7 @@ GCS = ['gcsfs>=2025.2']
 # The notebook of the documentation is executed with these.
 NOTEBOOK = ['ipykernel>=6.29', 'nbclient>=0.10', 'nbformat>=5.10']
 TEST = [
-  *('pytest>=8', 'pytest-xdist>=3.6', 'ruff>=0.15'),
+  *('hypothesis>=6.130', 'pytest>=8', 'pytest-xdist>=3.6', 'ruff>=0.15'),
   *(*GCS, *NOTEBOOK, *TPU_COMPILE),
 ]
 # The networks are compared with these, live; nothing else needs them.

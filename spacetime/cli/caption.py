@@ -3,8 +3,9 @@
   spacetime caption --data=clips --model=NAME --endpoint=http://localhost:8000/v1
 
 Every VIDEO.mp4 gets a VIDEO.txt, as training on a folder reads it. Captions
-that exist stay, unless --overwrite. The API key, if the endpoint needs one, is
-read from the environment variable SPACETIME_API_KEY.
+that exist stay, unless --overwrite. Reasoning is cut off; answers that are cut
+off, filtered or refused are counted as failed. The API key, if the endpoint
+needs one, is read from the environment variable SPACETIME_API_KEY.
 """
 
 import pathlib
@@ -51,7 +52,8 @@ def main() -> None:
   )
   print(f'{report.written} captions written, {report.skipped} existed before')
   if report.failed:
+    rest = f', and {report.pending} were not tried' if report.pending else ''
     raise ValueError(
-      f'{len(report.failed)} videos have no new caption, such as '
+      f'{len(report.failed)} videos have no new caption{rest}, such as '
       f'{report.failed[0]}; run it again for these'
     )

@@ -7,10 +7,11 @@ import numpy as np
 import tqdm
 
 from spacetime import SettingError
-from spacetime.data import chat_endpoint, video_folder
+from spacetime.data import caption_files, chat_endpoint, text_files
 from spacetime.media import files, video_reader
 
 FPS = 4.0  # rate at which videos are read
+UNREACHED = 5  # videos in a row without an answer, after which none follows
 SYSTEM = (
   'You describe videos for the training of a text-to-video model. You are '
   'given frames of one video in their order. Describe in plain sentences what '
@@ -27,11 +28,14 @@ class Report:
     written: number of new captions.
     skipped: number of videos whose captions were there before.
     failed: one line per video without a caption, with the reason.
+    pending: number of videos that were not tried, since the endpoint failed
+      for several in a row.
   """
 
   written: int
   skipped: int
   failed: tuple[str, ...]
+  pending: int = 0
 
 
 def caption_folder(
@@ -43,6 +47,9 @@ def caption_folder(
 ) -> Report:
   """Writes VIDEO.txt beside each VIDEO of a folder.
 
+  Answers that are no complete caption (cut off, filtered, refused, reasoning
+  alone) are failures; the captions that exist stay.
+
   Args:
     folder: searched with its subfolders.
     endpoint: a model that accepts images.
@@ -51,31 +58,57 @@ def caption_folder(
 
   Raises:
     SettingError: fewer than one frame.
-    ValueError: no folder, or no videos in it.
+    ValueError: no folder, no videos in it, or a table of captions, beside
+      which texts are not read.
   """
   if frames < 1:
     raise SettingError('frames', frames, '1 or more')
-  videos = video_folder.find_videos(folder)
-  pending = [
-    path
-    for path in videos
-    if overwrite or not path.with_suffix('.txt').exists()
-  ]
-  failed = []
+  videos = caption_files.find_videos(folder)
+  table = caption_files.find_table(folder)
+  if table is not None:
+    raise ValueError(
+      f'{table} has the captions of {folder}, beside which texts are not read; '
+      'remove it or move the videos that it lacks to another folder'
+    )
+  pending = [path for path in videos if overwrite or not _has_caption(path)]
+  failed, texts, unreached, tried = [], set(), 0, 0
   for path in tqdm.tqdm(pending, desc='caption', unit='video'):
+    if unreached == UNREACHED:
+      break
+    tried += 1
+    if caption_files.text_path(path) in texts:
+      failed.append(f'{path}: its text is that of another video of its name')
+      continue
     try:
       images = sample_frames(path, frames=frames)
       text = endpoint.chat(SYSTEM, f'{len(images)} frames.', images)
-    except (chat_endpoint.EndpointError, ValueError) as e:
+    except chat_endpoint.EndpointError as e:
+      failed.append(f'{path}: {e}')
+      unreached = 0 if e.reached else unreached + 1
+      continue
+    except ValueError as e:
       failed.append(f'{path}: {e}')
       continue
-    with files.atomic_write(path.with_suffix('.txt')) as temporary:
+    unreached = 0
+    texts.add(caption_files.text_path(path))
+    with files.atomic_write(caption_files.text_path(path)) as temporary:
       temporary.write_text(' '.join(text.split()) + '\n', encoding='utf-8')
   return Report(
-    written=len(pending) - len(failed),
+    written=tried - len(failed),
     skipped=len(videos) - len(pending),
     failed=tuple(failed),
+    pending=len(pending) - tried,
   )
+
+
+def _has_caption(path: pathlib.Path) -> bool:
+  """Whether there is a text beside a video that is not empty.
+
+  Raises:
+    ValueError: the text is in another encoding.
+  """
+  text = caption_files.text_path(path)
+  return text.exists() and bool(text_files.read(text).strip())
 
 
 def sample_frames(path: pathlib.Path, *, frames: int) -> list[np.ndarray]:

@@ -9,10 +9,10 @@ import numpy as np
 from absl import logging
 
 from spacetime import SettingError
-from spacetime.data import chat_endpoint
+from spacetime.data import caption_files, chat_endpoint, text_files
 from spacetime.data import tokenizer as tokenizer_lib
 from spacetime.pipeline.engine import Engine
-from spacetime.pipeline.request import Request
+from spacetime.pipeline.request import Request, describe
 
 GRAMMAR = 'grammar'
 SYSTEM = (
@@ -33,18 +33,24 @@ def read(request: Request) -> list[str] | None:
   """
   sources = ('prompt', 'prompts_file', 'prompt_embeds')
   present = [name for name in sources if getattr(request, name) is not None]
-  if len(present) != 1:
-    name = present[-1] if present else 'prompt'
-    value = getattr(request, name) if name != 'prompt_embeds' else '...'
+  if len(present) > 1:
+    name = present[-1]
     raise SettingError(
-      name, value, 'one of `prompt`, `prompts_file` and `prompt_embeds`'
+      name,
+      describe(getattr(request, name)),
+      f'none beside `{present[0]}`: prompts come from one place',
+    )
+  if not present:
+    raise SettingError(
+      'prompt', None, 'one of `prompt`, `prompts_file` and `prompt_embeds`'
     )
   if request.prompt is not None:
     prompts = request.prompt
-    prompts = [prompts] if isinstance(prompts, str) else list(prompts)
-    if not prompts or not all(p.strip() for p in prompts):
-      raise SettingError('prompt', request.prompt, DESCRIPTION)
-    return prompts
+    prompts = [prompts] if isinstance(prompts, str) else prompts
+    valid = isinstance(prompts, Sequence) and len(prompts)
+    if not valid or not all(isinstance(p, str) and p.strip() for p in prompts):
+      raise SettingError('prompt', describe(request.prompt), DESCRIPTION)
+    return list(prompts)
   if request.prompts_file is not None:
     return _read_lines(request.prompts_file)
   if request.expand_prompt:
@@ -60,10 +66,17 @@ def _read_lines(path: str) -> list[str]:
   file = pathlib.Path(path)
   if not file.is_file():
     raise SettingError('prompts_file', path, 'a file that exists')
+  if file.suffix.lower() in caption_files.FORMATS:
+    raise SettingError(
+      'prompts_file',
+      path,
+      f'a text with a prompt on each line, not {file.suffix}',
+    )
   try:
-    lines = [line.strip() for line in file.read_text('utf-8').splitlines()]
-  except UnicodeDecodeError as e:
+    text = text_files.read(file)
+  except ValueError as e:
     raise SettingError('prompts_file', path, 'UTF-8 text', hint=str(e)) from e
+  lines = [line.strip() for line in text_files.lines(text)]
   prompts = [line for line in lines if line]
   if not prompts:
     raise SettingError('prompts_file', path, 'a prompt on each line')

@@ -1,71 +1,26 @@
-"""Prompts and captions from a chat endpoint: a local server in a thread."""
+"""Expansion of prompts by the grammar and by a chat endpoint."""
 
-import base64
-import contextlib
-import dataclasses
-import http.server
-import io
-import json
-import threading
-import time
 import types
 
-import numpy as np
 import pytest
-from PIL import Image
 
 from spacetime import checkpoint
 from spacetime.checkpoint.locate import locate
-from spacetime.data import chat_endpoint, recaption
+from spacetime.data import chat_endpoint
 from spacetime.data import tokenizer as tokenizer_lib
 from spacetime.data.digits import world as world_lib
 from spacetime.data.sources import digits as digits_source
 from spacetime.data.sources import folder as folder_source
-from spacetime.media import video_writer
 from spacetime.pipeline import prompts as prompts_lib
 from spacetime.pipeline.request import Request
-from tests.helpers import commands
-
-
-@dataclasses.dataclass
-class Server:
-  """What it answers with, and what it was asked."""
-
-  url: str
-  answer: object = 'a long prompt'
-  status: int = 200
-  wait: float = 0.0
-  requests: list = dataclasses.field(default_factory=list)
+from tests.helpers import chat_server
 
 
 @pytest.fixture
-def server():
-  state = Server('')
-
-  class Handler(http.server.BaseHTTPRequestHandler):
-    def do_POST(self):
-      body = self.rfile.read(int(self.headers['Content-Length']))
-      state.requests.append((self.path, self.headers, json.loads(body)))
-      time.sleep(state.wait)
-      answer = state.answer
-      if isinstance(answer, str):
-        answer = {'choices': [{'message': {'content': answer}}]}
-      with contextlib.suppress(BrokenPipeError):  # it has not waited
-        self.send_response(state.status)
-        self.end_headers()
-        self.wfile.write(json.dumps(answer).encode())
-
-    def log_message(self, *args):
-      del args
-
-  listening = http.server.ThreadingHTTPServer(('127.0.0.1', 0), Handler)
-  state.url = f'http://127.0.0.1:{listening.server_port}/v1'
-  thread = threading.Thread(target=listening.serve_forever, args=(0.02,))
-  thread.start()
-  yield state
-  listening.shutdown()
-  thread.join()
-  listening.server_close()
+def server(monkeypatch):
+  monkeypatch.setattr(chat_endpoint, 'PAUSE', 0.0)
+  with chat_server.start() as state:
+    yield state
 
 
 @pytest.fixture(scope='module')
@@ -156,60 +111,3 @@ def test_refuses(model):
     ValueError, match="data are 'folder', which have no grammar"
   ):
     prompts_lib.expand(expand_request('grammar'), other, ['a red 3'])
-
-
-@pytest.fixture
-def films(tmp_path):
-  rng = np.random.default_rng(0)
-  for name, level in (('a', np.uint8(40)), ('b', np.uint8(200))):
-    video = np.full((9, 32, 48, 3), level) + rng.integers(0, 9, (9, 32, 48, 3))
-    video_writer.write_video(
-      str(tmp_path / f'{name}.mp4'), video.astype(np.uint8), fps=4
-    )
-  (tmp_path / 'a.txt').write_text('as it was')
-  return tmp_path
-
-
-def test_captions_are_written_beside_videos_and_none_is_lost(films, server):
-  server.answer = 'A grey\nfilm. '
-  endpoint = chat_endpoint.Endpoint(server.url)
-  counts = recaption.caption_folder(films, endpoint, frames=3, overwrite=False)
-  assert counts == recaption.Report(1, 1, ())
-  assert (films / 'a.txt').read_text() == 'as it was'
-  assert (films / 'b.txt').read_text() == 'A grey film.\n'
-  text, *pictures = server.requests[0][2]['messages'][1]['content']
-  assert text == {'type': 'text', 'text': '3 frames.'} and len(pictures) == 3
-  data = pictures[2]['image_url']['url'].removeprefix('data:image/png;base64,')
-  image = np.asarray(Image.open(io.BytesIO(base64.b64decode(data))))
-  assert image.shape == (32, 48, 3) and abs(image.mean() - 204) < 4
-  counts = recaption.caption_folder(films, endpoint, frames=3, overwrite=True)
-  assert counts == recaption.Report(2, 0, ())
-  assert (films / 'a.txt').read_text() == 'A grey film.\n'
-
-
-def test_a_video_without_an_answer_keeps_the_caption_it_has(films, server):
-  server.status = 503
-  (films / 'c.mp4').write_bytes(b'no film')
-  endpoint = chat_endpoint.Endpoint(server.url)
-  counts = recaption.caption_folder(films, endpoint, frames=3, overwrite=True)
-  assert counts.written == 0 and len(counts.failed) == 3
-  assert '503' in counts.failed[0] and 'c.mp4' in counts.failed[2]
-  assert (films / 'a.txt').read_text() == 'as it was'
-  assert not list(films.glob('b.txt*'))
-
-
-def test_the_command_writes_and_refuses(films, server):
-  arguments = [f'--data={films}', f'--endpoint={server.url}']
-  cases = {
-    '--data: expected a folder': arguments[1:],
-    '--endpoint: expected URL': arguments[:1],
-    '--frames=0: expected 1': [*arguments, '--frames=0'],
-    'none: no such folder': ['--data=none', arguments[1]],
-    '--endpoint=x: expected a URL': [arguments[0], '--endpoint=x'],
-    '1 captions written, 1 existed before': arguments,
-  }
-  *refused, accepted = cases.items()
-  for expected, flags in refused:
-    assert expected in commands.run('caption', *flags).refusal()
-  assert accepted[0] in commands.run('caption', *accepted[1]).ok().out
-  assert (films / 'b.txt').read_text() == 'a long prompt\n'

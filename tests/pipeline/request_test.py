@@ -103,12 +103,15 @@ def test_a_plan_holds_all_that_a_request_resolves_to(ask, tmp_path):
   'changes, text',
   [
     ({'prompt': None}, 'one of `prompt`, `prompts_file` and `prompt_embeds`'),
-    ({'prompts_file': 'x'}, 'expected one of `prompt`, `prompts_file` and'),
+    ({'prompts_file': 'x'}, "prompts_file='x': expected none beside `prompt`"),
     (
       {'prompt': None, 'prompt_embeds': 'x', 'expand_prompt': 'grammar'},
       "expand_prompt='grammar': expected `prompt` or `prompts_file`",
     ),
-    ({'prompt_embeds': 'x'}, 'expected one of `prompt`, `prompts_file` and'),
+    ({'prompt_embeds': 'x'}, 'expected none beside `prompt`'),
+    ({'prompt': 7}, 'prompt=7: expected text that'),
+    ({'prompt': ['a', 7]}, 'expected text that'),
+    ({'prompt': None, 'prompts_file': 'x.csv'}, 'exists'),
     ({'prompt': ' &nbsp; '}, 'expected text that describes the video'),
     ({'out': ''}, "out='': expected a file"),
     ({'out': 'x.avi'}, 'x.avi'),
@@ -369,9 +372,26 @@ def test_prompts_of_a_file(ask, tmp_path):
   path.write_text('\n')
   with pytest.raises(ValueError, match='expected a prompt on each line'):
     check(ask(prompt=None, prompts_file=str(path)))
-  path.write_bytes(b'\xff\xfe')
-  with pytest.raises(ValueError, match='expected UTF-8 text'):
-    check(ask(prompt=None, prompts_file=str(path)))
+  for text in ('snow\r\na red 3\r', 'snow\ra red 3', 'snow\n\ufeffa red 3'):
+    for encoding in ('utf-8-sig', 'utf-16', 'utf-8'):
+      path.write_bytes(text.encode(encoding))
+      plan = check(ask(prompt=None, prompts_file=str(path)))
+      assert plan.prompts == ('snow', 'a red 3')
+  path.write_text('snow\u2028or rain')
+  plan = check(ask(prompt=None, prompts_file=str(path)))
+  assert plan.prompts == ('snow\u2028or rain',)
+  for data, message in (
+    (b'caf\xe9', 'prompts.txt is not UTF-8 text'),
+    (b'\xff\xfea', 'prompts.txt is not UTF-16 text'),
+    ('snow'.encode('utf-16-le'), 'prompts.txt has zero bytes'),
+  ):
+    path.write_bytes(data)
+    with pytest.raises(ValueError, match=f'expected UTF-8 text; .*{message}'):
+      check(ask(prompt=None, prompts_file=str(path)))
+  table = tmp_path / 'prompts.jsonl'
+  table.write_text('{"prompt": "snow"}')
+  with pytest.raises(ValueError, match='a prompt on each line, not .jsonl'):
+    check(ask(prompt=None, prompts_file=str(table)))
 
 
 def test_an_image_for_a_model_of_one_level_is_warned_of(ask, tmp_path, caplog):
