@@ -358,10 +358,10 @@ def test_what_is_read_is_not_written_over(ask, tmp_path):
     ValueError, match='another file than .*mp4.json, which `image` reads'
   ):
     check(ask(image=image))
-  (tmp_path / 'a.mp4.json').write_text('a red 3\n')
+  (tmp_path / 'a-sheet.png').write_text('a red 3\n')
   with pytest.raises(ValueError, match='which `prompts_file` reads'):
-    path = f'{tmp_path}/a.mp4.json'
-    check(ask(prompt=None, prompts_file=path))
+    path = f'{tmp_path}/a-sheet.png'
+    check(ask(prompt=None, prompts_file=path, num=2))
 
 
 def test_prompts_of_a_file(ask, tmp_path):
