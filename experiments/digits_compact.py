@@ -58,13 +58,13 @@ def get_config(size: str = 'cpu') -> ml_collections.ConfigDict:
         learning_rate=3e-3,  # of matrices
         adam_rate=2e-3,  # of the other parameters
         warmup=30,
-        decay=0.4,  # share of the steps, at the end
+        decay=0.45,  # share of the steps, at the end
         b2=0.99,
         newton_schulz=3,
       ),
       mesh=dict(data=-1, fsdp=1, context=1, tensor=1),
       train=dict(
-        steps=2400,
+        steps=2800,
         ema=0.99,
         accumulate=1,
         log_every=10,
