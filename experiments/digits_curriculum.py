@@ -55,8 +55,7 @@ def get_config(size: str = 'cpu') -> ml_collections.ConfigDict:
       ),
       autoencoder=dict(kind='weights', weights='digits_compact'),
       text=dict(
-        length=64 if long else 44,  # longer captions are cut; 42 is the
-        # longest of one character, 64 holds 99 % of the others
+        length=80 if long else 44,  # the longest captions have 70 and 42 tokens
         vocab_size=640,
         d_model=text_width,
         d_kv=text_width // 4,
