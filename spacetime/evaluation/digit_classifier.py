@@ -45,6 +45,16 @@ def _resample(middle: float, scale: float, pixels: int) -> np.ndarray:
 
 
 @functools.cache
+def reach() -> tuple[float, ...]:
+  """The ink's longer side as a share of a glyph's square, of each digit."""
+  extent_n = 2 * glyphs.extents().max(1)
+  return tuple(
+    float(np.median(extent_n[glyphs.indices(digit, held_out=False)]))
+    for digit in range(10)
+  )
+
+
+@functools.cache
 def classifier() -> svm.SVC:
   """The classifier; the first call fits it, on training glyphs only.
 

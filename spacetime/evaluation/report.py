@@ -2,7 +2,8 @@
 
 Half of the prompts describe held-out clips, with handwriting that is not in the
 training set; the others describe held-out compositions (digit, colour and
-motion). Real clips of the same scenes give an upper bound.
+motion). Real clips of the same scenes give an upper bound, and clips scored
+against the scene of another clip what chance reaches.
 """
 
 import dataclasses
@@ -128,8 +129,14 @@ def evaluate_model(settings: EvaluationSettings, out: pathlib.Path) -> dict:
     'size': f'{geometry.width}x{geometry.height}',
     **{k: sampling[k] for k in ('solver', 'steps', 'guidance', 'temperature')},
     'seconds_per_video': round(seconds / settings.num, 3),
-    'sampled': summary(sampled, scenes),
-    'real': summary(real, scenes),
+  }
+  measured = measure(sampled)
+  scores = score(measured, scenes)
+  metrics |= {
+    'sampled': measures.summarise(scores),
+    'intervals': measures.intervals(scores),
+    'chance': measures.summarise(score(measured, scenes[1:] + scenes[:1])),
+    'real': measures.summarise(score(measure(real), scenes)),
   }
   write_pictures(out, metrics, sampled, real, prompts)
   return metrics
@@ -148,24 +155,34 @@ def real_clips(world: world_lib.World, *, count: int, seed: int):
   return clips, scenes
 
 
-def summary(clips, scenes) -> dict[str, float]:
-  """The measures of clips against their scenes."""
-  pairs = tqdm.tqdm(
-    zip(clips, scenes, strict=True),
-    total=len(clips),
-    desc='measuring',
-    unit='clip',
-  )
-  return measures.summarise(
-    measures.score(measures.measure(clip), scene) for clip, scene in pairs
-  )
+def measure(clips) -> list[measures.Measurement]:
+  """What each clip shows."""
+  return [
+    measures.measure(clip)
+    for clip in tqdm.tqdm(clips, desc='measuring', unit='clip')
+  ]
+
+
+def score(measured, scenes) -> list[dict[str, float]]:
+  """The scores of measured clips against scenes."""
+  pairs = zip(measured, scenes, strict=True)
+  return [measures.score(clip, scene) for clip, scene in pairs]
 
 
 def table(metrics: dict) -> str:
-  """The measures as text: sampled clips, and real ones beside them."""
-  rows = [f'{"":32} sampled    real']
+  """The measures as text, with 95 % intervals, chance and real clips."""
+  rows = [f'{"":20} sampled  95 % interval  chance   real']
   for name, value in metrics['sampled'].items():
-    rows.append(f'{name:32} {value:7.3f} {metrics["real"][name]:7.3f}')
+    real = metrics['real'][name]
+    if name.endswith('clips'):
+      rows.append(f'{name:20} {value:7.0f} {real:29.0f}')
+      continue
+    low, high = metrics['intervals'][name]
+    chance = metrics['chance'][name]
+    rows.append(
+      f'{name:20} {value:7.3f}  {low:.3f} to {high:.3f}  {chance:.3f}  '
+      f'{real:.3f}'
+    )
   return '\n'.join(rows)
 
 
@@ -184,6 +201,18 @@ def write_pictures(
   for shift, kind in ((-0.2, 'real'), (0.2, 'sampled')):
     values = [metrics[kind][name] for name in names]
     axes.barh(positions + shift, values, height=0.4, label=kind)
+  interval_n2 = np.array([metrics['intervals'][name] for name in names])
+  value_n = np.array([metrics['sampled'][name] for name in names])
+  axes.errorbar(
+    value_n,
+    positions + 0.2,
+    xerr=np.abs(interval_n2 - value_n[:, None]).T,
+    fmt='none',
+    ecolor='black',
+    elinewidth=1,
+  )
+  chance_n = [metrics['chance'][name] for name in names]
+  axes.plot(chance_n, positions, '|', color='black', label='chance')
   axes.set_yticks(positions, names)
   axes.invert_yaxis()
   axes.set_xlim(0, 1)

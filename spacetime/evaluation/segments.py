@@ -47,9 +47,29 @@ class Blob:
   area: int
   cover_HW: np.ndarray
 
+  @property
+  def extent(self) -> int:
+    """The longer side of the ink's box, in pixels."""
+    ink_HW = self.cover_HW > OPAQUE
+    spans = [np.flatnonzero(ink_HW.any(axis)) for axis in (0, 1)]
+    return int(max(span[-1] - span[0] + 1 for span in spans))
+
 
 def background(frames_FHWC: np.ndarray) -> np.ndarray:
-  """The affine ramp under each frame, by iteratively reweighted least squares.
+  """The affine ramp under each frame: ground_FHWC, float32 in [0, 255].
+
+  Args:
+    frames_FHWC: uint8.
+  """
+  _, height, width, _ = frames_FHWC.shape
+  fit_F3C = fit_ground(frames_FHWC)
+  plane_HW3 = _plane(height, width)
+  ground_FHWC = np.einsum('hwp,fpc->fhwc', plane_HW3, fit_F3C, optimize=True)
+  return ground_FHWC.clip(0, 255)
+
+
+def fit_ground(frames_FHWC: np.ndarray) -> np.ndarray:
+  """Fits an affine ramp to each frame by iteratively reweighted least squares.
 
   The weights 1 / |residual| make it a fit of least absolute deviations, robust
   to characters that cover up to a quarter of the frame.
@@ -58,7 +78,8 @@ def background(frames_FHWC: np.ndarray) -> np.ndarray:
     frames_FHWC: uint8.
 
   Returns:
-    ground_FHWC: float32 in [0, 255].
+    fit_F3C: float32; value in the middle, its slopes along y and along x, where
+    y and x go from -1 to 1 over the frame.
 
   Source: P. Holland and R. Welsch, Robust regression using iteratively
     reweighted least-squares (1977).
@@ -77,8 +98,7 @@ def background(frames_FHWC: np.ndarray) -> np.ndarray:
     ).astype(np.float32)
     away_Fn = np.abs(value_FnC - plane_n3 @ fit_F3C) @ _ONE_C
     weight_Fn = 1 / np.maximum(away_Fn, 3)
-  ground_FHWC = np.einsum('hwp,fpc->fhwc', plane_HW3, fit_F3C, optimize=True)
-  return ground_FHWC.clip(0, 255)
+  return fit_F3C
 
 
 def _plane(height: int, width: int) -> np.ndarray:

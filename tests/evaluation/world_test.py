@@ -97,16 +97,84 @@ def test_clips_of_other_prompts_score_low(real):
 def test_each_wrong_attribute_is_reported():
   shown = evaluation.measure(render.clip(_one(), WORLD))
   right = evaluation.score(shown, _one())
-  assert [right[name] for name in evaluation.SCORES] == [1, 1, 1, 1, 1]
+  names = [name for name in evaluation.SCORES if name != 'sharpness']
+  assert [right[name] for name in names] == [1] * len(names)
+  assert 0.5 < right['sharpness'] < 0.9
   for name, change in (
     ('colour', {'colour': 'orange'}),
     ('digit', {'digit': 8}),
     ('motion', {'motion': 'up-right'}),
+    ('size', {'size': 'large'}),
   ):
     wrong = evaluation.score(shown, _one(**change))
-    expected = {'count': 1, 'colour': 1, 'digit': 1, 'motion': 1, 'all': 0}
-    expected[name] = 0
+    expected = dict.fromkeys(names, 1) | {name: 0}
+    if name != 'size':
+      expected |= {'binding': 0, 'all': 0}
     assert {k: wrong[k] for k in expected} == expected
+  panned = dataclasses.replace(_one(motion='still'), camera='pan up')
+  shown = evaluation.measure(render.clip(panned, WORLD))
+  still = dataclasses.replace(panned, camera='still')
+  assert evaluation.score(shown, panned)['camera'] == 1
+  assert evaluation.score(shown, still)['camera'] == 0
+
+
+def test_attributes_of_two_characters_swapped_are_not_bound():
+  (first,) = _one(motion='still').characters
+  second = dataclasses.replace(
+    first,
+    colour='blue',
+    digit=8,
+    glyph=int(glyphs.indices(8, held_out=True)[0]),
+    start=(50.0, 45.0),
+  )
+  both = dataclasses.replace(_one(), characters=(first, second))
+  swapped = tuple(
+    dataclasses.replace(a, digit=b.digit, glyph=b.glyph)
+    for a, b in ((first, second), (second, first))
+  )
+  shown = evaluation.measure(render.clip(both, WORLD))
+  right = evaluation.score(shown, both)
+  wrong = evaluation.score(shown, dataclasses.replace(both, characters=swapped))
+  assert right['binding'] == 1 and wrong['binding'] == 0
+  assert wrong['colour'] == 1 and wrong['count'] == 1
+
+
+def test_identity_compares_both_ends_of_a_clip():
+  frames_FHWC = render.clip(_one(motion='still'), WORLD)
+  other = _one(
+    motion='still', digit=8, glyph=int(glyphs.indices(8, held_out=True)[0])
+  )
+  changed = frames_FHWC.copy()
+  changed[8:] = render.clip(other, WORLD)[8:]
+  scored = [
+    evaluation.score(evaluation.measure(clip), _one())['identity']
+    for clip in (frames_FHWC, changed)
+  ]
+  assert scored == [1, 0]
+
+
+def test_blur_lowers_the_sharpness(real):
+  _, clips = real
+  soft = ndimage.gaussian_filter(clips[0].astype(np.float32), (0, 1.5, 1.5, 0))
+  sharp, blurred = (
+    np.mean([t.sharpness for t in evaluation.measure(clip).tracks])
+    for clip in (clips[0], soft.astype(np.uint8))
+  )
+  assert blurred < 0.7 * sharp
+
+
+@pytest.mark.parametrize('camera', world_lib.CAMERAS)
+@pytest.mark.parametrize('size', [(17, 64, 64), (33, 48, 96)])
+def test_cameras_are_read_from_pixels(camera, size):
+  world = world_lib.World(
+    *size, cameras=(camera,), max_characters=2, still_camera=0.0
+  )
+  rng = np.random.default_rng(1)
+  for _ in range(3):
+    scene = scenes.sample_scene(rng, world=world, split='train')
+    noise = rng.normal(0, 3, (*size, 3))
+    noisy = (render.clip(scene, world) + noise).clip(0, 255).astype(np.uint8)
+    assert evaluation.measure(noisy).camera == camera
 
 
 def test_a_missing_character_counts_as_wrong_in_everything():
@@ -119,6 +187,11 @@ def test_a_missing_character_counts_as_wrong_in_everything():
     'colour': 0.5,
     'digit': 0.5,
     'motion': 0.5,
+    'size': 0.5,
+    'camera': 1,
+    'binding': 0.5,
+    'identity': 1,
+    'sharpness': pytest.approx(0.7, abs=0.15),
     'all': 0,
   }
 
@@ -126,10 +199,12 @@ def test_a_missing_character_counts_as_wrong_in_everything():
 def test_pairing_gets_most_right():
   path_F2 = np.full((17, 2), 30.0)
   tracks = tuple(
-    evaluation.Track(colour, digit, path_F2, 'still')
+    evaluation.Track(
+      colour, digit, path_F2, 'still', np.full(17, 20.0), (digit, digit), 0.7
+    )
     for colour, digit in (('red', 7), ('red', 3))
   )
-  shown = evaluation.Measurement(SHAPE, tracks)
+  shown = evaluation.Measurement(SHAPE, tracks, np.zeros((17, 3, 3)))
   (red,) = _one(motion='still').characters
   blue = dataclasses.replace(red, colour='blue', digit=7)
   scene = dataclasses.replace(_one(), characters=(red, blue))
@@ -176,7 +251,7 @@ def test_nothing_in_a_blank_clip_and_no_error_in_noise():
   blank = np.full((5, 32, 40, 3), 20, np.uint8)
   assert evaluation.measure(blank).count == 0
   got = evaluation.score(evaluation.measure(blank), _one())
-  assert [got[name] for name in evaluation.SCORES] == [0, 0, 0, 0, 0]
+  assert set(got[name] for name in evaluation.SCORES) == {0}
   rng = np.random.default_rng(0)
   evaluation.measure(rng.integers(0, 256, (5, 32, 40, 3), dtype=np.uint8))
 
@@ -277,6 +352,26 @@ def test_summarise_groups_clips():
   assert summary['one/clips'] == 2 and summary['one/motion'] == 0.75
   assert summary['held_out/clips'] == 2 and summary['held_out/all'] == 0.25
   assert 'one/count' not in evaluation.summarise([scores(1.0, 2, 1)])
+  assert evaluation.summarise([scores(1.0, 2, 1)])['two/count'] == 1
+
+
+def test_intervals_hold_the_mean_and_shrink_with_clips():
+  def scores(values):
+    return [
+      dict.fromkeys(evaluation.SCORES, value) | {'characters': 1, 'held_out': 0}
+      for value in values
+    ]
+
+  few, many = (
+    evaluation.intervals(scores([1.0, 0.0] * pairs))['digit']
+    for pairs in (8, 128)
+  )
+  assert few[0] < many[0] < 0.5 < many[1] < few[1]
+  # 256 halves: the normal interval is 0.5 +- 0.061.
+  assert many == pytest.approx((0.439, 0.561), abs=0.015)
+  # Wilson's interval of 16 of 16 begins at 0.806.
+  sure = evaluation.intervals(scores([1.0] * 16))['digit']
+  assert sure == pytest.approx((0.806, 1.0), abs=0.001)
 
 
 def test_refusals():
