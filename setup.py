@@ -47,7 +47,8 @@ setuptools.setup(
   entry_points={'console_scripts': ['spacetime=spacetime.__main__:main']},
   install_requires=[
     'absl-py>=2.1',
-    'av>=15',
+    # With FFmpeg 8.1.2, which closes a hole in a decoder (CVE-2026-8461).
+    'av>=18.1',
     'einops>=0.8',
     'etils[epath]>=1.10',
     'flax>=0.12.6',

@@ -8,7 +8,7 @@ import tqdm
 
 from spacetime import SettingError
 from spacetime.data import caption_files, chat_endpoint, text_files
-from spacetime.media import files, video_reader
+from spacetime.media import files, resampling, video_reader
 
 FPS = 4.0  # rate at which videos are read
 UNREACHED = 5  # videos in a row without an answer, after which none follows
@@ -117,6 +117,7 @@ def sample_frames(path: pathlib.Path, *, frames: int) -> list[np.ndarray]:
   Raises:
     ValueError: the video cannot be read.
   """
-  video_FHWC = video_reader.read_video(path, fps=FPS)
-  indices = np.linspace(0, len(video_FHWC) - 1, min(frames, len(video_FHWC)))
-  return [video_FHWC[round(index)] for index in indices]
+  seconds = video_reader.probe(path).seconds
+  count = max(1, resampling.length_at(seconds, fps=FPS))
+  indices = np.linspace(0, count - 1, min(frames, count)).round().astype(int)
+  return video_reader.read_frames(path, indices, fps=FPS)

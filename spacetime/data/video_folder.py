@@ -4,15 +4,21 @@ Captions are in VIDEO.txt beside VIDEO.mp4, or for all files in one table; see
 caption_files.py.
 """
 
+import collections
 import dataclasses
 import os
 import pathlib
+from collections.abc import Iterator, Mapping
+from concurrent import futures
 
 import numpy as np
 from absl import logging
 
 from spacetime.data import caption_files
-from spacetime.media import video_reader
+from spacetime.media import display, resampling, video_reader
+
+# Threads that open the files of a folder.
+THREADS = 8
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,14 +63,17 @@ class ClipFolder:
     captions = caption_files.read(pathlib.Path(folder))
     for note in captions.notes:
       logging.warning('%s: %s', folder, note)
-    for path, caption in captions.by_video.items():
-      seconds = video_reader.video_seconds(path)
-      # A thousandth of a frame forgives times rounded by the container.
-      if seconds is not None and seconds * fps + 1e-3 < frames:
+    with futures.ThreadPoolExecutor(THREADS) as pool:
+      infos = list(pool.map(video_reader.probe, captions.by_video))
+    videos = dict(zip(captions.by_video, infos, strict=True))
+    for path, info in videos.items():
+      if resampling.length_at(info.seconds, fps=fps) < frames:
         raise video_reader.too_short(
-          path, frames=frames, fps=fps, actual=f'{seconds:.3f} seconds'
+          path, frames=frames, fps=fps, actual=f'{info.seconds:.3f} seconds'
         )
-      self.clips.append(Clip(path, caption))
+      self.clips.append(Clip(path, captions.by_video[path]))
+    for note in _notes(videos, height=height, width=width):
+      logging.warning('%s: %s', folder, note)
 
   def __len__(self) -> int:
     return len(self.clips)
@@ -83,3 +92,34 @@ class ClipFolder:
   def caption(self, index: int) -> str:
     """The caption of a clip, without reading its video."""
     return self.clips[index].caption
+
+
+def _notes(
+  videos: Mapping[pathlib.Path, video_reader.VideoInfo],
+  *,
+  height: int,
+  width: int,
+) -> Iterator[str]:
+  """What reading changes in the videos, with the number of those affected."""
+  shares = {
+    path: display.cropped_share(
+      info.height, info.width, to_height=height, to_width=width
+    )
+    for path, info in videos.items()
+  }
+  cropped = [path for path in shares if shares[path] > display.CROP]
+  if cropped:
+    worst = max(cropped, key=shares.get)
+    yield (
+      f'{len(cropped)} of {len(videos)} clips lose more than '
+      f'{100 * display.CROP:g} % of their area to the crop to '
+      f'{width}x{height}, the most {100 * shares[worst]:.0f} % of '
+      f'{videos[worst].width}x{videos[worst].height}, {worst}'
+    )
+  affected = collections.defaultdict(list)
+  for path, info in videos.items():
+    for remark in info.remarks:
+      affected[remark].append(path)
+  for remark, paths in affected.items():
+    count = f'{len(paths)} of {len(videos)} clips'
+    yield f'{count} are {remark}; such as {paths[0]}'

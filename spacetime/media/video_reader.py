@@ -1,15 +1,53 @@
-"""Video and image files -> frames: upright, resampled, resized and cropped."""
+"""Video files -> frames: upright, resampled, resized and cropped.
 
-import math
+Frames are made small as they are decoded: the memory in use is that of the
+result and of a few decoded frames, whatever the length of the file.
+"""
+
+import collections
+import contextlib
+import dataclasses
+import functools
 import os
-import pathlib
-from collections.abc import Iterator
+import struct
+from collections.abc import Iterator, Sequence
 
 import av
 import numpy as np
-from PIL import Image, ImageOps
+from av.sidedata.sidedata import Type
+from PIL import Image
+
+from spacetime.media import color, display, video_file
+from spacetime.media.resampling import resample
 
 Path = str | os.PathLike
+
+# Remarks of probe.
+INTERLACED = 'interlaced: the two fields of a frame stay woven'
+HDR = 'HDR: tone-mapped to SDR'
+TRANSPARENT = 'transparent: laid over white'
+# Seconds at the end of a file, of which all packets are read for its duration.
+TAIL = 2
+
+
+@dataclasses.dataclass(frozen=True)
+class VideoInfo:
+  """Properties of a video file as it is shown.
+
+  Attributes:
+    height: rows, upright.
+    width: columns, upright, with square pixels.
+    fps: average frames per second.
+    seconds: duration of the pictures, from the first frame's time to the end of
+      the last; sound and the container may be longer.
+    remarks: what reading changes or leaves, of INTERLACED, HDR and TRANSPARENT.
+  """
+
+  height: int
+  width: int
+  fps: float
+  seconds: float
+  remarks: tuple[str, ...] = ()
 
 
 def read_video(
@@ -23,11 +61,13 @@ def read_video(
 ) -> np.ndarray:
   """Reads the frames of a video file.
 
-  At each time of the result stands the frame that a player would show then. The
-  short side is resized and the centre cropped.
+  At each time of the result stands the frame nearest in time, or the one that a
+  player would show then (media/resampling.py). Pixels are square and colours
+  are those of a player (media/color.py). The short side is resized and the
+  centre cropped.
 
   Args:
-    path: any container and codec that FFmpeg reads.
+    path: a file of the containers and codecs of media/video_file.py.
     frames: number of frames; None reads to the end.
     height: pixel rows; None keeps those of the file.
     width: pixel columns; None keeps those of the file.
@@ -38,92 +78,86 @@ def read_video(
     uint8 (F, H, W, 3).
 
   Raises:
-    ValueError: no such file, no video in it, unreadable, or too short.
+    ValueError: no such file, no video in it, unreadable, damaged where the
+      decoder reports it, too short, or more than the memory holds.
   """
   _check_positive(frames=frames, height=height, width=width, fps=fps)
-  try:
-    with _open(path) as container:
-      fps = fps or float(_average_rate(container.streams.video[0]))
-      chosen = _resampled(path, container, frames=frames, fps=fps, start=start)
-  except av.FFmpegError as e:
-    raise _unreadable(path, e) from e
-  first = _upright(chosen[0])
-  size = {'height': height or first.height, 'width': width or first.width}
-  fitted = {}
-  for frame in chosen:
-    if id(frame) not in fitted:
-      fitted[id(frame)] = fit(_upright(frame), **size)
-  return np.stack([fitted[id(frame)] for frame in chosen])
+  fps = fps or _average_rate(path)
+  result, last, image_HWC = [], None, None
+  for frame in resample(
+    _timed_frames(path, start=start), fps=fps, start=start, count=frames
+  ):
+    if frame is not last:
+      last, image_HWC = frame, frame.fitted(height=height, width=width)
+      # Frames of a file may change in size.
+      height, width = image_HWC.shape[:2]
+    result.append(image_HWC)
+    if len(result) * image_HWC.nbytes > _memory():
+      raise ValueError(
+        f'{path} does not fit in memory at {width}x{height} and {fps:g} frames '
+        f'per second; read fewer frames, or cut it'
+      )
+  if not result or frames is not None and len(result) < frames:
+    raise too_short(
+      path, frames=frames or 1, fps=fps, actual=f'{len(result)} from {start} s'
+    )
+  return _stacked(result)
+
+
+def read_frames(
+  path: Path, indices: Sequence[int], *, fps: float
+) -> list[np.ndarray]:
+  """Some frames of read_video(path, fps=fps), in memory of these alone.
+
+  Args:
+    path: the file.
+    indices: numbers of frames in order, one or more; those after the end are
+      left out.
+    fps: frames per second of the numbers.
+
+  Raises:
+    ValueError: see read_video.
+  """
+  images, counts = [], collections.Counter(map(int, indices))
+  chosen = resample(_timed_frames(path), fps=fps, count=1 + max(counts))
+  for index, frame in enumerate(chosen):
+    if counts[index]:
+      images += [frame.fitted()] * counts[index]
+  if not images:
+    raise too_short(path, frames=1, fps=fps, actual='none')
+  return images
+
+
+def probe(path: Path) -> VideoInfo:
+  """Size, rate and duration of a file, of which the first frame is decoded.
+
+  Raises:
+    ValueError: no such file, no video in it, or unreadable.
+  """
+  fps = _average_rate(path)
+  with contextlib.closing(_timed_frames(path)) as frames:
+    for _, length, frame in frames:
+      height, width = frame.size
+      return VideoInfo(
+        height,
+        width,
+        fps,
+        max(length, _duration(path, frame.pts)),
+        frame.remarks,
+      )
+  raise too_short(path, frames=1, fps=fps, actual='none')
 
 
 def video_size(path: Path) -> tuple[int, int]:
-  """Height and width in pixels of a file's first frame, upright.
+  """Height and width in pixels of a file's first frame, upright and square.
 
   Raises:
     ValueError: no such file, no video in it, or unreadable.
   """
-  try:
-    with _open(path) as container:
-      for _, _, frame in _timed_frames(container, start=0):
-        width, height = _upright(frame).size
-        return height, width
-  except av.FFmpegError as e:
-    raise _unreadable(path, e) from e
+  with contextlib.closing(_timed_frames(path)) as frames:
+    for _, _, frame in frames:
+      return frame.size
   raise too_short(path, frames=1, fps=1, actual='none')
-
-
-def video_seconds(path: Path) -> float | None:
-  """Duration in seconds, None where the container does not state it.
-
-  Raises:
-    ValueError: no such file, no video in it, or unreadable.
-  """
-  with _open(path) as container:
-    stream = container.streams.video[0]
-    if stream.duration is not None and stream.time_base is not None:
-      return float(stream.duration * stream.time_base)
-    if container.duration is not None:
-      return container.duration / av.time_base
-  return None
-
-
-def video_rate(path: Path) -> float:
-  """Average frames per second of a file.
-
-  Raises:
-    ValueError: no such file, no video in it, or unreadable.
-  """
-  with _open(path) as container:
-    return float(_average_rate(container.streams.video[0]))
-
-
-def read_image(
-  path: Path, *, height: int | None = None, width: int | None = None
-) -> np.ndarray:
-  """Reads an image, upright; the short side is resized, the centre cropped.
-
-  Args:
-    path: any format that Pillow reads.
-    height: pixel rows; None keeps those of the file.
-    width: pixel columns; None keeps those of the file.
-
-  Returns:
-    uint8 (H, W, 3).
-
-  Raises:
-    ValueError: no such file, or not an image.
-  """
-  _check_positive(height=height, width=width)
-  path = pathlib.Path(path)
-  _check_exists(path)
-  try:
-    with Image.open(path) as image:
-      upright = ImageOps.exif_transpose(image).convert('RGB')
-  except (OSError, SyntaxError, Image.DecompressionBombError) as e:
-    raise ValueError(f'{path} cannot be read as an image ({e})') from e
-  return fit(
-    upright, height=height or upright.height, width=width or upright.width
-  )
 
 
 def too_short(
@@ -139,112 +173,175 @@ def too_short(
 # -- within --------------------------------------------------------------------
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Frame:
+  """A decoded frame and how it is shown."""
+
+  path: Path
+  decoded: av.VideoFrame
+  pixel_aspect: float
+
+  @property
+  def pts(self) -> int | None:
+    return self.decoded.pts
+
+  @property
+  def matrix(self) -> tuple[float, float, float, float]:
+    """The display matrix; see display.turn."""
+    data = self.decoded.side_data.get(Type.DISPLAYMATRIX)
+    if data is None:
+      return display.UPRIGHT
+    a, b, _, c, d, *_ = struct.unpack('=9i', bytes(data)[:36])
+    return (a, b, c, d) if a or b or c or d else display.UPRIGHT
+
+  @property
+  def size(self) -> tuple[int, int]:
+    """Height and width as shown."""
+    size = display.square_size(
+      self.decoded.height, self.decoded.width, self.pixel_aspect
+    )
+    video_file.check_pixels(self.path, *size[::-1])
+    return size[::-1] if display.turns_sideways(self.matrix) else size
+
+  @property
+  def remarks(self) -> tuple[str, ...]:
+    remarks = (
+      (INTERLACED, self.decoded.interlaced_frame),
+      (HDR, color.is_hdr(self.decoded)),
+      (TRANSPARENT, color.is_transparent(self.decoded)),
+    )
+    return tuple(remark for remark, applies in remarks if applies)
+
+  def fitted(
+    self, *, height: int | None = None, width: int | None = None
+  ) -> np.ndarray:
+    """The frame at a size, by default its own: uint8 (H, W, 3)."""
+    shown = self.size
+    try:
+      image_HWC = color.to_rgb(self.decoded)
+    except ValueError as e:
+      raise ValueError(f'{self.path}: {e}') from e
+    aspect = self.pixel_aspect
+    if self.matrix != display.UPRIGHT:
+      image_HWC = display.turn(image_HWC, self.matrix)
+      if display.turns_sideways(self.matrix):
+        aspect = 1 / aspect
+    return display.fit(
+      Image.fromarray(image_HWC),
+      height=height or shown[0],
+      width=width or shown[1],
+      pixel_aspect=aspect,
+    )
+
+
 def _check_positive(**sizes: float | None) -> None:
   if any(size is not None and size <= 0 for size in sizes.values()):
     text = ', '.join(f'{name}={size}' for name, size in sizes.items())
     raise ValueError(f'{text}: expected all above 0')
 
 
-def _check_exists(path: pathlib.Path) -> None:
-  if not path.is_file():
-    raise ValueError(f'{path}: no such file')
+@functools.cache
+def _memory() -> int:
+  """Bytes of this machine's memory."""
+  return os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES')
 
 
-def _unreadable(path: Path, error: Exception) -> ValueError:
-  return ValueError(f'{path} cannot be read as a video ({error})')
-
-
-def _open(path: Path) -> av.container.InputContainer:
-  path = pathlib.Path(path).expanduser()
-  _check_exists(path)
-  try:
-    container = av.open(os.fspath(path))
-  except av.FFmpegError as e:
-    raise _unreadable(path, e) from e
-  if not container.streams.video:
-    container.close()
-    raise ValueError(f'{path} has no video stream')
-  return container
-
-
-def _average_rate(stream: av.video.stream.VideoStream):
-  return stream.average_rate or stream.guessed_rate or 25
-
-
-def _resampled(
-  path: Path, container, *, frames: int | None, fps: float, start: float
-) -> list[av.VideoFrame]:
-  """The frame that is shown at start, start + 1 / fps, ..."""
-  chosen = []
-  end = held = None
-  most = math.inf if frames is None else frames
-  for time, length, frame in _timed_frames(container, start=start):
-    # A millisecond forgives the rounded times of Matroska.
-    while held is not None and len(chosen) < most:
-      if start + len(chosen) / fps >= time - 1e-3:
-        break
-      chosen.append(held)
-    if len(chosen) == most:
-      break
-    held, end = frame, time + length
-  while held is not None and len(chosen) < most:
-    if start + len(chosen) / fps > end - 1e-3:
-      if frames is None:
-        break
-      actual = f'{len(chosen)} from {start} s'
-      raise too_short(path, frames=frames, fps=fps, actual=actual)
-    chosen.append(held)
-  if not chosen:
-    raise too_short(
-      path, frames=frames or 1, fps=fps, actual=f'0 from {start} s'
-    )
-  return chosen
+def _average_rate(path: Path) -> float:
+  with video_file.open_video(path) as (_, stream):
+    return video_file.average_rate(stream)
 
 
 def _timed_frames(
-  container: av.container.InputContainer, *, start: float
-) -> Iterator[tuple[float, float, av.VideoFrame]]:
-  """Each frame with its time after the first one and its length, in seconds."""
-  stream = container.streams.video[0]
-  stream.thread_type = 'AUTO'
-  rate = _average_rate(stream)
-  first = stream.start_time
-  if start > 0 and first is not None:
-    container.seek(
-      int(first + start / stream.time_base), stream=stream, backward=True
-    )
-  for i, frame in enumerate(container.decode(stream)):
-    if frame.pts is None:
-      yield float(i / rate), float(1 / rate), frame
-      continue
-    if first is None:
-      first = frame.pts
-    base = frame.time_base or stream.time_base
-    length = float(frame.duration * base) if frame.duration else 0.0
-    yield float((frame.pts - first) * base), length or float(1 / rate), frame
+  path: Path, *, start: float = 0.0
+) -> Iterator[tuple[float, float, _Frame]]:
+  """Each frame with its time after the first one and its duration, in seconds.
+
+  The first that is yielded is shown at `start` or before.
+  """
+  if start > 0:
+    with video_file.open_video(path) as (container, stream):
+      zero = next((frame.pts for frame in container.decode(stream)), None)
+      if zero is not None:
+        frames = _seek(path, container, stream, zero, start)
+        first = next(frames, None)
+        # Not every container can be sought in exactly.
+        if first is not None and first[0] <= start:
+          yield first
+          yield from frames
+          return
+  with video_file.open_video(path) as (container, stream):
+    yield from _decode(path, container, stream, None)
 
 
-def _upright(frame: av.VideoFrame) -> Image.Image:
-  image = Image.fromarray(frame.to_ndarray(format='rgb24'))
-  turns = {
-    90: Image.Transpose.ROTATE_90,
-    180: Image.Transpose.ROTATE_180,
-    270: Image.Transpose.ROTATE_270,
-  }
-  turn = turns.get(round(frame.rotation) % 360)
-  return image if turn is None else image.transpose(turn)
+def _seek(
+  path: Path, container, stream, zero: int, start: float
+) -> Iterator[tuple[float, float, _Frame]]:
+  ticks = int(zero + start / stream.time_base)
+  try:
+    container.seek(ticks, stream=stream, backward=True)
+  except av.FFmpegError:
+    return
+  yield from _decode(path, container, stream, zero)
 
 
-def fit(image: Image.Image, *, height: int, width: int) -> np.ndarray:
-  """An image whose short side is resized and whose centre is cropped, in one
-  resampling: uint8 (H, W, 3)."""
-  scale = min(image.width / width, image.height / height)
-  crop_width, crop_height = scale * width, scale * height
-  left = (image.width - crop_width) / 2
-  top = (image.height - crop_height) / 2
-  box = (left, top, left + crop_width, top + crop_height)
-  if image.size == (width, height):
-    return np.asarray(image)
-  return np.asarray(
-    image.resize((width, height), Image.Resampling.BICUBIC, box=box)
-  )
+def _decode(
+  path: Path, container, stream, zero: int | None
+) -> Iterator[tuple[float, float, _Frame]]:
+  """Decodes from where the container stands; `zero` is the first frame's
+  timestamp."""
+  rate = video_file.average_rate(stream)
+  aspect = float(stream.sample_aspect_ratio or 1) or 1.0
+  for i, decoded in enumerate(container.decode(stream)):
+    base = decoded.time_base or stream.time_base
+    if decoded.pts is None:
+      time = i / rate
+    else:
+      zero = decoded.pts if zero is None else zero
+      time = float((decoded.pts - zero) * base)
+    if decoded.is_corrupt:
+      raise ValueError(f'{path} is damaged {time:.3f} s after its start')
+    length = float(decoded.duration * base) if decoded.duration else 1 / rate
+    yield time, length, _Frame(path, decoded, aspect)
+
+
+def _duration(path: Path, first: int | None) -> float:
+  """Seconds from a timestamp to the end of the last packet of the file."""
+  with video_file.open_video(path) as (container, stream):
+    base, stated = stream.time_base, stream.duration
+    if first is None:  # a stream without timestamps
+      packets = sum(packet.size > 0 for packet in container.demux(stream))
+      return packets / video_file.average_rate(stream)
+    if stated is None and container.duration is not None:
+      stated = int(container.duration / av.time_base / base)
+    # Packets are not in the order of their times, and not every container
+    # finds a key frame, so that more than the last is read.
+    if stated is not None and stated * base > TAIL:
+      with contextlib.suppress(av.FFmpegError):
+        ticks = first + stated - int(TAIL / base)
+        container.seek(ticks, stream=stream, backward=True)
+    end = _end(container, stream, first)
+  if end == first:  # nothing comes after what was sought
+    with video_file.open_video(path) as (container, stream):
+      end = _end(container, stream, first)
+  return float((end - first) * base)
+
+
+def _end(container, stream, first: int) -> int:
+  """Timestamp of the end of the packets from where the container stands, as far
+  as they can be read."""
+  tick = round(1 / (video_file.average_rate(stream) * stream.time_base))
+  end = first
+  with contextlib.suppress(av.FFmpegError):
+    for packet in container.demux(stream):
+      if packet.pts is not None and packet.size and not packet.is_discard:
+        end = max(end, packet.pts + (packet.duration or tick))
+  return end
+
+
+def _stacked(images: list[np.ndarray]) -> np.ndarray:
+  """Stacks images, freeing each once it is copied."""
+  stacked = np.empty((len(images), *images[0].shape), np.uint8)
+  images.reverse()
+  for i in range(len(stacked)):
+    stacked[i] = images.pop()
+  return stacked

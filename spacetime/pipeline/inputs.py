@@ -6,21 +6,24 @@ resampled.
 """
 
 import os
-import pathlib
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+from absl import logging
 from PIL import Image
 
 from spacetime import SettingError
 from spacetime.data import geometry as geometry_lib
-from spacetime.media import codecs, video_reader
+from spacetime.media import (
+  codecs,
+  display,
+  image_reader,
+  resampling,
+  video_reader,
+)
 from spacetime.pipeline.request import Source, describe
 from spacetime.pipeline.video import Video
-
-# Largest share of a video's area that is cropped to fit the proportions.
-CROP = 0.05
 
 
 def read_video(
@@ -38,9 +41,8 @@ def read_video(
     SettingError: unreadable, or of other proportions.
   """
   height, width = video_size(source, name)
-  scale = min(height / geometry.height, width / geometry.width)
-  share = geometry.height * geometry.width * scale**2 / (height * width)
-  if share < 1 - CROP:
+  share = _cropped_share(height, width, geometry)
+  if share > display.CROP:
     raise SettingError(
       name,
       describe(source),
@@ -49,6 +51,7 @@ def read_video(
       hint=f'crop it, or change `size`, such as `size`='
       f'{nearest_size(height, width, geometry)}',
     )
+  _report_crop(source, name, height, width, geometry)
   return read_sized(
     source, name, height=geometry.height, width=geometry.width, fps=fps
   )
@@ -66,10 +69,13 @@ def read_sized(
     frames_FHWC = _resampled(source, name, fps=fps)
     return np.stack(
       [
-        video_reader.fit(Image.fromarray(frame), height=height, width=width)
+        display.fit(Image.fromarray(frame), height=height, width=width)
         for frame in frames_FHWC
       ]
     )
+  info = _read(name, 'a video', video_reader.probe, source)
+  for remark in info.remarks:
+    logging.warning('%s=%s is %s', name, describe(source), remark)
   sizes = dict(frames=None, height=height, width=width, fps=fps)
   return _read(name, 'a video', video_reader.read_video, source, **sizes)
 
@@ -90,13 +96,14 @@ def read_image(
 ) -> np.ndarray:
   """An image cropped to the geometry's proportions, uint8 (H, W, 3).
 
+  What is transparent is white.
+
   Raises:
     SettingError: unreadable.
   """
-  sizes = dict(height=geometry.height, width=geometry.width)
-  if not _is_path(source):
-    return video_reader.fit(_picture(source, name), **sizes)
-  return _read(name, 'an image', video_reader.read_image, source, **sizes)
+  image = _picture(source, name)
+  _report_crop(source, name, image.height, image.width, geometry)
+  return display.fit(image, height=geometry.height, width=geometry.width)
 
 
 def nearest_size(
@@ -227,14 +234,18 @@ def _resampled(source: Source, name: str, *, fps: float) -> np.ndarray:
   frames_FHWC = _frames(source, name)
   if not isinstance(source, Video) or source.fps == fps:
     return frames_FHWC
-  count = max(1, int(len(frames_FHWC) / source.fps * fps + 1e-3))
-  index_F = np.floor(np.arange(count) / fps * source.fps + 1e-3).astype(int)
-  return frames_FHWC[np.minimum(index_F, len(frames_FHWC) - 1)]
+  timed = (
+    (i / source.fps, 1 / source.fps, frame)
+    for i, frame in enumerate(frames_FHWC)
+  )
+  return np.stack(list(resampling.resample(timed, fps=fps)))
 
 
 def _picture(source: Source, name: str) -> Image.Image:
+  if _is_path(source):
+    return _read(name, 'an image', image_reader.load, source)
   if isinstance(source, Image.Image):
-    return source.convert('RGB')
+    return _converted(source, name)
   frames_FHWC = _frames(source, name)
   if len(frames_FHWC) != 1:
     raise SettingError(
@@ -244,22 +255,62 @@ def _picture(source: Source, name: str) -> Image.Image:
 
 
 def _mask_image(source: Source) -> Image.Image:
-  """The mask as a greyscale image, at its own size."""
+  """The mask as a greyscale image, at its own size; transparent is black."""
   if isinstance(source, Image.Image):
-    return source.convert('L')
+    return _converted(source, 'mask', ground=0).convert('L')
   if not _is_path(source):
     mask_HW = np.asarray(source)
     if mask_HW.dtype == bool:
       mask_HW = np.uint8(255) * mask_HW
-    if mask_HW.dtype != np.uint8 or mask_HW.ndim not in (2, 3):
+    channels = mask_HW.shape[2:]
+    if mask_HW.dtype != np.uint8 or channels not in ((), (3,), (4,)):
       raise SettingError('mask', describe(source), 'bool or uint8 (H, W)')
-    return Image.fromarray(mask_HW).convert('L')
-  if not pathlib.Path(source).is_file():
-    raise SettingError('mask', describe(source), 'a file that exists')
+    return _mask_image(Image.fromarray(mask_HW))
+  return _read('mask', 'an image', image_reader.load, source, ground=0).convert(
+    'L'
+  )
+
+
+def _converted(
+  image: Image.Image, name: str, *, ground: int = 255
+) -> Image.Image:
   try:
-    with Image.open(source) as image:
-      return image.convert('L')
-  except (OSError, SyntaxError, Image.DecompressionBombError) as e:
+    return image_reader.to_rgb(image, ground=ground)
+  except ValueError as e:
     raise SettingError(
-      'mask', describe(source), 'an image file', hint=str(e)
+      name, describe(image), 'an image of 8 or 16 bits', hint=str(e)
     ) from e
+
+
+def _cropped_share(
+  height: int, width: int, geometry: geometry_lib.Geometry
+) -> float:
+  return display.cropped_share(
+    height, width, to_height=geometry.height, to_width=geometry.width
+  )
+
+
+def _report_crop(
+  source: Source,
+  name: str,
+  height: int,
+  width: int,
+  geometry: geometry_lib.Geometry,
+) -> None:
+  """Logs how much of a picture is cut off, if any."""
+  share = _cropped_share(height, width, geometry)
+  if share > 0.005:
+    logging.warning(
+      '%s=%s is cropped from %dx%d to the proportions of %dx%d: %.0f %% of its '
+      'area is cut off at the %s',
+      name,
+      describe(source),
+      width,
+      height,
+      geometry.width,
+      geometry.height,
+      100 * share,
+      'sides'
+      if width * geometry.height > height * geometry.width
+      else 'top and bottom',
+    )

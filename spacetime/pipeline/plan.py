@@ -5,6 +5,8 @@ program compiled.
 """
 
 import dataclasses
+import math
+import os
 from typing import Any
 
 import numpy as np
@@ -32,6 +34,7 @@ from spacetime.pipeline.request import (
   parse_seeds,
   parse_size,
 )
+from spacetime.pipeline.video import Video
 
 # Settings that sidecars leave out: they change no frame, or are recorded in
 # resolved form.
@@ -131,6 +134,7 @@ def resolve(request: Request, engine: Engine) -> Plan:
     raise SettingError('seeds', describe(request.seeds), f'{clips} of them')
   prompt_schedule.check(request, mode, clips=clips)
   fps = engine.data.fps if request.fps is None else request.fps
+  _check_rate(request, engine)
   sizes = geometry(request, engine)
   division = prompt_schedule.divide(request, sizes, fps=fps)
   layout = decode.parse(request, latent=sizes.latent[1:])
@@ -280,6 +284,24 @@ def _negative(
     return None
   prompts_lib.check_negative(engine, request.negative_prompt)
   return request.negative_prompt if guided else None
+
+
+def _check_rate(request: Request, engine: Engine) -> None:
+  """Refuses a rate at which the frames of a video would change their speed."""
+  rate = engine.data.fps
+  if request.fps is None or math.isclose(request.fps, rate):
+    return
+  for name in ('video', 'video2'):
+    source = getattr(request, name)
+    # Frames without a rate have whatever rate is asked for.
+    if isinstance(source, (str, os.PathLike, Video)):
+      raise SettingError(
+        'fps',
+        request.fps,
+        f'{rate:g} with `{name}`, which is read at the rate of the model and '
+        f'would play {request.fps / rate:g} times as fast',
+        hint='leave it out',
+      )
 
 
 def _check_best_of(request: Request, mode: str, video) -> None:

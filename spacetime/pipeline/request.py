@@ -77,7 +77,8 @@ class Request:
   image: Source | None = _field(
     None,
     'input',
-    'Image file that becomes one frame of the video.',
+    'Image file that becomes one frame of the video; it is cropped to the '
+    "video's proportions.",
     example='first.png',
   )
   image_at: str | int | None = _field(
@@ -165,7 +166,8 @@ class Request:
   fps: float | None = _field(
     None,
     'length',
-    "Frames a second of the file; the default is the checkpoint's.",
+    "Frames a second of the file; the default is the checkpoint's, and no "
+    'other works with `video`, whose speed would change.',
     kind=float,
     example='8',
   )

@@ -87,7 +87,7 @@ def read_video(
   fps: float | None = None,
   size: tuple[int, int] | None = None,
 ) -> Video:
-  """Reads a video file of any format that FFmpeg reads.
+  """Reads a video file; see media/video_reader.py.
 
   Args:
     path: the file.
@@ -98,7 +98,7 @@ def read_video(
     ValueError: no such file, no video in it, or unreadable.
   """
   width, height = size or (None, None)
-  rate = fps or video_reader.video_rate(path)
+  rate = fps or video_reader.probe(path).fps
   frames_FHWC = video_reader.read_video(
     path, height=height, width=width, fps=fps
   )

@@ -6,6 +6,8 @@ import pickle
 import pytest
 
 from spacetime.data.video_folder import ClipFolder
+from spacetime.media import gif
+from tests.corpus import media
 from tests.helpers import videos
 
 
@@ -71,3 +73,41 @@ def test_bad_folders(tmp_path):
     ValueError, match='captions.jsonl, line 1 cannot be read as J'
   ):
     ClipFolder(tmp_path, **SIZE)
+
+
+def test_durations_are_those_of_the_pictures(tmp_path):
+  size = SIZE | {'frames': 12}
+  for make in (media.late, media.long_sound):
+    folder = tmp_path / make.__name__
+    folder.mkdir()
+    make(folder / 'a.mkv')
+    (folder / 'a.txt').write_text('a')
+    if make is media.late:
+      assert len(ClipFolder(folder, **size)) == 1
+      size |= {'frames': 13}
+    with pytest.raises(ValueError, match='too short: .*, got (1.2|0.5)00 sec'):
+      ClipFolder(folder, **size)
+
+
+def test_a_gif_at_the_rate_of_the_clips(tmp_path):
+  gif.write(tmp_path / 'a.gif', videos.gray_clip(17), rate=8)
+  (tmp_path / 'a.txt').write_text('a')
+  source = ClipFolder(tmp_path, **SIZE | {'frames': 17, 'fps': 8})
+  assert videos.frame_numbers(source[0]['video']) == list(range(17))
+
+
+def test_what_reading_changes_is_counted(tmp_path, caplog):
+  make_folder(tmp_path)
+  media.interlaced(tmp_path / 'd.mp4')
+  (tmp_path / 'd.txt').write_text('fields')
+  size = SIZE | {'frames': 4}
+  with caplog.at_level('WARNING'):
+    ClipFolder(tmp_path, **size)
+  assert '1 of 4 clips are interlaced: the two fields' in caplog.text
+  assert 'lose more' not in caplog.text
+  with caplog.at_level('WARNING'):
+    ClipFolder(tmp_path, **size | {'height': 12, 'width': 6})
+  assert (
+    '4 of 4 clips lose more than 5 % of their area to the crop to 6x12, the '
+    'most 67 % of 48x32'
+  ) in caplog.text

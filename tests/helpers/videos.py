@@ -15,66 +15,110 @@ def gray_clip(frames, height=32, width=48):
 
 
 def encode(
-  path, video_FHWC, *, codec, pixels, options=None, fps=10, times=None
+  path,
+  video_FHWC,
+  *,
+  codec,
+  pixels,
+  options=None,
+  fps=10,
+  times=None,
+  base=None,
+  matrix=None,
+  pixel_aspect=None,
+  tags=None,
+  reformat=None,
+  sound=None,
+  container=None,
+  metadata=None,
 ):
-  """Writes frames at the given times, in units of 1 / fps."""
-  with av.open(str(path), 'w') as container:
-    stream = container.add_stream(codec, rate=fps, options=options or {})
+  """Writes frames.
+
+  Args:
+    path: the file.
+    video_FHWC: uint8.
+    codec: the encoder.
+    pixels: its pixel format.
+    options: its options.
+    fps: frames per second.
+    times: timestamps of the frames in units of `base`.
+    base: unit of the timestamps in seconds; the default is 1 / fps.
+    matrix: a, b, c, d of the display matrix; MP4 only.
+    pixel_aspect: width of a pixel by its height, a Fraction.
+    tags: attributes of the stream, such as colorspace.
+    reformat: settings of the conversion from RGB.
+    sound: seconds of silence beside the video.
+    container: options of the container.
+    metadata: texts of the container, such as a title.
+  """
+  rate = fractions.Fraction(fps).limit_denominator(1001)
+  base = base or 1 / rate
+  with av.open(str(path), 'w', options=container or {}) as file:
+    file.metadata.update(metadata or {})
+    stream = file.add_stream(codec, rate=rate, options=options or {})
     stream.height, stream.width = video_FHWC.shape[1:3]
     stream.pix_fmt = pixels
-    stream.codec_context.time_base = fractions.Fraction(1, fps)
+    context = stream.codec_context
+    context.time_base = base
+    if pixel_aspect is not None:
+      context.sample_aspect_ratio = pixel_aspect
+    for name, value in (tags or {}).items():
+      setattr(context, name, value)
+    audio = None
+    if sound is not None:
+      audio = file.add_stream('aac', rate=8000, layout='mono')
     for i, image_HWC in enumerate(video_FHWC):
       frame = av.VideoFrame.from_ndarray(
         np.ascontiguousarray(image_HWC), format='rgb24'
       )
+      if reformat:
+        frame = frame.reformat(format=pixels, **reformat)
       frame.pts = i if times is None else times[i]
-      frame.time_base = fractions.Fraction(1, fps)
-      container.mux(stream.encode(frame))
-    container.mux(stream.encode())
+      frame.time_base = base
+      file.mux(stream.encode(frame))
+    file.mux(stream.encode())
+    if audio is not None:
+      _silence(file, audio, sound)
+  if matrix is not None:
+    set_matrix(path, matrix)
   return path
+
+
+def set_matrix(path, matrix):
+  """Sets the display matrix a, b, c, d of the first track of an MP4."""
+  data = bytearray(path.read_bytes())
+  at = data.index(b'tkhd') + 4 + 40
+  for offset, value in zip((0, 4, 12, 16), matrix, strict=True):
+    data[at + offset : at + offset + 4] = (value << 16).to_bytes(
+      4, 'big', signed=True
+    )
+  path.write_bytes(data)
 
 
 def lossless(path, video_FHWC, **settings):
   return encode(path, video_FHWC, codec='ffv1', pixels='bgr0', **settings)
 
 
-def sound_only(path):
+def sound_only(path, codec='pcm_s16le'):
   """A file without a video stream: a tenth of a second of silence."""
   with av.open(str(path), 'w') as container:
-    stream = container.add_stream('pcm_s16le', rate=8000, layout='mono')
+    stream = container.add_stream(codec, rate=8000, layout='mono')
+    _silence(container, stream, 0.1)
+
+
+def _silence(container, stream, seconds, rate=8000):
+  size = 800
+  for at in range(0, round(seconds * rate), size):
     frame = av.AudioFrame.from_ndarray(
-      np.zeros((1, 800), np.int16), format='s16', layout='mono'
+      np.zeros((1, size), np.int16), format='s16', layout='mono'
     )
-    frame.sample_rate = 8000
+    frame.sample_rate, frame.pts = rate, at
+    frame.time_base = fractions.Fraction(1, rate)
     container.mux(stream.encode(frame))
-    container.mux(stream.encode())
+  container.mux(stream.encode())
 
 
 def frame_numbers(video_FHWC):
   """The frame numbers of gray_clip."""
   mean_F = video_FHWC.reshape(len(video_FHWC), -1).mean(axis=1)
   return np.round(mean_F / 8).astype(int).tolist()
-
-
-# Rows of the display matrix in the header of an MP4 track, clockwise.
-MATRICES = {90: (0, 1, -1, 0), 180: (-1, 0, 0, -1), 270: (0, -1, 1, 0)}
-
-
-def rotated(path, upright_FHWC, degrees):
-  """Writes frames on their side and a header that rotates them upright."""
-  encode(
-    path,
-    np.rot90(upright_FHWC, degrees // 90, axes=(1, 2)),  # against the clock
-    codec='libx264',
-    pixels='yuv444p',
-    options={'crf': '4'},
-  )
-  data = bytearray(path.read_bytes())
-  at = data.index(b'tkhd') + 4 + 40
-  a, b, c, d = MATRICES[degrees]
-  for offset, value in ((0, a), (4, b), (12, c), (16, d)):
-    data[at + offset : at + offset + 4] = (value << 16).to_bytes(
-      4, 'big', signed=True
-    )
-  path.write_bytes(data)
-  return path

@@ -1,10 +1,11 @@
-"""Tests of reading video and image files."""
+"""Tests of reading video files."""
+
+import weakref
 
 import numpy as np
 import pytest
-from PIL import Image
 
-from spacetime.media import video_reader
+from spacetime.media import video_file, video_reader
 from tests.helpers import videos
 
 # Encoders that every build of PyAV carries, and the tolerance of each.
@@ -95,57 +96,15 @@ def test_resizes_the_short_side_and_cuts_the_centre(tmp_path):
   assert tall[0, 5, 8].tolist() == tall[0, 30, 1].tolist() == [255, 0, 0]
 
 
-@pytest.mark.parametrize('degrees', [90, 180, 270])
-def test_rotation_is_honoured(tmp_path, degrees):
-  upright_HWC = np.zeros((32, 48, 3), np.uint8)
-  upright_HWC[:16, :24] = (255, 0, 0)
-  upright_HWC[16:, :24] = (0, 255, 0)
-  upright_HWC[:16, 24:] = (0, 0, 255)
-  upright_FHWC = np.stack([upright_HWC] * 3)
-  path = videos.rotated(tmp_path / 'a.mp4', upright_FHWC, degrees)
-  read_FHWC = video_reader.read_video(
-    path, frames=2, height=32, width=48, fps=10
-  )
-  for y, x in ((4, 4), (28, 4), (4, 44), (28, 44)):
-    error = read_FHWC[0, y, x].astype(int) - upright_HWC[y, x]
-    assert np.abs(error).max() <= 12
-
-
-def test_images(tmp_path):
-  image_HWC = np.zeros((20, 30, 3), np.uint8)
-  image_HWC[:, 5:25] = (10, 200, 30)
-  path = tmp_path / 'a.png'
-  Image.fromarray(image_HWC).save(path)
-  read_HWC = video_reader.read_image(path, height=20, width=20)
-  np.testing.assert_array_equal(read_HWC, image_HWC[:, 5:25])
-  exif = Image.Exif()
-  exif[0x0112] = 6  # Turn clockwise to show.
-  Image.fromarray(image_HWC).save(tmp_path / 'b.png', exif=exif)
-  turned_HWC = video_reader.read_image(tmp_path / 'b.png', height=30, width=20)
-  np.testing.assert_array_equal(turned_HWC, np.rot90(image_HWC, -1))
-  Image.fromarray(image_HWC).convert('RGBA').save(tmp_path / 'c.png')
-  assert video_reader.read_image(
-    tmp_path / 'c.png', height=8, width=9
-  ).shape == (
-    8,
-    9,
-    3,
-  )
-
-
 SIZE = {'frames': 5, 'height': 8, 'width': 12, 'fps': 10}
 
 
 def test_bad_files(tmp_path):
   with pytest.raises(ValueError, match='absent.mp4: no such file'):
     video_reader.read_video(tmp_path / 'absent.mp4', **SIZE)
-  with pytest.raises(ValueError, match='absent.png: no such file'):
-    video_reader.read_image(tmp_path / 'absent.png', height=8, width=12)
   (tmp_path / 'a.mp4').write_bytes(b'this is no video' * 99)
   with pytest.raises(ValueError, match='a.mp4 cannot be read as a video'):
     video_reader.read_video(tmp_path / 'a.mp4', **SIZE)
-  with pytest.raises(ValueError, match='a.mp4 cannot be read as an image'):
-    video_reader.read_image(tmp_path / 'a.mp4', height=8, width=12)
   videos.sound_only(tmp_path / 'sound.mkv')
   with pytest.raises(ValueError, match='has no video stream'):
     video_reader.read_video(tmp_path / 'sound.mkv', **SIZE)
@@ -193,3 +152,86 @@ def test_own_size_and_rate_by_default(tmp_path):
 def test_bad_sizes(tmp_path):
   with pytest.raises(ValueError, match='height=0, .*: expected all above 0'):
     video_reader.read_video(tmp_path / 'a.mkv', **SIZE | {'height': 0})
+
+
+def test_frames_are_freed_as_they_are_read(tmp_path, monkeypatch):
+  alive, most = weakref.WeakSet(), []
+
+  class Frame(video_reader._Frame):
+    def __init__(self, *args):
+      super().__init__(*args)
+      alive.add(self)
+      most.append(len(alive))
+
+  monkeypatch.setattr(video_reader, '_Frame', Frame)
+  path = videos.lossless(tmp_path / 'a.mkv', videos.gray_clip(30))
+  assert len(video_reader.read_video(path, fps=20)) == 60
+  assert len(video_reader.read_frames(path, [0, 29], fps=10)) == 2
+  assert len(most) == 60 and max(most) <= 3
+
+
+def test_some_frames(tmp_path):
+  path = videos.lossless(tmp_path / 'a.mkv', videos.gray_clip(9))
+  images = video_reader.read_frames(path, [0, 4, 4, 99], fps=10)
+  assert videos.frame_numbers(np.stack(images)) == [0, 4, 4]
+
+
+def test_sizes_are_checked_before_decoding(tmp_path, monkeypatch):
+  path = videos.lossless(tmp_path / 'a.mkv', videos.gray_clip(3))
+  monkeypatch.setattr(video_file, 'MAX_PIXELS', 32 * 48 - 1)
+  monkeypatch.setattr(video_reader, '_decode', None)
+  for read in (video_reader.read_video, video_reader.probe):
+    with pytest.raises(ValueError, match='48x32 pixels; expected at most 1535'):
+      read(path)
+
+
+def test_a_standing_frame_does_not_fill_the_memory(tmp_path, monkeypatch):
+  path = videos.lossless(
+    tmp_path / 'a.mkv', videos.gray_clip(2), times=[0, 10**9]
+  )
+  monkeypatch.setattr(video_reader, '_memory', lambda: 10**6)
+  with pytest.raises(ValueError, match='does not fit in memory at 48x32 and 1'):
+    video_reader.read_video(path, fps=10)
+
+
+def test_files_are_not_urls(tmp_path, monkeypatch):
+  monkeypatch.chdir(tmp_path)
+  videos.lossless(tmp_path / 'b.mkv', videos.gray_clip(3))
+  for name in ('concat:b.mkv|b.mkv', 'https://example.org/b.mkv'):
+    with pytest.raises(ValueError, match='no such file'):
+      video_reader.read_video(name)
+  (tmp_path / 'b.mkv').rename('subfile,,start,0,end,0,,:b.mkv')
+  assert len(video_reader.read_video('subfile,,start,0,end,0,,:b.mkv')) == 3
+
+
+def test_damage_that_the_decoder_reports_is_refused(tmp_path):
+  noise_FHWC = np.random.default_rng(0).integers(0, 255, (9, 64, 96, 3))
+  path = videos.encode(
+    tmp_path / 'a.mkv',
+    noise_FHWC.astype(np.uint8),
+    codec='libx264',
+    pixels='yuv420p',
+  )
+  data = path.read_bytes()
+  messages = []
+  for part in range(2, 10):  # the decoder does not see everything
+    at = part * len(data) // 10
+    path.write_bytes(data[:at] + bytes(60) + data[at + 60 :])
+    try:
+      video_reader.read_video(path)
+    except ValueError as e:
+      messages.append(str(e))
+  assert len(messages) >= 4
+  assert all('a.mkv is damaged 0.' in message for message in messages)
+
+
+def test_metadata_in_another_encoding(tmp_path):
+  path = videos.encode(
+    tmp_path / 'a.avi',
+    videos.gray_clip(3),
+    codec='mpeg4',
+    pixels='yuv420p',
+    metadata={'title': 'xxxx'},
+  )
+  path.write_bytes(path.read_bytes().replace(b'xxxx', b'\xe9t\xe9s'))
+  assert len(video_reader.read_video(path)) == 3

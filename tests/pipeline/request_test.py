@@ -18,6 +18,7 @@ from spacetime.media import video_writer
 from spacetime.models.transformer import lora as lora_lib
 from spacetime.pipeline import outputs, pipeline, prompt_embeds, request
 from spacetime.pipeline import plan as plan_lib
+from spacetime.pipeline.video import Video
 from tests.helpers import published_folder
 
 WIDTH = published_folder.TEXT.d_model
@@ -463,3 +464,21 @@ def test_what_leads_somewhere_has_time_for_it(
   plan = check(ask(**(usual | {'frames': None} | changes)))
   assert plan.geometry.frames == frames == len(plan.conditioning.frames_FHWC)
   assert plan.conditioning.length == length
+
+
+def test_the_speed_of_a_video_stays(ask, tmp_path):
+  frames_FHWC = np.zeros((9, 8, 16, 3), np.uint8)
+  path = tmp_path / 'clip.mp4'
+  video_writer.write_video(path, frames_FHWC, fps=16)
+  extend = dict(mode='extend', frames=9, cond_frames=5)
+  for clip in (str(path), path, Video(frames_FHWC, 16)):
+    message = 'fps=32.*expected 16 with `video`, .* would play 2 times as fast'
+    with pytest.raises(ValueError, match=message):
+      resolve(ask(video=clip, fps=32, **extend))
+    assert resolve(ask(video=clip, fps=16, **extend))[1].fps == 16
+  # An array has the rate that is asked for.
+  assert resolve(ask(video=frames_FHWC, fps=32, **extend))[1].fps == 32
+  with pytest.raises(ValueError, match='expected 16 with `video2`'):
+    resolve(
+      ask(mode='connect', video=frames_FHWC, video2=path, fps=8, frames=9)
+    )

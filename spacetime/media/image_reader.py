@@ -1,0 +1,156 @@
+"""Image files -> 8-bit RGB: upright, of any depth, without transparency."""
+
+import os
+import pathlib
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from spacetime.media import color, display, video_file
+
+Path = str | os.PathLike
+
+# Pillow reads more, some of it by other programs (EPS).
+FORMATS = (
+  *('PNG', 'JPEG', 'WEBP', 'GIF', 'BMP', 'TIFF', 'PPM', 'AVIF', 'JPEG2000'),
+)
+BITS_PER_SAMPLE = 258  # tag of TIFF
+
+
+def read_image(
+  path: Path, *, height: int | None = None, width: int | None = None
+) -> np.ndarray:
+  """Reads an image, upright; the short side is resized, the centre cropped.
+
+  Pixels are square, whatever resolution the file states for printing.
+
+  Args:
+    path: a file of one of FORMATS; of several pictures the first.
+    height: pixel rows; None keeps those of the file.
+    width: pixel columns; None keeps those of the file.
+
+  Returns:
+    uint8 (H, W, 3); what is transparent is white.
+
+  Raises:
+    ValueError: no such file, not an image, or one whose values have no known
+      range.
+  """
+  sizes = (height, width)
+  if any(size is not None and size <= 0 for size in sizes):
+    raise ValueError(f'height={height}, width={width}: expected all above 0')
+  image = load(path)
+  return display.fit(
+    image, height=height or image.height, width=width or image.width
+  )
+
+
+def load(path: Path, *, ground: int = 255) -> Image.Image:
+  """A file as an upright image of mode RGB.
+
+  Args:
+    path: a file of one of FORMATS.
+    ground: gray level that transparent parts are laid over.
+
+  Raises:
+    ValueError: see read_image.
+  """
+  with _open(path) as image:
+    try:
+      return to_rgb(ImageOps.exif_transpose(image), ground=ground)
+    except ValueError as e:
+      raise _unreadable(path, e) from e
+
+
+def to_rgb(image: Image.Image, *, ground: int = 255) -> Image.Image:
+  """Converts an image of any mode to RGB.
+
+  16-bit values are scaled to 8 bits. Floats are 0 to 1.
+
+  Args:
+    image: any image of Pillow.
+    ground: gray level that transparent parts are laid over.
+
+  Raises:
+    ValueError: integers or floats of no known range.
+  """
+  if image.mode.startswith('I') or image.mode == 'F':
+    gray_HW, opaque_HW = _gray(image)
+    gray_HW = np.where(opaque_HW, gray_HW, np.uint8(ground))
+    return Image.fromarray(gray_HW).convert('RGB')
+  if not is_transparent(image):
+    return image.convert('RGB')
+  return Image.fromarray(color.over(np.asarray(_rgba(image)), ground))
+
+
+def is_transparent(image: Image.Image) -> bool:
+  """Whether an image has an alpha channel or a transparent colour."""
+  return image.has_transparency_data
+
+
+# -- within --------------------------------------------------------------------
+
+
+def _open(path: Path) -> Image.Image:
+  """Opens and decodes an image; its size is checked in between."""
+  path = pathlib.Path(path).expanduser()
+  if not path.is_file():
+    raise ValueError(f'{path}: no such file')
+  try:
+    image = Image.open(path, formats=FORMATS)
+  except Exception as e:  # of damaged files Pillow's readers raise anything
+    raise _unreadable(path, e) from e
+  video_file.check_pixels(path, *image.size)
+  _scale_clear_color(image)
+  try:
+    image.load()
+  except Exception as e:
+    raise _unreadable(path, e) from e
+  return image
+
+
+def _scale_clear_color(image: Image.Image) -> None:
+  """Scales the transparent colour of RGB of 16 bits, as Pillow its pixels."""
+  clear = image.info.get('transparency')
+  deep = any('16' in str(tile[3]) for tile in image.tile)
+  if deep and isinstance(clear, tuple):
+    image.info['transparency'] = tuple(level >> 8 for level in clear)
+
+
+def _unreadable(path: Path, error: Exception) -> ValueError:
+  return ValueError(f'{path} cannot be read as an image ({error})')
+
+
+def _rgba(image: Image.Image) -> Image.Image:
+  # Pillow converts premultiplied alpha and palettes in two steps only.
+  steps = {'La': 'LA', 'RGBa': 'RGBA', 'PA': 'RGBA'}
+  if image.mode in steps:
+    image = image.convert(steps[image.mode])
+  return image.convert('RGBA')
+
+
+def _gray(image: Image.Image) -> tuple[np.ndarray, np.ndarray]:
+  """Gray levels of a deep image, uint8 (H, W), and which pixels are opaque."""
+  values_HW = np.asarray(image)
+  low, high = values_HW.min(), values_HW.max()
+  if image.mode == 'F':
+    top, kind = 1.0, 'floats'
+  else:
+    top, kind = float(2 ** _bits(image) - 1), 'integers'
+  if not (0 <= low and high <= top):
+    raise ValueError(
+      f'its {kind} are from {low} to {high}; expected 0 to {top:g}'
+    )
+  opaque_HW = np.ones(values_HW.shape, bool)
+  clear = image.info.get('transparency')
+  if clear is not None:
+    opaque_HW = values_HW != clear
+  scaled_HW = values_HW.astype(np.float64) * (255 / top)
+  return np.round(scaled_HW).astype(np.uint8), opaque_HW
+
+
+def _bits(image: Image.Image) -> int:
+  """Bits of a value: 16, unless a TIFF states fewer, such as 12."""
+  tags = getattr(image, 'tag_v2', None) or {}
+  bits = tags.get(BITS_PER_SAMPLE, (16,))
+  return min(bits[0] if isinstance(bits, tuple) else bits, 16)
