@@ -247,8 +247,20 @@ def _memory() -> int:
 
 
 def _average_rate(path: Path) -> float:
-  with video_file.open_video(path) as (_, stream):
-    return video_file.average_rate(stream)
+  with video_file.open_video(path) as (container, stream):
+    rate = video_file.average_rate(stream)
+    if container.format.name not in ('gif', 'apng'):
+      return rate
+    # These state no rate, and FFmpeg's is that of the first frames.
+    spans = [
+      (packet.pts, packet.duration or 0)
+      for packet in container.demux(stream)
+      if packet.size and packet.pts is not None
+    ]
+    if not spans:
+      return rate
+    ticks = sum(spans[-1]) - spans[0][0]
+    return len(spans) / float(ticks * stream.time_base) if ticks > 0 else rate
 
 
 def _timed_frames(

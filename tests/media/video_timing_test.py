@@ -168,7 +168,7 @@ def test_frames_are_those_of_their_times(video, fps, part):
   for image_HWC in (video_FHWC[0], cut_FHWC[0]):
     quarters = [
       part.mean()
-      for half in np.split(image_HWC, 2)
+      for half in np.array_split(image_HWC, 2)
       for part in np.array_split(half, 2, axis=1)
     ]
     assert np.argmax(quarters) == 0 and quarters[0] > 200

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import spacetime
 from spacetime import SettingError
 from spacetime.data import geometry
 from spacetime.media import gif
@@ -47,6 +48,9 @@ def test_what_reading_changes_is_reported(tmp_path, caplog):
 def test_a_gif_at_the_rate_of_the_model(tmp_path):
   # Times of a GIF are hundredths of a second.
   gif.write(tmp_path / 'a.gif', videos.gray_clip(17), rate=8)
+  clip = spacetime.read_video(tmp_path / 'a.gif')
+  assert clip.fps == pytest.approx(8, abs=0.05)
+  assert videos.frame_numbers(clip.frames) == list(range(17))
   video_FHWC = inputs.read_video(tmp_path / 'a.gif', 'video', GRID, fps=8)
   assert videos.frame_numbers(video_FHWC) == list(range(17))
 
