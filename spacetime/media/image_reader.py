@@ -1,10 +1,12 @@
 """Image files -> 8-bit RGB: upright, of any depth, without transparency."""
 
+import io
 import os
 import pathlib
+from collections.abc import Callable
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageCms, ImageOps
 
 from spacetime.media import color, display, video_file
 
@@ -45,47 +47,43 @@ def read_image(
   )
 
 
-def load(path: Path, *, ground: int = 255) -> Image.Image:
-  """A file as an upright image of mode RGB.
-
-  Args:
-    path: a file of one of FORMATS.
-    ground: gray level that transparent parts are laid over.
+def load(path: Path) -> Image.Image:
+  """A file as an upright image of mode RGB; see to_rgb.
 
   Raises:
     ValueError: see read_image.
   """
-  with _open(path) as image:
-    try:
-      return to_rgb(ImageOps.exif_transpose(image), ground=ground)
-    except ValueError as e:
-      raise _unreadable(path, e) from e
+  return _load(path, to_rgb)
 
 
-def to_rgb(image: Image.Image, *, ground: int = 255) -> Image.Image:
+def load_mask(path: Path) -> Image.Image:
+  """A file as an upright image of mode L; see to_mask.
+
+  Raises:
+    ValueError: see read_image.
+  """
+  return _load(path, to_mask)
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
   """Converts an image of any mode to RGB.
 
-  16-bit values are scaled to 8 bits. Floats are 0 to 1.
-
-  Args:
-    image: any image of Pillow.
-    ground: gray level that transparent parts are laid over.
+  Colours of an ICC profile become sRGB, 16-bit values are scaled to 8 bits,
+  floats are 0 to 1, and what is transparent is laid over white.
 
   Raises:
     ValueError: integers or floats of no known range.
   """
-  if image.mode.startswith('I') or image.mode == 'F':
-    gray_HW, opaque_HW = _gray(image)
-    gray_HW = np.where(opaque_HW, gray_HW, np.uint8(ground))
-    return Image.fromarray(gray_HW).convert('RGB')
-  if not is_transparent(image):
-    return image.convert('RGB')
-  return Image.fromarray(color.over(np.asarray(_rgba(image)), ground))
+  return _flat(_to_srgb(image), ground=255)
 
 
-def is_transparent(image: Image.Image) -> bool:
-  """Whether an image has an alpha channel or a transparent colour."""
-  return image.has_transparency_data
+def to_mask(image: Image.Image) -> Image.Image:
+  """Converts an image of any mode to L; what is transparent is black.
+
+  Raises:
+    ValueError: see to_rgb.
+  """
+  return _flat(image, ground=0).convert('L')
 
 
 # -- within --------------------------------------------------------------------
@@ -119,6 +117,44 @@ def _scale_clear_color(image: Image.Image) -> None:
 
 def _unreadable(path: Path, error: Exception) -> ValueError:
   return ValueError(f'{path} cannot be read as an image ({error})')
+
+
+def _load(path: Path, convert: Callable) -> Image.Image:
+  with _open(path) as image:
+    try:
+      return convert(ImageOps.exif_transpose(image))
+    except ValueError as e:
+      raise _unreadable(path, e) from e
+
+
+def _flat(image: Image.Image, *, ground: int) -> Image.Image:
+  """RGB of 8 bits, transparent parts over a gray level."""
+  if image.mode.startswith('I') or image.mode == 'F':
+    gray_HW, opaque_HW = _gray(image)
+    gray_HW = np.where(opaque_HW, gray_HW, np.uint8(ground))
+    return Image.fromarray(gray_HW).convert('RGB')
+  if not image.has_transparency_data:
+    return image.convert('RGB')
+  return Image.fromarray(color.over(np.asarray(_rgba(image)), ground))
+
+
+def _to_srgb(image: Image.Image) -> Image.Image:
+  """Converts the colours of an ICC profile; without one, they are sRGB."""
+  profile = image.info.get('icc_profile')
+  if not profile or image.mode not in ('RGB', 'RGBA', 'CMYK', 'L'):
+    return image
+  try:
+    source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+    if 'sRGB' in ImageCms.getProfileDescription(source):
+      return image
+    return ImageCms.profileToProfile(
+      image,
+      source,
+      ImageCms.createProfile('sRGB'),
+      outputMode='RGBA' if image.mode == 'RGBA' else 'RGB',
+    )
+  except (ImageCms.PyCMSError, OSError, ValueError):
+    return image  # a damaged profile, which viewers ignore too
 
 
 def _rgba(image: Image.Image) -> Image.Image:

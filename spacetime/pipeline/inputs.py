@@ -245,7 +245,7 @@ def _picture(source: Source, name: str) -> Image.Image:
   if _is_path(source):
     return _read(name, 'an image', image_reader.load, source)
   if isinstance(source, Image.Image):
-    return _converted(source, name)
+    return _converted(source, name, image_reader.to_rgb)
   frames_FHWC = _frames(source, name)
   if len(frames_FHWC) != 1:
     raise SettingError(
@@ -257,7 +257,7 @@ def _picture(source: Source, name: str) -> Image.Image:
 def _mask_image(source: Source) -> Image.Image:
   """The mask as a greyscale image, at its own size; transparent is black."""
   if isinstance(source, Image.Image):
-    return _converted(source, 'mask', ground=0).convert('L')
+    return _converted(source, 'mask', image_reader.to_mask)
   if not _is_path(source):
     mask_HW = np.asarray(source)
     if mask_HW.dtype == bool:
@@ -266,16 +266,12 @@ def _mask_image(source: Source) -> Image.Image:
     if mask_HW.dtype != np.uint8 or channels not in ((), (3,), (4,)):
       raise SettingError('mask', describe(source), 'bool or uint8 (H, W)')
     return _mask_image(Image.fromarray(mask_HW))
-  return _read('mask', 'an image', image_reader.load, source, ground=0).convert(
-    'L'
-  )
+  return _read('mask', 'an image', image_reader.load_mask, source)
 
 
-def _converted(
-  image: Image.Image, name: str, *, ground: int = 255
-) -> Image.Image:
+def _converted(image: Image.Image, name: str, convert: Callable) -> Image.Image:
   try:
-    return image_reader.to_rgb(image, ground=ground)
+    return convert(image)
   except ValueError as e:
     raise SettingError(
       name, describe(image), 'an image of 8 or 16 bits', hint=str(e)

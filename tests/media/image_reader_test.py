@@ -1,5 +1,7 @@
 """Tests of reading images; their kinds are in tests/corpus/media.py."""
 
+import struct
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -25,8 +27,67 @@ def test_refusals(tmp_path):
     image_reader.read_image(tmp_path / 'absent.png', height=0, width=2)
 
 
-@pytest.mark.parametrize('ground', [0, 255])
-def test_transparent_parts_have_the_ground(ground):
+def test_transparent_parts_have_a_plain_ground():
   image = Image.new('RGBA', (4, 2), (9, 9, 9, 0))
-  pixels = np.asarray(image_reader.to_rgb(image, ground=ground))
-  assert (pixels == ground).all()
+  assert (np.asarray(image_reader.to_rgb(image)) == 255).all()
+  assert (np.asarray(image_reader.to_mask(image)) == 0).all()
+
+
+# Adobe RGB (1998), adapted to D50.
+PRIMARIES = np.array(
+  [
+    [0.60974, 0.31111, 0.01947],
+    [0.20528, 0.62567, 0.06087],
+    [0.14919, 0.06322, 0.74457],
+  ]
+)
+XYZ_TO_SRGB = np.array(
+  [
+    [3.13386, -1.61687, -0.49061],
+    [-0.97877, 1.91614, 0.03345],
+    [0.07194, -0.22899, 1.40524],
+  ]
+)  # of D50
+
+
+def profile():
+  """An ICC profile of three primaries and a gamma of 2.2."""
+
+  def numbers(values):
+    return b''.join(struct.pack('>i', round(65536 * v)) for v in values)
+
+  def xyz(values):
+    return b'XYZ ' + bytes(4) + numbers(values)
+
+  white = (0.9642, 1, 0.8249)
+  curve = b'curv' + bytes(4) + struct.pack('>IHH', 1, round(256 * 2.2), 0)
+  name = b'desc' + bytes(4) + struct.pack('>I', 5) + b'wide\0' + bytes(79)
+  tags = [(b'desc', name), (b'cprt', b'text' + bytes(8)), (b'wtpt', xyz(white))]
+  for letter, values in zip('rgb', PRIMARIES, strict=True):
+    tags.append((f'{letter}XYZ'.encode(), xyz(values)))
+    tags.append((f'{letter}TRC'.encode(), curve))
+  at = 132 + 12 * len(tags)
+  table, body = struct.pack('>I', len(tags)), b''
+  for tag, data in tags:
+    table += tag + struct.pack('>II', at + len(body), len(data))
+    body += data + bytes(-len(data) % 4)
+  head = struct.pack('>II', at + len(body), 0) + b'\x02\x40\0\0mntrRGB XYZ '
+  head = head.ljust(36, b'\0') + b'acsp'
+  head = head.ljust(68, b'\0') + numbers(white)
+  return head.ljust(128, b'\0') + table + body
+
+
+@pytest.mark.parametrize('mode', ['RGB', 'RGBA'])
+def test_colours_of_a_profile_become_srgb(tmp_path, mode):
+  levels = np.array((180, 120, 90))
+  light = XYZ_TO_SRGB @ (PRIMARIES.T @ (levels / 255) ** 2.2)
+  want = 255 * (1.055 * light ** (1 / 2.4) - 0.055)
+  image = Image.new('RGB', (8, 8), tuple(levels.tolist())).convert(mode)
+  path = tmp_path / 'a.png'
+  image.save(path, icc_profile=profile())
+  read_HWC = image_reader.read_image(path).astype(int)
+  assert np.abs(read_HWC - want).max() <= 2
+  assert np.abs(read_HWC - levels).max() > 10
+  # A damaged profile is ignored.
+  image.save(path, icc_profile=profile()[:200])
+  assert (image_reader.read_image(path) == levels).all()
