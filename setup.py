@@ -14,11 +14,12 @@ VERSION = re.search(
 LINUX = 'platform_system == "Linux" and platform_machine == "x86_64"'
 TPU_COMPILE = [f'jax[tpu]; {LINUX}']
 GCS = ['gcsfs>=2025.2']
+GGUF = ['gguf>=0.17']
 # The notebook of the documentation is executed with these.
 NOTEBOOK = ['ipykernel>=6.29', 'nbclient>=0.10', 'nbformat>=5.10']
 TEST = [
   *('hypothesis>=6.130', 'pytest>=8', 'pytest-xdist>=3.6', 'ruff>=0.15'),
-  *(*GCS, *NOTEBOOK, *TPU_COMPILE),
+  *(*GCS, *GGUF, *NOTEBOOK, *TPU_COMPILE),
 ]
 # The networks are compared with these, live; nothing else needs them.
 PARITY = [
@@ -81,6 +82,7 @@ setuptools.setup(
     'tpu-compile': TPU_COMPILE,
     'cuda': ['jax[cuda12]'],
     'gcs': GCS,
+    'gguf': GGUF,
     'hub': ['huggingface_hub>=0.34'],
     'test': TEST,
     'parity': TEST + PARITY,

@@ -3,6 +3,7 @@
 Tensors are converted one at a time: host memory holds one parameter.
 """
 
+import dataclasses
 import os
 import pathlib
 import shutil
@@ -25,27 +26,32 @@ from spacetime.checkpoint.locate import locate
 from spacetime.config import networks as networks_lib
 from spacetime.config import parse
 
+TRANSFORMERS = ('transformer', folders.SECOND)
+TOKENIZER_CONFIG = {'tokenizer_class': 'T5Tokenizer', 'extra_ids': 0}
 AUTOENCODER = 'autoencoder'  # folder and root of the autoencoder
 
 
 def convert(
-  source: str | os.PathLike,
+  source: str | os.PathLike | None,
   target: str | os.PathLike,
   *,
   dtype: np.dtype | None = None,
   transformer: str | None = None,
   variant: str | None = None,
+  files: folders.Files = folders.NO_FILES,
   shard_bytes: int = tensor_files.LIMIT,
 ) -> None:
   """Converts a published folder to a weights folder, or back.
 
   Args:
-    source: a folder in diffusers' format, or a weights folder.
+    source: a folder in diffusers' format, the file of a published transformer,
+      or a weights folder; None if there are files of all networks.
     target: the folder to create.
     dtype: dtype of the transformer and the text encoder; None keeps theirs. The
       autoencoder, and parameters that compute in float32, keep theirs.
     transformer: one of two transformers of a published folder.
     variant: variant of a published folder's files, such as 'bf16'.
+    files: files of published networks, which replace those of the source.
     shard_bytes: size of the largest file of a published folder.
 
   Raises:
@@ -54,12 +60,27 @@ def convert(
   """
   if shard_bytes < 1:
     raise SettingError('shard_gb', shard_bytes / 1e9, 'more than 0')
-  located = locate(os.fspath(source))
-  if located.is_published:
+  located = locate(os.fspath(source)) if source else None
+  alone = located is not None and located.kind == 'transformer'
+  if alone:
+    own = folders.Files(transformer=located.folder)
+    if folders.is_original(located.folder):
+      own = folders.original_files(located.folder)
+      if transformer == folders.SECOND:
+        own = dataclasses.replace(own, transformer=own.transformer_2)
+      if transformer:
+        own = dataclasses.replace(own, transformer_2=None)
+    files = files.over(own)
+  if located is None or alone or located.is_published:
+    folder = located and (located.pipeline if alone else located.folder)
     pipeline = folders.open_pipeline(
-      located.folder, transformer=transformer, variant=variant
+      folder, transformer=transformer, variant=variant, files=files
     )
     to_weights(pipeline, target, dtype=dtype)
+  elif files:
+    raise SettingError(
+      'source', os.fspath(source), 'a published folder beside files'
+    )
   elif located.kind in ('weights', 'bundled'):
     to_published(located.folder, target, dtype=dtype, limit=shard_bytes)
   else:
@@ -105,8 +126,18 @@ def to_weights(pipeline: folders.Pipeline, target, *, dtype=None) -> None:
     _write_weights(inside, {AUTOENCODER: parts[AUTOENCODER]}, dtype, bar)
     tensor_files.write_json(folder / checkpoint.CONFIG, config)
     tensor_files.write_json(inside / checkpoint.CONFIG, autoencoder)
-    shutil.copytree(pipeline.tokenizer, folder / folders.TOKENIZER)
+    _copy_tokenizer(pipeline, tokenizer, folder / folders.TOKENIZER)
     (folder / checkpoint.TOKENIZER).write_bytes(tokenizer.serialized)
+
+
+def _copy_tokenizer(pipeline, tokenizer, folder: pathlib.Path) -> None:
+  source = pipeline.tokenizer
+  if not isinstance(source, bytes) and source.is_dir():
+    shutil.copytree(source, folder)
+    return
+  folder.mkdir()
+  (folder / tokenizers.MODELS[0]).write_bytes(tokenizer.serialized)
+  tensor_files.write_json(folder / 'tokenizer_config.json', TOKENIZER_CONFIG)
 
 
 def _write_weights(folder, parts, dtype, bar) -> None:
@@ -181,10 +212,7 @@ def _write_tokenizer(source: pathlib.Path, folder: pathlib.Path) -> None:
     return
   folder.mkdir()
   (folder / tokenizers.MODELS[0]).write_bytes(checkpoint.read_tokenizer(source))
-  tensor_files.write_json(
-    folder / 'tokenizer_config.json',
-    {'tokenizer_class': 'T5Tokenizer', 'extra_ids': 0},
-  )
+  tensor_files.write_json(folder / 'tokenizer_config.json', TOKENIZER_CONFIG)
 
 
 def _trees(path: pathlib.Path) -> dict:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 import jax
 import numpy as np
+from absl import logging
 
 from spacetime import SettingError, checkpoint, sharding
 from spacetime.checkpoint import init_weights, load, paths
@@ -68,16 +69,37 @@ def finetuned_params(
   nets: networks.Networks,
   base: init_weights.Base,
   mesh: jax.sharding.Mesh,
+  *,
+  dtype=None,
 ) -> dict:
   """The parameters of a run that started from weights, with LoRA merged.
+
+  Args:
+    folder: the run.
+    nets: networks of the run.
+    base: the weights that it started from.
+    mesh: mesh of the parameters.
+    dtype: dtype that kernels are merged in; None keeps the base's. In 16 bits a
+      warning tells how much of the change is rounded away.
 
   Returns:
     {'dit'}, and 'text' if the base has one that was trained with it.
   """
   if not nets.lora.rank:
     return trained_params(folder, nets, mesh)
-  params = base.load(nets, mesh, dtype=None)
+  wide = dtype is not None and np.dtype(dtype).itemsize == 4
+  params = base.load(nets, mesh, dtype=dtype if wide else None)
   adapter = trained_params(folder, nets, mesh)['lora']
+  error = float(
+    jax.jit(lora_lib.merge_error)(params['dit'], adapter, scale=nets.lora.scale)
+  )
+  if error > load.MERGE_ERROR:
+    logging.warning(
+      "%s: rounding loses %.2g of the LoRA weights' change; with "
+      'dtype float32 nothing is lost',
+      folder,
+      error,
+    )
   merge = jax.jit(lora_lib.merge, donate_argnums=0)
   return params | {'dit': merge(params['dit'], adapter, scale=nets.lora.scale)}
 
@@ -128,7 +150,7 @@ def open_base_of_run(
 def _write_finetuned(folder, out, experiment, nets, dtype, path) -> str:
   base = open_base_of_run(folder, experiment, nets, path)
   mesh = sharding.single_device_mesh()
-  params = finetuned_params(folder, nets, base, mesh)
+  params = finetuned_params(folder, nets, base, mesh, dtype=dtype)
   if base.part is None:  # not published: the base's folder has the rest
     own = checkpoint.read_experiment(base.folder)
     return _write_weights(base.folder, out, own, params, dtype)

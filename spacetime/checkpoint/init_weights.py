@@ -86,13 +86,23 @@ class Base:
     return checkpoint.load_params(self.folder, shapes, tree='ema')
 
 
-def open_base(path: str, nets: networks.Networks) -> Base:
+def open_base(
+  path: str | None,
+  nets: networks.Networks,
+  *,
+  files: folders.Files = folders.NO_FILES,
+) -> Base:
   """Opens weights by path or name, and checks that they fit the networks.
+
+  Args:
+    path: path or name; None if there is a file of the transformer.
+    nets: networks of the run.
+    files: files of published networks, which replace those of the path.
 
   Raises:
     ValueError: no weights, or weights of another kind or of other sizes.
   """
-  base = _open(path)
+  base = _open(path, files)
   sizes = dataclasses.asdict(nets.dit.config)
   stored = dataclasses.asdict(base.model)
   differences = [
@@ -102,15 +112,15 @@ def open_base(path: str, nets: networks.Networks) -> Base:
   ]
   if differences:
     raise ValueError(
-      f'{path} has a transformer of other sizes than the config: '
+      f'{base.path} has a transformer of other sizes than the config: '
       f'{"; ".join(differences)}; take the experiment of that model'
     )
   if nets.text_kind == 'trained' and not base.trained_text:
     raise SettingError(
       'text.kind',
       nets.text_kind,
-      f"'frozen', since {path} has no text encoder that was trained with its "
-      'transformer',
+      f"'frozen', since {base.path} has no text encoder that was trained with "
+      'its transformer',
     )
   return base
 
@@ -127,10 +137,14 @@ def fingerprint_of_autoencoder(experiment: Experiment, *, beside) -> str:
   return ''
 
 
-def _open(path: str) -> Base:
+def _open(path: str | None, files: folders.Files) -> Base:
+  if path is None:
+    return _published(files.transformer, files.transformer, None, files)
   located = locate(path)
   folder = pathlib.Path(located.folder)
   if located.is_published:
+    if files.transformer:
+      return _published(path, files.transformer, folder, files)
     if (folder / folders.SECOND).is_dir():
       raise SettingError(
         'checkpoint',
@@ -138,28 +152,43 @@ def _open(path: str) -> Base:
         f'one of its two transformers, {path}/transformer or '
         f'{path}/{folders.SECOND}',
       )
-    return _published(path, folder / 'transformer', folder)
+    return _published(path, folder / 'transformer', folder, files)
   if located.kind == 'transformer':
-    if located.pipeline is not None:
-      return _published(path, folder, pathlib.Path(located.pipeline))
-    part = folders.open_part(folder, 'transformer')
-    return Base(path, part.config, part.fingerprint(), part=part)
+    root = located.pipeline and pathlib.Path(located.pipeline)
+    if folders.is_original(folder):
+      files = files.over(folders.original_files(folder))
+    if files.transformer_2:
+      raise SettingError(
+        'checkpoint', path, 'one of its two transformers, a folder within it'
+      )
+    return _published(path, files.transformer or folder, root, files)
+  if files:
+    raise SettingError('checkpoint', path, 'a published folder or file')
   return _own(path, located.folder)
 
 
 def _published(
-  path: str, transformer: pathlib.Path, root: pathlib.Path
+  path: str,
+  transformer: str | os.PathLike,
+  root: pathlib.Path | None,
+  files: folders.Files,
 ) -> Base:
   part = folders.open_part(transformer, 'transformer')
-  autoencoder = text = ''
+  paths = {}
   # Neither is needed for cached latents and texts: a folder may lack them.
-  if (root / 'vae').is_dir():
-    autoencoder = folders.open_part(root / 'vae', 'vae').fingerprint()
-  if (root / 'text_encoder').is_dir():
-    encoder = folders.open_part(root / 'text_encoder', 'text_encoder')
-    tokenizer = tokenizers.read(
-      root / folders.TOKENIZER, vocabulary=encoder.config.vocab_size
+  for kind in ('vae', 'text_encoder'):
+    paths[kind] = getattr(files, kind)
+    if not paths[kind] and root and (root / kind).is_dir():
+      paths[kind] = root / kind
+  autoencoder = text = ''
+  if paths['vae']:
+    autoencoder = folders.open_part(paths['vae'], 'vae').fingerprint()
+  if paths['text_encoder']:
+    encoder = folders.open_part(paths['text_encoder'], 'text_encoder')
+    source = folders.find_tokenizer(
+      files, encoder, root and root / folders.TOKENIZER
     )
+    tokenizer = tokenizers.read(source, vocabulary=encoder.config.vocab_size)
     name = f'{encoder.fingerprint()} None'
     text = load_lib.text_hash(tokenizer, name)
   return Base(
@@ -169,7 +198,7 @@ def _published(
     autoencoder,
     text,
     part=part,
-    pipeline=os.fspath(root),
+    pipeline=os.fspath(root) if root else None,
   )
 
 

@@ -7,11 +7,14 @@ import os
 from collections.abc import Callable, Mapping
 
 import jax
+from absl import logging
 
-from spacetime import checkpoint, sharding
+from spacetime import SettingError, checkpoint, sharding
+from spacetime.checkpoint import mismatch
 from spacetime.checkpoint.interop import (
   folders,
   lora,
+  lora_apply,
   sections,
   tensor_files,
   tokenizers,
@@ -22,6 +25,9 @@ from spacetime.config import parse
 from spacetime.config.experiment import Experiment
 from spacetime.config.sections import AutoencoderSection
 from spacetime.data import tokenizer as tokenizer_lib
+
+# Relative error of merged LoRA weights above which a warning is logged.
+MERGE_ERROR = 0.01
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,6 +44,8 @@ class Model:
       'autoencoder' if that has any, and 'dit_2', the second of two
       transformers. Those of a run are the average (EMA) of training.
     text_stamp: size and time of the files of a published text encoder.
+    autoencoder_hash: fingerprint of a published autoencoder.
+    adapters: LoRA weights of each transformer with their strengths, by root.
   """
 
   experiment: Experiment
@@ -47,6 +55,10 @@ class Model:
   text_hash: str
   readers: Mapping[str, Callable[[], dict]]
   text_stamp: str = ''
+  autoencoder_hash: str = ''
+  adapters: Mapping[str, tuple[tuple[lora_apply.Adapter, float], ...]] = (
+    dataclasses.field(default_factory=dict)
+  )
 
   def read(self, root: str) -> dict:
     """Reads the parameters of a root, {} if it has none.
@@ -55,46 +67,112 @@ class Model:
     """
     return self.readers[root]() if root in self.readers else {}
 
+  def read_transformer(self, root: str) -> dict:
+    """Reads a transformer with its LoRA weights: {'dit', 'lora'}.
+
+    'lora' is missing where there are none beside the kernels; see lora_apply.
+    """
+    params = self.read(root)
+    if root not in self.adapters:
+      return {'dit': params}
+    applied = lora_apply.apply(params, self.adapters[root])
+    if applied.loss.relative_error > MERGE_ERROR:
+      logging.warning(
+        'LoRA weights of %s without low-rank factors, merged into 16 bits: %s; '
+        'weights in float32 lose nothing',
+        root,
+        applied.loss,
+      )
+    return applied.tree
+
   def with_lora(
     self, path: str | os.PathLike, *, root: str = 'dit', strength: float = 1.0
   ) -> 'Model':
-    """Adds a LoRA file, merged whenever the transformer is read.
+    """Adds LoRA weights after those that it has.
 
     Args:
-      path: a safetensors file, of any dialect.
+      path: a file of any dialect, or a folder with one. With weights for both
+        of two transformers, both get theirs.
       root: 'dit', or 'dit_2' for the second of two transformers.
       strength: factor of the LoRA weights.
 
     Raises:
-      ValueError: no such file, or weights for another base model.
+      ValueError: no such file, or weights for another base model or another
+        transformer.
     """
-    adapter = lora.read(path, self.networks.dit.config, root=root)
-    read = self.readers[root]
-
-    def merged():
-      return adapter.merge(read(), strength=strength)
-
-    with open(path, 'rb') as file:
-      name = hashlib.file_digest(file, 'sha256').hexdigest()[:16]
+    file = lora.open_lora(path)
+    roots = (root,)
+    if file.has_both:
+      roots = ('dit', 'dit_2')
+      if root == 'dit_2':
+        raise ValueError(
+          f'{path} has weights for both transformers: expected it as `lora`'
+        )
+    elif file.roots == {'dit_2'} and root == 'dit':
+      raise ValueError(
+        f'{path} has weights for the second of two transformers: expected it '
+        'as `lora_2`'
+      )
+    if any(name not in self.readers for name in roots):
+      raise ValueError(
+        f'{path} has weights for two transformers: expected those of one, as '
+        'the model has'
+      )
+    adapters = dict(self.adapters)
+    for name in roots:
+      adapter = lora.read(file, self.networks.dit.config, root=name)
+      if adapter.ignored:
+        logging.warning(
+          '%s: %d tensors for an image, which this model has no input for, are '
+          'not used: %s',
+          path,
+          len(adapter.ignored),
+          mismatch.listed(adapter.ignored, most=lora.MOST),
+        )
+      adapters[name] = (*adapters.get(name, ()), (adapter, strength))
+    mark = '' if root == 'dit' else f'{root}:'
     return dataclasses.replace(
       self,
-      weights_hash=f'{self.weights_hash}+{strength}*{name}',
-      readers=dict(self.readers) | {root: merged},
+      weights_hash=f'{self.weights_hash}+{mark}{strength}*{file.fingerprint()}',
+      adapters=adapters,
     )
 
 
-def open_model(path: str, *, mesh: jax.sharding.Mesh) -> Model:
+def open_model(
+  path: str | None,
+  *,
+  mesh: jax.sharding.Mesh,
+  files: folders.Files = folders.NO_FILES,
+) -> Model:
   """Opens a text-to-video model by path or name; see locate.
 
+  Args:
+    path: path or name of the model; a published transformer by itself is one of
+      the files. None if there are files of all networks.
+    mesh: mesh of the parameters.
+    files: files of published networks, which replace those of the folder.
+
   Raises:
+    SettingError: files beside a model that is not published.
     ValueError: no model, an incomplete one, or not a text-to-video model.
   """
+  if path is None:
+    return open_published(None, mesh=mesh, files=files)
   located = locate(path)
   folder = located.folder
   if located.is_published:
-    return open_published(folder, mesh=mesh)
+    return open_published(folder, mesh=mesh, files=files)
   if located.kind == 'transformer':
-    raise ValueError(f'{path} is a transformer alone: expected a whole model')
+    own = folders.Files(transformer=folder)
+    if folders.is_original(folder):
+      own = folders.original_files(folder)
+    return open_published(located.pipeline, mesh=mesh, files=files.over(own))
+  if files:
+    raise SettingError(
+      'checkpoint',
+      path,
+      'a published folder or file beside files of its networks',
+    )
   experiment = checkpoint.read_experiment(folder)
   if experiment.stage != 'diffusion':
     raise ValueError(
@@ -143,24 +221,27 @@ def with_compute_dtype(
 
 
 def open_published(
-  folder: str | os.PathLike,
+  folder: str | os.PathLike | None,
   *,
   mesh: jax.sharding.Mesh,
   dtype=None,
   transformer: str | None = None,
+  files: folders.Files = folders.NO_FILES,
 ) -> Model:
   """Opens a folder in diffusers' format.
 
   Args:
-    folder: the folder of model_index.json.
+    folder: the folder of model_index.json; None if there are files of all
+      networks.
     mesh: mesh of the parameters.
     dtype: dtype of the transformers and the text encoder; None keeps theirs.
     transformer: 'transformer' or 'transformer_2' opens one of two alone.
+    files: files that replace networks of the folder.
 
   Raises:
     ValueError: see folders.open_pipeline; or a tokenizer of another model.
   """
-  pipeline = folders.open_pipeline(folder, transformer=transformer)
+  pipeline = folders.open_pipeline(folder, transformer=transformer, files=files)
   experiment = parse.experiment(sections.from_pipeline(pipeline, dtype=dtype))
   networks = networks_lib.networks(experiment)
   tokenizer = tokenizers.read(
@@ -179,6 +260,7 @@ def open_published(
     text_hash(tokenizer, name),
     readers,
     pipeline.text_encoder.stamp(),
+    pipeline.vae.fingerprint(),
   )
 
 

@@ -71,6 +71,6 @@ def _kind(path: epath.Path) -> str:
   if (path / CONFIG).exists() and (path / STEPS).exists():
     return 'run'
   tensors = [*path.glob('*.safetensors'), *path.glob('*.index.json')]
-  if tensors or folders.is_pipeline(path.parent):
+  if tensors or folders.is_original(path) or folders.is_pipeline(path.parent):
     return 'transformer'
   return 'run'

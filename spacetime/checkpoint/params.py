@@ -8,7 +8,7 @@ import safetensors
 from etils import epath
 
 from spacetime import sharding
-from spacetime.checkpoint import paths, trees
+from spacetime.checkpoint import finite, paths, trees
 from spacetime.checkpoint.paths import STEPS, WEIGHTS, Path, Tree
 
 
@@ -47,11 +47,12 @@ def load_params(
   )
   try:
     with trees.open_reader() as reader:
-      return reader.restore(path, ocp.args.Composite(state=restore))['state'][
-        tree
-      ]
+      restored = reader.restore(path, ocp.args.Composite(state=restore))
+      params = restored['state'][tree]
   except Exception as e:
     raise paths.damaged(path, e) from e
+  _check_finite(params, path)
+  return params
 
 
 def check_params(
@@ -119,8 +120,16 @@ def _load_safetensors(path: epath.Path, abstract: Tree) -> Tree:
     def load(key_path, leaf):
       key = sharding.path_name(key_path)
       value = file.get_tensor(key).astype(leaf.dtype, copy=False)
+      finite.check(value, f'{path}: {key}')
       return jax.make_array_from_callback(
         leaf.shape, leaf.sharding, lambda index: value[index]
       )
 
     return jax.tree_util.tree_map_with_path(load, abstract)
+
+
+def _check_finite(params: Tree, path: epath.Path) -> None:
+  """Checks this process's parts of the parameters."""
+  for key_path, leaf in jax.tree_util.tree_leaves_with_path(params):
+    for shard in leaf.addressable_shards:
+      finite.check(shard.data, f'{path}: {sharding.path_name(key_path)}')

@@ -1,6 +1,8 @@
 """Converts a published folder of Wan to a weights folder, or back.
 
   spacetime convert --source=DIR --target=DIR [--dtype=bfloat16]
+  spacetime convert --transformer=FILE --vae=FILE --text_encoder=FILE \\
+    --target=DIR
 
 The direction depends on --source: a folder with model_index.json, as diffusers
 writes it, becomes a weights folder; a weights folder becomes one that diffusers
@@ -22,11 +24,18 @@ _DTYPE = flags.DEFINE_enum(
   'Dtype of the transformer and the text encoder; theirs if not set. The '
   'autoencoder, and parameters that compute in float32, keep theirs.',
 )
-_TRANSFORMER = flags.DEFINE_enum(
+_TRANSFORMER = flags.DEFINE_string(
   'transformer',
   None,
-  ['transformer', 'transformer_2'],
-  'One of two transformers of --source.',
+  "One of two transformers of --source, 'transformer' or 'transformer_2', or a "
+  'file of one.',
+)
+_VAE = flags.DEFINE_string('vae', None, 'File of a published autoencoder.')
+_TEXT_ENCODER = flags.DEFINE_string(
+  'text_encoder', None, 'File of a published text encoder.'
+)
+_TOKENIZER = flags.DEFINE_string(
+  'tokenizer', None, 'sentencepiece model or tokenizer.json.'
 )
 _VARIANT = flags.DEFINE_string(
   'variant', None, 'Variant of the files of --source, such as bf16.'
@@ -41,15 +50,26 @@ def main() -> None:
   import jax.numpy as jnp
 
   from spacetime.checkpoint import convert
+  from spacetime.checkpoint.interop import folders
 
-  for flag in (_SOURCE, _TARGET):
+  transformer = _TRANSFORMER.value
+  chosen = transformer if transformer in convert.TRANSFORMERS else None
+  files = folders.Files(
+    transformer=None if chosen else transformer,
+    vae=_VAE.value,
+    text_encoder=_TEXT_ENCODER.value,
+    tokenizer=_TOKENIZER.value,
+  )
+  required = (_TARGET,) if files.transformer else (_SOURCE, _TARGET)
+  for flag in required:
     if not flag.value:
       raise SettingError(flag.name, flag.value, 'a folder')
   convert.convert(
     _SOURCE.value,
     _TARGET.value,
     dtype=_DTYPE.value and jnp.dtype(_DTYPE.value),
-    transformer=_TRANSFORMER.value,
+    transformer=chosen,
+    files=files,
     variant=_VARIANT.value,
     shard_bytes=int(_SHARD.value * 1e9),
   )

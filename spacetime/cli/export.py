@@ -32,8 +32,8 @@ _LORA = flags.DEFINE_enum(
   'lora',
   None,
   [*export.LORA],
-  'Form of a LoRA run: a file with the names of diffusers or of the original '
-  'repository, or a complete model with the weights merged.',
+  'Form of a LoRA run: a file with the names of another program (original: of '
+  "Wan's own repository and ComfyUI), or merged, a complete model.",
 )
 _BASE = flags.DEFINE_string(
   'base',

@@ -17,6 +17,7 @@ from absl import flags
 from ml_collections import config_flags
 
 from spacetime import SettingError, checkpoint
+from spacetime.checkpoint.interop import folders
 from spacetime.config import describe, parse
 from spacetime.sharding import multihost
 from spacetime.training import profile, run, watchdog
@@ -36,6 +37,25 @@ _CHECKPOINT = flags.DEFINE_string(
   'Weights to start from, such as digits: a run, a weights folder, a bundled '
   'name or a published folder. Default: random weights. A resumed run needs '
   'them only for low-rank adapters whose base has moved.',
+)
+_TRANSFORMER = flags.DEFINE_string(
+  'transformer',
+  None,
+  'File of a published transformer to start from, in place of --checkpoint or '
+  'of the transformer in that folder.',
+)
+_VAE = flags.DEFINE_string(
+  'vae',
+  None,
+  'File of the published autoencoder that made the cache, which is checked.',
+)
+_TEXT_ENCODER = flags.DEFINE_string(
+  'text_encoder',
+  None,
+  'File of the published text encoder that made the cache, which is checked.',
+)
+_TOKENIZER = flags.DEFINE_string(
+  'tokenizer', None, 'sentencepiece model or tokenizer.json of --text_encoder.'
 )
 _PRINT_CONFIG = flags.DEFINE_bool(
   'print_config',
@@ -100,6 +120,12 @@ def main() -> None:
       experiment,
       _WORKDIR.value,
       checkpoint=_CHECKPOINT.value,
+      files=folders.Files(
+        transformer=_TRANSFORMER.value,
+        vae=_VAE.value,
+        text_encoder=_TEXT_ENCODER.value,
+        tokenizer=_TOKENIZER.value,
+      ),
       stop=stop,
       patience=_WATCHDOG.value,
       profile=steps,

@@ -83,10 +83,10 @@ class Networks:
     dit = fsdp_cast.cast_kernels(params['dit'], self.dit.config.dtype)
     if 'lora' not in params:
       return {'params': dit}
-    return {
-      'params': dit,
-      'lora': lora_lib.variables(params['lora'], self.lora),
-    }
+    adapter = params['lora']
+    if self.lora.rank:  # that of a LoRA file has its scale already
+      adapter = lora_lib.variables(adapter, self.lora)
+    return {'params': dit, 'lora': adapter}
 
   def transform(
     self,

@@ -6,6 +6,7 @@ import jax
 import numpy as np
 
 from spacetime import SettingError
+from spacetime.checkpoint import finite
 from spacetime.media.pixels import to_frames
 from spacetime.models.autoencoder import streaming
 from spacetime.pipeline import decode_shards, decode_tiles
@@ -82,6 +83,17 @@ def _devices(count: int) -> tuple[jax.Device, ...]:
   return tuple(devices[:count]) if count > 1 else ()
 
 
+def frames(video_BFHWC) -> np.ndarray:
+  """uint8 frames of decoded video in [-1, 1].
+
+  Raises:
+    ValueError: values that are not finite.
+  """
+  video_BFHWC = np.asarray(video_BFHWC, np.float32)
+  finite.check(video_BFHWC, 'frames after decoding', 'check the autoencoder')
+  return to_frames(video_BFHWC)
+
+
 class Decoder:
   """Latents -> frames on the host, one latent frame at a time.
 
@@ -113,7 +125,7 @@ class Decoder:
   def __call__(self, z_Bfhwc) -> np.ndarray:
     """uint8 frames_BFHWC; device memory does not grow with duration."""
     if self._layout.tiles:
-      return to_frames(
+      return frames(
         decode_tiles.decode(
           self._autoencoder,
           self.params,
@@ -125,7 +137,7 @@ class Decoder:
       )
     stream = self.stream(z_Bfhwc.shape[2:4])
     chunks = [
-      to_frames(stream(z_Bfhwc[:, i : i + 1])) for i in range(z_Bfhwc.shape[1])
+      frames(stream(z_Bfhwc[:, i : i + 1])) for i in range(z_Bfhwc.shape[1])
     ]
     return np.concatenate(chunks, axis=1)
 

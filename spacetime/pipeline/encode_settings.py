@@ -32,6 +32,24 @@ class EncodeSettings:
     'Model or autoencoder that encodes: a bundled name or a folder.',
     example='digits_autoencoder',
   )
+  transformer: str | None = _field(
+    None,
+    'input',
+    'File of a published transformer, whose sizes a cache with embeddings '
+    'needs, in place of that of `checkpoint`.',
+  )
+  vae: str | None = _field(
+    None,
+    'input',
+    'File of a published autoencoder.',
+    example='wan_2.1_vae.safetensors',
+  )
+  text_encoder: str | None = _field(
+    None, 'input', 'File of a published text encoder.'
+  )
+  tokenizer: str | None = _field(
+    None, 'input', 'sentencepiece model or tokenizer.json.'
+  )
   data: str | None = _field(
     None,
     'input',
@@ -88,7 +106,7 @@ class EncodeSettings:
   )
 
   def __post_init__(self):
-    if not self.checkpoint:
+    if not self.checkpoint and not self.transformer:
       raise SettingError(
         'checkpoint', self.checkpoint, 'a model or an autoencoder'
       )
@@ -101,6 +119,13 @@ class EncodeSettings:
     for name in ('batch_size', 'shard'):
       if getattr(self, name) < 1:
         raise SettingError(name, getattr(self, name), '1 or more')
+
+  @property
+  def files(self) -> dict[str, str]:
+    """The files of networks that are set."""
+    names = ('transformer', 'vae', 'text_encoder', 'tokenizer')
+    values = {name: getattr(self, name) for name in names}
+    return {name: value for name, value in values.items() if value is not None}
 
   @property
   def sizes(self) -> dict:

@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from spacetime.checkpoint import load
+from spacetime.checkpoint import finite, load
 from spacetime.config import samplers
 from spacetime.data.settings import DataConfig
 from spacetime.diffusion.settings import SamplingSettings
@@ -88,11 +88,19 @@ class Engine:
     return self.model.experiment.sampling.with_changes(**changes)
 
   def read(self, root: str):
-    """The parameters of a network: 'text', 'dit', 'dit_2' or 'autoencoder'."""
+    """The parameters of a network: 'text' or 'autoencoder'."""
+    return self._read(root, self.model.read)
+
+  def read_transformer(self, root: str) -> dict:
+    """The parameters of 'dit' or 'dit_2', with LoRA weights: {'dit', 'lora'};
+    see load.Model.read_transformer."""
+    return self._read(root, self.model.read_transformer)
+
+  def _read(self, root: str, read: Callable):
     if root in self._params:
       return self._params[root]
     with self.progress.stage(f'reading {root}'):
-      params = self.model.read(root)
+      params = read(root)
     size = sum(leaf.nbytes for leaf in jax.tree.leaves(params))
     if size <= self._resident_bytes:
       self._params[root] = params
@@ -130,7 +138,9 @@ class Engine:
         'encode_step', autoencoder.encode_step, donate_argnums=1
       ),
     )
-    return np.concatenate([np.asarray(z) for z in codes], axis=1)
+    z_Bfhwc = np.concatenate([np.asarray(z) for z in codes], axis=1)
+    finite.check(z_Bfhwc, 'latents of the conditioning video')
+    return z_Bfhwc
 
   @contextlib.contextmanager
   def _compiling(self):

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from spacetime.checkpoint import finite
 from spacetime.diffusion import conditioning as conditioning_lib
 from spacetime.diffusion import conditioning_video, sampler
 from spacetime.pipeline import decode as decode_lib
@@ -149,14 +150,30 @@ def sample(
   ]
   with engine.progress.steps(run.steps * len(rows)):
     for root in run.roots:
-      params = {'dit': engine.read(root)}
+      params = engine.read_transformer(root)
       texts = batches(embeds, rows, engine.networks.text_length)
       for i, text in enumerate(texts):
         states[i] = jax.device_get(
           run.run(root, params, states[i], text, conditioning)
         )
       del params
-  return [np.asarray(run.finalize(state)) for state in states]
+  latents = [np.asarray(run.finalize(state)) for state in states]
+  for z_Bfhwc in latents:
+    check_latents(z_Bfhwc)
+  return latents
+
+
+def check_latents(z_Bfhwc: np.ndarray) -> None:
+  """Refuses latents that are not finite, as float16 weights may make them.
+
+  Raises:
+    ValueError: it says what to change.
+  """
+  finite.check(
+    z_Bfhwc,
+    'latents after sampling',
+    'check `lora` and `checkpoint`, or lower `guidance`',
+  )
 
 
 def clip_keys(plan: Plan, count: int, *, chunk: int = 0) -> jax.Array:

@@ -15,8 +15,8 @@ import numpy as np
 
 from spacetime.diffusion import conditioning, rollout
 from spacetime.media import fragmented_mp4, video_writer
-from spacetime.media.pixels import to_frames, to_video
-from spacetime.pipeline import generate, prompt_schedule, rollout_state
+from spacetime.media.pixels import to_video
+from spacetime.pipeline import decode, generate, prompt_schedule, rollout_state
 from spacetime.pipeline.engine import Engine
 from spacetime.pipeline.outputs import Targets
 from spacetime.pipeline.plan import Plan
@@ -100,7 +100,7 @@ class Chunks:
     if chunk.index == 0 and video is not None and len(video.before_FHWC):
       parts.append(np.stack([video.before_FHWC] * self._plan.clips))
     for i in range(z_Bfhwc.shape[1]):
-      parts.append(to_frames(self._stream(z_Bfhwc[:, i : i + 1])))
+      parts.append(decode.frames(self._stream(z_Bfhwc[:, i : i + 1])))
       self._z.append(z_Bfhwc[:, i])
       self._ends.append(parts[-1][:, -1])
     self.done += 1
@@ -117,11 +117,13 @@ class Chunks:
     conditioning = self._conditioning(chunk)
     state = run.init(keys, conditioning)
     for root in run.roots:
-      params = self._params.get(root) or {'dit': self._engine.read(root)}
+      params = self._params.get(root) or self._engine.read_transformer(root)
       if len(run.roots) == 1:
         self._params[root] = params
       state = run.run(root, params, state, text, conditioning)
-    return np.asarray(run.finalize(state), np.float32)
+    z_Bfhwc = np.asarray(run.finalize(state), np.float32)
+    generate.check_latents(z_Bfhwc)
+    return z_Bfhwc
 
   def _conditioning(self, chunk: rollout.Chunk) -> conditioning.Conditioning:
     plan, frames = self._plan, self._plan.geometry.latent[0]

@@ -6,13 +6,13 @@ from collections.abc import Mapping, Sequence
 
 from spacetime import SettingError
 from spacetime.media import contact_sheet, fragmented_mp4, video_writer
-from spacetime.pipeline.request import Request
+from spacetime.pipeline.request import FILES, Request
 from spacetime.pipeline.video import Video
 
 # Settings that name files which are read.
 INPUTS = (
   *('image', 'video', 'video2', 'mask'),
-  *('prompts_file', 'prompt_embeds', 'lora', 'lora_2'),
+  *('prompts_file', 'prompt_embeds', 'lora', 'lora_2', *FILES),
 )
 
 

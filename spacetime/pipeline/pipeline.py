@@ -1,11 +1,13 @@
 """Pipeline: a trained model that generates videos, the front door."""
 
 import dataclasses
+import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
 
 from spacetime import SettingError, sharding
 from spacetime.checkpoint import load as load_lib
+from spacetime.checkpoint.interop import folders
 from spacetime.data import geometry as geometry_lib
 from spacetime.diffusion.settings import SamplingSettings
 from spacetime.pipeline import (
@@ -24,6 +26,7 @@ from spacetime.pipeline.request import Request, Source
 from spacetime.pipeline.video import Video
 
 Progress = progress_lib.Callback | None
+DEFAULT = Request.checkpoint  # of the flag
 SAMPLING = tuple(field.name for field in dataclasses.fields(SamplingSettings))
 
 
@@ -54,25 +57,42 @@ class Pipeline:
 
   Args:
     path: path or name of the model; see load.
-    lora: file of LoRA weights of the transformer.
-    lora_2: file of LoRA weights of the second of two transformers.
-    lora_strength: factor on the LoRA weights.
+    lora: LoRA weights of the transformer: a path, or a list of paths and of
+      pairs (path, strength); see request.parse_loras.
+    lora_2: LoRA weights of the second of two transformers.
+    lora_strength: factor on the strengths of all LoRA weights.
+    transformer, transformer_2, vae, text_encoder, tokenizer: files of a
+      published model's networks, in place of those of `path`.
     mesh: devices of the parameters; None is the first device.
     progress: whether calls show a bar on stderr.
   """
 
   def __init__(
     self,
-    path: str,
+    path: str | None,
     *,
-    lora: str | None = None,
-    lora_2: str | None = None,
+    transformer: str | None = None,
+    transformer_2: str | None = None,
+    vae: str | None = None,
+    text_encoder: str | None = None,
+    tokenizer: str | None = None,
+    lora: Source | None = None,
+    lora_2: Source | None = None,
     lora_strength: float = 1.0,
     mesh=None,
     progress: bool = True,
   ):
     self.path, self.progress = path, progress
     self._mesh, self._engine = mesh, None
+    self._files = {
+      name: os.fspath(value)
+      for name, value in zip(
+        request_lib.FILES,
+        (transformer, transformer_2, vae, text_encoder, tokenizer),
+        strict=True,
+      )
+      if value is not None
+    }
     self._lora = dict(lora=lora, lora_2=lora_2, lora_strength=lora_strength)
 
   def __repr__(self) -> str:
@@ -83,7 +103,10 @@ class Pipeline:
     """The opened model with its parameters and programs."""
     if self._engine is None:
       mesh = self._mesh or sharding.single_device_mesh()
-      model = load_lib.open_model(self.path, mesh=mesh)
+      path, files = self.path, folders.Files(**self._files)
+      if path == DEFAULT and files.transformer:  # nothing of it would be used
+        path = None
+      model = load_lib.open_model(path, mesh=mesh, files=files)
       self._engine = Engine(_with_lora(model, **self._lora))
     return self._engine
 
@@ -282,7 +305,11 @@ class Pipeline:
 
   def _request(self, **values) -> Request:
     return request_lib.from_keywords(
-      SAMPLING, checkpoint=self.path, **self._lora, **values
+      SAMPLING,
+      checkpoint=self.path,
+      **self._files,
+      **self._lora,
+      **values,
     )
 
   def _videos(self, plan: plan_lib.Plan, callback: Progress) -> list[Video]:
@@ -359,6 +386,7 @@ def from_request(request: Request) -> Pipeline:
   """The pipeline of a request's checkpoint and LoRA weights, not yet opened."""
   return Pipeline(
     request.checkpoint,
+    **{name: getattr(request, name) for name in request_lib.FILES},
     lora=request.lora,
     lora_2=request.lora_2,
     lora_strength=request.lora_strength,
@@ -368,18 +396,19 @@ def from_request(request: Request) -> Pipeline:
 def _with_lora(
   model: load_lib.Model, *, lora, lora_2, lora_strength: float
 ) -> load_lib.Model:
-  """The model with LoRA weights, merged when a transformer is read."""
-  for name, path, root in (('lora', lora, 'dit'), ('lora_2', lora_2, 'dit_2')):
-    if path is None:
-      continue
-    if root not in model.readers:
-      raise SettingError(
-        name, path, 'none, since the model has one transformer: use `lora`'
-      )
-    try:
-      model = model.with_lora(path, root=root, strength=lora_strength)
-    except ValueError as e:
-      raise SettingError(
-        name, path, 'LoRA weights of this model', hint=str(e)
-      ) from e
+  """The model with LoRA weights, applied when a transformer is read."""
+  for name, value, root in (('lora', lora, 'dit'), ('lora_2', lora_2, 'dit_2')):
+    for path, strength in request_lib.parse_loras(name, value):
+      if root not in model.readers:
+        raise SettingError(
+          name, path, 'none, since the model has one transformer: use `lora`'
+        )
+      try:
+        model = model.with_lora(
+          path, root=root, strength=lora_strength * strength
+        )
+      except ValueError as e:
+        raise SettingError(
+          name, path, 'LoRA weights of this model', hint=str(e)
+        ) from e
   return model

@@ -12,7 +12,7 @@ import numpy as np
 import tqdm
 
 from spacetime import SettingError, checkpoint, sharding
-from spacetime.checkpoint import init_weights, load
+from spacetime.checkpoint import finite, init_weights, load
 from spacetime.checkpoint.interop import folders
 from spacetime.checkpoint.locate import locate
 from spacetime.config import networks
@@ -50,18 +50,26 @@ class Encoder:
   fps: float
 
 
-def open_encoder(path: str) -> Encoder:
+def open_encoder(
+  path: str | None, *, files: folders.Files = folders.NO_FILES
+) -> Encoder:
   """Opens a published folder, a text-to-video model or an autoencoder.
+
+  Args:
+    path: path or name of the model; None if there are files of all networks.
+    files: files of published networks, which replace those of the folder.
 
   Raises:
     ValueError: none of these, or damaged.
   """
   mesh = sharding.single_device_mesh()
-  located = locate(path)
-  folder = located.folder
-  if located.is_published:
-    model = load.open_published(folder, mesh=mesh)
-    name = folders.open_part(folder, 'vae').fingerprint()
+  located = locate(path) if path else None
+  folder = located.folder if located else ''
+  if located is None or located.is_published or located.kind == 'transformer':
+    model = load.open_model(path or None, mesh=mesh, files=files)
+    name = model.autoencoder_hash
+  elif files:
+    raise SettingError('checkpoint', path, 'a published folder or file')
   else:
     experiment = checkpoint.read_experiment(folder)
     if experiment.stage == 'autoencoder':
@@ -101,7 +109,9 @@ def encode(
   """
   if (settings.data is None) == (experiment is None):
     raise SettingError('data', settings.data, 'one of `data` and `config`')
-  encoder = open_encoder(settings.checkpoint)
+  encoder = open_encoder(
+    settings.checkpoint, files=folders.Files(**settings.files)
+  )
   if experiment is None:
     data, seed = folder_section(settings.data, encoder), 0
   else:
@@ -273,6 +283,7 @@ def write_latents(
       step=step,
     )
     z_Bfhwc = np.concatenate([np.asarray(chunk) for chunk in chunks], axis=1)
+    finite.check(z_Bfhwc, f'latents of the clips for {out}')
     return z_Bfhwc.astype(latent_cache.DTYPES[info.dtype])
 
   def batches(split: str, indices: range) -> Iterator[list[dict]]:

@@ -23,6 +23,7 @@ import safetensors
 import safetensors.numpy
 from absl import logging
 
+from spacetime.checkpoint import finite
 from spacetime.checkpoint.interop.tensor_files import DTYPES
 from spacetime.media import files
 from spacetime.pipeline import prompts as prompts_lib
@@ -87,6 +88,7 @@ def encode(
     for text in missing:
       text_BSY = np.asarray(embed(params, tokens[text][None]))
       embeds[text] = text_BSY[0, : np.count_nonzero(tokens[text])]
+      finite.check(embeds[text], f'prompt embeddings of {text[:80]!r}')
       if text in keys:
         cache.put(keys[text], embeds[text])
   return [embeds[text] for text in texts]

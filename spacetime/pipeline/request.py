@@ -10,6 +10,7 @@ import dataclasses
 import difflib
 import math
 import os
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -133,21 +134,56 @@ class Request:
   checkpoint: str = _field(
     'digits',
     'input',
-    'Model: a bundled name, a run, a weights folder, a diffusers folder or a '
-    'name on the Hub.',
+    'Model: a bundled name, a run, a weights folder, a diffusers folder, a '
+    'name on the Hub or the file of a published transformer.',
     example='runs/digits',
   )
-  lora: str | None = _field(
+  transformer: str | None = _field(
     None,
     'input',
-    'safetensors file of LoRA weights, merged into the transformer.',
-    example='style.safetensors',
+    'File of a published transformer, as ComfyUI has them, in place of that of '
+    '`checkpoint`; of two, the one of the higher noise levels.',
+    example='wan2.1_t2v_1.3B_bf16.safetensors',
   )
-  lora_2: str | None = _field(
-    None, 'input', 'LoRA weights of the second of two transformers.'
+  transformer_2: str | None = _field(
+    None,
+    'input',
+    'File of the second of two transformers, of the lower noise levels.',
+  )
+  vae: str | None = _field(
+    None,
+    'input',
+    'File of a published autoencoder.',
+    example='wan_2.1_vae.safetensors',
+  )
+  text_encoder: str | None = _field(
+    None,
+    'input',
+    'File of a published text encoder.',
+    example='umt5_xxl_fp8_e4m3fn_scaled.safetensors',
+  )
+  tokenizer: str | None = _field(
+    None,
+    'input',
+    'sentencepiece model or tokenizer.json, if neither the text encoder nor '
+    '`checkpoint` has one.',
+    example='spiece.model',
+  )
+  lora: Source | None = _field(
+    None,
+    'input',
+    'LoRA weights: a file of any program or a folder with one; several are '
+    'separated by commas, each with its strength, if not 1, behind a colon.',
+    example='style.safetensors:0.8,detail.safetensors',
+  )
+  lora_2: Source | None = _field(
+    None,
+    'input',
+    'LoRA weights of the second of two transformers. A file with weights for '
+    'both belongs to `lora`.',
   )
   lora_strength: float = _field(
-    1.0, 'input', 'Factor on the LoRA weights.', kind=float
+    1.0, 'input', 'Factor on the strengths of all LoRA weights.', kind=float
   )
   frames: int | None = _field(
     None,
@@ -277,6 +313,8 @@ class Request:
     return self.sampling.get('strength')
 
 
+# Files of a published model's networks.
+FILES = ('transformer', 'transformer_2', 'vae', 'text_encoder', 'tokenizer')
 FIELDS = {field.name for field in dataclasses.fields(Request)} - {'sampling'}
 
 
@@ -346,6 +384,50 @@ def parse_seeds(request: Request) -> tuple[int, ...] | None:
   if not seeds or min(seeds) < 0:
     raise SettingError('seeds', request.seeds, 'one or more, of 0 or more')
   return seeds
+
+
+def parse_loras(name: str, value) -> tuple[tuple[str, float], ...]:
+  """(path, strength) of each file of LoRA weights.
+
+  Args:
+    name: `lora` or `lora_2`.
+    value: None, a path, 'PATH:STRENGTH,PATH', or a list of paths and of pairs
+      (path, strength).
+
+  Raises:
+    SettingError: an empty path, or a strength that is not a finite number.
+  """
+  if value is None:
+    return ()
+  if isinstance(value, os.PathLike):
+    value = [os.fspath(value)]
+  if isinstance(value, str):
+    value = [value] if os.path.exists(value) else value.split(',')
+  if isinstance(value, tuple) and len(value) == 2 and _is_number(value[1]):
+    value = [value]
+  pairs = []
+  for item in value:
+    path, strength = item if isinstance(item, (tuple, list)) else (item, 1.0)
+    path = os.fspath(path).strip()
+    mark = re.fullmatch(r'(.*):([-+]?[\d.]+(?:[eE][-+]?\d+)?|nan|inf)', path)
+    if mark and not os.path.exists(path):
+      path, strength = mark[1], mark[2]
+    try:
+      strength = float(strength)
+    except (TypeError, ValueError):
+      strength = math.nan
+    if not path or not math.isfinite(strength):
+      raise SettingError(
+        name,
+        describe(value),
+        'paths, each with a finite strength or none, as A.safetensors:0.8,B',
+      )
+    pairs.append((path, strength))
+  return tuple(pairs)
+
+
+def _is_number(value) -> bool:
+  return isinstance(value, (int, float))
 
 
 def describe(value) -> Any:

@@ -11,6 +11,7 @@ from absl import logging
 from spacetime import checkpoint as checkpoint_lib
 from spacetime import sharding
 from spacetime.checkpoint import lock
+from spacetime.checkpoint.interop import folders
 from spacetime.config import experiment_files, parse
 from spacetime.config.experiment import Experiment
 from spacetime.data import batches, pipeline
@@ -41,6 +42,7 @@ def train(
   workdir: str,
   *,
   checkpoint: str | None = None,
+  files: folders.Files = folders.NO_FILES,
   stop: Callable[[], bool] = lambda: False,
   profile: profile_lib.Profile | None = None,
   patience: float = 0.0,
@@ -53,6 +55,7 @@ def train(
     workdir: output folder, made if absent; the same for all processes.
     checkpoint: weights to start from: a run, a weights folder, a bundled name
       or a published folder. None starts from random weights.
+    files: files of published networks, which replace those of `checkpoint`.
     stop: called after each step; true saves and stops.
     profile: steps to trace, if any.
     patience: seconds without progress after which the process ends; 0 waits
@@ -72,7 +75,7 @@ def train(
   folder = checkpoint_lib.absolute(workdir)
   time_log = goodput.Goodput(folder if multihost.is_first() else None)
   guard = watchdog.Watchdog(time_log, patience=patience)
-  run = setup.check(config, workdir, init_from=checkpoint)
+  run = setup.check(config, workdir, init_from=checkpoint, files=files)
   with guard, contextlib.ExitStack() as stack:
     multihost.on_first_process(lambda: stack.enter_context(lock.held(workdir)))
     last, loader = _train(run, workdir, time_log, stop=stop, profile=profile)

@@ -10,13 +10,14 @@ import optax
 
 from spacetime import SettingError, checkpoint
 from spacetime.checkpoint import init_weights, load
+from spacetime.checkpoint.interop import folders
 from spacetime.config import mesh as mesh_lib
 from spacetime.config import networks as networks_lib
 from spacetime.config import packing, parse
 from spacetime.config.experiment import Experiment
 from spacetime.data import geometry, latent_cache
 from spacetime.data import packing as packing_lib
-from spacetime.media import files
+from spacetime.media import files as files_lib
 from spacetime.models.networks import Networks
 from spacetime.training import optimizer as optimizer_lib
 from spacetime.training import pca_init, state, tasks
@@ -98,7 +99,11 @@ class Setup:
 
 
 def check(
-  experiment: Experiment, workdir: str, *, init_from: str | None = None
+  experiment: Experiment,
+  workdir: str,
+  *,
+  init_from: str | None = None,
+  files: folders.Files = folders.NO_FILES,
 ) -> Setup:
   """Checks a run; writes nothing.
 
@@ -106,6 +111,7 @@ def check(
     experiment: of the run.
     workdir: output folder, which may not exist yet.
     init_from: weights to start from; None starts from random ones.
+    files: files of published networks, which replace those of `init_from`.
 
   Raises:
     ValueError: the config, the weights, or the contents of the output folder
@@ -137,7 +143,7 @@ def check(
     cut = packing.cut(experiment, autoencoder, patch, frozen)
     pca_init.rank(train.pca_init_rank, nets.dit.config)
     check_frozen(experiment, nets)
-    base, source = find_base(init_from, workdir, nets)
+    base, source = find_base(init_from, workdir, nets, files=files)
     records = {'source': source} if source else {}
     if experiment.data.source.HAS_LATENTS:
       records['cache'] = check_cache(experiment, nets, source, workdir)
@@ -145,7 +151,7 @@ def check(
   checkpoint.check_config(workdir, experiment.values, free=FREE_KEYS)
   key = jax.random.key(experiment.seed)
   shapes = state.abstract_state(task.init, key, optimizer, mesh)
-  files.check_writable(workdir)
+  files_lib.check_writable(workdir)
   return Setup(
     experiment=experiment,
     mesh=mesh,
@@ -248,7 +254,11 @@ def check_frozen(experiment: Experiment, nets: Networks) -> None:
 
 
 def find_base(
-  init_from: str | None, workdir, nets: Networks
+  init_from: str | None,
+  workdir,
+  nets: Networks,
+  *,
+  files: folders.Files = folders.NO_FILES,
 ) -> tuple[init_weights.Base | None, dict | None]:
   """The weights to load, and the record of those that the run began with.
 
@@ -263,10 +273,12 @@ def find_base(
   if (workdir / checkpoint.CONFIG).is_file():
     saved = json.loads((workdir / checkpoint.CONFIG).read_text()).get('source')
   path = init_from
-  if saved and not path:
+  if files and not (path or files.transformer):
+    raise SettingError('transformer', None, 'a file, or `checkpoint`')
+  if saved and not path and not files:
     if nets.lora.rank or not checkpoint.has_step(workdir):
       path = saved['path']
-  if not path:
+  if not path and not files:
     if nets.lora.rank:
       raise SettingError(
         'checkpoint',
@@ -274,8 +286,12 @@ def find_base(
         f'the weights to adapt with `lora.rank`={nets.lora.rank}',
       )
     return None, saved
-  base = init_weights.open_base(path, nets)
-  return base, base.source()
+  base = init_weights.open_base(path, nets, files=files)
+  source = base.source()
+  if saved:  # a file of the transformer alone does not say these
+    keys = ('autoencoder', 'text')
+    source |= {key: source[key] or saved.get(key, '') for key in keys}
+  return base, source
 
 
 def check_cache(

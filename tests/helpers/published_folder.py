@@ -7,7 +7,7 @@ import pathlib
 import numpy as np
 import safetensors.numpy
 
-from spacetime.checkpoint.interop import config_json, networks, sections
+from spacetime.checkpoint.interop import config_json, folders, networks
 from spacetime.data import tokenizer
 from spacetime.models import text_encoder
 from spacetime.models.autoencoder import wan
@@ -109,7 +109,7 @@ def write(folder: pathlib.Path, *, vae=VAE, dtype=np.float32) -> pathlib.Path:
   (folder / 'model_index.json').write_text(json.dumps(index))
   (folder / 'scheduler').mkdir()
   (folder / 'scheduler/scheduler_config.json').write_text(
-    json.dumps(sections.SCHEDULER | {'flow_shift': 5.0})
+    json.dumps(folders.SCHEDULER_CONFIG | {'flow_shift': 5.0})
   )
   (folder / 'tokenizer').mkdir()
   pieces = tokenizer.train(CAPTIONS, vocab_size=310)

@@ -96,7 +96,8 @@ def run_theirs(pipeline, levels):
 
 
 @pytest.mark.parametrize('form', LEVELS)
-@pytest.mark.parametrize('dialect', lora.DIALECTS)
+# Dialects that diffusers loads; peft's folder has its own test.
+@pytest.mark.parametrize('dialect', ['diffusers', 'original', 'kohya'])
 def test_diffusers_loads_written_adapter(dialect, form, base, theirs, tmp_path):
   adapter, levels = make_adapter(), LEVELS[form]
   path = tmp_path / lora.FILES[dialect]
@@ -147,4 +148,76 @@ def test_reads_adapter_of_peft(alpha, base, theirs, tmp_path):
   y = run_ours(adapter.merge(base), None, levels)
   unit = max(1.0, np.abs(expected).max())
   assert np.abs(expected - run_ours(base, None, levels)).max() > 0.1
+  np.testing.assert_allclose(y / unit, expected / unit, atol=2e-5)
+
+
+def configs():
+  """Adapters of peft by name."""
+  import peft
+
+  targets = ['to_q', 'to_out.0', 'net.0.proj', 'proj_out']
+  common = dict(r=4, target_modules=targets)
+  pattern = dict(
+    alpha_pattern={'to_q': 9, r'blocks\.1\..*proj': 2},
+    rank_pattern={'to_out.0': 3},
+  )
+  return {
+    'patterns': peft.LoraConfig(**common, lora_alpha=6, **pattern),
+    'rslora': peft.LoraConfig(**common, lora_alpha=6, use_rslora=True),
+    'bias': peft.LoraConfig(**common, lora_alpha=6, lora_bias=True),
+    'dora': peft.LoraConfig(**common, lora_alpha=6, use_dora=True),
+    'loha': peft.LoHaConfig(**common, alpha=6, alpha_pattern={'to_q': 9}),
+    'lokr': peft.LoKrConfig(**common, alpha=6, decompose_both=True),
+    'lokr of one product': peft.LoKrConfig(**common, alpha=6),
+  }
+
+
+NAMES = ['patterns', 'rslora', 'bias', 'dora', 'loha', 'lokr']
+NAMES += ['lokr of one product']
+
+
+@pytest.mark.parametrize('name', NAMES)
+def test_reads_folders_of_peft(name, base, theirs, tmp_path):
+  """adapter_model.safetensors with adapter_config.json beside it."""
+  import peft
+  import safetensors.torch
+  import torch
+
+  config, levels = configs()[name], LEVELS['2.1']
+  pipeline = theirs()
+  pipeline.transformer.add_adapter(config)
+  torch.manual_seed(0)
+  for key, parameter in pipeline.transformer.named_parameters():
+    if 'magnitude' in key:
+      parameter.data *= torch.rand_like(parameter) + 0.5
+    elif any(part in key for part in ('lora_', 'hada_', 'lokr_')):
+      parameter.data.normal_(0, 0.2)
+  state = peft.get_peft_model_state_dict(pipeline.transformer)
+  state = {f'base_model.model.{k}': v.contiguous() for k, v in state.items()}
+  safetensors.torch.save_file(state, tmp_path / 'adapter_model.safetensors')
+  config.save_pretrained(tmp_path)
+  expected = run_theirs(pipeline, levels)
+  y = run_ours(lora.read(tmp_path, MODEL).merge(base), None, levels)
+  unit = max(1.0, np.abs(expected).max())
+  assert np.abs(expected - run_ours(base, None, levels)).max() > 0.1
+  np.testing.assert_allclose(y / unit, expected / unit, atol=2e-5)
+
+
+def test_peft_loads_written_folder(base, theirs, tmp_path):
+  """What is written with adapter_config.json is what peft reads."""
+  import peft
+  import safetensors.torch
+
+  adapter, levels = make_adapter(), LEVELS['2.1']
+  path = tmp_path / lora.FILES['peft']
+  lora.write(path, adapter, CONFIG, MODEL, dialect='peft')
+  config = peft.PeftConfig.from_pretrained(tmp_path)
+  pipeline = theirs()
+  pipeline.transformer.add_adapter(config)
+  state = safetensors.torch.load_file(path)
+  state = {k.removeprefix('base_model.model.'): v for k, v in state.items()}
+  result = peft.set_peft_model_state_dict(pipeline.transformer, state)
+  assert not result.unexpected_keys
+  y, expected = run_theirs(pipeline, levels), run_ours(base, adapter, levels)
+  unit = max(1.0, np.abs(expected).max())
   np.testing.assert_allclose(y / unit, expected / unit, atol=2e-5)

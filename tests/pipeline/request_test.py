@@ -212,7 +212,9 @@ def test_pairs_are_added_to_what_is_sampled(
   assert plain.model.weights_hash != tuned.model.weights_hash
   monkeypatch.undo()
   before, after = (
-    np.asarray(engine.model.read('dit')['blocks']['mlp_in']['kernel'])
+    np.asarray(
+      engine.model.read_transformer('dit')['dit']['blocks']['mlp_in']['kernel']
+    )
     for engine in (plain, tuned)
   )
   tensors = lora.read(path, published_folder.TRANSFORMER).lora['blocks']

@@ -9,17 +9,22 @@ A pipeline's folder, as diffusers writes it:
 
 import dataclasses
 import hashlib
+import os
 import pathlib
 from collections.abc import Callable, Mapping
 
 import jax
 import numpy as np
 
+from spacetime import SettingError
 from spacetime.checkpoint.interop import (
   config_json,
+  families,
   networks,
   tensor_files,
+  umt5,
   wan_transformer,
+  weight_files,
 )
 from spacetime.checkpoint.interop import parameters as parameters_lib
 from spacetime.models.transformer import dit
@@ -28,6 +33,21 @@ INDEX, CONFIG = 'model_index.json', 'config.json'
 SCHEDULER = 'scheduler/scheduler_config.json'
 TOKENIZER = 'tokenizer'
 SECOND = 'transformer_2'
+SUFFIXES = (*tensor_files.PICKLES, '.safetensors', '.gguf')
+# The level between the two transformers of Wan 2.2 A14B.
+BOUNDARY = 0.875
+# The shift of each published model, and the scheduler of their folders.
+SHIFTS = {'2.1': 3.0, '2.2': 5.0, 'A14B': 12.0}
+SCHEDULER_CONFIG = dict(
+  _class_name='UniPCMultistepScheduler',
+  num_train_timesteps=1000,
+  prediction_type='flow_prediction',
+  use_flow_sigmas=True,
+  flow_shift=3.0,
+  solver_order=2,
+  solver_type='bh2',
+  final_sigmas_type='zero',
+)
 # Head size of every published transformer.
 HEAD = 128
 
@@ -40,11 +60,15 @@ class Part:
     network: names, layouts and shapes of its tensors, with its config.
     parameters: parameters by path.
     path: the folder or file.
+    extra: bytes that the file has besides, such as a tokenizer, by name.
   """
 
   network: networks.Network
   parameters: Mapping[str, parameters_lib.Parameter]
   path: pathlib.Path
+  extra: Mapping[str, tensor_files.Tensor] = dataclasses.field(
+    default_factory=dict
+  )
 
   @property
   def config(self):
@@ -84,8 +108,9 @@ class Part:
     for path, parameter in sorted(self.parameters.items()):
       for tensor in parameter.tensors:
         digest.update(f'{root}.{path} {tensor.shape} {tensor.dtype}'.encode())
-        data = tensor.view().reshape(-1)
-        digest.update(data[:512].tobytes() + data[-512:].tobytes())
+        data = tensor.raw()
+        cut = 512 * tensor.dtype.itemsize
+        digest.update(data[:cut].tobytes() + data[-cut:].tobytes())
         tensor.release()
     return digest.hexdigest()
 
@@ -104,14 +129,47 @@ class Part:
 
 
 @dataclasses.dataclass(frozen=True)
+class Files:
+  """Single files of a published model's networks.
+
+  Attributes:
+    transformer, transformer_2, vae, text_encoder: a file or a folder of that
+      network; None takes that of the model's folder.
+    tokenizer: a sentencepiece model, tokenizer.json, or a folder with one.
+  """
+
+  transformer: str | None = None
+  transformer_2: str | None = None
+  vae: str | None = None
+  text_encoder: str | None = None
+  tokenizer: str | None = None
+
+  def __bool__(self) -> bool:
+    return any(dataclasses.astuple(self))
+
+  def over(self, other: 'Files') -> 'Files':
+    """These files, and those of another where these are None."""
+    values = dataclasses.asdict(self)
+    if values['transformer']:  # the second one belongs to the first
+      other = dataclasses.replace(other, transformer_2=None)
+    return Files(
+      **{name: v or getattr(other, name) for name, v in values.items()}
+    )
+
+
+NO_FILES = Files()
+
+
+@dataclasses.dataclass(frozen=True)
 class Pipeline:
   """A published text-to-video model.
 
   Attributes:
-    folder: folder of model_index.json.
+    folder: folder of model_index.json, or the file of the transformer.
     transformer, vae, text_encoder: the networks.
     index: contents of model_index.json.
     scheduler: contents of scheduler_config.json.
+    tokenizer: the tokenizer's file or folder, or the bytes of its model.
     transformer_2: the transformer of the lower noise levels, of two.
   """
 
@@ -121,6 +179,7 @@ class Pipeline:
   text_encoder: Part
   index: dict
   scheduler: dict
+  tokenizer: pathlib.Path | bytes
   transformer_2: Part | None = None
 
   @property
@@ -136,15 +195,41 @@ class Pipeline:
     """The noise level below which the second of two transformers is used."""
     return self.transformer_2 and self.index['boundary_ratio']
 
-  @property
-  def tokenizer(self) -> pathlib.Path:
-    """The tokenizer's folder."""
-    return self.folder / TOKENIZER
-
   def fingerprint(self) -> str:
     """Fingerprint of some bytes of each array, 16 hex digits."""
     prints = (part.fingerprint() for part in self.parts.values())
     return hashlib.sha256(''.join(prints).encode()).hexdigest()[:16]
+
+
+def original_files(folder) -> Files:
+  """The files of a folder of Wan's own repository, as far as it has them.
+
+  It holds config.json and shards of the transformer, or high_noise_model/ and
+  low_noise_model/; Wan2.1_VAE.pth, models_t5_umt5-xxl-enc-bf16.pth and
+  google/umt5-xxl/.
+  """
+  folder = pathlib.Path(folder)
+  first, second = (folder / f'{name}_noise_model' for name in ('high', 'low'))
+  two = first.is_dir() and second.is_dir()
+  paths = dict(
+    transformer=first if two else folder,
+    transformer_2=second if two else None,
+    vae=next(iter(sorted(folder.glob('Wan2*_VAE.*'))), None),
+    text_encoder=next(iter(sorted(folder.glob('models_t5_*'))), None),
+    tokenizer=folder / 'google/umt5-xxl',
+  )
+  return Files(
+    **{
+      kind: os.fspath(path) if path and path.exists() else None
+      for kind, path in paths.items()
+    }
+  )
+
+
+def is_original(path) -> bool:
+  """Whether the path is a folder of Wan's own repository."""
+  path = pathlib.Path(path)
+  return path.is_dir() and original_files(path).vae is not None
 
 
 def is_pipeline(path) -> bool:
@@ -157,44 +242,127 @@ def open_pipeline(
   *,
   transformer: str | None = None,
   variant: str | None = None,
+  files: Files = NO_FILES,
 ) -> Pipeline:
   """Opens a pipeline's folder and checks all of its networks.
 
   Args:
-    folder: folder of model_index.json.
+    folder: folder of model_index.json; None if there are files of all networks.
     transformer: 'transformer' or 'transformer_2' opens one of two alone; None
       opens all transformers.
     variant: dtype variant of the files, such as 'bf16'.
+    files: files that replace networks of the folder.
 
   Raises:
+    SettingError: a network of which there is neither a folder nor a file.
     ValueError: another family, a variant that is not supported, or weights
       that are missing, damaged or of other sizes than their configs.
   """
+  if folder is None:
+    return _open_files(files)
   folder = pathlib.Path(folder)
   index = tensor_files.read_json(folder / INDEX)
   config_json.check_class(
     index.get('_class_name'), ('WanPipeline',), folder / INDEX
   )
-  kinds = {
-    'transformer': transformer or 'transformer',
-    'vae': 'vae',
-    'text_encoder': 'text_encoder',
+  paths = {
+    kind: getattr(files, kind) or folder / kind
+    for kind in ('transformer', 'vae', 'text_encoder')
   }
+  if not files.transformer:
+    paths['transformer'] = folder / (transformer or 'transformer')
   parts = {
-    kind: open_part(folder / name, kind, variant=variant)
-    for kind, name in kinds.items()
+    kind: open_part(path, kind, variant=variant) for kind, path in paths.items()
   }
   _check_fit(folder, **{kind: part.config for kind, part in parts.items()})
   scheduler = tensor_files.read_json(folder / SCHEDULER)
-  if transformer is None and _has_two(folder, index):
-    second = open_part(folder / SECOND, 'transformer', variant=variant)
-    if second.config != parts['transformer'].config:
-      raise ValueError(
-        f'{folder}: {SECOND}/ is {second.config}, transformer/ '
-        f'{parts["transformer"].config}: expected two of the same sizes'
+  second = files.transformer_2
+  if transformer is None and not (files.transformer and not second):
+    if second or _has_two(folder, index):
+      parts[SECOND] = _open_second(
+        second or folder / SECOND, parts['transformer'], variant=variant
       )
-    parts['transformer_2'] = second
-  return Pipeline(folder, **parts, index=index, scheduler=scheduler)
+  if second and index.get('boundary_ratio') is None:
+    index |= {'boundary_ratio': BOUNDARY}
+  tokenizer = find_tokenizer(files, parts['text_encoder'], folder / TOKENIZER)
+  return Pipeline(
+    folder, **parts, index=index, scheduler=scheduler, tokenizer=tokenizer
+  )
+
+
+def _open_second(path, first: Part, *, variant: str | None = None) -> Part:
+  second = open_part(path, 'transformer', variant=variant)
+  if second.config != first.config:
+    raise ValueError(
+      f'{path} is {second.config}, {first.path} {first.config}: expected two '
+      'of the same sizes'
+    )
+  return second
+
+
+def _open_files(files: Files) -> Pipeline:
+  """A pipeline of single files, with the settings of the published ones."""
+  path = pathlib.Path(files.transformer or '')
+  names, paths, parts = [], {}, {}
+  if files.transformer:
+    parts['transformer'] = open_part(path, 'transformer')
+    if path.is_file():
+      names = families.components(weight_files.open_tensors(path))
+  for kind in ('transformer', 'vae', 'text_encoder'):
+    paths[kind] = getattr(files, kind)
+    if not paths[kind] and kind in names:  # one file of all networks
+      paths[kind] = files.transformer
+    if not paths[kind]:
+      raise SettingError(
+        kind,
+        None,
+        f'a file of {families.DESCRIPTIONS[kind]}'
+        + (f', which {path} does not contain' if files.transformer else ''),
+        hint='or set `checkpoint` to a folder with all networks',
+      )
+  for kind in ('vae', 'text_encoder'):
+    parts[kind] = open_part(paths[kind], kind)
+  _check_fit(path, **{kind: part.config for kind, part in parts.items()})
+  if files.transformer_2:
+    parts[SECOND] = _open_second(files.transformer_2, parts['transformer'])
+  residual = parts['vae'].config.is_residual
+  boundary = BOUNDARY if files.transformer_2 else None
+  index = {
+    '_class_name': 'WanPipeline',
+    'boundary_ratio': boundary,
+    'expand_timesteps': residual,
+  }
+  shift = SHIFTS['2.2' if residual else 'A14B' if boundary else '2.1']
+  tokenizer = find_tokenizer(files, parts['text_encoder'], None)
+  return Pipeline(
+    path,
+    **parts,
+    index=index,
+    scheduler=SCHEDULER_CONFIG | {'flow_shift': shift},
+    tokenizer=tokenizer,
+  )
+
+
+def find_tokenizer(
+  files: Files, encoder: Part, folder: pathlib.Path | None
+) -> pathlib.Path | bytes:
+  """The tokenizer: a setting's, that in the text encoder's file, or the
+  folder's.
+
+  Raises:
+    SettingError: none of these.
+  """
+  if files.tokenizer:
+    return pathlib.Path(files.tokenizer)
+  if umt5.TOKENIZER in encoder.extra:
+    return bytes(encoder.extra[umt5.TOKENIZER].raw())
+  if folder is None:
+    raise SettingError(
+      'tokenizer',
+      None,
+      f'a sentencepiece model or tokenizer.json, since {encoder.path} has none',
+    )
+  return folder
 
 
 def _has_two(folder: pathlib.Path, index: Mapping) -> bool:
@@ -234,23 +402,46 @@ def open_part(path, kind: str, *, variant: str | None = None) -> Part:
   if is_pipeline(path):
     path = path / kind
   weights = path
-  if not path.is_file() and path.suffix not in tensor_files.PICKLES:
+  if not path.is_file() and path.suffix not in SUFFIXES:
     weights = tensor_files.find(path, variant=variant)
-  opened = tensor_files.open_tensors(weights)
-  names = networks.published_names(kind, opened, path)
+  opened = weight_files.open_tensors(weights)
+  names = families.component(kind, opened)
+  families.check(kind, names, path)
+  extra = {
+    name.rpartition('.')[2]: opened[name]
+    for name in opened
+    if name.rpartition('.')[2] in weight_files.BYTES
+  }
+  names = [n for n in names if n.rpartition('.')[2] not in extra]
+  names = networks.published_names(kind, names, path)
   tensors = {published: opened[name] for name, published in names.items()}
   sizes = weights.parent / CONFIG
-  if sizes.is_file():
+  if _belongs(sizes, weights):
     config = networks.FORMATS[kind].read_config(
       tensor_files.read_json(sizes), sizes
     )
   elif kind == 'transformer':
     config = infer_config(tensors, weights)
   else:
-    raise ValueError(f"{sizes}: no such file; expected the {kind}'s sizes")
+    shapes = {name: tensor.shape for name, tensor in tensors.items()}
+    config = networks.FORMATS[kind].infer_config(shapes, weights)
   network = networks.of(config)
   networks.check(network, tensors, path)
-  return Part(network, parameters_lib.parameters(network, tensors), path)
+  params = parameters_lib.parameters(network, tensors)
+  return Part(network, params, path, extra)
+
+
+def _belongs(config: pathlib.Path, weights: pathlib.Path) -> bool:
+  """Whether a config.json beside weights is theirs: in a folder of several
+  models it is not."""
+  if not config.is_file():
+    return False
+  names = (f'{stem}.' for stem in tensor_files.STEMS)
+  if weights.name.startswith(tuple(names)) or weights.suffix == '.json':
+    return True
+  kinds = ('.safetensors', *tensor_files.PICKLES, '.gguf')
+  beside = [p for p in weights.parent.iterdir() if p.suffix in kinds]
+  return beside == [weights]
 
 
 def infer_config(
@@ -261,7 +452,6 @@ def infer_config(
   Raises:
     ValueError: missing tensors, or a head size other than HEAD.
   """
-  networks.refuse_foreign('transformer', tensors, where)
   wan_transformer.check_names(tensors)
   width, channels, *patch = tensors['patch_embedding.weight'].shape
   if width % HEAD:

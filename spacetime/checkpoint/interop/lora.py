@@ -1,27 +1,30 @@
 """Reads and writes LoRA files in the dialects of other programs.
 
-It reads and writes two dialects, diffusers' and the original repository's,
-which ComfyUI uses too:
+  transformer.blocks.0.attn1.to_q.lora_A.weight              diffusers
+  diffusion_model.blocks.0.self_attn.q.lora_down.weight      ComfyUI
+  lora_unet_blocks_0_self_attn_q.lora_down.weight            kohya
 
-  transformer.blocks.0.attn1.to_q.lora_A.weight
-  diffusion_model.blocks.0.self_attn.q.lora_down.weight, with .alpha beside it
-
-It also reads the names of kohya's trainer, lora_unet_blocks_0_self_attn_q...
+LoRA, DoRA, LoKr, LoHa and plain differences are read. Names: lora_names.py;
+alpha: lora_scale.py; what is done to a weight: lora_changes.py; how a model is
+changed: lora_apply.py.
 """
 
 import dataclasses
-import json
+import hashlib
+import os
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 import safetensors.numpy
 
 from spacetime.checkpoint import mismatch
 from spacetime.checkpoint.interop import (
   layouts,
+  lora_apply,
+  lora_changes,
+  lora_names,
+  lora_scale,
   networks,
   tensor_files,
   wan_transformer,
@@ -29,107 +32,364 @@ from spacetime.checkpoint.interop import (
 from spacetime.models.transformer import dit as dit_lib
 from spacetime.models.transformer import lora
 
-DIALECTS = ('diffusers', 'original')
-FILES = {
-  'diffusers': 'pytorch_lora_weights.safetensors',
-  'original': 'lora.safetensors',
-}
-PREFIXES = (
-  'base_model.model.',
-  'transformer.',
-  'model.diffusion_model.',
-  'diffusion_model.',
-)
-SECOND, KOHYA = 'transformer_2.', 'lora_unet_'
-KINDS = {
-  'lora_A.weight': 'down',
-  'lora_down.weight': 'down',
-  'lora_A.default.weight': 'down',
-  'lora_B.weight': 'up',
-  'lora_up.weight': 'up',
-  'lora_B.default.weight': 'up',
-  'alpha': 'alpha',
-  'diff': 'weight',
-  'diff_b': 'bias',
-}
-METADATA = 'lora_adapter_metadata'  # where diffusers stores alpha
+DIALECTS = tuple(lora_names.DIALECTS)
+FILES = {name: dialect.file for name, dialect in lora_names.DIALECTS.items()}
+# Names of the weights in a folder, the first that exists.
+STEMS = ('adapter_model', 'pytorch_lora_weights')
+# Most names of each fault in a message.
+MOST = 3
+DECOMPOSED = ('dora_scale', 'magnitude')
+LOKR = ('lokr_w1', 'lokr_w2')
+LOHA = ('hada_w1_a', 'hada_w1_b', 'hada_w2_a', 'hada_w2_b')
 
 
 @dataclasses.dataclass(frozen=True)
-class Adapter:
-  """Changes of a transformer's parameters, from a LoRA file.
+class LoraFile:
+  """An opened file of LoRA weights.
 
   Attributes:
-    lora: {'blocks': {...: {'a', 'b'}}, ...}, float32, with the scale in b.
-    deltas: (path, layer or None, array added to that parameter).
+    path: the file.
+    tensors: its tensors by name.
+    scales: its alphas.
   """
 
-  lora: dict
-  deltas: tuple[tuple[str, int | None, np.ndarray], ...]
+  path: pathlib.Path
+  tensors: Mapping[str, tensor_files.Tensor]
+  scales: lora_scale.Scales
 
-  def merge(self, dit: Mapping, *, strength: float = 1.0) -> dict:
-    """Adds the changes to a transformer's parameters.
+  @property
+  def roots(self) -> set[str]:
+    """The transformers that names are of: 'dit' and 'dit_2', or '' for names
+    that do not say so."""
+    return {lora_names.strip_prefixes(name)[0] for name in self.tensors}
 
-    Args:
-      dit: parameters on the device.
-      strength: factor of all changes.
-    """
-    merged = jax.jit(lora.merge)(dit, self.lora, scale=strength)
-    for path, layer, delta in self.deltas:
-      *names, last = path.split('.')
-      tree = merged
-      for name in names:
-        tree = tree[name]
-      change = (strength * delta).astype(tree[last].dtype)
-      index = ... if layer is None else layer
-      tree[last] = tree[last].at[index].add(change)
-    return merged
+  @property
+  def has_both(self) -> bool:
+    """Whether it has weights for both of two transformers."""
+    return 'dit_2' in self.roots and len(self.roots) > 1
+
+  def fingerprint(self) -> str:
+    """Fingerprint of the file and its config, 16 hex digits."""
+    with open(self.path, 'rb') as file:
+      digest = hashlib.file_digest(file, 'sha256')
+    digest.update(repr(sorted(self.scales.configs.items())).encode())
+    return digest.hexdigest()[:16]
 
 
-def read(path, model: dit_lib.DiTConfig, *, root: str = 'dit') -> Adapter:
-  """Reads a LoRA file for a transformer of these sizes.
-
-  Args:
-    path: a safetensors file.
-    model: sizes of the base model.
-    root: 'dit', or 'dit_2' for the second of two transformers; a file that does
-      not distinguish them applies to both.
+def find(path: str | os.PathLike) -> pathlib.Path:
+  """The weights of a path: the file itself, or those of a folder.
 
   Raises:
-    ValueError: not safetensors, no weights for this root, or weights for
-      another base model; the message lists all keys that do not fit.
+    ValueError: a folder without LoRA weights, or with several files.
   """
   path = pathlib.Path(path)
+  if not path.is_dir():
+    return path
+  kinds = ('.safetensors', *tensor_files.PICKLES)
+  for stem in STEMS:
+    for kind in kinds:
+      if (path / f'{stem}{kind}').is_file():
+        return path / f'{stem}{kind}'
+  files = sorted(p for p in path.iterdir() if p.suffix in kinds)
+  if len(files) != 1:
+    names = mismatch.listed([p.name for p in files], most=MOST)
+    raise ValueError(
+      f'{path} has {names or "no weights"}: expected one file of LoRA weights, '
+      f'such as {STEMS[0]}.safetensors'
+    )
+  return files[0]
+
+
+def open_lora(path: str | os.PathLike) -> LoraFile:
+  """Opens a file of LoRA weights, or the folder of one.
+
+  Raises:
+    ValueError: no such file, a damaged one, or an adapter of another form.
+  """
+  path = find(path)
+  tensors = tensor_files.open_tensors(path, dtypes=tensor_files.READABLE)
+  scales = lora_scale.read(path, tensor_files.metadata(path))
+  return LoraFile(path, tensors, scales)
+
+
+def read(
+  path: str | os.PathLike | LoraFile,
+  model: dit_lib.DiTConfig,
+  *,
+  root: str = 'dit',
+) -> lora_apply.Adapter:
+  """Reads LoRA weights for a transformer of these sizes.
+
+  Args:
+    path: a file, a folder with one, or an opened file.
+    model: sizes of the base model.
+    root: 'dit', or 'dit_2' for the second of two transformers; a file that does
+      not distinguish them fits both.
+
+  Raises:
+    ValueError: no weights for this root, weights for another base model, or
+      values that are not finite; the message names the keys.
+  """
+  file = path if isinstance(path, LoraFile) else open_lora(path)
   network = networks.of(model)
   rows = {name: row for name, *row in network.rows}
-  modules, unknown = _by_module(path, rows, root)
   shapes = network.published_shapes()
-  halves, other = [], []
-  for module, parts in modules.items():
-    if ('down' in parts) != ('up' in parts):
-      halves += [tensor.name for tensor in parts.values()]
-      continue
-    for kind, shape in _expected(parts, module, shapes).items():
-      if parts[kind].shape != shape:
-        tensor = parts[kind]
-        other.append(f'{tensor.name} {tensor.shape}, expected {shape}')
-  faults = {
-    'unknown': unknown,
-    'without its other half': halves,
-    'of other shapes': other,
-  }
-  text = mismatch.report(faults)
+  modules, faults = _by_module(file, rows, root)
+  for parts in modules.values():
+    for fault, names in _faults(parts, shapes).items():
+      faults.setdefault(fault, []).extend(names)
+  text = mismatch.report(faults, most=MOST)
   if text or not modules:
+    form = lora_names.unsupported(file.tensors)
     raise ValueError(
-      f'{path} does not fit this transformer of {model.layers} layers of width '
-      f'{model.width}; {text or "it has no LoRA weights"}; it belongs to '
-      'another base model'
+      f'{file.path} does not fit this transformer of {model.layers} layers of '
+      f'width {model.width}; {text or "it has no LoRA weights"}; '
+      + (
+        f'{form} is not supported'
+        if form
+        else 'it belongs to another base model'
+      )
     )
-  return _adapter(modules, rows, network, _alphas(path))
+  changes = {}
+  for parts in modules.values():
+    for target, change in _changes(file, parts, shapes):
+      param, layer, layout = rows[target]
+      changes.setdefault((param, layer), []).append(change)
+  _check_finite(file.path, modules)
+  ignored = sorted(n for n in file.tensors if _is_ignored(n, rows))
+  return lora_apply.Adapter(network, changes, tuple(ignored))
+
+
+@dataclasses.dataclass
+class _Module:
+  """The tensors of a module, by kind, with what their names have in common."""
+
+  root: str
+  stem: str
+  tensors: dict[str, tensor_files.Tensor]
+  targets: dict[str, str]
+
+
+def _by_module(
+  file: LoraFile, rows: Mapping, root: str
+) -> tuple[dict[str, _Module], dict[str, list[str]]]:
+  """Groups the tensors of a root by module; (modules, names by fault)."""
+  lookup = lora_names.Modules(rows)
+  modules, unknown, twice = {}, [], []
+  split = file.has_both
+  for name, tensor in file.tensors.items():
+    parsed = lookup.parse(name)
+    if split and (parsed.root or 'dit') != root:
+      continue
+    if not split and root == 'dit' and parsed.root == 'dit_2':
+      continue
+    if _is_ignored(name, rows):
+      continue
+    if not parsed.target:
+      unknown.append(name)
+      continue
+    key = parsed.target.removesuffix('.weight').removesuffix('.bias')
+    module = modules.setdefault(key, _Module(parsed.root, parsed.stem, {}, {}))
+    if parsed.kind in module.tensors:
+      twice.append(name)
+    module.tensors[parsed.kind] = tensor
+    module.targets[parsed.kind] = parsed.target
+  return modules, {'unknown': unknown, 'twice': twice}
+
+
+def _is_ignored(name: str, rows: Mapping) -> bool:
+  """Whether a name is of an image input that this model does not have."""
+  image = wan_transformer.IMAGE.search(name)
+  flat = lora_names.FLAT.match(lora_names.strip_prefixes(name)[1])
+  if flat:
+    image = image or name.partition('.')[0].endswith('_img')
+  return bool(image) and not any(map(wan_transformer.IMAGE.search, rows))
+
+
+def _faults(module: _Module, shapes: Mapping) -> dict[str, list[str]]:
+  """Names of a module's tensors by fault: halves, and other shapes."""
+  kinds, halves, other = module.tensors.keys(), [], []
+  required = []
+  if kinds & {'down', 'up', 'up_bias'}:
+    required += ['down', 'up']
+  if any(kind.startswith('hada') for kind in kinds):
+    required += LOHA
+  for factor in LOKR if any(k.startswith('lokr') for k in kinds) else ():
+    if factor not in kinds:
+      required += [f'{factor}_a', f'{factor}_b']
+  alone = {'alpha', *DECOMPOSED}  # they need a change to scale
+  if kinds & alone and not required and not kinds & set(LOKR):
+    required += ['down', 'up']
+  if any(kind not in kinds for kind in required):
+    names = (t.name for t in module.tensors.values())
+    return {'without its other half': list(names)}
+  for kind, expected in _expected(module, shapes).items():
+    tensor = module.tensors[kind]
+    if not _fits(tensor.shape, expected):
+      other.append(f'{tensor.name} {tensor.shape}, expected {expected}')
+  if not other and any(k.startswith('lokr') for k in kinds):
+    target = next(iter(module.targets.values()))
+    size = [_lokr_shape(module, f) for f in LOKR]
+    product = tuple(a * b for a, b in zip(*size, strict=True))
+    expected = shapes[target]
+    if not _fits(product, expected[:2]):
+      name = next(iter(module.tensors.values())).name
+      other.append(f'{name} of a product {product}, expected {expected}')
+  return {'without its other half': halves, 'of other shapes': other}
+
+
+def _expected(module: _Module, shapes: Mapping) -> dict[str, tuple[int, ...]]:
+  """The expected shapes of a module's tensors by kind."""
+  tensors, expected = module.tensors, {}
+  for kind, target in module.targets.items():
+    shape = shapes[target]
+    if kind in ('weight', 'bias', 'modulation', 'up_bias'):
+      expected[kind] = shape
+    elif kind == 'down':
+      expected[kind] = (tensors[kind].shape[:1] or (0,)) + shape[1:]
+    elif kind == 'up':
+      expected[kind] = (shape[0], *tensors['down'].shape[:1])
+    elif kind.startswith('hada'):
+      rank = tensors[f'{kind[:7]}_a'].shape[-1:] or (0,)
+      size = (int(np.prod(shape[1:])),)
+      is_a = kind.endswith('_a')
+      expected[kind] = shape[:1] + rank if is_a else rank + size
+    elif kind in DECOMPOSED:
+      row = (shape[0], *[1] * (len(shape) - 1))
+      column = (1, shape[1], *[1] * (len(shape) - 2))
+      by_column = tensors[kind].shape == column and shape[0] != 1
+      expected[kind] = column if by_column and kind == 'dora_scale' else row
+    elif kind == 'alpha':
+      expected[kind] = ()
+    elif kind.startswith('lokr') and kind[-2:] in ('_a', '_b'):
+      factor = kind[:-2]
+      rank = tensors[f'{factor}_a'].shape[-1:] or (0,)
+      own = tensors[kind].shape
+      expected[kind] = own[:1] + rank if kind.endswith('_a') else rank + own[1:]
+  return expected
+
+
+def _fits(shape: tuple[int, ...], expected: tuple[int, ...]) -> bool:
+  """Whether shapes agree but for axes of one value and flat convolutions.
+
+  Kohya's trainers write linear layers as convolutions with a kernel of 1.
+  """
+  if shape == expected:
+    return True
+  squeezed = tuple(n for n in shape if n != 1)
+  if squeezed == tuple(n for n in expected if n != 1):
+    return True
+  flat = (*expected[:1], int(np.prod(expected[1:])))
+  return len(expected) > 2 and shape[:1] + shape[1:] == flat
+
+
+def _lokr_shape(module: _Module, factor: str) -> tuple[int, int]:
+  if factor in module.tensors:
+    shape = (*module.tensors[factor].shape, 1, 1)[:2]
+    return shape
+  rows = module.tensors[f'{factor}_a'].shape[0]
+  return rows, module.tensors[f'{factor}_b'].shape[1]
+
+
+def _changes(
+  file: LoraFile, module: _Module, shapes: Mapping
+) -> Iterable[tuple[str, lora_changes.Change]]:
+  """Yields (published name, change) of a module's tensors."""
+  arrays = {
+    kind: np.asarray(tensor_files.as_float32(tensor))
+    for kind, tensor in module.tensors.items()
+  }
+  alpha = float(arrays['alpha'].reshape(())) if 'alpha' in arrays else None
+  target = next(
+    (
+      name
+      for kind, name in module.targets.items()
+      if kind not in ('bias', 'up_bias', 'modulation', 'alpha')
+    ),
+    '',
+  )
+  shape = shapes.get(target, ())
+
+  def scale(rank: int) -> float:
+    return file.scales.scale(module.root, module.stem, rank, alpha=alpha)
+
+  change = None
+  if 'down' in arrays:
+    down = arrays['down'].reshape(len(arrays['down']), *shape[1:])
+    up = arrays['up'].reshape(shape[0], len(down))
+    change = lora_changes.LowRank(down, up, scale(len(down)))
+  elif 'hada_w1_a' in arrays:
+    a1, b1, a2, b2 = (arrays[kind] for kind in LOHA)
+    change = lora_changes.Hadamard(a1, b1, a2, b2, scale(len(b1)))
+  elif any(kind.startswith('lokr') for kind in arrays):
+    change = _kronecker(file, module, arrays, alpha)
+  for kind in DECOMPOSED:
+    if kind in arrays:
+      change = _decomposed(change, arrays[kind], kind, shape)
+  if change is not None:
+    yield target, change
+  if 'up_bias' in arrays:
+    factor = scale(len(arrays['down']))
+    bias = arrays['up_bias'].reshape(shapes[module.targets['up_bias']])
+    yield module.targets['up_bias'], lora_changes.Plain(bias, factor)
+  for kind in ('weight', 'bias', 'modulation'):
+    if kind in arrays:
+      name = module.targets[kind]
+      yield name, lora_changes.Plain(arrays[kind].reshape(shapes[name]))
+
+
+def _decomposed(change, magnitude, kind: str, shape) -> lora_changes.Decomposed:
+  by = 'row'
+  if kind == 'dora_scale':
+    by = 'base' if magnitude.size == shape[0] else 'column'
+    if magnitude.shape[:1] == (1,) and shape[0] != 1 and magnitude.ndim > 1:
+      by = 'column'
+  return lora_changes.Decomposed(change, magnitude.reshape(-1), by)
+
+
+def _kronecker(file: LoraFile, module: _Module, arrays, alpha):
+  """LoKr: alpha counts if a factor is a product, or in PEFT's config."""
+  factors, rank = [], None
+  for name in LOKR:
+    if name in arrays:
+      factors.append(arrays[name])
+    else:
+      factors.append(arrays[f'{name}_a'] @ arrays[f'{name}_b'])
+      rank = len(arrays[f'{name}_b'])
+  factors = [w if w.ndim > 1 else w.reshape(-1, 1) for w in factors]
+  config = file.scales.config(module.root)
+  if rank is None and alpha is None and config is not None:
+    rank = config.get('r')
+    for pattern, value in (config.get('rank_pattern') or {}).items():
+      if lora_scale.matches(pattern, module.stem):
+        rank = value
+        break
+  if rank is None:
+    return lora_changes.Kronecker(*factors, 1.0)
+  scale = file.scales.scale(module.root, module.stem, rank, alpha=alpha)
+  return lora_changes.Kronecker(*factors, scale)
+
+
+def _check_finite(path, modules: Mapping[str, _Module]) -> None:
+  bad = [
+    tensor.name
+    for module in modules.values()
+    for tensor in module.tensors.values()
+    if not np.isfinite(tensor_files.as_float32(tensor)).all()
+  ]
+  if bad:
+    raise ValueError(
+      f'{path} has values that are not finite, in '
+      f'{mismatch.listed(bad, most=MOST)}: expected finite numbers; its '
+      'training has diverged, or it is damaged'
+    )
+
+
+# -- writing -------------------------------------------------------------------
 
 
 def write(
-  path,
+  path: str | os.PathLike,
   params: Mapping,
   config: lora.LoraConfig,
   model: dit_lib.DiTConfig,
@@ -137,143 +397,42 @@ def write(
   dialect: str,
   dtype=np.float32,
 ) -> None:
-  """Writes LoRA weights with diffusers' or the original repository's names.
-
-  Without metadata, readers of diffusers' names assume that alpha equals the
-  rank, so b contains the scale there. The original names have `.alpha`.
+  """Writes LoRA weights with the names of another program.
 
   Args:
-    path: the file.
+    path: the file; PEFT's adapter_config.json is written beside it.
     params: LoRA parameters, as lora.init makes them.
     config: rank and alpha.
     model: sizes of the base model.
     dialect: one of DIALECTS.
     dtype: dtype of the file.
   """
-  network, arrays = networks.of(model), {}
+  path, names = pathlib.Path(path), lora_names.DIALECTS[dialect]
+  network, arrays, targets = networks.of(model), {}, set()
   leaves = {'.'.join(p): np.asarray(leaf) for p, leaf in layouts.leaves(params)}
   for name, target, layer, _ in network.rows:
     stem = target.removesuffix('.kernel')
     if f'{stem}.a' not in leaves or not target.endswith('.kernel'):
       continue
-    down, up = leaves[f'{stem}.a'][layer].T, leaves[f'{stem}.b'][layer].T
-    if dialect == 'diffusers':
-      module = f'transformer.{name.removesuffix(".weight")}'
-      arrays[f'{module}.lora_A.weight'] = down
-      arrays[f'{module}.lora_B.weight'] = config.scale * up
-    else:
-      original = wan_transformer.original_name(name).removesuffix('.weight')
-      module = f'diffusion_model.{original}'
-      arrays[f'{module}.lora_down.weight'] = down
-      arrays[f'{module}.lora_up.weight'] = up
+    published = name.removesuffix('.weight')
+    module = names.module(published)
+    up = leaves[f'{stem}.b'][layer].T
+    if names.alpha == 'none':
+      up = config.scale * up
+    arrays[f'{module}.{names.down}'] = leaves[f'{stem}.a'][layer].T
+    arrays[f'{module}.{names.up}'] = up
+    if names.alpha == 'tensor':
       arrays[f'{module}.alpha'] = np.float32(config.alpha)
+    targets.add(published.partition('.')[2].partition('.')[2])
   safetensors.numpy.save_file(
     {k: np.array(v, dtype, order='C') for k, v in arrays.items()},
     path,
     metadata={'format': 'pt'},
   )
-
-
-def _by_module(path, rows, root: str) -> tuple[dict, list[str]]:
-  """({module: {kind: tensor}}, unknown names)."""
-  kohya = {
-    dialect(name.removesuffix('.weight')).replace('.', '_'): name
-    for name in rows
-    for dialect in (wan_transformer.original_name, str)
-  }
-  modules, unknown = {}, []
-  opened = tensor_files.open_tensors(path)
-  second = {n: t for n, t in opened.items() if n.startswith(SECOND)}
-  if root == 'dit_2':
-    opened = second or opened
-  else:
-    opened = {n: t for n, t in opened.items() if n not in second}
-  for name, tensor in opened.items():
-    stem, kind = _split(name.removeprefix(SECOND))
-    if stem.startswith(KOHYA):
-      published = kohya.get(stem.removeprefix(KOHYA), stem)
-    else:
-      published = wan_transformer.published_name(f'{stem}.weight')
-    module = published.removesuffix('.weight')
-    target = f'{module}.{kind if kind == "bias" else "weight"}'
-    if kind is None or target not in rows:
-      unknown.append(name)
-    else:
-      modules.setdefault(module, {})[kind] = tensor
-  return modules, unknown
-
-
-def _split(name: str) -> tuple[str, str | None]:
-  """(name of the module in the file, kind or None)."""
-  for prefix in PREFIXES:
-    name = name.removeprefix(prefix)
-  for tail, kind in KINDS.items():
-    if name.endswith(f'.{tail}'):
-      return name.removesuffix(f'.{tail}'), kind
-  return name, None
-
-
-def _expected(parts, module: str, shapes) -> dict[str, tuple | None]:
-  """The expected shapes of a module's tensors by kind; None fits no tensor."""
-  weight, expected = shapes[f'{module}.weight'], {}
-  if 'down' in parts:
-    linear = len(weight) == 2 and parts['down'].shape
-    rank = parts['down'].shape[0] if linear else 0
-    expected['down'] = (rank, weight[1]) if linear else None
-    expected['up'] = (weight[0], rank) if linear else None
-  if 'weight' in parts:
-    expected['weight'] = weight
-  if 'bias' in parts:
-    expected['bias'] = shapes[f'{module}.bias']
-  return expected
-
-
-def _alphas(path: pathlib.Path) -> dict:
-  """Alphas in diffusers' metadata by module, '' for all other modules."""
-  with path.open('rb') as file:
-    length = int.from_bytes(file.read(8), 'little')
-    header = json.loads(file.read(length))
-  metadata = header.get('__metadata__', {}).get(METADATA)
-  if not metadata:
-    return {}
-  values = {
-    key.removeprefix('transformer.'): value
-    for key, value in json.loads(metadata).items()
-  }
-  alphas = dict(values.get('alpha_pattern') or {})
-  return alphas | ({'': values['lora_alpha']} if 'lora_alpha' in values else {})
-
-
-def _adapter(modules, rows, network, alphas: dict) -> Adapter:
-  """Stacks weights over the layers; lower ranks are padded with zeros."""
-  matrices, deltas = {}, []
-  for module, parts in modules.items():
-    path, layer, layout = rows[f'{module}.weight']
-    if 'down' in parts:
-      down, up = (np.float32(parts[k].view()) for k in ('down', 'up'))
-      rank = len(down)
-      alpha = alphas.get(module, alphas.get('', rank))
-      if 'alpha' in parts:
-        alpha = float(parts['alpha'].view())
-      matrices.setdefault(path, {})[layer] = down.T, alpha / rank * up.T
-    for kind in ('weight', 'bias'):
-      if kind in parts:
-        path, layer, layout = rows[f'{module}.{kind}']
-        delta = np.float32(parts[kind].view())
-        deltas.append((path, layer, network.from_torch(delta, layout)))
-  tree = {}
-  for path, layers in matrices.items():
-    stem = path.removesuffix('.kernel').split('.')
-    layouts.put(tree, stem, _stacked(layers, network.shapes[path]))
-  return Adapter(tree, tuple(deltas))
-
-
-def _stacked(layers: dict, shape) -> dict:
-  rank = max(a.shape[1] for a, _ in layers.values())
-  a = np.zeros((*shape[:-1], rank), np.float32)
-  b = np.zeros((*shape[:-2], rank, shape[-1]), np.float32)
-  for layer, (down, up) in layers.items():
-    index = () if layer is None else (layer,)
-    a[*index, :, : down.shape[1]] = down
-    b[*index, : up.shape[0]] = up
-  return {'a': jnp.asarray(a), 'b': jnp.asarray(b)}
+  if names.alpha == 'config':
+    lora_scale.write_config(
+      path.parent / lora_scale.CONFIG,
+      rank=config.rank,
+      alpha=config.alpha,
+      targets=targets,
+    )

@@ -9,7 +9,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from spacetime.checkpoint import mismatch
-from spacetime.checkpoint.interop import layouts, umt5, wan_transformer, wan_vae
+from spacetime.checkpoint.interop import (
+  families,
+  layouts,
+  umt5,
+  wan_transformer,
+  wan_vae,
+)
 from spacetime.checkpoint.interop.tensor_files import Tensor
 from spacetime.models import text_encoder
 from spacetime.models.autoencoder import wan
@@ -23,14 +29,6 @@ FORMATS = {
 }
 # Root of a kind's parameters, as in sharding.PARAM_LOGICAL_AXES.
 ROOTS = {'transformer': 'dit', 'vae': 'autoencoder', 'text_encoder': 'text'}
-# Names of modules that only other families have.
-FOREIGN = {
-  'double_blocks.': 'HunyuanVideo',
-  'single_transformer_blocks.': 'HunyuanVideo or FLUX',
-  'caption_projection.': 'LTX-Video',
-  'joint_blocks.': 'Stable Diffusion 3',
-  'input_blocks.': 'Stable Diffusion',
-}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -115,14 +113,8 @@ def published_names(kind: str, names: Iterable[str], where) -> dict[str, str]:
   Raises:
     ValueError: a tensor under two names.
   """
-  names = list(names)
-  if kind == 'text_encoder':
-    tied = [name for name in umt5.EMBEDDINGS if name in names]
-    first = [name for name in names if name not in tied[1:]]
-    return {n: umt5.EMBEDDINGS[0] if n in tied else n for n in first}
-  if kind != 'transformer':
-    return {name: name for name in names}
-  renamed = {name: wan_transformer.published_name(name) for name in names}
+  names = families.component(kind, names)
+  renamed = FORMATS[kind].published_names(names)
   seen = {}
   for name, published in renamed.items():
     seen.setdefault(published, []).append(name)
@@ -149,29 +141,13 @@ def check(network: Network, tensors: Mapping[str, Tensor], where) -> None:
   """
   expected = network.published_shapes()
   unexpected = tensors.keys() - expected.keys()
-  refuse_foreign(network.kind, unexpected, where)
   image = {name for name in unexpected if wan_transformer.IMAGE.search(name)}
   shapes = {name: tensor.shape for name, tensor in tensors.items()}
   faults = mismatch.compare(shapes, expected)
   faults['unexpected'] = unexpected - image
   faults['of an image-to-video variant, which is not supported'] = image
-  if text := mismatch.report(faults):
+  if text := mismatch.report(faults, most=5):
     raise ValueError(
       f'{where}: expected the {len(expected)} tensors of the {network.kind} '
       f'that its config describes; {text}'
     )
-
-
-def refuse_foreign(kind: str, names: Iterable[str], where) -> None:
-  """Refuses names of modules of another family.
-
-  Raises:
-    ValueError: it names the family.
-  """
-  for mark, family in FOREIGN.items():
-    keys = [name for name in names if mark in name]
-    if keys:
-      raise ValueError(
-        f'{where} is of {family}, another family of models: expected a {kind} '
-        f'of Wan 2.1 or 2.2; it has {mismatch.listed(keys)}'
-      )

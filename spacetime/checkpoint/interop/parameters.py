@@ -12,7 +12,7 @@ import jax
 import numpy as np
 
 from spacetime import sharding as sharding_lib
-from spacetime.checkpoint import mismatch
+from spacetime.checkpoint import finite, mismatch
 from spacetime.checkpoint.interop import layouts, networks, tensor_files
 from spacetime.checkpoint.interop.tensor_files import Tensor
 
@@ -46,7 +46,11 @@ class Parameter:
   stacked: bool
 
   def read(self, index=None, *, dtype=None) -> np.ndarray:
-    """Reads the parameter, or the part that a tuple of slices selects."""
+    """Reads the parameter, or the part that a tuple of slices selects.
+
+    Raises:
+      ValueError: values that are not finite.
+    """
     index = index or (slice(None),) * len(self.shape)
     size = [
       len(range(*cut.indices(n)))
@@ -58,12 +62,12 @@ class Parameter:
       self._copy(self.tensors[0], index, out)
       return out
     layers = range(len(self.tensors))[index[0]]
-    for row, layer in zip(out, layers, strict=True):
-      self._copy(self.tensors[layer], index[1:], row)
+    for i, layer in enumerate(layers):
+      self._copy(self.tensors[layer], index[1:], out[i, ...])
     return out
 
   def _copy(self, tensor: Tensor, index, out: np.ndarray) -> None:
-    source = self.convert(tensor.view())[index]
+    source, target = self.convert(tensor.view())[index], out
     if source.dtype == out.dtype and source.itemsize == 2:
       # numpy copies its own dtypes faster than bfloat16.
       source, out = source.view(np.uint16), out.view(np.uint16)
@@ -74,6 +78,11 @@ class Parameter:
         part = slice(first, first + ROWS)
         np.copyto(out[:, part], source[:, part], casting='unsafe')
     tensor.release()
+    finite.check(
+      target,
+      f'{tensor.path}: {tensor.name}',
+      'its training has diverged, or it is damaged; take other weights',
+    )
 
 
 def parameters(

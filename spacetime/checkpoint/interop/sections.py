@@ -6,21 +6,10 @@ from collections.abc import Mapping
 import numpy as np
 
 from spacetime.checkpoint.interop import config_json
-from spacetime.checkpoint.interop.folders import Pipeline
+from spacetime.checkpoint.interop.folders import SCHEDULER_CONFIG, Pipeline
 
 # Text tokens, padding included, that the published pipelines attend to.
 TEXT_LENGTH = 512
-# The scheduler of the published folders, with their shift at 480p.
-SCHEDULER = dict(
-  _class_name='UniPCMultistepScheduler',
-  num_train_timesteps=1000,
-  prediction_type='flow_prediction',
-  use_flow_sigmas=True,
-  flow_shift=3.0,
-  solver_order=2,
-  solver_type='bh2',
-  final_sigmas_type='zero',
-)
 SOLVERS = {
   'UniPCMultistepScheduler': 'unipc',
   'DPMSolverMultistepScheduler': 'dpm',
@@ -142,4 +131,6 @@ def to_index(config: Mapping, *, residual: bool) -> tuple[dict, dict]:
   index = dict(published.get('index', index))
   # A weights folder has one transformer, even if the source had two.
   index |= {'boundary_ratio': None, 'transformer_2': [None, None]}
-  return index, published.get('scheduler', SCHEDULER | {'flow_shift': shift})
+  return index, published.get(
+    'scheduler', SCHEDULER_CONFIG | {'flow_shift': shift}
+  )

@@ -11,7 +11,7 @@ import json
 import math
 import mmap
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import jax.numpy as jnp
 import numpy as np
@@ -23,6 +23,22 @@ DTYPES = {
   'F16': np.dtype(np.float16),
   'BF16': np.dtype(jnp.bfloat16),
 }
+FLOAT8 = {
+  'F8_E4M3': np.dtype(jnp.float8_e4m3fn),
+  'F8_E5M2': np.dtype(jnp.float8_e5m2),
+}
+# Every dtype of numbers that a small file, such as one of LoRA weights, may
+# have.
+READABLE = (
+  DTYPES
+  | FLOAT8
+  | {
+    'F64': np.dtype(np.float64),
+    'I64': np.dtype(np.int64),
+    'I32': np.dtype(np.int32),
+    'U8': np.dtype(np.uint8),
+  }
+)
 PICKLES = ('.bin', '.pt', '.pth', '.ckpt', '.pkl')
 # The names before '.safetensors' that diffusers and transformers write.
 STEMS = ('diffusion_pytorch_model', 'model')
@@ -41,6 +57,9 @@ class Tensor:
     shape: stored shape.
     start: offset of the first byte in the file.
     mapped: memory map of the file.
+    decode: bytes -> values, of tensors that are stored in another form than
+      their dtype, such as quantised ones; None reads them as they are.
+    stored_bytes: size in the file, where `decode` is set.
   """
 
   name: str
@@ -49,17 +68,27 @@ class Tensor:
   shape: tuple[int, ...]
   start: int
   mapped: mmap.mmap = dataclasses.field(repr=False)
+  decode: Callable[[np.ndarray], np.ndarray] | None = dataclasses.field(
+    default=None, repr=False
+  )
+  stored_bytes: int = 0
 
   @property
   def size(self) -> int:
-    """Size in bytes."""
+    """Size in the file, in bytes."""
+    if self.decode is not None:
+      return self.stored_bytes
     return math.prod(self.shape) * self.dtype.itemsize
 
+  def raw(self) -> np.ndarray:
+    """A read-only view of the bytes in the file."""
+    return np.frombuffer(self.mapped, np.uint8, self.size, self.start)
+
   def view(self) -> np.ndarray:
-    """A read-only view of the tensor, without a copy."""
-    count = math.prod(self.shape)
-    flat = np.frombuffer(self.mapped, self.dtype, count, self.start)
-    return flat.reshape(self.shape)
+    """The values: a read-only view without a copy, unless they are decoded."""
+    if self.decode is not None:
+      return self.decode(self.raw()).reshape(self.shape)
+    return self.raw().view(self.dtype).reshape(self.shape)
 
   def release(self) -> None:
     """Returns the pages that were read to the operating system."""
@@ -97,9 +126,10 @@ def find(folder: pathlib.Path, *, variant: str | None = None) -> pathlib.Path:
   plain = sorted(folder.glob('*.safetensors'))
   if len(plain) == 1 and not variant:
     return plain[0]
-  pickles = [p for p in sorted(folder.iterdir()) if p.suffix in PICKLES]
-  if pickles and not plain:
-    refuse_pickle(pickles[0])
+  others = (*PICKLES, '.gguf')
+  others = [p for p in sorted(folder.iterdir()) if p.suffix in others]
+  if len(others) == 1 and not plain and not variant:
+    return others[0]
   held = ', '.join(p.name for p in sorted(folder.iterdir())) or 'nothing'
   raise ValueError(
     f'{folder} has no weights{f" of variant {variant}" if variant else ""}: '
@@ -108,18 +138,26 @@ def find(folder: pathlib.Path, *, variant: str | None = None) -> pathlib.Path:
   )
 
 
-def refuse_pickle(path: pathlib.Path) -> None:
-  """Raises a ValueError that explains why pickles are refused."""
+def refuse_pickle(path: pathlib.Path, reason: str = '') -> None:
+  """Raises a ValueError that explains why a pickle is refused."""
   raise ValueError(
-    f'{path} is a pickle, which may run any code when it is read: expected '
-    'safetensors; take the .safetensors file that most publishers offer, or '
-    'convert it where you trust it with safetensors.torch.save_file('
-    "torch.load(path, weights_only=True), 'model.safetensors')"
+    f'{path} is a pickle, which may run any code when it is read'
+    + (f': {reason}' if reason else '')
+    + ': expected safetensors, or plain tensors of torch.save; take the '
+    '.safetensors file that most publishers offer, or convert it where you '
+    'trust it with safetensors.torch.save_file(torch.load(path, '
+    "weights_only=True), 'model.safetensors')"
   )
 
 
-def open_tensors(path: pathlib.Path) -> dict[str, Tensor]:
+def open_tensors(
+  path: pathlib.Path, *, dtypes: Mapping[str, np.dtype] = DTYPES
+) -> dict[str, Tensor]:
   """The tensors of a file, or of all shards that an index names.
+
+  Args:
+    path: the file or the index.
+    dtypes: dtypes that are accepted, by their names in safetensors.
 
   Raises:
     ValueError: a file that is missing, damaged or a pickle; an index that does
@@ -129,7 +167,7 @@ def open_tensors(path: pathlib.Path) -> dict[str, Tensor]:
   if path.suffix in PICKLES:
     refuse_pickle(path)
   if path.suffix != '.json':
-    return open_file(path)
+    return open_file(path, dtypes=dtypes)
   index = read_json(path)
   names = index.get('weight_map')
   if not isinstance(names, dict) or not names:
@@ -144,7 +182,7 @@ def open_tensors(path: pathlib.Path) -> dict[str, Tensor]:
     )
   tensors, doubled = {}, set()
   for file in files:
-    opened = open_file(path.parent / file)
+    opened = open_file(path.parent / file, dtypes=dtypes)
     doubled |= opened.keys() & tensors.keys()
     tensors |= opened
   moved = {
@@ -163,12 +201,17 @@ def open_tensors(path: pathlib.Path) -> dict[str, Tensor]:
   return tensors
 
 
-def open_file(path: pathlib.Path) -> dict[str, Tensor]:
+def open_file(
+  path: pathlib.Path, *, dtypes: Mapping[str, np.dtype] = DTYPES
+) -> dict[str, Tensor]:
   """The tensors of one safetensors file.
 
+  Args:
+    path: the file.
+    dtypes: dtypes that are accepted, by their names in safetensors.
+
   Raises:
-    ValueError: no such file, not safetensors, cut short, or a dtype that is
-      not F32, F16 or BF16.
+    ValueError: no such file, not safetensors, cut short, or another dtype.
   """
   path = pathlib.Path(path)
   if not path.is_file():
@@ -187,10 +230,10 @@ def open_file(path: pathlib.Path) -> dict[str, Tensor]:
   tensors, foreign, cut, uneven = {}, [], [], []
   for name, entry in header.items():
     start, stop = entry['data_offsets']
-    if entry['dtype'] not in DTYPES:
+    if entry['dtype'] not in dtypes:
       foreign.append(f'{name} {entry["dtype"]}')
       continue
-    dtype, shape = DTYPES[entry['dtype']], tuple(entry['shape'])
+    dtype, shape = dtypes[entry['dtype']], tuple(entry['shape'])
     tensor = Tensor(name, path, dtype, shape, data + start, mapped)
     if data + stop > size:
       cut.append(name)
@@ -204,7 +247,8 @@ def open_file(path: pathlib.Path) -> dict[str, Tensor]:
     )
   if foreign:
     raise ValueError(
-      f'{path} has {mismatch.listed(foreign)}: expected {", ".join(DTYPES)}; '
+      f'{path} has {mismatch.listed(foreign, most=3)}: expected '
+      f'{", ".join(dtypes)}; '
       'take weights that are not quantised'
     )
   if uneven:
@@ -227,6 +271,30 @@ def _parse_header(path: pathlib.Path, data: bytes) -> dict:
       'another kind of file'
     ) from e
   return header
+
+
+def metadata(path: pathlib.Path) -> dict[str, str]:
+  """The metadata in the header of a safetensors file; {} of other files."""
+  path = pathlib.Path(path)
+  if path.suffix in PICKLES or path.suffix == '.json':
+    return {}
+  with path.open('rb') as file:
+    length = int.from_bytes(file.read(8), 'little')
+    values = json.loads(file.read(length)).get('__metadata__')
+  return values if isinstance(values, dict) else {}
+
+
+def as_float32(tensor: Tensor) -> np.ndarray:
+  """The values of a tensor of any dtype in float32."""
+  if tensor.dtype in FLOAT8.values():
+    return decode_float8(tensor.raw(), dtype=tensor.dtype).reshape(tensor.shape)
+  return tensor.view().astype(np.float32)
+
+
+def decode_float8(raw: np.ndarray, *, dtype: np.dtype) -> np.ndarray:
+  """float32 values of float8 bytes, by a table, which is faster than a cast."""
+  table = np.arange(256, dtype=np.uint8).view(dtype).astype(np.float32)
+  return table[raw]
 
 
 def read_json(path: pathlib.Path) -> dict:

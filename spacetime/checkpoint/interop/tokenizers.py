@@ -24,28 +24,44 @@ STEPS = {
 Piece = proto.ModelProto.SentencePiece
 
 
-def read(folder: pathlib.Path, *, vocabulary: int) -> Tokenizer:
+def read(folder: pathlib.Path | bytes, *, vocabulary: int) -> Tokenizer:
   """The tokenizer of a folder.
 
   Args:
-    folder: folder with a sentencepiece model or a tokenizer.json.
+    folder: folder with a sentencepiece model or a tokenizer.json; one of these
+      files; or the bytes of a sentencepiece model.
     vocabulary: rows of the text encoder's embedding.
 
   Raises:
     ValueError: no tokenizer, one of another kind, or one with more pieces than
       rows.
   """
+  if isinstance(folder, bytes):
+    return _check(Tokenizer.from_bytes(folder), 'the tokenizer', vocabulary)
   folder = pathlib.Path(folder)
   models = [folder / name for name in MODELS if (folder / name).is_file()]
-  if models:
+  if folder.is_file():
+    is_json = folder.suffix == '.json'
+    data = from_json(folder) if is_json else folder.read_bytes()
+    try:
+      tokenizer = Tokenizer.from_bytes(data)
+    except (RuntimeError, ValueError) as e:
+      raise ValueError(
+        f'{folder}: no tokenizer: expected a sentencepiece model or {JSON}'
+      ) from e
+  elif models:
     tokenizer = Tokenizer.load(models[0])
   elif (folder / JSON).is_file():
     tokenizer = Tokenizer.from_bytes(from_json(folder / JSON))
   else:
     raise ValueError(f'{folder}: no tokenizer: expected {MODELS[0]} or {JSON}')
+  return _check(tokenizer, folder, vocabulary)
+
+
+def _check(tokenizer: Tokenizer, where, vocabulary: int) -> Tokenizer:
   if tokenizer.size > vocabulary:
     raise ValueError(
-      f'{folder} has {tokenizer.size} pieces, the text encoder an embedding of '
+      f'{where} has {tokenizer.size} pieces, the text encoder an embedding of '
       f'{vocabulary} rows: expected a tokenizer and an encoder of one model'
     )
   return tokenizer

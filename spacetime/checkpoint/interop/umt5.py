@@ -6,7 +6,7 @@ a leading axis.
 """
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 import numpy as np
 
@@ -34,6 +34,92 @@ BLOCK_TABLE = (
 )
 # UMT5 has this in every block, T5 in block 0 for all of them.
 POSITION = 'layer.0.SelfAttention.relative_attention_bias.weight'
+
+
+# The original repository's names -> transformers'.
+ORIGINAL = (
+  (r'token_embedding\.', 'shared.'),
+  (r'norm\.', 'encoder.final_layer_norm.'),
+  *(
+    (rf'blocks\.(\d+)\.{there}\.', rf'encoder.block.\1.layer.{here}.')
+    for there, here in (
+      ('norm1', '0.layer_norm'),
+      (r'attn\.(q|k|v|o)', r'0.SelfAttention.\2'),
+      (r'pos_embedding\.embedding', '0.SelfAttention.relative_attention_bias'),
+      ('norm2', '1.layer_norm'),
+      (r'ffn\.gate\.0', '1.DenseReluDense.wi_0'),
+      (r'ffn\.fc1', '1.DenseReluDense.wi_1'),
+      (r'ffn\.fc2', '1.DenseReluDense.wo'),
+    )
+  ),
+)
+PREFIXES = ('text_encoders.umt5xxl.transformer.', 'text_encoder.')
+TOKENIZER = 'spiece_model'  # ComfyUI's files contain the tokenizer's bytes
+
+
+def published_names(names: Iterable[str]) -> dict[str, str]:
+  """Maps names in any dialect to those of transformers.
+
+  Tied tensors that a file holds twice are returned once.
+  """
+  result = {}
+  for name in names:
+    short = name
+    for prefix in PREFIXES:
+      short = short.removeprefix(prefix)
+    for pattern, target in ORIGINAL:
+      match = re.match(pattern, short)
+      if match:
+        short = match.expand(target) + short[match.end() :]
+        break
+    result[name] = short
+  tied = [name for name in EMBEDDINGS if name in result.values()]
+  return {
+    name: EMBEDDINGS[0] if short in tied else short
+    for name, short in result.items()
+    if short not in tied[1:]
+  }
+
+
+def infer_config(
+  shapes: Mapping[str, tuple[int, ...]], where
+) -> text_encoder.TextConfig:
+  """Infers the sizes of a text encoder from its tensors, without a config.
+
+  Args:
+    shapes: shapes by published name.
+    where: the file, for the message.
+
+  Raises:
+    ValueError: missing tensors.
+  """
+  first = BLOCK.format(i=0)
+  names = dict(
+    embedding='shared.weight',
+    bias=first + POSITION,
+    query=f'{first}layer.0.SelfAttention.q.weight',
+    gate=f'{first}layer.1.DenseReluDense.wi_0.weight',
+  )
+  missing = [name for name in names.values() if name not in shapes]
+  if missing:
+    raise ValueError(
+      f'{where} lacks {", ".join(missing)}: expected the tensors of UMT5'
+    )
+  vocabulary, width = shapes[names['embedding']]
+  buckets, heads = shapes[names['bias']]
+  indices = [re.match(r'encoder\.block\.(\d+)\.', name) for name in shapes]
+  layers = 1 + max(int(match[1]) for match in indices if match)
+  biases = sum(name.endswith(POSITION) for name in shapes)
+  return text_encoder.TextConfig(
+    vocab_size=vocabulary,
+    d_model=width,
+    d_kv=shapes[names['query']][0] // heads,
+    num_heads=heads,
+    d_ff=shapes[names['gate']][0],
+    num_layers=layers,
+    buckets=buckets,
+    bias='layer' if biases == layers else 'shared',
+  )
 
 
 def rows(

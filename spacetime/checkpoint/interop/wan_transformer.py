@@ -12,10 +12,11 @@ from collections.abc import Iterable, Iterator
 
 import numpy as np
 
+from spacetime.checkpoint import mismatch
 from spacetime.checkpoint.interop import config_json, layouts
 from spacetime.models.transformer import dit
 
-PREFIXES = ('model.diffusion_model.', 'diffusion_model.')
+PREFIXES = ('model.diffusion_model.', 'diffusion_model.', 'model.')
 
 TABLE = (
   ('scale_shift_table', 'head_modulation', 'table'),
@@ -99,6 +100,11 @@ def published_name(name: str) -> str:
   return block + renamed.get(module, module) + kind
 
 
+def published_names(names: Iterable[str]) -> dict[str, str]:
+  """Maps names in any dialect to those of diffusers."""
+  return {name: published_name(name) for name in names}
+
+
 def original_name(name: str) -> str:
   """Converts diffusers' name of a tensor to the original repository's."""
   block, module, kind = re.fullmatch(
@@ -143,8 +149,8 @@ def check_names(names: Iterable[str]) -> None:
     )
   if missing or unknown:
     raise ValueError(
-      f'expected the {len(expected)} tensors of a Wan transformer; missing: '
-      f'{", ".join(missing) or "none"}; unknown: {", ".join(unknown) or "none"}'
+      f'expected the {len(expected)} tensors of a Wan transformer; '
+      + mismatch.report({'missing': missing, 'unknown': unknown}, most=5)
     )
 
 

@@ -5,8 +5,9 @@ layout; the first row that matches is used. In the rest of a name, the index of
 a list follows a dot there (`resnets.0`) and an underscore here (`resnets_0`).
 """
 
+import math
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 
 import numpy as np
 
@@ -37,6 +38,69 @@ INVERSE = (
   (r'(.*)\.kernel', r'\1.weight', 'conv3'),
   (r'(.*)\.bias', r'\1.bias', 'same'),
 )
+
+
+# The original repository's names -> diffusers', for any part of a name.
+ORIGINAL = (
+  (r'^conv1\.', 'quant_conv.'),
+  (r'^conv2\.', 'post_quant_conv.'),
+  (r'^(encoder|decoder)\.conv1\.', r'\1.conv_in.'),
+  (r'\.head\.0\.', '.norm_out.'),
+  (r'\.head\.2\.', '.conv_out.'),
+  (r'\.middle\.0\.', '.mid_block.resnets.0.'),
+  (r'\.middle\.1\.', '.mid_block.attentions.0.'),
+  (r'\.middle\.2\.', '.mid_block.resnets.1.'),
+  (r'\.residual\.0\.', '.norm1.'),
+  (r'\.residual\.2\.', '.conv1.'),
+  (r'\.residual\.3\.', '.norm2.'),
+  (r'\.residual\.6\.', '.conv2.'),
+  (r'\.shortcut\.', '.conv_shortcut.'),
+  # Wan 2.2 nests its levels.
+  (
+    r'\.downsamples\.(\d+)\.downsamples\.\d+\.(resample|time_conv)\.',
+    r'.down_blocks.\1.downsampler.\2.',
+  ),
+  (
+    r'\.upsamples\.(\d+)\.upsamples\.\d+\.(resample|time_conv)\.',
+    r'.up_blocks.\1.upsampler.\2.',
+  ),
+  (
+    r'\.(down|up)samples\.(\d+)\.(?:down|up)samples\.(\d+)\.',
+    r'.\1_blocks.\2.resnets.\3.',
+  ),
+  (r'\.downsamples\.(\d+)\.', r'.down_blocks.\1.'),
+)
+PREFIXES = ('vae.', 'first_stage_model.')
+MARK = 'encoder.conv1.weight'  # a name that only the original dialect has
+
+
+def published_names(names: Iterable[str]) -> dict[str, str]:
+  """Maps names in any dialect to those of diffusers."""
+  plain = {}
+  for name in names:
+    plain[name] = name
+    for prefix in PREFIXES:
+      plain[name] = plain[name].removeprefix(prefix)
+  if MARK not in plain.values():
+    return plain
+  # In Wan 2.1 the decoder's levels are one list, cut by its upsamplers.
+  flat = [
+    re.fullmatch(r'decoder\.upsamples\.(\d+)\.resample\..*', name)
+    for name in plain.values()
+  ]
+  period = 1 + min((int(match[1]) for match in flat if match), default=-1)
+  return {name: _published(short, period) for name, short in plain.items()}
+
+
+def _published(name: str, period: int) -> str:
+  for pattern, target in ORIGINAL:
+    name = re.sub(pattern, target, name)
+  match = re.fullmatch(r'decoder\.upsamples\.(\d+)\.(.*)', name)
+  if not match or not period:
+    return name
+  block, index = divmod(int(match[1]), period)
+  part = 'upsamplers.0' if index == period - 1 else f'resnets.{index}'
+  return f'decoder.up_blocks.{block}.{part}.{match[2]}'
 
 
 def rows(
@@ -124,6 +188,86 @@ def read_config(values: dict, where) -> wan.WanAutoencoderConfig:
   )
   config_json.require(values, where, attn_scales=())
   return config
+
+
+# Statistics of the published autoencoders by their latent channels; a file of
+# weights does not contain them. Source: wan/modules/vae2_2.py for 48.
+WAN22_MEAN = (
+  *(-0.2289, -0.0052, -0.1323, -0.2339, -0.2799, 0.0174, 0.1838, 0.1557),
+  *(-0.1382, 0.0542, 0.2813, 0.0891, 0.1570, -0.0098, 0.0375, -0.1825),
+  *(-0.2246, -0.1207, -0.0698, 0.5109, 0.2665, -0.2108, -0.2158, 0.2502),
+  *(-0.2055, -0.0322, 0.1109, 0.1567, -0.0729, 0.0899, -0.2799, -0.1230),
+  *(-0.0313, -0.1649, 0.0117, 0.0723, -0.2839, -0.2083, -0.0520, 0.3748),
+  *(0.0152, 0.1957, 0.1433, -0.2944, 0.3573, -0.0548, -0.1681, -0.0667),
+)
+WAN22_STD = (
+  *(0.4765, 1.0364, 0.4514, 1.1677, 0.5313, 0.4990, 0.4818, 0.5013),
+  *(0.8158, 1.0344, 0.5894, 1.0901, 0.6885, 0.6165, 0.8454, 0.4978),
+  *(0.5759, 0.3523, 0.7135, 0.6804, 0.5833, 1.4146, 0.8986, 0.5659),
+  *(0.7069, 0.5338, 0.4889, 0.4917, 0.4069, 0.4999, 0.6866, 0.4093),
+  *(0.5709, 0.6065, 0.6415, 0.4944, 0.5726, 1.2042, 0.5458, 1.6887),
+  *(0.3971, 1.0600, 0.3943, 0.5537, 0.5444, 0.4089, 0.7468, 0.7744),
+)
+STATISTICS = {
+  16: (wan.WAN21_MEAN, wan.WAN21_STD),
+  48: (WAN22_MEAN, WAN22_STD),
+}
+
+
+def infer_config(
+  shapes: Mapping[str, tuple[int, ...]], where
+) -> wan.WanAutoencoderConfig:
+  """Infers the sizes of an autoencoder from its tensors, without a config.
+
+  Args:
+    shapes: shapes by published name.
+    where: the file, for the message.
+
+  Raises:
+    ValueError: missing tensors, or latent channels without known statistics.
+  """
+  base, pixels = _shape(shapes, 'encoder.conv_in.weight', where)[:2]
+  z_dim = _shape(shapes, 'post_quant_conv.weight', where)[0]
+  if z_dim not in STATISTICS:
+    raise ValueError(
+      f'{where}: statistics of {z_dim} latent channels are unknown: expected '
+      f'{" or ".join(map(str, STATISTICS))}, or config.json beside the file'
+    )
+  residual = 'encoder.down_blocks.0.resnets.0.conv1.weight' in shapes
+  levels, temporal = [[]], []
+  pattern = re.compile(r'encoder\.down_blocks\.(\d+)\.(.*)')
+  blocks = {}
+  for name, shape in shapes.items():
+    if match := pattern.fullmatch(name):
+      blocks.setdefault(int(match[1]), {})[match[2]] = shape
+  for _, block in sorted(blocks.items()):
+    widths = [s[0] for n, s in block.items() if n.endswith('conv2.weight')]
+    levels[-1] += widths
+    if any('resample.' in name for name in block):
+      temporal.append(any('time_conv.' in name for name in block))
+      levels.append([])
+  mean, std = STATISTICS[z_dim]
+  last = _shape(shapes, 'decoder.conv_out.weight', where)[1]
+  return wan.WanAutoencoderConfig(
+    base_dim=base,
+    decoder_base_dim=0 if last == base else last,
+    z_dim=z_dim,
+    dim_mult=tuple(level[0] // base for level in levels if level),
+    num_res_blocks=len(levels[0]),
+    temporal_downsample=tuple(temporal),
+    is_residual=residual,
+    patch_size=math.isqrt(pixels // 3),
+    latents_mean=mean,
+    latents_std=std,
+  )
+
+
+def _shape(shapes, name: str, where) -> tuple[int, ...]:
+  if name not in shapes:
+    raise ValueError(
+      f'{where} lacks {name}: expected the tensors of a Wan autoencoder'
+    )
+  return shapes[name]
 
 
 def write_config(config: wan.WanAutoencoderConfig) -> dict:

@@ -154,7 +154,7 @@ def embed_timestep(config: DiTConfig, t_BT: jax.Array) -> TimestepEmbedding:
   width, dtype = config.width, jnp.dtype(config.dtype)
 
   def dense(name, size, dtype, init=nn.linear.default_kernel_init):
-    return nn.Dense(size, dtype=dtype, kernel_init=init, name=name)
+    return Dense(size, dtype=dtype, kernel_init=init, name=name)
 
   # Small at first, as in DiT: it modulates the head from the start.
   small, zero = nn.initializers.normal(0.02), nn.initializers.zeros
@@ -176,11 +176,11 @@ def embed_text(config: DiTConfig, text_BSY: jax.Array) -> jax.Array:
   Creates the children text_in and text_out of the calling module.
   """
   dtype = jnp.dtype(config.dtype)
-  text_BSD = nn.Dense(config.width, dtype=dtype, name='text_in')(
+  text_BSD = Dense(config.width, dtype=dtype, name='text_in')(
     text_BSY.astype(dtype)
   )
   text_BSD = constrain(text_BSD, 'batch', None, 'width')
-  text_BSD = nn.Dense(config.width, dtype=dtype, name='text_out')(
+  text_BSD = Dense(config.width, dtype=dtype, name='text_out')(
     activations.gelu(text_BSD)
   )
   return constrain(text_BSD, 'batch', None, 'width')
@@ -412,7 +412,7 @@ class DiT(nn.Module):
     config = self.config
     dtype = jnp.dtype(config.dtype)
     x_BNV = x_BNV.astype(dtype)
-    x_BND = nn.Dense(config.width, dtype=dtype, name='patch_embed')(x_BNV)
+    x_BND = Dense(config.width, dtype=dtype, name='patch_embed')(x_BNV)
     if config.pos_embed_frequencies:
       x_BND += nn.Dense(
         config.width,
@@ -436,7 +436,7 @@ class DiT(nn.Module):
       modulation_per_token(timestep.head_BTD + row, t_index_N) for row in table
     )
     x_BND = layer_norm(x_BND, config.eps) * (1 + scale) + shift
-    x_BNV = nn.Dense(
+    x_BNV = Dense(
       config.patch_volume,
       dtype=dtype,
       kernel_init=nn.initializers.zeros,

@@ -120,7 +120,7 @@ def _runner(bound: dit.DiT, inputs: tuple):
   stacks = {
     name: bound.variables[name]['blocks']
     for name in ('params', LORA)
-    if name in bound.variables
+    if 'blocks' in bound.variables.get(name, {})
   }
   modulation, text, *rest = inputs
 

@@ -139,6 +139,29 @@ def merge(dit: Mapping, adapter: Mapping, *, scale: float) -> dict:
   return walk(dit, adapter)
 
 
+def merge_error(dit: Mapping, adapter: Mapping, *, scale: float) -> jax.Array:
+  """Returns the relative error of the kernels' change by rounding.
+
+  In 16 bits, changes below half a step of a weight are lost.
+
+  Args:
+    dit, adapter, scale: see `merge`.
+  """
+
+  def walk(tree, merged, part):
+    if 'a' not in part:
+      sums = [walk(tree[k], merged[k], v) for k, v in part.items()]
+      return tuple(map(sum, zip(*sums, strict=True)))
+    change = merged['kernel'] - tree['kernel'].astype(jnp.float32)
+    rounded = merged['kernel'].astype(tree['kernel'].dtype)
+    error = rounded.astype(jnp.float32) - merged['kernel']
+    return jnp.sum(jnp.square(error)), jnp.sum(jnp.square(change))
+
+  exact = jax.tree.map(lambda leaf: leaf.astype(jnp.float32), dit)
+  error, total = walk(dit, merge(exact, adapter, scale=scale), adapter)
+  return jnp.sqrt(error / jnp.maximum(total, jnp.finfo(jnp.float32).tiny))
+
+
 def _map_weights(function: Callable[[Mapping], dict], tree: Mapping) -> dict:
   """Applies a function to every {'a', 'b'} of an adapter."""
   if 'a' in tree:

@@ -10,7 +10,7 @@ import safetensors.numpy
 
 from spacetime import sharding
 from spacetime.checkpoint import load
-from spacetime.checkpoint.interop import lora, wan_transformer
+from spacetime.checkpoint.interop import lora, lora_scale, wan_transformer
 from spacetime.models.transformer import lora as lora_lib
 from tests.helpers import published_folder
 
@@ -22,6 +22,7 @@ UP = RNG.normal(size=(24, 3)).astype(np.float32)
 
 
 def save(path, arrays, metadata=None):
+  arrays = {name: np.asarray(array) for name, array in arrays.items()}
   safetensors.numpy.save_file(arrays, path, metadata=metadata)
   return path
 
@@ -30,27 +31,39 @@ def pair(stem, down='lora_A', up='lora_B'):
   return {f'{stem}.{down}.weight': DOWN, f'{stem}.{up}.weight': UP}
 
 
-NAMES = [
-  pair('transformer.blocks.1.attn1.to_out.0'),
-  pair('blocks.1.attn1.to_out.0', 'lora_A.default', 'lora_B.default'),
-  pair('base_model.model.blocks.1.attn1.to_out.0'),
-  pair('diffusion_model.blocks.1.self_attn.o'),
-  pair('diffusion_model.blocks.1.self_attn.o', 'lora_down', 'lora_up'),
-  pair('lora_unet_blocks_1_self_attn_o', 'lora_down', 'lora_up'),
-  pair('transformer_2.blocks.1.attn1.to_out.0'),
+Q, TO_Q = 'blocks.1.self_attn.o', 'blocks.1.attn1.to_out.0'
+FLAT = Q.replace('.', '_')
+# Every prefix with every spelling of the two factors.
+STEMS = [
+  *(f'{prefix}{TO_Q}' for prefix in ('', 'transformer.', 'unet.', 'module.')),
+  *(f'transformer_2.{TO_Q}', f'base_model.model.{TO_Q}'),
+  *(f'diffusion_model.{Q}', f'model.diffusion_model.{Q}', f'pipe.dit.{Q}'),
+  *(f'dit.{Q}', f'model.{Q}', Q, f'base_model.model.diffusion_model.{Q}'),
+  *(f'lora_unet_{FLAT}', f'lora_unet__{FLAT}', f'lycoris_{FLAT}'),
+  f'lora_transformer_{TO_Q.replace(".", "_")}',
+]
+ENDS = [
+  ('lora_A.weight', 'lora_B.weight'),
+  ('lora_A.default.weight', 'lora_B.default.weight'),
+  ('lora_A.learner.weight', 'lora_B.learner.weight'),
+  ('lora_down.weight', 'lora_up.weight'),
+  ('lora.down.weight', 'lora.up.weight'),
+  ('lora_A', 'lora_B'),
 ]
 
 
-@pytest.mark.parametrize('arrays', NAMES, ids=lambda x: next(iter(x)))
-def test_every_dialect_is_the_same_pair(arrays, tmp_path):
-  second = 'transformer_2' in next(iter(arrays))
-  path = save(tmp_path / 'a.safetensors', arrays)
-  loaded = lora.read(path, MODEL, root='dit_2' if second else 'dit').lora
-  assert set(loaded['blocks']) == {'self_attention'}
-  weights = loaded['blocks']['self_attention']['out']
-  np.testing.assert_array_equal(weights['a'][1], DOWN.T)
-  np.testing.assert_array_equal(weights['b'][1], UP.T)
-  assert not weights['a'][0].any() and not weights['b'][0].any()
+@pytest.mark.parametrize('stem', STEMS)
+def test_every_dialect_has_the_same_factors(stem, tmp_path):
+  for i, (down, up) in enumerate(ENDS):
+    arrays = {f'{stem}.{down}': DOWN, f'{stem}.{up}': UP}
+    path = save(tmp_path / f'{i}.safetensors', arrays)
+    root = 'dit_2' if 'transformer_2' in stem else 'dit'
+    loaded = lora.read(path, MODEL, root=root).lora
+    assert set(loaded['blocks']) == {'self_attention'}
+    weights = loaded['blocks']['self_attention']['out']
+    np.testing.assert_array_equal(weights['a'][1], DOWN.T)
+    np.testing.assert_array_equal(weights['b'][1], UP.T)
+    assert not weights['a'][0].any() and not weights['b'][0].any()
 
 
 STEM = 'diffusion_model.blocks.0.cross_attn.k'
@@ -68,7 +81,9 @@ def test_alpha_stands_beside_the_pair_or_in_the_metadata(tmp_path):
     ),
   }
   path = save(
-    tmp_path / 'b.safetensors', arrays, {lora.METADATA: json.dumps(alphas)}
+    tmp_path / 'b.safetensors',
+    arrays,
+    {lora_scale.METADATA: json.dumps(alphas)},
   )
   inside = lora.read(path, MODEL).lora['blocks']
   key = beside['blocks']['cross_attention']['k']['b'][0]
@@ -133,7 +148,8 @@ def test_what_is_written_comes_back(dialect, tmp_path):
   path = tmp_path / 'a.safetensors'
   lora.write(path, pairs, CONFIG, MODEL, dialect=dialect)
   names = set(safetensors.numpy.load_file(path))
-  assert len(names) == 2 * 10 * (2 if dialect == 'diffusers' else 3)
+  in_tensors = dialect in ('original', 'kohya', 'videox_fun')
+  assert len(names) == 2 * 10 * (3 if in_tensors else 2)
   if dialect == 'original':
     assert f'{STEM}.lora_down.weight' in names and f'{STEM}.alpha' in names
   back = lora.read(path, MODEL).lora
@@ -151,7 +167,7 @@ def test_refuses_a_file_of_another_base(tmp_path):
   with pytest.raises(
     ValueError,
     match=r'2 layers of width 24; unknown: transformer.blocks.2.*'
-    r'of other shapes: .*attn1.to_q.lora_A.weight \(3, 36\), expected '
+    r'of other shapes: .*attn1.to_k.lora_A.weight \(3, 36\), expected '
     r'\(3, 24\).*another base model',
   ):
     lora.read(path, MODEL)
@@ -167,8 +183,21 @@ def test_refuses_a_file_of_another_base(tmp_path):
     ),
     (
       pair(f'{STEM}') | {f'{STEM}.dora_scale': UP},
-      'unknown: .*cross_attn.k.dora_scale',
+      r'of other shapes: .*dora_scale \(24, 3\), expected \(24, 1\)',
     ),
+    (
+      pair(STEM) | {f'{STEM}.lora_mid.weight': UP},
+      'unknown: .*lora_mid.weight; Tucker factors .* is not supported',
+    ),
+    (
+      {f'{STEM}.oft_blocks': UP, f'{STEM}.alpha': UP[0, 0]},
+      'oft_blocks.*OFT is not supported',
+    ),
+    (
+      pair(STEM) | pair(STEM, 'lora_down', 'lora_up'),
+      'twice: diffusion_model.blocks.0.cross_attn.k.lora_down.weight',
+    ),
+    ({f'{STEM}.alpha': UP[0, 0]}, 'without its other half: .*alpha'),
     (
       pair('diffusion_model.patch_embedding'),
       'of other shapes: .*patch_embedding.lora_A.weight',
@@ -186,7 +215,7 @@ def test_refuses_a_pickle_and_half_a_file(tmp_path):
   (tmp_path / 'a.pt').write_bytes(b'\x80\x02')
   with pytest.raises(ValueError, match='is a pickle, which may run any code'):
     lora.read(tmp_path / 'a.pt', MODEL)
-  path = save(tmp_path / 'a.safetensors', NAMES[0])
+  path = save(tmp_path / 'a.safetensors', pair(STEM))
   path.write_bytes(path.read_bytes()[:-8])
   with pytest.raises(ValueError, match='is cut short'):
     lora.read(path, MODEL)
@@ -202,14 +231,375 @@ def test_a_model_is_opened_with_lora(tmp_path):
   mesh = sharding.single_device_mesh()
   published_folder.write(tmp_path / 'wan')
   model = load.open_model(str(tmp_path / 'wan'), mesh=mesh)
-  path = save(tmp_path / 'a.safetensors', NAMES[0])
+  path = save(tmp_path / 'a.safetensors', pair(f'transformer.{TO_Q}'))
   plain = model.read('dit')['blocks']['self_attention']['out']['kernel']
   for strength in (1.0, 0.25):
     tuned = model.with_lora(path, strength=strength)
-    loaded = tuned.read('dit')['blocks']['self_attention']['out']['kernel']
+    tree = tuned.read_transformer('dit')
+    assert tree.keys() == {'dit'}
+    loaded = tree['dit']['blocks']['self_attention']['out']['kernel']
     change = np.asarray(loaded) - np.asarray(plain)
     assert not change[0].any()
     np.testing.assert_allclose(change[1], strength * (UP @ DOWN).T, atol=1e-5)
     assert tuned.weights_hash != model.weights_hash
   with pytest.raises(ValueError, match='no such file'):
     model.with_lora(tmp_path / 'nowhere.safetensors')
+
+
+# -- scales --------------------------------------------------------------------
+
+
+def scale_of(path, root='dit'):
+  """The scale of the factors, by the change of the kernel."""
+  weights = lora.read(path, MODEL, root=root).lora['blocks']['cross_attention']
+  change = (weights['k']['a'][0] @ weights['k']['b'][0]).T
+  product = UP @ DOWN
+  return float((change * product).sum() / (product * product).sum())
+
+
+PEFT = 'base_model.model.blocks.0.attn2.to_k'
+# A config of PEFT -> the scale of factors of rank 3.
+PEFT_SCALES = [
+  (dict(lora_alpha=6), 2.0),
+  (dict(lora_alpha=6, use_rslora=True), 6 / 3**0.5),
+  (dict(lora_alpha=6, alpha_pattern={'to_k': 12}), 4.0),
+  (dict(lora_alpha=6, alpha_pattern={'k': 12}), 2.0),  # no whole name
+  (dict(lora_alpha=6, alpha_pattern={r'blocks\.\d+\.attn2\.to_k': 12}), 4.0),
+  (dict(lora_alpha=6, alpha_pattern={'to_q': 9, 'attn2.to_k': 12}), 4.0),
+  (dict(lora_alpha=6, r=8, rank_pattern={'to_k': 3}), 2.0),
+  (dict(r=3), 1.0),
+]
+
+
+@pytest.mark.parametrize('config, scale', PEFT_SCALES)
+def test_alpha_of_peft(config, scale, tmp_path):
+  folder = tmp_path / 'peft'
+  folder.mkdir()
+  path = save(folder / 'adapter_model.safetensors', pair(PEFT))
+  (folder / 'adapter_config.json').write_text(
+    json.dumps(dict(peft_type='LORA') | config)
+  )
+  for prefix, root in (('transformer', 'dit'), ('transformer_2', 'dit_2')):
+    values = {f'{prefix}.{key}': value for key, value in config.items()}
+    other = {'transformer.lora_alpha': 99} if root == 'dit_2' else {}
+    inside = save(
+      tmp_path / f'{prefix}.safetensors',
+      pair(f'{prefix}.blocks.0.attn2.to_k'),
+      {lora_scale.METADATA: json.dumps(values | other)},
+    )
+    assert scale_of(inside, root) == pytest.approx(scale, rel=1e-6)
+  for source in (path, folder):  # the file, and the folder of it
+    assert scale_of(source) == pytest.approx(scale, rel=1e-6)
+  # A tensor beside the factors comes first.
+  own = save(path, pair(PEFT) | {f'{PEFT}.alpha': np.float32([1.5])[0]})
+  assert scale_of(own) == pytest.approx(0.5, rel=1e-6)
+
+
+@pytest.mark.parametrize(
+  'header, scale',
+  [
+    ({'lora_alpha': '6', 'r': '3'}, 2.0),
+    ({'network_alpha': '6.0', 'rank': '3'}, 2.0),
+    ({'ss_network_alpha': '6', 'ss_network_dim': '3'}, 2.0),
+    ({'ss_network_alpha': 'None'}, 1.0),
+    ({'lora_alpha': '6', 'use_rslora': 'true'}, 6 / 3**0.5),
+    ({'lora_config': json.dumps({'r': 3, 'lora_alpha': 6})}, 2.0),
+    ({}, 1.0),
+  ],
+)
+def test_alpha_of_a_plain_header(header, scale, tmp_path):
+  path = save(tmp_path / 'a.safetensors', pair(STEM), header)
+  assert scale_of(path) == pytest.approx(scale, rel=1e-6)
+
+
+@pytest.mark.parametrize('dtype', ['bfloat16', 'float16', 'int64', 'float64'])
+def test_alpha_of_a_tensor(dtype, tmp_path):
+  alpha = np.asarray(6, jax.numpy.bfloat16 if dtype == 'bfloat16' else dtype)
+  arrays = pair(STEM) | {f'{STEM}.alpha': alpha}
+  # An alpha in the metadata that is no number is not needed.
+  path = save(tmp_path / 'a.safetensors', arrays, {'ss_network_alpha': 'auto'})
+  assert scale_of(path) == pytest.approx(2.0)
+
+
+def test_refuses_scales_that_are_no_numbers(tmp_path):
+  path = save(tmp_path / 'a.safetensors', pair(STEM), {'lora_alpha': 'auto'})
+  with pytest.raises(ValueError, match="lora_alpha .*='auto': expected a numb"):
+    lora.read(path, MODEL)
+  arrays = pair(STEM) | {f'{STEM}.alpha': np.float32([np.nan])[0]}
+  path = save(tmp_path / 'b.safetensors', arrays)
+  with pytest.raises(ValueError, match='alpha=nan: expected a number'):
+    lora.read(path, MODEL)
+
+
+@pytest.mark.parametrize(
+  'config, text',
+  [
+    (dict(peft_type='IA3'), "peft_type='IA3': expected one of"),
+    (dict(init_lora_weights='pissa_niter_4'), 'has changed the base model'),
+    (dict(fan_in_fan_out=True), 'fan_in_fan_out: expected false'),
+  ],
+)
+def test_refuses_configs_of_peft(config, text, tmp_path):
+  save(tmp_path / 'adapter_model.safetensors', pair(PEFT))
+  (tmp_path / 'adapter_config.json').write_text(json.dumps(config))
+  with pytest.raises(ValueError, match=text):
+    lora.read(tmp_path, MODEL)
+
+
+def test_refuses_folders_without_one_file(tmp_path):
+  with pytest.raises(ValueError, match='no weights: expected one file of LoRA'):
+    lora.read(tmp_path, MODEL)
+  for name in 'ab':
+    save(tmp_path / f'{name}.safetensors', pair(STEM))
+  with pytest.raises(
+    ValueError, match='a.safetensors, b.safetensors: expected'
+  ):
+    lora.read(tmp_path, MODEL)
+
+
+def test_messages_are_short(tmp_path):
+  arrays = {
+    f'diffusion_model.blocks.{i}.other_{j}.lora_down.weight': DOWN
+    for i in range(40)
+    for j in range(30)
+  }
+  path = save(tmp_path / 'a.safetensors', arrays)
+  with pytest.raises(ValueError, match='and 27 more') as e:
+    lora.read(path, MODEL)
+  assert len(str(e.value)) < 1000
+
+
+# -- changes -------------------------------------------------------------------
+
+
+BASE = RNG.normal(size=(24, 24)).astype(np.float32)
+A, B = DOWN, UP
+
+
+def merged(tmp_path, arrays, *, strength=1.0, metadata=None, config=None):
+  """The changed key kernel (out, in) and its bias, of base weights BASE."""
+  path = save(tmp_path / 'adapter_model.safetensors', arrays, metadata)
+  if config:
+    (tmp_path / 'adapter_config.json').write_text(json.dumps(config))
+  base = zeros()
+  key = base['blocks']['cross_attention']['k']
+  key['kernel'] = key['kernel'].at[0].set(BASE.T)
+  tree = lora.read(path, MODEL).merge(base, strength=strength)
+  key = tree['blocks']['cross_attention']['k']
+  assert not np.asarray(key['kernel'][1]).any()
+  return np.asarray(key['kernel'][0]).T, np.asarray(key['bias'][0])
+
+
+def rows(w):
+  return np.sqrt((w * w).sum(1, keepdims=True))
+
+
+def random(*shape):
+  return RNG.normal(size=shape).astype(np.float32)
+
+
+M = np.abs(random(24))
+SUM = BASE + 2 * B @ A
+W1, W2 = random(4, 4), random(6, 6)
+WA, WB = random(6, 2), random(2, 6)
+ALPHA = {f'{STEM}.alpha': np.float32(6.0)}
+CASES = {
+  'bias': (
+    pair(STEM) | {f'{STEM}.lora_B.bias': M, **ALPHA},
+    SUM,
+  ),
+  'kernel of 1': (
+    {
+      f'{STEM}.lora_down.weight': A[:, :, None, None],
+      f'{STEM}.lora_up.weight': B[:, :, None, None],
+      **ALPHA,
+    },
+    SUM,
+  ),
+  'magnitude': (
+    pair(STEM) | {f'{STEM}.lora_magnitude_vector': M, **ALPHA},
+    M[:, None] * SUM / rows(SUM),
+  ),
+  'magnitude.weight': (
+    pair(STEM) | {f'{STEM}.lora_magnitude_vector.default.weight': M, **ALPHA},
+    M[:, None] * SUM / rows(SUM),
+  ),
+  'dora_scale (out, 1)': (
+    pair(STEM, 'lora_down', 'lora_up')
+    | {f'{STEM}.dora_scale': M[:, None], **ALPHA},
+    M[:, None] * SUM / rows(BASE),
+  ),
+  'dora_scale (1, in)': (
+    pair(STEM, 'lora_down', 'lora_up')
+    | {f'{STEM}.dora_scale': M[None], **ALPHA},
+    M[None] * SUM / rows(SUM.T).T,
+  ),
+  'lokr': (
+    {f'{STEM}.lokr_w1': W1, f'{STEM}.lokr_w2': W2, **ALPHA},
+    BASE + np.kron(W1, W2),  # alpha does not count
+  ),
+  'lokr of a product': (
+    {
+      f'{STEM}.lokr_w1': W1,
+      f'{STEM}.lokr_w2_a': WA,
+      f'{STEM}.lokr_w2_b': WB,
+      **ALPHA,
+    },
+    BASE + 3 * np.kron(W1, WA @ WB),
+  ),
+  'loha': (
+    {
+      f'{STEM}.hada_w1_a': B,
+      f'{STEM}.hada_w1_b': A,
+      f'{STEM}.hada_w2_a': B[::-1].copy(),
+      f'{STEM}.hada_w2_b': A[::-1].copy(),
+      **ALPHA,
+    },
+    BASE + 2 * (B @ A) * (B[::-1] @ A[::-1]),
+  ),
+}
+
+
+@pytest.mark.parametrize('case', CASES)
+def test_merges(case, tmp_path):
+  arrays, expected = CASES[case]
+  kernel, bias = merged(tmp_path, arrays)
+  np.testing.assert_allclose(kernel, expected, rtol=2e-5, atol=2e-5)
+  np.testing.assert_allclose(bias, 2 * M if case == 'bias' else 0 * M)
+
+
+def test_lokr_of_peft_has_alpha(tmp_path):
+  arrays = {f'{PEFT}.lokr_w1': W1, f'{PEFT}.lokr_w2': W2}
+  config = dict(peft_type='LOKR', r=4, alpha=8, alpha_pattern={})
+  kernel, _ = merged(tmp_path, arrays, config=config)
+  np.testing.assert_allclose(kernel, BASE + 2 * np.kron(W1, W2), rtol=1e-5)
+
+
+def test_strength_of_dora(tmp_path):
+  """PEFT scales the product, ComfyUI goes from the old weight to the new."""
+  half = BASE + B @ A
+  kernel, _ = merged(tmp_path, CASES['magnitude'][0], strength=0.5)
+  expected = M[:, None] * half / rows(half)
+  np.testing.assert_allclose(kernel, expected, rtol=2e-5, atol=1e-5)
+  arrays, full = CASES['dora_scale (out, 1)']
+  kernel, _ = merged(tmp_path, arrays, strength=0.5)
+  np.testing.assert_allclose(kernel, (BASE + full) / 2, rtol=2e-5, atol=1e-5)
+
+
+def test_modulation_changes(tmp_path):
+  arrays = pair(STEM, 'lora_down', 'lora_up')
+  arrays['diffusion_model.blocks.1.diff_m'] = np.ones((1, 6, 24), np.float32)
+  arrays['diffusion_model.head.diff_m'] = np.ones((1, 2, 24), np.float32)
+  arrays['diffusion_model.blocks.0.self_attn.norm_q.diff'] = M
+  path = save(tmp_path / 'a.safetensors', arrays)
+  tree = lora.read(path, MODEL).merge(zeros(), strength=0.5)
+  assert (tree['blocks']['modulation'][1] == 0.5).all()
+  assert not tree['blocks']['modulation'][0].any()
+  assert (tree['head_modulation'] == 0.5).all()
+  norm = tree['blocks']['self_attention']['norm_q']['scale']
+  np.testing.assert_allclose(norm[0], M / 2)
+
+
+def test_patch_embedding(tmp_path):
+  """A pair of convolutions, of 5 axes or flat."""
+  down, up = random(3, 3, 1, 2, 2), random(24, 3)
+  stem = 'diffusion_model.patch_embedding'
+  for i, (a, b) in enumerate(
+    [(down, up[:, :, None, None, None]), (down.reshape(3, 12), up)]
+  ):
+    arrays = {f'{stem}.lora_down.weight': a, f'{stem}.lora_up.weight': b}
+    path = save(tmp_path / f'{i}.safetensors', arrays)
+    kernel = lora.read(path, MODEL).merge(zeros())['patch_embed']['kernel']
+    delta = np.einsum('or,rcthw->octhw', up, down)
+    expected = wan_transformer.from_torch(delta, 'patch')
+    np.testing.assert_allclose(kernel, expected, rtol=2e-5, atol=2e-5)
+
+
+def test_fp8_factors(tmp_path):
+  arrays = {k: v.astype(jax.numpy.float8_e4m3fn) for k, v in pair(STEM).items()}
+  a, b = arrays.values()
+  kernel, _ = merged(tmp_path, arrays)
+  expected = BASE + np.float32(b) @ np.float32(a)
+  np.testing.assert_allclose(kernel, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_refuses_values_that_are_not_finite(tmp_path):
+  for i, bad in enumerate((np.nan, np.inf)):
+    down = DOWN.copy()
+    down[0, 0] = bad
+    arrays = pair(STEM) | {f'{STEM}.lora_A.weight': down}
+    path = save(tmp_path / f'{i}.safetensors', arrays)
+    with pytest.raises(
+      ValueError, match='not finite, in .*lora_A.weight: expected finite'
+    ):
+      lora.read(path, MODEL)
+
+
+IMAGE_KEYS = [
+  'diffusion_model.blocks.0.cross_attn.k_img',
+  'lora_unet_blocks_0_cross_attn_v_img',
+  'transformer.blocks.0.attn2.add_k_proj',
+]
+
+
+def test_keys_of_an_image_are_named(tmp_path, caplog):
+  arrays = pair(STEM)
+  for stem in IMAGE_KEYS:
+    arrays |= pair(stem, 'lora_down', 'lora_up')
+  arrays['diffusion_model.blocks.0.cross_attn.norm_k_img.diff'] = M
+  path = save(tmp_path / 'a.safetensors', arrays)
+  adapter = lora.read(path, MODEL)
+  assert len(adapter.ignored) == 7
+  assert list(adapter.changes) == [('blocks.cross_attention.k.kernel', 0)]
+
+
+# -- models --------------------------------------------------------------------
+
+
+@pytest.fixture(scope='module')
+def two(tmp_path_factory):
+  """A model with two transformers, opened."""
+  folder = tmp_path_factory.mktemp('two') / 'wan'
+  published_folder.write(folder)
+  published_folder.write_part(folder / 'transformer_2', MODEL)
+  published_folder.change_index(folder, boundary_ratio=0.875)
+  return load.open_model(str(folder), mesh=sharding.single_device_mesh())
+
+
+def change(model, root):
+  """The change of the key kernel of a transformer, (out, in)."""
+  kernels = [
+    np.asarray(tree['blocks']['cross_attention']['k']['kernel'][0])
+    for tree in (model.read_transformer(root)['dit'], model.read(root))
+  ]
+  return (kernels[0] - kernels[1]).T
+
+
+def test_a_file_for_both_transformers_changes_both(two, tmp_path):
+  halves = pair('transformer.blocks.0.attn2.to_k')
+  other = {'transformer_2.blocks.0.attn2.to_k.lora_A.weight': 2 * DOWN}
+  other |= {'transformer_2.blocks.0.attn2.to_k.lora_B.weight': UP}
+  path = save(tmp_path / 'a.safetensors', halves | other)
+  tuned = two.with_lora(path)
+  np.testing.assert_allclose(change(tuned, 'dit'), UP @ DOWN, atol=1e-5)
+  np.testing.assert_allclose(change(tuned, 'dit_2'), 2 * UP @ DOWN, atol=1e-5)
+  with pytest.raises(ValueError, match='both transformers: expected it as `lo'):
+    two.with_lora(path, root='dit_2')
+  second = save(tmp_path / 'b.safetensors', other)
+  with pytest.raises(
+    ValueError, match='second of two .*: expected it as `lora'
+  ):
+    two.with_lora(second)
+  assert not change(two.with_lora(second, root='dit_2'), 'dit').any()
+  readers = {k: v for k, v in two.readers.items() if k != 'dit_2'}
+  with pytest.raises(ValueError, match='for two transformers: expected those'):
+    dataclasses.replace(two, readers=readers).with_lora(path)
+
+
+def test_several_files_add_up(two, tmp_path):
+  path = save(tmp_path / 'a.safetensors', pair(STEM))
+  other = save(
+    tmp_path / 'b.safetensors', pair('lora_unet_blocks_0_cross_attn_k')
+  )
+  tuned = two.with_lora(path, strength=0.5).with_lora(other, strength=0.25)
+  np.testing.assert_allclose(change(tuned, 'dit'), 0.75 * UP @ DOWN, atol=1e-5)

@@ -1,0 +1,113 @@
+"""Reads GGUF files by the library `gguf`, an optional dependency.
+
+Tensors are dequantised one at a time when they are read. Shapes are stored in
+reverse, and those of more than four axes in the metadata. Names are those of
+the original repository; a text encoder has llama.cpp's.
+"""
+
+import functools
+import mmap
+import pathlib
+import re
+
+import numpy as np
+
+from spacetime.checkpoint.interop.tensor_files import DTYPES, Tensor
+
+MAGIC = b'GGUF'
+SHAPE = 'comfy.gguf.orig_shape.'
+# llama.cpp's names of T5's tensors -> transformers'.
+T5 = (
+  (r'token_embd\.weight', 'shared.weight'),
+  (r'enc\.output_norm\.weight', 'encoder.final_layer_norm.weight'),
+  *(
+    (
+      rf'enc\.blk\.(\d+)\.{there}\.weight',
+      rf'encoder.block.\1.layer.{here}.weight',
+    )
+    for there, here in (
+      ('attn_q', '0.SelfAttention.q'),
+      ('attn_k', '0.SelfAttention.k'),
+      ('attn_v', '0.SelfAttention.v'),
+      ('attn_o', '0.SelfAttention.o'),
+      ('attn_rel_b', '0.SelfAttention.relative_attention_bias'),
+      ('attn_norm', '0.layer_norm'),
+      ('ffn_norm', '1.layer_norm'),
+      ('ffn_gate', '1.DenseReluDense.wi_0'),
+      ('ffn_up', '1.DenseReluDense.wi_1'),
+      ('ffn_down', '1.DenseReluDense.wo'),
+    )
+  ),
+)
+ARCHITECTURES = ('wan', 't5', 't5encoder')
+
+
+def open_file(path: pathlib.Path) -> dict[str, Tensor]:
+  """The tensors of a GGUF file; they are dequantised when they are read.
+
+  Raises:
+    ValueError: the library is not installed, a damaged file, another
+      architecture, or an unknown quantisation.
+  """
+  try:
+    import gguf
+  except ImportError as e:
+    raise ValueError(
+      f'{path} is a GGUF file, quantised for llama.cpp and ComfyUI: expected '
+      "the library that reads it, pip install 'spacetime-video[gguf]', or a "
+      'safetensors file of the same model'
+    ) from e
+  try:
+    reader = gguf.GGUFReader(path)
+  except (ValueError, IndexError, KeyError, OSError) as e:
+    raise ValueError(
+      f'{path} is a GGUF file that is damaged or cut short ({e}): download it '
+      'again'
+    ) from e
+  field = reader.get_field('general.architecture')
+  architecture = field.contents() if field else None
+  if architecture not in ARCHITECTURES:
+    raise ValueError(
+      f'{path} is a GGUF file of architecture {architecture!r}: expected '
+      f'{" or ".join(ARCHITECTURES)}'
+    )
+  with pathlib.Path(path).open('rb') as file:
+    mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+  tensors = {}
+  for entry in reader.tensors:
+    shape = tuple(int(n) for n in reversed(entry.shape))
+    original = reader.get_field(f'{SHAPE}{entry.name}')
+    if original is not None:
+      shape = tuple(int(n) for n in original.contents())
+    name = _name(entry.name)
+    tensors[name] = Tensor(
+      name,
+      pathlib.Path(path),
+      DTYPES['F32' if entry.tensor_type.name == 'F32' else 'BF16'],
+      shape,
+      int(entry.data_offset),
+      mapped,
+      functools.partial(
+        _dequantise, kind=entry.tensor_type, rows=entry.data.shape, path=path
+      ),
+      int(entry.n_bytes),
+    )
+  return tensors
+
+
+def _dequantise(raw: np.ndarray, *, kind, rows, path) -> np.ndarray:
+  from gguf import quants
+
+  items = raw.reshape(*rows[:-1], -1) if len(rows) > 1 else raw
+  try:
+    return quants.dequantize(items, kind).astype(np.float32, copy=False)
+  except NotImplementedError as e:
+    raise ValueError(f'{path}: quantisation {kind.name} is unknown') from e
+
+
+def _name(name: str) -> str:
+  for pattern, target in T5:
+    match = re.fullmatch(pattern, name)
+    if match:
+      return match.expand(target)
+  return name

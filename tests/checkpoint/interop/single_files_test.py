@@ -1,0 +1,365 @@
+"""Single files as ComfyUI and Wan's own repository publish them."""
+
+import dataclasses
+import json
+
+import jax
+import jax.numpy as jnp
+import ml_dtypes
+import numpy as np
+import pytest
+import safetensors.numpy
+
+from spacetime import SettingError, sharding
+from spacetime.checkpoint import convert, init_weights, load
+from spacetime.checkpoint.interop import (
+  folders,
+  networks,
+  umt5,
+  wan_transformer,
+  wan_vae,
+)
+from spacetime.models import text_encoder
+from spacetime.models.autoencoder import wan
+from tests.helpers import original_names, published_folder, torch_archive
+
+# Sizes that follow from the tensors: heads of 128, known latent channels.
+TRANSFORMER = dataclasses.replace(
+  published_folder.TRANSFORMER, width=128, heads=1, channels=16
+)
+VAE = dataclasses.replace(
+  published_folder.VAE,
+  z_dim=16,
+  latents_mean=wan.WAN21_MEAN,
+  latents_std=wan.WAN21_STD,
+)
+VAE22 = dataclasses.replace(
+  published_folder.VAE22,
+  z_dim=48,
+  latents_mean=wan_vae.WAN22_MEAN,
+  latents_std=wan_vae.WAN22_STD,
+)
+TEXT = published_folder.TEXT
+
+
+def original(config) -> dict[str, np.ndarray]:
+  """Seeded tensors with the original repository's names."""
+  kind = networks.of(config).kind
+  tensors = published_folder.drawn(config)
+  if kind == 'transformer':
+    rename = wan_transformer.original_name
+  elif kind == 'text_encoder':
+    rename = original_names.umt5
+  else:
+
+    def rename(name):
+      return original_names.vae(
+        name, blocks=config.num_res_blocks, residual=config.is_residual
+      )
+
+  return {rename(name): tensor for name, tensor in tensors.items()}
+
+
+def save(path, tensors, metadata=None):
+  path.parent.mkdir(exist_ok=True)
+  tensors = {k: np.ascontiguousarray(v) for k, v in tensors.items()}
+  safetensors.numpy.save_file(tensors, path, metadata=metadata)
+  return str(path)
+
+
+def mesh():
+  return sharding.single_device_mesh()
+
+
+def same(actual, expected):
+  assert jax.tree.structure(actual) == jax.tree.structure(expected)
+  jax.tree.map(np.testing.assert_array_equal, actual, expected)
+
+
+@pytest.fixture(scope='module')
+def folder(tmp_path_factory):
+  """The model as a diffusers folder."""
+  path = published_folder.write(tmp_path_factory.mktemp('a') / 'wan')
+  for name, config in (('transformer', TRANSFORMER), ('vae', VAE)):
+    published_folder.write_part(path / name, config)
+  return path
+
+
+@pytest.fixture(scope='module')
+def files(folder, tmp_path_factory):
+  """The same model as single files, the tokenizer inside the text encoder's."""
+  root = tmp_path_factory.mktemp('comfy')
+  text = published_folder.drawn(TEXT)
+  pieces = (folder / 'tokenizer/spiece.model').read_bytes()
+  text['spiece_model'] = np.frombuffer(pieces, np.uint8)
+  prefixed = {
+    f'model.diffusion_model.{k}': v for k, v in original(TRANSFORMER).items()
+  }
+  return folders.Files(
+    transformer=save(root / 'wan.safetensors', prefixed),
+    vae=save(root / 'vae.safetensors', original(VAE)),
+    text_encoder=save(root / 'umt5.safetensors', text),
+  )
+
+
+@pytest.mark.parametrize('config', [VAE, VAE22, TEXT, TRANSFORMER], ids=repr)
+@pytest.mark.parametrize('form', ['safetensors', 'pth'])
+def test_original_names(config, form, tmp_path):
+  """One file with the original names, its sizes taken from its tensors."""
+  kind = networks.of(config).kind
+  path = tmp_path / f'x.{form}'
+  writer = save if form == 'safetensors' else torch_archive.save
+  writer(path, original(config))
+  part = folders.open_part(path, kind)
+  expected = dataclasses.replace(config)
+  assert part.config == expected
+  published_folder.write_part(tmp_path / 'd', config)
+  other = folders.open_part(tmp_path / 'd', kind)
+  same(part.load(mesh()), other.load(mesh()))
+
+
+@pytest.mark.parametrize(
+  'config',
+  [
+    wan.PRESETS['wan2.1'],
+    dataclasses.replace(
+      wan.PRESETS['wan2.2'],
+      latents_mean=wan_vae.WAN22_MEAN,
+      latents_std=wan_vae.WAN22_STD,
+    ),
+    text_encoder.PRESETS['umt5-xxl'],
+  ],
+  ids=['vae 2.1', 'vae 2.2', 'umt5'],
+)
+def test_names_and_sizes_at_full_size(config):
+  """Shapes alone: nothing is allocated."""
+  network = networks.of(config)
+  shapes = network.published_shapes()
+  table = networks.FORMATS[network.kind]
+  for name in shapes:
+    if network.kind == 'text_encoder':
+      other = original_names.umt5(name)
+    else:
+      other = original_names.vae(
+        name, blocks=config.num_res_blocks, residual=config.is_residual
+      )
+    assert other != name or 'time_conv' in name
+  names = (
+    [original_names.umt5(name) for name in shapes]
+    if network.kind == 'text_encoder'
+    else [
+      original_names.vae(
+        name, blocks=config.num_res_blocks, residual=config.is_residual
+      )
+      for name in shapes
+    ]
+  )
+  assert list(table.published_names(names).values()) == list(shapes)
+  assert table.infer_config(shapes, 'here') == config
+
+
+def test_a_model_of_single_files(folder, files):
+  model = load.open_model(None, mesh=mesh(), files=files)
+  other = load.open_model(str(folder), mesh=mesh())
+  assert model.tokenizer.serialized == other.tokenizer.serialized
+  assert model.networks == other.networks
+  for root in ('dit', 'text', 'autoencoder'):
+    same(model.read(root), other.read(root))
+  # The file of a transformer as `checkpoint`, the rest as files.
+  rest = dataclasses.replace(files, transformer=None)
+  alone = load.open_model(files.transformer, mesh=mesh(), files=rest)
+  assert alone.weights_hash == model.weights_hash
+  # A folder with one network replaced.
+  one = load.open_model(
+    str(folder), mesh=mesh(), files=folders.Files(vae=files.vae)
+  )
+  assert one.weights_hash == other.weights_hash
+
+
+@pytest.mark.parametrize(
+  'residual, second, shift', [(False, False, 3), (False, True, 12)]
+)
+def test_settings_of_single_files(residual, second, shift, files):
+  del residual
+  if second:
+    files = dataclasses.replace(files, transformer_2=files.transformer)
+  pipeline = folders.open_pipeline(None, files=files)
+  assert pipeline.scheduler['flow_shift'] == shift
+  assert pipeline.boundary == (0.875 if second else None)
+
+
+def test_one_file_of_all_networks(folder, files, tmp_path):
+  tensors = {}
+  for name, prefix in (
+    ('transformer', ''),
+    ('vae', 'vae.'),
+    ('text_encoder', 'text_encoders.umt5xxl.transformer.'),
+  ):
+    part = safetensors.numpy.load_file(getattr(files, name))
+    tensors |= {f'{prefix}{key}': value for key, value in part.items()}
+  path = save(tmp_path / 'all.safetensors', tensors)
+  model = load.open_model(path, mesh=mesh())
+  other = load.open_model(str(folder), mesh=mesh())
+  for root in ('dit', 'text', 'autoencoder'):
+    same(model.read(root), other.read(root))
+
+
+def test_scaled_float8(files, tmp_path):
+  """The transformer computes in bfloat16 with the scaled weights."""
+  tensors = original(TRANSFORMER)
+  expected = dict(tensors)
+  for name in list(tensors):
+    if tensors[name].ndim == 2 and name.startswith('blocks.'):
+      half = (tensors[name] / 0.5).astype(ml_dtypes.float8_e4m3fn)
+      expected[name] = 0.5 * np.float32(half)
+      tensors[name] = half
+      tensors[f'{name.removesuffix("weight")}scale_weight'] = np.float32([0.5])
+    else:
+      tensors[name] = tensors[name].astype(ml_dtypes.bfloat16)
+  tensors['scaled_fp8'] = np.zeros(2, ml_dtypes.float8_e4m3fn)
+  path = save(tmp_path / 'fp8.safetensors', tensors)
+  part = folders.open_part(path, 'transformer')
+  assert part.dtype == ml_dtypes.bfloat16
+  kernel = part.load(mesh())['blocks']['mlp_in']['kernel']
+  assert kernel.dtype == jnp.bfloat16
+  np.testing.assert_array_equal(
+    np.float32(kernel[1]),
+    np.float32(expected['blocks.1.ffn.0.weight'].T.astype(ml_dtypes.bfloat16)),
+  )
+  wide = part.load(mesh(), dtype=np.float32)['blocks']['mlp_in']['kernel']
+  np.testing.assert_array_equal(wide[1], expected['blocks.1.ffn.0.weight'].T)
+  model = load.open_model(
+    None, mesh=mesh(), files=dataclasses.replace(files, transformer=path)
+  )
+  assert model.experiment.model.dtype == 'bfloat16'
+
+
+@pytest.mark.parametrize(
+  'missing, text',
+  [
+    ('vae', 'vae=None: expected a file of an autoencoder, which .*wan.safet'),
+    ('text_encoder', 'text_encoder=None: expected a file of a UMT5 text'),
+  ],
+)
+def test_missing_files(missing, text, files):
+  files = dataclasses.replace(files, **{missing: None})
+  with pytest.raises(SettingError, match=text):
+    folders.open_pipeline(None, files=files)
+
+
+def test_wrong_files(files, tmp_path):
+  swapped = dataclasses.replace(files, vae=files.text_encoder)
+  with pytest.raises(
+    ValueError, match='umt5.safetensors is a text encoder .*: expected an auto'
+  ):
+    folders.open_pipeline(None, files=swapped)
+  text = published_folder.drawn(TEXT)
+  path = save(tmp_path / 'umt5.safetensors', text)
+  without = dataclasses.replace(files, text_encoder=path)
+  with pytest.raises(SettingError, match='tokenizer=None: expected a sentence'):
+    folders.open_pipeline(None, files=without)
+  bad = tmp_path / 'spiece.model'
+  bad.write_bytes(b'no model')
+  without = dataclasses.replace(without, tokenizer=str(bad))
+  with pytest.raises(ValueError, match='spiece.model: no tokenizer'):
+    load.open_model(None, mesh=mesh(), files=without)
+  with pytest.raises(
+    SettingError, match="checkpoint='digits': expected a publ"
+  ):
+    load.open_model('digits', mesh=mesh(), files=folders.Files(vae=files.vae))
+  tiny = published_folder.drawn(published_folder.VAE)
+  path = save(tmp_path / 'vae.safetensors', tiny)
+  with pytest.raises(
+    ValueError, match='statistics of 3 latent channels are un'
+  ):
+    folders.open_part(path, 'vae')
+
+
+def test_converts_single_files(folder, files, tmp_path):
+  convert.convert(None, tmp_path / 'ours', files=files)
+  convert.convert(tmp_path / 'ours', tmp_path / 'back')
+  for name in ('transformer', 'vae', 'text_encoder'):
+    back = published_folder.tensors(tmp_path / 'back' / name)
+    expected = published_folder.tensors(folder / name)
+    assert back.keys() == expected.keys()
+    for key, tensor in expected.items():
+      np.testing.assert_array_equal(back[key], tensor)
+  rest = dataclasses.replace(files, transformer=None)
+  convert.convert(files.transformer, tmp_path / 'again', files=rest)
+  with pytest.raises(SettingError, match='a published folder beside files'):
+    convert.convert(tmp_path / 'ours', tmp_path / 'c', files=rest)
+
+
+def test_training_starts_from_single_files(folder, files):
+  nets = load.open_model(str(folder), mesh=mesh()).networks
+  frozen = dataclasses.replace(nets, text_kind='frozen')
+  base = init_weights.open_base(None, frozen, files=files)
+  other = init_weights.open_base(str(folder), frozen)
+  assert base.fingerprint == other.fingerprint
+  assert (base.autoencoder, base.text) == (other.autoencoder, other.text)
+  assert base.source()['path'].endswith('wan.safetensors')
+
+
+def test_weights_that_are_not_finite(folder, tmp_path):
+  tensors = published_folder.drawn(TRANSFORMER, jnp.bfloat16)
+  tensors['blocks.1.attn1.to_q.weight'][3, 4] = np.inf
+  published_folder.write_part(tmp_path, TRANSFORMER, tensors=tensors)
+  part = folders.open_part(tmp_path, 'transformer')
+  with pytest.raises(
+    ValueError, match=r'blocks.1.attn1.to_q.weight: expected finite numbers'
+  ):
+    part.load(mesh())
+
+
+def test_config_of_another_network_is_not_read(files, tmp_path):
+  """Wan's own folders hold one config.json, of the transformer."""
+  save(tmp_path / 'diffusion_pytorch_model.safetensors', original(TRANSFORMER))
+  values = dict(_class_name='WanModel', dim=128, num_heads=2, ffn_dim=40)
+  values |= dict(num_layers=2, in_dim=16, out_dim=16, freq_dim=16, text_dim=12)
+  (tmp_path / 'config.json').write_text(json.dumps(values))
+  save(tmp_path / 'Wan2.1_VAE.safetensors', original(VAE))
+  assert folders.open_part(tmp_path, 'transformer').config.heads == 2
+  path = tmp_path / 'Wan2.1_VAE.safetensors'
+  assert folders.open_part(path, 'vae').config == VAE
+  assert umt5.TOKENIZER not in folders.open_part(path, 'vae').extra
+
+
+@pytest.mark.parametrize('two', [False, True])
+def test_folders_of_the_original_repository(two, folder, files, tmp_path):
+  """config.json and shards beside .pth files of the other networks."""
+  parts = ('high_noise_model', 'low_noise_model') if two else ('.',)
+  for part in parts:
+    save(
+      tmp_path / part / 'diffusion_pytorch_model.safetensors',
+      original(TRANSFORMER),
+    )
+  torch_archive.save(tmp_path / 'Wan2.1_VAE.pth', original(VAE))
+  torch_archive.save(tmp_path / 'models_t5_umt5-xxl.pth', original(TEXT))
+  tokenizer = tmp_path / 'google/umt5-xxl'
+  tokenizer.mkdir(parents=True)
+  pieces = (folder / 'tokenizer/spiece.model').read_bytes()
+  (tokenizer / 'spiece.model').write_bytes(pieces)
+  model = load.open_model(str(tmp_path), mesh=mesh())
+  other = load.open_model(str(folder), mesh=mesh())
+  assert ('dit_2' in model.readers) == two
+  for root in ('dit', 'text', 'autoencoder'):
+    same(model.read(root), other.read(root))
+  target = tmp_path / 'ours'
+  chosen = 'transformer_2' if two else None
+  convert.convert(tmp_path, target, transformer=chosen)
+  frozen = dataclasses.replace(model.networks, text_kind='frozen')
+  if two:
+    with pytest.raises(SettingError, match='one of its two transformers'):
+      init_weights.open_base(str(tmp_path), frozen)
+  else:
+    base = init_weights.open_base(str(tmp_path), frozen)
+    assert (
+      base.autoencoder
+      == init_weights.open_base(None, frozen, files=files).autoencoder
+    )
+
+
+def test_the_transformer_is_judged_first(files):
+  """A wrong file is named before the missing ones."""
+  with pytest.raises(ValueError, match='vae.safetensors is a Wan autoencoder'):
+    load.open_model(files.vae, mesh=mesh())
