@@ -484,3 +484,23 @@ def test_the_speed_of_a_video_stays(ask, tmp_path):
     resolve(
       ask(mode='connect', video=frames_FHWC, video2=path, fps=8, frames=9)
     )
+
+
+def test_lora_settings_are_paths_with_strengths(tmp_path):
+  odd = tmp_path / 'a,b:2'
+  odd.write_text('')
+  for value, expected in (
+    (None, ()),
+    ('a.safetensors', (('a.safetensors', 1.0),)),
+    ('a:0.5,b', (('a', 0.5), ('b', 1.0))),
+    ('a:-1e-1, b:+2', (('a', -0.1), ('b', 2.0))),
+    ('C:/a', (('C:/a', 1.0),)),
+    (str(odd), ((str(odd), 1.0),)),  # a path that exists is one path
+    (odd, ((str(odd), 1.0),)),
+    (['a', ('b', 0.5), [odd, 2]], (('a', 1.0), ('b', 0.5), (str(odd), 2.0))),
+    (('a', 0.5), (('a', 0.5),)),
+  ):
+    assert request.parse_loras('lora', value) == expected
+  for value in ('', 'a,', ',a', 'a:nan', 'a:inf', ('a', None), ['a:1..2']):
+    with pytest.raises(ValueError, match='lora=.*: expected paths, each with'):
+      request.parse_loras('lora', value)

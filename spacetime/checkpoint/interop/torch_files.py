@@ -16,6 +16,7 @@ import mmap
 import pathlib
 import pickle
 import zipfile
+import zlib
 from collections.abc import Iterator, Mapping
 
 import numpy as np
@@ -32,12 +33,13 @@ STORAGES = {
   'LongStorage': 'I64',
   'IntStorage': 'I32',
   'ByteStorage': 'U8',
-  'Float8_e4m3fnStorage': 'F8_E4M3',
-  'Float8_e5m2Storage': 'F8_E5M2',
 }
 # Keys under which trainers store the weights, the first that exists: averaged
 # ones first.
 ROOTS = ('generator_ema', 'ema', 'generator', 'state_dict', 'module', 'model')
+# What zipfile raises of entries that are missing, encrypted or of an unknown
+# compression.
+UNREADABLE = (KeyError, EOFError, NotImplementedError, RuntimeError, OSError)
 LIMIT = 64 * 2**20  # bytes of a pickle without its tensors
 
 
@@ -109,7 +111,7 @@ def open_file(
   try:
     with zipfile.ZipFile(path) as archive:
       return _read(path, archive, dtypes)
-  except (zipfile.BadZipFile, KeyError, EOFError) as e:
+  except (zipfile.BadZipFile, zlib.error, *UNREADABLE) as e:
     raise ValueError(
       f'{path} is damaged or cut short ({e}): download it again'
     ) from e
