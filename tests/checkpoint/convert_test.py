@@ -170,7 +170,7 @@ def test_refuses_what_it_cannot_convert(source, tmp_path):
 
 
 def test_schedules_that_are_not_of_a_flow_are_refused():
-  scheduler = sections.SCHEDULER
+  scheduler = folders.SCHEDULER_CONFIG
   assert sections.schedule(scheduler, 'here') == (3.0, 'unipc')
   euler = {'_class_name': 'FlowMatchEulerDiscreteScheduler', 'shift': 7.0}
   assert sections.schedule(euler, 'here') == (7.0, 'euler')
