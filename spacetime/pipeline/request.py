@@ -408,7 +408,8 @@ def parse_loras(name: str, value) -> tuple[tuple[str, float], ...]:
   pairs = []
   for item in value:
     path, strength = item if isinstance(item, (tuple, list)) else (item, 1.0)
-    path = os.fspath(path).strip()
+    is_path = isinstance(path, (str, os.PathLike))
+    path = os.fspath(path).strip() if is_path else ''
     mark = re.fullmatch(r'(.*):([-+]?[\d.]+(?:[eE][-+]?\d+)?|nan|inf)', path)
     if mark and not os.path.exists(path):
       path, strength = mark[1], mark[2]
