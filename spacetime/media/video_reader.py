@@ -26,8 +26,11 @@ Path = str | os.PathLike
 INTERLACED = 'interlaced: the two fields of a frame stay woven'
 HDR = 'HDR: tone-mapped to SDR'
 TRANSPARENT = 'transparent: laid over white'
+CUT_SHORT = 'cut short: it ends before the duration that it states'
 # Seconds at the end of a file, of which all packets are read for its duration.
 TAIL = 2
+# Seconds by which a file may end before the duration that it states.
+SLACK = 0.5
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,7 +43,8 @@ class VideoInfo:
     fps: average frames per second.
     seconds: duration of the pictures, from the first frame's time to the end of
       the last; sound and the container may be longer.
-    remarks: what reading changes or leaves, of INTERLACED, HDR and TRANSPARENT.
+    remarks: what reading changes or cannot mend, of INTERLACED, HDR,
+      TRANSPARENT and CUT_SHORT.
   """
 
   height: int
@@ -135,17 +139,15 @@ def probe(path: Path) -> VideoInfo:
     ValueError: no such file, no video in it, or unreadable.
   """
   fps = _average_rate(path)
-  with contextlib.closing(_timed_frames(path)) as frames:
-    for _, length, frame in frames:
-      height, width = frame.size
-      return VideoInfo(
-        height,
-        width,
-        fps,
-        max(length, _duration(path, frame.pts)),
-        frame.remarks,
-      )
-  raise too_short(path, frames=1, fps=fps, actual='none')
+  with video_file.open_video(path) as (container, stream):
+    first = next(_decode(path, container, stream, None), None)
+    if first is None:
+      raise too_short(path, frames=1, fps=fps, actual='none')
+    _, length, frame = first
+    seconds, is_cut_short = _duration(path, container, stream, frame.pts)
+  height, width = frame.size
+  remarks = frame.remarks + (CUT_SHORT,) * is_cut_short
+  return VideoInfo(height, width, fps, max(length, seconds), remarks)
 
 
 def video_size(path: Path) -> tuple[int, int]:
@@ -316,38 +318,48 @@ def _decode(
     yield time, length, _Frame(path, decoded, aspect)
 
 
-def _duration(path: Path, first: int | None) -> float:
-  """Seconds from a timestamp to the end of the last packet of the file."""
-  with video_file.open_video(path) as (container, stream):
-    base, stated = stream.time_base, stream.duration
-    if first is None:  # a stream without timestamps
-      packets = sum(packet.size > 0 for packet in container.demux(stream))
-      return packets / video_file.average_rate(stream)
-    if stated is None and container.duration is not None:
-      stated = int(container.duration / av.time_base / base)
-    # Packets are not in the order of their times, and not every container
-    # finds a key frame, so that more than the last is read.
-    if stated is not None and stated * base > TAIL:
-      with contextlib.suppress(av.FFmpegError):
-        ticks = first + stated - int(TAIL / base)
-        container.seek(ticks, stream=stream, backward=True)
-    end = _end(container, stream, first)
-  if end == first:  # nothing comes after what was sought
-    with video_file.open_video(path) as (container, stream):
-      end = _end(container, stream, first)
-  return float((end - first) * base)
-
-
-def _end(container, stream, first: int) -> int:
-  """Timestamp of the end of the packets from where the container stands, as far
-  as they can be read."""
-  tick = round(1 / (video_file.average_rate(stream) * stream.time_base))
+def _duration(
+  path: Path, container, stream, first: int | None
+) -> tuple[float, bool]:
+  """Seconds from a timestamp to the end of the stream's last packet, and
+  whether the file ends before the duration that it states."""
+  base, stated = stream.time_base, stream.duration
+  whole = (container.duration or 0) / av.time_base
+  if first is None:  # a stream without timestamps
+    with video_file.open_video(path) as (again, video):
+      packets = sum(packet.size > 0 for packet in again.demux(video))
+    return packets / video_file.average_rate(stream), False
+  if stated is None and whole:
+    stated = int(whole / base)
   end = first
+  # Packets are not in the order of their times, and not every container finds
+  # a key frame, so that more than the last is read.
+  if stated is not None and stated * base > TAIL:
+    with contextlib.suppress(av.FFmpegError):
+      ticks = first + stated - int(TAIL / base)
+      container.seek(ticks, stream=stream, backward=True)
+      end, last = _end(container, stream, first)
+  if end == first:  # nothing was sought, or nothing comes after it
+    with video_file.open_video(path) as (again, video):
+      end, last = _end(again, video, first)
+  return float((end - first) * base), last < whole - SLACK
+
+
+def _end(container, stream, first: int) -> tuple[int, float]:
+  """Timestamp of the end of the stream's packets from where the container
+  stands, as far as they can be read, and seconds of the end of all packets."""
+  tick = round(1 / (video_file.average_rate(stream) * stream.time_base))
+  end, last = first, 0.0
   with contextlib.suppress(av.FFmpegError):
-    for packet in container.demux(stream):
-      if packet.pts is not None and packet.size and not packet.is_discard:
-        end = max(end, packet.pts + (packet.duration or tick))
-  return end
+    for packet in container.demux():
+      if packet.pts is None or not packet.size or packet.is_discard:
+        continue
+      is_video = packet.stream_index == stream.index
+      finish = packet.pts + (packet.duration or tick * is_video)
+      last = max(last, float(finish * packet.time_base))
+      if is_video:
+        end = max(end, finish)
+  return end, last
 
 
 def _stacked(images: list[np.ndarray]) -> np.ndarray:

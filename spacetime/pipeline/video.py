@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+from absl import logging
 
 from spacetime.media import codecs, video_reader, video_writer
 
@@ -98,7 +99,10 @@ def read_video(
     ValueError: no such file, no video in it, or unreadable.
   """
   width, height = size or (None, None)
-  rate = fps or video_reader.probe(path).fps
+  info = video_reader.probe(path)
+  for remark in info.remarks:
+    logging.warning('%s is %s', path, remark)
+  rate = fps or info.fps
   frames_FHWC = video_reader.read_video(
     path, height=height, width=width, fps=fps
   )

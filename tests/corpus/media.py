@@ -241,6 +241,12 @@ def cut_short(path, keep):
   path.write_bytes(path.read_bytes()[: int(keep * path.stat().st_size)])
 
 
+def cut_matroska(path):
+  """The first half of a file that states its duration at the start."""
+  grays(path, 30, codec='ffv1')
+  path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
 def interlaced(path):
   """Frames of two fields."""
   videos.encode(
@@ -356,6 +362,7 @@ VIDEOS = [
   Media('trimmed.mp4', trimmed, numbers=range(7, 12), seconds=0.5),
   Media('cut.mp4', lambda p: cut_short(p, 0.3), refusal='cannot be read'),
   Media('cut.mp4', lambda p: cut_short(p, 0.8), refusal='cannot be read'),
+  Media('half.mkv', cut_matroska, remarks=(video_reader.CUT_SHORT,)),
   Media('interlaced.mp4', interlaced, remarks=(video_reader.INTERLACED,)),
   Media(
     'see_through.gif',
