@@ -324,13 +324,13 @@ def _duration(
   """Seconds from a timestamp to the end of the stream's last packet, and
   whether the file ends before the duration that it states."""
   base, stated = stream.time_base, stream.duration
-  whole = (container.duration or 0) / av.time_base
+  total = (container.duration or 0) / av.time_base
   if first is None:  # a stream without timestamps
     with video_file.open_video(path) as (again, video):
       packets = sum(packet.size > 0 for packet in again.demux(video))
     return packets / video_file.average_rate(stream), False
-  if stated is None and whole:
-    stated = int(whole / base)
+  if stated is None and total:
+    stated = int(total / base)
   end = first
   # Packets are not in the order of their times, and not every container finds
   # a key frame, so that more than the last is read.
@@ -342,7 +342,7 @@ def _duration(
   if end == first:  # nothing was sought, or nothing comes after it
     with video_file.open_video(path) as (again, video):
       end, last = _end(again, video, first)
-  return float((end - first) * base), last < whole - SLACK
+  return float((end - first) * base), last < total - SLACK
 
 
 def _end(container, stream, first: int) -> tuple[int, float]:
