@@ -69,7 +69,7 @@ def pair(share: float) -> dict:
   )
 
 
-def get_whole_world() -> list[dict]:
+def get_full_world() -> list[dict]:
   """All that the world holds, with half of the tokens for single characters."""
   return [
     centred(0.02),
@@ -106,7 +106,7 @@ def get_stages(steps: tuple[int, ...], tokens: tuple[int, ...]) -> list[dict]:
       path_centred(0.2),
       clip(0.4),
     ],
-    get_whole_world(),
+    get_full_world(),
   )
   return [
     dict(

@@ -2,12 +2,12 @@
 
 import os
 
+from tests.helpers import xla_flags
+
 _flags = [
   os.environ.get('XLA_FLAGS', ''),
   '--xla_force_host_platform_device_count=8',
-  # Tests compile much and run little: without LLVM's optimisation they take a
-  # quarter of the time.
-  '--xla_backend_optimization_level=0',
+  xla_flags.COMPILE_QUICKLY,
 ]
 if 'PYTEST_XDIST_WORKER' in os.environ:
   # The workers are the parallelism; their thread pools would only fight.
@@ -26,7 +26,16 @@ jax.config.update(
   'jax_compilation_cache_dir',
   os.path.join(os.path.dirname(__file__), '..', '.cache', 'jax_tests'),
 )
-jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.2)
+jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.1)
+
+
+# The longest tests, which start first, so that no worker ends with one alone.
+LONGEST = 'e2e/notebook_test.py', 'e2e/docs_test.py'
+
+
+def pytest_collection_modifyitems(items):
+  """Moves the longest tests to the front; all others keep their order."""
+  items.sort(key=lambda item: not item.path.as_posix().endswith(LONGEST))
 
 
 @pytest.fixture(autouse=True)

@@ -139,4 +139,5 @@ def _flat_config(config: Any, prefix: str = '') -> dict[str, Any]:
 
 
 def config_bytes(config: Mapping[str, Any]) -> bytes:
+  """Returns the contents of config.json: sorted keys, two spaces."""
   return (json.dumps(config, indent=2, sort_keys=True) + '\n').encode()

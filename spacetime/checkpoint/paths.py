@@ -51,6 +51,7 @@ def has_step(workdir: Path) -> bool:
 
 
 def is_complete(step: epath.Path) -> bool:
+  """Whether a step's folder holds a finished checkpoint."""
   return (
     step.name.isdigit()
     and ocp.utils.is_checkpoint_finalized(step)
@@ -78,6 +79,7 @@ def find_step(directory: epath.Path, step: int | None) -> int:
 
 
 def damaged(path: Path, error: Exception) -> ValueError:
+  """Returns the error of a file or folder that cannot be read."""
   return ValueError(
     f'{path} cannot be read ({type(error).__name__}: {str(error)[:200]}); it '
     'is damaged'
@@ -85,6 +87,7 @@ def damaged(path: Path, error: Exception) -> ValueError:
 
 
 def write_file(path: epath.Path, data: bytes) -> None:
+  """Writes a file at once: a reader sees all of it or the former one."""
   with files.atomic_write(path) as temporary:
     temporary.write_bytes(data)
 

@@ -22,6 +22,7 @@ def flat(tree: Tree) -> dict[str, Any]:
 
 
 def open_reader() -> ocp.Checkpointer:
+  """Returns a reader of checkpoints: state and data iterator."""
   return ocp.Checkpointer(
     ocp.CompositeCheckpointHandler(
       state=ocp.PyTreeCheckpointHandler(),
@@ -31,6 +32,11 @@ def open_reader() -> ocp.Checkpointer:
 
 
 def saved_shapes(step: epath.Path) -> dict[str, tuple[int, ...]]:
+  """Returns the shape of every array of a checkpoint's state, by its path.
+
+  Raises:
+    ValueError: the checkpoint cannot be read.
+  """
   try:
     with open_reader() as reader:
       tree = reader.metadata(step).item_metadata['state'].tree

@@ -18,11 +18,13 @@ class NumbersParser(flags.ArgumentParser):
   syntactic_help = 'numbers with commas between them'
 
   def parse(self, argument) -> tuple[float, ...]:
+    """Parses a text, or numbers as they are."""
     if isinstance(argument, str):
       argument = argument.strip('()').split(',')
     return tuple(float(item) for item in argument)
 
   def flag_type(self) -> str:
+    """Name of the type in `--help`."""
     return 'numbers'
 
 

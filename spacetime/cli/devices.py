@@ -41,4 +41,4 @@ def setup() -> None:
       print(f'no compilation cache: {folder}: {e.strerror}', file=sys.stderr)
     else:
       jax.config.update('jax_compilation_cache_dir', os.fspath(folder))
-      jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.5)
+      jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.1)

@@ -176,6 +176,7 @@ def bucket(
   """
 
   def choose(buffer: Sequence[Item], at_end: bool) -> list[int] | None:
+    """Indices of the next batch; None waits for more clips."""
     by_shape, needed = {}, 1
     for index, item in enumerate(buffer):
       shape = tuple(np.shape(value) for value in item.values())

@@ -13,8 +13,8 @@ from spacetime.media import files, resampling, video_reader
 FPS = 4.0  # rate at which videos are read
 UNREACHED = 5  # videos in a row without an answer, after which none follows
 SYSTEM = (
-  'You describe videos for the training of a text-to-video model. You are '
-  'given frames of one video in their order. Describe in plain sentences what '
+  'You describe videos for the training of a text-to-video model. The '
+  'images are frames of one video in order. Describe in plain sentences what '
   'is seen, how it looks, where it is, how it moves, the background and the '
   'camera; nothing that is not seen. Answer with the description alone.'
 )

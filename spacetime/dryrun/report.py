@@ -105,14 +105,7 @@ def compile_program(
   try:
     compiled = lowered.lowered.compile(compiler_options=lowered.options)
   except jax.errors.JaxRuntimeError as e:
-    usage = roofline_lib.parse_out_of_memory(str(e))
-    if not usage:
-      reason = str(e).strip().partition('\n')[0][:300]
-      raise ValueError(
-        f'the compiler of {chip.name} refuses the program: {reason}; set '
-        'SPACETIME_TRACEBACK=1 for the complete message'
-      ) from e
-    used, limit = usage
+    used, limit = _memory_of_failure(e, chip)
     rest = max(used - sum(parts.values()), 0.0)
     memory = roofline_lib.Memory(parts | {TEMPORARIES: rest}, limit, used)
     return Report(mesh, memory, advice(memory), time.monotonic() - start)
@@ -134,6 +127,24 @@ def compile_program(
     flops=lowered.flops,
     roofline=roofline(lowered, compiled_program, collectives, chip),
   )
+
+
+def _memory_of_failure(
+  error: jax.errors.JaxRuntimeError, chip: chips.Chip
+) -> tuple[float, float]:
+  """Returns (bytes used, limit) of a program that ran out of memory.
+
+  Raises:
+    ValueError: the compiler refuses the program for another reason.
+  """
+  usage = roofline_lib.parse_out_of_memory(str(error))
+  if not usage:
+    reason = str(error).strip().partition('\n')[0][:300]
+    raise ValueError(
+      f'the compiler of {chip.name} refuses the program: {reason}; set '
+      'SPACETIME_TRACEBACK=1 for the complete message'
+    ) from error
+  return usage
 
 
 def bytes_per_device(tree) -> float:

@@ -29,10 +29,10 @@ class TextConfig:
     vocab_size: rows of the token embedding.
     d_model: text width, Y.
     d_kv: head size, E.
-    num_heads: A; num_heads * d_kv may differ from d_model.
+    num_heads: attention heads, A; num_heads * d_kv may differ from d_model.
     d_ff: width of the gated MLP.
     num_layers: number of blocks.
-    eps: epsilon of the norms.
+    eps: number added to the mean square in every norm.
     buckets: buckets of relative positions: half for each direction, half of
       those for exact distances.
     max_distance: distance in tokens from which on all share the last bucket.

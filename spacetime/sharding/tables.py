@@ -153,6 +153,7 @@ def param_shardings(params, mesh: Mesh):
   """
 
   def sharding(path, leaf):
+    """The sharding of one parameter, checked."""
     name = path_name(path)
     partition = param_spec(name, leaf.shape)
     for size, axes in zip(leaf.shape, partition, strict=False):

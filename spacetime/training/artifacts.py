@@ -38,8 +38,7 @@ def copy_autoencoder(run: setup.Setup, workdir) -> None:
 
 
 def with_saved_moments(experiment: Experiment, workdir) -> Experiment:
-  """The experiment with the moments of the latents that a finished run has
-  measured."""
+  """Adds the latent moments that a finished run measured to its experiment."""
   path = checkpoint.absolute(workdir) / checkpoint.CONFIG
   if experiment.stage != 'autoencoder' or not path.exists():
     return experiment
@@ -53,8 +52,8 @@ def with_saved_moments(experiment: Experiment, workdir) -> Experiment:
 def get_tokenizer(
   run: setup.Setup, splits: Splits, workdir
 ) -> tokenizer_lib.Tokenizer:
-  """The tokenizer of the run: its own, that of the weights it starts from, that
-  of its cache, or one trained on its captions."""
+  """Returns the tokenizer of the run, of its initial weights, of its cache, or
+  one trained on its captions, in this order."""
   path = checkpoint.absolute(workdir) / checkpoint.TOKENIZER
   if path.exists():
     return tokenizer_lib.Tokenizer.from_bytes(path.read_bytes())

@@ -1,4 +1,4 @@
-"""The autoencoder's stage: loss, PSNR and the statistics of its latents."""
+"""Autoencoder training: reconstruction loss, PSNR and latent statistics."""
 
 import dataclasses
 from collections.abc import Callable
@@ -11,7 +11,7 @@ from spacetime.media.pixels import psnr, to_video
 
 
 def coarser(video_BFHWC: jax.Array) -> jax.Array:
-  """Half the height and width, by averages of two by two pixels."""
+  """Halves height and width by averaging two by two pixels."""
   x = video_BFHWC
   x = 0.5 * (x[:, :, 0::2] + x[:, :, 1::2])
   return 0.5 * (x[:, :, :, 0::2] + x[:, :, :, 1::2])
@@ -19,12 +19,12 @@ def coarser(video_BFHWC: jax.Array) -> jax.Array:
 
 @dataclasses.dataclass(frozen=True)
 class Reconstruction:
-  """What this stage needs of the autoencoder, as functions.
+  """The reconstruction loss of an autoencoder, given as functions.
 
   Attributes:
     posterior: (params, video_BFHWC) -> (mean_Bfhwc, logvar_Bfhwc), raw scale.
     decode_raw: (params, z_Bfhwc of raw scale) -> video_BFHWC, not clipped.
-    config: weights.
+    config: weights of the terms of the loss.
   """
 
   posterior: Callable
@@ -32,7 +32,7 @@ class Reconstruction:
   config: ReconstructionConfig
 
   def loss(self, params, frozen, batch, key):
-    """The training loss of a batch {'frames': uint8}."""
+    """Returns the training loss of a batch {'frames': uint8}."""
     del frozen
     config = self.config
     video = to_video(batch['frames'])

@@ -22,10 +22,10 @@ TIMESTEPS = (0.3, 0.5, 0.7, 0.9)
 def prompts(
   scenes: Sequence[world_lib.Scene], encode: Callable[[str], np.ndarray]
 ) -> dict[str, np.ndarray]:
-  """Right and wrong captions of some clips, as a part of a batch.
+  """Tokenizes right and wrong captions of some clips, for a batch.
 
   Args:
-    scenes: what the clips show.
+    scenes: scenes of the clips.
     encode: caption -> tokens_S.
 
   Returns:
@@ -54,12 +54,12 @@ def prompts(
 
 
 def measure(task: losses.DiffusionLoss, params, frozen, batch) -> dict:
-  """Per cent by which the loss is higher with a word wrong.
+  """Computes by how many per cent a wrong word raises the loss.
 
   Args:
     task: the transformer's stage.
-    params: those that are trained.
-    frozen: the others.
+    params: trained parameters.
+    frozen: the other parameters.
     batch: 'frames' or 'latents', and what `prompts` returns.
 
   Returns:

@@ -25,7 +25,7 @@ def sample_cond_mask(
   """Samples the conditioning frames of each clip.
 
   Args:
-    key: of the draw.
+    key: random key.
     batch: B.
     frames: f.
     config: weights of the kinds.
@@ -97,7 +97,7 @@ def frame_timesteps(
   """The timestep of every latent frame.
 
   Args:
-    key: of the draw.
+    key: random key.
     t_B1: timestep of each clip.
     independent_Bf: timesteps for clips whose frames have one each.
     cond_mask_Bf: bool, conditioning frames.

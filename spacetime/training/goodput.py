@@ -78,7 +78,7 @@ class Goodput:
 
   @contextlib.contextmanager
   def during(self, phase: str) -> Iterator[None]:
-    """A phase within another."""
+    """Times a phase nested within the current one."""
     before = self.phase
     self.enter(phase)
     try:

@@ -20,7 +20,7 @@ def periodic_actions(
   empty_SY,
   encode=None,
 ) -> list[loop.PeriodicAction]:
-  """The held-out metrics, the contact sheets and the caption probe of a run.
+  """Builds the held-out metrics, contact sheets and caption probe of a run.
 
   Args:
     run: checked.
@@ -58,13 +58,13 @@ def periodic_actions(
 
 
 def prober(task, frozen, held_out, mesh, encode):
-  """step, state -> loss with one word wrong (caption_probe.py).
+  """Returns (step, state) -> loss with one wrong word (caption_probe.py).
 
   Args:
     task: the transformer's stage.
     frozen: parameters that are not trained.
     held_out: clips with their scenes.
-    mesh: where the state lies.
+    mesh: devices of the state.
     encode: caption -> tokens_S.
   """
   scenes = [world_lib.from_json(text) for text in held_out['scenes']]
@@ -76,7 +76,7 @@ def prober(task, frozen, held_out, mesh, encode):
 
 
 def evaluator(task, frozen, held_out, mesh):
-  """(step, state) -> held-out metrics of the averaged parameters."""
+  """Returns (step, state) -> held-out metrics of the averaged parameters."""
   shards = mesh.shape['data'] * mesh.shape['fsdp']
   count = -(-len(held_out['captions']) // shards) * shards
   batch = {

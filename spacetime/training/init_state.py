@@ -10,10 +10,10 @@ from spacetime.training import pca_init, setup, state
 
 
 def init_state(run: setup.Setup, source, key: jax.Array) -> state.State:
-  """The state of a run before its first step.
+  """Builds the state of a run before its first step.
 
   Args:
-    run: checked.
+    run: a checked run.
     source: training records, for layers of principal components.
     key: for the parameters.
   """
@@ -30,7 +30,7 @@ def init_state(run: setup.Setup, source, key: jax.Array) -> state.State:
 
 
 def _with_pca_layers(run: setup.Setup, source):
-  """The task's init, with first and last layers of principal components."""
+  """Returns the task's init, with first and last layers from PCA of patches."""
   clips = run.experiment.train.pca_init_clips
   if run.nets is None or run.nets.lora.rank or not clips:
     return run.task.init
@@ -44,7 +44,7 @@ def _with_pca_layers(run: setup.Setup, source):
 
 
 def _components(run: setup.Setup, source) -> pca_init.Components:
-  """The principal components of the patches of the first clips."""
+  """Computes the principal components of patches of the first clips."""
   nets, cut, train = run.nets, run.cut, run.experiment.train
 
   @jax.jit

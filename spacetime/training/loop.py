@@ -47,7 +47,7 @@ class Rates:
   flops: float = 0.0
 
   def per_second(self, steps: int, seconds: float) -> dict[str, float]:
-    """Rates over so many steps; MFU where the chip's peak is known."""
+    """Computes rates over some steps; MFU where the chip's peak is known."""
     rate = steps / seconds
     rates = {'clips_per_second': self.clips * rate, 'step_seconds': 1 / rate}
     if self.tokens:
@@ -68,7 +68,7 @@ def jit_step(step_fn: Callable, state: state_lib.State, mesh):
   """The step as the trainer and the dry run compile it.
 
   Args:
-    step_fn: as made by make_step.
+    step_fn: the step of make_step.
     state: arrays, or their shapes, with the shardings of the mesh; donated.
     mesh: its devices may be described only.
   """
@@ -159,8 +159,8 @@ def run(
   """Trains until `steps` or until `stop()`; saves at the end either way.
 
   Args:
-    step_fn: as made by make_step.
-    state: to continue from; donated.
+    step_fn: the step of make_step.
+    state: initial state; donated.
     frozen: parameters that are not trained.
     iterator: batches of numpy arrays, this process's rows.
     key: of the entire run.

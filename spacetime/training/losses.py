@@ -1,5 +1,4 @@
-"""The diffusion loss of clips and of packed rows, and the held-out loss at
-fixed timesteps."""
+"""Diffusion loss of clips and of packed rows, with held-out loss at fixed t."""
 
 import dataclasses
 import math
@@ -40,7 +39,7 @@ class DiffusionLoss:
   patch: tuple[int, int, int] = (1, 1, 1)
 
   def inputs(self, params, frozen, batch):
-    """(z_Bfhwc, text_BSY), computed unless the batch has them."""
+    """Returns (z_Bfhwc, text_BSY), computed unless the batch has them."""
     if 'latents' in batch:
       z_Bfhwc = batch['latents'].astype(jnp.float32)
     else:
@@ -50,7 +49,7 @@ class DiffusionLoss:
     return z_Bfhwc, self.embed(params, batch['tokens'])
 
   def velocity(self, params, z_t_Bfhwc, t_Bf, text_BSY, key=None):
-    """The predicted velocity, whichever quantity the network predicts."""
+    """Returns the velocity, whichever quantity the network predicts."""
     y_Bfhwc = self.transform(params, z_t_Bfhwc, t_Bf, text_BSY, key)
     if self.flow.prediction == 'velocity':
       return y_Bfhwc
@@ -135,7 +134,7 @@ class PackedDiffusionLoss:
   transform: Callable
 
   def inputs(self, params, batch):
-    """(x_BNV, text_BGSY): patches of latents, and text features per clip."""
+    """Returns (x_BNV, text_BGSY): latent patches and prompt embeddings."""
     x_BNV = batch['patches']
     if x_BNV.dtype == jnp.uint8:
       x_BNV = to_video(x_BNV)

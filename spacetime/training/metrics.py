@@ -104,7 +104,7 @@ class MetricsWriter:
     self._board.add_text(name, text, self._step)
 
   def flush(self) -> None:
-    """Puts all that was written on disk, or in the bucket."""
+    """Flushes all metrics to disk or to the bucket."""
     if self._silent:
       return
     self._lines.flush()
@@ -114,7 +114,7 @@ class MetricsWriter:
       _copy(self._workdir, self._remote)
 
   def close(self) -> None:
-    """Flushes and lets go."""
+    """Flushes and closes the files."""
     if self._silent:
       return
     self._lines.close()
@@ -159,7 +159,7 @@ def _truncate(path: pathlib.Path, *, step: int) -> None:
 
 
 def _copy(folder: pathlib.Path, target: epath.Path) -> None:
-  """Files of a folder, in their places below another."""
+  """Copies the files of a folder to the same paths below another."""
   for path in folder.rglob('*'):
     if path.is_file():
       there = target / path.relative_to(folder).as_posix()

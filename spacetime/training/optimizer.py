@@ -29,7 +29,7 @@ def schedule(config: OptimizerConfig, *, steps: int) -> optax.Schedule:
 
 
 def matrix_axes(params):
-  """Which parameters are matrices to Muon, and along which axes.
+  """Returns the axes of the parameters that Muon treats as matrices.
 
   Kernels of stacked blocks (L, in, out) are L matrices; convolution kernels
   (..., in, out) are one matrix with every axis but the last reduced. The
@@ -51,9 +51,9 @@ def matrix_axes(params):
 
 
 def frozen_mask(patterns: tuple[str, ...]):
-  """params -> which of them a pattern names.
+  """Returns a function from params to a mask of those that a pattern matches.
 
-  Raises (the function): ValueError, a pattern that names none.
+  Raises (the function): ValueError, a pattern that matches none.
   """
 
   def mask(params):
@@ -73,7 +73,7 @@ def frozen_mask(patterns: tuple[str, ...]):
 
 
 def _is_matrix(params):
-  """Kernels, and the low-rank pairs beside them."""
+  """Whether a parameter is a kernel or a low-rank factor of one."""
   return jax.tree_util.tree_map_with_path(
     lambda path, _: path_name(path).endswith(('/kernel', '/a', '/b')), params
   )
@@ -82,8 +82,9 @@ def _is_matrix(params):
 def stored_as(
   update: optax.GradientTransformation, dtype: str
 ) -> optax.GradientTransformation:
-  """The same, with every moment of its state kept in a dtype and computed in
-  float32; counters and other scalars stay as they are."""
+  """Stores the moments of an optimizer in a dtype and computes in float32.
+
+  Counters and other scalars stay as they are."""
   if dtype == 'float32':
     return update
 
@@ -108,7 +109,7 @@ def stored_as(
 def make_optimizer(
   config: OptimizerConfig, *, steps: int
 ) -> optax.GradientTransformation:
-  """The transformation of gradients for a run of so many steps."""
+  """Builds the gradient transformation of a run of a number of steps."""
   shape = schedule(config, steps=steps)
   if config.name == 'adamw':
     update = optax.adamw(

@@ -19,10 +19,10 @@ from spacetime import SettingError
 
 @dataclasses.dataclass(frozen=True)
 class Components:
-  """Of patches: float32.
+  """Principal components of patches, float32.
 
   Attributes:
-    mean_V: the mean patch.
+    mean_V: mean of the patches.
     basis_VR: orthonormal columns, the largest variance first.
     variance_R: along each column.
   """
@@ -55,11 +55,12 @@ def rank(requested: int, model) -> int:
 
 
 def components(x_BNV: np.ndarray, *, rank: int) -> Components:
-  """The principal components of the patches of some clips.
+  """Computes the principal components of patches.
 
   Args:
     x_BNV: patches.
-    rank: R, how many to keep; at most V and at most the number of patches.
+    rank: R, number of components to keep; at most V and at most the number of
+      patches.
 
   Raises:
     ValueError: fewer patches or values than components.
@@ -82,13 +83,13 @@ def components(x_BNV: np.ndarray, *, rank: int) -> Components:
 
 
 def start(dit: dict, pca: Components, *, level: float = 0.8) -> dict:
-  """The transformer's parameters with first and last layers of components.
+  """Returns the transformer's parameters with first and last layers from PCA.
 
   At level t a coefficient y of z_t has variance s^2 = (1 - t)^2 v + t^2, where
   v is that of the data. It enters as y / s and leaves as (1 - t) v / s of that:
-  together the Wiener estimate. The rest of the width starts empty, for what is
-  not in a patch; places, if the transformer knows them, start there, as strong
-  as the noise. The final norm scales tokens up by the share that is full.
+  together the Wiener estimate. The rest of the width starts empty, but for
+  position features, if the transformer has them, which start there as strong as
+  the noise. The final norm scales tokens up by the share that is in use.
 
   Args:
     dit: parameters of a fresh transformer.
@@ -105,7 +106,7 @@ def start(dit: dict, pca: Components, *, level: float = 0.8) -> dict:
   gain_R = clean * pca.variance_R / deviation_R
   energy = rank
   if 'pos_embed' in dit and empty:
-    dit = dit | {'pos_embed': {'kernel': _places(dit, rank)}}
+    dit = dit | {'pos_embed': {'kernel': _position_kernel(dit, rank)}}
     energy = 2 * rank
   head_RV = (pca.basis_VR * gain_R).T * np.sqrt(energy / width)
   return dit | {
@@ -120,9 +121,9 @@ def start(dit: dict, pca: Components, *, level: float = 0.8) -> dict:
   }
 
 
-def _places(dit: dict, rank: int) -> jnp.ndarray:
-  """A kernel that turns places into the width that patches leave empty, with
-  the energy of one unit for each of the components there."""
+def _position_kernel(dit: dict, rank: int) -> jnp.ndarray:
+  """Returns a kernel from position features to the channels that patches leave
+  empty, with unit energy for each of the components there."""
   features, width = dit['pos_embed']['kernel'].shape
   normal = np.random.default_rng(0).normal(size=(features, width - rank))
   normal *= np.sqrt(2 * rank / normal.size)

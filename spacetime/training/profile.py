@@ -61,7 +61,7 @@ class Profile:
 
 
 def parse(text: str | None, folder: str | os.PathLike) -> Profile | None:
-  """Parses START:STOP; None for no trace.
+  """Parses START:STOP, the steps to trace; None traces none.
 
   Raises:
     SettingError: not two steps in order.

@@ -74,6 +74,7 @@ def answered_signals() -> Iterator[None]:
   before = signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
 
   def answer():
+    """Reads signal numbers until the pipe closes."""
     received = 0
     while number := os.read(reader, 1):
       if number[0] not in (signal.SIGINT, signal.SIGTERM):

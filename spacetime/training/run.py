@@ -101,7 +101,7 @@ def _train(
   stop: Callable[[], bool],
   profile: profile_lib.Profile | None,
 ) -> tuple[state.State, Any]:
-  """Trains a checked run: (last state, loader)."""
+  """Trains a checked run; returns (last state, loader)."""
   settings, nets = run.experiment.train, run.nets
   artifacts.copy_autoencoder(run, workdir)
   splits, tokenizer = _open_data(run, workdir)

@@ -108,7 +108,7 @@ def check(
   """Checks a run; writes nothing.
 
   Args:
-    experiment: of the run.
+    experiment: the experiment of the run.
     workdir: output folder, which may not exist yet.
     init_from: weights to start from; None starts from random ones.
     files: files of published networks, which replace those of `init_from`.
@@ -169,7 +169,7 @@ def check(
 
 
 def with_own_autoencoder(experiment: Experiment) -> Experiment:
-  """The experiment with the run's own copy of a trained autoencoder."""
+  """Returns the experiment with the run's own copy of a trained autoencoder."""
   if experiment.autoencoder.kind != 'weights':
     return experiment
   return parse.replace(experiment, {'autoencoder.weights': AUTOENCODER})
@@ -260,7 +260,7 @@ def find_base(
   *,
   files: folders.Files = folders.NO_FILES,
 ) -> tuple[init_weights.Base | None, dict | None]:
-  """The weights to load, and the record of those that the run began with.
+  """Returns the weights to load and the record of the initial weights.
 
   A run that has trained on from all weights needs them no more; low-rank
   adapters always need the weights that they adapt.

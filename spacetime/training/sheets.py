@@ -26,7 +26,7 @@ pyplot.switch_backend('agg')  # writes files, opens no window
 def sampled(
   experiment: Experiment, nets: Networks, held_out: dict, *, empty_SY=None
 ):
-  """(params, frozen) -> clips and captions, for the first held-out prompts.
+  """Returns (params, frozen) -> clips and captions of held-out prompts.
 
   `empty_SY` is the embedded empty prompt where `held_out` has embeddings.
   """
@@ -61,7 +61,7 @@ def sampled(
 
 
 def reconstructed(codec, held_out: dict):
-  """(params, frozen) -> held-out clips, each before its reconstruction."""
+  """Returns (params, frozen) -> held-out clips beside their reconstructions."""
   frames = held_out['frames'][: CLIPS // 2]
 
   @jax.jit
@@ -80,12 +80,12 @@ def reconstructed(codec, held_out: dict):
 
 
 def everywhere(video_BFHWC: jax.Array) -> jax.Array:
-  """Replicated on every device, so that any process can read it."""
+  """Replicates an array on every device, so that any process can read it."""
   return sharding.constrain(video_BFHWC, *[None] * video_BFHWC.ndim)
 
 
 def action(draw, frozen, workdir, writer: metrics.MetricsWriter):
-  """(step, state) -> a sheet in WORKDIR/sheets and in TensorBoard."""
+  """Returns (step, state) -> a sheet in WORKDIR/sheets and in TensorBoard."""
 
   def call(step, state):
     with jax.transfer_guard('allow'):
@@ -103,7 +103,7 @@ def action(draw, frozen, workdir, writer: metrics.MetricsWriter):
 
 @contextlib.contextmanager
 def written(path: epath.Path):
-  """A local file that is copied to `path`, maybe in a bucket, afterwards."""
+  """Yields a local file that is copied to `path`, local or in a bucket."""
   with tempfile.TemporaryDirectory() as folder:
     file = pathlib.Path(folder) / path.name
     yield file

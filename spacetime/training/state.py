@@ -1,4 +1,4 @@
-"""The state of a run: what a checkpoint must hold for it to go on."""
+"""The training state: everything that a checkpoint must hold to resume."""
 
 import dataclasses
 
@@ -13,10 +13,10 @@ from spacetime import sharding
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class State:
-  """A pytree of arrays.
+  """The training state, a pytree of arrays.
 
   Attributes:
-    step: int32 scalar, updates made.
+    step: int32 scalar, number of updates.
     params: float32 tree.
     ema: float32 tree, the average of params.
     opt_state: the optimizer's.
@@ -39,7 +39,7 @@ def new_state(params: dict, optimizer: optax.GradientTransformation) -> State:
 
 
 def state_shardings(state: State, mesh: jax.sharding.Mesh) -> State:
-  """Where every array of the state lies; `state` may be abstract."""
+  """Returns the sharding of every array of the state, which may be abstract."""
   placed = sharding.param_shardings(state.params, mesh)
   return State(
     step=NamedSharding(mesh, PartitionSpec()),
@@ -50,13 +50,13 @@ def state_shardings(state: State, mesh: jax.sharding.Mesh) -> State:
 
 
 def init_state(init, key, optimizer, mesh: jax.sharding.Mesh) -> State:
-  """Makes the state in its place: no device ever holds more than its share.
+  """Initialises the state sharded: no device ever holds more than its share.
 
   Args:
     init: key -> params.
     key: for the parameters.
-    optimizer: as made by make_optimizer.
-    mesh: where the state is to lie.
+    optimizer: transformation of make_optimizer.
+    mesh: devices of the state.
   """
   make = lambda key: new_state(init(key), optimizer)  # noqa: E731
   placed = state_shardings(jax.eval_shape(make, key), mesh)
@@ -68,9 +68,9 @@ def state_from(params: dict, optimizer, mesh: jax.sharding.Mesh) -> State:
   """The state before the first step of a run that starts from weights.
 
   Args:
-    params: float32, in their places on the mesh; donated.
-    optimizer: as made by make_optimizer.
-    mesh: where they lie.
+    params: float32, sharded over the mesh; donated.
+    optimizer: transformation of make_optimizer.
+    mesh: devices of the parameters.
   """
   make = lambda params: new_state(params, optimizer)  # noqa: E731
   placed = state_shardings(jax.eval_shape(make, params), mesh)
@@ -79,7 +79,7 @@ def state_from(params: dict, optimizer, mesh: jax.sharding.Mesh) -> State:
 
 
 def abstract_state(init, key, optimizer, mesh: jax.sharding.Mesh) -> State:
-  """The state's shapes with their shardings, and no memory: to restore into."""
+  """Returns shapes and shardings of the state, to restore into."""
   state = jax.eval_shape(lambda key: new_state(init(key), optimizer), key)
   return jax.tree.map(
     lambda leaf, sharding: jax.ShapeDtypeStruct(

@@ -12,7 +12,7 @@ Loss = Callable[..., tuple[jax.Array, dict[str, jax.Array]]]
 
 
 def ema_decay(step: jax.Array, decay: float) -> jax.Array:
-  """The decay at a step: lower at first, so that the start is forgotten."""
+  """Decay of the average at a step: lower at first, to forget the start."""
   return jnp.minimum(decay, (1.0 + step) / (10.0 + step))
 
 
@@ -23,7 +23,7 @@ def is_sound(loss: jax.Array, norm: jax.Array, *, limit: float) -> jax.Array:
 
 
 def gradients(loss: Loss, params, frozen, batch, key, *, accumulate: int):
-  """The mean gradient over `accumulate` equal parts of the batch.
+  """Averages the gradient over `accumulate` equal parts of the batch.
 
   Returns:
     (metrics, gradient): float32 scalars, and a tree like params.
@@ -65,7 +65,7 @@ def make_step(
 
   Args:
     loss: (params, frozen, batch, key) -> (scalar, metrics).
-    optimizer: as made by make_optimizer.
+    optimizer: transformation of make_optimizer.
     ema: decay of the average of the parameters.
     accumulate: parts into which each batch is cut.
     limit: a step whose loss is above it, or not finite, or whose gradient is
@@ -77,6 +77,7 @@ def make_step(
   """
 
   def step(state: State, frozen, batch, key):
+    """One update: (state, metrics)."""
     key = jax.random.fold_in(key, state.step)
     with jax.named_scope('gradient'):
       metrics, gradient = gradients(

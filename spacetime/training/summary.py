@@ -8,13 +8,13 @@ from spacetime.training import setup
 
 
 def heading(run: setup.Setup, workdir, *, start: int, tokens: int) -> str:
-  """The first lines of a run: parameters, devices, batch, tokens and output.
+  """Returns the first lines of a run: parameters, devices, batch and output.
 
   Args:
-    run: checked.
-    workdir: its output folder.
+    run: a checked run.
+    workdir: output folder.
     start: finished steps.
-    tokens: of a batch; 0 in the autoencoder's stage.
+    tokens: tokens of a batch; 0 in the autoencoder's stage.
   """
   trained = _count(run.shapes.params)
   devices = run.mesh.devices
@@ -36,7 +36,7 @@ def heading(run: setup.Setup, workdir, *, start: int, tokens: int) -> str:
 
 
 def ending(run: setup.Setup, workdir, *, step: int) -> str:
-  """The last line of a run: the command that uses its result."""
+  """Returns the last line of a run: the command that uses its result."""
   if step < run.experiment.train.steps:
     return f'stopped at step {step:,}; the same command resumes'
   if run.nets is None:

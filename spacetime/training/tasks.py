@@ -15,13 +15,14 @@ from spacetime.training import autoencoder_loss, caption_probe, loop, losses
 
 @dataclasses.dataclass(frozen=True)
 class Task:
-  """A stage of training, as the loop takes it.
+  """A training stage as functions that the loop calls.
 
   Attributes:
     init: key -> params.
     loss: (params, frozen, batch, key) -> (scalar, metrics).
     held_out: (params, frozen, batch) -> metrics.
-    probe: the same with right and wrong captions; see caption_probe.py.
+    probe: (params, frozen, batch) -> loss with wrong captions; see
+      caption_probe.py.
   """
 
   init: Callable
@@ -31,7 +32,7 @@ class Task:
 
 
 def diffusion_task(experiment: Experiment, nets: Networks) -> Task:
-  """The stage of the transformer."""
+  """Returns the training stage of the transformer."""
   experiment.require('data', 'flow', 'conditioning')
   stage = losses.DiffusionLoss(
     encode=nets.encode,
@@ -51,7 +52,7 @@ def diffusion_task(experiment: Experiment, nets: Networks) -> Task:
 def reconstruction_stage(
   experiment: Experiment, autoencoder
 ) -> autoencoder_loss.Reconstruction:
-  """The loss of the autoencoder's stage, of {'autoencoder': params}."""
+  """Returns the autoencoder's loss, of {'autoencoder': params}."""
   experiment.require('reconstruction')
 
   def posterior(params, video_BFHWC):
@@ -68,7 +69,7 @@ def reconstruction_stage(
 
 
 def reconstruction_task(experiment: Experiment, autoencoder) -> Task:
-  """The stage of the autoencoder."""
+  """Returns the training stage of the autoencoder."""
   stage = reconstruction_stage(experiment, autoencoder)
 
   def init(key):
@@ -78,7 +79,7 @@ def reconstruction_task(experiment: Experiment, autoencoder) -> Task:
 
 
 def rates(experiment: Experiment, nets: Networks | None) -> loop.Rates:
-  """Clips, tokens and model FLOPs of one training step."""
+  """Returns clips, tokens and model FLOPs of one training step."""
   data = experiment.data
   if nets is None:
     return loop.Rates(clips=data.batch_size)

@@ -17,7 +17,7 @@ def get_config(size):
 """
 
 
-def test_names_and_files_are_found():
+def test_names_and_files_are_resolved():
   assert experiment_files.find('digits:cpu').endswith('digits.py:cpu')
   path = 'experiments/digits.py:cpu'
   assert experiment_files.find(path) == path

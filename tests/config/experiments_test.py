@@ -130,10 +130,10 @@ def test_digits_compact(size):
     )
   )
   if size == 'cpu':
-    found = dataclasses.replace(
+    parsed = dataclasses.replace(
       bundled.autoencoder.network, latents_mean=(), latents_std=()
     )
-    assert found == experiment.autoencoder.network
+    assert parsed == experiment.autoencoder.network
 
 
 @pytest.mark.parametrize('size', ['tiny', 'cpu'])
@@ -193,28 +193,28 @@ def test_rope_scaling_counts_from_the_longest_training_clip(
   nets = networks.networks(parse.experiment(config))
 
   def scalings(**settings):
-    told = parse.experiment(config).sampling.with_changes(
+    sampling = parse.experiment(config).sampling.with_changes(
       first_block_cache=0.1, **settings
     )
-    made = samplers.sampler(parse.experiment(config), nets, told)
-    used = made.transform.__self__, made.precompute_kv.__self__
-    return {n.dit.scaling for n in (*used, made.cached_transform.networks)}
+    sampler = samplers.sampler(parse.experiment(config), nets, sampling)
+    used = sampler.transform.__self__, sampler.precompute_kv.__self__
+    return {n.dit.scaling for n in (*used, sampler.cached_transform.networks)}
 
   assert scalings() == scalings(rope_scaling='none') == {None}
-  wanted = rope.Scaling('riflex', latents)
-  assert scalings(rope_scaling='riflex') == {wanted}
+  expected = rope.Scaling('riflex', latents)
+  assert scalings(rope_scaling='riflex') == {expected}
 
 
-def test_sampling_begins_with_as_much_noise_as_is_asked_for():
+def test_temperature_scales_the_initial_noise():
   config = digits.get_config('tiny')
   nets = networks.networks(parse.experiment(config))
-  for asked, wanted in (({}, 1.0), ({'temperature': 0.4}, 0.4)):
-    told = parse.experiment(config).sampling.with_changes(**asked)
+  for changes, expected in (({}, 1.0), ({'temperature': 0.4}, 0.4)):
+    sampling = parse.experiment(config).sampling.with_changes(**changes)
     assert (
       samplers.sampler(
-        parse.experiment(config), nets, told
+        parse.experiment(config), nets, sampling
       ).settings.temperature
-      == wanted
+      == expected
     )
 
 

@@ -165,11 +165,11 @@ def test_json_tables(tmp_path, captions, encoding, end, escaped, lines):
 @hypothesis.given(
   captions=CAPTIONS,
   garbage=strategies.binary(max_size=8),
-  place=strategies.integers(0, 60),
+  position=strategies.integers(0, 60),
   name=strategies.sampled_from(caption_files.TABLES),
 )
 def test_damaged_tables_are_refused_by_name(
-  tmp_path, captions, garbage, place, name
+  tmp_path, captions, garbage, position, name
 ):
   rows = [
     {'file': f'{i}.mp4', 'caption': text} for i, text in enumerate(captions)
@@ -180,7 +180,7 @@ def test_damaged_tables_are_refused_by_name(
     lines = [('file', 'caption'), *(tuple(row.values()) for row in rows)]
     text = '\n'.join(separator.join(line) for line in lines)
   data = text.encode()
-  data = data[:place] + garbage + data[place:]
+  data = data[:position] + garbage + data[position:]
   result = outcome(tmp_path, name, data, len(captions))
   assert isinstance(result, (str, list))  # no other exception
 

@@ -121,7 +121,7 @@ def test_incomplete_answers_are_failures(answer, message, films, server):
   assert not (films / 'b.txt').exists()
 
 
-def test_a_busy_server_is_asked_again(server):
+def test_a_busy_server_is_retried(server):
   server.busy = 2
   assert chat_endpoint.Endpoint(server.url).chat('', 'x') == 'a long prompt'
   assert len(server.requests) == 3

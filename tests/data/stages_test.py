@@ -35,7 +35,7 @@ def read(rng, kind, shape):
   return {'video': video, 'caption': f'{kind.frames} frames'}
 
 
-def test_records_hang_on_seed_stage_and_place_alone():
+def test_records_depend_on_seed_stage_and_index_alone():
   stage = stages.Stage(steps=1, mix=(SMALL, CLIP), shift=2.0, cond=0.25)
   source = functools.partial(stages.StageSource, stage, chances=(0.5, 0.5))
   one = source(number=1, read=read, seed=3)

@@ -15,7 +15,7 @@ from PIL import Image
 
 from spacetime.media import video_writer
 from spacetime.pipeline import best_of_n
-from tests.helpers import commands
+from tests.helpers import commands, xla_flags
 
 ROOT = pathlib.Path(__file__).parents[2]
 TINY = 'experiments/digits.py:tiny'
@@ -24,8 +24,7 @@ ENVIRONMENT = dict(
   os.environ,
   PYTHONPATH=str(ROOT),
   JAX_PLATFORMS='cpu',
-  # As in conftest.py: compile quickly.
-  XLA_FLAGS='--xla_backend_optimization_level=0',
+  XLA_FLAGS=xla_flags.COMPILE_QUICKLY,
 )
 CACHE = f'--compilation_cache={ROOT}/.cache/jax_tests'
 
@@ -175,7 +174,7 @@ def test_sample_many_prompts_from_a_file(model, tmp_path):
   assert Image.open(tmp_path / 'clip-000.gif').n_frames > 1
 
 
-def test_the_first_frame_can_be_given(model, tmp_path):
+def test_the_first_frame_comes_from_an_image(model, tmp_path):
   image = np.zeros((32, 32, 3), np.uint8)
   image[8:24, 4:20] = (250, 30, 200)
   Image.fromarray(image).save(tmp_path / 'first.png')
@@ -346,6 +345,7 @@ def test_encodes_once_and_trains_on_the_cache(codec, folder, tmp_path):
     f'--config.autoencoder.weights={codec}',
     '--config.data.name=cache',
     f'--config.data.dir={tmp_path / "cache"}',
+    '--config.train.sheet_every=0',  # as from pixels, above
     config='experiments/digits_latent.py',
   )
   saved = json.loads((tmp_path / 'run' / 'config.json').read_text())

@@ -156,9 +156,9 @@ def make(model, window):
   return video[len(window.before_FHWC) :][:FRAMES]
 
 
-def decibels(found_FHWC, real_FHWC, cond_mask_FHW):
+def decibels(frames_FHWC, real_FHWC, cond_mask_FHW):
   """PSNR of what is known of each frame that any is known of."""
-  error_FHW = np.square(found_FHWC.astype(float) - real_FHWC).mean(-1)
+  error_FHW = np.square(frames_FHWC.astype(float) - real_FHWC).mean(-1)
   known_F = cond_mask_FHW.any((1, 2))
   mean_F = np.mean(
     error_FHW[known_F], axis=(1, 2), where=cond_mask_FHW[known_F]
@@ -179,9 +179,7 @@ def losses(model, codec, window, real_FHWC):
 
 
 @pytest.mark.parametrize('mode', OPENING)
-def test_what_a_window_begins_with_does_not_depend_on_what_is_made(
-  model, codec, mode
-):
+def test_opening_frames_do_not_depend_on_sampled_ones(model, codec, mode):
   assert not generate.depends_on_filling(
     model.networks.autoencoder, OPENING[mode][0]
   )
@@ -190,7 +188,7 @@ def test_what_a_window_begins_with_does_not_depend_on_what_is_made(
 
 
 @pytest.mark.parametrize('mode', LATER)
-def test_what_is_given_later_is_as_good_as_what_is_made(model, codec, mode):
+def test_later_frames_are_as_good_as_those_before_them(model, codec, mode):
   window, real_FHWC = LATER[mode]
   known = (codec[0](real_FHWC),)
   nets = model.networks
@@ -200,7 +198,7 @@ def test_what_is_given_later_is_as_good_as_what_is_made(model, codec, mode):
   assert loss_F.max() < LOSS
 
 
-def test_after_what_is_no_video_it_comes_back_by_and_by(model, codec):
+def test_frames_after_noise_recover_gradually(model, codec):
   window, real_FHWC = LATER['extend_backward']
   loss_F = losses(model, codec, window, real_FHWC)
   assert loss_F[0] > 10 and loss_F[3] > 4 and loss_F[-1] < 4

@@ -40,14 +40,14 @@ def changed(weights, **values):
 
 
 def test_a_run_goes_on_within_a_stage(tmp_path, weights):
-  whole = run_lib.train(changed(weights), str(tmp_path / 'a'))
+  full = run_lib.train(changed(weights), str(tmp_path / 'a'))
   counted = iter([False, False, True])
   run_lib.train(
     changed(weights), str(tmp_path / 'b'), stop=lambda: next(counted)
   )
   again = run_lib.train(changed(weights), str(tmp_path / 'b'))
-  jax.tree.map(np.testing.assert_array_equal, whole.params, again.params)
-  jax.tree.map(np.testing.assert_array_equal, whole.ema, again.ema)
+  jax.tree.map(np.testing.assert_array_equal, full.params, again.params)
+  jax.tree.map(np.testing.assert_array_equal, full.ema, again.ema)
   losses = [
     [x['loss'] for x in metrics.read_metrics(tmp_path / run) if 'loss' in x]
     for run in 'ab'
@@ -89,13 +89,13 @@ def test_rows_of_latents_are_those_of_each_clip(weights):
   np.testing.assert_allclose(
     plan.cut.patches(frames), z_Bfhwc.reshape(32, 16), atol=1e-4
   )
-  loss, told = jax.jit(plan.task.loss)(
+  loss, report = jax.jit(plan.task.loss)(
     jax.jit(plan.task.init)(jax.random.key(0)),
     plan.frozen,
     batches[3],
     jax.random.key(1),
   )
-  assert 0 < float(loss) < 100 and float(told['padding']) < 0.9
+  assert 0 < float(loss) < 100 and float(report['padding']) < 0.9
   assert (
     packing_lib.cut(plan.experiment, plan.autoencoder, (1, 1, 1)).patches
     is None

@@ -10,6 +10,8 @@ import subprocess
 import sys
 import time
 
+from tests.helpers import xla_flags
+
 ROOT = pathlib.Path(__file__).parents[2]
 PAGES = ('README.md', 'CONTRIBUTING.md', *sorted(
   str(path.relative_to(ROOT)) for path in (ROOT / 'docs').glob('*.md')
@@ -81,40 +83,29 @@ def checkout(folder: pathlib.Path) -> pathlib.Path:
   return folder
 
 
-def run(program: str, *, cwd: pathlib.Path, tools: pathlib.Path, **environment):
-  """Runs a program in a fresh bash, with stand-ins for python3 and pip."""
-  names = {
-    'python': sys.executable,
-    'tools': tools,
-    'warm': ROOT / 'tests/helpers/warm.py',
-    'socket': tools.parent / 'socket',
-  }
-  tools.mkdir(exist_ok=True)
-  for name, text in {
-    'python3': _PYTHON,
-    'python': _PYTHON,
-    'pip': _PIP,
-    'spacetime': _SPACETIME,
-  }.items():
-    path = tools / name
-    path.write_text(text.format_map(names))
-    path.chmod(path.stat().st_mode | stat.S_IXUSR)
-  environment = {
-    'HOME': str(cwd),
-    'LANG': 'C.UTF-8',
-    'PATH': f'{tools}:/usr/bin:/bin',
-    'PYTHONPATH': str(cwd),
-    'PIP_LOG': str(tools.parent / 'pip.log'),
-    'JAX_PLATFORMS': 'cpu',
-    # As in conftest.py: compile quickly.
-    'XLA_FLAGS': '--xla_backend_optimization_level=0',
-    **environment,
-  }
-  with warm_server(names, cwd=cwd, environment=environment):
+@dataclasses.dataclass(frozen=True)
+class Shell:
+  """A fresh shell for each program, with stand-ins for python3 and pip.
+
+  Attributes:
+    tools: folder of the stand-ins.
+    environment: variables of every program.
+  """
+
+  tools: pathlib.Path
+  environment: dict[str, str]
+
+  def run(self, program: str, *, cwd: pathlib.Path):
+    """Runs a program in a fresh bash, as a user with this home folder."""
     return subprocess.run(
       ['bash', '--noprofile', '--norc', '-euo', 'pipefail', '-c', program],
       cwd=cwd,
-      env=environment,
+      env=self.environment
+      | {
+        'HOME': str(cwd),
+        'PYTHONPATH': str(cwd),
+        'PIP_LOG': str(cwd.parent / 'pip.log'),
+      },
       capture_output=True,
       text=True,
       timeout=1200,
@@ -122,16 +113,46 @@ def run(program: str, *, cwd: pathlib.Path, tools: pathlib.Path, **environment):
 
 
 @contextlib.contextmanager
-def warm_server(names, *, cwd: pathlib.Path, environment):
-  """The process that `spacetime` is forked from."""
+def shell(folder: pathlib.Path, **environment):
+  """Yields a Shell whose `spacetime` is forked from a warm process.
+
+  Args:
+    folder: an empty folder.
+    environment: more variables of every program.
+  """
+  names = {
+    'python': sys.executable,
+    'tools': folder / 'tools',
+    'warm': ROOT / 'tests/helpers/warm.py',
+    'socket': folder / 'socket',
+  }
+  names['tools'].mkdir()
+  for name, text in {
+    'python3': _PYTHON,
+    'python': _PYTHON,
+    'pip': _PIP,
+    'spacetime': _SPACETIME,
+  }.items():
+    path = names['tools'] / name
+    path.write_text(text.format_map(names))
+    path.chmod(path.stat().st_mode | stat.S_IXUSR)
+  environment = {
+    'HOME': str(folder),
+    'LANG': 'C.UTF-8',
+    'PATH': f'{names["tools"]}:/usr/bin:/bin',
+    'PYTHONPATH': str(ROOT),
+    'JAX_PLATFORMS': 'cpu',
+    'XLA_FLAGS': xla_flags.COMPILE_QUICKLY,
+    **environment,
+  }
   command = [names['python'], names['warm'], 'serve', names['socket']]
-  server = subprocess.Popen(command, cwd=cwd, env=environment)
+  server = subprocess.Popen(command, cwd=folder, env=environment)
   try:
     until = time.monotonic() + 300
     while not names['socket'].exists():
       assert server.poll() is None and time.monotonic() < until
       time.sleep(0.05)
-    yield
+    yield Shell(names['tools'], environment)
   finally:
     server.kill()
     server.wait()

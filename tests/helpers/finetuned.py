@@ -85,6 +85,7 @@ def config(folder: pathlib.Path, *, vae=published_folder.VAE, **values):
       'optimizer.warmup': 1,
       'train.steps': 4,
       'train.log_every': 1,
+      'train.checkpoint_every': 2,
       'train.evaluate_every': 0,
       'train.held_out': 1,
     }

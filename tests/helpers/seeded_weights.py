@@ -2,6 +2,7 @@
 
 import zlib
 
+import jax
 import numpy as np
 
 
@@ -23,3 +24,16 @@ def weights(shapes: dict[str, tuple[int, ...]]) -> dict[str, np.ndarray]:
       fan_in = int(np.prod(shape[1:]))
       tensors[name] = draw(name, shape, fan_in**-0.5)
   return tensors
+
+
+def tree(shapes, scale: float = 0.3):
+  """Parameters of these shapes (of `eval_shape`), none zero: no compilation.
+
+  A zero, such as a fresh gate's, would hide what lies behind it.
+  """
+
+  def leaf(path, shape):
+    name = jax.tree_util.keystr(path)
+    return draw(name, shape.shape, scale) + name.endswith("['scale']")
+
+  return jax.tree_util.tree_map_with_path(leaf, shapes)

@@ -20,7 +20,7 @@ POD = (
   '--workdir=gs://b/wan',
   '--config=experiments/wan_t2v_14b.py',
 )
-PLACE = ['--project=p', '--zone=us-east5-a']
+ZONE = ['--project=p', '--zone=us-east5-a']
 QUEUE = ['compute', 'tpus', 'queued-resources']
 NODE = ['compute', 'tpus', 'tpu-vm']
 
@@ -71,9 +71,9 @@ def test_a_pod_from_nothing_to_done(tools):
     ],
   )
   assert ran.code == 0, ran.err
-  describe = [*QUEUE, 'describe', 'wan', *PLACE, '--format=value(state.state)']
+  describe = [*QUEUE, 'describe', 'wan', *ZONE, '--format=value(state.state)']
   create = [
-    *(*QUEUE, 'create', 'wan', *PLACE),
+    *(*QUEUE, 'create', 'wan', *ZONE),
     '--accelerator-type=v5p-256',
     '--runtime-version=v2-alpha-tpuv5',
     '--node-id=wan',
@@ -82,14 +82,14 @@ def test_a_pod_from_nothing_to_done(tools):
   assert calls[:4] == [describe, create, describe, describe]
   copy, unpack, start, follow, code = calls[4:]
   assert copy[:4] == [*NODE, 'scp']
-  assert copy[5:] == ['wan:spacetime.tar.gz', *PLACE, '--worker=all']
+  assert copy[5:] == ['wan:spacetime.tar.gz', *ZONE, '--worker=all']
   for call, worker in (
     (unpack, 'all'),
     (start, 'all'),
     (follow, '0'),
     (code, '0'),
   ):
-    assert call[:-1] == [*NODE, 'ssh', 'wan', *PLACE, f'--worker={worker}']
+    assert call[:-1] == [*NODE, 'ssh', 'wan', *ZONE, f'--worker={worker}']
   assert "pip install -q '.[tpu,gcs]'" in unpack[-1]
   assert (
     'python -m spacetime train --coordinator=auto --preemption_exit_code=75 '
@@ -100,7 +100,7 @@ def test_a_pod_from_nothing_to_done(tools):
   assert code[-1] == '--command=cat ~/run.exit'
 
 
-def test_a_preempted_pod_is_asked_for_anew(tools):
+def test_a_preempted_pod_is_requested_again(tools):
   ran, calls, _ = tools(
     'launch.tpu_pod',
     *POD,
@@ -121,7 +121,7 @@ def test_a_preempted_pod_is_asked_for_anew(tools):
     *('describe', 'delete', 'create', 'describe', *once),
   ]
   assert calls[verbs.index('delete')] == [
-    *(*QUEUE, 'delete', 'wan', *PLACE),
+    *(*QUEUE, 'delete', 'wan', *ZONE),
     '--force',
     '--quiet',
   ]

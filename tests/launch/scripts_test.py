@@ -112,7 +112,7 @@ def test_ci_runs_the_tests(clone):
   assert (done.returncode, done.stdout) == (5, f'{clone} --quick\n')
 
 
-def test_an_old_python_is_told(tmp_path):
+def test_an_old_python_is_refused(tmp_path):
   old = executable(
     tmp_path / 'python3',
     '[[ "$1" == --version ]] && echo Python 3.9.2 || exit 1\n',
@@ -137,7 +137,7 @@ def test_find_python_takes_the_named_one():
   assert done.stdout.strip() == sys.executable
 
 
-def test_when_a_process_fails_the_others_are_told_and_ended():
+def test_when_a_process_fails_the_others_are_ended():
   program = (
     'import os, sys, time; '
     'print("first", os.environ["JAX_NUM_PROCESSES"], flush=True); '

@@ -16,6 +16,7 @@ from experiments import digits
 from spacetime import sharding
 from spacetime.sharding import multihost
 from spacetime.training import metrics, run
+from tests.helpers import training, xla_flags
 
 ROOT = pathlib.Path(__file__).parents[2]
 VALUES = {
@@ -68,23 +69,13 @@ def pod(folder, workdir, *, processes, devices, **values):
     env=dict(
       os.environ,
       PYTHONPATH=str(ROOT),
-      XLA_FLAGS='--xla_backend_optimization_level=0',
+      XLA_FLAGS=xla_flags.COMPILE_QUICKLY,
       JAX_DEFAULT_MATMUL_PRECISION='float32',
     ),
     capture_output=True,
     text=True,
     timeout=500,
   )
-
-
-def devices(monkeypatch, count):
-  """Limits every mesh to the first devices."""
-  make = sharding.make_mesh
-
-  def limited(config, *, devices=None):
-    return make(config, devices=devices or jax.devices()[:count])
-
-  monkeypatch.setattr(sharding, 'make_mesh', limited)
 
 
 @pytest.fixture(scope='module')
@@ -137,7 +128,7 @@ def test_one_process_resumes_from_two(two, single, folder, count, monkeypatch):
   """On one device, four or eight; the data continues too."""
   workdir = folder / f'on_{count}'
   shutil.copytree(two[0], workdir)
-  devices(monkeypatch, count)
+  training.limit_devices(monkeypatch, count)
   state = run.train(config(folder), str(workdir))
   assert int(state.step) == 4
   assert read_losses(workdir)[0] == pytest.approx(single[1][0], rel=1e-5)

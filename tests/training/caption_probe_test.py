@@ -56,12 +56,12 @@ def test_excess_of_a_model_that_reads_its_caption():
     conditioning=FrameConditioningConfig(),
   )
   batch['latents'] = np.zeros((6, 2, 3, 4, 5), np.float32)
-  found = caption_probe.measure(task, {'text': 0.8}, {}, batch)
-  assert len(found) == len(wrong_captions.KINDS) * len(caption_probe.TIMESTEPS)
+  excess = caption_probe.measure(task, {'text': 0.8}, {}, batch)
+  assert len(excess) == len(wrong_captions.KINDS) * len(caption_probe.TIMESTEPS)
   # Errors of 0.2 against 0.1 of the same noise: four times the loss.
   for t in caption_probe.TIMESTEPS:
-    np.testing.assert_allclose(found[f'probe/digit_t{t}'], 300, rtol=1e-3)
-    np.testing.assert_allclose(found[f'probe/colour_t{t}'], 300, rtol=1e-3)
-    assert np.isnan(found[f'probe/swap_t{t}'])
+    np.testing.assert_allclose(excess[f'probe/digit_t{t}'], 300, rtol=1e-3)
+    np.testing.assert_allclose(excess[f'probe/colour_t{t}'], 300, rtol=1e-3)
+    assert np.isnan(excess[f'probe/swap_t{t}'])
   same = caption_probe.measure(task, {'text': 0.9}, {}, batch)
   np.testing.assert_allclose(same['probe/digit_t0.5'], 0, atol=1e-3)

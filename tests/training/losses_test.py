@@ -174,11 +174,11 @@ def test_packed_loss_leaves_out_conditioning_and_padding():
     right = (x_BNV - batch['patches']) / jnp.maximum(t_BN1, 1e-6)
     return jnp.where((t_BN1 == 0) | padding_BN1, 1e6, right + 2)
 
-  loss, told = packed_oracle(answer, first=1.0).loss(
+  loss, report = packed_oracle(answer, first=1.0).loss(
     {}, {}, batch, jax.random.key(1)
   )
   np.testing.assert_allclose(loss, 4, rtol=1e-3)
-  assert float(told['padding']) == pytest.approx(10 / 40)
+  assert float(report['padding']) == pytest.approx(10 / 40)
   assert seen['text'] == (3, 4, 2, 3)
   # The first frame of each clip is given, but for the image's.
   zero_T = np.array([1, 0, 0, 1, 0, 0, 1, 1], bool)

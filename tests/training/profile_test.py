@@ -21,12 +21,12 @@ def walk(traced, steps, done=0):
 
 @pytest.fixture
 def calls(monkeypatch):
-  found = []
+  traces = []
   monkeypatch.setattr(
-    jax.profiler, 'start_trace', lambda folder: found.append(folder)
+    jax.profiler, 'start_trace', lambda folder: traces.append(folder)
   )
-  monkeypatch.setattr(jax.profiler, 'stop_trace', lambda: found.append('stop'))
-  return found
+  monkeypatch.setattr(jax.profiler, 'stop_trace', lambda: traces.append('stop'))
+  return traces
 
 
 @pytest.mark.parametrize(
@@ -40,7 +40,7 @@ def calls(monkeypatch):
     ('7:8', 6, 0, []),
   ],
 )
-def test_the_steps_asked_for_are_traced(calls, text, steps, done, expected):
+def test_the_requested_steps_are_traced(calls, text, steps, done, expected):
   assert walk(profile.parse(text, 'here'), steps, done) == expected
   assert calls == (['here', 'stop'] if expected else [])
 

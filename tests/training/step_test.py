@@ -39,8 +39,8 @@ def test_step_moves_counts_and_averages():
 
 
 def test_accumulated_gradients_are_the_mean():
-  whole, parts = one_step()[0][0], one_step(accumulate=4)[0][0]
-  np.testing.assert_allclose(whole.params['w'], parts.params['w'], rtol=1e-6)
+  full, parts = one_step()[0][0], one_step(accumulate=4)[0][0]
+  np.testing.assert_allclose(full.params['w'], parts.params['w'], rtol=1e-6)
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ import json
 import multiprocessing
 import os
 import pathlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 import tensorflow_datasets as tfds
@@ -113,6 +113,17 @@ def prepare(
   _write([shard for part in shards.values() for shard in part])
   for leftover in folder.glob('.*.tmp.*'):  # of processes that were killed
     leftover.unlink()
+  _write_metadata(folder, world, shards, identity)
+  return os.fspath(folder)
+
+
+def _write_metadata(
+  folder: pathlib.Path,
+  world: world_lib.World,
+  shards: Mapping[str, list[Shard]],
+  description: str,
+) -> None:
+  """Writes the files by which TFDS knows the data set; `shards`: by split."""
   template = tfds.core.ShardedFileTemplate(
     data_dir=folder, dataset_name=NAME, filetype_suffix='array_record'
   )
@@ -130,9 +141,8 @@ def prepare(
         for split, part in shards.items()
       ],
       check_data=False,
-      description=identity,
+      description=description,
     )
-  return os.fspath(folder)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -83,10 +83,15 @@ class World:
     frames: frames per clip; one frame is an image, where nothing moves.
     height: pixel rows, at least 16.
     width: pixel columns, at least 16.
-    max_characters: the most characters in a scene; one to this many.
-    digits, colours, motions, sizes, speeds, backgrounds, cameras: names to draw
-      from with equal probability; a name that is listed twice is twice as
-      likely (cameras: see still_camera).
+    max_characters: largest number of characters in a scene; the smallest is 1.
+    digits: digits that characters show; one listed twice is twice as likely, as
+      in the lists below.
+    colours: colours of characters.
+    motions: motions of characters.
+    sizes: sizes of characters.
+    speeds: speeds of characters.
+    backgrounds: patterns of the background.
+    cameras: motions of the camera; see still_camera.
     still_camera: probability of a still camera, if `cameras` has it and others.
     legs: share of wandering characters whose paths consist of legs, in training
       clips only.

@@ -43,7 +43,8 @@ class WanAutoencoderConfig:
     latents_mean: mean of the posterior mean per channel; () is 0.
     latents_std: standard deviation of the posterior mean; () is 1.
     initial_logvar: log-variance of the posterior at initialisation.
-    conv_form: one of layers.CONV_FORMS, see `layers.convolve`.
+    conv_form: how convolutions are computed: 'native', 'taps' or 'summed' (see
+      `layers.convolve`), or 'auto'.
     dtype: compute dtype; parameters are float32.
 
   Raises:

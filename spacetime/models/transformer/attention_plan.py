@@ -73,6 +73,29 @@ def choose(
       does not divide, or a ring of a kernel that cannot run in one.
   """
   platform, device_kind = device_of(mesh)
+  kernel = _check_kernel(kernel, platform, head_size, dtype)
+  tensor = sharding.num_shards('heads', mesh)
+  if heads % tensor:
+    raise SettingError(
+      'mesh.tensor', tensor, f'a divisor of `model.heads`={heads}'
+    )
+  context = sharding.num_shards('tokens', mesh)
+  ulysses = _ulysses_size(context_attention, heads // tensor, context)
+  if ulysses < context and kernel == 'cudnn':
+    raise SettingError(
+      'mesh.context',
+      context,
+      f'a divisor of the {heads // tensor} heads of a device, since '
+      "`model.attention`='cudnn' cannot run in a ring",
+      hint="change `mesh.context`, or `model.attention` to 'xla'",
+    )
+  return AttentionPlan(kernel, device_kind, ulysses, context // ulysses)
+
+
+def _check_kernel(
+  kernel: str, platform: str, head_size: int, dtype: jax.typing.DTypeLike
+) -> str:
+  """Returns the kernel, that of the platform for 'auto'; see `choose`."""
   half = jnp.dtype(dtype).itemsize == 2
   if kernel == 'auto':
     kernel = {'tpu': 'splash', 'gpu': 'cudnn', 'cuda': 'cudnn'}.get(
@@ -95,22 +118,7 @@ def choose(
       f'{head_size} in {jnp.dtype(dtype).name}',
       hint="change `model.attention` to 'xla', or `model.dtype`",
     )
-  tensor = sharding.num_shards('heads', mesh)
-  if heads % tensor:
-    raise SettingError(
-      'mesh.tensor', tensor, f'a divisor of `model.heads`={heads}'
-    )
-  context = sharding.num_shards('tokens', mesh)
-  ulysses = _ulysses_size(context_attention, heads // tensor, context)
-  if ulysses < context and kernel == 'cudnn':
-    raise SettingError(
-      'mesh.context',
-      context,
-      f'a divisor of the {heads // tensor} heads of a device, since '
-      "`model.attention`='cudnn' cannot run in a ring",
-      hint="change `mesh.context`, or `model.attention` to 'xla'",
-    )
-  return AttentionPlan(kernel, device_kind, ulysses, context // ulysses)
+  return kernel
 
 
 def _cudnn_supports(head_size: int, half: bool) -> bool:
@@ -278,6 +286,7 @@ def on_mesh(
     return _context_parallel(kernel, plan, q, k, v, mask_BS)
 
   def call(q_BNAE, k_BSAE, v_BSAE, mask_BS=None):
+    """Attention of global arrays, divided over the mesh."""
     rows = sharding.divisible_axis('batch', q_BNAE.shape[0], mesh)
     queries = sharding.spec(rows, 'tokens', 'heads', None)
     others = sharding.spec(rows, keys, 'heads', None)

@@ -45,13 +45,13 @@ class DiTConfig:
   Attributes:
     channels: latent channels c, in and out.
     patch: latent cells per token along time, height and width; time is 1.
-    width: D.
-    heads: A; E = D / A is even and at least 6.
-    layers: L.
-    mlp: M.
+    width: channels of a token, D.
+    heads: attention heads, A; the head size D / A is even and at least 6.
+    layers: number of blocks.
+    mlp: hidden channels of the MLP of a block, M.
     text_width: Y, the width of the prompt embeddings.
     frequencies: features of the timestep embedding, half sines, half cosines.
-    eps: epsilon of every norm.
+    eps: number added to the variance in every norm, against division by 0.
     theta: base of the rotary wavelengths; 10,000 in Wan, less for small grids.
     pos_embed_frequencies: K cosines per axis of the absolute position
       embedding, of a token's position between the edges of its clip; 0 (as in
@@ -60,10 +60,13 @@ class DiTConfig:
       a model without it learns words of position and motion only from clips
       whose content shows through the noise.
     dtype: dtype of matrix products; norms, modulation and softmax are float32.
-    attention: kernel, of attention_plan.KERNELS; 'auto' is the platform's.
-    context_attention: context parallelism where mesh.context splits the tokens,
-      of attention_plan.CONTEXT_ATTENTION.
-    remat: what is saved for the backward pass, of remat.NAMES.
+    attention: attention kernel: 'xla', 'cudnn' (GPU), 'splash' (TPU), or 'auto'
+      for the fastest that the platform has.
+    context_attention: context parallelism where mesh.context splits the tokens:
+      'ulysses', 'ring', 'both', or 'auto'.
+    remat: what is recomputed in the backward pass: 'none'; 'full', all of a
+      block; 'attention', all but attention; 'offload', as 'attention', and what
+      is kept lies in the host's memory.
 
   Raises:
     SettingError: sizes that do not fit each other, or an unknown name.

@@ -82,6 +82,7 @@ def predict(
   caches = []
 
   def stack(bound, x_BND, *inputs):
+    """All blocks, or the first and the cached residual of the others."""
     run = _runner(bound, inputs)
     first_BND = run(x_BND, 0, 1)
     residual_BND = first_BND - x_BND

@@ -27,13 +27,14 @@ TARGETS = (*ATTENTION, 'mlp_in', 'mlp_out')
 
 @dataclasses.dataclass(frozen=True)
 class LoraConfig:
-  """Sizes of an adapter.
+  """Low-rank adapters: sizes and target kernels.
 
   Attributes:
-    rank: r; 0 has no adapter: every parameter is trained.
-    alpha: the products A B are scaled by alpha / rank.
-    targets: kernels of a block with LoRA weights, of TARGETS.
-    dropout: fraction of the inputs of A that is dropped in training.
+    rank: rank r of an adapter, such as 16; 0 trains every parameter instead.
+    alpha: scale of the adapter: its product A B is multiplied by alpha / rank.
+    targets: kernels of a block that get an adapter, such as 'self_attention.q'
+      or 'mlp_in'.
+    dropout: share of the inputs of A that is dropped in training.
 
   Raises:
     SettingError: a value out of range, or an unknown target.

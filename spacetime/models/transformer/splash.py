@@ -113,6 +113,7 @@ def backward(
   options = splash_kernel.kwargs
 
   def one(q, k, v, segments, y, lse, dy):
+    """Gradients of one clip."""
     residuals = (q, k, v, segments, None, y, lse)
     return library._splash_attention_bwd(
       False,

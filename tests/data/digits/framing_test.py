@@ -27,16 +27,16 @@ def test_a_window_shows_the_scene_there():
   for _ in range(4):
     scene = framing.scenes.sample_scene(rng, world=everything, split='train')
     tree = render.drawing(scene, everything)
-    whole = render.clip(scene, everything)
+    full = render.clip(scene, everything)
     window = framing.Window(2, 5, (11.0, 23.0), 24, 32)
     np.testing.assert_allclose(
-      window.render(tree).astype(int), whole[2:7, 11:35, 23:55], atol=1
+      window.render(tree).astype(int), full[2:7, 11:35, 23:55], atol=1
     )
 
 
 @pytest.mark.parametrize('characters', [1, 2])
 @pytest.mark.parametrize('frames, spread', [(1, 0.0), (1, 1.0), (5, 0.5)])
-def test_every_character_is_whole_in_the_window(frames, spread, characters):
+def test_every_character_is_fully_inside_the_window(frames, spread, characters):
   rng, seen = np.random.default_rng(1), []
   shown = dataclasses.replace(EASY, max_characters=characters)
   for _ in range(20):
@@ -87,7 +87,7 @@ def test_a_window_near_a_character_lies_in_the_frame():
     assert 0 <= window.first <= 4
 
 
-def test_the_caption_says_the_place_in_the_window():
+def test_the_caption_says_the_position_in_the_window():
   rng, places = np.random.default_rng(3), set()
   for _ in range(200):
     record = framing.example(
