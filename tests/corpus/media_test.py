@@ -11,9 +11,9 @@ from tests.helpers import videos
 def check(case, image_HWC):
   if case.size is not None:
     assert image_HWC.shape == (*case.size, 3)
-  for place, color in case.colors.items():
-    error = np.abs(image_HWC[place].astype(int) - color).max()
-    assert error <= case.tolerance, (place, image_HWC[place], color)
+  for position, color in case.colors.items():
+    error = np.abs(image_HWC[position].astype(int) - color).max()
+    assert error <= case.tolerance, (position, image_HWC[position], color)
 
 
 def ids(cases):
