@@ -22,6 +22,7 @@ CODECS = (
   *('prores', 'dnxhd', 'ffv1', 'huffyuv', 'ffvhuff', 'utvideo', 'rawvideo'),
   *('mjpeg', 'gif', 'png', 'apng', 'qtrle'),
 )
+ALPHA_DECODERS = {'vp8': 'libvpx', 'vp9': 'libvpx-vp9'}
 # 8K video has 33 million, and needs some 0.3 GiB a frame while it is converted.
 MAX_PIXELS = 2**26
 # Decoders with a thread for each frame keep as many frames in memory.
@@ -70,6 +71,22 @@ def open_video(
     raise _unreadable(path, e) from e
 
 
+def decode(
+  container: av.container.InputContainer, stream: av.video.stream.VideoStream
+) -> Iterator[av.VideoFrame]:
+  """The frames of a stream from where its container stands."""
+  decoder = ALPHA_DECODERS.get(stream.codec_context.name)
+  tags = {key.lower(): value for key, value in stream.metadata.items()}
+  if decoder is None or tags.get('alpha_mode') != '1':
+    yield from container.decode(stream)
+    return
+  # FFmpeg's own decoders of VP8 and VP9 leave the alpha channel out.
+  context = av.CodecContext.create(decoder, 'r')
+  _limit(context)
+  for packet in container.demux(stream):
+    yield from context.decode(packet)
+
+
 def check_pixels(path: Path, width: int, height: int) -> None:
   """Refuses frames or images above MAX_PIXELS.
 
@@ -111,6 +128,10 @@ def _check_codec(path: Path, context) -> None:
       f'{path} has the video codec {name}; expected one of {", ".join(CODECS)}'
     )
   check_pixels(path, context.width or 0, context.height or 0)
+  _limit(context)
+
+
+def _limit(context) -> None:
   context.thread_type = 'AUTO'
   context.thread_count = min(THREADS, os.cpu_count() or 1)
   context.options = {'max_pixels': str(MAX_PIXELS)}

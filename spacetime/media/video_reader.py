@@ -274,7 +274,9 @@ def _timed_frames(
   """
   if start > 0:
     with video_file.open_video(path) as (container, stream):
-      zero = next((frame.pts for frame in container.decode(stream)), None)
+      zero = next(
+        (frame.pts for frame in video_file.decode(container, stream)), None
+      )
       if zero is not None:
         frames = _seek(path, container, stream, zero, start)
         first = next(frames, None)
@@ -305,7 +307,7 @@ def _decode(
   timestamp."""
   rate = video_file.average_rate(stream)
   aspect = float(stream.sample_aspect_ratio or 1) or 1.0
-  for i, decoded in enumerate(container.decode(stream)):
+  for i, decoded in enumerate(video_file.decode(container, stream)):
     base = decoded.time_base or stream.time_base
     if decoded.pts is None:
       time = i / rate

@@ -271,6 +271,24 @@ def see_through(path):
   )
 
 
+def see_through_webm(path, codec):
+  """The same in WebM, which keeps alpha beside the frames."""
+  image_HWC = np.zeros((32, 48, 4), np.uint8)
+  image_HWC[..., :3] = GREEN
+  image_HWC[:, :24] = (*RED, 255)
+  options = {'auto-alt-ref': '0', 'crf': '4', 'b': '2M', 'cpu-used': '4'}
+  with av.open(str(path), 'w') as container:
+    stream = container.add_stream(codec, rate=RATE, options=options)
+    stream.height, stream.width, stream.pix_fmt = 32, 48, 'yuva420p'
+    stream.metadata['alpha_mode'] = '1'
+    for i in range(4):
+      frame = av.VideoFrame.from_ndarray(image_HWC, format='rgba')
+      frame = frame.reformat(format='yuva420p')
+      frame.pts, frame.time_base = i, fractions.Fraction(1, RATE)
+      container.mux(stream.encode(frame))
+    container.mux(stream.encode())
+
+
 def playlist(text):
   """A text that names another file, under the name of a video."""
 
@@ -369,6 +387,17 @@ VIDEOS = [
     see_through,
     colors={(16, 12): RED, (16, 36): WHITE},
     remarks=(video_reader.TRANSPARENT,),
+  ),
+  *(
+    Media(
+      f'{codec}.webm',
+      lambda p, c=codec: see_through_webm(p, c),
+      seconds=0.4,
+      colors={(16, 12): RED, (16, 36): WHITE},
+      tolerance=8,
+      remarks=(video_reader.TRANSPARENT,),
+    )
+    for codec in ('libvpx', 'libvpx-vp9')
   ),
   Media(
     'concat.mp4',
