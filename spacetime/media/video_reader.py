@@ -58,6 +58,7 @@ def read_video(
   path: Path,
   *,
   frames: int | None = None,
+  most: int | None = None,
   height: int | None = None,
   width: int | None = None,
   fps: float | None = None,
@@ -73,6 +74,7 @@ def read_video(
   Args:
     path: a file of the containers and codecs of media/video_file.py.
     frames: number of frames; None reads to the end.
+    most: largest number of frames, if the file has so many; None is no limit.
     height: pixel rows; None keeps those of the file.
     width: pixel columns; None keeps those of the file.
     fps: frames per second of the result; None keeps the file's average rate.
@@ -85,12 +87,11 @@ def read_video(
     ValueError: no such file, no video in it, unreadable, damaged where the
       decoder reports it, too short, or more than the memory holds.
   """
-  _check_positive(frames=frames, height=height, width=width, fps=fps)
+  _check_positive(frames=frames, most=most, height=height, width=width, fps=fps)
   fps = fps or _average_rate(path)
   result, last, image_HWC = [], None, None
-  for frame in resample(
-    _timed_frames(path, start=start), fps=fps, start=start, count=frames
-  ):
+  timed, count = _timed_frames(path, start=start), frames or most
+  for frame in resample(timed, fps=fps, start=start, count=count):
     if frame is not last:
       last, image_HWC = frame, frame.fitted(height=height, width=width)
       # Frames of a file may change in size.

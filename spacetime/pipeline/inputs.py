@@ -27,15 +27,21 @@ from spacetime.pipeline.video import Video
 
 
 def read_video(
-  source: Source, name: str, geometry: geometry_lib.Geometry, *, fps: float
+  source: Source,
+  name: str,
+  geometry: geometry_lib.Geometry,
+  *,
+  fps: float,
+  most: int | None = None,
 ) -> np.ndarray:
-  """All frames of a video at the geometry's size, uint8 (F, H, W, 3).
+  """The frames of a video at the geometry's size, uint8 (F, H, W, 3).
 
   Args:
     source: a path, an array, a PIL image or a Video.
     name: name of the setting, for messages.
     geometry: sizes of the clip.
     fps: frames a second to resample to; an array has this rate already.
+    most: number of frames after which reading stops; None reads all.
 
   Raises:
     SettingError: unreadable, or of other proportions.
@@ -53,20 +59,31 @@ def read_video(
     )
   _report_crop(source, name, height, width, geometry)
   return read_sized(
-    source, name, height=geometry.height, width=geometry.width, fps=fps
+    source,
+    name,
+    height=geometry.height,
+    width=geometry.width,
+    fps=fps,
+    most=most,
   )
 
 
 def read_sized(
-  source: Source, name: str, *, height: int, width: int, fps: float
+  source: Source,
+  name: str,
+  *,
+  height: int,
+  width: int,
+  fps: float,
+  most: int | None = None,
 ) -> np.ndarray:
-  """All frames of a video of any proportions, uint8 (F, H, W, 3).
+  """The frames of a video of any proportions, uint8 (F, H, W, 3).
 
   Raises:
     SettingError: unreadable.
   """
   if not _is_path(source):
-    frames_FHWC = _resampled(source, name, fps=fps)
+    frames_FHWC = _resampled(source, name, fps=fps)[:most]
     return np.stack(
       [
         display.fit(Image.fromarray(frame), height=height, width=width)
@@ -76,7 +93,7 @@ def read_sized(
   info = _read(name, 'a video', video_reader.probe, source)
   for remark in info.remarks:
     logging.warning('%s=%s is %s', name, describe(source), remark)
-  sizes = dict(frames=None, height=height, width=width, fps=fps)
+  sizes = dict(most=most, height=height, width=width, fps=fps)
   return _read(name, 'a video', video_reader.read_video, source, **sizes)
 
 

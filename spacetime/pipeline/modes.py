@@ -173,7 +173,12 @@ def _outpaint(request: Request, target: Target) -> ConditioningVideo:
       hint='change `size`',
     )
   frames_FHWC = inputs.read_sized(
-    video, 'video', height=height, width=width, fps=target.fps
+    video,
+    'video',
+    height=height,
+    width=width,
+    fps=target.fps,
+    most=geometry.frames,
   )
   _check_clip(request, frames_FHWC, target)
   result = conditioning_video.outpaint(
@@ -187,7 +192,7 @@ def _outpaint(request: Request, target: Target) -> ConditioningVideo:
 
 
 def _inpaint(request: Request, target: Target) -> ConditioningVideo:
-  frames_FHWC = _read_video(request, target)
+  frames_FHWC = _read_video(request, target, most=target.geometry.frames)
   _check_clip(request, frames_FHWC, target)
   new_HW = _read_mask(request, target)
   result = conditioning_video.inpaint(
@@ -199,7 +204,9 @@ def _inpaint(request: Request, target: Target) -> ConditioningVideo:
 
 def _edit(request: Request, target: Target) -> ConditioningVideo:
   frames, cond_frames = target.geometry.frames, request.cond_frames or 0
-  frames_FHWC = _read_video(request, target)
+  # What follows the frames that stay is part of the result.
+  most = None if cond_frames else frames
+  frames_FHWC = _read_video(request, target, most=most)
   _check_clip(request, frames_FHWC, target)
   if not 0 <= cond_frames < frames:
     raise SettingError('cond_frames', cond_frames, f'0 to {frames - 1}')
@@ -319,9 +326,11 @@ def table() -> str:
 # -- checks --------------------------------------------------------------------
 
 
-def _read_video(request: Request, target: Target) -> np.ndarray:
+def _read_video(
+  request: Request, target: Target, *, most: int | None = None
+) -> np.ndarray:
   return inputs.read_video(
-    request.video, 'video', target.geometry, fps=target.fps
+    request.video, 'video', target.geometry, fps=target.fps, most=most
   )
 
 

@@ -122,6 +122,12 @@ def test_too_short(tmp_path):
     video_reader.read_video(path, **SIZE, start=7.0)
 
 
+def test_at_most_so_many_frames(tmp_path):
+  path = videos.lossless(tmp_path / 'a.mkv', videos.gray_clip(5))
+  assert len(video_reader.read_video(path, most=3)) == 3
+  assert len(video_reader.read_video(path, most=9)) == 5
+
+
 @pytest.mark.parametrize('frames', [1, 7])
 def test_all_frames_of_a_file(tmp_path, frames):
   path = videos.lossless(tmp_path / 'a.mkv', videos.gray_clip(frames))
