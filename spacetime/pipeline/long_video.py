@@ -7,7 +7,7 @@ chunk by chunk, with a state beside them from which the same command resumes.
 import collections
 import hashlib
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -177,6 +177,7 @@ def write(
   *,
   state: rollout_state.State | None,
   identity: Mapping[str, Any],
+  on_frames: Callable[[np.ndarray, Mapping], np.ndarray] | None = None,
 ) -> None:
   """Writes the growing files of a plan's videos, resuming from a state.
 
@@ -187,6 +188,8 @@ def write(
     targets: the files.
     state: state of an interrupted run, or None.
     identity: see `identity`.
+    on_frames: (frames_FHWC, metadata of the clip) -> uint8 frames to encode;
+      the next chunk continues the unchanged ones.
   """
   chunks = Chunks(engine, plan, embeds, state=state)
   marks = state.marks if state else [None] * len(targets.parts)
@@ -199,9 +202,11 @@ def write(
   with engine.progress.steps(total, done=each * chunks.done):
     for chunk in chunks.remaining:
       frames_BFHWC = chunks.generate(chunk)
-      for writer, frames_FHWC in zip(writers, frames_BFHWC, strict=True):
-        writer.append(frames_FHWC)
-        writer.cut()
+      for i, frames_FHWC in enumerate(frames_BFHWC):
+        if on_frames:
+          frames_FHWC = on_frames(frames_FHWC, clip_metadata(plan, i))
+        writers[i].append(frames_FHWC)
+        writers[i].cut()
       rollout_state.write(
         targets.state,
         chunks.tail,

@@ -3,7 +3,9 @@
 import dataclasses
 import os
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+
+import numpy as np
 
 from spacetime import SettingError, sharding
 from spacetime.checkpoint import load as load_lib
@@ -27,6 +29,8 @@ from spacetime.pipeline.video import Video
 
 Progress = progress_lib.Callback | None
 DEFAULT = Request.checkpoint  # of the flag
+# (frames_FHWC, metadata) -> frames_FHWC, before they are encoded.
+OnFrames = Callable[[np.ndarray, Mapping], np.ndarray]
 SAMPLING = tuple(field.name for field in dataclasses.fields(SamplingSettings))
 
 
@@ -284,11 +288,24 @@ class Pipeline:
     """Sizes of a request's clips."""
     return plan_lib.geometry(request, self.engine)
 
-  def write(self, request: Request) -> Mapping:
+  def write(
+    self,
+    request: Request,
+    *,
+    callback: Progress = None,
+    on_frames: OnFrames | None = None,
+  ) -> Mapping:
     """Writes the videos of a request to `out`, with sidecars and a sheet.
 
     A long video is written chunk by chunk; if it was interrupted, the same
     request resumes it.
+
+    Args:
+      request: the request.
+      callback: called after each solver step with (steps done, total steps).
+      on_frames: called with uint8 frames_FHWC and their metadata before they
+        are encoded; returns the frames to write, such as with a watermark. A
+        long video passes chunk after chunk.
 
     Returns:
       The metadata of each file, by its path.
@@ -300,8 +317,16 @@ class Pipeline:
     targets = outputs.targets(request, clips=plan.clips)
     outputs.check(targets, request, frames=plan.frames)
     if plan.division is None:
-      return outputs.write(targets, self._videos(plan, None))
-    return self._write_long(plan, targets)
+      videos = self._videos(plan, callback)
+      if on_frames is not None:
+        videos = [
+          dataclasses.replace(
+            video, frames=on_frames(video.frames, video.metadata)
+          )
+          for video in videos
+        ]
+      return outputs.write(targets, videos)
+    return self._write_long(plan, targets, callback, on_frames)
 
   def _request(self, **values) -> Request:
     return request_lib.from_keywords(
@@ -351,16 +376,25 @@ class Pipeline:
         frames_FHWC = chunks.generate(chunk)[0]
         yield Video(frames_FHWC, plan.fps, metadata | {'chunk': values})
 
-  def _write_long(self, plan: plan_lib.Plan, targets) -> Mapping:
+  def _write_long(
+    self, plan: plan_lib.Plan, targets, callback: Progress, on_frames
+  ) -> Mapping:
     began = time.monotonic()
-    engine = self._start(None)
+    engine = self._start(callback)
     plan = plan_lib.expand(plan, engine)
     metadata = plan_lib.metadata(plan, engine)
     identity = long_video.identity(plan, metadata)
     state = rollout_state.read(targets.state, identity)
     embeds = self._embeds(plan)
     long_video.write(
-      engine, plan, embeds, targets, state=state, identity=identity
+      engine,
+      plan,
+      embeds,
+      targets,
+      state=state,
+      identity=identity,
+      on_frames=on_frames
+      and (lambda frames, clip: on_frames(frames, metadata | clip)),
     )
     metadata['seconds'] = round(time.monotonic() - began, 3)
     return long_video.finish(plan, targets, metadata)

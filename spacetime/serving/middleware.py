@@ -1,0 +1,124 @@
+"""ASGI middleware: size and time of bodies, headers, origins, errors."""
+
+import asyncio
+import json
+import logging
+import secrets
+import urllib.parse
+
+from spacetime.serving import errors
+from spacetime.serving.errors import ApiError
+from spacetime.serving.uploads import too_large
+
+BODY_SECONDS = 300.0
+HEADERS = {
+  'content-security-policy': "default-src 'self'; img-src 'self' data: blob:; "
+  "media-src 'self' blob:; object-src 'none'; base-uri 'none'; frame-ancestors "
+  "'none'; form-action 'self'",
+  'x-content-type-options': 'nosniff',
+  'referrer-policy': 'no-referrer',
+  'cross-origin-resource-policy': 'same-origin',
+}
+_LOG = logging.getLogger('spacetime.serving')
+
+
+class Guard:
+  """Outermost layer: whatever goes wrong becomes an error of the API.
+
+  Args:
+    app: the application.
+    max_body_bytes: largest body.
+    hosts: names of this server that a browser may use; None is all.
+  """
+
+  def __init__(self, app, *, max_body_bytes: int, hosts: set[str] | None):
+    self._app, self._most, self._hosts = app, max_body_bytes, hosts
+
+  async def __call__(self, scope, receive, send) -> None:
+    if scope['type'] != 'http':
+      await self._app(scope, receive, send)
+      return
+    request_id = f'req_{secrets.token_hex(16)}'
+    headers = {k.decode('latin-1').lower(): v for k, v in scope['headers']}
+    began, received = False, 0
+
+    async def limited():
+      nonlocal received
+      try:
+        message = await asyncio.wait_for(receive(), BODY_SECONDS)
+      except TimeoutError as e:
+        raise ApiError(408, 'The body took too long.', code='timeout') from e
+      received += len(message.get('body', b''))
+      if received > self._most:
+        raise too_large(self._most)
+      return message
+
+    async def decorated(message):
+      nonlocal began
+      if message['type'] == 'http.response.start':
+        began = True
+        own = {name.lower() for name, _ in message.get('headers', ())}
+        message['headers'] = [
+          *message.get('headers', ()),
+          (b'x-request-id', request_id.encode()),
+          *(
+            (name.encode(), value.encode())
+            for name, value in HEADERS.items()
+            if name.encode() not in own
+          ),
+        ]
+      await send(message)
+
+    try:
+      self._check(scope, headers)
+      # Streams last longer than a body may take to arrive.
+      is_body = scope['method'] in ('POST', 'PUT', 'PATCH', 'DELETE')
+      await self._app(scope, limited if is_body else receive, decorated)
+    except ApiError as e:
+      if began:
+        raise
+      await _answer(e, decorated)
+    except Exception:
+      _LOG.exception('request %s', request_id)
+      if began:
+        raise
+      error = ApiError(
+        500, f'Internal error; request {request_id}.', code='internal_error'
+      )
+      await _answer(error, decorated)
+
+  def _check(self, scope, headers) -> None:
+    length = headers.get('content-length', b'0')
+    if length.isdigit() and int(length) > self._most:
+      raise too_large(self._most)
+    host = headers.get('host', b'').decode('latin-1')
+    try:
+      name = urllib.parse.urlsplit(f'//{host}').hostname
+      origin = headers.get('origin', b'').decode('latin-1')
+      source = urllib.parse.urlsplit(origin).netloc
+    except ValueError as e:
+      raise ApiError(400, 'Invalid Host or Origin.', code='bad_header') from e
+    if self._hosts is not None and name not in self._hosts:
+      # A page of another site whose name was pointed at this machine.
+      raise ApiError(403, 'Unknown host name.', code='unknown_host')
+    unsafe = scope['method'] not in ('GET', 'HEAD', 'OPTIONS')
+    if origin and unsafe and source != host:
+      raise ApiError(
+        403, 'Requests of other sites are refused.', code='cross_origin'
+      )
+
+
+async def _answer(error: ApiError, send) -> None:
+  data = json.dumps(errors.body(error)).encode()
+  await send(
+    {
+      'type': 'http.response.start',
+      'status': error.status,
+      'headers': [
+        (b'content-type', b'application/json'),
+        (b'content-length', str(len(data)).encode()),
+        *((k.encode(), v.encode()) for k, v in error.headers.items()),
+      ],
+    }
+  )
+  await send({'type': 'http.response.body', 'body': data})

@@ -1,0 +1,364 @@
+'use strict';
+
+// Everything that comes from a prompt or a file is set as textContent.
+const $ = (id) => document.getElementById(id);
+const FIELDS = ['size', 'seconds', 'seed', 'steps', 'negative_prompt',
+  'image_at', 'strength', 'mode'];
+const videos = new Map();
+let dropped = null;      // a File
+let connectFrom = null;  // id of the first of two videos
+let events = null;
+
+function element(tag, text, attributes) {
+  const node = document.createElement(tag);
+  if (text !== undefined) node.textContent = text;
+  Object.entries(attributes || {}).forEach(([k, v]) => node.setAttribute(k, v));
+  return node;
+}
+
+function button(text, action, label) {
+  const node = element('button', text, {type: 'button'});
+  if (label) node.setAttribute('aria-label', label);
+  node.addEventListener('click', action);
+  return node;
+}
+
+async function call(method, path, body) {
+  const options = {method, credentials: 'same-origin', headers: {}};
+  if (body instanceof FormData) options.body = body;
+  else if (body) {
+    options.body = JSON.stringify(body);
+    options.headers['content-type'] = 'application/json';
+  }
+  const response = await fetch(path, options);
+  const answer = await response.json();
+  if (response.status === 401) $('login').hidden = false;
+  if (!response.ok) throw new Error(answer.error.message);
+  return answer;
+}
+
+async function attempt(action) {
+  $('error').textContent = '';
+  try {
+    return await action();
+  } catch (error) {
+    $('error').textContent = error.message;
+    return null;
+  }
+}
+
+// -- creating ----------------------------------------------------------------
+
+function settings() {
+  const values = {};
+  FIELDS.forEach((name) => {
+    const value = $(name).value.trim();
+    if (value !== '') values[name] = value;
+  });
+  if ($('attest').checked) values.attest = 'true';
+  const times = [...$('times').children].map((row) => {
+    const [time, text] = row.querySelectorAll('input');
+    return [time.value.trim() || '0', text.value.trim()];
+  }).filter(([, text]) => text);
+  if (times.length) {
+    const pairs = times.map(([time, text]) => `${time}: ${text}`);
+    values.prompt_schedule = pairs.join('; ');
+  } else values.prompt = $('prompt').value;
+  values.model = $('model').value;
+  return values;
+}
+
+async function create(event) {
+  event.preventDefault();
+  const values = settings();
+  let path = '/v1/videos';
+  const form = new FormData();
+  if (dropped) {
+    const isVideo = dropped.type.startsWith('video/');
+    form.append(isVideo ? 'video' : 'input_reference', dropped);
+    if (isVideo && !values.mode) values.mode = 'edit';
+    if (isVideo && values.mode === 'edit') path = '/v1/videos/edits';
+  }
+  Object.entries(values).forEach(([k, v]) => form.append(k, v));
+  $('submit').disabled = true;
+  const video = await attempt(() => call('POST', path, form));
+  $('submit').disabled = false;
+  if (video) {
+    show(video);
+    drop(null);
+  }
+}
+
+function derive(path, values) {
+  attempt(async () => show(await call('POST', path, values)));
+}
+
+function promptOf(video) {
+  const text = $('prompt').value.trim();
+  return text || video.prompt;
+}
+
+function remix(video) {
+  derive(`/v1/videos/${video.id}/remix`, {prompt: promptOf(video)});
+}
+
+function extend(video) {
+  derive('/v1/videos/extensions', {
+    prompt: promptOf(video), seconds: $('seconds').value.trim() || '1',
+    video: {id: video.id}, ...steps(video),
+  });
+}
+
+function loop(video) {
+  derive('/v1/videos', {
+    prompt: promptOf(video), mode: 'loop', video: {id: video.id},
+    size: video.size, ...steps(video),
+  });
+}
+
+function connect(video) {
+  if (connectFrom === null) {
+    connectFrom = video.id;
+    hint('Choose Connect on the video that follows.');
+    return;
+  }
+  derive('/v1/videos', {
+    prompt: promptOf(video), mode: 'connect', video: {id: connectFrom},
+    video2: {id: video.id}, size: video.size, ...steps(video),
+  });
+  connectFrom = null;
+  hint('');
+}
+
+function hint(text) {
+  $('hint').textContent = text;
+  $('hint').hidden = !text;
+}
+
+function steps(video) {
+  const value = $('steps').value.trim() || video.settings.steps;
+  return value ? {steps: value} : {};
+}
+
+function copy(video) {
+  $('prompt').value = video.prompt;
+  FIELDS.forEach((name) => {
+    const value = video.settings[name];
+    $(name).value = value === undefined ? '' : value;
+  });
+  $('size').value = video.size;
+  $('prompt').focus();
+}
+
+// -- files -------------------------------------------------------------------
+
+function drop(file) {
+  dropped = file;
+  $('dropped').textContent = file ? file.name
+    : 'Drop a picture or video here, or click';
+  $('undrop').hidden = !file;
+}
+
+function listenToDrops() {
+  const zone = $('drop');
+  zone.addEventListener('click', () => $('file').click());
+  zone.addEventListener('keydown', (event) => {
+    if (event.target === zone && ['Enter', ' '].includes(event.key)) {
+      event.preventDefault();
+      $('file').click();
+    }
+  });
+  zone.addEventListener('dragover', (event) => {
+    event.preventDefault();
+    zone.classList.add('over');
+  });
+  zone.addEventListener('dragleave', () => zone.classList.remove('over'));
+  zone.addEventListener('drop', (event) => {
+    event.preventDefault();
+    zone.classList.remove('over');
+    drop(event.dataTransfer.files[0] || null);
+  });
+  $('file').addEventListener('change', () => drop($('file').files[0] || null));
+  $('undrop').addEventListener('click', (event) => {
+    event.stopPropagation();
+    $('file').value = '';
+    drop(null);
+  });
+}
+
+function addTime() {
+  const row = element('li');
+  const last = $('times').lastElementChild;
+  const time = element('input', undefined,
+    {size: '4', inputmode: 'decimal', 'aria-label': 'Seconds'});
+  time.value = last ? Number(last.querySelector('input').value) + 4 : 0;
+  const text = element('input', undefined, {'aria-label': 'Prompt from then'});
+  row.append(time, ' s ', text, button('Remove', () => {
+    row.remove();
+    $('prompt').required = !$('times').children.length;
+  }));
+  $('times').append(row);
+  $('prompt').required = false;
+}
+
+// -- showing -----------------------------------------------------------------
+
+function show(video) {
+  const before = videos.get(video.id);
+  videos.set(video.id, video);
+  const ended = video.status === 'completed';
+  if (ended && before && before.status === 'completed') return;
+  const old = document.getElementById(video.id);
+  const node = ended ? card(video) : entry(video, old);
+  if (node === old) return;
+  if (old) old.remove();
+  (ended ? $('gallery') : $('queue')).prepend(node);
+}
+
+function entry(video, old) {
+  // A queued entry that is being edited stays as it is.
+  if (old && old.querySelector('input')
+      && video.status === 'queued') return old;
+  const node = old && old.parentNode === $('queue') ? old : element('li');
+  node.id = video.id;
+  const state = old && old.dataset.status === video.status;
+  if (!state) {
+    node.replaceChildren(element('p', video.prompt),
+      element('p', '', {class: 'small state', role: 'status'}));
+    if (video.status === 'in_progress') {
+      node.append(element('progress', '', {max: '100'}));
+    }
+    node.append(controls(video));
+    node.dataset.status = video.status;
+  }
+  const left = video.seconds_left ? `, ${video.seconds_left} s left` : '';
+  const steps = video.steps_total
+    ? `, step ${video.steps_done} of ${video.steps_total}` : '';
+  const text = video.error ? `${video.status}: ${video.error.message}`
+    : `${video.status === 'queued' ? 'queued' : video.stage}${steps}${left}`;
+  node.querySelector('.state').textContent = text;
+  node.querySelector('.state').classList.toggle('failed', Boolean(video.error));
+  const bar = node.querySelector('progress');
+  if (bar) bar.value = video.progress;
+  return node;
+}
+
+function controls(video) {
+  const row = element('div', undefined, {class: 'buttons'});
+  const path = `/v1/videos/${video.id}`;
+  if (video.status === 'queued') row.append(button('Edit', () => edit(video)));
+  if (video.status !== 'failed') {
+    row.append(button('Cancel', () => attempt(
+      async () => show(await call('POST', `${path}/cancel`)))));
+  } else {
+    row.append(button('Remove', () => remove(video)));
+  }
+  return row;
+}
+
+function edit(video) {
+  const node = document.getElementById(video.id);
+  const input = element('input', undefined, {'aria-label': 'Prompt'});
+  input.value = video.prompt;
+  node.replaceChildren(input, button('Save', () => attempt(async () => {
+    const changed = await call(
+      'PATCH', `/v1/videos/${video.id}`, {prompt: input.value});
+    node.remove();
+    show(changed);
+  })));
+  input.focus();
+}
+
+function remove(video) {
+  attempt(async () => {
+    await call('DELETE', `/v1/videos/${video.id}`);
+    forget(video.id);
+  });
+}
+
+function forget(id) {
+  videos.delete(id);
+  const node = document.getElementById(id);
+  if (node) node.remove();
+}
+
+function card(video) {
+  const node = element('li', undefined, {id: video.id});
+  const path = `/v1/videos/${video.id}/content`;
+  const isPicture = video.settings.mode === 'still'
+    || ['png', 'gif'].includes(video.settings.format);
+  const view = isPicture
+    ? element('img', undefined, {src: path, alt: video.prompt})
+    : element('video', undefined, {
+      src: path, controls: '', loop: '', preload: 'metadata',
+      poster: `${path}?variant=thumbnail`, 'aria-label': video.prompt,
+    });
+  const about = `${video.size}, ${video.seconds} s, seed `
+    + `${video.settings.seed || 0}`;
+  const row = element('div', undefined, {class: 'buttons'});
+  row.append(
+    button('Copy settings', () => copy(video)),
+    button('Remix', () => remix(video)),
+    button('Extend', () => extend(video)),
+    button('Connect', () => connect(video)),
+    button('Loop', () => loop(video)),
+    element('a', 'Download', {href: path, download: ''}),
+    button('Delete', () => remove(video)));
+  node.append(view, element('p', video.prompt),
+    element('p', about, {class: 'small'}), provenance(video), row);
+  return node;
+}
+
+function provenance(video) {
+  const facts = video.provenance;
+  const text = facts
+    ? `Content credentials: ${facts.state}, signed by ${facts.issuer}; `
+      + `watermark ${facts.watermark || 'none'}`
+      + `${facts.watermark_state ? ` (${facts.watermark_state})` : ''}`
+    : 'Not signed.';
+  return element('p', text, {class: 'small'});
+}
+
+// -- the service -------------------------------------------------------------
+
+function follow() {
+  if (events) events.close();
+  events = new EventSource('/v1/events');
+  events.addEventListener('video', (event) => show(JSON.parse(event.data)));
+  events.addEventListener('deleted',
+    (event) => forget(JSON.parse(event.data).id));
+}
+
+async function health() {
+  try {
+    const answer = await (await fetch('/health')).json();
+    $('health').textContent = answer.status === 'ok' ? 'ready'
+      : `${answer.status}${answer.failure ? `: ${answer.failure}` : ''}`;
+  } catch (error) {
+    $('health').textContent = 'the server does not answer';
+  }
+}
+
+async function start() {
+  const models = await attempt(() => call('GET', '/v1/models'));
+  if (!models) return;
+  $('login').hidden = true;
+  $('model').replaceChildren(
+    ...models.data.map((model) => element('option', model.id)));
+  follow();
+}
+
+$('create').addEventListener('submit', create);
+$('add_time').addEventListener('click', addTime);
+$('login').addEventListener('submit', (event) => {
+  event.preventDefault();
+  attempt(async () => {
+    await call('POST', '/v1/session', {key: $('key').value});
+    $('key').value = '';
+    await start();
+  });
+});
+listenToDrops();
+health();
+setInterval(health, 5000);
+start();

@@ -1,0 +1,115 @@
+"""Manifests: every format, tampering, ingredients, foreign roots."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import spacetime
+from spacetime.media import video_writer
+from spacetime.provenance import keys, manifest
+from spacetime.provenance.manifest import Ingredient
+
+SUFFIXES = ('.mp4', '.gif', '.png', '.webp', '.jpg', '.webm')
+ABOUT = {'seed': 7, 'prompt_sha256': 'ab'}
+
+
+@pytest.fixture(scope='module')
+def key(tmp_path_factory):
+  return keys.make(tmp_path_factory.mktemp('keys') / 'key')
+
+
+def make(folder, suffix, name='clip'):
+  path = folder / f'{name}{suffix}'
+  frames = np.random.default_rng(0).integers(0, 255, (3, 32, 48, 3), np.uint8)
+  if suffix in ('.webp', '.jpg'):
+    Image.fromarray(frames[0]).save(path)
+    return path
+  frames = frames[:1] if suffix == '.png' else frames
+  return video_writer.write_video(path, frames, fps=8)
+
+
+def sign(path, key, name='signed', **options):
+  target = path.with_name(name + path.suffix)
+  return manifest.sign(path, target, key, generation=ABOUT, **options)
+
+
+@pytest.mark.parametrize('suffix', SUFFIXES)
+def test_signed_files_are_trusted_until_a_byte_changes(tmp_path, key, suffix):
+  path = make(tmp_path, suffix)
+  signed = sign(path, key, payload=0xABCD1234)
+  report = manifest.verify(signed, roots=[key.root])
+  assert (report.state, report.problems) == ('trusted', ())
+  assert report.issuer == 'spacetime'
+  assert report.generator == f'spacetime {spacetime.__version__}'
+  assert report.actions == ('c2pa.created', 'c2pa.watermarked.bound')
+  assert report.generation == ABOUT and report.payload == 0xABCD1234
+  assert manifest.verify(signed).state == 'valid'  # by an unknown root
+  assert manifest.verify(path, roots=[key.root]).state == 'not_present'
+  data = bytearray(signed.read_bytes())
+  tail = path.read_bytes()[-300:-280]
+  start = data.rindex(tail)
+  data[start + 10] ^= 1
+  signed.write_bytes(data)
+  report = manifest.verify(signed, roots=[key.root])
+  assert report.state == 'invalid' and report.problems
+
+
+def test_other_root_is_not_trusted(tmp_path, key):
+  other = keys.make(tmp_path / 'other', organization='Someone')
+  signed = sign(make(tmp_path, '.png'), other)
+  report = manifest.verify(signed, roots=[key.root])
+  assert (report.state, report.issuer) == ('valid', 'Someone')
+  assert report.problems == ('signingCredential.untrusted',)
+
+
+def test_edits_keep_the_history_of_their_source(tmp_path, key):
+  original = sign(make(tmp_path, '.mp4'), key, 'original')
+  edited = sign(
+    make(tmp_path, '.mp4', 'edit'),
+    key,
+    'edited',
+    ingredients=[Ingredient(original, is_parent=True)],
+  )
+  report = manifest.verify(edited, roots=[key.root])
+  assert report.state == 'trusted'
+  assert report.actions == ('c2pa.opened', 'c2pa.edited')
+  (ingredient,) = report.ingredients
+  assert ingredient['relationship'] == 'parentOf' and ingredient['manifest']
+
+
+def test_inputs_are_ingredients(tmp_path, key):
+  picture = make(tmp_path, '.png', 'picture')
+  signed = sign(make(tmp_path, '.mp4'), key, ingredients=[Ingredient(picture)])
+  report = manifest.verify(signed, roots=[key.root])
+  assert (report.state, report.actions) == ('trusted', ('c2pa.created',))
+  assert report.ingredients[0]['relationship'] == 'inputTo'
+
+
+def test_refusals(tmp_path, key):
+  path = make(tmp_path, '.mp4')
+  before = path.read_bytes()
+  with pytest.raises(spacetime.SettingError, match='another file than the'):
+    manifest.sign(path, path, key, generation={})
+  assert path.read_bytes() == before
+  text = tmp_path / 'a.txt'
+  text.write_text('x')
+  with pytest.raises(spacetime.SettingError, match='a file of .mp4'):
+    manifest.verify(text)
+  with pytest.raises(ValueError, match='no such file'):
+    manifest.verify(tmp_path / 'b.mp4')
+  broken = tmp_path / 'broken.mp4'
+  broken.write_bytes(b'broken')
+  with pytest.raises(ValueError, match='cannot be signed'):
+    sign(broken, key)
+  assert not (tmp_path / 'signed.mp4').exists()
+  assert manifest.verify(broken).state in ('invalid', 'not_present')
+  with pytest.raises(spacetime.SettingError, match='a new folder'):
+    keys.make(tmp_path)
+  with pytest.raises(spacetime.SettingError, match='signing.pem'):
+    keys.load(tmp_path)
+
+
+def test_private_files_are_private(key):
+  for name in keys.FILES:
+    assert (key.folder / name).stat().st_mode & 0o077 == 0
+  assert 'PRIVATE' not in repr(key)

@@ -1,0 +1,400 @@
+"""Routes without a worker: fields, errors, owners, limits."""
+
+import io
+import json
+import os
+
+import pytest
+from fastapi.testclient import TestClient
+from PIL import Image
+
+from spacetime.media import video_writer
+from spacetime.serving import app as app_lib
+from spacetime.serving import fields, keys
+from tests.helpers import service as service_lib
+
+BASE = 'http://127.0.0.1'
+
+
+def png(size=(64, 64)):
+  buffer = io.BytesIO()
+  Image.new('RGB', size, (200, 0, 0)).save(buffer, 'PNG')
+  return buffer.getvalue()
+
+
+def client(folder, **settings):
+  service = service_lib.make(folder, **settings)
+  test_client = TestClient(
+    app_lib.create(service), base_url=BASE, raise_server_exceptions=False
+  )
+  test_client.service = service
+  return test_client
+
+
+@pytest.fixture
+def http(tmp_path):
+  return client(tmp_path, max_upload_mb=1)
+
+
+def create(http, status=200, **values):
+  response = http.post('/v1/videos', json={'prompt': 'a red 3', **values})
+  assert response.status_code == status, response.text
+  return response.json()
+
+
+def leftovers(http):
+  """Files of jobs that do not exist."""
+  root, ids = http.service.files.root, http.service.jobs.ids()
+  return [
+    path
+    for name in ('inputs', 'work', 'results')
+    for path in (root / name).iterdir()
+    if path.name not in ids
+  ]
+
+
+def test_create_and_retrieve(http):
+  video = create(http, seconds=2, size='64x64', seed='7', steps=2)
+  assert video['object'] == 'video' and video['status'] == 'queued'
+  assert (video['seconds'], video['size']) == ('2.125', '64x64')
+  settings = {'seconds': 2.0, 'size': '64x64', 'seed': 7, 'steps': 2}
+  assert video['settings'] == settings
+  response = http.get(f'/v1/videos/{video["id"]}')
+  assert response.json() == video
+  assert response.headers['openai-poll-after-ms'].isdigit()
+  assert response.headers['x-request-id'].startswith('req_')
+  assert response.headers['x-content-type-options'] == 'nosniff'
+  assert "default-src 'self'" in response.headers['content-security-policy']
+
+
+REFUSED = [
+  ({'prompt': ''}, 'prompt', 'missing'),
+  ({'prompt': 3}, 'prompt', 'invalid_type'),
+  ({'prompt': 'x' * 9000}, 'prompt', 'invalid_value'),
+  ({'model': 'other'}, 'model', 'model_not_found'),
+  ({'model': ['digits']}, 'model', 'model_not_found'),
+  ({'seconds': 'soon'}, 'seconds', 'invalid_type'),
+  ({'seconds': -1}, 'seconds', 'invalid_value'),
+  ({'seconds': 'nan'}, 'seconds', 'invalid_type'),
+  ({'seconds': '1e999'}, 'seconds', 'invalid_type'),
+  ({'size': 'big'}, 'size', 'invalid_value'),
+  ({'size': 64}, 'size', 'invalid_type'),
+  ({'seed': 1.5}, 'seed', 'invalid_type'),
+  ({'seed': 2**40}, 'seed', 'invalid_value'),
+  ({'seed': True}, 'seed', 'invalid_type'),
+  ({'steps': 10**6}, 'steps', 'invalid_value'),
+  ({'steps': 201}, 'steps', 'invalid_value'),
+  ({'mode': 'dance'}, 'mode', 'invalid_value'),
+  ({'format': 'avi'}, 'format', 'invalid_value'),
+  ({'expand_prompt': 'http://10.0.0.1/v1'}, 'expand_prompt', 'invalid_value'),
+  ({'out': '/etc/passwd'}, 'out', 'unknown'),
+  ({'checkpoint': 'other'}, 'checkpoint', 'unknown'),
+  ({'prompt_schedule': '0: a; 1: b'}, 'prompt_schedule', 'invalid_value'),
+  (
+    {'prompt_schedule': [[0]], 'seconds': 2},
+    'prompt_schedule',
+    'invalid_value',
+  ),
+  ({'input_reference': 'http://10.0.0.1/x.png'}, 'input_reference', None),
+  ({'input_reference': 'file:///etc/passwd'}, 'input_reference', None),
+  (
+    {'input_reference': {'image_url': 'data:;base64,!'}},
+    'input_reference',
+    None,
+  ),
+  ({'input_reference': {'a': 1, 'b': 2}}, 'input_reference', 'invalid_type'),
+  ({'input_reference': {'id': 'video_0'}}, None, 'not_found'),
+  ({'input_reference': 7}, 'input_reference', 'invalid_type'),
+  ({'video': {'id': 7}}, 'video', 'invalid_type'),
+]
+
+
+@pytest.mark.parametrize('values, param, code', REFUSED)
+def test_refused_fields(http, values, param, code):
+  status = 404 if code == 'not_found' else 400
+  error = create(http, status, **values)['error']
+  assert error['type'] == 'invalid_request_error'
+  assert error['param'] == param and error['message']
+  assert code is None or error['code'] == code
+  assert not http.service.jobs.ids() and not leftovers(http)
+
+
+@pytest.mark.parametrize(
+  'data, kind',
+  [
+    (b'{', 'application/json'),
+    (b'[]', 'application/json'),
+    (b'[' * 100_000, 'application/json'),
+    (b'\xff\xfe', 'application/json'),
+    (b'{"prompt": "\\ud800"}', 'application/json'),
+    (b'prompt=x', 'text/plain'),
+    (b'', ''),
+    (b'--x\r\nbroken', 'multipart/form-data; boundary=x'),
+    (b'x', 'multipart/form-data'),
+    (b'prompt=a&prompt=b', 'application/x-www-form-urlencoded'),
+  ],
+)
+def test_broken_bodies(http, data, kind):
+  response = http.post(
+    '/v1/videos', content=data, headers={'content-type': kind}
+  )
+  assert response.status_code in (400, 415), response.text
+  assert response.json()['error']['message']
+
+
+def test_model_refuses(tmp_path):
+  answer = {'error': 'width=65: expected a multiple of 8', 'param': 'width'}
+  http = client(tmp_path, supervisor=service_lib.FakeSupervisor(answer))
+  error = create(http, 400, size='65x64')['error']
+  assert error['param'] == 'size' and '65' in error['message']
+
+
+def test_too_many_pixels(tmp_path):
+  http = client(tmp_path, max_pixels=1000)
+  assert create(http, 400)['error']['param'] == 'size'
+
+
+def test_queue_without_a_worker(tmp_path):
+  http = client(tmp_path, supervisor=service_lib.FakeSupervisor(None))
+  video = create(http)
+  assert (video['status'], video['size']) == ('queued', '64x64')
+
+
+@pytest.mark.parametrize(
+  'method, path, status',
+  [
+    ('PUT', '/v1/videos', 405),
+    ('GET', '/nowhere', 404),
+    ('GET', '/v1/videos/video_0', 404),
+    ('GET', '/v1/videos/..%2F..%2Fetc', 404),
+    ('GET', '/v1/videos/%ED%A0%80', 404),
+    ('GET', '/v1/videos/a%00b', 404),
+    ('DELETE', '/v1/videos/video_0', 404),
+    ('POST', '/v1/videos/video_0/cancel', 404),
+    ('GET', '/v1/videos/video_0/content', 404),
+    ('GET', '/v1/videos/video_0/events', 404),
+    ('GET', '/v1/videos?limit=0', 400),
+    ('GET', '/v1/videos?limit=x', 400),
+    ('GET', '/v1/videos?order=up', 400),
+    ('GET', '/v1/videos?after=video_0', 400),
+    ('POST', '/v1/videos/characters', 400),
+    ('GET', '/v1/videos/characters/c', 400),
+    ('GET', '/v1/models/other', 404),
+    ('GET', '/page/..%2Fapp.py', 404),
+  ],
+)
+def test_errors_have_one_shape(http, method, path, status):
+  response = http.request(method, path)
+  assert response.status_code == status, response.text
+  error = response.json()['error']
+  assert set(error) == {'message', 'type', 'param', 'code'}
+  assert error['message'] and error['code']
+
+
+def test_large_bodies(http):
+  data = b'x' * (2**20 + 1)
+  chunks = (data[:1000] for _ in range(2000))  # without Content-Length
+  for content in (data, chunks):
+    response = http.post(
+      '/v1/videos',
+      content=content,
+      headers={'content-type': 'application/json'},
+    )
+    assert response.status_code == 413
+    assert response.json()['error']['code'] == 'request_too_large'
+
+
+def test_other_sites_are_refused(http):
+  for headers in ({'origin': 'http://evil.example'}, {'host': 'evil.example'}):
+    response = http.post('/v1/videos', json={'prompt': 'x'}, headers=headers)
+    assert response.status_code == 403, headers
+  response = http.post(
+    '/v1/videos', json={'prompt': 'x'}, headers={'origin': BASE}
+  )
+  assert response.status_code == 200
+  assert http.get('/health', headers={'host': '['}).status_code == 400
+
+
+def test_idempotency(http):
+  def post(key, prompt='x'):
+    return http.post(
+      '/v1/videos', json={'prompt': prompt}, headers={'idempotency-key': key}
+    )
+
+  assert post('k').json()['id'] == post('k').json()['id']
+  assert post('k').json()['id'] != post('l').json()['id']
+  error = post('k', 'y').json()['error']
+  assert error['code'] == 'idempotency_key_reused'
+
+
+def test_queue_limit(tmp_path):
+  http = client(tmp_path, max_queued=1)
+  create(http)
+  response = http.post('/v1/videos', json={'prompt': 'x'})
+  assert response.status_code == 429
+  assert response.headers['x-should-retry'] == 'false'
+  assert response.json()['error']['type'] == 'rate_limit_error'
+
+
+def test_full_disk(tmp_path):
+  http = client(tmp_path, min_free_mb=2**40)
+  assert create(http, 503)['error']['code'] == 'disk_full'
+  health = http.get('/health')
+  assert (health.status_code, health.json()['status']) == (503, 'disk_full')
+
+
+def test_change_and_cancel_a_queued_video(http):
+  video = create(http, seed=3)
+  path = f'/v1/videos/{video["id"]}'
+  changed = http.patch(path, json={'prompt': 'a blue 7', 'steps': 4}).json()
+  assert changed['prompt'] == 'a blue 7'
+  assert changed['settings'] == {'seed': 3, 'steps': 4}
+  assert http.patch(path, json={'seed': 'x'}).status_code == 400
+  assert http.patch(path, json={'video': {'id': 'x'}}).status_code == 400
+  cancelled = http.post(f'{path}/cancel').json()
+  assert cancelled['status'] == 'failed'
+  assert cancelled['error']['code'] == 'cancelled'
+  error = http.patch(path, json={'prompt': 'x'}).json()['error']
+  assert error['code'] == 'not_queued'
+  assert http.get(f'{path}/content').json()['error']['code'] == (
+    'video_not_ready'
+  )
+  events = http.get(f'{path}/events').text
+  assert (
+    events.startswith('event: video\ndata: {') and events.count('data') == 1
+  )
+
+
+def test_keys_and_owners(tmp_path):
+  path = tmp_path / 'keys.json'
+  ann = keys.add(path, 'ann', days=None)
+  bob = keys.add(path, 'bob', days=1)
+  http = client(tmp_path / 'state', api_keys=str(path), host='0.0.0.0')
+  assert os.stat(path).st_mode & 0o077 == 0
+  assert ann not in path.read_text()
+
+  def call(method, url, key, **options):
+    headers = {'authorization': f'Bearer {key}'}
+    return http.request(method, url, headers=headers, **options)
+
+  assert http.get('/v1/videos').status_code == 401
+  assert call('GET', '/v1/videos', 'st-wrong').status_code == 401
+  video = call('POST', '/v1/videos', ann, json={'prompt': 'x'}).json()
+  path_of = f'/v1/videos/{video["id"]}'
+  for method, url, options in (
+    ('GET', path_of, {}),
+    ('DELETE', path_of, {}),
+    ('PATCH', path_of, {'json': {'prompt': 'y'}}),
+    ('GET', f'{path_of}/content', {}),
+    ('GET', f'{path_of}/events', {}),
+    ('POST', f'{path_of}/cancel', {}),
+    ('POST', f'{path_of}/remix', {'json': {'prompt': 'y'}}),
+    (
+      'POST',
+      '/v1/videos/edits',
+      {'json': {'prompt': 'y', 'video': {'id': video['id']}}},
+    ),
+  ):
+    assert call(method, url, bob, **options).status_code == 404, (method, url)
+  assert call('GET', '/v1/videos', bob).json()['data'] == []
+  assert call('GET', path_of, ann).status_code == 200
+  assert http.post('/v1/session', json={'key': 'st-x'}).status_code == 401
+  assert http.post('/v1/session', json={'key': ann}).status_code == 200
+  assert http.get(path_of).status_code == 200  # by the cookie
+  entries = json.loads(path.read_text())
+  entries[1]['expires'] = 1
+  path.write_text(json.dumps(entries))
+  assert call('GET', '/v1/videos', bob).status_code == 401
+
+
+def test_uploads(http, tmp_path):
+  response = http.post(
+    '/v1/videos',
+    data={'prompt': 'x', 'steps': '2'},
+    files={'input_reference': ('../../evil.png', png())},
+  )
+  assert response.status_code == 200, response.text
+  job = http.service.jobs.get(response.json()['id'])
+  upload = job.params['inputs']['image']
+  assert upload['original'] == 'image.png' and upload['count'] == 1
+  folder = http.service.files.inputs(job.id)
+  assert sorted(p.name for p in folder.iterdir()) == ['image.npy', 'image.png']
+  assert job.bytes > 64 * 64 * 3
+  http.delete(f'/v1/videos/{job.id}')
+  assert not folder.exists()
+
+
+def test_openapi_document(http):
+  document = http.get('/openapi.json').json()
+  body = document['paths']['/v1/videos']['post']['requestBody']['content']
+  assert set(body) == {'application/json', 'multipart/form-data'}
+  properties = body['application/json']['schema']['properties']
+  assert set(fields.OWN) | set(fields.INPUTS) < set(properties)
+  assert properties['steps']['type'] == 'integer'
+  assert properties['guidance']['type'] == 'number'
+
+
+def test_models_health_metrics(http):
+  (model,) = http.get('/v1/models').json()['data']
+  assert (model['id'], model['object'], model['longest']) == (
+    'digits',
+    'model',
+    49,
+  )
+  assert http.get('/v1/models/digits').json() == model
+  assert http.get('/health').json()['status'] == 'ok'
+  create(http)
+  text = http.get('/metrics').text
+  assert 'spacetime_jobs{status="queued"} 1' in text
+  assert 'spacetime_worker_ready 1' in text
+
+
+def test_sweep_removes_orphans(http):
+  folder = http.service.files.inputs('video_gone')
+  folder.mkdir()
+  os.utime(folder, (1, 1))
+  kept = http.service.files.inputs('video_new')
+  kept.mkdir()
+  http.service.sweep()
+  assert not folder.exists() and kept.exists()
+
+
+def test_uploaded_video_and_hostile_files(http, tmp_path):
+  import numpy as np
+
+  frames = np.random.default_rng(0).integers(0, 255, (5, 16, 24, 3), np.uint8)
+  path = video_writer.write_video(tmp_path / 'clip.mp4', frames, fps=8)
+  secret = tmp_path / 'secret.mp4'
+  secret.write_bytes(path.read_bytes())
+  clip = path.read_bytes()
+  huge = png((9000, 9000))
+
+  def post(data, name='x.mp4', field='video', **values):
+    return http.post(
+      '/v1/videos/edits' if field == 'video' else '/v1/videos',
+      data={'prompt': 'x', **values},
+      files={field: (name, data)},
+    )
+
+  response = post(clip)
+  assert response.status_code == 200, response.text
+  job = http.service.jobs.get(response.json()['id'])
+  upload = job.params['inputs']['video']
+  assert (upload['count'], upload['height'], upload['width']) == (5, 16, 24)
+  assert upload['fps'] == 8 and job.params['strength'] == 0.6
+  for data, field in (
+    (b"ffconcat version 1.0\nfile 'secret.mp4'\n", 'video'),
+    (b'#EXTM3U\n#EXTINF:1,\nsecret.mp4\n', 'video'),
+    (clip[:200], 'video'),
+    (b'\x80\x04\x95pickle', 'video'),
+    (png(), 'video'),
+    (clip, 'input_reference'),
+    (png()[:60], 'input_reference'),
+    (huge, 'input_reference'),
+  ):
+    response = post(data, field=field)
+    assert response.status_code == 400, (data[:20], response.text)
+    error = response.json()['error']
+    assert error['param'] == field
+    assert error['code'] in ('unsupported_file', 'invalid_file')
+  assert not leftovers(http)
