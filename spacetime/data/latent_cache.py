@@ -214,12 +214,27 @@ class Split:
     return len(self.sources['text']) if self.sources else 0
 
   def __getitem__(self, index: int) -> dict[str, np.ndarray | str]:
-    latents = _load(self.info, self.sources['latents'][index])
+    latents = self._load('latents', index)
     return latents | self.text(index)
 
   def text(self, index: int) -> dict[str, np.ndarray | str]:
     """A record without its latents."""
-    return _load(self.info, self.sources['text'][index])
+    return self._load('text', index)
+
+  def _load(self, kind: str, index: int) -> dict[str, np.ndarray | str]:
+    """A record of one kind.
+
+    Raises:
+      ValueError: values that are not finite.
+    """
+    record = _load(self.info, self.sources[kind][index])
+    for name, array in record.items():
+      if name != 'caption' and not np.isfinite(np.float32(array)).all():
+        raise ValueError(
+          f'record {index} of the cache: {name}: expected finite numbers, got '
+          'NaN or infinity; make the cache again with spacetime encode'
+        )
+    return record
 
   def caption(self, index: int) -> str:
     """The caption of a record."""

@@ -165,3 +165,14 @@ def test_a_dropped_caption_is_the_empty_ones_embedding(tmp_path):
     np.testing.assert_array_equal(a['latents'], b['latents'])
   undropped = batches(cache, embedded=True, dropout=0.0)
   assert not any((b['text'] == 10).any() for b in undropped)
+
+
+def test_values_that_are_not_finite_are_refused(tmp_path, monkeypatch):
+  broken = {split: array.copy() for split, array in LATENTS.items()}
+  broken['train'][3, 0, 1, 2, 3] = np.nan
+  monkeypatch.setitem(globals(), 'LATENTS', broken)
+  fill(tmp_path / 'cache')
+  records = latent_cache.Cache(tmp_path / 'cache').split('train')
+  assert records[2]['latents'].shape == INFO.latent
+  with pytest.raises(ValueError, match='record 3 .*: latents: expected finite'):
+    records[3]

@@ -8,7 +8,6 @@ is returned. Norms, biases and modulation become float32.
 """
 
 import dataclasses
-import functools
 import math
 from collections.abc import Iterator, Mapping, Sequence
 
@@ -145,7 +144,8 @@ def apply(
     if factors and not (beside and keeps and not is_float32):
       if is_float32 and target == jnp.float32:
         pair = _stacked(network, path, factors, np.float32)
-        leaf = _add(leaf, pair['a'], pair['b'])
+        add = jax.jit(_add, out_shardings=leaf.sharding)
+        leaf = add(leaf, pair['a'], pair['b'])
       else:
         rest |= factors
       factors = {}
@@ -204,7 +204,6 @@ def _stacked(network, path: str, layers: Mapping, dtype) -> dict:
   return {'a': a, 'b': b}
 
 
-@jax.jit
 def _add(kernel, a, b):
   def add(kernel, a, b):
     return kernel + jnp.matmul(a, b, precision=jax.lax.Precision.HIGHEST)
@@ -237,9 +236,9 @@ def _merged(network, layout, leaf, layer, changes, dtype):
 def _put(leaf, layer, value):
   if layer is None:
     return jax.device_put(value, leaf.sharding)
-  return _set(leaf, np.int32(layer), value)
+  put = jax.jit(_set, donate_argnums=0, out_shardings=leaf.sharding)
+  return put(leaf, np.int32(layer), value)
 
 
-@functools.partial(jax.jit, donate_argnums=0)
 def _set(leaf, layer, value):
   return jax.lax.dynamic_update_index_in_dim(leaf, value, layer, 0)
