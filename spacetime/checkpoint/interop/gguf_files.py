@@ -61,8 +61,8 @@ def open_file(path: pathlib.Path) -> dict[str, Tensor]:
     reader = gguf.GGUFReader(path)
   except (ValueError, IndexError, KeyError, OSError) as e:
     raise ValueError(
-      f'{path} is a GGUF file that is damaged or cut short ({e}): download it '
-      'again'
+      f'{path} is a GGUF file that is damaged or cut short ({str(e)[:200]}): '
+      'download it again'
     ) from e
   field = reader.get_field('general.architecture')
   architecture = field.contents() if field else None
@@ -80,6 +80,11 @@ def open_file(path: pathlib.Path) -> dict[str, Tensor]:
     if original is not None:
       shape = tuple(int(n) for n in original.contents())
     name = _name(entry.name)
+    if entry.data_offset + entry.n_bytes > len(mapped):
+      raise ValueError(
+        f'{path} is a GGUF file that is cut short within {name}: download it '
+        'again'
+      )
     tensors[name] = Tensor(
       name,
       pathlib.Path(path),

@@ -113,12 +113,12 @@ def open_file(
       return _read(path, archive, dtypes)
   except (zipfile.BadZipFile, zlib.error, *UNREADABLE) as e:
     raise ValueError(
-      f'{path} is damaged or cut short ({e}): download it again'
+      f'{path} is damaged or cut short ({str(e)[:200]}): download it again'
     ) from e
   except pickle.UnpicklingError as e:
-    tensor_files.refuse_pickle(path, str(e))
+    tensor_files.refuse_pickle(path, str(e)[:200])
   except (TypeError, AttributeError, OverflowError) as e:
-    tensor_files.refuse_pickle(path, f'its contents are unusual ({e})')
+    tensor_files.refuse_pickle(path, f'its contents are unusual: {e}'[:200])
 
 
 def _read(path, archive: zipfile.ZipFile, dtypes) -> dict[str, Tensor]:
@@ -166,7 +166,7 @@ def _tensor(name, path, dtype, tensor: _Described, start, mapped, entry):
   items = last + 1 if all(tensor.shape) else 0
   end = (tensor.offset + items) * dtype.itemsize
   if min((tensor.offset, *tensor.shape, *tensor.stride)) < 0 or (
-    end > entry.file_size
+    end > entry.file_size or start + items * dtype.itemsize > len(mapped)
   ):
     raise ValueError(f'{path}: {name} is larger than its storage: damaged')
   plain = Tensor(name, path, dtype, tensor.shape, start, mapped)
