@@ -48,7 +48,7 @@ ENDS = [
   ('lora.down.weight', 'lora.up.weight'),
 ]
 DTYPES = [np.float32, np.float16, ml_dtypes.bfloat16, ml_dtypes.float8_e4m3fn]
-PLACES = ['tensor', 'config', 'metadata', 'header', 'none']
+SOURCES = ['tensor', 'config', 'metadata', 'header', 'none']
 ALPHAS = st.sampled_from([0.5, 1, 2, 3, 8, 16, 64.5])
 
 SETTINGS = hypothesis.settings(
@@ -86,7 +86,7 @@ def adapters(draw):
     flat_prefix=draw(st.sampled_from(FLAT)),
     ends=draw(st.sampled_from(ENDS)),
     alpha=draw(ALPHAS),
-    place=draw(st.sampled_from(PLACES)),
+    source=draw(st.sampled_from(SOURCES)),
     stabilised=draw(st.booleans()),
     conv=draw(st.booleans()),
     dtype=draw(st.sampled_from(DTYPES)),
@@ -97,12 +97,12 @@ def adapters(draw):
 
 def expected_scale(case, stem: str, rank: int) -> float:
   """The scale by the rules of each program, written out once more."""
-  place, alpha = case['place'], case['alpha']
-  if place == 'none':
+  source, alpha = case['source'], case['alpha']
+  if source == 'none':
     return 1.0
-  if place == 'tensor':
+  if source == 'tensor':
     return alpha / rank
-  if place != 'header':
+  if source != 'header':
     parts = stem.split('.')
     for pattern, value in case['patterns'].items():
       tails = ['.'.join(parts[i:]) for i in range(len(parts))]
@@ -132,7 +132,7 @@ def write(folder, case):
     if case['conv']:
       down, up = down[:, :, None, None], up[:, :, None, None]
     arrays[f'{stem}.{down_end}'], arrays[f'{stem}.{up_end}'] = down, up
-    if case['place'] == 'tensor':
+    if case['source'] == 'tensor':
       arrays[f'{stem}.alpha'] = np.asarray(case['alpha'], np.float32)
   items = list(arrays.items())
   case['order'].shuffle(items)
@@ -142,10 +142,10 @@ def write(folder, case):
     use_rslora=case['stabilised'],
   )
   metadata = {'format': 'pt'}
-  if case['place'] == 'metadata':
+  if case['source'] == 'metadata':
     text = {f'transformer.{key}': value for key, value in values.items()}
     metadata['lora_adapter_metadata'] = json.dumps(text)
-  if case['place'] == 'header':
+  if case['source'] == 'header':
     metadata |= {
       'lora_alpha': str(case['alpha']),
       'use_rslora': str(case['stabilised']),
@@ -154,7 +154,7 @@ def write(folder, case):
   safetensors.numpy.save_file(dict(items), path, metadata=metadata)
   config = folder / 'adapter_config.json'
   config.unlink(missing_ok=True)
-  if case['place'] == 'config':
+  if case['source'] == 'config':
     config.write_text(json.dumps(dict(peft_type='LORA', **values)))
   return path, expected
 
