@@ -108,6 +108,7 @@ def get_config(size: str = 'cpu') -> ml_collections.ConfigDict:
         checkpoint_every=250 if long else 100,
         keep=2,
         held_out=16,
+        scored_clips=16,  # with each sheet
       ),
       sampling=dict(
         solver='heun',
@@ -138,6 +139,7 @@ def get_config(size: str = 'cpu') -> ml_collections.ConfigDict:
         'train.sheet_every': 0,
         'train.checkpoint_every': 0,
         'train.held_out': 4,
+        'train.scored_clips': 0,
       }
     )
   return config

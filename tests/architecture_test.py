@@ -16,7 +16,8 @@ FLOORS = (
   ('config',),
   ('checkpoint',),
   ('pipeline',),
-  ('evaluation', 'training', 'serving'),
+  ('evaluation',),
+  ('training', 'serving'),
   ('dryrun',),
   ('cli',),
 )

@@ -217,6 +217,9 @@ class TrainConfig:
     spike: leaves out steps whose loss is above it; 0 sets no bound.
     probe_every: steps between measures of the loss with one word of a caption
       wrong (training/caption_probe.py), of the digits world; 0 is never.
+    scored_clips: held-out prompts whose clips are sampled with each contact
+      sheet and scored, of the digits world: count, colour, digit, motion and
+      more, as evaluate reports them; 0 scores none.
   """
 
   steps: int
@@ -233,16 +236,23 @@ class TrainConfig:
   skip_nan: bool = True
   spike: float = 0.0
   probe_every: int = 0
+  scored_clips: int = 0
 
   def __post_init__(self):
     for name in ('steps', 'accumulate', 'log_every', 'held_out', 'keep'):
       if getattr(self, name) < 1:
         raise SettingError(f'train.{name}', getattr(self, name), '1 or more')
-    for name in ('pca_init_clips', 'pca_init_rank'):
+    for name in ('pca_init_clips', 'pca_init_rank', 'scored_clips'):
       if getattr(self, name) < 0:
         raise SettingError(f'train.{name}', getattr(self, name), '0 or more')
     if not 0 <= self.ema < 1:
       raise SettingError('train.ema', self.ema, '0 <= ema < 1')
+    if self.scored_clips > self.held_out:
+      raise SettingError(
+        'train.scored_clips',
+        self.scored_clips,
+        f'at most `train.held_out`={self.held_out}',
+      )
     if self.spike < 0:
       raise SettingError(
         'train.spike', self.spike, 'a loss above 0, or 0 for no bound'

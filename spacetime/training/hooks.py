@@ -42,7 +42,14 @@ def periodic_actions(
       train.evaluate_every, evaluator(run.task, frozen, held_out, run.mesh)
     ),
     loop.PeriodicAction(
-      train.sheet_every, sheets.action(draw, frozen, workdir, writer)
+      train.sheet_every,
+      sheets.action(
+        draw,
+        frozen,
+        workdir,
+        writer,
+        scenes=held_out.get('scenes', [])[: train.scored_clips],
+      ),
     ),
     *(
       [

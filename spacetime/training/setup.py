@@ -38,6 +38,7 @@ FREE_KEYS = (
   'train.evaluate_every',
   'train.sheet_every',
   'train.probe_every',
+  'train.scored_clips',
   'train.checkpoint_every',
   'train.keep',
   'train.skip_nan',
@@ -231,12 +232,19 @@ def check_frozen(experiment: Experiment, nets: Networks) -> None:
       hint='compute them once with spacetime encode, and set `data.dir` to '
       'that folder',
     )
-  if experiment.train.probe_every and not data.source.HAS_MIXED_SIZES:
+  for name in ('probe_every', 'scored_clips'):
+    value = getattr(experiment.train, name)
+    if value and not data.source.HAS_MIXED_SIZES:
+      raise SettingError(
+        f'train.{name}',
+        value,
+        "0 without `data.name`='digits', whose clips can be judged",
+      )
+  if experiment.train.scored_clips and not experiment.train.sheet_every:
     raise SettingError(
-      'train.probe_every',
-      experiment.train.probe_every,
-      "0 without `data.name`='digits', whose captions can be made wrong in one "
-      'word',
+      'train.scored_clips',
+      experiment.train.scored_clips,
+      '0 without `train.sheet_every`, since the clips of sheets are scored',
     )
   if wan and experiment.train.sheet_every:
     raise SettingError(

@@ -40,7 +40,8 @@ def changed(weights, **values):
 
 
 def test_a_run_goes_on_within_a_stage(tmp_path, weights):
-  full = run_lib.train(changed(weights), str(tmp_path / 'a'))
+  judged = {'train.sheet_every': 5, 'train.scored_clips': 4}
+  full = run_lib.train(changed(weights, **judged), str(tmp_path / 'a'))
   counted = iter([False, False, True])
   run_lib.train(
     changed(weights), str(tmp_path / 'b'), stop=lambda: next(counted)
@@ -53,6 +54,12 @@ def test_a_run_goes_on_within_a_stage(tmp_path, weights):
     for run in 'ab'
   ]
   assert len(losses[0]) == 5 and losses[0] == losses[1]
+  (scored,) = [
+    line
+    for line in metrics.read_metrics(tmp_path / 'a')
+    if 'world/digit' in line
+  ]
+  assert scored['step'] == 5 and 0 <= scored['world/digit'] <= 1
 
 
 def test_rows_of_latents_are_those_of_each_clip(weights):
