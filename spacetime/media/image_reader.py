@@ -3,6 +3,7 @@
 import io
 import os
 import pathlib
+import warnings
 from collections.abc import Callable
 
 import numpy as np
@@ -95,16 +96,27 @@ def _open(path: Path) -> Image.Image:
   if not path.is_file():
     raise ValueError(f'{path}: no such file')
   try:
-    image = Image.open(path, formats=FORMATS)
+    with warnings.catch_warnings():
+      # Sizes are checked below.
+      warnings.simplefilter('ignore', Image.DecompressionBombWarning)
+      image = Image.open(path, formats=FORMATS)
   except Exception as e:  # of damaged files Pillow's readers raise anything
     raise _unreadable(path, e) from e
-  video_file.check_pixels(path, *image.size)
-  _scale_clear_color(image)
+  try:
+    video_file.check_pixels(path, *image.size)
+    _scale_clear_color(image)
+    _decode(path, image)
+  except ValueError:
+    image.close()
+    raise
+  return image
+
+
+def _decode(path: Path, image: Image.Image) -> None:
   try:
     image.load()
   except Exception as e:
     raise _unreadable(path, e) from e
-  return image
 
 
 def _scale_clear_color(image: Image.Image) -> None:

@@ -49,6 +49,9 @@ def open_video(
     'format_whitelist': ','.join(CONTAINERS),
     'codec_whitelist': ','.join(CODECS),
     'protocol_whitelist': 'file',
+    # FFmpeg may decode a frame to find the format. Twice, so that sizes above
+    # the limit are refused by name.
+    'max_pixels': str(2 * MAX_PIXELS),
   }
   try:
     # An absolute path cannot be read as the name of a protocol.

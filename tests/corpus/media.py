@@ -299,6 +299,14 @@ def playlist(text):
   return write
 
 
+def bomb(side) -> bytes:
+  """A GIF whose header states a large square."""
+  size = struct.pack('<HH', side, side)
+  return (
+    b'GIF89a' + size + b'\xf0\0\0' + bytes(6) + b',' + bytes(4) + size
+  ) + b'\0\2\2\x4c\1\0;'
+
+
 def content(data):
   """A file of some bytes."""
   return lambda path: path.write_bytes(data)
@@ -419,6 +427,8 @@ VIDEOS = [
     ),
     refusal='codec magicyuv; expected one of h264',
   ),
+  Media('bomb.gif', content(bomb(9000)), refusal='9000x9000 pixels; expected'),
+  Media('bomb.gif', content(bomb(12000)), refusal='cannot be read as a video'),
   Media('empty.mp4', content(b''), refusal='cannot be read'),
   Media('page.mp4', content(b'<html>404</html>'), refusal='cannot be read'),
   Media('folder.mp4', lambda p: p.mkdir(), refusal='no such file'),
@@ -631,6 +641,13 @@ IMAGES = [
     content(png(np.zeros((1, 1), np.uint8), size=(9000, 9000))),
     refusal='9000x9000 pixels; expected at most',
   ),
+  Media(
+    'bomb.png',
+    content(png(np.zeros((1, 1), np.uint8), size=(12000, 12000))),
+    refusal='12000x12000 pixels; expected at most',
+  ),
+  Media('bomb.gif', content(bomb(12000)), refusal='12000x12000 pixels'),
+  Media('bomb.gif', content(bomb(20000)), refusal='decompression bomb'),
   Media(
     'cut.png', content(png(ramp(255, np.uint8))[:90]), refusal='cannot be read'
   ),
