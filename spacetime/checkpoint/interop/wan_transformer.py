@@ -150,7 +150,7 @@ def check_names(names: Iterable[str]) -> None:
   if missing or unknown:
     raise ValueError(
       f'expected the {len(expected)} tensors of a Wan transformer; '
-      + mismatch.report({'missing': missing, 'unknown': unknown}, most=5)
+      + mismatch.report({'missing': missing, 'unknown': unknown}, most=20)
     )
 
 
