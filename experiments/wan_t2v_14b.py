@@ -4,7 +4,9 @@
   spacetime train --config=wan_t2v_14b:480p --checkpoint=WAN \\
     --config.data.dir=CACHE --workdir=runs/wan
 
-Of two transformers name one: --checkpoint=WAN/transformer_2.
+Of two transformers name one, and train it on the noise levels that it serves:
+--config=wan_t2v_14b:480p,transformer_2 --checkpoint=WAN/transformer_2. Without
+a name in the config the levels are those of the published folder.
 
 Sizes:
   480p  81 frames of 480 x 832; 32,760 tokens.
@@ -23,11 +25,23 @@ SIZES = {
   '480p': ((81, 480, 832), 3.0),
   '720p': ((81, 720, 1280), 5.0),
 }
+# Of 2.2-A14B: noise levels from the boundary up are served by the first
+# transformer, those below by the second (boundary_ratio of model_index.json).
+BOUNDARY = 0.875
+EXPERTS = {
+  'transformer': {'flow.low': BOUNDARY, 'flow.high': 1.0},
+  'transformer_2': {'flow.low': 0.0, 'flow.high': BOUNDARY},
+}
 
 
-def get_config(size: str = '480p') -> ml_collections.ConfigDict:
+def get_config(name: str = '480p') -> ml_collections.ConfigDict:
+  """The config of a size, such as '480p', and optionally of one of two
+  transformers, such as '480p,transformer_2'."""
+  size, _, expert = name.partition(',')
   if size not in SIZES:
     raise ValueError(f'size {size!r}: expected one of {[*SIZES]}')
+  if expert and expert not in EXPERTS:
+    raise ValueError(f'{expert!r}: expected one of {[*EXPERTS]}')
   (frames, height, width), shift = SIZES[size]
   config = wan_t2v_1_3b.get_config()
   config.update_from_flattened_dict(
@@ -45,5 +59,6 @@ def get_config(size: str = '480p') -> ml_collections.ConfigDict:
       'mesh.fsdp': -1,  # all devices share the state
       'sampling.shift': shift,
     }
+    | EXPERTS.get(expert, {})
   )
   return config

@@ -78,6 +78,8 @@ def get_config(size: str = '480p') -> ml_collections.ConfigDict:
       flow=dict(
         prediction='velocity',
         shift=shift,  # of the noise levels of training
+        low=None,  # smallest and largest noise level of training: all, or
+        high=None,  # those that --checkpoint serves, where it is one of two
       ),
       conditioning=dict(  # none: text to video only
         none=1.0,

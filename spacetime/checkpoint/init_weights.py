@@ -17,9 +17,14 @@ from spacetime.checkpoint.interop import folders, parameters, tokenizers
 from spacetime.checkpoint.locate import locate
 from spacetime.config import networks
 from spacetime.config.experiment import Experiment
+from spacetime.config.sections import AutoencoderSection
 from spacetime.data.tokenizer import Tokenizer
 from spacetime.models.transformer import dit
 
+# Fields of an autoencoder that do not shape its parameters.
+FREE_AUTOENCODER_KEYS = (
+  *('dtype', 'initial_logvar', 'latents_mean', 'latents_std'),
+)
 # Config keys of sizes that the transformer's section does not have.
 KEYS = {'channels': 'autoencoder.z_dim', 'text_width': 'text.d_model'}
 
@@ -39,6 +44,8 @@ class Base:
     folder: the run or weights folder; '' of a published model.
     trained_text: whether the text encoder was trained with the transformer.
     tokenizer: tokenizer of a run or weights folder.
+    noise_levels: smallest and largest noise level that the transformer serves,
+      where it is one of two; None serves all.
   """
 
   path: str
@@ -51,15 +58,19 @@ class Base:
   folder: str = ''
   trained_text: bool = False
   tokenizer: bytes | None = None
+  noise_levels: tuple[float, float] | None = None
 
-  def source(self) -> dict[str, str]:
+  def source(self) -> dict:
     """The section `source` of the config of a run that starts from it."""
-    return {
+    source = {
       'path': os.fspath(checkpoint.absolute(self.folder or self.path)),
       'fingerprint': self.fingerprint,
       'autoencoder': self.autoencoder,
       'text': self.text,
     }
+    if self.noise_levels:
+      source['noise_levels'] = list(self.noise_levels)
+    return source
 
   def load(self, nets: networks.Networks, mesh, *, dtype=jnp.float32) -> dict:
     """Reads the parameters: {'dit'}, and 'text' if it was trained with it.
@@ -84,6 +95,93 @@ class Base:
 
     shapes = jax.tree_util.tree_map_with_path(kind, shapes)
     return checkpoint.load_params(self.folder, shapes, tree='ema')
+
+
+@dataclasses.dataclass(frozen=True)
+class AutoencoderBase:
+  """Weights of an autoencoder that are opened and checked; none has been read.
+
+  Attributes:
+    path: path or name of the weights.
+    folder: their folder.
+    section: section of their own config.
+    fingerprint: fingerprint of all weights.
+    part: the published autoencoder; None of a run or weights folder.
+  """
+
+  path: str
+  folder: str
+  section: AutoencoderSection
+  fingerprint: str
+  part: folders.Part | None = None
+  tokenizer: None = None
+
+  def source(self) -> dict:
+    """The section `source` of the config of a run that starts from it."""
+    return {
+      'path': os.fspath(checkpoint.absolute(self.folder)),
+      'fingerprint': self.fingerprint,
+    }
+
+  def load(self, mesh) -> dict:
+    """Reads the parameters, float32: {'autoencoder'}."""
+    if self.part is not None:
+      params = {'autoencoder': self.part.load(mesh, dtype=jnp.float32)}
+    else:
+      params = load_lib.load_own(self.section, self.folder, mesh=mesh)
+    return jax.tree.map(lambda leaf: leaf.astype(jnp.float32), params)
+
+
+def open_autoencoder(path: str, section: AutoencoderSection) -> AutoencoderBase:
+  """Opens an autoencoder's weights by path or name: a run, a weights folder, a
+  bundled name or a published folder.
+
+  Args:
+    path: path or name.
+    section: the autoencoder that is to start from them.
+
+  Raises:
+    ValueError: no weights, or those of another autoencoder.
+  """
+  located = locate(path)
+  folder, part = located.folder, None
+  if located.is_published:
+    part = folders.open_part(pathlib.Path(folder) / 'vae', 'vae')
+    stored = AutoencoderSection('wan', network=part.config)
+    fingerprint = part.fingerprint()
+  else:
+    if located.kind == 'transformer':
+      raise ValueError(f'{path} is a transformer: expected an autoencoder')
+    experiment = checkpoint.read_experiment(folder)
+    if experiment.stage != 'autoencoder':
+      raise ValueError(
+        f'{path} holds stage {experiment.stage!r}: expected an autoencoder, '
+        "stage 'autoencoder'"
+      )
+    stored, fingerprint = (
+      experiment.autoencoder,
+      checkpoint.weights_hash(folder),
+    )
+  _check_autoencoder(path, section, stored)
+  return AutoencoderBase(path, folder, stored, fingerprint, part)
+
+
+def _check_autoencoder(
+  path: str, section: AutoencoderSection, stored: AutoencoderSection
+) -> None:
+  sizes, there = (
+    {'kind': s.kind} | dataclasses.asdict(s.network) for s in (section, stored)
+  )
+  differences = [
+    f'autoencoder.{key}={sizes.get(key)!r}, there {there.get(key)!r}'
+    for key in sizes | there
+    if key not in FREE_AUTOENCODER_KEYS and sizes.get(key) != there.get(key)
+  ]
+  if differences:
+    raise ValueError(
+      f'{path} is an autoencoder of other sizes than the config: '
+      f'{"; ".join(differences)}; take the experiment of that autoencoder'
+    )
 
 
 def open_base(
@@ -199,7 +297,23 @@ def _published(
     text,
     part=part,
     pipeline=os.fspath(root) if root else None,
+    noise_levels=_noise_levels(transformer, root),
   )
+
+
+def _noise_levels(
+  transformer: str | os.PathLike, root: pathlib.Path | None
+) -> tuple[float, float] | None:
+  """The noise levels that one of a folder's two transformers serves; None of
+  one that serves all, or of a file from elsewhere."""
+  transformer = pathlib.Path(transformer)
+  if root is None or transformer.parent != root:
+    return None
+  boundary = folders.read_boundary(root)
+  if boundary is None:
+    return None
+  second = transformer.name == folders.SECOND
+  return (0.0, boundary) if second else (boundary, 1.0)
 
 
 def _own(path: str, folder: str) -> Base:
@@ -218,6 +332,7 @@ def _own(path: str, folder: str) -> Base:
     )
   fingerprint = checkpoint.weights_hash(folder)
   tokenizer = checkpoint.read_tokenizer(folder)
+  levels = experiment.flow.bounds if experiment.flow else (0.0, 1.0)
   return Base(
     path,
     nets.dit.config,
@@ -227,4 +342,5 @@ def _own(path: str, folder: str) -> Base:
     folder=folder,
     trained_text=nets.text_kind == 'trained',
     tokenizer=tokenizer,
+    noise_levels=None if levels == (0.0, 1.0) else levels,
   )

@@ -202,7 +202,7 @@ def run(
   except OSError as e:
     _fail(e, str(e), 1)
   except KeyboardInterrupt as e:
-    _fail(e, 'interrupted', INTERRUPTED)
+    _fail(e, ' '.join(['interrupted', *map(str, e.args)]), INTERRUPTED)
   sys.exit(code or 0)
 
 

@@ -18,6 +18,8 @@ SETTINGS = {
   'fps': ('data.fps',),
   'batch_size': ('data.batch_size',),
   'key': ('sign',),
+  'max_unreadable': ('data.max_unreadable',),
+  'changes': ('data.changes',),
 }
 # Config sections whose keys are settings of the same name.
 SECTIONS = ('sampling',)

@@ -130,6 +130,10 @@ def main() -> None:
       patience=_WATCHDOG.value,
       profile=steps,
     )
+  except KeyboardInterrupt as e:
+    if not (stop.preempted and _PREEMPTED.value):
+      raise
+    print(f'interrupted {e}', file=sys.stderr)
   except OSError as e:
     fail(f'{e}; earlier checkpoints are complete')
   except ValueError:

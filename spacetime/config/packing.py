@@ -1,5 +1,6 @@
 """Sequence packing of an experiment's clips of mixed sizes."""
 
+import dataclasses
 import functools
 from collections.abc import Callable
 
@@ -93,14 +94,40 @@ def _patches(autoencoder, patch, frames_FHWC: np.ndarray) -> np.ndarray:
   return np.asarray(patchify.patchify(z_Bfhwc, patch)[0])
 
 
-def measure(data: DataConfig, cut: packing.Patchify) -> tuple[float, int]:
-  """Mean clips and tokens, without padding, of a batch of packed rows."""
+@dataclasses.dataclass(frozen=True)
+class BatchMeans:
+  """Means over batches of packed rows.
+
+  Attributes:
+    clips: clips in a batch.
+    tokens: tokens without padding.
+    cost: sum over the clips of what each costs, such as FLOPs.
+  """
+
+  clips: float
+  tokens: int
+  cost: float
+
+
+def measure(
+  data: DataConfig,
+  cut: packing.Patchify,
+  cost: Callable[[tuple[int, int, int]], float],
+) -> BatchMeans:
+  """The means over batches of packed rows of `data.mixed`.
+
+  Args:
+    data: section of the config.
+    cut: the host's patchify.
+    cost: tokens of a clip along time, height and width -> its cost.
+  """
   rng = np.random.default_rng(0)
 
   def draw():
     world = data.world.drawn(rng)
     return cut.geometry(world.frames, world.height, world.width).grid
 
-  clips, padding = packing.measure(data.packing, iter(draw, None))
-  tokens = data.packing.length * (1 - padding)
-  return clips * data.batch_size, round(tokens * data.batch_size)
+  row = packing.measure(data.packing, iter(draw, None), cost=cost)
+  tokens = data.packing.length * (1 - row.padding)
+  rows = data.batch_size
+  return BatchMeans(row.clips * rows, round(tokens * rows), row.cost * rows)

@@ -2,14 +2,27 @@
 
 import functools
 from collections.abc import Callable, Sequence
+from typing import Protocol
 
 import grain
 import numpy as np
+from absl import logging
 
-from spacetime.data import geometry, packing, pipeline, stages
+from spacetime.data import geometry, packing, pipeline, stages, unreadable
 from spacetime.data.settings import DataConfig
 from spacetime.data.splits import Records
 from spacetime.data.tokenizer import Tokenizer
+
+
+class Share(Protocol):
+  """A process's part of each batch: number `index` of `count`, see
+  sharding.DataShare."""
+
+  index: int
+  count: int
+
+  def rows(self, batch_size: int) -> np.ndarray:
+    """The rows of a batch over all processes that this one reads."""
 
 
 def make_loader(
@@ -20,7 +33,7 @@ def make_loader(
   length: int | None,
   seed: int,
   empty_SY: np.ndarray | None = None,
-  share: tuple[int, int] = (0, 1),
+  share: Share | None = None,
   patchify: packing.Patchify | None = None,
   grid: Callable[..., geometry.Geometry] | None = None,
 ) -> grain.IterDataset:
@@ -33,7 +46,7 @@ def make_loader(
     length: tokens per caption, S; None drops all captions.
     seed: seed of the order, of crops and of dropped captions.
     empty_SY: embedding of the empty caption, if captions are embedded.
-    share: (i, n) for part i of n of each batch.
+    share: part of each batch that this process reads; None reads all.
     patchify: splits clips into patches, for packed rows.
     grid: (frames, height, width) -> Geometry, for stages and for buckets with
       a budget of tokens.
@@ -41,7 +54,7 @@ def make_loader(
   Returns:
     See pipeline.make_loader.
   """
-  index, count = share
+  index, count = (share.index, share.count) if share else (0, 1)
   make = functools.partial(
     pipeline.make_loader,
     tokenizer=tokenizer,
@@ -54,11 +67,12 @@ def make_loader(
     patchify=patchify,
     process_index=index,
     process_count=count,
+    rows=share.rows(data.batch_size) if share else None,
     workers=data.workers,
   )
   if not data.stages:
     return make(
-      records,
+      unreadable.Replaced(records) if data.source.HAS_FILES else records,
       seed=seed,
       size=None if data.mixed else data.size,
       batch=_budget(data, grid, count, 0),
@@ -143,8 +157,25 @@ def check_captions(
 
 
 def first(records: Records, count: int) -> list[dict]:
-  """The first records of a split, at most `count`."""
-  return [records[i] for i in range(min(count, len(records)))]
+  """The first records of a split that can be read, at most `count`.
+
+  Raises:
+    ValueError: none can be read.
+  """
+  readable, error = [], None
+  for index in range(len(records)):
+    if len(readable) == count:
+      break
+    try:
+      readable.append(records[index])
+    except unreadable.UnreadableClipError as e:
+      error = e
+      logging.warning('%s: skipped', e)
+  if not readable and error is not None:
+    raise ValueError(
+      f'{error}; none of {len(records)} clips can be read'
+    ) from error
+  return readable
 
 
 def _decoded(caption: str | bytes) -> str:

@@ -4,6 +4,7 @@
   tokenizer.model    if texts are embedded
   text-train-00000-of-00003.array_record, latents-...
   empty.array_record
+  skipped.json      clips that could not be read, if there are any
 
 Shards appear when they are complete, so that an interrupted cache continues
 after its last shard. A text record holds the caption and, if the text encoder
@@ -25,10 +26,11 @@ import safetensors.numpy
 from array_record.python import array_record_module
 
 from spacetime import SettingError
+from spacetime.data import clip_list
 from spacetime.media import files
 
 FILE, TOKENIZER = 'cache.json', 'tokenizer.model'
-EMPTY = 'empty.array_record'
+EMPTY, SKIPPED = 'empty.array_record', 'skipped.json'
 KINDS, SPLITS = ('text', 'latents'), ('train', 'held_out')
 DTYPES = {
   'float32': np.dtype(np.float32),
@@ -141,6 +143,24 @@ def write_shard(path, records: Iterator[Mapping[str, np.ndarray]]) -> None:
     writer.close()
 
 
+def read_skipped(folder) -> dict[str, dict[int, str]]:
+  """Why clips were skipped, by split and index."""
+  path = pathlib.Path(folder) / SKIPPED
+  saved = json.loads(path.read_text()) if path.is_file() else {}
+  return {
+    split: {
+      int(index): reason for index, reason in saved.get(split, {}).items()
+    }
+    for split in SPLITS
+  }
+
+
+def write_skipped(folder, skipped: Mapping[str, Mapping[int, str]]) -> None:
+  """Stores which clips were skipped, before the shard that lacks them."""
+  with files.atomic_write(pathlib.Path(folder) / SKIPPED) as temporary:
+    temporary.write_text(json.dumps(skipped, indent=2) + '\n')
+
+
 def text_record(
   caption: str, text_SY: np.ndarray | None = None
 ) -> dict[str, np.ndarray]:
@@ -180,7 +200,19 @@ class Cache:
       for kind in KINDS
       if (shards := self.info.shards(kind, name))
     }
-    return Split(self.info, sources)
+    skipped = read_skipped(self.folder)[name]
+    count = self.info.counts[SPLITS.index(name)]
+    indices = tuple(i for i in range(count) if i not in skipped)
+    return Split(self.info, sources, indices)
+
+  @property
+  def identity(self) -> str:
+    """Fingerprint of the list of clips, without those that were skipped."""
+    skipped = read_skipped(self.folder)
+    if not any(skipped.values()):
+      return self.info.source
+    indices = [sorted(skipped[split]) for split in SPLITS]
+    return clip_list.fingerprint(self.info.source, *indices)
 
   @property
   def empty_SY(self) -> np.ndarray | None:
@@ -205,13 +237,15 @@ class Split:
   Attributes:
     info: contents of cache.json.
     sources: array records by kind, 'text' and 'latents'.
+    indices: records that were not skipped.
   """
 
   info: CacheInfo
   sources: Mapping[str, Any]
+  indices: tuple[int, ...]
 
   def __len__(self) -> int:
-    return len(self.sources['text']) if self.sources else 0
+    return len(self.indices)
 
   def __getitem__(self, index: int) -> dict[str, np.ndarray | str]:
     latents = self._load('latents', index)
@@ -227,7 +261,7 @@ class Split:
     Raises:
       ValueError: values that are not finite.
     """
-    record = _load(self.info, self.sources[kind][index])
+    record = _load(self.info, self.sources[kind][self.indices[index]])
     for name, array in record.items():
       if name != 'caption' and not np.isfinite(np.float32(array)).all():
         raise ValueError(

@@ -115,22 +115,40 @@ class Patchify(grain.transforms.Map):
     return rest | {'patches': self.patches(array), 'grid': grid_3}
 
 
+@dataclasses.dataclass(frozen=True)
+class RowMeans:
+  """Means over packed rows.
+
+  Attributes:
+    clips: clips in a row.
+    padding: share of padding.
+    cost: sum over the clips of a row of what each costs, such as FLOPs.
+  """
+
+  clips: float
+  padding: float
+  cost: float
+
+
 def measure(
   packing: SequencePacking,
   grids: Iterator[tuple[int, int, int]],
   *,
   count: int = 200,
-) -> tuple[float, float]:
-  """The mean over `count` rows of (clips in a row, share of padding)."""
-  buffer, clips, tokens = [], 0, 0
+  cost: Callable[[tuple[int, int, int]], float] = lambda grid: 0.0,
+) -> RowMeans:
+  """The means over `count` rows of clips of these grids."""
+  buffer, clips, tokens, total = [], 0, 0, 0.0
   for _ in range(count):
     missing = packing.look_ahead - len(buffer)
     buffer += itertools.islice(grids, missing)
     chosen = set(choose_row(buffer, packing))
     clips += len(chosen)
     tokens += sum(math.prod(buffer[i]) for i in chosen)
+    total += sum(cost(buffer[i]) for i in chosen)
     buffer = [grid for i, grid in enumerate(buffer) if i not in chosen]
-  return clips / count, 1 - tokens / (count * packing.length)
+  padding = 1 - tokens / (count * packing.length)
+  return RowMeans(clips / count, padding, total / count)
 
 
 def pack(

@@ -8,14 +8,16 @@ A record is a dict of
 or, in a cache (data/latent_cache.py), latents (f, h, w, c) instead of the video
 and text (S, Y) beside the caption.
 
-The order of the records is one global sequence, fixed by the seed alone.
-Process p of P takes the p-th of P equal parts of each global batch: the batch
-of a step is the same, in the same order, on any number of processes, and so is
-the position in the data, the number of batches taken.
+The order of the records is one global sequence, fixed by the seed alone. A
+process takes those rows of each global batch that its devices hold: the batch
+of a step is the same, in the same order, on any number of processes and in any
+order of devices, and so is the position in the data, the number of batches
+taken. Only where clips are packed or gathered by size does each process make
+rows of its own share of the sequence.
 """
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 import grain
@@ -23,10 +25,12 @@ import numpy as np
 
 from spacetime import SettingError
 from spacetime.data import packing as packing_lib
+from spacetime.data import unreadable
 from spacetime.data.tokenizer import Tokenizer
 
-# What a record of a stage brings for the loss: see data/stages.py.
-STAGED = ('shift', 'cond')
+# Keys of a stage's records, for the loss (data/stages.py), and of a record that
+# replaces another (data/unreadable.py).
+PASSED = ('shift', 'cond', unreadable.KEY)
 
 
 class Records(Protocol):
@@ -68,8 +72,8 @@ class _Clip(grain.transforms.RandomMap):
         )
       ]
     tokens_S = self.tokenizer.encode(caption, length=self.text_length)
-    staged = {name: record[name] for name in STAGED if name in record}
-    return {'frames': frames_FHWC, 'tokens': tokens_S} | staged
+    passed = {name: record[name] for name in PASSED if name in record}
+    return {'frames': frames_FHWC, 'tokens': tokens_S} | passed
 
 
 @dataclasses.dataclass(frozen=True)
@@ -136,6 +140,7 @@ def make_loader(
   batch: Callable[[tuple[int, int, int]], int] | None = None,
   process_index: int = 0,
   process_count: int = 1,
+  rows: Sequence[int] | None = None,
   shuffle: bool = True,
   repeat: bool = True,
   threads: int = 4,
@@ -167,6 +172,8 @@ def make_loader(
       width); None has batch_size.
     process_index: this process, from 0.
     process_count: number of processes that share the source.
+    rows: rows of a batch over all processes that this one takes, batch_size of
+      them; None is the run of rows at process_index.
     shuffle: False keeps the order of the source.
     repeat: False ends after one epoch and drops an incomplete batch.
     threads: threads that prepare batches; 0 prepares them on demand.
@@ -201,8 +208,14 @@ def make_loader(
   data = data.random_map(transform)
   options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=buffer)
   if packing is None:
+    total = batch_size * process_count
+    if rows is None:
+      start = process_index * batch_size
+      rows = range(start, start + batch_size)
+    if process_count > 1:
+      data = _Rows(data, tuple(int(row) for row in rows), total)
     data = data.batch(batch_size, drop_remainder=True)
-  if process_count > 1:
+  elif process_count > 1:
     data = data[process_index::process_count]
   if not repeat:
     # Equally many on every process, or the last step would wait for ever.
@@ -218,6 +231,26 @@ def make_loader(
   if workers and not encodes:
     data = data.mp_prefetch(grain.MultiprocessingOptions(num_workers=workers))
   return data
+
+
+class _Rows(grain.MapDataset):
+  """Some rows of every batch of a sequence, one after another."""
+
+  def __init__(self, parent: grain.MapDataset, rows: tuple[int, ...], total):
+    super().__init__(parent)
+    self._rows, self._total = rows, total
+
+  def __len__(self) -> int:
+    return len(self._parent) // self._total * len(self._rows)
+
+  def __getitem__(self, index):
+    if isinstance(index, slice):
+      return self.slice(index)
+    batch, row = divmod(index, len(self._rows))
+    return self._parent[batch * self._total + self._rows[row]]
+
+  def __str__(self) -> str:
+    return f'Rows({self._rows} of {self._total})'
 
 
 def start(iterator: grain.DatasetIterator) -> None:
@@ -254,6 +287,11 @@ def _check_arguments(arguments: dict[str, Any]) -> None:
   for name in ('batch_size', 'process_count', 'text_length'):
     if arguments[name] < 1:
       raise ValueError(f'{name}={arguments[name]}: expected at least 1')
+  rows = arguments['rows']
+  if rows is not None and len(rows) != arguments['batch_size']:
+    raise ValueError(
+      f'{len(rows)} rows: expected batch_size={arguments["batch_size"]}'
+    )
   for name in ('threads', 'buffer', 'workers'):
     if arguments[name] < 0:
       raise ValueError(f'{name}={arguments[name]}: expected 0 or more')

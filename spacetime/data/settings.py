@@ -11,6 +11,7 @@ from spacetime.data.digits import world as world_lib
 from spacetime.data.resolutions import Sizes
 
 RENDERS = ('files', 'live')
+CHANGES = ('keep', 'adopt')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,6 +42,13 @@ class DataConfig:
       'live' renders each clip when it is read; the clips are the same.
     workers: processes that read clips; 0 reads in threads alone. With packed
       rows their number decides which clips share a row.
+    max_unreadable: of your own clips, the largest share that may be unreadable
+      or too short: these are skipped and reported. One more ends the run.
+      0 allows none; any other share allows one clip at least.
+    changes: what a resumed run does where clips were added, removed or changed
+      since it began: 'keep' goes on with its own list, in which removed clips
+      are skipped and new ones left out; 'adopt' takes the clips as they are
+      now, in a new order.
     stages: mixtures of clips that follow one another by steps, in place of one
       mixture for the whole run (data/stages.py). With `data.packing.tokens`
       the clips of a batch are a multiple of batch_size.
@@ -68,6 +76,8 @@ class DataConfig:
   stages: tuple[stages_lib.Stage, ...] = dataclasses.field(
     default=(), repr=False
   )
+  max_unreadable: float = dataclasses.field(default=0.2, repr=False)
+  changes: str = dataclasses.field(default='keep', repr=False)
 
   def __post_init__(self):
     world = dataclasses.replace(
@@ -98,6 +108,12 @@ class DataConfig:
     elif isinstance(self.packing, packing_lib.Buckets):
       sizes = 1 if self.mixed is None else len(self.mixed.shapes)
       self.packing.check(sizes=sizes, batch=self.batch_size)
+    if self.changes not in CHANGES:
+      raise SettingError('data.changes', self.changes, f'one of {CHANGES}')
+    if not 0 <= self.max_unreadable < 1:
+      raise SettingError(
+        'data.max_unreadable', self.max_unreadable, '0 or more, below 1'
+      )
     if self.batch_size < 1:
       raise SettingError('data.batch_size', self.batch_size, '1 or more')
     if not 0 <= self.caption_dropout <= 1:

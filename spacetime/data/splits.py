@@ -6,6 +6,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from spacetime.data.clip_list import ClipList
 from spacetime.data.settings import DataConfig
 
 CAPTIONS = 5000  # captions that train a tokenizer, of a large split
@@ -34,6 +35,8 @@ class Splits:
     identity: fingerprint of the list of clips.
     tokenizer: sentencepiece model of embedded captions.
     empty_SY: embedding of the empty caption, if captions are embedded.
+    clips: the list of clips as it is now, where it may change between two
+      starts of a run; None where the config alone decides it.
   """
 
   train: Records
@@ -42,6 +45,7 @@ class Splits:
   identity: str
   tokenizer: bytes | None = None
   empty_SY: np.ndarray | None = None
+  clips: ClipList | None = None
 
 
 class Source(Protocol):
@@ -50,13 +54,21 @@ class Source(Protocol):
   Attributes:
     HAS_LATENTS: whether records hold latents instead of video.
     HAS_MIXED_SIZES: whether clips can be drawn from `data.mixed`.
+    HAS_FILES: whether clips are files of the user, some of which may be
+      unreadable.
   """
 
   HAS_LATENTS: bool
   HAS_MIXED_SIZES: bool
+  HAS_FILES: bool
 
   def open_splits(
-    self, data: DataConfig, *, seed: int, embedded: bool = False
+    self,
+    data: DataConfig,
+    *,
+    seed: int,
+    embedded: bool = False,
+    recorded: ClipList | None = None,
   ) -> Splits:
     """Opens the splits, preparing them first if they are missing.
 
@@ -64,6 +76,8 @@ class Source(Protocol):
       data: section of the config.
       seed: seed of rendered clips.
       embedded: whether captions are used as stored embeddings, not as text.
+      recorded: clips whose indices are to stay as they are; None takes the
+        clips that are there.
 
     Raises:
       ValueError: missing or unusable data.

@@ -8,13 +8,13 @@ import collections
 import dataclasses
 import os
 import pathlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent import futures
 
 import numpy as np
 from absl import logging
 
-from spacetime.data import caption_files
+from spacetime.data import caption_files, unreadable
 from spacetime.media import display, resampling, video_reader
 
 # Threads that open the files of a folder.
@@ -38,10 +38,19 @@ class ClipFolder:
     height: height in pixels, H.
     width: width in pixels, W.
     fps: frames per second of the clips; files of another rate are resampled.
+    names: files of the clips relative to the folder, in their order; None takes
+      all, sorted. One that is not there is a clip that cannot be read.
+    max_unreadable: largest share of the clips that may be unreadable or too
+      short. These keep their indices, and raise when they are read.
+
+  Attributes:
+    clips: the clips by index.
+    errors: why clips cannot be read, by index, as far as it is known without
+      decoding them.
 
   Raises:
     ValueError: no folder, no videos, videos without a caption, captions that
-      cannot be read, or a video that cannot be read or is too short.
+      cannot be read, or more clips than the limit that cannot be read.
   """
 
   def __init__(
@@ -52,7 +61,10 @@ class ClipFolder:
     height: int,
     width: int,
     fps: float,
+    names: Sequence[str] | None = None,
+    max_unreadable: float = 0.0,
   ):
+    folder = pathlib.Path(folder)
     self._size = {
       'frames': frames,
       'height': height,
@@ -60,20 +72,59 @@ class ClipFolder:
       'fps': fps,
     }
     self.clips: list[Clip] = []
-    captions = caption_files.read(pathlib.Path(folder))
+    self.errors: dict[int, str] = {}
+    captions = caption_files.read(folder)
     for note in captions.notes:
       logging.warning('%s: %s', folder, note)
+    self.files = {
+      path.relative_to(folder).as_posix(): Clip(path, caption)
+      for path, caption in captions.by_video.items()
+    }
+    chosen = list(self.files if names is None else names)
     with futures.ThreadPoolExecutor(THREADS) as pool:
-      infos = list(pool.map(video_reader.probe, captions.by_video))
-    videos = dict(zip(captions.by_video, infos, strict=True))
-    for path, info in videos.items():
-      if resampling.length_at(info.seconds, fps=fps) < frames:
-        raise video_reader.too_short(
-          path, frames=frames, fps=fps, actual=f'{info.seconds:.3f} seconds'
-        )
-      self.clips.append(Clip(path, captions.by_video[path]))
+      probes = list(pool.map(self._probe, [folder / name for name in chosen]))
+    videos = {}
+    for index, (name, probe) in enumerate(zip(chosen, probes, strict=True)):
+      clip = self.files.get(name)
+      self.clips.append(clip or Clip(folder / name, ''))
+      if clip is None:
+        self.errors[index] = f'{folder / name} is no longer there'
+      elif isinstance(probe, str):
+        self.errors[index] = probe
+      else:
+        videos[clip.path] = probe
+    self._check_errors(max_unreadable, recorded=names is not None)
     for note in _notes(videos, height=height, width=width):
       logging.warning('%s: %s', folder, note)
+
+  def _probe(self, path: pathlib.Path) -> video_reader.VideoInfo | str:
+    """Size and duration of a file, or why it cannot be a clip."""
+    frames, fps = self._size['frames'], self._size['fps']
+    try:
+      info = video_reader.probe(path)
+    except (ValueError, OSError) as e:
+      return str(e)
+    if resampling.length_at(info.seconds, fps=fps) < frames:
+      actual = f'{info.seconds:.3f} seconds'
+      return str(
+        video_reader.too_short(path, frames=frames, fps=fps, actual=actual)
+      )
+    return info
+
+  def _check_errors(self, share: float, *, recorded: bool) -> None:
+    """Raises ValueError if more than a share of the clips cannot be read."""
+    bad, count = len(self.errors), len(self.clips)
+    if bad <= unreadable.most(count, share):
+      return
+    reason = next(iter(self.errors.values()))
+    if recorded:
+      reason += (
+        '; restore the clips that the run began with, or set `changes` to '
+        "'adopt', which takes those that are there"
+      )
+    if not share:
+      raise ValueError(reason)
+    raise unreadable.over_limit(reason, bad=bad, count=count, share=share)
 
   def __len__(self) -> int:
     return len(self.clips)
@@ -84,9 +135,18 @@ class ClipFolder:
 
   def read(self, index: int, **size: int) -> dict[str, np.ndarray | str]:
     """A record with frames, height or width of its own, at most as many frames
-    as the folder's clips have."""
+    as the folder's clips have.
+
+    Raises:
+      UnreadableClipError: the clip cannot be read.
+    """
+    if index in self.errors:
+      raise unreadable.UnreadableClipError(self.errors[index])
     clip = self.clips[index]
-    video_FHWC = video_reader.read_video(clip.path, **(self._size | size))
+    try:
+      video_FHWC = video_reader.read_video(clip.path, **(self._size | size))
+    except (ValueError, OSError) as e:
+      raise unreadable.UnreadableClipError(str(e)) from e
     return {'video': video_FHWC, 'caption': clip.caption}
 
   def caption(self, index: int) -> str:

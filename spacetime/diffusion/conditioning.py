@@ -42,12 +42,21 @@ class Conditioning:
       its frame.
     cond_mask_Bfhwc: bool, known values outside of conditioning frames and
       tokens; None is none.
+    context_BT: bool, entries of the table whose latents are known and are given
+      to the network with noise, at the level of the step and at most at t_BT,
+      as conditioning frames with noise are in training; None is none.
   """
 
   z_Bfhwc: jax.Array
   t_BT: jax.Array
   t_index_fhw: jax.Array | None = None
   cond_mask_Bfhwc: jax.Array | None = None
+  context_BT: jax.Array | None = None
+
+  @property
+  def context(self) -> jax.Array | None:
+    """`context_BT` of each latent cell, ready to select latents."""
+    return None if self.context_BT is None else self.per_cell(self.context_BT)
 
   def per_cell(self, t_BT: jax.Array) -> jax.Array:
     """A table of noise levels, ready to multiply latents."""
@@ -55,11 +64,16 @@ class Conditioning:
 
   def repeat(self, count: int) -> 'Conditioning':
     """All clips `count` times, one batch after the other."""
-    z, t, mask = (
+    z, t, mask, context = (
       None if x is None else jnp.concatenate([x] * count)
-      for x in (self.z_Bfhwc, self.t_BT, self.cond_mask_Bfhwc)
+      for x in (
+        self.z_Bfhwc,
+        self.t_BT,
+        self.cond_mask_Bfhwc,
+        self.context_BT,
+      )
     )
-    return Conditioning(z, t, self.t_index_fhw, mask)
+    return Conditioning(z, t, self.t_index_fhw, mask, context)
 
 
 def pure_noise(batch: int, latent: tuple[int, int, int, int]) -> Conditioning:

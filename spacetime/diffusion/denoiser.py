@@ -63,26 +63,34 @@ def with_conditioning(
   conditioning: Conditioning,
   noise_Bfhwc: jax.Array | None,
 ) -> Denoise:
-  """Keeps known latents: conditioning frames and tokens stay as they are, and
-  values under the mask move straight from their noise to the known value.
+  """Keeps known latents: conditioning frames and tokens stay as they are, those
+  with noise have the level of each step, and values under the mask move
+  straight from their noise to the known value.
 
   Args:
     denoise: denoiser from from_network.
     conditioning: conditioning of the batch.
-    noise_Bfhwc: initial noise; read where conditioning has a mask.
+    noise_Bfhwc: initial noise; read where conditioning has a mask or context.
   """
   initial_BT, mask = conditioning.t_BT, conditioning.cond_mask_Bfhwc
+  context = conditioning.context
   path = None
   if mask is not None:
     path = flow_lib.velocity(conditioning.z_Bfhwc, noise_Bfhwc)
 
   def conditioned(z_Bfhwc, t, cache):
     t_BT = jnp.minimum(t, initial_BT)
+    if context is not None:
+      level = conditioning.per_cell(t_BT)
+      known = flow_lib.add_noise(conditioning.z_Bfhwc, noise_Bfhwc, level)
+      z_Bfhwc = jnp.where(context, known, z_Bfhwc)
     v, cache = denoise(z_Bfhwc, t_BT, cache, conditioning.t_index_fhw)
     if mask is not None:
       v = jnp.where(mask, path, v)
     # Latents that begin at a lower noise level wait until t has reached it.
     started = conditioning.per_cell(t <= initial_BT)
+    if context is not None:
+      started &= ~context
     return jnp.where(started, v, 0.0), cache
 
   return conditioned

@@ -7,6 +7,8 @@ Source: Liu et al. 2022, arXiv 2209.03003; Lipman et al. 2022, arXiv
 """
 
 import dataclasses
+import math
+import statistics
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +16,9 @@ import jax.numpy as jnp
 from spacetime import SettingError
 
 PREDICTIONS = ('velocity', 'sample')
+# Bounds that leave less of the distribution than this are refused: what is left
+# is a tail that float32 cannot draw from.
+MIN_SHARE = 1e-3
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,6 +34,11 @@ class FlowConfig:
     floor: smallest t by which a predicted sample is divided.
     reference: tokens of a clip for which the shift holds; for other clips it
       scales with the square root of their tokens. None has one shift for all.
+    low: smallest noise level that is trained, after the shift: the distribution
+      is cut there. None is 0, or the boundary where the weights that a run
+      starts from are the high-noise one of two transformers.
+    high: largest noise level that is trained. None is 1, or the boundary where
+      they are the low-noise one.
   """
 
   prediction: str = 'velocity'
@@ -37,6 +47,8 @@ class FlowConfig:
   shift: float = 1.0
   floor: float = 0.05
   reference: int | None = None
+  low: float | None = None
+  high: float | None = None
 
   def __post_init__(self):
     if self.prediction not in PREDICTIONS:
@@ -52,6 +64,45 @@ class FlowConfig:
         raise SettingError(f'flow.{name}', getattr(self, name), 'more than 0')
     if not 0 < self.floor < 1:
       raise SettingError('flow.floor', self.floor, 'between 0 and 1')
+    self._check_bounds()
+
+  def _check_bounds(self) -> None:
+    low, high = self.bounds
+    if not 0 <= low < 1:
+      raise SettingError('flow.low', low, '0 or more, below 1')
+    if not 0 < high <= 1:
+      raise SettingError('flow.high', high, 'above 0, at most 1')
+    if low >= high:
+      raise SettingError('flow.low', low, f'below `flow.high`={high}')
+    share = self.share_within()
+    if share < MIN_SHARE:
+      raise SettingError(
+        'flow.low' if low > 0 else 'flow.high',
+        low if low > 0 else high,
+        f'noise levels {low} to {high} with at least {MIN_SHARE:.1%} of the '
+        f'distribution of `flow.mean`={self.mean}, `flow.std`={self.std} and '
+        f'`flow.shift`={self.shift}, not {share:.1e}',
+      )
+
+  @property
+  def bounds(self) -> tuple[float, float]:
+    """The smallest and the largest noise level of training."""
+    low = 0.0 if self.low is None else self.low
+    return low, 1.0 if self.high is None else self.high
+
+  def trains(self, t: float) -> bool:
+    """Whether a noise level is within the bounds."""
+    low, high = self.bounds
+    return low <= t <= high
+
+  def share_within(self) -> float:
+    """The share of the distribution without bounds that lies within them."""
+    normal = statistics.NormalDist(self.mean, self.std)
+    low, high = (
+      normal.cdf(_logit(shifted(t, 1 / self.shift))) if 0 < t < 1 else t
+      for t in self.bounds
+    )
+    return high - low
 
 
 def per_frame(t_Bf: jax.Array) -> jax.Array:
@@ -94,6 +145,10 @@ def shifted(t, shift: float):
   return shift * t / (1 + (shift - 1) * t)
 
 
+def _logit(t: float) -> float:
+  return math.log(t / (1 - t))
+
+
 def size_shift(config: FlowConfig, tokens):
   """The shift for clips of `tokens` tokens, at least 1 where it scales.
 
@@ -112,6 +167,9 @@ def sample_timesteps(
 ) -> jax.Array:
   """Logit-normal noise levels in (0, 1), shifted; float32.
 
+  With bounds the distribution is truncated: levels outside of them are not
+  drawn, and the others keep their relative density.
+
   Args:
     key: random key.
     shape: shape of the result.
@@ -120,9 +178,25 @@ def sample_timesteps(
       reference.
     factor: of the shift of each clip, broadcast to the shape.
   """
-  normal = config.mean + config.std * jax.random.normal(key, shape)
   shift = factor * size_shift(config, tokens)
-  return shifted(jax.nn.sigmoid(normal), shift)
+  low, high = config.bounds
+  if (low, high) == (0.0, 1.0):
+    normal = config.mean + config.std * jax.random.normal(key, shape)
+    return shifted(jax.nn.sigmoid(normal), shift)
+
+  def standardised(t):
+    if t in (0.0, 1.0):
+      return -jnp.inf if t == 0 else jnp.inf
+    logit = jax.scipy.special.logit(shifted(t, 1 / jnp.asarray(shift)))
+    return (logit - config.mean) / config.std
+
+  normal = jax.random.truncated_normal(
+    key,
+    jnp.broadcast_to(standardised(low), shape),
+    jnp.broadcast_to(standardised(high), shape),
+  )
+  t = shifted(jax.nn.sigmoid(config.mean + config.std * normal), shift)
+  return jnp.clip(t, low, high)
 
 
 def frame_loss(v_Bfhwc, target_Bfhwc) -> jax.Array:

@@ -117,9 +117,14 @@ class Tail:
 
 
 def first_conditioning(
-  conditioning: Conditioning, *, frames: int
+  conditioning: Conditioning, *, frames: int, context_noise: float = 0.0
 ) -> Conditioning:
   """Conditioning of the first chunk, with a noise level for each latent frame.
+
+  Args:
+    conditioning: conditioning of the mode.
+    frames: latent frames of the chunk.
+    context_noise: of the later chunks, which the same program samples.
 
   Raises:
     SettingError: parts of latent frames are known.
@@ -135,7 +140,10 @@ def first_conditioning(
     )
   batch = conditioning.z_Bfhwc.shape[0]
   t_Bf = jnp.broadcast_to(conditioning.t_BT, (batch, frames))
-  return Conditioning(jnp.asarray(conditioning.z_Bfhwc), t_Bf)
+  context_Bf = jnp.zeros((batch, frames), bool) if context_noise else None
+  return Conditioning(
+    jnp.asarray(conditioning.z_Bfhwc), t_Bf, context_BT=context_Bf
+  )
 
 
 def next_conditioning(
@@ -151,12 +159,21 @@ def next_conditioning(
     tail: end of the video; all of its latent frames but the first are reused.
     first_z_B1hwc: latents of tail.last_frame_BfHWC[:, 0], encoded alone.
     frames: latent frames of the chunk.
-    context_noise: noise level of the conditioning frames.
+    context_noise: highest noise level of the conditioning frames: they have
+      that of the step where it is lower.
   """
   batch, context, *cell = tail.z_Bfhwc.shape
   z_Bfhwc = np.zeros((batch, frames, *cell), np.float32)
   z_Bfhwc[:, :1] = first_z_B1hwc
   z_Bfhwc[:, 1:context] = tail.z_Bfhwc[:, 1:]
-  t_f = np.where(np.arange(frames) < context, context_noise, 1.0)
-  t_Bf = np.broadcast_to(t_f.astype(np.float32), (batch, frames))
-  return Conditioning(jnp.asarray(z_Bfhwc), jnp.asarray(t_Bf))
+  context_f = np.arange(frames) < context
+  t_f = np.where(context_f, context_noise, 1.0)
+  t_Bf, context_Bf = (
+    jnp.asarray(np.broadcast_to(x, (batch, frames)))
+    for x in (t_f.astype(np.float32), context_f)
+  )
+  return Conditioning(
+    jnp.asarray(z_Bfhwc),
+    t_Bf,
+    context_BT=context_Bf if context_noise else None,
+  )

@@ -20,7 +20,7 @@ import jax.numpy as jnp
 
 from spacetime.diffusion import denoiser, flow, solvers
 from spacetime.diffusion.conditioning import Conditioning
-from spacetime.diffusion.schedules import Schedule
+from spacetime.diffusion.schedules import MARGIN, Schedule
 from spacetime.diffusion.settings import SamplingSettings
 
 
@@ -31,7 +31,8 @@ class SamplerState:
 
   Attributes:
     solver: latents and earlier predictions, see solvers.Solver.
-    noise_Bfhwc: initial noise, where conditioning has a mask; else None.
+    noise_Bfhwc: initial noise, where conditioning has a mask or context; else
+      None.
     cache: (cache of the network, running update of guidance).
   """
 
@@ -100,14 +101,19 @@ class Sampler:
     t = conditioning.per_cell(conditioning.t_BT)
     # Latents that begin below 1 have as much noise as the network expects.
     noise *= jnp.where(t == 1, self.settings.temperature, 1.0)
-    z_Bfhwc = flow.add_noise(conditioning.z_Bfhwc, noise, t)
+    # What is edited begins at the first noise level of the schedule, which may
+    # be below its own; what begins as noise stays noise.
+    first = self.schedule.sigmas[0]
+    level = jnp.where((t < 1) & (t > first + MARGIN), first, t)
+    z_Bfhwc = flow.add_noise(conditioning.z_Bfhwc, noise, level)
     mask = conditioning.cond_mask_Bfhwc
     if mask is not None:
-      first = jnp.minimum(t, self.schedule.sigmas[0])
+      first = jnp.minimum(t, first)
       path = flow.add_noise(conditioning.z_Bfhwc, noise, first)
       z_Bfhwc = jnp.where(mask, path, z_Bfhwc)
     state = self._solver.init(z_Bfhwc)
-    return SamplerState(state, None if mask is None else noise)
+    kept = mask is not None or conditioning.context_BT is not None
+    return SamplerState(state, noise if kept else None)
 
   def start(
     self,
@@ -186,6 +192,8 @@ class Sampler:
       denoise, conditioning.repeat(branches), noise
     )
     fixed = conditioning.per_cell(conditioning.t_BT == 0)
+    if conditioning.context is not None:
+      fixed |= conditioning.context
     return denoiser.with_guidance(denoise, guidance, fixed=fixed)
 
 

@@ -102,6 +102,7 @@ def _train(
     ema=train.ema,
     accumulate=train.accumulate,
     limit=train.limit,
+    draw=task.draw,
   )
   with jax.set_mesh(mesh):
     lowered = loop.jit_step(train_step, abstract, mesh).lower(

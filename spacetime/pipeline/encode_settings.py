@@ -98,6 +98,13 @@ class EncodeSettings:
   shard: int = _field(
     64, 'output', 'Clips in each file of the cache.', example='256'
   )
+  max_unreadable: float | None = _field(
+    None,
+    'input',
+    'Largest share of the clips that may be unreadable or too short: these are '
+    "skipped and reported. Default: the experiment's, or 0.2.",
+    example='0.01',
+  )
   out: str | None = _field(
     None,
     'output',
@@ -128,8 +135,8 @@ class EncodeSettings:
     return {name: value for name, value in values.items() if value is not None}
 
   @property
-  def sizes(self) -> dict:
-    """The frames, height, width and fps that are set."""
-    names = ('frames', 'height', 'width', 'fps')
+  def clips(self) -> dict:
+    """The settings of the clips that are set."""
+    names = ('frames', 'height', 'width', 'fps', 'max_unreadable')
     values = {name: getattr(self, name) for name in names}
     return {name: value for name, value in values.items() if value is not None}

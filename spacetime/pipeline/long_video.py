@@ -138,7 +138,9 @@ class Chunks:
         context_noise=plan.division.context_noise,
       )
     first = generate.conditioning(self._engine, plan, batch=plan.clips)
-    return rollout.first_conditioning(first, frames=frames)
+    return rollout.first_conditioning(
+      first, frames=frames, context_noise=plan.division.context_noise
+    )
 
 
 def identity(plan: Plan, metadata: Mapping[str, Any]) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 import jax
 import numpy as np
 import tqdm
+from absl import logging
 
 from spacetime import SettingError, checkpoint, sharding
 from spacetime.checkpoint import finite, init_weights, load
@@ -17,7 +18,7 @@ from spacetime.checkpoint.interop import folders
 from spacetime.checkpoint.locate import locate
 from spacetime.config import networks
 from spacetime.config.experiment import Experiment
-from spacetime.data import geometry, latent_cache
+from spacetime.data import clip_list, geometry, latent_cache, unreadable
 from spacetime.data.digits import world as world_lib
 from spacetime.data.settings import DataConfig
 from spacetime.data.splits import Splits
@@ -119,7 +120,7 @@ def encode(
     data, seed = experiment.data, experiment.seed
   write_cache(
     encoder,
-    dataclasses.replace(data, **settings.sizes),
+    dataclasses.replace(data, **settings.clips),
     settings.out,
     seed=seed,
     text=settings.text,
@@ -215,7 +216,14 @@ def write_cache(
   latent_cache.create(out, info, tokenizer=tokenizer)
   # The text encoder is freed before the autoencoder is read.
   write_texts(out, info, splits, model)
-  write_latents(out, info, splits, encoder, batch_size=batch_size)
+  write_latents(
+    out,
+    info,
+    splits,
+    encoder,
+    batch_size=batch_size,
+    max_unreadable=data.max_unreadable,
+  )
 
 
 def write_texts(
@@ -265,8 +273,13 @@ def write_latents(
   encoder: Encoder,
   *,
   batch_size: int,
+  max_unreadable: float,
 ) -> None:
-  """Writes the missing shards of latents."""
+  """Writes the missing shards of latents, and which clips were skipped.
+
+  Raises:
+    ValueError: more clips than `max_unreadable` of them cannot be read.
+  """
   missing = latent_cache.missing(out, info, 'latents')
   if not missing:
     return
@@ -286,16 +299,44 @@ def write_latents(
     finite.check(z_Bfhwc, f'latents of the clips for {out}')
     return z_Bfhwc.astype(latent_cache.DTYPES[info.dtype])
 
+  skipped = latent_cache.read_skipped(out)
+
+  def read(split: str, index: int) -> np.ndarray | None:
+    """A video, or None of one that is skipped."""
+    try:
+      return getattr(splits, split)[index]['video']
+    except unreadable.UnreadableClipError as e:
+      skipped[split][index] = str(e)
+    latent_cache.write_skipped(out, skipped)
+    logging.warning('%s: skipped', skipped[split][index])
+    bad, count = sum(map(len, skipped.values())), sum(info.counts)
+    if bad > unreadable.most(count, max_unreadable):
+      raise unreadable.over_limit(
+        skipped[split][index], bad=bad, count=count, share=max_unreadable
+      )
+    return None
+
   def batches(split: str, indices: range) -> Iterator[list[dict]]:
-    source = getattr(splits, split)
     for i in range(0, len(indices), batch_size):
-      frames = [source[j]['video'] for j in indices[i : i + batch_size]]
-      # The last batch is padded, so that one program serves all batches.
-      padded = frames + frames[-1:] * (batch_size - len(frames))
-      z_Bfhwc = encode_frames(np.stack(padded))[: len(frames)]
-      yield [{'latents': z_fhwc} for z_fhwc in z_Bfhwc]
+      videos = [read(split, j) for j in indices[i : i + batch_size]]
+      frames = [video for video in videos if video is not None]
+      if frames:
+        # An incomplete batch is padded, so that one program serves all.
+        padded = frames + frames[-1:] * (batch_size - len(frames))
+        latents = iter(encode_frames(np.stack(padded)))
+      # A skipped clip has an empty record: the others keep their indices.
+      yield [
+        {} if video is None else {'latents': next(latents)} for video in videos
+      ]
 
   write_shards(out, missing, batches, name='latents', total=sum(info.counts))
+  reasons = [r for split in skipped.values() for r in split.values()]
+  if reasons:
+    print(
+      f'{len(reasons)} of {sum(info.counts)} clips could not be read and were '
+      f'skipped: {clip_list.shown(reasons)}',
+      file=sys.stderr,
+    )
 
 
 def write_shards(

@@ -8,7 +8,7 @@ models, except for the paths of their parameters in tables.py.
 import importlib
 
 _MODULES = {
-  'batches': ('batch_sharding', 'data_share', 'put_batch'),
+  'batches': ('DataShare', 'batch_sharding', 'data_share', 'put_batch'),
   'mesh': (
     'AXES',
     'MeshConfig',

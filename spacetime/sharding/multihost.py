@@ -119,13 +119,15 @@ class Stop:
   Several processes all stop after the same step, whichever got the signal: the
   coordination service chooses the step, since a process that stopped alone
   would leave the others waiting. Each process has to call it once per step.
+  A single process has nothing to save before its first step: there a signal
+  raises KeyboardInterrupt.
 
   Attributes:
     preempted: whether a SIGTERM stopped the run.
   """
 
   def __init__(self):
-    self.preempted = False
+    self.preempted = self._stepped = False
     self._signals = []
     self._steps = itertools.count()
     self._several = jax.process_count() > 1
@@ -138,12 +140,15 @@ class Stop:
     if self._signals:
       sys.exit(128 + number)
     self._signals.append(number)
-    print('\nsaving and stopping', file=sys.stderr)
     self.preempted = number == signal.SIGTERM
+    if not self._stepped and not self._several:
+      raise KeyboardInterrupt('before the first step: nothing to save')
+    print('\nsaving and stopping', file=sys.stderr)
     if self._several:
       os.kill(os.getpid(), signal.SIGTERM)
 
   def __call__(self) -> bool:
+    self._stepped = True
     if not self._several:
       return bool(self._signals)
     reached = multihost_utils.reached_preemption_sync_point(next(self._steps))

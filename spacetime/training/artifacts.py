@@ -89,7 +89,8 @@ def save_moments(
   for _ in range(batches):
     batch = sharding.put_batch(next(iterator), run.mesh)
     moments.append(jax.device_get(compiled(params, batch)))
-  mean, square = (np.mean(x, axis=0) for x in zip(*moments, strict=True))
+  *sums, cells = zip(*moments, strict=True)  # batches may differ in size
+  mean, square = (np.average(x, axis=0, weights=cells) for x in sums)
   deviation = np.sqrt(np.maximum(square - mean**2, 1e-8))
   experiment = parse.replace(
     run.experiment,

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 
 from spacetime.config.sections import ReconstructionConfig
 from spacetime.media.pixels import psnr, to_video
+from spacetime.training import means
 
 
 def coarser(video_BFHWC: jax.Array) -> jax.Array:
@@ -31,13 +32,33 @@ class Reconstruction:
   decode_raw: Callable
   config: ReconstructionConfig
 
-  def loss(self, params, frozen, batch, key):
-    """Returns the training loss of a batch {'frames': uint8}."""
+  def draw(self, params, frozen, batch, key):
+    """What is random in the loss of a batch: noise (B, f, h, w, c)."""
     del frozen
+    frames = batch['frames']
+    mean, _ = jax.eval_shape(
+      lambda params, frames: self.posterior(params, to_video(frames)),
+      params,
+      frames,
+    )
+    return {'noise': jax.random.normal(key, mean.shape)}
+
+  def loss(self, params, frozen, batch, key, draws=None):
+    """The training loss of a batch {'frames': uint8}, a mean over clips.
+
+    Args:
+      params: {'autoencoder': parameters}.
+      frozen: unused.
+      batch: clips of one size.
+      key: of this step.
+      draws: see `draw`; None draws from the key.
+    """
+    if draws is None:
+      draws = self.draw(params, frozen, batch, key)
     config = self.config
     video = to_video(batch['frames'])
     mean, logvar = self.posterior(params, video)
-    noise = jax.random.normal(key, mean.shape)
+    noise = draws['noise']
     decoded = self.decode_raw(params, mean + jnp.exp(0.5 * logvar) * noise)
     kl = 0.5 * jnp.mean(jnp.square(mean) + jnp.exp(logvar) - 1.0 - logvar)
     error = decoded - video
@@ -53,7 +74,8 @@ class Reconstruction:
       config.squared * squared + config.absolute * absolute + config.kl * kl
     )
     metrics = {'loss': loss, 'kl': kl, 'psnr': jnp.mean(psnr(video, decoded))}
-    return loss, metrics
+    clips = len(video)
+    return loss, {k: means.Mean(v, clips) for k, v in metrics.items()}
 
   def held_out(self, params, frozen, batch):
     """PSNR of the posterior's mean, in dB."""
@@ -61,10 +83,13 @@ class Reconstruction:
     video = to_video(batch['frames'])
     mean, _ = self.posterior(params, video)
     decoded = jnp.clip(self.decode_raw(params, mean), -1.0, 1.0)
-    return {'held_out/psnr': jnp.mean(psnr(video, decoded))}
+    psnr_B = psnr(video, decoded)
+    return {'held_out/psnr': means.over_clips(psnr_B, batch.get('counted'))}
 
   def moments(self, params, batch):
-    """First and second moment of each latent channel, float32 (c,) each."""
+    """First and second moment of each latent channel, float32 (c,) each, and
+    the number of latent cells that they are means of."""
     mean, _ = self.posterior(params, to_video(batch['frames']))
     axes = (0, 1, 2, 3)
-    return jnp.mean(mean, axes), jnp.mean(jnp.square(mean), axes)
+    cells = mean.size // mean.shape[-1]
+    return jnp.mean(mean, axes), jnp.mean(jnp.square(mean), axes), cells

@@ -60,7 +60,8 @@ def measure(task: losses.DiffusionLoss, params, frozen, batch) -> dict:
     task: the transformer's stage.
     params: trained parameters.
     frozen: the other parameters.
-    batch: 'frames' or 'latents', and what `prompts` returns.
+    batch: 'frames' or 'latents', and what `prompts` returns; 'counted' (B,) has
+      0 for clips that only fill the batch.
 
   Returns:
     'probe/KIND_tTIMESTEP': float32 scalars; NaN where no clip has the kind.
@@ -73,18 +74,21 @@ def measure(task: losses.DiffusionLoss, params, frozen, batch) -> dict:
     task.embed(variables, batch['wrong'][:, kind])
     for kind in range(len(wrong_captions.KINDS))
   ]
-  texts_KBSY, key = jnp.stack(texts), jax.random.key(0)
+  texts_KBSY = jnp.stack(texts)
 
   def at(t):
     t_Bf = jnp.full(z_Bfhwc.shape[:2], t)
+    noise = jax.random.normal(jax.random.key(0), z_Bfhwc.shape)
     losses_KBf = jax.lax.map(
-      lambda text: task.frame_losses(variables, z_Bfhwc, text, t_Bf, key),
+      lambda text: task.frame_losses(variables, z_Bfhwc, text, t_Bf, noise),
       texts_KBSY,
     )
     return jnp.mean(losses_KBf, axis=-1)
 
   loss_TKB = jax.lax.map(at, jnp.asarray(TIMESTEPS))
   applies_KB = batch['applies'].T.astype(jnp.float32)
+  if 'counted' in batch:
+    applies_KB *= batch['counted']
   wrong_TK = jnp.sum(loss_TKB[:, 1:] * applies_KB, axis=-1)
   right_TK = jnp.sum(loss_TKB[:, :1] * applies_KB, axis=-1)
   excess_TK = 100 * (wrong_TK / right_TK - 1)

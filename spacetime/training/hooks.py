@@ -85,12 +85,15 @@ def prober(task, frozen, held_out, mesh, encode):
 def evaluator(task, frozen, held_out, mesh):
   """Returns (step, state) -> held-out metrics of the averaged parameters."""
   shards = mesh.shape['data'] * mesh.shape['fsdp']
-  count = -(-len(held_out['captions']) // shards) * shards
+  clips = len(held_out['captions'])
+  count = -(-clips // shards) * shards
   batch = {
     name: np.resize(held_out[name], (count, *held_out[name].shape[1:]))
     for name in held_out
     if name not in ('captions', 'scenes')
   }
+  if count > clips:  # repeated clips fill the mesh, and do not count
+    batch['counted'] = (np.arange(count) < clips).astype(np.float32)
   batch = multihost.put_replicated_batch(batch, sharding.batch_sharding(mesh))
   compiled = jax.jit(task.held_out)
 

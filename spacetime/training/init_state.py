@@ -3,6 +3,7 @@
 import jax
 import numpy as np
 
+from spacetime import SettingError
 from spacetime.data import batches
 from spacetime.media.pixels import to_video
 from spacetime.models.transformer import patchify
@@ -17,6 +18,9 @@ def init_state(run: setup.Setup, source, key: jax.Array) -> state.State:
     source: training records, for layers of principal components.
     key: for the parameters.
   """
+  if run.base is not None and run.nets is None:
+    params = run.base.load(run.mesh)
+    return state.state_from(params, run.optimizer, run.mesh)
   if run.base is not None and not run.nets.lora.rank:
     params = run.base.load(run.nets, run.mesh)
     # Weights that the published code computes in float32 may be stored as less.
@@ -41,6 +45,44 @@ def _with_pca_layers(run: setup.Setup, source):
     return params | {'dit': pca_init.start(params['dit'], components)}
 
   return init
+
+
+def check_clips(run: setup.Setup, clips: int) -> None:
+  """Checks that the training clips have patches for the principal components.
+
+  Args:
+    run: checked.
+    clips: number of training clips.
+
+  Raises:
+    SettingError: fewer patches than components.
+  """
+  nets, train = run.nets, run.experiment.train
+  if nets is None or run.base is not None or not train.pca_init_clips:
+    return
+  rank = pca_init.rank(train.pca_init_rank, nets.dit.config)
+  count = min(train.pca_init_clips, clips)
+  data = run.experiment.data
+  shapes = data.mixed.shapes if data.mixed is not None else [data.size]
+  tokens = max(run.grid(*size).tokens for size in shapes)
+  if count * tokens >= rank:
+    return
+  name, value = 'train.pca_init_clips', train.pca_init_clips
+  if clips < value:
+    raise SettingError(
+      'data.dir',
+      data.dir,
+      f'{-(-rank // tokens)} training clips or more, not {clips}: the first '
+      f'layers begin as {rank} principal components, and a clip has {tokens} '
+      'patches',
+      hint='add clips, or set `train.pca_init_clips` to 0',
+    )
+  raise SettingError(
+    name,
+    value,
+    f'{-(-rank // tokens)} or more, for {rank} principal components of clips '
+    f'of {tokens} patches, or 0',
+  )
 
 
 def _components(run: setup.Setup, source) -> pca_init.Components:

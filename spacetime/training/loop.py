@@ -1,4 +1,9 @@
-"""The only training loop, with its effects in the order they happen."""
+"""The only training loop, with its effects in the order they happen.
+
+The host dispatches a step and then waits for the one before it, so that a
+device always has its next step and never more: a run that is told to stop saves
+after at most two steps, and times and counts are of finished steps.
+"""
 
 import contextlib
 import dataclasses
@@ -138,6 +143,27 @@ class MetricsLogger:
     return skipped
 
 
+class PendingStep:
+  """The last dispatched step, which the devices may still compute."""
+
+  def __init__(self, time_log: goodput.Goodput, bar):
+    self._goodput, self._bar = time_log, bar
+    self._step, self._metrics = None, None
+
+  def add(self, step: int, metrics: dict) -> None:
+    """Keeps a dispatched step; the one before it has been waited for."""
+    self._step, self._metrics = step, metrics
+
+  def wait(self) -> None:
+    """Waits until the step is finished, and counts it."""
+    if self._step is None:
+      return
+    jax.block_until_ready(self._metrics)
+    self._bar.update(1)
+    self._goodput.count_step(self._step)
+    self._step, self._metrics = None, None
+
+
 def run(
   step_fn: Callable,
   state: state_lib.State,
@@ -155,8 +181,10 @@ def run(
   actions: Sequence[PeriodicAction] = (),
   rates: Rates,
   stop: Callable[[], bool] = lambda: False,
+  receive: Callable[[dict], dict] = lambda batch: batch,
 ) -> state_lib.State:
-  """Trains until `steps` or until `stop()`; saves at the end either way.
+  """Trains until `steps` or until `stop()`; saves at the end either way, and
+  before it raises an error of the data.
 
   Args:
     step_fn: the step of make_step.
@@ -173,7 +201,8 @@ def run(
     time_log: where the time of the run goes.
     actions: called after steps.
     rates: amounts of one step.
-    stop: called after each step, on every process.
+    stop: called after each dispatched step, on every process.
+    receive: called with each batch; returns the one to train on.
 
   Returns:
     The last state.
@@ -184,6 +213,7 @@ def run(
   key = jax.jit(lambda key: key, out_shardings=replicated)(key)
   bar = progress.bar(start=first, steps=steps, quiet=jax.process_index() > 0)
   logger = MetricsLogger(writer, time_log, rates, bar)
+  pending, data_error = PendingStep(time_log, bar), None
   with contextlib.ExitStack() as stack:
     stack.enter_context(jax.set_mesh(mesh))
     compiled = jit_step(step_fn, state, mesh)
@@ -191,8 +221,14 @@ def run(
     stack.enter_context(jax.transfer_guard('disallow'))
     stack.enter_context(time_log.during('step'))
     for step in range(first + 1, steps + 1):
-      with time_log.during('data'):
-        batch = next(iterator)
+      try:
+        with time_log.during('data'):
+          batch = receive(next(iterator))
+      except Exception as e:
+        if jax.process_count() > 1:  # the others wait in a collective
+          raise
+        data_error = e
+        break
       with jax.transfer_guard_host_to_device('allow'):
         batch = sharding.put_batch(batch, mesh)
       if step == first + 1:
@@ -204,21 +240,24 @@ def run(
           state, metrics = compiled(state, frozen, batch, key)
       else:
         state, metrics = compiled(state, frozen, batch, key)
-      logger.write()  # of the step before, which never blocks on this one
+      pending.wait()  # for the step before; this one runs meanwhile
+      logger.write()
       logger.add(step, metrics, due=step % log_every == 0 or step == steps)
-      bar.update(1)
-      time_log.count_step(step)
+      pending.add(step, metrics)
       if checkpoint_every and step % checkpoint_every == 0:
+        pending.wait()  # its time is the step's, not the checkpoint's
         with time_log.during('checkpoint'), jax.transfer_guard('allow'):
           checkpoints.save(step, state, iterator=iterator)
       for action in actions:
         if action.due(step, steps):
+          pending.wait()
           with time_log.during('evaluate'), progress.answered_signals():
             values = action.call(step, state)
           if values:
             writer.write(step, values)
       if stop():
         break
+    pending.wait()
     logger.finish()
     # An explicit transfer: on an accelerator the guard refuses others.
     done = int(jax.device_get(state.step))
@@ -226,4 +265,7 @@ def run(
     if done > first:
       checkpoints.save(done, state, iterator=iterator, wait=True)
     writer.flush()
+  if data_error is not None:
+    logging.error('the data failed after step %d, which is saved', done)
+    raise data_error
   return state

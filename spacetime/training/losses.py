@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from spacetime.config.sections import FrameConditioningConfig
 from spacetime.diffusion import flow
 from spacetime.media.pixels import to_video
-from spacetime.training import frame_conditioning
+from spacetime.training import frame_conditioning, means
 
 # Timesteps of the held-out loss, from little noise to much.
 HELD_OUT_TIMESTEPS = (0.1, 0.3, 0.5, 0.7, 0.9, 0.97)
@@ -38,12 +38,16 @@ class DiffusionLoss:
   conditioning: FrameConditioningConfig
   patch: tuple[int, int, int] = (1, 1, 1)
 
+  def latents(self, params, frozen, batch):
+    """z_Bfhwc, computed unless the batch has them."""
+    del params
+    if 'latents' in batch:
+      return batch['latents'].astype(jnp.float32)
+    return self.encode(frozen, to_video(batch['frames']))
+
   def inputs(self, params, frozen, batch):
     """Returns (z_Bfhwc, text_BSY), computed unless the batch has them."""
-    if 'latents' in batch:
-      z_Bfhwc = batch['latents'].astype(jnp.float32)
-    else:
-      z_Bfhwc = self.encode(frozen, to_video(batch['frames']))
+    z_Bfhwc = self.latents(params, frozen, batch)
     if 'text' in batch:
       return z_Bfhwc, batch['text']
     return z_Bfhwc, self.embed(params, batch['tokens'])
@@ -55,30 +59,31 @@ class DiffusionLoss:
       return y_Bfhwc
     return flow.to_velocity(z_t_Bfhwc, y_Bfhwc, t_Bf, floor=self.flow.floor)
 
-  def frame_losses(self, params, z_Bfhwc, text_BSY, t_Bf, key, dropout=None):
+  def frame_losses(self, params, z_Bfhwc, text_BSY, t_Bf, noise, dropout=None):
     """Squared error of the velocity of each latent frame, (B, f)."""
-    noise = jax.random.normal(key, z_Bfhwc.shape)
     z_t = flow.add_noise(z_Bfhwc, noise, t_Bf)
     v = self.velocity(params, z_t, t_Bf, text_BSY, dropout)
     return flow.frame_loss(v, flow.velocity(z_Bfhwc, noise))
 
-  def loss(self, params, frozen, batch, key):
-    """The training loss of a batch.
+  def draw(self, params, frozen, batch, key):
+    """What is random in the loss of a batch but for dropout.
 
     Args:
-      params: trained parameters.
-      frozen: the other parameters.
-      batch: 'frames' (uint8) or 'latents', and 'tokens' (int32) or 'text'; of
-        training stages 'shift' and 'cond', (B,), see data/stages.py.
+      params: trained parameters; only their shapes are used.
+      frozen: the other parameters, likewise.
+      batch: see `loss`.
       key: of this step.
+
+    Returns:
+      t (B, f), timesteps; cond_mask bool (B, f), conditioning frames; noise
+      (B, f, h, w, c).
     """
-    params = frozen | params
-    z_Bfhwc, text_BSY = self.inputs(params, frozen, batch)
+    latents = jax.eval_shape(self.latents, frozen | params, frozen, batch)
     t_key, independent_key, mask_key, frame_key, noise_key = jax.random.split(
       key, 5
     )
-    rows, frames = z_Bfhwc.shape[:2]
-    tokens = math.prod(z_Bfhwc.shape[1:4]) // math.prod(self.patch)
+    rows, frames = latents.shape[:2]
+    tokens = math.prod(latents.shape[1:4]) // math.prod(self.patch)
     factor = batch['shift'][:, None] if 'shift' in batch else 1.0
     t_B1, independent_Bf = (
       flow.sample_timesteps(key, shape, self.flow, tokens=tokens, factor=factor)
@@ -96,26 +101,56 @@ class DiffusionLoss:
     t_Bf = frame_conditioning.frame_timesteps(
       frame_key, t_B1, independent_Bf, cond_mask_Bf, self.conditioning
     )
-    dropout_key = jax.random.fold_in(noise_key, 1)
-    loss_Bf = self.frame_losses(
-      params, z_Bfhwc, text_BSY, t_Bf, noise_key, dropout_key
-    )
-    loss = flow.masked_mean(loss_Bf, cond_mask_Bf)
-    return loss, {'loss': loss}
+    noise = jax.random.normal(noise_key, latents.shape)
+    return {'t': t_Bf, 'cond_mask': cond_mask_Bf, 'noise': noise}
 
-  def held_out(self, params, frozen, batch):
-    """The loss at each of HELD_OUT_TIMESTEPS, with noise that never changes."""
+  def loss(self, params, frozen, batch, key, draws=None):
+    """The training loss of a batch, over frames that are not conditioning.
+
+    Args:
+      params: trained parameters.
+      frozen: the other parameters.
+      batch: 'frames' (uint8) or 'latents', and 'tokens' (int32) or 'text'; of
+        training stages 'shift' and 'cond', (B,), see data/stages.py.
+      key: of this step.
+      draws: see `draw`; None draws from the key.
+
+    Returns:
+      (loss, metrics), each a Mean.
+    """
+    if draws is None:
+      draws = self.draw(params, frozen, batch, key)
     params = frozen | params
     z_Bfhwc, text_BSY = self.inputs(params, frozen, batch)
+    loss_Bf = self.frame_losses(
+      params, z_Bfhwc, text_BSY, draws['t'], draws['noise'], _dropout(key, 5)
+    )
+    loss = _masked_mean(loss_Bf, draws['cond_mask'])
+    return loss.value, {'loss': loss}
+
+  def held_out(self, params, frozen, batch):
+    """The loss at each of `held_out_timesteps`, with noise that never changes.
+
+    Args:
+      params: trained parameters.
+      frozen: the other parameters.
+      batch: clips; 'counted' (B,) has 0 for those that only fill the batch.
+    """
+    params = frozen | params
+    z_Bfhwc, text_BSY = self.inputs(params, frozen, batch)
+    timesteps = held_out_timesteps(self.flow)
 
     def at(t):
       t_Bf = jnp.full(z_Bfhwc.shape[:2], t)
-      key = jax.random.key(0)
-      return jnp.mean(self.frame_losses(params, z_Bfhwc, text_BSY, t_Bf, key))
+      noise = jax.random.normal(jax.random.key(0), z_Bfhwc.shape)
+      loss_Bf = self.frame_losses(params, z_Bfhwc, text_BSY, t_Bf, noise)
+      if 'counted' not in batch:
+        return jnp.mean(loss_Bf)
+      return means.over_clips(jnp.mean(loss_Bf, axis=1), batch['counted'])
 
-    losses = jax.lax.map(at, jnp.asarray(HELD_OUT_TIMESTEPS))
+    losses = jax.lax.map(at, jnp.asarray(timesteps))
     metrics = {
-      f'held_out/loss_t{t}': losses[i] for i, t in enumerate(HELD_OUT_TIMESTEPS)
+      f'held_out/loss_t{t}': losses[i] for i, t in enumerate(timesteps)
     }
     return dict(metrics, **{'held_out/loss': jnp.mean(losses)})
 
@@ -201,10 +236,9 @@ class PackedDiffusionLoss:
     empty_BT = table_BT2[..., 0] == 0
     return jnp.where(empty_BT, 0.0, t_BT), cond_mask_BT | empty_BT
 
-  def token_losses(self, params, batch, t_BT, key, dropout=None):
+  def token_losses(self, params, batch, t_BT, noise, dropout=None):
     """Squared error of the velocity of each token, (B, N)."""
     x_BNV, text_BGSY = self.inputs(params, batch)
-    noise = jax.random.normal(key, x_BNV.shape)
     t_BN1 = jnp.take_along_axis(t_BT, batch['frame_ids'], axis=1)[..., None]
     x_t = flow.add_noise(x_BNV, noise, t_BN1)
     y_BNV = self.transform(params, x_t, t_BT, text_BGSY, batch, dropout)
@@ -214,7 +248,16 @@ class PackedDiffusionLoss:
     error = y_BNV.astype(jnp.float32) - flow.velocity(x_BNV, noise)
     return jnp.mean(jnp.square(error), axis=-1)
 
-  def loss(self, params, frozen, batch, key):
+  def draw(self, params, frozen, batch, key):
+    """What is random in the loss of a batch but for dropout: t and cond_mask
+    (B, T) as of `timesteps`, and noise (B, N, V)."""
+    del params, frozen
+    t_key, noise_key = jax.random.split(key)
+    t_BT, cond_mask_BT = self.timesteps(t_key, batch)
+    noise = jax.random.normal(noise_key, batch['patches'].shape)
+    return {'t': t_BT, 'cond_mask': cond_mask_BT, 'noise': noise}
+
+  def loss(self, params, frozen, batch, key, draws=None):
     """The mean over tokens that are neither conditioning nor padding, so that a
     clip weighs as much as its tokens to predict.
 
@@ -223,18 +266,38 @@ class PackedDiffusionLoss:
       frozen: the other parameters.
       batch: packed rows, see packing.collate.
       key: of this step.
+      draws: see `draw`; None draws from the key.
 
     Returns:
-      (loss, metrics); the metric `padding` is the share of tokens that no clip
-      has.
+      (loss, metrics), each a Mean; the metric `padding` is the share of tokens
+      that no clip has.
     """
-    t_key, noise_key = jax.random.split(key)
-    t_BT, cond_mask_BT = self.timesteps(t_key, batch)
-    dropout_key = jax.random.fold_in(noise_key, 1)
+    if draws is None:
+      draws = self.draw(params, frozen, batch, key)
     loss_BN = self.token_losses(
-      frozen | params, batch, t_BT, noise_key, dropout_key
+      frozen | params, batch, draws['t'], draws['noise'], _dropout(key, 2)
     )
     padding_BN = batch['segment_ids'] == 0
-    cond_mask_BN = jnp.take_along_axis(cond_mask_BT, batch['frame_ids'], axis=1)
-    loss = flow.masked_mean(loss_BN, cond_mask_BN | padding_BN)
-    return loss, {'loss': loss, 'padding': jnp.mean(padding_BN)}
+    cond_mask_BN = jnp.take_along_axis(
+      draws['cond_mask'], batch['frame_ids'], axis=1
+    )
+    loss = _masked_mean(loss_BN, cond_mask_BN | padding_BN)
+    padding = means.Mean(jnp.mean(padding_BN), padding_BN.size)
+    return loss.value, {'loss': loss, 'padding': padding}
+
+
+def held_out_timesteps(config: flow.FlowConfig) -> tuple[float, ...]:
+  """The timesteps of the held-out loss: those that the model is trained on."""
+  inside = tuple(t for t in HELD_OUT_TIMESTEPS if config.trains(t))
+  return inside or (round(sum(config.bounds) / 2, 3),)
+
+
+def _masked_mean(loss_BN: jax.Array, mask_BN: jax.Array) -> means.Mean:
+  """The mean over items outside of the mask, with their number."""
+  count = jnp.sum(1.0 - mask_BN.astype(jnp.float32))
+  return means.Mean(flow.masked_mean(loss_BN, mask_BN), count)
+
+
+def _dropout(key: jax.Array, keys: int) -> jax.Array:
+  """The key of dropout: beside that of the noise, the last of so many."""
+  return jax.random.fold_in(jax.random.split(key, keys)[-1], 1)

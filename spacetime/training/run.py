@@ -14,12 +14,13 @@ from spacetime.checkpoint import lock
 from spacetime.checkpoint.interop import folders
 from spacetime.config import experiment_files, parse
 from spacetime.config.experiment import Experiment
-from spacetime.data import batches, pipeline
+from spacetime.data import batches, pipeline, unreadable
 from spacetime.data import splits as splits_lib
 from spacetime.data import tokenizer as tokenizer_lib
 from spacetime.sharding import multihost
 from spacetime.training import (
   artifacts,
+  clips,
   goodput,
   hooks,
   init_state,
@@ -103,7 +104,6 @@ def _train(
 ) -> tuple[state.State, Any]:
   """Trains a checked run; returns (last state, loader)."""
   settings, nets = run.experiment.train, run.nets
-  artifacts.copy_autoencoder(run, workdir)
   splits, tokenizer = _open_data(run, workdir)
   length = nets.text_length if nets else None
   embedded = nets is not None and nets.text_kind == 'frozen'
@@ -124,6 +124,9 @@ def _train(
     count=settings.held_out,
     length=length,
     embedded=embedded,
+  )
+  skipped = unreadable.Report(
+    splits.train, share=run.experiment.data.max_unreadable
   )
   frozen = run.frozen
   if nets and nets.lora.rank:
@@ -166,6 +169,7 @@ def _train(
           ema=settings.ema,
           accumulate=settings.accumulate,
           limit=settings.limit,
+          draw=run.task.draw,
         ),
         at,
         frozen,
@@ -181,23 +185,25 @@ def _train(
         actions=actions,
         rates=rates,
         stop=stop,
+        receive=skipped.take,
       )
       if profile:
         profile.end()
+  if skipped.summary:
+    print(skipped.summary, file=sys.stderr)
   return at, loader
 
 
 def _open_data(
   run: setup.Setup, workdir
 ) -> tuple[splits_lib.Splits, tokenizer_lib.Tokenizer]:
-  """Opens the clips and the tokenizer, and writes the run's config."""
+  """Opens the clips and the tokenizer; then writes what a run has before its
+  first step."""
   nets, experiment = run.nets, run.experiment
   embedded = nets is not None and nets.text_kind == 'frozen'
 
   def open_splits():
-    return experiment.data.source.open_splits(
-      experiment.data, seed=experiment.seed, embedded=embedded
-    )
+    return clips.open_splits(experiment, workdir, embedded=embedded)
 
   if jax.process_count() > 1:  # the first process renders missing clips
     multihost.on_first_process(open_splits)
@@ -206,5 +212,9 @@ def _open_data(
   if nets:
     length = nets.text_length
     batches.check_captions(splits.captions, tokenizer, length=length)
+  if not checkpoint_lib.has_step(workdir):
+    init_state.check_clips(run, len(splits.train))
+  artifacts.copy_autoencoder(run, workdir)
   artifacts.save_config(run, workdir, tokenizer)
+  clips.save(experiment, workdir, splits)
   return splits, tokenizer

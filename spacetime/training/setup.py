@@ -2,11 +2,12 @@
 
 import dataclasses
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
 import optax
+from absl import logging
 
 from spacetime import SettingError, checkpoint
 from spacetime.checkpoint import init_weights, load
@@ -32,6 +33,8 @@ FREE_KEYS = (
   'flow.mean',
   'flow.std',
   'flow.shift',
+  'flow.low',
+  'flow.high',
   'train.ema',
   'train.held_out',
   'train.log_every',
@@ -48,6 +51,8 @@ FREE_KEYS = (
   'data.dir',
   'data.render',
   'data.stages',
+  'data.max_unreadable',
+  'data.changes',
   'source.path',
   'mesh',
   'model.attention',
@@ -94,7 +99,7 @@ class Setup:
   autoencoder_folder: str
   frozen: dict
   shapes: state.State
-  base: init_weights.Base | None
+  base: init_weights.Base | init_weights.AutoencoderBase | None
   cut: packing_lib.Patchify | None = None
   grid: Callable[..., geometry.Geometry] | None = None
 
@@ -128,8 +133,11 @@ def check(
   nets = cut = base = None
   frozen, folder = {}, ''
   if experiment.stage == 'autoencoder':
-    check_autoencoder_stage(experiment, init_from)
+    check_autoencoder_stage(experiment, files)
     autoencoder = networks_lib.autoencoder(experiment.autoencoder)
+    base, source = find_autoencoder_base(init_from, workdir, experiment)
+    if source:
+      experiment = parse.replace(experiment, {'source': source})
     task = tasks.reconstruction_task(experiment, autoencoder)
     patch = (1, 1, 1)
   else:
@@ -139,12 +147,14 @@ def check(
     nets = networks_lib.networks(experiment, autoencoder=trained)
     check_tokens(experiment, nets, mesh)
     frozen = load.load_own(trained, folder, mesh=mesh) if trained else {}
-    autoencoder, task = nets.autoencoder, tasks.diffusion_task(experiment, nets)
+    autoencoder = nets.autoencoder
     patch = nets.dit.config.patch
     cut = packing.cut(experiment, autoencoder, patch, frozen)
     pca_init.rank(train.pca_init_rank, nets.dit.config)
     check_frozen(experiment, nets)
     base, source = find_base(init_from, workdir, nets, files=files)
+    experiment = with_noise_levels(experiment, source)
+    task = tasks.diffusion_task(experiment, nets)
     records = {'source': source} if source else {}
     if experiment.data.source.HAS_LATENTS:
       records['cache'] = check_cache(experiment, nets, source, workdir)
@@ -176,6 +186,27 @@ def with_own_autoencoder(experiment: Experiment) -> Experiment:
   return parse.replace(experiment, {'autoencoder.weights': AUTOENCODER})
 
 
+def with_noise_levels(
+  experiment: Experiment, source: Mapping | None
+) -> Experiment:
+  """The experiment with the noise levels that its base serves, where that is
+  one of two transformers and the config sets none."""
+  levels = (source or {}).get('noise_levels')
+  if not levels:
+    return experiment
+  if experiment.flow.low is None and experiment.flow.high is None:
+    low, high = levels
+    return parse.replace(experiment, {'flow.low': low, 'flow.high': high})
+  if experiment.flow.bounds != tuple(levels):
+    logging.warning(
+      'flow.low and flow.high are %s, and %s serves noise levels %s to %s',
+      experiment.flow.bounds,
+      source['path'],
+      *levels,
+    )
+  return experiment
+
+
 def check_tokens(
   experiment: Experiment, nets: Networks, mesh: jax.sharding.Mesh
 ) -> None:
@@ -187,12 +218,12 @@ def check_tokens(
 
 
 def check_autoencoder_stage(
-  experiment: Experiment, init_from: str | None
+  experiment: Experiment, files: folders.Files
 ) -> None:
   """Refuses settings that only the transformer's stage has.
 
   Raises:
-    SettingError: latents or mixed sizes as data, or weights to start from.
+    SettingError: latents or mixed sizes as data, or files of networks.
   """
   data, stage = experiment.data, "in the stage 'autoencoder'"
   if data.source.HAS_LATENTS:
@@ -205,10 +236,9 @@ def check_autoencoder_stage(
       raise SettingError(
         f'data.{name}', getattr(data, name), f'None, clips of one size, {stage}'
       )
-  if init_from:
-    raise SettingError(
-      'checkpoint', init_from, f'None, since it starts from nothing {stage}'
-    )
+  for name, value in dataclasses.asdict(files).items():
+    if value:
+      raise SettingError(name, value, f'None {stage}, which takes `checkpoint`')
 
 
 def check_frozen(experiment: Experiment, nets: Networks) -> None:
@@ -277,10 +307,7 @@ def find_base(
     ValueError: see init_weights.open_base; or adapters of nothing.
   """
   workdir = checkpoint.absolute(workdir)
-  saved = None
-  if (workdir / checkpoint.CONFIG).is_file():
-    saved = json.loads((workdir / checkpoint.CONFIG).read_text()).get('source')
-  path = init_from
+  saved, path = _saved_source(workdir), init_from
   if files and not (path or files.transformer):
     raise SettingError('transformer', None, 'a file, or `checkpoint`')
   if saved and not path and not files:
@@ -300,6 +327,26 @@ def find_base(
     keys = ('autoencoder', 'text')
     source |= {key: source[key] or saved.get(key, '') for key in keys}
   return base, source
+
+
+def find_autoencoder_base(
+  init_from: str | None, workdir, experiment: Experiment
+) -> tuple[init_weights.AutoencoderBase | None, dict | None]:
+  """The same of the autoencoder's stage; see find_base."""
+  workdir = checkpoint.absolute(workdir)
+  saved, path = _saved_source(workdir), init_from
+  if saved and not path and not checkpoint.has_step(workdir):
+    path = saved['path']
+  if not path:
+    return None, saved
+  base = init_weights.open_autoencoder(path, experiment.autoencoder)
+  return base, base.source()
+
+
+def _saved_source(workdir) -> dict | None:
+  """The record of the weights that a run began with, if it began with any."""
+  path = workdir / checkpoint.CONFIG
+  return json.loads(path.read_text()).get('source') if path.is_file() else None
 
 
 def check_cache(

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import math
 from collections.abc import Callable
 
 from spacetime.config import networks as networks_lib
@@ -19,7 +20,8 @@ class Task:
 
   Attributes:
     init: key -> params.
-    loss: (params, frozen, batch, key) -> (scalar, metrics).
+    loss: see step.Loss.
+    draw: see step.Draw.
     held_out: (params, frozen, batch) -> metrics.
     probe: (params, frozen, batch) -> loss with wrong captions; see
       caption_probe.py.
@@ -27,6 +29,7 @@ class Task:
 
   init: Callable
   loss: Callable
+  draw: Callable
   held_out: Callable
   probe: Callable | None = None
 
@@ -45,8 +48,12 @@ def diffusion_task(experiment: Experiment, nets: Networks) -> Task:
   probe = functools.partial(caption_probe.measure, stage)
   if isinstance(experiment.data.packing, packing.SequencePacking):
     rows = losses.PackedDiffusionLoss(stage, nets.transform_packed)
-    return Task(nets.init_trainable, rows.loss, stage.held_out, probe)
-  return Task(nets.init_trainable, stage.loss, stage.held_out, probe)
+    return Task(
+      nets.init_trainable, rows.loss, rows.draw, stage.held_out, probe
+    )
+  return Task(
+    nets.init_trainable, stage.loss, stage.draw, stage.held_out, probe
+  )
 
 
 def reconstruction_stage(
@@ -75,7 +82,7 @@ def reconstruction_task(experiment: Experiment, autoencoder) -> Task:
   def init(key):
     return {'autoencoder': autoencoder.init(key)}
 
-  return Task(init, stage.loss, stage.held_out)
+  return Task(init, stage.loss, stage.draw, stage.held_out)
 
 
 def rates(experiment: Experiment, nets: Networks | None) -> loop.Rates:
@@ -88,26 +95,31 @@ def rates(experiment: Experiment, nets: Networks | None) -> loop.Rates:
     rows = isinstance(data.packing, packing.SequencePacking)
     tokens = data.batch_size * data.packing.length if rows else 0
     return loop.Rates(clips=data.batch_size, tokens=tokens)
-  cut = packing_lib.cut(experiment, nets.autoencoder, nets.dit.config.patch)
+  model = nets.dit.config
+
+  def clip_flops(grid: tuple[int, int, int]) -> float:
+    """Model FLOPs of one clip, of so many tokens along each axis."""
+    forward = flops.transformer(
+      tokens=math.prod(grid),
+      text_tokens=nets.text_length,
+      width=model.width,
+      layers=model.layers,
+      mlp=model.mlp,
+      text_width=model.text_width,
+      patch_volume=model.patch_volume,
+      timesteps=grid[0],
+      frequencies=model.frequencies,
+    )
+    # Frozen kernels have no gradients to compute.
+    return 2 * forward if nets.lora.rank else flops.training(forward)
+
+  cut = packing_lib.cut(experiment, nets.autoencoder, model.patch)
   if cut is not None:
-    clips, tokens = packing_lib.measure(data, cut)
-    return loop.Rates(clips=clips, tokens=tokens)  # FLOPs are not counted
-  grid, model = networks_lib.clip_geometry(data, nets), nets.dit.config
-  forward = flops.transformer(
-    tokens=grid.tokens,
-    text_tokens=nets.text_length,
-    width=model.width,
-    layers=model.layers,
-    mlp=model.mlp,
-    text_width=model.text_width,
-    patch_volume=model.patch_volume,
-    timesteps=grid.latent[0],
-    frequencies=model.frequencies,
-  )
+    means = packing_lib.measure(data, cut, clip_flops)
+    return loop.Rates(clips=means.clips, tokens=means.tokens, flops=means.cost)
+  grid = networks_lib.clip_geometry(data, nets)
   return loop.Rates(
     clips=data.batch_size,
     tokens=data.batch_size * grid.tokens,
-    # Frozen kernels have no gradients to compute.
-    flops=data.batch_size
-    * (2 * forward if nets.lora.rank else flops.training(forward)),
+    flops=data.batch_size * clip_flops(grid.grid),
   )

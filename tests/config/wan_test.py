@@ -7,8 +7,8 @@ import pytest
 
 from experiments import wan_t2v_1_3b, wan_t2v_14b, wan_ti2v_5b
 from spacetime.checkpoint.interop import networks
+from spacetime.config import describe, parse
 from spacetime.config import networks as networks_lib
-from spacetime.config import parse
 from spacetime.models import text_encoder
 from spacetime.models.autoencoder import wan
 from spacetime.training import optimizer as optimizer_lib
@@ -69,3 +69,20 @@ def test_the_frozen_networks_are_the_presets():
 def test_an_unknown_size_is_refused(module):
   with pytest.raises(ValueError, match="size '8k': expected one of"):
     module.get_config('8k')
+
+
+@pytest.mark.parametrize(
+  'name, bounds',
+  [
+    ('480p', (0.0, 1.0)),
+    ('480p,transformer', (0.875, 1.0)),
+    ('720p,transformer_2', (0.0, 0.875)),
+  ],
+)
+def test_each_of_two_transformers_has_its_noise_levels(name, bounds):
+  experiment = parse.experiment(wan_t2v_14b.get_config(name))
+  assert experiment.flow.bounds == bounds
+  keys = {key: meaning for key, _, meaning in describe.keys(experiment)}
+  assert 'noise level that is trained' in keys['flow.low']
+  with pytest.raises(ValueError, match="'transformer_3': expected one of"):
+    wan_t2v_14b.get_config('480p,transformer_3')

@@ -2,6 +2,7 @@
 
 import functools
 import json
+import math
 
 import jax.numpy as jnp
 import numpy as np
@@ -156,8 +157,11 @@ def test_padding_of_the_mixed_digits_is_little():
   def grid():
     return Geometry(*sizes.draw(rng), (4, 1, 1), (1, 16, 16)).grid
 
-  clips, padding = packing.measure(rows, iter(grid, None), count=300)
-  assert padding < 0.03 and 2.3 < clips < 2.7
+  row = packing.measure(
+    rows, iter(grid, None), count=300, cost=lambda grid: 2.0 * math.prod(grid)
+  )
+  assert row.padding < 0.03 and 2.3 < row.clips < 2.7
+  assert row.cost == pytest.approx(2 * 256 * (1 - row.padding))
 
 
 BUCKETS = packing.Buckets(look_ahead=13)

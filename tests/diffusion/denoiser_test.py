@@ -88,6 +88,28 @@ def test_with_conditioning_lets_frames_wait_and_masks_move_straight():
   np.testing.assert_array_equal(early, expected)
 
 
+@pytest.mark.parametrize('t, level', [(0.8, 0.2), (0.25, 0.2), (0.136, 0.136)])
+def test_context_has_the_level_that_the_network_sees(t, level):
+  """At every step of a grid that jumps over its own level of 0.2."""
+  z, noise, known = draw(0), draw(1), draw(2)
+  context = jnp.array([[True, False, False]] * 2)
+  initial = jnp.array([[0.2, 1.0, 0.0]] * 2)
+  seen = {}
+
+  def network(z_t, t_BT, cache, index):
+    seen.update(z=z_t, t=t_BT)
+    return jnp.ones_like(z_t), cache
+
+  conditioning = Conditioning(known, initial, context_BT=context)
+  denoise = denoiser.with_conditioning(network, conditioning, noise)
+  v, _ = denoise(z, jnp.float32(t), ())
+  np.testing.assert_allclose(seen['t'], [[level, t, 0.0]] * 2, rtol=1e-6)
+  expected = (1 - level) * known[:, 0] + level * noise[:, 0]
+  np.testing.assert_allclose(seen['z'][:, 0], expected, atol=1e-6)
+  np.testing.assert_array_equal(seen['z'][:, 1:], z[:, 1:])
+  assert not v[:, 0].any() and (v[:, 1] == 1).all()
+
+
 def test_with_guidance_computes_the_branches_as_one_batch():
   z = draw(0)
 

@@ -109,3 +109,64 @@ def test_the_shift_grows_with_the_root_of_the_tokens():
   )
   with pytest.raises(ValueError, match='flow.reference=0: expected a number'):
     flow.FlowConfig(reference=0)
+
+
+@pytest.mark.parametrize(
+  'low, high, shift',
+  [(0.875, None, 3.0), (None, 0.875, 3.0), (0.875, 1.0, 5.0), (0.2, 0.4, 1.0)],
+)
+def test_bounded_noise_levels_keep_their_density(low, high, shift):
+  """The distribution is that of levels drawn without bounds, of which those
+  outside are thrown away."""
+  config = flow.FlowConfig(shift=shift, low=low, high=high)
+  shape = (20_000,)
+  t = flow.sample_timesteps(jax.random.key(0), shape, config)
+  least, most = config.bounds
+  assert least <= t.min() and t.max() <= most
+  free = flow.FlowConfig(shift=shift)
+  drawn = flow.sample_timesteps(jax.random.key(1), (200_000,), free)
+  kept = drawn[(drawn >= least) & (drawn <= most)]
+  np.testing.assert_allclose(
+    config.share_within(), len(kept) / len(drawn), atol=0.005
+  )
+  quantiles = np.linspace(0.05, 0.95, 19)
+  np.testing.assert_allclose(
+    np.quantile(t, quantiles), np.quantile(kept, quantiles), atol=0.02
+  )
+
+
+def test_bounds_hold_for_every_clip_of_a_shift_of_its_own():
+  config = flow.FlowConfig(low=0.875, high=0.95, shift=3.0, reference=64)
+  tokens = jnp.array([16, 64, 4096])[:, None]
+  factor = jnp.array([0.5, 1.0, 4.0])[:, None]
+  t = flow.sample_timesteps(
+    jax.random.key(0), (3, 500), config, tokens=tokens, factor=factor
+  )
+  assert np.isfinite(t).all() and t.min() >= 0.875 and t.max() <= 0.95
+  assert (np.ptp(t, axis=1) > 0.05).all()
+
+
+def test_bounds_of_all_levels_change_no_bit():
+  key = jax.random.key(0)
+  bounded = flow.FlowConfig(shift=3.0, low=0.0, high=1.0)
+  np.testing.assert_array_equal(
+    flow.sample_timesteps(key, (9,), bounded),
+    flow.sample_timesteps(key, (9,), flow.FlowConfig(shift=3.0)),
+  )
+
+
+@pytest.mark.parametrize(
+  'values, message',
+  [
+    ({'low': 0.5, 'high': 0.5}, 'flow.low=0.5: expected below `flow.high`=0.5'),
+    ({'low': -0.1}, 'flow.low=-0.1: expected 0 or more'),
+    ({'low': 1.0}, 'flow.low=1.0: expected 0 or more, below 1'),
+    ({'high': 0.0}, 'flow.high=0.0: expected above 0'),
+    ({'high': 1.5}, 'flow.high=1.5: expected above 0, at most 1'),
+    ({'low': 0.9999}, 'flow.low=0.9999: expected noise levels .* not 0'),
+    ({'high': 1e-4}, 'flow.high=0.0001: expected noise levels'),
+  ],
+)
+def test_bounds_that_leave_nothing_are_refused(values, message):
+  with pytest.raises(ValueError, match=message):
+    flow.FlowConfig(**values)

@@ -49,6 +49,11 @@ def test_the_first_chunk_has_a_noise_level_for_each_latent_frame():
   )
   np.testing.assert_array_equal(cond.t_BT, np.ones((2, 3)))
   np.testing.assert_array_equal(cond.z_Bfhwc, z)
+  assert cond.context_BT is None
+  noisy = rollout.first_conditioning(
+    Conditioning(z, np.ones((2, 1), np.float32)), frames=3, context_noise=0.1
+  )
+  assert noisy.context_BT.shape == (2, 3) and not noisy.context_BT.any()
 
 
 def test_a_later_chunk_is_conditioned_on_the_tail():
@@ -60,3 +65,6 @@ def test_a_later_chunk_is_conditioned_on_the_tail():
   np.testing.assert_array_equal(cond.z_Bfhwc[:, :1], first)
   np.testing.assert_allclose(cond.z_Bfhwc[:, 1:3], tail.z_Bfhwc[:, 1:], 1e-6)
   assert not cond.z_Bfhwc[:, 3:].any()
+  np.testing.assert_array_equal(cond.context_BT, [[True] * 3 + [False] * 4] * 2)
+  clean = rollout.next_conditioning(tail, first, frames=7)
+  assert clean.context_BT is None and not clean.t_BT[:, :3].any()

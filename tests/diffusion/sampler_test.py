@@ -423,3 +423,44 @@ def test_branches_are_one_batch(guidance, batch):
 
   draw(make(transform, guidance=guidance))
   assert set(seen) == {batch}
+
+
+@pytest.mark.parametrize('solver', sorted(solvers.SOLVERS))
+@pytest.mark.parametrize('steps', [4, 10, 20])
+def test_context_noise_is_the_timestep_of_the_network(solver, steps):
+  """The error of the first frame's level moves the others: there is none."""
+  noise = noise_of(sampler.clip_keys(0, 2))
+  t_Bf = jnp.array([[0.2, 1.0, 1.0]] * 2)
+  context = jnp.array([[True, False, False]] * 2)
+  cond = Conditioning(latents(), t_Bf, context_BT=context)
+
+  def transform(params, z, t, text):
+    level = t[:, :1, None, None, None]
+    expected = (1 - level) * cond.z_Bfhwc[:, :1] + level * noise[:, :1]
+    error = jnp.max(jnp.abs(z[:, :1] - expected))
+    return jnp.zeros_like(z) + error
+
+  sampling = make(
+    transform, prediction='velocity', solver=solver, steps=steps, shift=3.0
+  )
+  np.testing.assert_allclose(
+    draw(sampling, cond)[:, 1:], noise[:, 1:], atol=1e-5
+  )
+
+
+def test_an_edit_by_a_published_schedule_begins_at_its_first_level():
+  """The first published noise level below a strength is lower than it."""
+  z, noise = latents(), noise_of(sampler.clip_keys(0, 2))
+  cond = conditioning.from_mask(
+    z, np.zeros(LATENT, bool), patch=PATCH, strength=0.6
+  )
+  sampling = make(
+    lambda params, z_t, t, text: noise - z,
+    prediction='velocity',
+    steps=7,
+    schedule='published',
+    strength=0.6,
+    shift=3.0,
+  )
+  assert sampling.schedule.sigmas[0] < 0.59
+  np.testing.assert_allclose(draw(sampling, cond), z, atol=1e-5)

@@ -137,7 +137,7 @@ def filled(folder, workdir, draw) -> None:
   code = code_of(pid)
   ballast.unlink(missing_ok=True)
   assert code == 75, f'exit code {code}'
-  assert 'started again, the run goes on' in (folder / 'log').read_text()
+  assert 'started again, the run resumes' in (folder / 'log').read_text()
   assert max(complete_steps(workdir), default=0) >= max(before, default=0)
 
 

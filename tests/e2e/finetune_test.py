@@ -9,6 +9,7 @@ import pytest
 
 from experiments import digits_autoencoder
 from spacetime import checkpoint, sharding
+from spacetime.checkpoint import export
 from spacetime.checkpoint.interop import folders
 from spacetime.config import networks, parse
 from spacetime.training import init_state, run, setup, tasks
@@ -135,7 +136,7 @@ def tiny(tmp_path_factory):
 
 def check(folder, workdir, start='wan', **values):
   start = start and str(folder / start)
-  setup.check(
+  return setup.check(
     parse.experiment(finetuned.config(folder, **values)),
     str(workdir),
     init_from=start,
@@ -221,7 +222,30 @@ def test_refuses_two_transformers_and_takes_one(tiny, tmp_path):
   (folder / 'wan/transformer_2').symlink_to(folder / 'wan/transformer')
   with pytest.raises(ValueError, match='two transformers.*/transformer_2'):
     check(folder, tmp_path / 'run')
-  check(folder, tmp_path / 'run', start='wan/transformer_2')
+  with pytest.raises(
+    ValueError, match='boundary_ratio=None, and transformer_2'
+  ):
+    check(folder, tmp_path / 'run', start='wan/transformer_2')
+  index = folder / 'wan/model_index.json'
+  values = json.loads(index.read_text()) | {'boundary_ratio': 0.875}
+  index.write_text(json.dumps(values))
+  for name, bounds in (
+    ('transformer', (0.875, 1.0)),
+    ('transformer_2', (0.0, 0.875)),
+  ):
+    ready = check(folder, tmp_path / 'run', start=f'wan/{name}')
+    assert ready.experiment.flow.bounds == bounds
+    # A config's own bounds stay, and a resumed run finds those of its base.
+    own = check(
+      folder, tmp_path / 'run', start=f'wan/{name}', **{'flow.low': 0.8}
+    )
+    assert own.experiment.flow.bounds == (0.8, 1.0)
+    workdir = tmp_path / name
+    checkpoint.write_config(workdir, ready.experiment.values)
+    resumed = setup.check(
+      parse.experiment(finetuned.config(folder)), str(workdir)
+    )
+    assert resumed.experiment.flow.bounds == bounds
 
 
 def test_a_run_continues_from_its_own_start(tiny, tmp_path):
@@ -256,11 +280,37 @@ def test_a_run_continues_from_its_own_start(tiny, tmp_path):
     )
 
 
-def test_an_autoencoders_stage_starts_from_nothing(tiny, tmp_path):
+def test_an_autoencoder_starts_from_weights(tiny, tmp_path):
+  """A run, a weights folder of it, or a bundled name of its sizes."""
   config = digits_autoencoder.get_config('tiny')
-  config.data.batch_size = 8
-  with pytest.raises(ValueError, match="checkpoint='digits': expected None"):
-    setup.check(parse.experiment(config), str(tmp_path), init_from='digits')
+  config.update_from_flattened_dict(
+    {
+      'data.batch_size': 8,
+      'data.dir': str(tmp_path / 'data'),
+      'train.steps': 1,
+      'train.evaluate_every': 0,
+      'train.sheet_every': 0,
+    }
+  )
+
+  def started(name, **values):
+    """The state before the first step, from what is given."""
+    ready = setup.check(
+      parse.experiment(config), str(tmp_path / 'new'), init_from=name
+    )
+    return ready, init_state.init_state(ready, None, jax.random.key(5))
+
+  first = run.train(config.copy_and_resolve_references(), str(tmp_path / 'a'))
+  export.export(str(tmp_path / 'a'), tmp_path / 'weights')
+  for name in ('a', 'weights'):
+    ready, state = started(str(tmp_path / name))
+    jax.tree.map(np.testing.assert_array_equal, state.params, first.ema)
+    assert ready.experiment.source['path'] == str(tmp_path / name)
+    assert int(state.step) == 0
+  with pytest.raises(ValueError, match='of other sizes than the config: autoe'):
+    started('digits_autoencoder')
+  with pytest.raises(ValueError, match="holds stage 'diffusion': expected an"):
+    started('digits')
   config.data.name = 'cache'
   with pytest.raises(
     ValueError, match="data.name='cache': expected a source of"

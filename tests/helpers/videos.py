@@ -118,6 +118,44 @@ def _silence(container, stream, seconds, rate=8000):
   container.mux(stream.encode())
 
 
+def cut_short(path, *, keep=0.2, frames=40):
+  """An MP4 whose index comes first and whose end is missing, as after a
+  download that broke."""
+  rng = np.random.default_rng(0)
+  video_FHWC = rng.integers(0, 255, (frames, 32, 48, 3), dtype=np.uint8)
+  with av.open(str(path), 'w', options={'movflags': '+faststart'}) as container:
+    stream = container.add_stream('libx264', rate=10, options={'g': '10'})
+    stream.height, stream.width, stream.pix_fmt = 32, 48, 'yuv420p'
+    for image_HWC in video_FHWC:
+      frame = av.VideoFrame.from_ndarray(image_HWC, format='rgb24')
+      container.mux(stream.encode(frame))
+    container.mux(stream.encode())
+  data = path.read_bytes()
+  path.write_bytes(data[: int(len(data) * keep)])
+  return path
+
+
+def long_sound(path, *, frames=5, seconds=3.0):
+  """A Matroska of a few frames at 10 a second and of longer sound."""
+  with av.open(str(path), 'w') as container:
+    video = container.add_stream('ffv1', rate=10)
+    video.height, video.width, video.pix_fmt = 32, 48, 'bgr0'
+    sound = container.add_stream('pcm_s16le', rate=8000, layout='mono')
+    for image_HWC in gray_clip(frames):
+      frame = av.VideoFrame.from_ndarray(
+        np.ascontiguousarray(image_HWC), format='rgb24'
+      )
+      container.mux(video.encode(frame))
+    container.mux(video.encode())
+    frame = av.AudioFrame.from_ndarray(
+      np.zeros((1, int(8000 * seconds)), np.int16), format='s16', layout='mono'
+    )
+    frame.sample_rate = 8000
+    container.mux(sound.encode(frame))
+    container.mux(sound.encode())
+  return path
+
+
 def frame_numbers(video_FHWC):
   """The frame numbers of gray_clip."""
   mean_F = video_FHWC.reshape(len(video_FHWC), -1).mean(axis=1)

@@ -1,18 +1,19 @@
 """Precomputed latents and embeddings equal those of the training step."""
 
 import dataclasses
+import shutil
 
 import jax
 import numpy as np
 import pytest
 
 from spacetime.data import latent_cache
-from spacetime.media import video_reader
+from spacetime.media import video_reader, video_writer
 from spacetime.media.pixels import to_video
 from spacetime.pipeline import precompute, prompt_embeds
 from spacetime.pipeline.encode_settings import DTYPES, EncodeSettings
 from spacetime.pipeline.engine import Engine
-from tests.helpers import finetuned
+from tests.helpers import finetuned, videos
 
 
 @pytest.fixture(scope='module')
@@ -80,6 +81,51 @@ def test_resumes_after_the_last_shard(folder, tmp_path, monkeypatch):
   other = dataclasses.replace(data, fps=9.0)
   with pytest.raises(ValueError, match='another cache; fps: 8, now 9.0'):
     precompute.write_cache(encoder, other, out, shard=3)
+
+
+def test_clips_that_cannot_be_read_are_skipped(folder, tmp_path, capsys):
+  """The others keep their latents and their captions, in every batch."""
+  clips = tmp_path / 'clips'
+  shutil.copytree(folder / 'clips', clips)
+  for i in (2, 3):
+    videos.long_sound(clips / f'clip{i}.mkv')
+    (clips / f'clip{i}.mp4').unlink()
+  data = dataclasses.replace(
+    finetuned.data(folder), dir=str(clips), frames=9, max_unreadable=0.3
+  )
+  for number in range(8):  # the tiny model's clips have five frames
+    path = clips / f'clip{number}.mp4'
+    if path.exists():
+      frames = np.full((9, 16, 32, 3), 20 * number, np.uint8)
+      video_writer.write_video(path, frames, fps=8)
+  encoder = precompute.open_encoder(str(folder / 'wan'))
+  out = tmp_path / 'cache'
+  arguments = {'shard': 3, 'batch_size': 2, 'text': 'captions'}
+  precompute.write_cache(encoder, data, out, **arguments)
+  err = capsys.readouterr().err
+  assert '2 of 8 clips could not be read and were skipped: ' in err
+  assert 'clip2.mkv is too short: expected 9 frames' in err
+  cache = latent_cache.Cache(out)
+  train = cache.split('train')
+  assert cache.info.counts == (7, 1)
+  assert len(train) == 5 and len(cache.split('held_out')) == 1
+  captions = [train.caption(i) for i in range(5)]
+  expected = [f'a red {i} moves  left &amp; right' for i in (0, 1, 4, 5, 6)]
+  assert captions == [train[i]['caption'] for i in range(5)] == expected
+  latents = [train[i]['latents'].mean() for i in range(5)]
+  assert len(set(latents)) == 5
+  # The list of clips is another one than without them.
+  assert cache.identity != cache.info.source
+  before = {p.name: p.stat().st_mtime_ns for p in out.iterdir()}
+  precompute.write_cache(encoder, data, out, **arguments)
+  assert before == {p.name: p.stat().st_mtime_ns for p in out.iterdir()}
+  with pytest.raises(ValueError, match='2 of 8 clips cannot be read: expected'):
+    precompute.write_cache(
+      encoder,
+      dataclasses.replace(data, max_unreadable=0.2),
+      tmp_path / 'other',
+      **arguments,
+    )
 
 
 @pytest.mark.parametrize(

@@ -93,20 +93,37 @@ def test_by_slice_groups_tpus():
 
 
 @pytest.mark.parametrize(
-  'sizes, shares',
+  'sizes, order, count, rows',
   [
     # Two processes of four devices.
-    ((8, 1, 1, 1), [(0, 2), (1, 2)]),
-    ((1, 4, 2, 1), [(0, 2), (1, 2)]),
+    ((8, 1, 1, 1), None, 2, [range(8), range(8, 16)]),
+    ((1, 4, 2, 1), None, 2, [range(8), range(8, 16)]),
     # Both processes hold parts of all clips: both read all.
-    ((1, 1, 8, 1), [(0, 1), (0, 1)]),
-    ((1, 1, 1, 8), [(0, 1), (0, 1)]),
+    ((1, 1, 8, 1), None, 1, [range(16), range(16)]),
+    ((1, 1, 1, 8), None, 1, [range(16), range(16)]),
+    # As on v5p, whose hosts hold chips of a cube, and on TPU7x.
+    (
+      (8, 1, 1, 1),
+      (0, 1, 4, 5, 2, 3, 6, 7),
+      2,
+      [[0, 1, 2, 3, 8, 9, 10, 11], [4, 5, 6, 7, 12, 13, 14, 15]],
+    ),
+    (
+      (4, 2, 1, 1),
+      (0, 4, 1, 5, 2, 6, 3, 7),
+      2,
+      [[0, 1, 4, 5, 8, 9, 12, 13], [2, 3, 6, 7, 10, 11, 14, 15]],
+    ),
   ],
 )
-def test_data_share_follows_rows_of_processes(sizes, shares):
+def test_data_share_follows_rows_of_processes(sizes, order, count, rows):
   chips = [Chip(i, process_index=i // 4) for i in range(8)]
-  mesh = jax.sharding.Mesh(np.array(chips).reshape(sizes), sharding.AXES)
-  assert [sharding.data_share(mesh, process) for process in (0, 1)] == shares
+  placed = np.array(chips)[list(order or range(8))].reshape(sizes)
+  mesh = jax.sharding.Mesh(placed, sharding.AXES)
+  for process in (0, 1):
+    share = sharding.data_share(mesh, process)
+    assert (share.index, share.count) == (process if count > 1 else 0, count)
+    assert share.rows(16).tolist() == list(rows[process])
 
 
 def test_data_share_refuses_overlapping_rows():

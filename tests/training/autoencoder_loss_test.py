@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from spacetime.config.sections import ReconstructionConfig
-from spacetime.training import autoencoder_loss
+from spacetime.training import autoencoder_loss, step
 
 
 def test_psnr():
@@ -35,5 +35,39 @@ def test_reconstruction_loss_is_least_at_the_truth():
   assert losses[0] < 1e-3 < losses[1] < losses[2]
   metrics = stage(0.0).held_out({}, {}, batch)
   assert float(metrics['held_out/psnr']) > 60
-  mean, square = stage(0.0).moments({}, batch)
-  assert mean.shape == square.shape == (3,)
+  mean, square, cells = stage(0.0).moments({}, batch)
+  assert mean.shape == square.shape == (3,) and cells == 4 * 5 * 8 * 12
+
+
+def test_accumulation_and_filled_batches_change_nothing():
+  stage = autoencoder_loss.Reconstruction(
+    posterior=lambda params, video: (video, jnp.zeros_like(video)),
+    decode_raw=lambda params, z: params['w'] * z,
+    config=ReconstructionConfig(),
+  )
+  frames = jax.random.randint(
+    jax.random.key(9), (4, 2, 8, 8, 3), 0, 256, jnp.uint8
+  )
+  params, key = {'w': jnp.float32(0.5)}, jax.random.key(1)
+  results = [
+    step.gradients(
+      stage.loss,
+      params,
+      {},
+      {'frames': frames},
+      key,
+      accumulate=parts,
+      draw=stage.draw,
+    )
+    for parts in (1, 2, 4)
+  ]
+  for metrics, gradient in results[1:]:
+    for name, value in results[0][0].items():
+      np.testing.assert_allclose(metrics[name], value, rtol=1e-6)
+    np.testing.assert_allclose(gradient['w'], results[0][1]['w'], rtol=1e-5)
+  expected = stage.held_out(params, {}, {'frames': frames[:3]})
+  filled = {'frames': frames, 'counted': jnp.array([1.0, 1, 1, 0])}
+  got = stage.held_out(params, {}, filled)
+  np.testing.assert_allclose(
+    got['held_out/psnr'], expected['held_out/psnr'], rtol=1e-6
+  )

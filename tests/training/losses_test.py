@@ -13,6 +13,7 @@ from spacetime.config.sections import (
 from spacetime.data import packing
 from spacetime.diffusion import flow
 from spacetime.training import losses as losses_lib
+from spacetime.training import step as step_lib
 
 ONLY = {f.name: 0.0 for f in dataclasses.fields(FrameConditioningConfig)}
 
@@ -178,7 +179,8 @@ def test_packed_loss_leaves_out_conditioning_and_padding():
     {}, {}, batch, jax.random.key(1)
   )
   np.testing.assert_allclose(loss, 4, rtol=1e-3)
-  assert float(report['padding']) == pytest.approx(10 / 40)
+  assert float(report['padding'].value) == pytest.approx(10 / 40)
+  assert float(report['padding'].weight) == 120
   assert seen['text'] == (3, 4, 2, 3)
   # The first frame of each clip is given, but for the image's.
   zero_T = np.array([1, 0, 0, 1, 0, 0, 1, 1], bool)
@@ -220,3 +222,110 @@ def test_timesteps_of_frames_in_packed_rows(name):
       own = np.asarray(t_BT[row])[(clip_T == clip) & ~first_BT[row]]
       alike += [np.ptp(own) == 0] if len(own) > 1 else []
   assert alike and all(alike) == (name == 'context_noise_prob')
+
+
+def scaled(params, x, t, *rest):
+  """A network of one parameter, for clips and for packed rows."""
+  del t, rest
+  return params['w'] * x
+
+
+@pytest.mark.parametrize('kind', ['clips', 'rows'])
+def test_accumulation_changes_nothing(kind):
+  """Parts count differently many frames or tokens, and have the same noise."""
+  mixed = {'none': 1.0, 'first_k': 1.0, 'random': 1.0}
+  if kind == 'clips':
+    conditioning = FrameConditioningConfig(**(ONLY | mixed))
+    task = dataclasses.replace(
+      oracle('velocity', scaled), conditioning=conditioning
+    )
+    batch = clips()
+  else:
+    task, batch = packed_oracle(scaled, **mixed), rows()
+    short = dict(batch, segment_ids=batch['segment_ids'] * (np.arange(40) < 9))
+    batch = {k: np.concatenate([v, short[k][:1]]) for k, v in batch.items()}
+  results = [
+    step_lib.gradients(
+      task.loss,
+      {'w': jnp.float32(0.3)},
+      {},
+      batch,
+      jax.random.key(2),
+      accumulate=parts,
+      draw=task.draw,
+    )
+    for parts in (1, 2, 4)
+  ]
+  for metrics, gradient in results[1:]:
+    for name, value in results[0][0].items():
+      np.testing.assert_allclose(metrics[name], value, rtol=1e-6)
+    np.testing.assert_allclose(gradient['w'], results[0][1]['w'], rtol=1e-6)
+
+
+def test_packed_clips_have_the_loss_of_unpacked_ones():
+  """Clips of one size, two in a row, with the same draws."""
+  size, batch = (3, 2, 2), 4
+  rng = np.random.default_rng(0)
+  latents = rng.normal(size=(batch, *size, 5)).astype(np.float32)
+  plain = oracle('velocity', scaled)
+  first_k = FrameConditioningConfig(**(ONLY | {'none': 1.0, 'first_k': 1.0}))
+  plain = dataclasses.replace(plain, conditioning=first_k)
+  clips_batch = {'latents': latents, 'text': jnp.zeros((batch, 2, 3))}
+  draws = plain.draw({}, {}, clips_batch, jax.random.key(0))
+  shape = packing.SequencePacking(length=26, clips=2, frames=7)
+  items = [
+    {
+      'patches': z.reshape(-1, 5),
+      'grid': np.array(size),
+      'tokens': np.ones(2, np.int32),
+    }
+    for z in latents
+  ]
+  packed = [packing.collate(items[i : i + 2], shape) for i in (0, 2)]
+  packed = {k: np.stack([row[k] for row in packed]) for k in packed[0]}
+
+  def by_row(x_Bf, fill):
+    pairs = np.asarray(x_Bf).reshape(2, 6)
+    return np.concatenate([pairs, np.full((2, 1), fill, pairs.dtype)], axis=1)
+
+  noise_BNV = np.asarray(draws['noise']).reshape(2, 24, 5)
+  packed_draws = {
+    't': by_row(draws['t'], 0.0),
+    'cond_mask': by_row(draws['cond_mask'], True),
+    'noise': np.pad(noise_BNV, ((0, 0), (0, 2), (0, 0))),
+  }
+  params, key = {'w': jnp.float32(0.3)}, jax.random.key(0)
+  loss, _ = plain.loss(params, {}, clips_batch, key, draws)
+  same, _ = packed_oracle(scaled).loss(params, {}, packed, key, packed_draws)
+  np.testing.assert_allclose(same, loss, rtol=1e-6)
+
+
+def test_clips_that_fill_the_mesh_do_not_count():
+  """Held-out clips are repeated until the mesh divides them."""
+  stage = oracle('velocity', lambda params, z, t, text, key: 0.5 * z)
+  batch = clips()
+  expected = stage.held_out({}, {}, {k: v[:3] for k, v in batch.items()})
+  more = {k: jnp.concatenate([v[:3], v[:2]]) for k, v in batch.items()}
+  counted = jnp.array([1.0, 1, 1, 0, 0])
+  got = stage.held_out({}, {}, more | {'counted': counted})
+  for name, value in expected.items():
+    np.testing.assert_allclose(got[name], value, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+  'low, high, expected',
+  [
+    (None, None, (0.1, 0.3, 0.5, 0.7, 0.9, 0.97)),
+    (0.875, None, (0.9, 0.97)),
+    (0.0, 0.875, (0.1, 0.3, 0.5, 0.7)),
+    (0.75, 0.85, (0.8,)),
+  ],
+)
+def test_held_out_timesteps_are_trained_ones(low, high, expected):
+  config = flow.FlowConfig(low=low, high=high)
+  assert losses_lib.held_out_timesteps(config) == expected
+  stage = dataclasses.replace(
+    oracle('velocity', lambda params, z, t, text, key: z), flow=config
+  )
+  names = {f'held_out/loss_t{t}' for t in expected} | {'held_out/loss'}
+  assert set(stage.held_out({}, {}, clips())) == names

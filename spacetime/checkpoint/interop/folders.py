@@ -365,6 +365,23 @@ def find_tokenizer(
   return folder
 
 
+def read_boundary(folder: pathlib.Path) -> float | None:
+  """The noise level below which the second of two transformers is used, though
+  one of them may not be there; None of a model with one transformer.
+
+  Raises:
+    ValueError: a second transformer without a boundary level, or a level that
+      is not one.
+  """
+  index = tensor_files.read_json(folder / INDEX)
+  boundary = index.get('boundary_ratio')
+  if isinstance(boundary, (int, float)) and 0 < boundary < 1:
+    return float(boundary)
+  if boundary is None and not (folder / SECOND).is_dir():
+    return None
+  raise _bad_boundary(folder, boundary)
+
+
 def _has_two(folder: pathlib.Path, index: Mapping) -> bool:
   """Whether the folder has a second transformer, with its boundary level.
 
@@ -376,13 +393,18 @@ def _has_two(folder: pathlib.Path, index: Mapping) -> bool:
     return False
   number = isinstance(boundary, (int, float)) and 0 < boundary < 1
   if not held or not number:
-    raise ValueError(
-      f'{folder / INDEX}: boundary_ratio={boundary}, and {SECOND}/ is '
-      f'{"there" if held else "missing"}: expected both, or neither; '
-      'boundary_ratio is the level below which the second transformer is used, '
-      'such as 0.875'
-    )
+    raise _bad_boundary(folder, boundary)
   return True
+
+
+def _bad_boundary(folder: pathlib.Path, boundary) -> ValueError:
+  held = (folder / SECOND).is_dir()
+  return ValueError(
+    f'{folder / INDEX}: boundary_ratio={boundary}, and {SECOND}/ is '
+    f'{"there" if held else "missing"}: expected both, or neither; '
+    'boundary_ratio is the level below which the second transformer is used, '
+    'such as 0.875'
+  )
 
 
 def open_part(path, kind: str, *, variant: str | None = None) -> Part:

@@ -5,18 +5,24 @@ import functools
 import hashlib
 from collections.abc import Callable
 
+from spacetime.data.clip_list import ClipList
 from spacetime.data.settings import DataConfig
 from spacetime.data.splits import Splits, first_captions
 
 HAS_LATENTS = False
 HAS_MIXED_SIZES = True
+HAS_FILES = False
 
 
 def open_splits(
-  data: DataConfig, *, seed: int, embedded: bool = False
+  data: DataConfig,
+  *,
+  seed: int,
+  embedded: bool = False,
+  recorded: ClipList | None = None,
 ) -> Splits:
   """Renders the missing clips, or opens clips that are rendered when read."""
-  del embedded  # captions are text
+  del embedded, recorded  # captions are text, and the config names the clips
   if data.render == 'live':
     # Rendering imports SciPy and scikit-learn, which sampling never needs.
     from spacetime.data.digits import examples
