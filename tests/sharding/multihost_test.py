@@ -109,6 +109,7 @@ def two(folder):
   return folder / 'two', ran.stderr
 
 
+@pytest.mark.e2e
 def test_two_processes_equal_one(two, single):
   losses, held_out = read_losses(two[0])
   assert set(losses) == {1, 2}
@@ -116,6 +117,7 @@ def test_two_processes_equal_one(two, single):
   assert held_out == pytest.approx(single[1][1][:1], rel=1e-6)
 
 
+@pytest.mark.e2e
 def test_only_first_process_writes(two):
   workdir, stderr = two
   assert len(list((workdir / 'tensorboard').iterdir())) == 1
@@ -127,6 +129,7 @@ def test_only_first_process_writes(two):
   assert {'process_0-of-2.json', 'process_1-of-2.json'} <= names
 
 
+@pytest.mark.e2e
 @pytest.mark.parametrize('count', [1, 4, 8])
 def test_one_process_resumes_from_two(two, single, folder, count, monkeypatch):
   """On one device, four or eight; the data continues too."""

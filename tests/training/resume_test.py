@@ -96,6 +96,7 @@ def test_refuses_a_work_directory_of_another_config(
   assert saved['optimizer']['learning_rate'] != 0.5
 
 
+@pytest.mark.e2e
 def test_overfits_a_handful_of_clips(data_dir, tmp_path, monkeypatch):
   limit_devices(monkeypatch, 1)
   config_dict = config(
@@ -115,6 +116,7 @@ def test_overfits_a_handful_of_clips(data_dir, tmp_path, monkeypatch):
   assert seen[60] < 0.5 * seen[5]
 
 
+@pytest.mark.e2e
 def test_muon_and_principal_components_go_on_bit_for_bit(
   data_dir, tmp_path, monkeypatch
 ):
