@@ -8,6 +8,7 @@ import collections
 import contextlib
 import dataclasses
 import functools
+import math
 import os
 import struct
 from collections.abc import Iterator, Sequence
@@ -238,7 +239,9 @@ class _Frame:
 
 
 def _check_positive(**sizes: float | None) -> None:
-  if any(size is not None and size <= 0 for size in sizes.values()):
+  if any(
+    size is not None and not 0 < size < math.inf for size in sizes.values()
+  ):
     text = ', '.join(f'{name}={size}' for name, size in sizes.items())
     raise ValueError(f'{text}: expected all above 0')
 

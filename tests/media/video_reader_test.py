@@ -158,6 +158,9 @@ def test_own_size_and_rate_by_default(tmp_path):
 def test_bad_sizes(tmp_path):
   with pytest.raises(ValueError, match='height=0, .*: expected all above 0'):
     video_reader.read_video(tmp_path / 'a.mkv', **SIZE | {'height': 0})
+  for fps in (-1, float('nan'), float('inf')):
+    with pytest.raises(ValueError, match=f'fps={fps}: expected all above 0'):
+      video_reader.read_video(tmp_path / 'a.mkv', fps=fps)
 
 
 def test_frames_are_freed_as_they_are_read(tmp_path, monkeypatch):
