@@ -12,4 +12,4 @@ if [[ $# -gt 0 && "$1" != --* ]]; then
   shift
 fi
 setup_venv
-exec python -m spacetime sample --prompt="$prompt" --out=demo.mp4 "$@"
+exec python -m spacetime sample --prompt="$prompt" --out=demo.mp4 --overwrite "$@"

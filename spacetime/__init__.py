@@ -32,7 +32,7 @@ _PUBLIC = {
   'read_video': 'spacetime.pipeline.video',
   'train': 'spacetime.training.run',
 }
-__all__ = [*_PUBLIC, 'SettingError', '__version__']
+__all__ = [*_PUBLIC, 'SettingError', 'SettingWarning', '__version__']
 
 
 class SettingError(ValueError):
@@ -59,6 +59,21 @@ class SettingError(ValueError):
 
 def _setting_error(name, value, expected, hint) -> SettingError:
   return SettingError(name, value, expected, hint=hint)
+
+
+class SettingWarning(UserWarning):
+  """A setting that works, but hardly as it was meant.
+
+  Args:
+    name: the setting, as of SettingError.
+    value: its value.
+    reason: such as 'no effect, since `guidance` is 1'; other settings stand in
+      backticks.
+  """
+
+  def __init__(self, name: str, value, reason: str):
+    self.name, self.value, self.reason = name, value, reason
+    super().__init__(f'{name}={value!r}: {reason}')
 
 
 def __getattr__(name: str):

@@ -39,11 +39,14 @@ def main() -> None:
   if name not in COMMANDS:
     print(f'error: unknown command {name!r}{suggestion(name)}', file=sys.stderr)
     sys.exit(2)
-  command = importlib.import_module(f'spacetime.cli.{name}')
-  common, devices = (
-    importlib.import_module(f'spacetime.cli.{module}')
-    for module in ('common', 'devices')
-  )
+  try:
+    command, common, devices = (
+      importlib.import_module(f'spacetime.cli.{module}')
+      for module in (name, 'common', 'devices')
+    )
+  except KeyboardInterrupt:
+    print('error: interrupted', file=sys.stderr)
+    sys.exit(130)
   sys.argv = [f'spacetime {name}', *arguments[1:]]
   setup = getattr(command, 'setup', devices.setup)
   common.run(

@@ -7,11 +7,12 @@ import dataclasses
 import os
 import pathlib
 import shutil
+import warnings
 
 import numpy as np
 import tqdm
 
-from spacetime import SettingError, checkpoint
+from spacetime import SettingError, SettingWarning, checkpoint
 from spacetime.checkpoint import paths
 from spacetime.checkpoint.interop import (
   folders,
@@ -71,6 +72,18 @@ def convert(
       if transformer:
         own = dataclasses.replace(own, transformer_2=None)
     files = files.over(own)
+  if located is None or alone or located.is_published:
+    size = None if shard_bytes == tensor_files.LIMIT else shard_bytes / 1e9
+    unused = {'shard_gb': size}
+    reason = 'a weights folder has one file'
+  else:
+    unused = {'transformer': transformer, 'variant': variant}
+    reason = f'`source` is no folder with {folders.INDEX}'
+  for name, value in unused.items():
+    if value is not None:
+      warnings.warn(
+        SettingWarning(name, value, f'no effect, since {reason}'), stacklevel=2
+      )
   if located is None or alone or located.is_published:
     folder = located and (located.pipeline if alone else located.folder)
     pipeline = folders.open_pipeline(

@@ -2,13 +2,14 @@
 
 import pathlib
 import shutil
+import warnings
 from collections.abc import Mapping
 
 import jax
 import numpy as np
 from absl import logging
 
-from spacetime import SettingError, checkpoint, sharding
+from spacetime import SettingError, SettingWarning, checkpoint, sharding
 from spacetime.checkpoint import init_weights, load, paths
 from spacetime.checkpoint.interop import lora as lora_files
 from spacetime.checkpoint.interop import parameters
@@ -47,6 +48,9 @@ def export(
   folder = locate(path).folder
   experiment = checkpoint.read_experiment(folder)
   if experiment.stage == 'autoencoder':
+    if lora:
+      raise SettingError('lora', lora, f'none: {path} is an autoencoder')
+    _warn_of_base(base, 'an autoencoder stands alone')
     params = _autoencoder_params(folder, experiment)
     return _write_weights(folder, out, experiment, params, dtype)
   trained, _ = load.find_autoencoder(experiment, beside=folder)
@@ -56,12 +60,21 @@ def export(
   if lora and not nets.lora.rank:
     raise SettingError('lora', lora, f'none: {path} has no LoRA weights')
   if lora in lora_files.DIALECTS:
+    _warn_of_base(base, f'`lora`={lora} writes the LoRA weights alone')
     return _write_lora(folder, out, nets, lora, dtype)
   if nets.text_kind == 'frozen' or nets.lora.rank:
     return _write_finetuned(folder, out, experiment, nets, dtype, base)
+  _warn_of_base(base, f'{path} has all its weights')
   model = load.open_model(folder, mesh=sharding.single_device_mesh())
   params = {root: model.read(root) for root in ('text', 'dit')}
   return _write_weights(folder, out, experiment, params, dtype)
+
+
+def _warn_of_base(base: str | None, reason: str) -> None:
+  if base:
+    warnings.warn(
+      SettingWarning('base', base, f'no effect, since {reason}'), stacklevel=3
+    )
 
 
 def finetuned_params(

@@ -2,13 +2,16 @@
 
 import dataclasses
 import os
+import signal
 import sys
 import types
 import typing
+import warnings
 from collections.abc import Callable
 
 from absl import flags, logging
 
+import spacetime
 from spacetime.cli import config_file, flag_names, help_pages
 
 
@@ -52,6 +55,7 @@ SHORTENED = {
 }
 BAD_INPUT = 2  # exit code of a refusal
 INTERRUPTED = 130  # exit code after Ctrl-C, as of shells
+LESS_MEMORY = 'a smaller size, fewer frames or a smaller batch needs less'
 
 
 def define_flags(settings: type, *, unset: str = '') -> None:
@@ -172,8 +176,10 @@ def run(
 ) -> None:
   """Parses sys.argv and runs a command; exits with its code.
 
-  A ValueError is printed in one line (exit code 2), as is an OSError (exit code
-  1), unless the environment has SPACETIME_TRACEBACK.
+  A ValueError is printed in one line (exit code 2), as are an OSError and a
+  lack of memory (exit code 1), unless the environment has SPACETIME_TRACEBACK.
+  A SettingWarning is a line, too. SIGTERM and SIGHUP end a command like Ctrl-C,
+  so that nothing half-written stays; training handles SIGTERM itself.
 
   Args:
     main: the command; returns an exit code or None.
@@ -183,6 +189,9 @@ def run(
   """
   if help_pages.requested(sys.argv[1:]):
     help_pages.show(docstring)
+  for number in (signal.SIGTERM, signal.SIGHUP):
+    if signal.getsignal(number) == signal.SIG_DFL:
+      signal.signal(number, _stop)
   try:
     rest = parse(sys.argv)
     shorten()
@@ -196,18 +205,50 @@ def run(
       )
     if setup:
       setup()
-    code = main(rest[1:]) if operands else main()
+    with warnings.catch_warnings():
+      warnings.simplefilter('always', spacetime.SettingWarning)
+      warnings.showwarning = _show_warning
+      code = main(rest[1:]) if operands else main()
   except ValueError as e:
     _fail(e, flag_names.message(e), BAD_INPUT)
   except OSError as e:
     _fail(e, str(e), 1)
   except KeyboardInterrupt as e:
-    _fail(e, ' '.join(['interrupted', *map(str, e.args)]), INTERRUPTED)
+    codes = [value for value in e.args if isinstance(value, int)]
+    words = [value for value in e.args if isinstance(value, str)]
+    code = codes[0] if codes else INTERRUPTED
+    _fail(e, ' '.join(['interrupted', *words]), code)
+  except (MemoryError, RuntimeError) as e:
+    if not _is_out_of_memory(e):
+      raise
+    _fail(e, f'out of memory: {str(e).splitlines()[0]}; {LESS_MEMORY}', 1)
   sys.exit(code or 0)
+
+
+def _stop(number: int, frame) -> typing.NoReturn:
+  """Ends the command with the exit code of shells for a signal."""
+  del frame
+  raise KeyboardInterrupt(128 + number)
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+  """Whether the host, or JAX on a device, is out of memory."""
+  text = str(error).upper()
+  return isinstance(error, MemoryError) or 'RESOURCE_EXHAUSTED' in text
+
+
+def _show_warning(message, category, filename, lineno, file=None, line=None):
+  """Prints a SettingWarning in one line, and others as Python does."""
+  if isinstance(message, spacetime.SettingWarning):
+    text = f'warning: {flag_names.message(message)}'
+  else:
+    text = warnings.formatwarning(message, category, filename, lineno, line)
+  print(text, file=file or sys.stderr)
 
 
 def _fail(error: BaseException, text: str, code: int) -> typing.NoReturn:
   if os.environ.get('SPACETIME_TRACEBACK'):
     raise error
-  print(f'error: {text}', file=sys.stderr)
+  notes = getattr(error, '__notes__', ())
+  print(f'error: {"; ".join([text, *notes])}', file=sys.stderr)
   sys.exit(code)

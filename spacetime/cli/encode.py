@@ -11,9 +11,11 @@ Clips come from a folder with captions (--data) or from an experiment
 shard.
 """
 
+import sys
+
 from ml_collections import config_flags
 
-from spacetime.cli import common
+from spacetime.cli import common, flag_names
 from spacetime.pipeline.encode_settings import EncodeSettings
 
 _CONFIG = config_flags.DEFINE_config_file(
@@ -24,12 +26,13 @@ common.define_flags(EncodeSettings)
 
 def main() -> None:
   """Flags -> a cache."""
-  from spacetime.config import parse
+  from spacetime.config import parse, unused
   from spacetime.pipeline import precompute  # here: it imports JAX
 
   experiment = None
   if _CONFIG.value is not None:
     experiment = parse.experiment(_CONFIG.value.copy_and_resolve_references())
+    unused.warn(experiment, flag_names.config_keys(sys.argv))
   settings = EncodeSettings(**common.flag_values(EncodeSettings))
   precompute.encode(settings, experiment=experiment)
   print(f'{settings.out}: written')

@@ -31,19 +31,26 @@ def spelled(name: str) -> str:
   return _flag(name) or name
 
 
-def message(error: ValueError) -> str:
-  """An error in one line, its settings spelled as flags."""
-  if isinstance(error, spacetime.SettingError):
-    text = f'{spelled(error.name)}'
-    if error.value is not None:
-      value = error.value if isinstance(error.value, str) else repr(error.value)
-      text += f'={value}' if value else "=''"
-    text += f': expected {error.expected}'
+def message(error: ValueError | spacetime.SettingWarning) -> str:
+  """An error or a warning in one line, its settings spelled as flags."""
+  if isinstance(error, spacetime.SettingWarning):
+    text = f'{_assigned(error.name, error.value)}: {error.reason}'
+  elif isinstance(error, spacetime.SettingError):
+    text = f'{_assigned(error.name, error.value)}: expected {error.expected}'
     text += f'; {error.hint}' if error.hint else ''
   else:
     text = str(error)
   text = with_flags(text)
   return ' '.join(line.strip() for line in text.splitlines() if line.strip())
+
+
+def _assigned(name: str, value) -> str:
+  """`--steps=0` of a setting and its value."""
+  text = spelled(name)
+  if value is not None:
+    value = value if isinstance(value, str) else repr(value)
+    text += f'={value}' if value else "=''"
+  return text
 
 
 def with_flags(text: str) -> str:
@@ -80,6 +87,12 @@ def own_names(argv: list[str]) -> list[str]:
         raise ValueError(f'--{name}: expected a value, as --{name}=VALUE')
     result.append(f'--{own}{equals}{value}')
   return [*result, *_size(sides)]
+
+
+def config_keys(argv: list[str]) -> list[str]:
+  """Config keys that arguments set, such as `train.steps`."""
+  keys = (re.match(r'--?config\.([\w.]+)', argument) for argument in argv)
+  return list(dict.fromkeys(key[1] for key in keys if key))
 
 
 def _size(sides: dict[str, str]) -> list[str]:

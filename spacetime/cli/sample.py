@@ -7,12 +7,19 @@
     --out=longer.mp4
 
 Several videos are numbered: clips-000.mp4, clips-001.mp4, with a contact sheet,
-clips-sheet.png. A JSON sidecar beside each records how it was made.
+clips-sheet.png. They are written as they are finished; started again, the same
+command writes the rest. A JSON sidecar beside each records how it was made.
 
 Modes, of --mode:
 
 {modes}
 """
+
+import pathlib
+import shlex
+import sys
+from collections.abc import Mapping
+from typing import Any
 
 from absl import flags
 
@@ -43,30 +50,44 @@ def main() -> None:
   request = Request(**common.flag_values(Request), sampling=sampling)
   pipe = pipeline.from_request(request)
   if _SIGN.value:
-    written = _write_signed(pipe, request)
+    _write_signed(pipe, request)
   else:
-    written = pipe.write(request)
-  for path, metadata in written.items():
-    print(f'{path}: {metadata["prompt"]}')
+    pipe.write(request, command=_command(), report=_report)
 
 
-def _write_signed(pipe, request: Request):
-  """Writes videos with watermarks and signs them."""
+def _write_signed(pipe, request: Request) -> None:
+  """Writes videos with watermarks and signs each when it is finished."""
   from spacetime.provenance import keys, signed_files
 
   key = keys.load(_SIGN.value)
   signed_files.check(request.out)
-  written = pipe.write(
-    request,
-    on_frames=lambda frames, metadata: signed_files.mark(frames, metadata, key),
-  )
   sources = {
     name: getattr(request, name)
-    for name in ('image', 'video', 'video2', 'mask')
+    for name in ('image', 'last_image', 'video', 'video2', 'mask')
     if getattr(request, name)
   }
   inputs = signed_files.ingredients(sources, edited='video')
-  for path, metadata in written.items():
-    if 'weights_hash' in metadata:  # not the contact sheet
+
+  def report(path: pathlib.Path, metadata: Mapping[str, Any]) -> None:
+    is_video = 'weights_hash' in metadata  # not the contact sheet
+    if is_video and not metadata.get('kept'):
       signed_files.sign(path, metadata, key, inputs=inputs)
-  return written
+    _report(path, metadata)
+
+  pipe.write(
+    request,
+    command=_command(),
+    on_frames=lambda frames, metadata: signed_files.mark(frames, metadata, key),
+    report=report,
+  )
+
+
+def _command() -> str:
+  """The command line, for sidecars."""
+  return shlex.join([*sys.argv[0].split(), *sys.argv[1:]])
+
+
+def _report(path: pathlib.Path, metadata: Mapping[str, Any]) -> None:
+  """Prints a file that is written, and one that was there before."""
+  kept = ' (kept: the same request wrote it)' if metadata.get('kept') else ''
+  print(f'{path}: {metadata["prompt"]}{kept}', flush=True)

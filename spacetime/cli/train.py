@@ -18,7 +18,8 @@ from ml_collections import config_flags
 
 from spacetime import SettingError, checkpoint
 from spacetime.checkpoint.interop import folders
-from spacetime.config import describe, parse
+from spacetime.cli import flag_names
+from spacetime.config import describe, parse, unused
 from spacetime.sharding import multihost
 from spacetime.training import profile, run, watchdog
 
@@ -100,6 +101,7 @@ def main() -> None:
   if _CONFIG.value is None:
     raise SettingError('config', None, 'an experiment, such as digits:cpu')
   experiment = parse.experiment(_CONFIG.value.copy_and_resolve_references())
+  unused.warn(experiment, flag_names.config_keys(sys.argv))
   if _PRINT_CONFIG.value:
     print(describe.describe(experiment))
     return

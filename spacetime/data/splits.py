@@ -1,6 +1,7 @@
 """The protocol of a data source, and the splits that it opens."""
 
 import dataclasses
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
@@ -9,6 +10,9 @@ import numpy as np
 from spacetime.data.clip_list import ClipList
 from spacetime.data.settings import DataConfig
 
+# Words with inner hyphens and apostrophes, numbers, and other signs than
+# punctuation, such as an emoji.
+_WORD = re.compile(r"[^\W\d_]+(?:[-'][^\W\d_]+)*|\d+|[^\w\s.,;:!?()\"'`/-]")
 CAPTIONS = 5000  # captions that train a tokenizer, of a large split
 
 
@@ -89,6 +93,32 @@ class Source(Protocol):
 
   def prompt_grammar(self, data: DataConfig) -> Callable[[str], str] | None:
     """Completes prompts to captions of the source; None if it cannot."""
+
+  def prompt_vocabulary(self, data: DataConfig) -> 'Vocabulary | None':
+    """Words of a closed world's captions; None of open ones."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Vocabulary:
+  """All words of the captions of a closed world.
+
+  Attributes:
+    subject: what captions describe, a plural.
+    example: a caption.
+    words: the words, in lower case.
+  """
+
+  subject: str
+  example: str
+  words: frozenset[str]
+
+  def unknown(self, text: str) -> list[str]:
+    """The words of a text that no caption has, each once."""
+    return [
+      word
+      for word in dict.fromkeys(_WORD.findall(text.lower()))
+      if word not in self.words and not self.words >= set(word.split('-'))
+    ]
 
 
 @dataclasses.dataclass(frozen=True)

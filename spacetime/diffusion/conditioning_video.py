@@ -1,6 +1,7 @@
 """The conditioning video of each mode of sampling: pixels and their mask."""
 
 import dataclasses
+from collections.abc import Mapping
 
 import numpy as np
 
@@ -63,23 +64,34 @@ def _make(
   )
 
 
-def image(
-  image_HWC: np.ndarray, *, frames: int, at: int, hold: int
+def images(
+  images_HWC: Mapping[int, np.ndarray], *, frames: int, hold: int
 ) -> ConditioningVideo:
-  """Image to video: a clip with one known frame.
+  """Images to video: a clip with some known frames.
 
   Args:
-    image_HWC: uint8.
+    images_HWC: uint8 images by the index of their frame.
     frames: length of the clip.
-    at: index of the known frame.
     hold: frames of one latent frame. Any image but the first, which has a
       latent frame of its own, is held for all of them: one known frame of a
       latent frame constrains little at high noise, which is when the layout is
       decided.
+
+  Raises:
+    ValueError: two images in one latent frame.
   """
-  frame_F = np.arange(frames)
-  mask_F = (frame_F + hold - 1) // hold == (at + hold - 1) // hold
-  return _make(np.stack([image_HWC] * frames), mask_F)
+  latent_F = (np.arange(frames) + hold - 1) // hold
+  places = {int(latent_F[at]): at for at in sorted(images_HWC)}
+  if len(places) < len(images_HWC):
+    raise ValueError(
+      f'frames {sorted(images_HWC)}: expected images in latent frames of '
+      f'their own, of {hold} frames'
+    )
+  # Unknown frames repeat the nearest known one, the earlier of two.
+  known = np.array(sorted(places))
+  nearest_F = np.abs(latent_F[:, None] - known).argmin(1)
+  frames_FHWC = np.stack([images_HWC[places[known[i]]] for i in nearest_F])
+  return _make(frames_FHWC, np.isin(latent_F, known))
 
 
 def forward(

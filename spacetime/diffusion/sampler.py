@@ -17,6 +17,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from spacetime.diffusion import denoiser, flow, solvers
 from spacetime.diffusion.conditioning import Conditioning
@@ -198,8 +199,17 @@ class Sampler:
 
 
 def clip_keys(seed: int, count: int, *, first: int = 0) -> jax.Array:
-  """A key for each of `count` clips, from the seed and the clip's number."""
-  key = jax.random.key(seed)
+  """A key for each of `count` clips, from the seed and the clip's number.
+
+  Args:
+    seed: 0 to 2^63 - 1.
+    count: number of clips.
+    first: number of the first clip.
+  """
+  high, low = divmod(seed, 2**32)
+  key = jax.random.key(np.uint32(low))
+  if high:  # without 64 bits JAX drops them
+    key = jax.random.fold_in(key, high)
   return jax.vmap(lambda i: jax.random.fold_in(key, i))(
     jnp.arange(first, first + count)
   )

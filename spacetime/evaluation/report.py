@@ -10,13 +10,14 @@ import dataclasses
 import json
 import pathlib
 import time
+import warnings
 
 import jax
 import numpy as np
 import tqdm
 from matplotlib import pyplot
 
-from spacetime import checkpoint, sharding
+from spacetime import SettingError, SettingWarning, checkpoint, sharding
 from spacetime.checkpoint import load
 from spacetime.checkpoint.locate import locate
 from spacetime.config import networks
@@ -29,8 +30,14 @@ from spacetime.media.pixels import psnr, to_frames, to_video
 from spacetime.pipeline.pipeline import Pipeline
 from spacetime.pipeline.request import Request
 
+# Settings that only sampling uses.
+UNSAMPLED = (
+  *('frames', 'size', 'steps', 'solver', 'temperature', 'guidance'),
+  'batch_size',
+)
 # Offset of the seeds of evaluation scenes, which no training uses.
 SCENES = 1_000_003
+METRICS = 'metrics.json'
 SHOWN = 8  # clips in the contact sheet
 pyplot.switch_backend('agg')  # files only, no window
 
@@ -43,10 +50,18 @@ def write(settings: EvaluationSettings) -> str:
 
   Raises:
     SettingError: settings that the checkpoint does not support.
-    ValueError: no such checkpoint, or a folder that cannot be written.
+    ValueError: no such checkpoint, or a folder that cannot be written, or
+      holds another evaluation.
   """
   out = pathlib.Path(settings.out).absolute()
   files.check_writable(out)
+  if (out / METRICS).exists() and not settings.overwrite:
+    raise SettingError(
+      'out',
+      settings.out,
+      f'a folder without {METRICS}, which another evaluation wrote',
+      hint='change `out`, or set `overwrite` to replace it',
+    )
   folder = locate(settings.checkpoint).folder
   if checkpoint.read_config(folder)['stage'] == 'autoencoder':
     metrics = evaluate_autoencoder(settings, folder, out)
@@ -57,8 +72,8 @@ def write(settings: EvaluationSettings) -> str:
   else:
     metrics = evaluate_model(settings, out)
     text = table(metrics)
-  with files.atomic_write(out / 'metrics.json') as temporary:
-    temporary.write_text(json.dumps(metrics, indent=2) + '\n')
+  with files.atomic_write(out / METRICS) as temporary:
+    temporary.write_text(json.dumps(metrics, indent=2) + '\n', 'utf-8')
   return text
 
 
@@ -66,6 +81,13 @@ def evaluate_autoencoder(
   settings: EvaluationSettings, folder: str, out: pathlib.Path
 ) -> dict:
   """Measures the PSNR of reconstructed held-out clips; writes a sheet."""
+  reason = 'an autoencoder reconstructs clips and samples none'
+  for name in UNSAMPLED:
+    value, default = getattr(settings, name), getattr(EvaluationSettings, name)
+    if value != default:
+      warnings.warn(
+        SettingWarning(name, value, f'no effect, since {reason}'), stacklevel=2
+      )
   mesh = sharding.single_device_mesh()
   experiment = checkpoint.read_experiment(folder)
   autoencoder = networks.autoencoder(experiment.autoencoder)

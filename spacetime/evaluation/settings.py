@@ -71,6 +71,9 @@ class EvaluationSettings:
     'output',
     'Folder of metrics.json, sheet.png and chart.png, such as runs/evaluation.',
   )
+  overwrite: bool = _field(
+    False, 'output', 'Replace the evaluation that `out` holds.'
+  )
 
   def __post_init__(self):
     if self.world not in WORLDS:

@@ -9,12 +9,14 @@ from PIL import Image, ImageDraw, ImageFont
 
 from spacetime.media import codecs, video_writer
 
+COLUMNS = 5  # frames of a clip
+
 
 def draw(
   clips: Sequence[np.ndarray],
   captions: Sequence[str],
   *,
-  columns: int = 5,
+  columns: int = COLUMNS,
   scale: int = 2,
 ) -> np.ndarray:
   """One image of many clips: a row per clip, its caption above its frames.
@@ -59,12 +61,18 @@ def draw(
   return np.asarray(sheet)
 
 
+def shown(frames_FHWC: np.ndarray, columns: int = COLUMNS) -> np.ndarray:
+  """The frames of a clip that its row shows, from the first to the last."""
+  picks = np.linspace(0, len(frames_FHWC) - 1, columns).round().astype(int)
+  return frames_FHWC[picks]
+
+
 def write(
   path: str | os.PathLike,
   clips: Sequence[np.ndarray],
   captions: Sequence[str],
   *,
-  columns: int = 5,
+  columns: int = COLUMNS,
   scale: int = 2,
 ) -> pathlib.Path:
   """Writes the contact sheet of the clips as an image."""
@@ -78,8 +86,7 @@ def write(
 def _row(
   frames_FHWC: np.ndarray, columns: int, scale: int, gap: int
 ) -> np.ndarray:
-  picks = np.linspace(0, len(frames_FHWC) - 1, columns).round().astype(int)
-  shown_FHWC = frames_FHWC[picks].repeat(scale, 1).repeat(scale, 2)
+  shown_FHWC = shown(frames_FHWC, columns).repeat(scale, 1).repeat(scale, 2)
   shown_FHWC = np.pad(
     shown_FHWC,
     ((0, 0), (0, 0), (gap // 2, gap // 2), (0, 0)),

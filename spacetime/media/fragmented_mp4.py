@@ -88,10 +88,15 @@ class Writer:
     if self.mark.fragments:
       # The header of the file is written once.
       data = data[_start(data, b'moof') :]
-    with open(self.path, 'ab') as file:
-      file.write(data)
-      file.flush()
-      os.fsync(file.fileno())
+    with open(self.path, 'ab', buffering=0) as file:
+      try:
+        rest = memoryview(data)
+        while rest:
+          rest = rest[file.write(rest) :]
+        os.fsync(file.fileno())
+      except BaseException:  # such as a full disk
+        file.truncate(self.mark.size)
+        raise
     self.mark = Mark(
       self.mark.fragments + 1,
       self.mark.frames + self._frames,

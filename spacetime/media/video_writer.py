@@ -80,17 +80,24 @@ class VideoWriter:
     """Completes the file and moves it to its path."""
     if self._container is None:
       raise ValueError(f'{self.path}: no frames to write; expected 1 or more')
-    self._container.mux(self._stream.encode())
-    self._container.close()
-    self._container = None
-    self._temporary.replace(self.path)
+    try:
+      self._container.mux(self._stream.encode())
+      self._container.close()
+      self._container = None
+      self._temporary.replace(self.path)
+    finally:
+      self.discard()
 
   def discard(self) -> None:
     """Removes the incomplete file."""
-    if self._container is not None:
-      self._container.close()
-      self._container = None
-    self._temporary.unlink(missing_ok=True)
+    container, self._container = self._container, None
+    try:
+      if container is not None:
+        container.close()
+    except OSError:  # a full disk, which the file is removed from
+      pass
+    finally:
+      self._temporary.unlink(missing_ok=True)
 
   def _open(self, height: int, width: int) -> None:
     self._shape = (height, width)
@@ -118,7 +125,7 @@ def write_video(
   Args:
     path: FILE.mp4 (H.264), FILE.webm (VP9), FILE.gif (loops for ever), FILE.png
       (one frame: the image; more: a folder FILE/ of 00000.png, 00001.png ...),
-      or a folder, without suffix or with a final slash, for PNG frames.
+      or a folder, with a final slash, for PNG frames.
     frames_FHWC: uint8 (F, H, W, 3).
     fps: frames per second.
 
@@ -187,7 +194,7 @@ def write_sidecar(path: Path, settings: Mapping[str, Any]) -> pathlib.Path:
   path = sidecar_path(path)
   with files.atomic_write(path) as temporary:
     temporary.write_text(
-      json.dumps(settings, indent=2, ensure_ascii=False) + '\n'
+      json.dumps(settings, indent=2, ensure_ascii=False) + '\n', 'utf-8'
     )
   return path
 
@@ -206,7 +213,10 @@ def check_output(path: Path) -> pathlib.Path:
   folder = _is_folder(path)
   if not str(path) or not folder and suffix not in SUFFIXES:
     raise SettingError(
-      'out', str(path), f'a file of {", ".join(SUFFIXES)}, or a folder'
+      'out',
+      str(path),
+      f'a file of {", ".join(SUFFIXES)}, or a folder for PNG frames, with a '
+      'final slash',
     )
   if not folder and target.is_dir():
     raise SettingError('out', str(path), 'a file name, not a folder')
@@ -252,4 +262,6 @@ def _write_frames(
 
 
 def _is_folder(path: Path) -> bool:
-  return os.fspath(path).endswith('/') or not pathlib.Path(path).suffix
+  # A pathlib.Path has no final slash.
+  path, text = pathlib.Path(path), os.fspath(path)
+  return text.endswith('/') or not path.suffix and path.expanduser().is_dir()

@@ -1,7 +1,8 @@
-"""Best-of-n: of several samples, keeps the one with the smoothest transition.
+"""Best-of-n: of several samples, keeps the one with the smoothest motion.
 
 The initial noise influences how motion continues across a join, so that some
-samples join more smoothly than others. Samples are compared by optical flow
+samples join more smoothly than others; where nothing joins, motion throughout
+the clip is compared. Samples are compared by optical flow
 only; nothing here depends on the content of a video.
 
 Source: a search over noise with a verifier, Ma et al. 2025, arXiv 2501.09732,
@@ -23,6 +24,7 @@ SIDE = 64
 # that size: wide, so that shapes are compared by their positions.
 BLUR, RADIUS = 5.0, 14
 WARPS = 5  # iterations of the flow
+POSITIONS = 16  # at most, at which motion is compared in a video without joins
 
 
 def joins(video: conditioning_video.ConditioningVideo) -> tuple[int, ...]:
@@ -79,25 +81,35 @@ def roughness(frames_FHWC: np.ndarray, join: int) -> float:
   return float(np.average(change_2HW.max(0), weights=contrast_HW) / SIDE)
 
 
-def smoothest(
-  samples: Sequence[np.ndarray], joins: Sequence[int], *, candidates: int
-) -> tuple[list[np.ndarray], list[int]]:
-  """Selects the smoothest candidate of each clip.
+def best(samples: Sequence[np.ndarray], joins: Sequence[int]) -> int:
+  """Index of the best of several samples.
+
+  With joins it is the one that joins most smoothly; without, the one whose
+  motion is steadiest throughout; of clips too short for motion, the sharpest.
 
   Args:
-    samples: frames_FHWC; the candidates of a clip are adjacent.
-    joins: joins of each video; the sum of `roughness` over them is compared.
-    candidates: number of candidates of each clip.
-
-  Returns:
-    (videos, index of each among the candidates of its clip).
+    samples: frames_FHWC of each, of one length.
+    joins: joins of the video; the sum of `roughness` over them is compared.
   """
-  if candidates == 1:
-    return list(samples), [0] * len(samples)
-  rough = [sum(roughness(video, join) for join in joins) for video in samples]
-  best = np.argmin(np.reshape(rough, (-1, candidates)), axis=1)
-  chosen = [samples[i * candidates + k] for i, k in enumerate(best)]
-  return chosen, best.tolist()
+  if len(samples) == 1:
+    return 0
+  frames = len(samples[0])
+  if not joins and frames < 4:
+    return int(np.argmax([sharpness(frames_FHWC) for frames_FHWC in samples]))
+  positions = joins
+  if not joins:
+    positions = np.linspace(2, frames - 2, POSITIONS).round().astype(int)
+  rough = [
+    sum(roughness(frames_FHWC, i) for i in dict.fromkeys(positions))
+    for frames_FHWC in samples
+  ]
+  return int(np.argmin(rough))
+
+
+def sharpness(frames_FHWC: np.ndarray) -> float:
+  """Mean magnitude of the gradient of the frames, of values 0 to 255."""
+  grey_FHW = frames_FHWC.astype(np.float32).mean(-1)
+  return float(np.hypot(*np.gradient(grey_FHW, axis=(1, 2))).mean())
 
 
 def _grey(frames_4HWC: np.ndarray) -> np.ndarray:

@@ -2,10 +2,11 @@
 
 The text encoder, the transformers and the decoder run one after the other: each
 stage reads its network and releases it before the next is read, so that the
-largest network determines the memory that is needed.
+largest network determines the memory that is needed. Clips are complete batch
+by batch, so that they can be written before the next batch begins.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -23,34 +24,59 @@ from spacetime.pipeline.plan import Plan
 def frames(
   engine: Engine, plan: Plan, embeds: prompt_embeds_lib.PromptEmbeds
 ) -> list[np.ndarray]:
-  """uint8 frames_FHWC of every clip of a plan.
+  """uint8 frames_FHWC of every clip of a plan; see clips."""
+  return [frames_FHWC for _, frames_FHWC in clips(engine, plan, embeds)]
+
+
+def clips(
+  engine: Engine,
+  plan: Plan,
+  embeds: prompt_embeds_lib.PromptEmbeds,
+  *,
+  pending: Container[int] | None = None,
+) -> Iterator[tuple[int, np.ndarray]]:
+  """Yields (number, uint8 frames_FHWC) of clips, batch after batch.
+
+  A batch is decoded before the next is sampled, so that its clips can be
+  written; batches hold the same clips whichever are pending.
 
   Args:
     engine: the model.
     plan: plan of clips, not of long videos.
     embeds: prompt embeddings of every clip.
+    pending: numbers of the clips that are needed; batches without one are left
+      out. None needs all.
   """
   autoencoder, video = engine.autoencoder, plan.conditioning
-  batch = min(plan.batch_size, len(embeds.text))
+  count = len(embeds.text)
+  batch = min(plan.batch_size, count)
+  starts = [
+    first
+    for first in range(0, count, batch)
+    if pending is None
+    or any(i in pending for i in range(first, min(first + batch, count)))
+  ]
   latents = sample(
-    engine, plan, embeds, conditioning(engine, plan, batch=batch)
+    engine,
+    plan,
+    embeds,
+    conditioning(engine, plan, batch=batch),
+    starts=starts,
   )
-  decode = decoder(engine, plan.layout)
-  # Latents of an autoencoder without parameters do not depend on neighbours.
-  reencode = decode.params and video is not None
-  reencode = reencode and depends_on_filling(autoencoder, video)
-  result = []
-  for z_Bfhwc in engine.progress.each(latents, 'decoding', 'batch'):
-    frames_BFHWC = decode(z_Bfhwc)
-    if reencode:
-      z_Bfhwc = encode_known(
-        engine, decode.params, video, z_Bfhwc, frames_BFHWC
-      )
+  reencode = video is not None and depends_on_filling(autoencoder, video)
+  for first, z_Bfhwc in zip(starts, latents, strict=True):
+    with engine.progress.stage('decoding'):
+      decode = decoder(engine, plan.layout)
       frames_BFHWC = decode(z_Bfhwc)
-    result += list(frames_BFHWC)
-  if video is not None:
-    result = [video.assemble(clip_FHWC) for clip_FHWC in result]
-  return result[: len(embeds.text)]
+      # Latents of an autoencoder without parameters depend on no neighbour.
+      if reencode and decode.params:
+        z_Bfhwc = encode_known(
+          engine, decode.params, video, z_Bfhwc, frames_BFHWC
+        )
+        frames_BFHWC = decode(z_Bfhwc)
+      del decode  # its parameters are freed before the next batch is sampled
+    for i, frames_FHWC in enumerate(frames_BFHWC[: count - first], first):
+      yield i, frames_FHWC if video is None else video.assemble(frames_FHWC)
 
 
 def conditioning(
@@ -131,36 +157,36 @@ def sample(
   plan: Plan,
   embeds: prompt_embeds_lib.PromptEmbeds,
   conditioning: conditioning_lib.Conditioning,
-) -> list[np.ndarray]:
-  """Samples latents of all clips, in batches on the host; the last is padded.
+  *,
+  starts: Sequence[int] | None = None,
+) -> Iterator[np.ndarray]:
+  """Samples latents z_Bfhwc on the host, a batch at a time; the last is padded.
 
-  A transformer takes all batches through its steps before the next
-  transformer is read.
+  Args:
+    engine: the model.
+    plan: plan of clips.
+    embeds: prompt embeddings of every clip.
+    conditioning: conditioning of a batch.
+    starts: number of the first clip of each batch to sample; None samples all.
   """
   count, batch = len(embeds.text), len(conditioning.z_Bfhwc)
-  rows = [
-    [min(first + i, count - 1) for i in range(batch)]
-    for first in range(0, count, batch)
-  ]
-  keys = clip_keys(plan, len(rows) * batch)
+  keys = clip_keys(plan, -(-count // batch) * batch)
   run = Programs(engine, plan)
-  states = [
-    jax.device_get(run.init(keys[i * batch : (i + 1) * batch], conditioning))
-    for i in range(len(rows))
-  ]
-  with engine.progress.steps(run.steps * len(rows)):
-    for root in run.roots:
-      params = engine.read_transformer(root)
-      texts = batches(embeds, rows, engine.networks.text_length)
-      for i, text in enumerate(texts):
-        states[i] = jax.device_get(
-          run.run(root, params, states[i], text, conditioning)
-        )
-      del params
-  latents = [np.asarray(run.finalize(state)) for state in states]
-  for z_Bfhwc in latents:
-    check_latents(z_Bfhwc)
-  return latents
+  starts = range(0, count, batch) if starts is None else starts
+  with engine.progress.steps(run.steps * len(starts)):
+    for first in starts:
+      rows = [[min(first + i, count - 1) for i in range(batch)]]
+      state = jax.device_get(
+        run.init(keys[first : first + batch], conditioning)
+      )
+      for root in run.roots:
+        params = engine.read_transformer(root)
+        text = next(batches(embeds, rows, engine.networks.text_length))
+        state = jax.device_get(run.run(root, params, state, text, conditioning))
+        del params  # freed before the next network is read
+      z_Bfhwc = np.asarray(run.finalize(state))
+      check_latents(z_Bfhwc)
+      yield z_Bfhwc
 
 
 def check_latents(z_Bfhwc: np.ndarray) -> None:

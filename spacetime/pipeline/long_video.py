@@ -5,7 +5,6 @@ chunk by chunk, with a state beside them from which the same command resumes.
 """
 
 import collections
-import hashlib
 import pathlib
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -17,6 +16,7 @@ from spacetime.diffusion import conditioning, rollout
 from spacetime.media import fragmented_mp4, video_writer
 from spacetime.media.pixels import to_video
 from spacetime.pipeline import decode, generate, prompt_schedule, rollout_state
+from spacetime.pipeline import plan as plan_lib
 from spacetime.pipeline.engine import Engine
 from spacetime.pipeline.outputs import Targets
 from spacetime.pipeline.plan import Plan
@@ -146,29 +146,13 @@ class Chunks:
 def identity(plan: Plan, metadata: Mapping[str, Any]) -> dict[str, Any]:
   """All values that determine the video; a state to resume must match them."""
   division = plan.division
-  result = dict(metadata) | {
+  return dict(metadata) | {
     'prompts': list(plan.prompts),
     'chunks': [
       [division.latent_frames, division.chunk_frames, division.context_frames],
       list(division.prompt_starts),
     ],
-    'context_noise': division.context_noise,
   }
-  if plan.conditioning is not None:
-    video = plan.conditioning
-    result['files'] = _digest(video.before_FHWC, video.frames_FHWC)
-  if plan.prompt_embeds is not None:
-    embeds = plan.prompt_embeds
-    result['embeds'] = _digest(*embeds.text, *embeds.negative)
-  return result
-
-
-def _digest(*arrays: np.ndarray) -> str:
-  digest = hashlib.sha256()
-  for array in arrays:
-    digest.update(f'{array.shape} {array.dtype}'.encode())
-    digest.update(np.ascontiguousarray(array).tobytes())
-  return digest.hexdigest()[:16]
 
 
 def write(
@@ -233,7 +217,6 @@ def finish(
     if part.exists():  # else an interrupted run has renamed it
       fragmented_mp4.finish(part, target)
     video = dict(clip_metadata(plan, i)) | metadata
-    video['context_noise'] = plan.division.context_noise
     video['chunks'] = chunk_metadata(plan, i)
     video_writer.write_sidecar(path, video)
     written[target] = video
@@ -243,11 +226,8 @@ def finish(
 
 def clip_metadata(plan: Plan, clip: int) -> dict[str, Any]:
   """Prompts and number of a long video."""
-  return {
-    'prompt': '; '.join(plan.prompts[clip :: plan.clips]),
-    'original_prompt': '; '.join(plan.original_prompts[clip :: plan.clips]),
-    'number': clip,
-  }
+  prompts = '; '.join(plan.prompts[clip :: plan.clips])
+  return {'prompt': prompts} | plan_lib.clip_identity(plan, clip)
 
 
 def chunk_metadata(plan: Plan, clip: int) -> list[dict[str, Any]]:

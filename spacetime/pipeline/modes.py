@@ -20,7 +20,7 @@ from spacetime.pipeline.request import Request, describe
 
 # Settings that only some modes use.
 SETTINGS = (
-  *('image', 'image_at', 'video', 'video2', 'mask', 'strength'),
+  *('image', 'image_at', 'last_image', 'video', 'video2', 'mask', 'strength'),
   'cond_frames',
 )
 
@@ -73,7 +73,8 @@ def choose(request: Request) -> str:
   """
   name = request.mode
   if name is None:
-    name = 'text' if request.image is None else 'image'
+    images = (request.image, request.last_image)
+    name = 'text' if all(image is None for image in images) else 'image'
   if name not in MODES:
     raise SettingError('mode', name, f'one of {", ".join(MODES)}')
   mode = MODES[name]
@@ -144,9 +145,21 @@ def _image(request: Request, target: Target) -> ConditioningVideo:
       f'{1 + geometry.stride[0]} or more with `image`, so that there are '
       'frames to generate',
     )
-  image_HWC = inputs.read_image(request.image, 'image', geometry)
-  return conditioning_video.image(
-    image_HWC, frames=geometry.frames, at=index, hold=geometry.stride[0]
+  images_HWC = {index: inputs.read_image(request.image, 'image', geometry)}
+  if request.last_image is not None:
+    step, last = geometry.stride[0], geometry.frames - 1
+    if index + step > last:
+      raise SettingError(
+        'image_at',
+        request.image_at,
+        f'at most {max(0, last - step)} of {geometry.frames} frames with '
+        '`last_image`, which is the last',
+      )
+    images_HWC[last] = inputs.read_image(
+      request.last_image, 'last_image', geometry
+    )
+  return conditioning_video.images(
+    images_HWC, frames=geometry.frames, hold=geometry.stride[0]
   )
 
 
@@ -274,10 +287,10 @@ MODES = {
   'text': Mode('a video of the prompt alone', _unconditioned, extendable=True),
   'still': Mode('one image of the prompt', _unconditioned, frames='one'),
   'image': Mode(
-    '`image` becomes a frame of the video',
+    '`image` becomes a frame of the video, `last_image` the last',
     _image,
     ('image',),
-    ('image_at',),
+    ('image_at', 'last_image'),
     extendable=True,
   ),
   'extend': Mode(

@@ -121,6 +121,7 @@ class Pipeline:
     prompt: str | Sequence[str] | None = None,
     *,
     image: Source | None = None,
+    last_image: Source | None = None,
     at: str | int | None = None,
     frames: int | None = None,
     size: tuple[int, int] | str | None = None,
@@ -137,6 +138,7 @@ class Pipeline:
     Args:
       prompt: a text, or several.
       image: an image that becomes one frame of the video.
+      last_image: an image that becomes the last frame, beside `image`.
       at: the frame that the image becomes: 'first', 'last' or a number.
       frames: number of frames of the clip.
       size: (width, height) in pixels.
@@ -154,6 +156,7 @@ class Pipeline:
     request = self._request(
       prompt=prompt,
       image=image,
+      last_image=last_image,
       image_at=at,
       frames=frames,
       size=size,
@@ -280,7 +283,7 @@ class Pipeline:
     plan = plan_lib.resolve(request, self.engine)
     if plan.division is not None:
       raise SettingError('seconds', request.seconds, '`stream`, or `write`')
-    videos = self._videos(plan, callback)
+    videos = [video for _, video in self._videos(plan, callback)]
     single = isinstance(request.prompt, str) or request.prompt is None
     return videos[0] if single and len(videos) == 1 else videos
 
@@ -292,20 +295,25 @@ class Pipeline:
     self,
     request: Request,
     *,
+    command: str | None = None,
     callback: Progress = None,
     on_frames: OnFrames | None = None,
+    report: outputs.Report | None = None,
   ) -> Mapping:
     """Writes the videos of a request to `out`, with sidecars and a sheet.
 
-    A long video is written chunk by chunk; if it was interrupted, the same
-    request resumes it.
+    Videos are written as they are finished. Interrupted, the same request
+    writes the rest: videos that exist are kept, and a long video resumes.
 
     Args:
-      request: the request.
+      request: a request with `out`.
+      command: command line that made the request, for the sidecars.
       callback: called after each solver step with (steps done, total steps).
       on_frames: called with uint8 frames_FHWC and their metadata before they
         are encoded; returns the frames to write, such as with a watermark. A
         long video passes chunk after chunk.
+      report: called with (path, metadata) of each file; metadata of a video
+        that was there has 'kept'.
 
     Returns:
       The metadata of each file, by its path.
@@ -316,17 +324,43 @@ class Pipeline:
     plan = plan_lib.resolve(request, self.engine)
     targets = outputs.targets(request, clips=plan.clips)
     outputs.check(targets, request, frames=plan.frames)
-    if plan.division is None:
-      videos = self._videos(plan, callback)
-      if on_frames is not None:
-        videos = [
-          dataclasses.replace(
-            video, frames=on_frames(video.frames, video.metadata)
-          )
-          for video in videos
-        ]
-      return outputs.write(targets, videos)
-    return self._write_long(plan, targets, callback, on_frames)
+    marked = {'marked': on_frames is not None}
+    resumes = targets.state is not None and targets.state.exists()
+    finished = {}
+    if not resumes:
+      shared = plan_lib.metadata(plan, self.engine) | marked
+      finished = outputs.finished(
+        targets,
+        request,
+        [plan_lib.clip_identity(plan, i) | shared for i in range(plan.clips)],
+        frames=plan.frames,
+      )
+    writer = outputs.Writer(targets, report)
+    for number, metadata in finished.items():
+      writer.keep(number, metadata, plan.frames)
+    if len(finished) == plan.clips:
+      return writer.written
+    origin = outputs.provenance(command) | marked
+    try:
+      if plan.division is not None:
+        self._write_long(plan, targets, writer, origin, callback, on_frames)
+      else:
+        pending = set(range(plan.clips)) - finished.keys()
+        for number, video in self._videos(plan, callback, pending=pending):
+          video.metadata.update(origin)
+          if on_frames is not None:
+            frames_FHWC = on_frames(video.frames, video.metadata)
+            video = dataclasses.replace(video, frames=frames_FHWC)
+          writer.write(number, video)
+        writer.close()
+    except (KeyboardInterrupt, OSError) as e:
+      done = [m for m in writer.written.values() if 'number' in m]
+      e.add_note(
+        f'{len(done)} of {plan.clips} videos are written; the same command '
+        'writes the rest'
+      )
+      raise
+    return writer.written
 
   def _request(self, **values) -> Request:
     return request_lib.from_keywords(
@@ -337,32 +371,54 @@ class Pipeline:
       **values,
     )
 
-  def _videos(self, plan: plan_lib.Plan, callback: Progress) -> list[Video]:
+  def _videos(
+    self,
+    plan: plan_lib.Plan,
+    callback: Progress,
+    *,
+    pending: set[int] | None = None,
+  ) -> Iterator[tuple[int, Video]]:
+    """Yields (number, video) as videos are finished.
+
+    Args:
+      plan: plan of clips.
+      callback: called after each solver step.
+      pending: numbers of the videos that are needed; None needs all.
+    """
     began = time.monotonic()
-    engine = self._start(callback)
+    engine, count = self._start(callback), plan.candidates
     plan = plan_lib.expand(plan, engine)
-    embeds = self._embeds(plan).repeated(plan.candidates)
-    clips = generate.frames(engine, plan, embeds)
-    joins = best_of_n.joins(plan.conditioning) if plan.conditioning else ()
-    clips, chosen = best_of_n.smoothest(
-      clips, joins, candidates=plan.candidates
-    )
-    metadata = plan_lib.metadata(plan, engine)
-    metadata['seconds'] = round(time.monotonic() - began, 3)
-    return [
-      Video(
-        frames_FHWC,
-        plan.fps,
-        {
-          'prompt': plan.prompts[i],
-          'original_prompt': plan.original_prompts[i],
-          'number': i,
-          'candidate': chosen[i],
-          **metadata,
-        },
+    embeds = self._embeds(plan).repeated(count)
+    metadata = plan_lib.metadata(plan, engine) | plan_lib.recorded(plan)
+    rows = None
+    if pending is not None:
+      rows = {i * count + k for i in pending for k in range(count)}
+    video = plan.conditioning
+    joins = () if video is None else best_of_n.joins(video)
+    samples = []
+    for row, frames_FHWC in generate.clips(engine, plan, embeds, pending=rows):
+      number = row // count
+      if rows is not None and row not in rows:
+        continue
+      samples.append(frames_FHWC)
+      if len(samples) < count:
+        continue
+      chosen = best_of_n.best(samples, joins)
+      yield (
+        number,
+        Video(
+          samples[chosen],
+          plan.fps,
+          {
+            'prompt': plan.prompts[number],
+            **plan_lib.clip_identity(plan, number),
+            'candidate': chosen,
+            **metadata,
+            'compute_seconds': round(time.monotonic() - began, 3),
+          },
+        ),
       )
-      for i, frames_FHWC in enumerate(clips)
-    ]
+      samples = []
 
   def _stream(self, plan: plan_lib.Plan, callback: Progress) -> Iterator[Video]:
     engine = self._start(callback)
@@ -377,14 +433,22 @@ class Pipeline:
         yield Video(frames_FHWC, plan.fps, metadata | {'chunk': values})
 
   def _write_long(
-    self, plan: plan_lib.Plan, targets, callback: Progress, on_frames
-  ) -> Mapping:
+    self,
+    plan: plan_lib.Plan,
+    targets: outputs.Targets,
+    writer: outputs.Writer,
+    origin: Mapping,
+    callback: Progress,
+    on_frames: OnFrames | None,
+  ) -> None:
     began = time.monotonic()
     engine = self._start(callback)
     plan = plan_lib.expand(plan, engine)
     metadata = plan_lib.metadata(plan, engine)
     identity = long_video.identity(plan, metadata)
-    state = rollout_state.read(targets.state, identity)
+    state = rollout_state.read(
+      targets.state, identity, restart=plan.request.overwrite
+    )
     embeds = self._embeds(plan)
     long_video.write(
       engine,
@@ -396,8 +460,10 @@ class Pipeline:
       on_frames=on_frames
       and (lambda frames, clip: on_frames(frames, metadata | clip)),
     )
-    metadata['seconds'] = round(time.monotonic() - began, 3)
-    return long_video.finish(plan, targets, metadata)
+    metadata |= plan_lib.recorded(plan) | dict(origin)
+    metadata['compute_seconds'] = round(time.monotonic() - began, 3)
+    for path, values in long_video.finish(plan, targets, metadata).items():
+      writer.add(path, values)
 
   def _start(self, callback: Progress) -> Engine:
     """The engine with the progress of a new call."""

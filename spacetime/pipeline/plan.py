@@ -5,8 +5,10 @@ program compiled.
 """
 
 import dataclasses
+import hashlib
 import math
 import os
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -18,14 +20,10 @@ from spacetime.config import networks
 from spacetime.data import geometry as geometry_lib
 from spacetime.diffusion import conditioning_video, rollout
 from spacetime.diffusion.settings import SamplingSettings
-from spacetime.pipeline import (
-  best_of_n,
-  decode,
-  modes,
-  prompt_schedule,
-)
+from spacetime.pipeline import decode, modes, prompt_schedule
 from spacetime.pipeline import prompt_embeds as prompt_embeds_lib
 from spacetime.pipeline import prompts as prompts_lib
+from spacetime.pipeline import unused as unused_lib
 from spacetime.pipeline.engine import Engine
 from spacetime.pipeline.request import (
   FIELDS,
@@ -36,13 +34,14 @@ from spacetime.pipeline.request import (
 )
 from spacetime.pipeline.video import Video
 
-# Settings that sidecars leave out: they change no frame, or are recorded in
-# resolved form.
-UNRECORDED = {
-  *('prompt', 'prompts_file', 'prompt_schedule', 'num', 'out', 'batch_size'),
-  *('size', 'prompt_embeds_cache'),
-  *('expand_model', 'expand_timeout'),
+# Settings that change no frame, or that the identity has in resolved form. A
+# request with others than these makes the same videos.
+UNIDENTIFYING = {
+  *('prompt', 'prompts_file', 'num', 'out', 'overwrite', 'batch_size', 'size'),
+  *('prompt_embeds_cache', 'expand_model', 'expand_timeout'),
 }
+# Of these, settings that sidecars record beside the identity.
+RECORDED = ('prompts_file', 'num', 'batch_size', 'expand_model')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,6 +65,7 @@ class Plan:
     cache: cache of prompt embeddings, or None.
     layout: division of frames while they are decoded.
     division: division of a long video into chunks; else None.
+    unused: settings of the request without effect, with the reason.
   """
 
   request: Request
@@ -83,6 +83,7 @@ class Plan:
   cache: prompt_embeds_lib.Cache | None
   layout: decode.Layout
   division: rollout.Rollout | None = None
+  unused: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
   @property
   def batch_size(self) -> int:
@@ -109,9 +110,13 @@ class Plan:
 
   @property
   def frames(self) -> int:
-    """Frames of each written clip."""
+    """Frames of each written video."""
     video = self.conditioning
-    return self.geometry.frames if video is None else video.length
+    if self.division is None:
+      return self.geometry.frames if video is None else video.length
+    before = 0 if video is None else len(video.before_FHWC)
+    stride = self.geometry.stride[0]
+    return before + 1 + stride * (self.division.latent_frames - 1)
 
 
 def resolve(request: Request, engine: Engine) -> Plan:
@@ -139,6 +144,8 @@ def resolve(request: Request, engine: Engine) -> Plan:
   division = prompt_schedule.divide(request, sizes, fps=fps)
   layout = decode.parse(request, latent=sizes.latent[1:])
   settings = engine.settings(**request.sampling)
+  _check_boundary(request, engine)
+  unused_lib.check_sizes(engine, sizes, settings)
   embeds = None
   if arrays is None:
     prompts = [prompts_lib.check(engine, prompt) for prompt in prompts]
@@ -149,10 +156,15 @@ def resolve(request: Request, engine: Engine) -> Plan:
   video = modes.condition(request, target)
   if video is not None:
     _warn_of_noise_levels(engine, request, mode)
-  _check_best_of(request, mode, video)
   negative = _negative(request, engine, embeds, guided=settings.guidance != 1)
   prompts = tuple(prompt for prompt in prompts for _ in range(request.num))
   folder = request.prompt_embeds_cache
+  unused = unused_lib.find(
+    request, engine, settings, geometry=sizes, division=division
+  )
+  unused_lib.warn(request, unused)
+  if arrays is None:
+    prompts_lib.warn_of_words(engine, prompts)
   return Plan(
     request=request,
     mode=mode,
@@ -169,6 +181,7 @@ def resolve(request: Request, engine: Engine) -> Plan:
     cache=prompt_embeds_lib.Cache(folder) if folder else None,
     layout=layout,
     division=division,
+    unused=unused,
   )
 
 
@@ -181,22 +194,69 @@ def expand(plan: Plan, engine: Engine) -> Plan:
 
 
 def metadata(plan: Plan, engine: Engine) -> dict[str, Any]:
-  """All settings that produced the videos of a plan, for sidecars."""
+  """Identity of a plan's videos: all settings that determine their frames.
+
+  Settings without effect are None.
+  """
   request, sizes = plan.request, plan.geometry
   settings = {
-    name: describe(getattr(request, name))
-    for name in sorted(FIELDS - UNRECORDED)
+    name: None if name in plan.unused else describe(getattr(request, name))
+    for name in sorted(FIELDS - UNIDENTIFYING)
   }
+  if plan.division is not None:
+    settings['context_noise'] = plan.division.context_noise
   return settings | {
     'version': spacetime.__version__,
     'weights_hash': engine.model.weights_hash,
+    'inputs_hash': _inputs_hash(plan),
     'mode': plan.mode,
-    'frames': sizes.frames,
+    'frames': plan.frames,
+    'clip_frames': sizes.frames,
     'height': sizes.height,
     'width': sizes.width,
     'fps': plan.fps,
     'sampling': dataclasses.asdict(plan.settings),
   }
+
+
+def recorded(plan: Plan) -> dict[str, Any]:
+  """Settings of a plan for sidecars that do not determine its videos."""
+  return {
+    name: None if name in plan.unused else describe(getattr(plan.request, name))
+    for name in RECORDED
+  }
+
+
+def clip_identity(plan: Plan, clip: int) -> dict[str, Any]:
+  """What distinguishes a video from the others of its plan.
+
+  Prompts are those before expansion, which an endpoint may word differently at
+  each call.
+  """
+  return {
+    'original_prompt': '; '.join(plan.original_prompts[clip :: plan.clips])
+    if plan.division
+    else plan.original_prompts[clip],
+    'number': clip,
+  }
+
+
+def _inputs_hash(plan: Plan) -> str | None:
+  """Hash of the pixels and embeddings that a plan reads; None without any."""
+  arrays = []
+  if plan.conditioning is not None:
+    video = plan.conditioning
+    arrays += [video.before_FHWC, video.frames_FHWC, video.after_FHWC]
+    arrays.append(video.cond_mask_FHW)
+  if plan.prompt_embeds is not None:
+    arrays += [*plan.prompt_embeds.text, *plan.prompt_embeds.negative]
+  if not arrays:
+    return None
+  digest = hashlib.sha256()
+  for array in arrays:
+    digest.update(f'{array.shape} {array.dtype}'.encode())
+    digest.update(np.ascontiguousarray(array).tobytes())
+  return digest.hexdigest()[:16]
 
 
 def geometry(request: Request, engine: Engine) -> geometry_lib.Geometry:
@@ -304,14 +364,11 @@ def _check_rate(request: Request, engine: Engine) -> None:
       )
 
 
-def _check_best_of(request: Request, mode: str, video) -> None:
-  if request.best_of > 1 and (video is None or not best_of_n.joins(video)):
+def _check_boundary(request: Request, engine: Engine) -> None:
+  boundary = request.sampling.get('boundary')
+  if boundary is not None and 'dit_2' not in engine.model.readers:
     raise SettingError(
-      'best_of',
-      request.best_of,
-      f'1, since `mode`={mode} joins no frames here that candidates could be '
-      'compared by',
-      hint='`num` generates several videos; modes such as connect have joins',
+      'boundary', boundary, 'None, since the model has one transformer'
     )
 
 

@@ -68,9 +68,5 @@ class Progress:
       line.refresh()
       yield
 
-  def each(self, items, label: str, unit: str):
-    """Iterates over items and shows a separate bar."""
-    return tqdm.tqdm(items, desc=label, unit=unit, disable=not self._show)
-
 
 SILENT = Progress(show=False)

@@ -111,6 +111,13 @@ def check(request: Request, mode: str, *, clips: int) -> None:
     )
   if mode == 'image' and request.image_at not in (None, 'first', '0', 0):
     raise SettingError('image_at', request.image_at, 'first with `seconds`')
+  if request.last_image is not None:
+    raise SettingError(
+      'last_image',
+      describe(request.last_image),
+      'none with `seconds`',
+      hint='generate a clip with it, and lead to it with `mode`=connect',
+    )
   if request.decode_tiles:
     raise SettingError(
       'decode_tiles',
@@ -127,7 +134,10 @@ def check(request: Request, mode: str, *, clips: int) -> None:
     )
   if request.best_of > 1:
     raise SettingError(
-      'best_of', request.best_of, '1 with `seconds`: chunks are sampled once'
+      'best_of',
+      request.best_of,
+      '1 with `seconds`: chunks are sampled once',
+      hint='generate clips of `best_of` and extend them with `mode`=extend',
     )
 
 

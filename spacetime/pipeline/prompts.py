@@ -2,13 +2,14 @@
 
 import html
 import pathlib
+import warnings
 from collections.abc import Callable, Sequence
 
 import ftfy
 import numpy as np
 from absl import logging
 
-from spacetime import SettingError
+from spacetime import SettingError, SettingWarning
 from spacetime.data import caption_files, chat_endpoint, text_files
 from spacetime.data import tokenizer as tokenizer_lib
 from spacetime.pipeline.engine import Engine
@@ -22,6 +23,7 @@ SYSTEM = (
   'and contradict none of it. Use at most {words} words. Answer with the '
   'prompt only.'
 )
+MOST_WORDS = 5  # of a prompt that a warning lists
 DESCRIPTION = 'text that describes the video'
 
 
@@ -111,6 +113,33 @@ def check_negative(engine: Engine, prompt: str) -> None:
       raise SettingError(
         'negative_prompt', prompt[:40], 'a shorter text', hint=str(e)
       ) from e
+
+
+def warn_of_words(engine: Engine, prompts: Sequence[str]) -> None:
+  """Warns of prompts with words that no caption of a closed world has."""
+  vocabulary = engine.data.source.prompt_vocabulary(engine.data)
+  if vocabulary is None:
+    return
+  outside = {}
+  for prompt in prompts:
+    words = vocabulary.unknown(prompt)
+    if words:
+      outside[prompt] = words
+  if not outside:
+    return
+  prompt, words = next(iter(outside.items()))
+  more = f'{len(outside)} of {len(prompts)} prompts; ' * (len(prompts) > 1)
+  more_words = ', ...' * (len(words) > MOST_WORDS)
+  warnings.warn(
+    SettingWarning(
+      'prompt',
+      f'{prompt[:57]}...' if len(prompt) > 60 else prompt,
+      f'{more}the model knows {vocabulary.subject}, as in '
+      f'{vocabulary.example!r}; no caption of its training has '
+      f'{", ".join(words[:MOST_WORDS])}{more_words}',
+    ),
+    stacklevel=2,
+  )
 
 
 # -- cleaning and tokens ------------------------------------------------------

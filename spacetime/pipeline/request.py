@@ -9,6 +9,7 @@ that `--help` is quick.
 import dataclasses
 import difflib
 import math
+import numbers
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -19,6 +20,11 @@ from spacetime.pipeline import aliases
 
 PROMPT_EMBEDS_CACHE = '~/.cache/spacetime/embeddings'
 DECODE_OVERLAP = 8
+# Largest values of settings that count: more are a slip of the keyboard.
+MOST = {'num': 10_000, 'batch_size': 10_000, 'best_of': 1_000}
+CLIPS = 10_000  # videos of one request
+LONGEST = 86_400  # seconds of a video, a day
+SEEDS = 2**63  # seeds are smaller
 # A path, an array (F, H, W, 3) or (H, W, 3), a PIL image or a Video.
 Source = Any
 
@@ -88,6 +94,12 @@ class Request:
     'Frame that `image` becomes: first (the default), last, or a number from '
     '0.',
     example='last',
+  )
+  last_image: Source | None = _field(
+    None,
+    'input',
+    'Image file that becomes the last frame, beside `image` as the first.',
+    example='last.png',
   )
   video: Source | None = _field(
     None,
@@ -252,8 +264,8 @@ class Request:
     1,
     'solver',
     'Number of candidates of each video, of which the one is kept whose motion '
-    'changes least where new frames meet conditioning frames (extend, loop, '
-    'connect).',
+    'changes least: where new frames meet conditioning frames (extend, loop, '
+    'connect), else throughout. Of still images it is the sharpest.',
     kind=int,
     example='8',
   )
@@ -289,21 +301,35 @@ class Request:
   out: str | None = _field(
     None,
     'output',
-    'File to write: .mp4, .webm, .gif or .png (one image, or a folder of '
-    'frames). A JSON sidecar beside it records every setting.',
+    'File to write: .mp4, .webm, .gif or .png, or FOLDER/ for frames as PNG; '
+    'a.png of several frames is the folder a/. A JSON sidecar beside it '
+    'records every setting. Videos that the same request wrote are kept.',
     example='video.mp4',
+  )
+  overwrite: bool = _field(
+    False,
+    'output',
+    'Replace files of `out` that exist, whatever they are of.',
+    kind=bool,
   )
   sampling: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
   def __post_init__(self):
-    for name in ('num', 'batch_size', 'best_of'):
+    for name, most in MOST.items():
       value = getattr(self, name)
-      if value < 1:
-        raise SettingError(name, value, '1 or more')
-    if self.seed < 0:
-      raise SettingError('seed', self.seed, '0 or more')
-    if self.fps is not None and not 0 < self.fps <= 240:
-      raise SettingError('fps', self.fps, 'more than 0, at most 240')
+      if not isinstance(value, numbers.Integral) or not 1 <= value <= most:
+        raise SettingError(name, value, f'1 or more, at most {most:,}')
+    _check_seed('seed', self.seed)
+    for name, most in (('fps', 240), ('seconds', LONGEST)):
+      value = getattr(self, name)
+      if value is None:
+        continue
+      if not isinstance(value, numbers.Real) or not 0 < value <= most:
+        raise SettingError(name, value, f'more than 0, at most {most:,}')
+    if self.frames is not None and not isinstance(
+      self.frames, numbers.Integral
+    ):
+      raise SettingError('frames', describe(self.frames), 'a whole number')
     if not math.isfinite(self.lora_strength):
       raise SettingError('lora_strength', self.lora_strength, 'a finite number')
 
@@ -381,9 +407,16 @@ def parse_seeds(request: Request) -> tuple[int, ...] | None:
     raise SettingError(
       'seeds', request.seeds, 'whole numbers, such as 1,2,3'
     ) from e
-  if not seeds or min(seeds) < 0:
-    raise SettingError('seeds', request.seeds, 'one or more, of 0 or more')
+  if not seeds:
+    raise SettingError('seeds', describe(request.seeds), 'one or more')
+  for seed in seeds:
+    _check_seed('seeds', seed)
   return seeds
+
+
+def _check_seed(name: str, seed: int) -> None:
+  if not isinstance(seed, numbers.Integral) or not 0 <= seed < SEEDS:
+    raise SettingError(name, seed, f'0 or more, at most {SEEDS - 1}')
 
 
 def parse_loras(name: str, value) -> tuple[tuple[str, float], ...]:

@@ -74,15 +74,19 @@ def write(
     'identity': json.dumps(identity),
   }
   with files.atomic_write(path) as temporary:
-    safetensors.numpy.save_file(arrays, temporary, metadata=header)
+    # save_file would write it for its owner alone, whatever the umask.
+    temporary.write_bytes(safetensors.numpy.save(arrays, metadata=header))
 
 
-def read(path: pathlib.Path, identity: Mapping[str, Any]) -> State | None:
+def read(
+  path: pathlib.Path, identity: Mapping[str, Any], *, restart: bool = False
+) -> State | None:
   """Reads the state of an interrupted long video; None if there is none.
 
   Args:
     path: file to read.
     identity: identity of the current request.
+    restart: whether the state of another request is ignored.
 
   Raises:
     ValueError: a damaged file, or the state of another request; the message
@@ -103,7 +107,9 @@ def read(path: pathlib.Path, identity: Mapping[str, Any]) -> State | None:
       f'{path}: not the state of a long video ({e}); {hint}'
     ) from e
   now = json.loads(json.dumps(identity))
-  other = _differences(header_values['identity'], now)
+  other = differences(header_values['identity'], now)
+  if other and restart:
+    return None
   if other:
     more = f' and {len(other) - LISTED} more' if len(other) > LISTED else ''
     raise ValueError(
@@ -114,13 +120,13 @@ def read(path: pathlib.Path, identity: Mapping[str, Any]) -> State | None:
   return State(header_values['chunks'], marks, arrays)
 
 
-def _differences(there, here, name: str = '') -> list[str]:
+def differences(there, here, name: str = '') -> list[str]:
   """Lists the values that differ, as 'NAME is A there, B here'."""
   if isinstance(there, dict) and isinstance(here, dict):
     result = []
     for key in dict.fromkeys((*there, *here)):
       full = f'{name}.{key}' if name else key
-      result += _differences(there.get(key), here.get(key), full)
+      result += differences(there.get(key), here.get(key), full)
     return result
   if there == here:
     return []

@@ -68,8 +68,9 @@ def components(x_BNV: np.ndarray, *, rank: int) -> Components:
   x_PV = einops.rearrange(x_BNV, 'B N V -> (B N) V').astype(np.float32)
   if rank > min(x_PV.shape):
     raise ValueError(
-      f'{x_PV.shape[0]} patches of {x_PV.shape[1]} values: too few for {rank} '
-      'components; change train.pca_init_clips or model.width'
+      f'{x_PV.shape[0]} patches of {x_PV.shape[1]} values are too few for '
+      f'{rank} components: train on more clips, or set `train.pca_init_clips` '
+      'to 0 for random layers, or reduce `train.pca_init_rank`'
     )
   mean_V = x_PV.mean(axis=0)
   x_PV = x_PV - mean_V

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import warnings
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -9,7 +10,7 @@ import jax
 import optax
 from absl import logging
 
-from spacetime import SettingError, checkpoint
+from spacetime import SettingError, SettingWarning, checkpoint
 from spacetime.checkpoint import init_weights, load
 from spacetime.checkpoint.interop import folders
 from spacetime.config import mesh as mesh_lib
@@ -313,6 +314,15 @@ def find_base(
   if saved and not path and not files:
     if nets.lora.rank or not checkpoint.has_step(workdir):
       path = saved['path']
+  if init_from and not nets.lora.rank and checkpoint.has_step(workdir):
+    warnings.warn(
+      SettingWarning(
+        'checkpoint',
+        init_from,
+        f'no effect, since {workdir} continues from its own weights',
+      ),
+      stacklevel=2,
+    )
   if not path and not files:
     if nets.lora.rank:
       raise SettingError(

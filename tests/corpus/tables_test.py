@@ -122,8 +122,11 @@ def test_separated_tables(
   writer = csv.writer(
     buffer, delimiter=separator, lineterminator=end, quoting=quoting
   )
-  # Writers quote no leading blank, which readers may skip.
+  # Writers quote no leading blank, which readers may skip, and Python's no \r,
+  # which ends a line.
   captions = [caption.lstrip(' ') for caption in captions]
+  if quoting == csv.QUOTE_MINIMAL:
+    captions = [caption.replace('\r', '\n') for caption in captions]
   writer.writerow(['file', 'caption'])
   writer.writerows([f'{i}.mp4', text] for i, text in enumerate(captions))
   text = buffer.getvalue()

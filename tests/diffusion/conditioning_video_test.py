@@ -30,7 +30,7 @@ def assembled(clip):
 
 def test_an_image_can_be_any_frame():
   image = numbered(1, 7)[0]
-  clip = conditioning_video.image(image, frames=9, at=8, hold=4)
+  clip = conditioning_video.images({8: image}, frames=9, hold=4)
   assert numbers(clip.frames_FHWC) == [7] * 9
   assert assembled(clip) == list(range(100, 109)) and clip.length == 9
   # It is held for the frames of one latent frame, of which the first has one.
@@ -40,7 +40,7 @@ def test_an_image_can_be_any_frame():
     (4, [1, 2, 3, 4]),
     (5, [5, 6, 7, 8]),
   ):
-    clip = conditioning_video.image(image, frames=9, at=at, hold=4)
+    clip = conditioning_video.images({at: image}, frames=9, hold=4)
     assert known(clip) == held
 
 

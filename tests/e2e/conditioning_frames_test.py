@@ -55,7 +55,7 @@ MASK[16:48, :32] = True
 
 
 def image(at):
-  return conditioning_video.image(REAL[at], frames=FRAMES, at=at, hold=4)
+  return conditioning_video.images({at: REAL[at]}, frames=FRAMES, hold=4)
 
 
 # Mode -> its window, and the real clip that has these frames in its place.

@@ -11,6 +11,8 @@ from absl import flags, logging
 
 from spacetime.cli import common, devices
 
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
 
 @dataclasses.dataclass(frozen=True)
 class Result:
@@ -74,7 +76,7 @@ def load(command: str):
 def _call(program: str, module, arguments, **options) -> Result:
   out, err = io.StringIO(), io.StringIO()
   before, verbosity = sys.argv, logging.get_verbosity()
-  signals = {n: signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)}
+  signals = {n: signal.getsignal(n) for n in SIGNALS}
   handler = logging.get_absl_handler().python_handler
   stream, handler.stream = handler.stream, err
   sys.argv = [program, *map(str, arguments)]

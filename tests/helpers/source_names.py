@@ -12,6 +12,7 @@ ROOT = pathlib.Path(spacetime.__file__).parent
 BACKTICKS = re.compile(r'`([A-Za-z_][\w.]*)`')
 # Backticked words of messages that are methods of Pipeline, not settings.
 WORDS = {'stream', 'write'}
+MESSAGES = ('SettingError', 'SettingWarning')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,14 +41,15 @@ def _tree(path: pathlib.Path) -> ast.Module:
 
 
 def mentions() -> list[Mention]:
-  """Names of `SettingError(...)`, and backticked names in raised messages."""
+  """Names of `SettingError(...)` and `SettingWarning(...)`, and backticked
+  names in their messages and those of other errors."""
   result = []
   for module, path in modules().items():
     for node in ast.walk(_tree(path)):
-      if isinstance(node, ast.Call) and _name(node.func) == 'SettingError':
+      if isinstance(node, ast.Call) and _name(node.func) in MESSAGES:
         result += _first(module, node)
       if isinstance(node, ast.Raise | ast.Call) and (
-        isinstance(node, ast.Raise) or _name(node.func) == 'SettingError'
+        isinstance(node, ast.Raise) or _name(node.func) in MESSAGES
       ):
         result += [
           Mention(module, node.lineno, name)

@@ -64,7 +64,7 @@ def ours(model, *, image_HWC=None, seed=3, **settings):
   size = FRAMES, SIZE[0] * height, SIZE[1] * width
   video = None
   if image_HWC is not None:
-    video = conditioning_video.image(image_HWC, frames=FRAMES, at=0, hold=4)
+    video = conditioning_video.images({0: image_HWC}, frames=FRAMES, hold=4)
   engine = Engine(model)
   plan = sampling.plan(
     engine,

@@ -38,8 +38,8 @@ def test_joins_of_generated_and_conditioning_frames():
   loop = conditioning_video.loop(clip, frames=13, cond_frames=(5, 4))
   assert best_of_n.joins(loop) == (0, 14) and loop.length == 18
   # What stands alone moves nowhere: no motion leads to it or from it.
-  still = conditioning_video.image(clip[0], frames=9, at=0, hold=4)
-  held = conditioning_video.image(clip[0], frames=13, at=6, hold=4)
+  still = conditioning_video.images({0: clip[0]}, frames=9, hold=4)
+  held = conditioning_video.images({6: clip[0]}, frames=13, hold=4)
   assert (best_of_n.joins(still), best_of_n.joins(held)) == ((), (5, 9))
   partial = conditioning_video.edit(clip, frames=9, cond_frames=4)
   complete = conditioning_video.edit(clip, frames=9)
@@ -125,14 +125,26 @@ def test_it_agrees_with_characters_that_are_followed():
   assert np.corrcoef(np.ravel(values), np.ravel(known))[0, 1] > 0.8
 
 
-def test_one_of_each_clips_candidates_is_chosen():
+def test_the_smoothest_is_best():
   rough = squares([(20, x) for x in [4, 6, 8, 10, 15, 17, 19, 21]])
   even = squares([(20, x) for x in EVEN])
-  drawn = [rough, rough, even, even, rough, rough]
-  videos, chosen = best_of_n.smoothest(drawn, [4], candidates=3)
-  assert chosen == [2, 0] and videos[0] is even and videos[1] is even
-  videos, chosen = best_of_n.smoothest(drawn, [], candidates=1)
-  assert chosen == [0] * 6 and videos[5] is drawn[5]
+  assert best_of_n.best([rough, rough, even], [4]) == 2
+  assert best_of_n.best([even, rough, rough], [4]) == 0
+  assert best_of_n.best([rough], [4]) == 0
+
+
+def test_without_joins_the_steadiest_is_best():
+  jumps = squares([(20, x) for x in [4, 6, 8, 10, 12, 14, 21, 23]])
+  even = squares([(20, x) for x in EVEN])
+  assert best_of_n.best([jumps, even], []) == 1
+  assert best_of_n.best([even, jumps], []) == 0
+  assert best_of_n.best([jumps, even], [2]) == 0  # both join as smoothly
+
+
+def test_of_stills_the_sharpest_is_best():
+  sharp = squares([(20, 20)])
+  soft = ndimage.gaussian_filter(sharp, (0, 2, 2, 0))
+  assert best_of_n.best([soft, sharp, soft], []) == 1
 
 
 def test_texts_are_repeated_clip_by_clip():

@@ -68,7 +68,7 @@ def sample(model, prompts=('a red 3',), **more):
 def test_a_network_is_freed_before_the_next_is_read(tmp_path):
   log = []
   image = np.zeros((8, 16, 3), np.uint8)
-  window = conditioning_video.image(image, frames=3, at=0, hold=2)
+  window = conditioning_video.images({0: image}, frames=3, hold=2)
   prompts = ('a red 3', 'snow', 'a red 3')
   model = watched(opened(two(tmp_path / 'tiny')), log)
   videos = sample(model, prompts, batch=2, conditioning=window)

@@ -89,5 +89,7 @@ def test_a_fresh_network_denoises_as_well_as_a_line_can(level, frequencies):
 
 
 def test_refuses_too_few_patches():
-  with pytest.raises(ValueError, match='3 patches of 12 values: too few for 6'):
+  with pytest.raises(
+    ValueError, match='3 patches of 12 values are too few for 6'
+  ):
     pca_init.components(np.zeros((1, 3, 12)), rank=6)

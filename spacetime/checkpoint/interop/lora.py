@@ -424,11 +424,13 @@ def write(
     if names.alpha == 'tensor':
       arrays[f'{module}.alpha'] = np.float32(config.alpha)
     targets.add(published.partition('.')[2].partition('.')[2])
-  safetensors.numpy.save_file(
+  data = safetensors.numpy.save(
     {k: np.array(v, dtype, order='C') for k, v in arrays.items()},
-    path,
     metadata={'format': 'pt'},
   )
+  # save_file would write it for its owner alone, whatever the umask.
+  pathlib.Path(path).write_bytes(data)
+
   if names.alpha == 'config':
     lora_scale.write_config(
       path.parent / lora_scale.CONFIG,

@@ -1,5 +1,10 @@
 """Words and phrases of the digits world's captions."""
 
+import functools
+import itertools
+
+from spacetime.data.digits import world
+
 DIGIT_WORDS = (
   *('zero', 'one', 'two', 'three', 'four'),
   *('five', 'six', 'seven', 'eight', 'nine'),
@@ -83,3 +88,35 @@ SIZE_WORDS = {
   'medium': ('medium', 'medium-sized'),
   'large': ('large', 'big', 'huge'),
 }
+EXAMPLE = 'a small red 3 moves slowly left on a navy background'
+# Words of captions that stand between those of the tables.
+_BETWEEN = (
+  'a an and at background behind bottom digit digits from front gradient in '
+  'is left middle number numbers of on over right the there to top video while '
+  'with'
+)
+
+
+@functools.cache
+def words() -> frozenset[str]:
+  """All words of captions, in lower case; digits as numerals too."""
+  phrases = [
+    _BETWEEN,
+    *DIGIT_WORDS,
+    *COUNT_WORDS,
+    *map(str, range(10)),
+    *(
+      phrase.replace('@', '')
+      for pairs in MOTION_PHRASES.values()
+      for phrase in itertools.chain(*pairs)
+    ),
+    *(
+      phrase
+      for table in (SPEED_WORDS, CAMERA_PHRASES, SIZE_WORDS)
+      for phrases in table.values()
+      for phrase in phrases
+    ),
+    *world.COLOURS,
+    *world.BACKGROUND_COLOURS,
+  ]
+  return frozenset(' '.join(phrases).split())

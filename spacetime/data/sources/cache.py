@@ -34,3 +34,7 @@ def open_splits(
 
 def prompt_grammar(data: DataConfig) -> None:
   """None: captions of a cache have no grammar."""
+
+
+def prompt_vocabulary(data: DataConfig) -> None:
+  """None: captions of a cache may have any words."""

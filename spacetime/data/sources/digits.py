@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from spacetime.data.clip_list import ClipList
 from spacetime.data.settings import DataConfig
-from spacetime.data.splits import Splits, first_captions
+from spacetime.data.splits import Splits, Vocabulary, first_captions
 
 HAS_LATENTS = False
 HAS_MIXED_SIZES = True
@@ -71,3 +71,11 @@ def prompt_grammar(data: DataConfig) -> Callable[[str], str]:
   from spacetime.data.digits import expansion
 
   return functools.partial(expansion.expand, world=data.world)
+
+
+def prompt_vocabulary(data: DataConfig) -> Vocabulary:
+  """The words of the grammar of the captions."""
+  del data
+  from spacetime.data.digits import grammar
+
+  return Vocabulary('moving digits', grammar.EXAMPLE, grammar.words())

@@ -100,3 +100,7 @@ class _StageReader:
 
 def prompt_grammar(data: DataConfig) -> None:
   """None: captions of a folder have no grammar."""
+
+
+def prompt_vocabulary(data: DataConfig) -> None:
+  """None: captions of a folder may have any words."""

@@ -1,0 +1,199 @@
+"""Settings without effect, sizes beyond training and unknown words are told."""
+
+import contextlib
+import dataclasses
+import warnings
+
+import pytest
+
+from spacetime import SettingWarning
+from spacetime.data.digits import captions, grammar, scenes, world
+from spacetime.data.splits import Vocabulary
+from spacetime.diffusion.settings import SamplingSettings
+from spacetime.pipeline import plan as plan_lib
+from spacetime.pipeline import request
+from spacetime.pipeline.pipeline import Pipeline
+from tests.helpers import published_folder
+
+SAMPLING = {f.name for f in dataclasses.fields(SamplingSettings)}
+PROMPT = 'a red 3 moves left'
+
+
+@pytest.fixture(scope='module')
+def engines(tmp_path_factory):
+  """Opened models of which no parameter is read."""
+  folder = published_folder.write(tmp_path_factory.mktemp('unused') / 'tiny')
+  return {'digits': Pipeline('digits').engine, 'wan': Pipeline(folder).engine}
+
+
+@contextlib.contextmanager
+def warned():
+  """The SettingWarnings of a block, by setting."""
+  messages = {}
+  with warnings.catch_warnings(record=True) as record:
+    warnings.simplefilter('always')
+    yield messages
+  for entry in record:
+    if isinstance(entry.message, SettingWarning):
+      messages[entry.message.name] = str(entry.message)
+
+
+def resolve(engine, **changes):
+  base = dict(
+    prompt=PROMPT, size='32x32', frames=5, steps=2, prompt_embeds_cache=''
+  )
+  values = base | changes
+  sampling = {k: values.pop(k) for k in SAMPLING & values.keys()}
+  return plan_lib.resolve(request.Request(**values, sampling=sampling), engine)
+
+
+@pytest.mark.parametrize(
+  ('model', 'changes', 'name', 'reason'),
+  [
+    ('digits', {'negative_prompt': 'blue', 'guidance': 1.0}, 'negative_prompt',
+     "negative_prompt='blue': no effect, since `guidance` is 1"),
+    ('wan', {'negative_prompt': 'blue', 'guidance': 1.0}, 'negative_prompt',
+     '`guidance` is 1'),
+    ('digits', {'guidance_kind': 'apg', 'guidance': 1.0}, 'guidance_kind',
+     '`guidance` is 1'),
+    ('digits', {'interval': (0.2, 0.8), 'guidance': 1.0}, 'interval',
+     '`guidance` is 1'),
+    ('digits', {'momentum': 0.0, 'guidance': 2.0}, 'momentum', 'not apg'),
+    ('digits', {'eta': 0.5, 'guidance': 2.0}, 'eta', 'not apg'),
+    ('digits', {'norm_threshold': 2.0}, 'norm_threshold', 'not apg'),
+    ('digits', {'zero_steps': 0}, 'zero_steps', 'not cfg_zero'),
+    ('digits', {'expand_model': 'x'}, 'expand_model', 'is no endpoint'),
+    ('digits', {'expand_model': 'x', 'expand_prompt': 'grammar'},
+     'expand_model', 'is no endpoint'),
+    ('digits', {'expand_timeout': 3.0}, 'expand_timeout', 'is no endpoint'),
+    ('digits', {'lora_strength': 0.5}, 'lora_strength', 'there is no `lora`'),
+    ('digits', {'decode_overlap': 2}, 'decode_overlap', 'no `decode_tiles`'),
+    ('digits', {'prompt_embeds_cache': 'x'}, 'prompt_embeds_cache', 'at once'),
+    ('digits', {'seed': 3, 'seeds': '1'}, 'seed', '`seeds` has a seed'),
+    ('digits', {'rope_scaling': 'ntk'}, 'rope_scaling', 'not longer than the'),
+    ('digits', {'seconds': 0.6, 'context_noise': 0.1}, 'context_noise',
+     '0.6 `seconds` are one chunk'),
+    ('digits', {'seconds': 0.6, 'cond_frames': 1}, 'cond_frames', 'one chunk'),
+    ('digits', {'seconds': 0.6, 'frames': 17}, 'frames', 'are 5 frames'),
+  ],
+)  # fmt: skip
+def test_settings_without_effect(engines, model, changes, name, reason):
+  with warned() as messages:
+    plan = resolve(engines[model], **changes)
+  assert reason in messages.pop(name) and not messages
+  assert [*plan.unused] == [name]
+  record = plan_lib.metadata(plan, engines[model]) | plan_lib.recorded(plan)
+  if name in record:  # the sidecar does not say that it was used
+    assert record[name] is None
+
+
+@pytest.mark.parametrize(
+  'changes',
+  [
+    {},
+    {'guidance': 2.0, 'negative_prompt': 'blue'},
+    {'guidance': 2.0, 'guidance_kind': 'apg', 'momentum': 0.0, 'eta': 0.1},
+    {'guidance': 2.0, 'guidance_kind': 'cfg_zero', 'zero_steps': 0},
+    {'guidance': 1.0, 'guidance_kind': 'cfg'},  # the default
+    {'seconds': 3.0, 'context_noise': 0.1, 'cond_frames': 1},
+    {'expand_prompt': 'http://x/v1', 'expand_model': 'x'},
+  ],
+)
+def test_settings_with_effect(engines, changes):
+  with warned() as messages:
+    plan = resolve(engines['digits'], **changes)
+  assert not messages and not plan.unused
+
+
+def test_sizes_beyond_training(engines):
+  engine = engines['digits']
+  longest = engine.data.max_frames
+  with warned() as messages:
+    resolve(engine, frames=longest)
+    assert not messages
+    resolve(engine, frames=longest + 32)
+  assert f'trained on at most {longest} frames' in messages['frames']
+  with warned() as messages:
+    resolve(engine, frames=longest + 32, rope_scaling='riflex')
+  assert not messages
+  with warned() as messages:
+    resolve(engine, size='512x512', frames=1)
+  assert '16 times the largest area' in messages['size']
+
+
+@pytest.mark.parametrize(
+  ('changes', 'message'),
+  [
+    (
+      {'frames': 1_000_001},
+      'frames=1000001: expected a clip of at most 1,048,',
+    ),
+    (
+      {'size': '2048x2048', 'frames': 17},
+      'expected a clip of at most 1,048,57',
+    ),
+    ({'size': '1024x1024', 'frames': 17}, "size='1024x1024': expected a small"),
+    ({'seconds': 1e9}, 'seconds=1000000000.0: expected more than 0, at most'),
+    ({'seconds': 86_401}, 'at most 86,400'),
+    (
+      {'seed': 2**63},
+      'seed=9223372036854775808: expected 0 or more, at most 9',
+    ),
+    ({'seeds': f'1,{2**63}'}, 'seeds=9223372036854775808: expected 0 or more'),
+    ({'seed': 1.5}, 'seed=1.5: expected 0 or more'),
+    ({'num': 100_000}, 'num=100000: expected 1 or more, at most 10,000'),
+    ({'batch_size': 10**9}, 'batch_size=1000000000: expected 1 or more'),
+    ({'best_of': 10**6}, 'best_of=1000000: expected 1 or more, at most 1,000'),
+    ({'fps': float('nan')}, 'fps=nan: expected more than 0, at most 240'),
+    ({'frames': 5.0}, 'frames=5.0: expected a whole number'),
+    ({'boundary': 0.5}, 'boundary=0.5: expected None, since the model has one'),
+  ],
+)
+def test_limits(engines, changes, message, monkeypatch):
+  monkeypatch.setattr('spacetime.pipeline.unused._memory', lambda: 2**30)
+  with pytest.raises(ValueError, match=message):
+    resolve(engines['digits'], **changes)
+
+
+@pytest.mark.parametrize(
+  ('prompt', 'words'),
+  [
+    ('a red 3 moves to the right', None),
+    ('A Blue seven, wandering about!', None),
+    ('a red 3 moves up-left', None),
+    (grammar.EXAMPLE, None),
+    ('a cat walks along the beach, now', 'cat, walks, along, beach, now'),
+    ('\U0001f680 \u0434\u0432\u0438\u0436\u0435\u0442\u0441\u044f \u65e5\u672c',
+     '\U0001f680, \u0434\u0432\u0438\u0436\u0435\u0442\u0441\u044f, '),
+    ('a red 12 moves left', '12'),
+    ('snow', 'snow'),
+  ],
+)  # fmt: skip
+def test_words_that_no_caption_has(engines, prompt, words):
+  with warned() as messages:
+    resolve(engines['digits'], prompt=prompt)
+    resolve(engines['wan'], prompt=prompt)  # of an open world
+  if words is None:
+    assert not messages
+  else:
+    assert 'the model knows moving digits, as in' in messages['prompt']
+    assert f'no caption of its training has {words}' in messages['prompt']
+
+
+def test_several_prompts_are_one_warning(engines):
+  with warned() as messages:
+    resolve(engines['digits'], prompt=['a cat', 'a red 3', 'a dog', 'a cat'])
+  assert '2 of 4 prompts; the model knows' in messages['prompt']
+
+
+def test_the_vocabulary_has_every_word_of_captions():
+  vocabulary = Vocabulary('digits', grammar.EXAMPLE, grammar.words())
+  full = world.World(max_characters=3)
+  full = dataclasses.replace(full, motions=(*world.MOTIONS, world.WANDERING))
+  for i in range(300):
+    rng = scenes.np.random.default_rng(i)
+    scene = scenes.sample_scene(rng, world=full, split='train')
+    texts = [captions.caption(scene, rng, world=full) for _ in range(4)]
+    texts.append(captions.canonical_caption(scene))
+    for text in texts:
+      assert not vocabulary.unknown(text), text
