@@ -34,5 +34,9 @@ def main() -> None:
     experiment = parse.experiment(_CONFIG.value.copy_and_resolve_references())
     unused.warn(experiment, flag_names.config_keys(sys.argv))
   settings = EncodeSettings(**common.flag_values(EncodeSettings))
-  precompute.encode(settings, experiment=experiment)
+  try:
+    precompute.encode(settings, experiment=experiment)
+  except (KeyboardInterrupt, OSError) as e:
+    e.add_note('the same command resumes after the last complete shard')
+    raise
   print(f'{settings.out}: written')

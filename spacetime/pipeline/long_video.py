@@ -227,7 +227,9 @@ def finish(
 def clip_metadata(plan: Plan, clip: int) -> dict[str, Any]:
   """Prompts and number of a long video."""
   prompts = '; '.join(plan.prompts[clip :: plan.clips])
-  return {'prompt': prompts} | plan_lib.clip_identity(plan, clip)
+  identity = plan_lib.clip_identity(plan, clip)
+  expanded = prompts != identity['original_prompt']
+  return {'prompt': prompts, 'expanded': expanded} | identity
 
 
 def chunk_metadata(plan: Plan, clip: int) -> list[dict[str, Any]]:

@@ -411,6 +411,7 @@ class Pipeline:
           plan.fps,
           {
             'prompt': plan.prompts[number],
+            'expanded': plan.prompts[number] != plan.original_prompts[number],
             **plan_lib.clip_identity(plan, number),
             'candidate': chosen,
             **metadata,

@@ -203,7 +203,7 @@ def metadata(plan: Plan, engine: Engine) -> dict[str, Any]:
     name: None if name in plan.unused else describe(getattr(request, name))
     for name in sorted(FIELDS - UNIDENTIFYING)
   }
-  if plan.division is not None:
+  if plan.division is not None and 'context_noise' not in plan.unused:
     settings['context_noise'] = plan.division.context_noise
   return settings | {
     'version': spacetime.__version__,

@@ -64,10 +64,11 @@ def test_demo_installs_once_and_passes_its_arguments_on(clone):
   install, sample = logged(clone)
   assert '-m pip install' in install and install.endswith('--editable .')
   assert sample.startswith('python -m spacetime sample --prompt=a ')
-  assert sample.endswith('--out=demo.mp4')
+  assert sample.endswith('--out=demo.mp4 --overwrite')
   bash('bash launch/demo.sh "a blue 3 rises" --seed=4', cwd=clone)
   assert logged(clone) == [
-    'python -m spacetime sample --prompt=a blue 3 rises --out=demo.mp4 --seed=4'
+    'python -m spacetime sample --prompt=a blue 3 rises --out=demo.mp4 '
+    '--overwrite --seed=4'
   ]
   bash('bash launch/demo.sh --steps=9', cwd=clone)
   (sample,) = logged(clone)

@@ -11,6 +11,7 @@ import pytest
 from spacetime.media import fragmented_mp4, video_reader, video_writer
 from spacetime.pipeline import generate, outputs, pipeline, request
 from spacetime.pipeline.prompt_embeds import PromptEmbeds
+from tests.helpers import commands
 
 PROMPT = 'a red 3 moves left'
 
@@ -36,7 +37,7 @@ class Sampler:
         if i == self.stop[0]:
           raise self.stop[1]
         self.clips.append(i)
-        yield i, np.full((plan.frames, 32, 32, 3), 20 * i, np.uint8)
+        yield i, np.full((plan.frames, 32, 32, 3), 20 * i % 256, np.uint8)
 
 
 @pytest.fixture
@@ -264,3 +265,29 @@ def test_files_follow_the_umask(pipe, sampler, tmp_path):
     os.umask(before)
   for path in tmp_path.iterdir():
     assert stat.S_IMODE(path.stat().st_mode) == 0o640, path
+
+
+def test_a_command_that_is_stopped_ends_in_one_line(
+  sampler, tmp_path, monkeypatch
+):
+  arguments = [f'--prompt={PROMPT}', f'--out={tmp_path}/a.mp4', '--num=3']
+  arguments += ['--size=32x32', '--frames=5', '--batch_size=1']
+  for error, code, text in (
+    (KeyboardInterrupt(), 130, 'interrupted'),
+    (KeyboardInterrupt(143), 143, 'interrupted'),  # SIGTERM
+    (OSError(errno.ENOSPC, 'No space left'), 1, '[Errno 28] No space left'),
+  ):
+    sampler.stop = 1, error
+    result = commands.run('sample', *arguments, '--overwrite')
+    assert result.code == code and 'Traceback' not in result.err
+    lines = [x for x in result.err.splitlines() if x.startswith('error: ')]
+    assert lines == [
+      f'error: {text}; 1 of 3 videos are written; the same command writes the '
+      'rest'
+    ]
+    assert result.out.splitlines() == [f'{tmp_path}/a-000.mp4: {PROMPT}']
+  sampler.stop = 1, RuntimeError('RESOURCE_EXHAUSTED: Out of memory: 9 GiB')
+  result = commands.run('sample', *arguments, '--overwrite')
+  assert result.code == 1
+  assert 'error: out of memory: RESOURCE_EXHAUSTED: Out of mem' in result.err
+  assert names(tmp_path) == ['a-000.mp4', 'a-000.mp4.json']
