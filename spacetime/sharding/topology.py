@@ -77,6 +77,13 @@ def parse(name: str, *, slices: int = 1) -> Topology:
       for bought in chip.bought:
         if generation == f'{bought}-{count * chip.counted}' and not sides:
           return Topology(chip, grid, slices)
+  if re.match(r'v[1-4]\b', generation):
+    raise SettingError(
+      'topology',
+      name,
+      f'a slice of {", ".join(chip.name for chip in chips.CHIPS)}',
+      hint=f'{generation[:2]} is not supported',
+    )
   raise SettingError(
     'topology',
     name,

@@ -49,6 +49,8 @@ def test_parse_topology(name, raw, count, devices):
       'the name of a slice; the nearest is v5p-256',
     ),
     ('v6e-300', 'the nearest is v6e-256'),
+    ('v4-8', 'a slice of v5e, v5p, v6e, tpu7x; v4 is not supported'),
+    ('v3:2x2', 'v3 is not supported'),
     ('v5-litepod-16', 'the nearest is v5litepod-16'),
     ('v9:2x2', 'the name of a slice'),
     ('v6e:4x4x4', '2 sides instead of 3, such as v6e:4x4'),

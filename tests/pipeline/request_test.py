@@ -374,26 +374,6 @@ def test_prompts_of_a_file(ask, tmp_path):
   path.write_text('\n')
   with pytest.raises(ValueError, match='expected a prompt on each line'):
     check(ask(prompt=None, prompts_file=str(path)))
-  for text in ('snow\r\na red 3\r', 'snow\ra red 3', 'snow\n\ufeffa red 3'):
-    for encoding in ('utf-8-sig', 'utf-16', 'utf-8'):
-      path.write_bytes(text.encode(encoding))
-      plan = check(ask(prompt=None, prompts_file=str(path)))
-      assert plan.prompts == ('snow', 'a red 3')
-  path.write_text('snow\u2028or rain')
-  plan = check(ask(prompt=None, prompts_file=str(path)))
-  assert plan.prompts == ('snow\u2028or rain',)
-  for data, message in (
-    (b'caf\xe9', 'prompts.txt is not UTF-8 text'),
-    (b'\xff\xfea', 'prompts.txt is not UTF-16 text'),
-    ('snow'.encode('utf-16-le'), 'prompts.txt has zero bytes'),
-  ):
-    path.write_bytes(data)
-    with pytest.raises(ValueError, match=f'expected UTF-8 text; .*{message}'):
-      check(ask(prompt=None, prompts_file=str(path)))
-  table = tmp_path / 'prompts.jsonl'
-  table.write_text('{"prompt": "snow"}')
-  with pytest.raises(ValueError, match='a prompt on each line, not .jsonl'):
-    check(ask(prompt=None, prompts_file=str(table)))
 
 
 def test_an_image_for_a_model_of_one_level_is_warned_of(ask, tmp_path, caplog):
