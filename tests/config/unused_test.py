@@ -50,7 +50,9 @@ def messages(call) -> list[str]:
 def test_keys_without_effect(changes, name, text):
   config = digits.get_config('tiny')
   with config.unlocked():
-    config.update_from_flattened_dict(changes)
+    for key, value in changes.items():
+      section, _, key = key.partition('.')
+      config.update({section: {key: value}})
   experiment = parse.experiment(config)
   result = messages(lambda: unused.warn(experiment, [name]))
   assert len(result) == (text is not None)
