@@ -101,7 +101,7 @@ def test_a_stop_at_the_last_of_a_hundred_loses_one(pipe, sampler, tmp_path):
   assert not sampler.clips
 
 
-def test_whole_batches_are_sampled_again(pipe, sampler, tmp_path):
+def test_batches_keep_their_clips(pipe, sampler, tmp_path):
   sampling_request = ask(tmp_path, num=5, batch_size=2)
   pipe.write(sampling_request)
   (tmp_path / 'a-003.mp4').unlink()
