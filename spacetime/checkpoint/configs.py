@@ -125,7 +125,7 @@ def read_tokenizer(directory: Path) -> bytes:
 def _read_json(path: epath.Path) -> dict[str, Any]:
   try:
     return json.loads(path.read_text())
-  except json.JSONDecodeError as e:
+  except (ValueError, RecursionError) as e:
     raise ValueError(f'{path} is not JSON ({e})') from e
 
 

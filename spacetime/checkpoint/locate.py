@@ -3,6 +3,7 @@
 import dataclasses
 import os
 import pathlib
+import re
 
 from etils import epath
 
@@ -47,6 +48,10 @@ def locate(path: str, *, beside: str | os.PathLike = '') -> Located:
   Raises:
     ValueError: no such model.
   """
+  if not path or re.fullmatch(r'\w+://[^/]*/*', path):
+    raise ValueError(
+      f'{path!r}: no such model; expected a name, a folder or gs://BUCKET/PATH'
+    )
   inside = os.path.join(os.fspath(beside), path) if beside else ''
   for candidate in (inside, path):
     if candidate and epath.Path(candidate).exists():  # of a bucket too

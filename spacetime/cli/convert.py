@@ -64,6 +64,8 @@ def main() -> None:
   for flag in required:
     if not flag.value:
       raise SettingError(flag.name, flag.value, 'a folder')
+  if not 0 < _SHARD.value < float('inf'):
+    raise SettingError(_SHARD.name, _SHARD.value, 'more than 0 and finite')
   convert.convert(
     _SOURCE.value,
     _TARGET.value,

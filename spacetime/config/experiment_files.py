@@ -62,6 +62,8 @@ def load(name: str) -> ml_collections.ConfigDict:
   """
   file, *arguments = find(name).split(':', 1)
   path = pathlib.Path(file).absolute()
+  if path.suffix != '.py':
+    raise SettingError('config', name, 'a Python file with get_config')
   _make_importable(path.parent)
   spec = importlib.util.spec_from_file_location(f'{path.stem}_config', path)
   module = importlib.util.module_from_spec(spec)

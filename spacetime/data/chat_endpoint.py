@@ -127,7 +127,10 @@ class Endpoint:
       message, reason = choice['message'], choice.get('finish_reason')
       reply = _content(message.get('content'))
       refusal = message.get('refusal')
-    except (ValueError, LookupError, TypeError, AttributeError) as e:
+    except (
+      *(ValueError, LookupError, TypeError, AttributeError),
+      RecursionError,
+    ) as e:
       start = data[:200].decode(errors='replace')
       raise EndpointError(
         f'{url}: unexpected format of the answer: {e!r} in {start!r}'

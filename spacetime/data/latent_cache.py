@@ -287,7 +287,7 @@ def _read_info(folder: pathlib.Path) -> CacheInfo:
     return CacheInfo(
       **{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
     )
-  except (TypeError, json.JSONDecodeError) as e:
+  except (TypeError, ValueError, AttributeError, RecursionError) as e:
     raise ValueError(
       f'{path} cannot be read ({e}); make the cache again with spacetime encode'
     ) from e

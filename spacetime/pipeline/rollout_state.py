@@ -102,7 +102,10 @@ def read(
     header_values = {
       k: json.loads(header[k]) for k in ('chunks', 'marks', 'identity')
     }
-  except (safetensors.SafetensorError, OSError, KeyError, ValueError) as e:
+  except (
+    *(safetensors.SafetensorError, OSError, KeyError, ValueError),
+    RecursionError,
+  ) as e:
     raise ValueError(
       f'{path}: not the state of a long video ({e}); {hint}'
     ) from e

@@ -210,7 +210,7 @@ def cases() -> list[tuple[str, ...]]:
     *[
       (SAMPLE[0], f'--out={out}')
       for out in (
-        *('', '{OUT}', '-', '/dev/null', '{OUT}.avi', '{OUT}.jpg', '{NOTHING}'),
+        *('', '{OUT}', '-', '/dev/null', '{OUT}.avi', '{OUT}.jpg'),
         *('{FOLDER}/', '{LOCKED}/a.mp4', '{TEXT}/a.mp4', '{MINE}', '/'),
         *('{OUT}.mp4\0', 'x' * 300 + '.mp4'),
       )
@@ -223,7 +223,7 @@ def cases() -> list[tuple[str, ...]]:
         *('digits_autoencoder', 'a/b/c', 'gs://', '{HEADER}'),
       )
     ],
-    *with_each('', SAMPLE, 'cpu_devices', ('-1', 'abc')),
+    *with_each('', SAMPLE, 'cpu_devices', ('abc',)),
   ]  # fmt: skip
   sample = [case[1:] if case[:1] == ('',) else case for case in sample]
   train = [

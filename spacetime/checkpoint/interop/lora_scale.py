@@ -184,7 +184,7 @@ def _of_metadata(metadata: Mapping[str, str]) -> dict[str, Mapping]:
 def _json_object(text) -> dict:
   try:
     values = json.loads(text)
-  except (TypeError, ValueError):
+  except (TypeError, ValueError, RecursionError):
     return {}
   return values if isinstance(values, dict) else {}
 

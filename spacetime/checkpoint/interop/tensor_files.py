@@ -265,7 +265,10 @@ def _parse_header(path: pathlib.Path, data: bytes) -> dict:
     header.pop('__metadata__', None)
     for entry in header.values():
       entry['dtype'], entry['shape'], entry['data_offsets']
-  except (ValueError, TypeError, KeyError, AttributeError) as e:
+  except (
+    *(ValueError, TypeError, KeyError, AttributeError),
+    RecursionError,
+  ) as e:
     raise ValueError(
       f'{path}: its header is not that of safetensors; it is damaged, or '
       'another kind of file'
@@ -308,7 +311,7 @@ def read_json(path: pathlib.Path) -> dict:
     raise ValueError(f'{path}: no such file')
   try:
     values = json.loads(path.read_text())
-  except (json.JSONDecodeError, UnicodeDecodeError) as e:
+  except (ValueError, RecursionError) as e:
     raise ValueError(f'{path} is not JSON ({e}); download it again') from e
   if not isinstance(values, dict):
     raise ValueError(f'{path}: expected a JSON object')

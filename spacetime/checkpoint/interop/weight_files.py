@@ -184,7 +184,7 @@ def _format(data: bytes, path) -> str:
 def _json(data, path) -> dict:
   try:
     values = json.loads(data)
-  except ValueError as e:
+  except (ValueError, RecursionError) as e:
     raise ValueError(
       f'{path}: its quantisation is not described in JSON'
     ) from e
