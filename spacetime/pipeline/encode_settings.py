@@ -123,6 +123,9 @@ class EncodeSettings:
       if getattr(self, name) not in values:
         names = ', '.join(filter(None, values))
         raise SettingError(name, getattr(self, name), f'one of {names}')
+    share = self.max_unreadable
+    if share is not None and not 0 <= share < 1:
+      raise SettingError('max_unreadable', share, '0 or more, below 1')
     for name in ('batch_size', 'shard'):
       if getattr(self, name) < 1:
         raise SettingError(name, getattr(self, name), '1 or more')

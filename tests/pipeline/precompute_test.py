@@ -137,6 +137,10 @@ def test_clips_that_cannot_be_read_are_skipped(folder, tmp_path, capsys):
     ({'dtype': 'int8'}, "dtype='int8': expected one of float32, bfloat16"),
     ({'batch_size': 0}, 'batch_size=0: expected 1 or more'),
     ({'shard': 0}, 'shard=0: expected 1 or more'),
+    (
+      {'max_unreadable': 1.0},
+      'max_unreadable=1.0: expected 0 or more, below 1',
+    ),
   ],
 )
 def test_settings_that_cannot_work(values, message):
