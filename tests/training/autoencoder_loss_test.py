@@ -63,11 +63,13 @@ def test_accumulation_and_filled_batches_change_nothing():
   ]
   for metrics, gradient in results[1:]:
     for name, value in results[0][0].items():
-      np.testing.assert_allclose(metrics[name], value, rtol=1e-6)
+      # 1 is added to each term of the divergence and taken away again.
+      rtol = 1e-5 if name == 'kl' else 1e-6
+      np.testing.assert_allclose(metrics[name], value, rtol=rtol)
     np.testing.assert_allclose(gradient['w'], results[0][1]['w'], rtol=1e-5)
   expected = stage.held_out(params, {}, {'frames': frames[:3]})
   filled = {'frames': frames, 'counted': jnp.array([1.0, 1, 1, 0])}
   got = stage.held_out(params, {}, filled)
   np.testing.assert_allclose(
-    got['held_out/psnr'], expected['held_out/psnr'], rtol=1e-6
+    got['held_out/psnr'], expected['held_out/psnr'], rtol=1e-5
   )
