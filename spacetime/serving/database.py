@@ -125,6 +125,13 @@ class Postgres:
 
 
 Database = SQLite | Postgres
+_ID = re.compile(r'[A-Za-z0-9_-]{1,100}', re.ASCII)
+
+
+def is_id(value: str) -> bool:
+  """Whether a client's text can be an id: a database refuses some characters
+  with an error."""
+  return bool(_ID.fullmatch(value))
 
 
 def create_tables(database: Database, schema: str) -> None:

@@ -12,7 +12,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from spacetime.serving import webhooks
-from spacetime.serving.database import Database, Postgres, create_tables
+from spacetime.serving.database import (
+  Database,
+  Postgres,
+  create_tables,
+  is_id,
+)
 
 # A job that kills its worker, by its memory say, is not tried for ever.
 ATTEMPTS = 5
@@ -219,6 +224,8 @@ class Jobs:
 
   def get(self, job_id: str, *, owner: str | None = None) -> Job | None:
     """A job; None if there is none or it has another owner."""
+    if not is_id(job_id):
+      return None
     with self._database.reading() as execute:
       rows = execute('select * from jobs where id = ?', (job_id,))
     if not rows or (owner is not None and rows[0]['owner'] != owner):
@@ -258,6 +265,8 @@ class Jobs:
   def cancel(self, job_id: str, *, owner: str) -> Job | None:
     """Cancels a job: at once if it is queued, else within a solver step."""
     error = {'code': 'cancelled', 'message': 'The job was cancelled.'}
+    if not is_id(job_id):
+      return None
     with self._database.transaction() as execute:
       rows = execute(
         "update jobs set status = 'failed', stage = 'failed', error = ?, "
@@ -289,6 +298,8 @@ class Jobs:
 
   def delete(self, job_id: str, *, owner: str) -> Job | None:
     """Removes a job; its worker notices within a solver step."""
+    if not is_id(job_id):
+      return None
     with self._database.transaction() as execute:
       rows = execute(
         'delete from jobs where id = ? and owner = ? returning *',

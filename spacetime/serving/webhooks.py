@@ -15,7 +15,7 @@ import urllib.parse
 from typing import Any
 
 from spacetime.serving import fields
-from spacetime.serving.database import Database, create_tables
+from spacetime.serving.database import Database, create_tables, is_id
 from spacetime.serving.errors import ApiError, bad_field, unknown_id
 
 EVENTS = ('video.completed', 'video.failed')
@@ -214,7 +214,8 @@ class Webhooks:
     with self._database.transaction() as execute:
       # Taken by this process until then; later it counts as failed.
       due = execute(
-        'select * from deliveries where next_at <= ? order by next_at limit 20',
+        'select * from deliveries where next_at <= ? order by next_at limit 20'
+        + self._database.skip_locked,
         (now,),
       )
       for row in due:
@@ -301,6 +302,8 @@ class Webhooks:
   # -- within ------------------------------------------------------------------
 
   def _row(self, owner: str, webhook_id: str) -> dict[str, Any]:
+    if not is_id(webhook_id):
+      raise unknown_id('webhook endpoint', webhook_id)
     with self._database.reading() as execute:
       rows = execute(
         'select * from webhooks where id = ? and owner = ?', (webhook_id, owner)

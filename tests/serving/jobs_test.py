@@ -177,6 +177,15 @@ def test_deleted_job_stops(table):
   assert not beat(table, running)
 
 
+def test_odd_ids_are_unknown(table):
+  for name in ('a\0b', '\ud800', '', 'x' * 200, "'; drop table jobs"):
+    assert table.get(name) is None
+    assert table.delete(name, owner='ann') is None
+    assert table.cancel(name, owner='ann') is None
+    with pytest.raises(KeyError):
+      table.page('ann', after=name, limit=1, descending=True)
+
+
 def test_expiry(table):
   add(table, 1)
   table.complete(claim(table), {}, size=0, keep=-1)

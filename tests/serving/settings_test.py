@@ -1,5 +1,8 @@
 """Settings of the service: addresses, models, ranges."""
 
+import pathlib
+import re
+
 import pytest
 
 from spacetime import SettingError
@@ -41,3 +44,14 @@ def test_models():
     'wan': 'weights/wan',
     'mine': 'runs/mine',
   }
+
+
+def test_flags_of_the_deployment_exist():
+  root = pathlib.Path(__file__).parents[2]
+  text = (root / 'launch' / 'gke' / 'serve.yaml').read_text()
+  flags = dict(re.findall(r'^ +- --(\w+)=(\S+)$', text, re.MULTILINE))
+  for name in ('port', 'max_running'):
+    flags[name] = int(flags[name])
+  flags['database'] = 'postgresql://host/name'
+  settings = ServeSettings(**flags)
+  assert not settings.is_local and settings.files_folder != settings.folder
