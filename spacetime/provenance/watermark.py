@@ -13,27 +13,28 @@ The scheme is symmetric: whoever has the key can forge or remove a mark. It is a
 durable label, not a proof; the proof is the signed manifest.
 """
 
+import binascii
 import dataclasses
 import functools
 import hashlib
-import zlib
+import itertools
 
 import numpy as np
 
 NAME = 'org.spacetime.chroma.1'  # of this scheme, in manifests
-PAYLOAD_BITS, CHECK_BITS = 32, 8
+PAYLOAD_BITS, CHECK_BITS = 32, 16
 BITS = PAYLOAD_BITS + CHECK_BITS
 ROWS = 128  # rows of the plane that is read and written
 CHIPS = 16  # chips along each side of the tile
-CHIP = 2  # pixels of a chip in that plane
+CHIP = 3  # pixels of a chip in that plane
 TILE = CHIPS * CHIP
 SYNC = 0.3  # share of the chips
 # A frame of fewer rows carries a tile of twice the size, since its chroma does
 # not resolve the small one.
 SMALL_ROWS = 240
-BLUR = 3  # pixels around a pixel whose mean and deviation normalise it
+BLUR = 4  # pixels around a pixel whose mean and deviation normalise it
 # Targets of the correlation, and bounds of the amplitude in grey levels.
-TARGET, SYNC_TARGET = 0.30, 0.30
+TARGET, SYNC_TARGET = 0.36, 0.36
 FLOOR, CEILING = 0.8, 5.0
 LOOPS, GAIN = 8, 0.8
 EPSILON = 0.5
@@ -41,10 +42,11 @@ EPSILON = 0.5
 BLUE_DIFFERENCE = np.array([-0.1146, -0.3854, 0.5], np.float32)
 FROM_BLUE_DIFFERENCE = np.array([0.0, -0.1873, 1.8556], np.float32)
 READ_FRAMES = 24
-PERIODS = np.geomspace(22.0, 84.0, 192)  # of a tile in the plane that is read
+# Of a tile in the plane that is read: enlarged 1.4 times to reduced 2.6 times.
+PERIODS = np.geomspace(0.7, 2.6, 192) * TILE
 CANDIDATES = 6  # peaks whose bits are checked
-# Least score of a detection; 0 of 360 unmarked readings reach 6.
-LEAST_SCORE = 6.0
+FLIPS = 8  # of the weakest bits, all combinations are tried
+LEAST_SCORE = 5.0  # of a detection; the checksum must be right as well
 
 
 @dataclasses.dataclass(frozen=True)
@@ -149,20 +151,29 @@ def payload_of(*values: str | int) -> int:
 # -- bits ----------------------------------------------------------------------
 
 
+def _check(payload: int) -> int:
+  return binascii.crc_hqx(payload.to_bytes(PAYLOAD_BITS // 8, 'big'), 0)
+
+
 def _encode(payload: int) -> np.ndarray:
   """Signs (BITS,) of a payload and its checksum."""
-  check = zlib.crc32(payload.to_bytes(4, 'big')) & (2**CHECK_BITS - 1)
-  value = payload << CHECK_BITS | check
+  value = payload << CHECK_BITS | _check(payload)
   bits = [(value >> i) & 1 for i in range(BITS)]
   return np.array(bits, np.float32) * 2 - 1
 
 
 def _decode(signs: np.ndarray) -> int | None:
-  """The payload of signs; None if the checksum differs."""
+  """The payload of soft signs (BITS,), whose weakest may be wrong; None if no
+  correction of these has the right checksum."""
   value = sum(int(sign > 0) << i for i, sign in enumerate(signs))
-  payload = value >> CHECK_BITS
-  check = zlib.crc32(payload.to_bytes(4, 'big')) & (2**CHECK_BITS - 1)
-  return payload if check == value & (2**CHECK_BITS - 1) else None
+  weakest = [1 << int(i) for i in np.argsort(np.abs(signs))[:FLIPS]]
+  for count in range(FLIPS + 1):
+    for flips in itertools.combinations(weakest, count):
+      corrected = value ^ sum(flips)
+      payload = corrected >> CHECK_BITS
+      if _check(payload) == corrected & (2**CHECK_BITS - 1):
+        return payload
+  return None
 
 
 # -- planes --------------------------------------------------------------------
