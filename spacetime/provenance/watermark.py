@@ -34,7 +34,7 @@ SYNC = 0.3  # share of the chips
 SMALL_ROWS = 240
 BLUR = 4  # pixels around a pixel whose mean and deviation normalise it
 # Targets of the correlation, and bounds of the amplitude in grey levels.
-TARGET, SYNC_TARGET = 0.36, 0.36
+TARGET, SYNC_TARGET = 0.44, 0.44
 FLOOR, CEILING = 0.8, 5.0
 LOOPS, GAIN = 8, 0.8
 EPSILON = 0.5

@@ -51,7 +51,7 @@ def test_payload_is_exact_after(marked, attack):
 
 
 def test_mark_is_invisible_and_the_same_each_time(clip, marked):
-  assert watermark.psnr(clip, marked) > 42
+  assert watermark.psnr(clip, marked) > 40
   assert marked.dtype == np.uint8 and marked.shape == clip.shape
   np.testing.assert_array_equal(watermark.embed(clip, PAYLOAD, KEY), marked)
 
