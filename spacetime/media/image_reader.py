@@ -17,7 +17,9 @@ Path = str | os.PathLike
 FORMATS = (
   *('PNG', 'JPEG', 'WEBP', 'GIF', 'BMP', 'TIFF', 'PPM', 'AVIF', 'JPEG2000'),
 )
-BITS_PER_SAMPLE = 258  # tag of TIFF
+# Tags of TIFF.
+BITS_PER_SAMPLE, SAMPLE_FORMAT = 258, 339
+SIGNED = 2
 
 
 def read_image(
@@ -66,25 +68,29 @@ def load_mask(path: Path) -> Image.Image:
   return _load(path, to_mask)
 
 
-def to_rgb(image: Image.Image) -> Image.Image:
+def to_rgb(image: Image.Image, *, bits: int | None = None) -> Image.Image:
   """Converts an image of any mode to RGB.
 
   Colours of an ICC profile become sRGB, 16-bit values are scaled to 8 bits,
   floats are 0 to 1, and what is transparent is laid over white.
 
+  Args:
+    image: any image of Pillow.
+    bits: bits of integers above 8; the default is 16 of a mode such as I;16.
+
   Raises:
     ValueError: integers or floats of no known range.
   """
-  return _flat(_to_srgb(image), ground=255)
+  return _flat(_to_srgb(image), ground=255, bits=bits or _bits(image))
 
 
-def to_mask(image: Image.Image) -> Image.Image:
+def to_mask(image: Image.Image, *, bits: int | None = None) -> Image.Image:
   """Converts an image of any mode to L; what is transparent is black.
 
   Raises:
     ValueError: see to_rgb.
   """
-  return _flat(image, ground=0).convert('L')
+  return _flat(image, ground=0, bits=bits or _bits(image)).convert('L')
 
 
 # -- within --------------------------------------------------------------------
@@ -134,15 +140,15 @@ def _unreadable(path: Path, error: Exception) -> ValueError:
 def _load(path: Path, convert: Callable) -> Image.Image:
   with _open(path) as image:
     try:
-      return convert(ImageOps.exif_transpose(image))
+      return convert(ImageOps.exif_transpose(image), bits=_bits(image))
     except ValueError as e:
       raise _unreadable(path, e) from e
 
 
-def _flat(image: Image.Image, *, ground: int) -> Image.Image:
+def _flat(image: Image.Image, *, ground: int, bits: int | None) -> Image.Image:
   """RGB of 8 bits, transparent parts over a gray level."""
   if image.mode.startswith('I') or image.mode == 'F':
-    gray_HW, opaque_HW = _gray(image)
+    gray_HW, opaque_HW = _gray(image, bits)
     gray_HW = np.where(opaque_HW, gray_HW, np.uint8(ground))
     return Image.fromarray(gray_HW).convert('RGB')
   if not image.has_transparency_data:
@@ -177,14 +183,18 @@ def _rgba(image: Image.Image) -> Image.Image:
   return image.convert('RGBA')
 
 
-def _gray(image: Image.Image) -> tuple[np.ndarray, np.ndarray]:
+def _gray(
+  image: Image.Image, bits: int | None
+) -> tuple[np.ndarray, np.ndarray]:
   """Gray levels of a deep image, uint8 (H, W), and which pixels are opaque."""
   values_HW = np.asarray(image)
   low, high = values_HW.min(), values_HW.max()
   if image.mode == 'F':
     top, kind = 1.0, 'floats'
+  elif bits is None:
+    raise ValueError('its integers have 32 bits or a sign; expected 16 bits')
   else:
-    top, kind = float(2 ** _bits(image) - 1), 'integers'
+    top, kind = float(2**bits - 1), 'integers'
   if not (0 <= low and high <= top):
     raise ValueError(
       f'its {kind} are from {low} to {high}; expected 0 to {top:g}'
@@ -197,8 +207,13 @@ def _gray(image: Image.Image) -> tuple[np.ndarray, np.ndarray]:
   return np.round(scaled_HW).astype(np.uint8), opaque_HW
 
 
-def _bits(image: Image.Image) -> int:
-  """Bits of a value: 16, unless a TIFF states fewer, such as 12."""
-  tags = getattr(image, 'tag_v2', None) or {}
-  bits = tags.get(BITS_PER_SAMPLE, (16,))
-  return min(bits[0] if isinstance(bits, tuple) else bits, 16)
+def _bits(image: Image.Image) -> int | None:
+  """Bits of a gray level above 8 bits; None if its range is not known."""
+  tags = getattr(image, 'tag_v2', None)
+  if tags:
+    (bits, *_), (kind, *_) = (
+      value if isinstance(value, tuple) else (value,)
+      for value in (tags.get(BITS_PER_SAMPLE, 1), tags.get(SAMPLE_FORMAT, 1))
+    )
+    return bits if bits <= 16 and kind != SIGNED else None
+  return 16 if image.mode.startswith('I;') or image.format == 'PPM' else None

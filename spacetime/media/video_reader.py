@@ -184,19 +184,11 @@ class _Frame:
   path: Path
   decoded: av.VideoFrame
   pixel_aspect: float
+  matrix: tuple[float, float, float, float]  # see display.turn
 
   @property
   def pts(self) -> int | None:
     return self.decoded.pts
-
-  @property
-  def matrix(self) -> tuple[float, float, float, float]:
-    """The display matrix; see display.turn."""
-    data = self.decoded.side_data.get(Type.DISPLAYMATRIX)
-    if data is None:
-      return display.UPRIGHT
-    a, b, _, c, d, *_ = struct.unpack('=9i', bytes(data)[:36])
-    return (a, b, c, d) if a or b or c or d else display.UPRIGHT
 
   @property
   def size(self) -> tuple[int, int]:
@@ -304,13 +296,21 @@ def _seek(
   yield from _decode(path, container, stream, zero)
 
 
+def _display_matrix(frame: av.VideoFrame) -> tuple[float, float, float, float]:
+  data = frame.side_data.get(Type.DISPLAYMATRIX)
+  if data is None:
+    return display.UPRIGHT
+  a, b, _, c, d, *_ = struct.unpack('=9i', bytes(data)[:36])
+  return (a, b, c, d) if a or b or c or d else display.UPRIGHT
+
+
 def _decode(
   path: Path, container, stream, zero: int | None
 ) -> Iterator[tuple[float, float, _Frame]]:
   """Decodes from where the container stands; `zero` is the first frame's
   timestamp."""
   rate = video_file.average_rate(stream)
-  aspect = float(stream.sample_aspect_ratio or 1) or 1.0
+  aspect, matrix = float(stream.sample_aspect_ratio or 1) or 1.0, None
   for i, decoded in enumerate(video_file.decode(container, stream)):
     base = decoded.time_base or stream.time_base
     if decoded.pts is None:
@@ -320,8 +320,12 @@ def _decode(
       time = float((decoded.pts - zero) * base)
     if decoded.is_corrupt:
       raise ValueError(f'{path} is damaged {time:.3f} s after its start')
+    if matrix is None:
+      # Once, since PyAV's side data and their frame hold each other, and are
+      # only freed by a garbage collection.
+      matrix = _display_matrix(decoded)
     length = float(decoded.duration * base) if decoded.duration else 1 / rate
-    yield time, length, _Frame(path, decoded, aspect)
+    yield time, length, _Frame(path, decoded, aspect, matrix)
 
 
 def _duration(

@@ -533,6 +533,17 @@ def palette(path):
   image.save(path, transparency=1)
 
 
+def tiff12() -> bytes:
+  """Two pixels of 12 bits, half and white, in a TIFF."""
+  values = {256: 2, 257: 1, 258: 12, 259: 1, 262: 1, 273: 8, 277: 1, 278: 1}
+  values[279] = 3
+  entries = b''.join(
+    struct.pack('<HHII', tag, 3, 1, value) for tag, value in values.items()
+  )
+  head = b'II*\0' + struct.pack('<I', 12) + b'\x80\x0f\xff\0'
+  return head + struct.pack('<H', len(values)) + entries + bytes(4)
+
+
 def floats(path):
   """RGB of floats."""
   import tifffile
@@ -598,7 +609,15 @@ IMAGES = [
   Media(
     'int32.tiff',
     saved(ramp(2**31 - 1, np.int32)),
-    refusal='integers are from 0 to',
+    refusal='integers have 32 bits',
+  ),
+  Media('small_int32.tiff', saved(ramp(255, np.int32)), refusal='have 32 bits'),
+  Media(
+    'gray12.tiff',
+    content(tiff12()),
+    size=(1, 2),
+    colors={(0, 0): (128,) * 3, (0, 1): WHITE},
+    tolerance=1,
   ),
   Media('alpha.png', saved(cutout()), colors=CUTOUT),
   Media('alpha.webp', saved(cutout(), lossless=True), colors=CUTOUT),
