@@ -1,5 +1,6 @@
 """Supervisor: starts the worker process, and starts it again when it dies."""
 
+import contextlib
 import json
 import os
 import pathlib
@@ -59,9 +60,10 @@ class Supervisor:
     self._stopping.set()
     process = self._process
     if process is not None:
-      process.terminate()
+      with self._lock, contextlib.suppress(OSError):
+        process.stdin.close()  # the worker ends when there are no questions
       try:
-        process.wait(10)
+        process.wait(3)
       except subprocess.TimeoutExpired:
         process.kill()
     self._thread.join(10)
@@ -141,14 +143,13 @@ class Supervisor:
       env=os.environ | {'PYTHONPATH': path},
     )
     self._process = process
-    try:
+    with contextlib.suppress(OSError):  # it died; stdout ends
       self._send(self._message)
-    except OSError:
-      pass  # it died; stdout ends
     for line in process.stdout:
       self._receive(json.loads(line))
     process.wait()
-    process.stdin.close()
+    with contextlib.suppress(OSError):  # of a message it did not read
+      process.stdin.close()
     process.stdout.close()
 
   def _receive(self, message: dict[str, Any]) -> None:
