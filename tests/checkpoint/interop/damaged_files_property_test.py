@@ -1,6 +1,6 @@
 """Damaged files of weights: values or one ValueError, never anything else.
 
-SPACETIME_EXAMPLES=2000 draws more files than CI does.
+SPACETIME_TEST_EXAMPLES=2000 draws more files than CI does.
 """
 
 import os
@@ -15,7 +15,7 @@ from spacetime.checkpoint.interop import weight_files
 from tests.helpers import torch_archive
 
 SETTINGS = hypothesis.settings(
-  max_examples=int(os.environ.get('SPACETIME_EXAMPLES', '40')),
+  max_examples=int(os.environ.get('SPACETIME_TEST_EXAMPLES', '40')),
   derandomize=True,
   deadline=None,
   database=None,

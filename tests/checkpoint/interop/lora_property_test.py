@@ -1,6 +1,6 @@
 """LoRA files of random dialects against a plain reference.
 
-SPACETIME_EXAMPLES=2000 draws more files than CI does.
+SPACETIME_TEST_EXAMPLES=2000 draws more files than CI does.
 """
 
 import json
@@ -52,7 +52,7 @@ SOURCES = ['tensor', 'config', 'metadata', 'header', 'none']
 ALPHAS = st.sampled_from([0.5, 1, 2, 3, 8, 16, 64.5])
 
 SETTINGS = hypothesis.settings(
-  max_examples=int(os.environ.get('SPACETIME_EXAMPLES', '25')),
+  max_examples=int(os.environ.get('SPACETIME_TEST_EXAMPLES', '25')),
   derandomize=True,
   deadline=None,
   database=None,
