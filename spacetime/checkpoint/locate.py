@@ -41,13 +41,16 @@ class Located:
     return os.fspath(parent) if inside else None
 
 
-def locate(path: str, *, beside: str | os.PathLike = '') -> Located:
+def locate(
+  path: str | os.PathLike, *, beside: str | os.PathLike = ''
+) -> Located:
   """Finds a model inside `beside`, by path, among the bundled models or, by the
   name of its repository, on the hub.
 
   Raises:
     ValueError: no such model.
   """
+  path = os.fspath(path)
   if not path or re.fullmatch(r'\w+://[^/]*/*', path):
     raise ValueError(
       f'{path!r}: no such model; expected a name, a folder or gs://BUCKET/PATH'
