@@ -141,7 +141,7 @@ def _load(path: Path, convert: Callable) -> Image.Image:
   with _open(path) as image:
     try:
       return convert(ImageOps.exif_transpose(image), bits=_bits(image))
-    except ValueError as e:
+    except Exception as e:  # damaged metadata, or values of no known range
       raise _unreadable(path, e) from e
 
 

@@ -27,6 +27,18 @@ def test_refusals(tmp_path):
     image_reader.read_image(tmp_path / 'absent.png', height=0, width=2)
 
 
+def test_damaged_metadata(tmp_path):
+  exif = Image.Exif()
+  exif[0x0112] = 6
+  path = tmp_path / 'a.webp'
+  Image.new('RGB', (4, 2)).save(path, exif=exif)
+  data = path.read_bytes()
+  assert data.count(b'MM\0*') == 1
+  path.write_bytes(data.replace(b'MM\0*', b'MM\0\0'))
+  with pytest.raises(ValueError, match='a.webp cannot be read as an image'):
+    image_reader.read_image(path)
+
+
 def test_transparent_parts_have_a_plain_ground():
   image = Image.new('RGBA', (4, 2), (9, 9, 9, 0))
   assert (np.asarray(image_reader.to_rgb(image)) == 255).all()
