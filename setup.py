@@ -13,7 +13,8 @@ VERSION = re.search(
 # The TPUs' compiler, of the version that JAX asks for; it runs without a TPU.
 LINUX = 'platform_system == "Linux" and platform_machine == "x86_64"'
 TPU_COMPILE = [f'jax[tpu]; {LINUX}']
-GCS = ['gcsfs>=2025.2']
+# Latents in a bucket are read by array_record itself.
+GCS = ['array_record>=0.8.6', 'gcsfs>=2025.2']
 GGUF = ['gguf>=0.17']
 # The notebook of the documentation is executed with these.
 NOTEBOOK = ['ipykernel>=6.29', 'nbclient>=0.10', 'nbformat>=5.10']

@@ -56,7 +56,10 @@ def names() -> list[str]:
 
 def get_config(name: str = '14b-720p-v5p-256') -> ml_collections.ConfigDict:
   if name not in names():
-    raise ValueError(f'{name!r}: expected one of {names()}')
+    raise ValueError(
+      f'expected MODEL-SIZE-SLICE of {[*MODELS]}, '
+      f'{["480p", "720p", "minute"]} and {[*DEVICES]}'
+    )
   model, size, slice_ = name.split('-', 2)
   base = '720p' if model != '1.3b' and size == '720p' else '480p'
   config = MODELS[model].get_config(base)

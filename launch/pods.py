@@ -19,8 +19,8 @@ NAME = flags.DEFINE_string(
 CONFIG = flags.DEFINE_string(
   'config',
   None,
-  'Experiment to train; overrides of its keys follow after --. Example: '
-  '--config=experiments/wan_t2v_14b.py.',
+  'Experiment to train; overrides of its keys and --checkpoint follow after '
+  '--. Example: --config=pods:14b-720p-v5p-256.',
 )
 WORKDIR = flags.DEFINE_string(
   'workdir',
@@ -42,12 +42,18 @@ SPOT = flags.DEFINE_bool(
   'spot', False, 'Use spot capacity: cheaper, and preempted at any time.'
 )
 DRY_RUN = flags.DEFINE_bool(
-  'dry_run', False, 'Print every command and run none.'
+  'dry_run', False, 'Check everything, print every command and run none.'
+)
+CHECK_MEMORY = flags.DEFINE_bool(
+  'check_memory',
+  True,
+  'Compile the training step for the slices first, to see whether it fits; '
+  'takes minutes.',
 )
 DELETE = flags.DEFINE_bool('delete', False, 'Delete the cloud resources.')
 help_pages.group('run', 'name', 'config', 'workdir', 'max_restarts')
 help_pages.group('slice', 'project', 'zone', 'type', 'slices', 'spot')
-help_pages.group('control', 'dry_run', 'delete')
+help_pages.group('control', 'dry_run', 'check_memory', 'delete')
 
 RESTART = 75  # exit code of a run that should be started again
 BAD_INPUT = 2  # exit code of a run that can never succeed
@@ -143,7 +149,7 @@ def check(required: Sequence[flags.FlagHolder]) -> None:
       raise SettingError(flag.name, flag.value, f'{least} or more')
 
 
-def train_command(overrides: Sequence[str]) -> list[str]:
+def train_command(config: str, overrides: Sequence[str]) -> list[str]:
   """Command of every worker."""
   return [
     'python',
@@ -152,7 +158,7 @@ def train_command(overrides: Sequence[str]) -> list[str]:
     'train',
     '--coordinator=auto',
     f'--preemption_exit_code={RESTART}',
-    f'--config={CONFIG.value}',
+    f'--config={config}',
     f'--workdir={WORKDIR.value}',
     *overrides,
   ]

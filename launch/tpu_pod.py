@@ -2,13 +2,18 @@
 
   python -m launch.tpu_pod --project=P --zone=us-east5-a --type=v5p-256 \\
     --spot --name=wan --workdir=gs://BUCKET/wan \\
-    --config=experiments/wan_t2v_14b.py -- --config.mesh.fsdp=64
+    --config=pods:14b-720p-v5p-256 -- --checkpoint=gs://BUCKET/WAN \\
+    --config.data.dir=gs://BUCKET/CACHE
 
-The launcher requests the queued resource if it does not exist, copies this
-checkout to every worker, starts the same command on each and follows the log of
-worker 0 until the run ends. Preempted slices are requested again, and the run
-continues from its work directory. --dry_run prints every command; --delete
-deletes the resources. The launcher itself can be stopped and started again.
+Config, mesh and memory are checked first. The launcher then requests the
+queued resource if it does not exist, copies this checkout (what git tracks) to
+every worker, installs it with a Python of its own, starts the same command on
+each and follows the log of worker 0 until the run ends. Folders of this
+machine, such as --config.data.dir=cache, are copied to gs://BUCKET/wan-inputs,
+which the workers read. Preempted slices are requested again, and the run
+continues from its work directory. --dry_run checks everything and prints every
+command; --delete deletes the resources. The launcher itself can be stopped and
+started again.
 """
 
 import pathlib
@@ -21,7 +26,7 @@ import time
 
 from absl import flags
 
-from launch import pods
+from launch import pods, preflight
 from spacetime.cli import common, help_pages
 
 _RUNTIME = flags.DEFINE_string(
@@ -30,6 +35,13 @@ _RUNTIME = flags.DEFINE_string(
 _POLL = flags.DEFINE_float(
   'poll', 30.0, 'Seconds between requests for the state of the queue.'
 )
+_SHIP = flags.DEFINE_list(
+  'ship',
+  [],
+  'Files and folders to ship beside those that git tracks. Example: '
+  '--ship=experiments/mine.py.',
+)
+help_pages.group('run', 'ship')
 help_pages.group('slice', 'runtime_version')
 help_pages.group('control', 'poll')
 ROOT = pathlib.Path(__file__).parents[1]
@@ -39,10 +51,13 @@ NODE = ('gcloud', 'compute', 'tpus', 'tpu-vm')
 _UNPACK = (
   'if [ -e ~/run.pid ]; then kill -9 -- -$(cat ~/run.pid); rm ~/run.pid; fi; '
   'mkdir -p spacetime && tar -xzf spacetime.tar.gz -C spacetime && '
-  'cd spacetime && python3 -m venv ~/venv && '
-  "~/venv/bin/pip install -q '.[tpu,gcs]'"
+  'cd spacetime && bash launch/install_worker.sh'
 )
 GONE = ('FAILED', 'SUSPENDED', 'SUSPENDING')
+# Failures one after the other, of slices that are still there, after which the
+# launcher gives up: of the installation, and of a run within its first minutes.
+TRIES = 3
+EARLY = 600.0
 
 
 def main(overrides: list[str]) -> int:
@@ -57,18 +72,44 @@ def main(overrides: list[str]) -> int:
       f'--type={pods.TYPE.value}: sold on GKE alone; use python -m '
       'launch.gke.jobset'
     )
-  command = pods.train_command(overrides)
+  launch = preflight.check(slice_type, overrides)
+  check_shipped(launch.config)
+  launch.copy_inputs()
+  failed = crashed = 0
   for _ in range(pods.RESTARTS.value + 1):
     acquire(slice_type)
-    code = ship() or train(command)
+    if not ship():
+      # A slice may be taken away at this moment too.
+      failed = failed + 1 if is_alive() else 0
+      if failed == TRIES:
+        return give_up('the installation', failed, pods.BAD_INPUT)
+      print('the installation failed: starting again', file=sys.stderr)
+      time.sleep(_POLL.value)
+      continue
+    failed, began = 0, time.monotonic()
+    code = train(launch.command())
     if code in (0, pods.BAD_INPUT):
       return code
+    early = code != pods.RESTART and time.monotonic() - began < EARLY
+    crashed = crashed + 1 if early else 0
+    if crashed == TRIES:
+      return give_up(f'the run (exit code {code})', crashed, code)
     print(f'ended with code {code}: starting again', file=sys.stderr)
   print(
     f'gave up after {pods.RESTARTS.value} restarts; raise --max_restarts',
     file=sys.stderr,
   )
   return pods.RESTART
+
+
+def give_up(what: str, times: int, code: int) -> int:
+  """Reports what fails again and again on slices that are there."""
+  print(
+    f'error: {what} failed {times} times, on slices that are there; its last '
+    'lines are above, and the slices are kept (--delete deletes them)',
+    file=sys.stderr,
+  )
+  return code
 
 
 def location() -> list[str]:
@@ -90,6 +131,18 @@ def state() -> str:
     answer='ACTIVE',
   )
   return output if code == 0 else ''
+
+
+def is_alive() -> bool:
+  """Whether every node of the slices is there: not preempted, not deleted."""
+  for node in nodes():
+    code, output = pods.call(
+      [*NODE, 'describe', node, *location(), '--format=value(state)'],
+      answer='READY',
+    )
+    if code or output != 'READY':
+      return False
+  return True
 
 
 def acquire(slice_type: pods.Slice) -> None:
@@ -148,8 +201,8 @@ def ssh(node: str, worker: str, command: str, **kwargs) -> tuple[int, str]:
   )
 
 
-def ship() -> int:
-  """Copies this checkout to every worker and installs it; an exit code."""
+def ship() -> bool:
+  """Copies this checkout to every worker and installs it; whether it did."""
   with tempfile.TemporaryDirectory() as folder:
     archive = pathlib.Path(folder) / 'spacetime.tar.gz'
     if not pods.DRY_RUN.value:
@@ -161,23 +214,65 @@ def ship() -> int:
       )
       code = code or ssh(node, 'all', _UNPACK)[0]
       if code:
-        return pods.RESTART  # a slice may be taken away at this moment too
-  return 0
+        return False
+  return True
 
 
 def pack(archive: pathlib.Path) -> None:
-  """Packs the files that git tracks or would track, with uncommitted edits."""
+  """Packs the files that are shipped, with uncommitted edits."""
+  with tarfile.open(archive, 'w:gz', compresslevel=1) as file:
+    for name in shipped():
+      file.add(ROOT / name, arcname=name)
+
+
+def shipped() -> list[str]:
+  """Files that git tracks, and those of --ship, relative to the checkout.
+
+  Raises:
+    ValueError: no checkout, or a path of --ship that is not in it.
+  """
+  names = set(_git_files('--cached'))
+  for value in _SHIP.value:
+    path = (ROOT / value).resolve()
+    if not path.exists() or not path.is_relative_to(ROOT.resolve()):
+      raise ValueError(f'--ship={value}: expected a path in {ROOT}')
+    inside = [path] if path.is_file() else path.rglob('*')
+    names |= {str(p.relative_to(ROOT.resolve())) for p in inside}
+  return sorted(name for name in names if (ROOT / name).is_file())
+
+
+def check_shipped(config: str) -> None:
+  """Checks that the experiment is shipped; names Python files that are not.
+
+  Raises:
+    ValueError: the experiment's file is not shipped.
+  """
+  names, file = shipped(), config.partition(':')[0]
+  if file not in names:
+    raise ValueError(
+      f'--config={config}: git does not track {file}, so that workers would '
+      f'not have it; git add it, or --ship={file}'
+    )
+  left = [
+    name
+    for name in _git_files('--others', '--exclude-standard')
+    if name.endswith('.py') and name not in names
+  ]
+  if left:
+    print(f'not shipped (untracked): {", ".join(left[:5])}', file=sys.stderr)
+
+
+def _git_files(*options: str) -> list[str]:
   listing = subprocess.run(
-    ['git', 'ls-files', '-co', '--exclude-standard', '-z'],
+    ['git', 'ls-files', *options, '-z'],
     cwd=ROOT,
     capture_output=True,
-    check=True,
+    check=False,
     text=True,
   )
-  with tarfile.open(archive, 'w:gz', compresslevel=1) as file:
-    for name in filter(None, listing.stdout.split('\0')):
-      if (ROOT / name).is_file():
-        file.add(ROOT / name, arcname=name)
+  if listing.returncode:
+    raise ValueError(f'{ROOT}: expected a git checkout, which is shipped')
+  return [name for name in listing.stdout.split('\0') if name]
 
 
 def train(command: list[str]) -> int:
@@ -195,9 +290,8 @@ def train(command: list[str]) -> int:
     f'{shlex.quote(script)} > ~/run.log 2>&1 < /dev/null &)'
   )
   for node in nodes():
-    code, _ = ssh(node, 'all', run)
-    if code:
-      return code
+    if ssh(node, 'all', run)[0]:
+      return pods.RESTART
   follow = (
     'tail -n +1 -F ~/run.log & until [ -e ~/run.exit ]; do sleep 5; done; '
     'sleep 1; kill %1'

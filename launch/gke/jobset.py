@@ -2,17 +2,24 @@
 
   python -m launch.gke.jobset --image=IMAGE --type=v5p-256 --slices=2 \\
     --name=wan --workdir=gs://BUCKET/wan --queue=tpus \\
-    --config=experiments/wan_t2v_14b.py -- --config.mesh.fsdp=64 | less
+    --config=pods:14b-720p-v5p-256 -- --checkpoint=gs://BUCKET/WAN \\
+    --config.data.dir=gs://BUCKET/CACHE --config.mesh.data=2 \\
+    --config.data.batch_size=32 | less
 
-prints the JobSet; --apply hands it to kubectl, --follow shows the log of the
-first worker, --delete deletes it. The image holds the project and its `tpu` and
-`gcs` extras. A slice that is lost, or a run that exits with code 75, restarts
+checks config, mesh and memory and prints the JobSet; --apply hands it to
+kubectl, --follow shows the log of the first worker, --delete deletes it. The
+image is that of the Dockerfile. Folders of this machine, such as
+--config.data.dir=cache, are copied to gs://BUCKET/wan-inputs by --apply. A
+slice that is lost, or a run that exits with code 75, restarts
 all of them from the work directory; code 2 (bad input) does not.
 """
 
+import shlex
+import sys
+
 from absl import flags
 
-from launch import pods
+from launch import pods, preflight
 from spacetime.cli import common, help_pages
 
 _IMAGE = flags.DEFINE_string(
@@ -51,16 +58,22 @@ def main(overrides: list[str]) -> int:
       ['kubectl', 'logs', '--follow', f'--selector={first}', space]
     )[0]
   pods.check((_IMAGE, pods.TYPE, pods.WORKDIR, pods.CONFIG))
-  text = pods.pretty(jobset(pods.parse(pods.TYPE.value), overrides))
+  slice_type = pods.parse(pods.TYPE.value)
+  launch = preflight.check(slice_type, overrides)
+  text = pods.pretty(jobset(slice_type, launch.command()))
   if not _APPLY.value or pods.DRY_RUN.value:
     print(text)
+  if not _APPLY.value:
+    for upload in launch.uploads:
+      print(f'before: {shlex.join(upload.command)}', file=sys.stderr)
   if _APPLY.value:
+    launch.copy_inputs()
     return pods.call(['kubectl', 'apply', '--filename=-'], stdin=text)[0]
   return 0
 
 
-def jobset(slice_type: pods.Slice, overrides: list[str]) -> dict:
-  """The JobSet as nested dicts."""
+def jobset(slice_type: pods.Slice, command: list[str]) -> dict:
+  """The JobSet of a command as nested dicts."""
   labels = {'kueue.x-k8s.io/queue-name': _QUEUE.value} if _QUEUE.value else {}
   bad_input = {
     'action': 'FailJob',
@@ -102,7 +115,7 @@ def jobset(slice_type: pods.Slice, overrides: list[str]) -> dict:
               'parallelism': slice_type.hosts,
               'backoffLimit': 0,
               'podFailurePolicy': {'rules': [bad_input]},
-              'template': {'spec': pod(slice_type, overrides)},
+              'template': {'spec': pod(slice_type, command)},
             }
           },
         }
@@ -111,7 +124,7 @@ def jobset(slice_type: pods.Slice, overrides: list[str]) -> dict:
   }
 
 
-def pod(slice_type: pods.Slice, overrides: list[str]) -> dict:
+def pod(slice_type: pods.Slice, command: list[str]) -> dict:
   """The pod of one worker."""
   chips = min(slice_type.topology.chips, pods.PER_HOST)
   spot = {'cloud.google.com/gke-spot': 'true'} if pods.SPOT.value else {}
@@ -129,7 +142,7 @@ def pod(slice_type: pods.Slice, overrides: list[str]) -> dict:
       {
         'name': 'train',
         'image': _IMAGE.value,
-        'command': pods.train_command(overrides),
+        'command': command,
         'ports': [{'containerPort': 8471}, {'containerPort': 8080}],
         'resources': {
           'requests': {'google.com/tpu': chips},

@@ -26,6 +26,7 @@ from spacetime.checkpoint.interop import (
 from spacetime.checkpoint.locate import locate
 from spacetime.config import networks as networks_lib
 from spacetime.config import parse
+from spacetime.media import files
 
 TRANSFORMERS = ('transformer', folders.SECOND)
 TOKENIZER_CONFIG = {'tokenizer_class': 'T5Tokenizer', 'extra_ids': 0}
@@ -175,7 +176,7 @@ def to_published(
   Raises:
     ValueError: an existing target, or a model without published code.
   """
-  source = pathlib.Path(source)
+  source = files.mirror(source)
   experiment = checkpoint.read_experiment(source)
   if experiment.stage != 'diffusion':
     raise ValueError(

@@ -16,6 +16,7 @@ from spacetime.checkpoint.interop import parameters
 from spacetime.checkpoint.locate import locate
 from spacetime.config import networks, parse
 from spacetime.config.experiment import Experiment
+from spacetime.media import files
 from spacetime.models.transformer import lora as lora_lib
 
 LORA = (*lora_files.DIALECTS, 'merged')
@@ -209,7 +210,7 @@ def _write_weights(
   )
   if experiment.autoencoder.kind == 'weights':
     name = experiment.autoencoder.weights  # the run's copy, a folder within it
-    shutil.copytree(pathlib.Path(folder) / name, out / name)
+    files.copy_folder(files.as_path(folder) / name, out / name)
   return checkpoint.weights_hash(out)
 
 

@@ -300,7 +300,7 @@ def find_autoencoder(
       f'autoencoder.weights: {folder} holds stage {config.get("stage")!r}: '
       'expected an autoencoder'
     )
-  if not os.path.exists(os.path.join(folder, checkpoint.WEIGHTS)):
+  if not (checkpoint.absolute(folder) / checkpoint.WEIGHTS).exists():
     raise ValueError(
       f'autoencoder.weights: {folder} is a run: make a weights folder of it '
       f'with spacetime export --checkpoint={folder} --out=DIR'

@@ -8,15 +8,17 @@ import re
 from etils import epath
 
 from spacetime.checkpoint import hub
+from spacetime.checkpoint import paths as checkpoint_paths
 from spacetime.checkpoint.interop import folders
 from spacetime.checkpoint.paths import CONFIG, STEPS, WEIGHTS
+from spacetime.media import files
 
 ASSETS = pathlib.Path(__file__).parents[1] / 'assets'
 
 
 @dataclasses.dataclass(frozen=True)
 class Located:
-  """A model on this machine or in a bucket.
+  """A model on this machine, or a run or weights folder in a bucket.
 
   Attributes:
     kind: 'run' (a work directory), 'weights' (a weights folder), 'diffusers' (a
@@ -36,7 +38,7 @@ class Located:
   @property
   def pipeline(self) -> str | None:
     """The published folder that a transformer belongs to, if there is one."""
-    parent = pathlib.Path(self.folder).parent
+    parent = files.as_path(self.folder).parent
     inside = self.kind == 'transformer' and folders.is_pipeline(parent)
     return os.fspath(parent) if inside else None
 
@@ -55,10 +57,14 @@ def locate(
     raise ValueError(
       f'{path!r}: no such model; expected a name, a folder or gs://BUCKET/PATH'
     )
-  inside = os.path.join(os.fspath(beside), path) if beside else ''
+  inside = ''
+  if beside and not files.is_url(path):
+    inside = os.path.join(os.fspath(beside), path)
   for candidate in (inside, path):
-    if candidate and epath.Path(candidate).exists():  # of a bucket too
-      return Located(_kind(epath.Path(candidate)), candidate)
+    if candidate and files.exists(checkpoint_paths.absolute(candidate)):
+      return _located(candidate)
+  if files.is_url(path):
+    raise ValueError(f'{path}: no such folder')
   bundled = os.path.join(ASSETS, path)
   if os.path.isdir(bundled):
     return Located('bundled', bundled)
@@ -67,6 +73,22 @@ def locate(
   raise ValueError(
     f'{path!r}: no such folder, and no model of that name is bundled'
   )
+
+
+def _located(candidate: str) -> Located:
+  """The model of a path; published weights of a bucket are copied first."""
+  path = checkpoint_paths.absolute(candidate)
+  if (
+    not files.is_url(path)
+    or (path / CONFIG).exists()
+    and any((path / name).exists() for name in (WEIGHTS, STEPS))
+  ):
+    return Located(_kind(path), candidate)
+  if (path.parent / folders.INDEX).exists():  # one network of a folder
+    local = files.mirror(path.parent) / path.name
+  else:
+    local = files.mirror(path)
+  return Located(_kind(epath.Path(local)), os.fspath(local))
 
 
 def _kind(path: epath.Path) -> str:

@@ -1,7 +1,5 @@
 """Reads the parameters of a work or weights directory."""
 
-import os
-
 import jax
 import orbax.checkpoint as ocp
 import safetensors
@@ -10,6 +8,7 @@ from etils import epath
 from spacetime import sharding
 from spacetime.checkpoint import finite, paths, trees
 from spacetime.checkpoint.paths import STEPS, WEIGHTS, Path, Tree
+from spacetime.media import files
 
 
 def load_params(
@@ -109,7 +108,7 @@ def stored(directory: Path) -> dict[str, tuple[tuple[int, ...], str]]:
 
 def _open_safetensors(path: epath.Path):
   try:
-    return safetensors.safe_open(os.fspath(path), framework='numpy')
+    return safetensors.safe_open(files.local_copy(path), framework='numpy')
   except safetensors.SafetensorError as e:
     raise paths.damaged(path, e) from e
 

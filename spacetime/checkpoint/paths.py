@@ -19,17 +19,20 @@ Tree = Any
 
 
 def absolute(path: Path) -> epath.Path:
-  """Makes a path absolute; URLs of buckets are unchanged."""
-  path = os.fspath(path)
-  if '://' not in path:
-    path = os.path.abspath(os.path.expanduser(path))
-  return epath.Path(path)
+  """Makes a path absolute; URLs of buckets are unchanged.
+
+  Raises:
+    ValueError: a URL that nothing installed here can read.
+  """
+  if files.is_url(path):
+    return files.as_path(path)
+  return epath.Path(os.path.abspath(os.path.expanduser(os.fspath(path))))
 
 
 def check_directory(directory: Path) -> epath.Path:
   """Checks that a path is a work or weights directory and returns it."""
   path = absolute(directory)
-  if not path.exists():
+  if not files.exists(path):
     raise ValueError(f'{directory} does not exist')
   if not path.is_dir():
     raise ValueError(
@@ -99,7 +102,7 @@ def new_folder(target: Path) -> Iterator[pathlib.Path]:
   Raises:
     ValueError: the target exists and is not an empty folder, or cannot be made.
   """
-  target = pathlib.Path(os.path.abspath(target))
+  target = files.check_local('out', target).absolute()
   if target.exists() and (not target.is_dir() or any(target.iterdir())):
     raise ValueError(f'{target} exists already: nothing is overwritten')
   files.check_writable(target.parent)

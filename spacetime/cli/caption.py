@@ -8,12 +8,11 @@ off, filtered or refused are counted as failed. The API key, if the endpoint
 needs one, is read from the environment variable SPACETIME_API_KEY.
 """
 
-import pathlib
-
 from absl import flags
 
 from spacetime import SettingError
 from spacetime.data import chat_endpoint, recaption
+from spacetime.media import files
 
 _DATA = flags.DEFINE_string(
   'data', None, 'Folder of videos, such as clips/; subfolders are searched.'
@@ -45,7 +44,7 @@ def main() -> None:
   if not _ENDPOINT.value:
     raise SettingError('endpoint', _ENDPOINT.value, 'URL of a chat endpoint')
   report = recaption.caption_folder(
-    pathlib.Path(_DATA.value),
+    files.as_path(_DATA.value),
     chat_endpoint.Endpoint(_ENDPOINT.value, _MODEL.value, _TIMEOUT.value),
     frames=_FRAMES.value,
     overwrite=_OVERWRITE.value,

@@ -121,7 +121,9 @@ def parse(argv: list[str]) -> list[str]:
   """
   argv = [argv[0], *flag_names.own_names(argv[1:])]
   arguments = config_file.Arguments(argv, {})
-  if 'config' in flags.FLAGS:
+  # A launcher's --config is text that it passes on, with what follows --.
+  flag = flags.FLAGS['config'] if 'config' in flags.FLAGS else None
+  if hasattr(type(flag), 'config_filename'):
     arguments = config_file.resolve(argv)
   sys.argv = arguments.argv  # where config_flags looks for overrides
   try:

@@ -10,7 +10,6 @@ with the same options. Exit code 0: it fits. 1: it does not, or a device gathers
 a complete activation.
 """
 
-import pathlib
 import sys
 
 import jax
@@ -20,6 +19,7 @@ from ml_collections import config_flags
 from spacetime.config import parse
 from spacetime.dryrun import programs, render
 from spacetime.dryrun import report as report_lib
+from spacetime.media import files
 from spacetime.sharding import topology
 
 _CONFIG = config_flags.DEFINE_config_file(
@@ -66,7 +66,7 @@ def main() -> None:
     experiment,
     _PROGRAM.value,
     slices,
-    dump=pathlib.Path(_HLO.value).write_text if _HLO.value else None,
+    dump=files.as_path(_HLO.value).write_text if _HLO.value else None,
   )
   if _JSON.value:
     config = config_flags.get_config_filename(flags.FLAGS['config'])

@@ -1,7 +1,6 @@
 """Flags of every command that computes: devices and the compilation cache."""
 
 import os
-import pathlib
 import sys
 from typing import Any
 
@@ -9,6 +8,7 @@ from absl import flags
 
 from spacetime import SettingError
 from spacetime.cli import help_pages
+from spacetime.media import files
 
 _CPU_DEVICES = flags.DEFINE_integer(
   'cpu_devices',
@@ -20,7 +20,7 @@ _CACHE = flags.DEFINE_string(
   'compilation_cache',
   '~/.cache/spacetime/jax',
   'Folder of compiled programs, so that a second run starts at once; empty '
-  'keeps none.',
+  'keeps none. Example: --compilation_cache=gs://BUCKET/compiled.',
 )
 help_pages.group('devices', 'cpu_devices', 'compilation_cache')
 
@@ -37,13 +37,17 @@ def config() -> dict[str, Any]:
     result['jax_platforms'] = 'cpu'
     result['jax_num_cpu_devices'] = _CPU_DEVICES.value
   if _CACHE.value:
-    folder = pathlib.Path(_CACHE.value).expanduser()
+    folder = files.as_path(_CACHE.value)
     try:
-      folder.mkdir(parents=True, exist_ok=True)
+      if not files.is_url(folder):
+        folder.mkdir(parents=True, exist_ok=True)
     except OSError as e:
       print(f'no compilation cache: {folder}: {e.strerror}', file=sys.stderr)
     else:
       result['jax_compilation_cache_dir'] = os.fspath(folder)
+      if files.is_url(folder):
+        # XLA's own caches beside it know files of this machine alone.
+        result['jax_persistent_cache_enable_xla_caches'] = 'none'
       result['jax_persistent_cache_min_compile_time_secs'] = 0.1
   return result
 

@@ -9,13 +9,12 @@ their folder, which diffusers loads. A LoRA run is written as a LoRA file with
 diffusers' or the original names, or merged into a complete model.
 """
 
-import pathlib
-
 import jax.numpy as jnp
 from absl import flags
 
 from spacetime import SettingError
 from spacetime.checkpoint import export
+from spacetime.media import files
 
 _CHECKPOINT = flags.DEFINE_string(
   'checkpoint', None, 'Work directory of a run, such as runs/digits.'
@@ -49,7 +48,7 @@ def main() -> None:
       raise SettingError(flag.name, flag.value, 'a folder')
   name = export.export(
     _CHECKPOINT.value,
-    pathlib.Path(_OUT.value),
+    files.check_local('out', _OUT.value),
     dtype=_DTYPE.value and jnp.dtype(_DTYPE.value),
     lora=_LORA.value,
     base=_BASE.value,

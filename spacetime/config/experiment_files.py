@@ -71,9 +71,21 @@ def load(name: str) -> ml_collections.ConfigDict:
     spec.loader.exec_module(module)
     return module.get_config(*arguments)
   except (ValueError, KeyError, TypeError, AttributeError) as e:
-    raise ValueError(f'{name}: {e}; change `config`') from e
+    hint = _near_argument(module, *arguments)
+    raise ValueError(f'{name}: {e}; {hint or "change `config`"}') from e
   except (SyntaxError, ImportError) as e:
     raise ValueError(f'{name} cannot be imported: {e}; change `config`') from e
+
+
+def _near_argument(module: types.ModuleType, argument: str = '') -> str:
+  """A hint at the nearest argument of an experiment that lists them, by a
+  function `names` or a mapping `SIZES`; '' if there is none, or it is known."""
+  listed = getattr(module, 'names', None)
+  known = [*listed()] if listed else [*getattr(module, 'SIZES', ())]
+  if not known or not argument or argument in known:
+    return ''
+  near = difflib.get_close_matches(argument, known, n=1, cutoff=0.0)
+  return f'did you mean {near[0]}?'
 
 
 def _make_importable(folder: pathlib.Path) -> None:

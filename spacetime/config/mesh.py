@@ -1,14 +1,15 @@
 """The device mesh of an experiment, and the sizes that it has to divide."""
 
-import jax
+from jax.sharding import AbstractDevice, AbstractMesh, AxisType, Mesh
 
 from spacetime import SettingError, sharding
 from spacetime.config.experiment import Experiment
 from spacetime.models.transformer import attention_plan
 from spacetime.models.transformer.dit import DiTConfig
+from spacetime.sharding import mesh as mesh_lib
 
 
-def mesh(experiment: Experiment, *, devices=None) -> jax.sharding.Mesh:
+def mesh(experiment: Experiment, *, devices=None) -> Mesh:
   """The mesh over all devices, or over `devices`, which may be described only.
 
   Raises:
@@ -16,7 +17,40 @@ def mesh(experiment: Experiment, *, devices=None) -> jax.sharding.Mesh:
   """
   experiment.require('mesh', 'data', 'train')
   built = sharding.make_mesh(experiment.mesh, devices=devices)
-  rows = sharding.num_shards('batch', built)
+  _check_batch(experiment, built)
+  return built
+
+
+def planned(
+  experiment: Experiment, *, devices: int, platform: str, device_kind: str
+) -> AbstractMesh:
+  """The mesh over devices that need not exist, nor be described.
+
+  Args:
+    experiment: the experiment.
+    devices: number of devices.
+    platform: their platform, such as 'tpu'.
+    device_kind: their kind, as JAX names it.
+
+  Raises:
+    SettingError: as `mesh`.
+  """
+  experiment.require('mesh', 'data', 'train')
+  shape = mesh_lib.mesh_shape(experiment.mesh, devices=devices)
+  mesh_lib.across_slices(shape, experiment.mesh.num_slices)
+  device = AbstractDevice(device_kind, None, platform)
+  built = AbstractMesh(
+    shape,
+    sharding.AXES,
+    (AxisType.Auto,) * len(shape),
+    abstract_device=device,
+  )
+  _check_batch(experiment, built)
+  return built
+
+
+def _check_batch(experiment: Experiment, mesh: Mesh | AbstractMesh) -> None:
+  rows = sharding.num_shards('batch', mesh)
   batch = experiment.data.batch_size
   parts = experiment.train.accumulate
   if batch % (rows * parts):
@@ -28,10 +62,11 @@ def mesh(experiment: Experiment, *, devices=None) -> jax.sharding.Mesh:
       f'`train.accumulate` = {parts}, such as {fits}',
       hint='or let `mesh.context` or `mesh.tensor` share a clip',
     )
-  return built
 
 
-def check_model(model: DiTConfig, tokens: int, mesh: jax.sharding.Mesh) -> None:
+def check_model(
+  model: DiTConfig, tokens: int, mesh: Mesh | AbstractMesh
+) -> None:
   """Checks that the mesh divides a transformer.
 
   Args:

@@ -113,6 +113,15 @@ class FrameConditioningConfig:
     """The weights of CONDITIONING_KINDS."""
     return tuple(getattr(self, name) for name in CONDITIONING_KINDS)
 
+  @property
+  def has_one_timestep(self) -> bool:
+    """Whether all frames of a clip always have the clip's timestep."""
+    return not self.independent_noise_prob and not any(
+      weight
+      for name, weight in zip(CONDITIONING_KINDS, self.weights, strict=True)
+      if name != 'none'
+    )
+
 
 @dataclasses.dataclass(frozen=True)
 class OptimizerConfig:

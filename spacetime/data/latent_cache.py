@@ -16,6 +16,7 @@ import dataclasses
 import json
 import os
 import pathlib
+import tempfile
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -99,7 +100,7 @@ def create(folder, info: CacheInfo, *, tokenizer: bytes | None = None) -> None:
     ValueError: the folder holds another cache or other files, or cannot be
       written.
   """
-  folder = pathlib.Path(folder)
+  folder = files.as_path(folder)
   if (folder / FILE).is_file():
     old, new = dataclasses.asdict(_read_info(folder)), dataclasses.asdict(info)
     changes = [
@@ -127,13 +128,20 @@ def missing(folder, info: CacheInfo, kind: str) -> list[tuple[str, str, range]]:
     (split, name, records)
     for split in SPLITS
     for name, records in info.shards(kind, split)
-    if not (pathlib.Path(folder) / name).is_file()
+    if not (files.as_path(folder) / name).is_file()
   ]
 
 
 def write_shard(path, records: Iterator[Mapping[str, np.ndarray]]) -> None:
   """Writes one shard, atomically."""
-  with files.atomic_write(pathlib.Path(path)) as temporary:
+  path = files.as_path(path)
+  if files.is_url(path):  # the library writes to this machine alone
+    with tempfile.TemporaryDirectory() as folder:
+      local = pathlib.Path(folder) / path.name
+      write_shard(local, records)
+      files.copy(local, path)
+    return
+  with files.atomic_write(path) as temporary:
     writer = array_record_module.ArrayRecordWriter(
       os.fspath(temporary), 'group_size:1'
     )
@@ -145,7 +153,7 @@ def write_shard(path, records: Iterator[Mapping[str, np.ndarray]]) -> None:
 
 def read_skipped(folder) -> dict[str, dict[int, str]]:
   """Why clips were skipped, by split and index."""
-  path = pathlib.Path(folder) / SKIPPED
+  path = files.as_path(folder) / SKIPPED
   saved = json.loads(path.read_text()) if path.is_file() else {}
   return {
     split: {
@@ -157,7 +165,7 @@ def read_skipped(folder) -> dict[str, dict[int, str]]:
 
 def write_skipped(folder, skipped: Mapping[str, Mapping[int, str]]) -> None:
   """Stores which clips were skipped, before the shard that lacks them."""
-  with files.atomic_write(pathlib.Path(folder) / SKIPPED) as temporary:
+  with files.atomic_write(files.as_path(folder) / SKIPPED) as temporary:
     temporary.write_text(json.dumps(skipped, indent=2) + '\n')
 
 
@@ -177,7 +185,7 @@ class Cache:
   """
 
   def __init__(self, folder):
-    self.folder = pathlib.Path(folder)
+    self.folder = files.as_path(folder)
     self.info = _read_info(self.folder)
     absent = [
       name
@@ -275,9 +283,9 @@ class Split:
     return self.text(index)['caption']
 
 
-def _read_info(folder: pathlib.Path) -> CacheInfo:
+def _read_info(folder) -> CacheInfo:
   path = folder / FILE
-  if not path.is_file():
+  if not files.exists(path):
     raise ValueError(
       f'{folder} is not a cache of latents: it has no {FILE}; make one with '
       'spacetime encode'

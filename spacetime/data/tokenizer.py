@@ -4,7 +4,6 @@ import dataclasses
 import functools
 import io
 import os
-import pathlib
 from collections.abc import Iterable
 
 import numpy as np
@@ -58,8 +57,8 @@ class Tokenizer:
   @classmethod
   def load(cls, path: str | os.PathLike) -> 'Tokenizer':
     """Reads a sentencepiece model file."""
-    path = pathlib.Path(path)
-    if not path.is_file():
+    path = files.as_path(path)
+    if not files.exists(path) or path.is_dir():
       raise ValueError(f'{path}: no such file; expected a sentencepiece model')
     return cls(path.read_bytes())
 
@@ -186,6 +185,6 @@ def train(
     ) from e
   tokenizer = Tokenizer(model.getvalue())
   if path is not None:
-    with files.atomic_write(pathlib.Path(path)) as temporary:
+    with files.atomic_write(files.as_path(path)) as temporary:
       temporary.write_bytes(tokenizer.serialized)
   return tokenizer

@@ -7,7 +7,6 @@ caption_files.py.
 import collections
 import dataclasses
 import os
-import pathlib
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent import futures
 
@@ -15,7 +14,7 @@ import numpy as np
 from absl import logging
 
 from spacetime.data import caption_files, unreadable
-from spacetime.media import display, resampling, video_reader
+from spacetime.media import display, files, resampling, video_reader
 
 # Threads that open the files of a folder.
 THREADS = 8
@@ -25,7 +24,7 @@ THREADS = 8
 class Clip:
   """The start of a video file, and its caption."""
 
-  path: pathlib.Path
+  path: os.PathLike
   caption: str
 
 
@@ -64,7 +63,7 @@ class ClipFolder:
     names: Sequence[str] | None = None,
     max_unreadable: float = 0.0,
   ):
-    folder = pathlib.Path(folder)
+    folder = files.as_path(folder)
     self._size = {
       'frames': frames,
       'height': height,
@@ -97,7 +96,7 @@ class ClipFolder:
     for note in _notes(videos, height=height, width=width):
       logging.warning('%s: %s', folder, note)
 
-  def _probe(self, path: pathlib.Path) -> video_reader.VideoInfo | str:
+  def _probe(self, path: os.PathLike) -> video_reader.VideoInfo | str:
     """Size and duration of a file, or why it cannot be a clip."""
     frames, fps = self._size['frames'], self._size['fps']
     try:
@@ -155,7 +154,7 @@ class ClipFolder:
 
 
 def _notes(
-  videos: Mapping[pathlib.Path, video_reader.VideoInfo],
+  videos: Mapping[os.PathLike, video_reader.VideoInfo],
   *,
   height: int,
   width: int,

@@ -14,10 +14,12 @@ from spacetime.config.experiment import Experiment
 from spacetime.diffusion import conditioning, sampler
 from spacetime.models import flops
 from spacetime.sharding import chips
-from spacetime.training import loop, state, step, tasks
+from spacetime.training import loop, losses, state, step, tasks
 from spacetime.training import optimizer as optimizer_lib
 
-PROGRAMS = ('train', 'sample', 'decode')
+PROGRAMS = ('train', 'held_out', 'sample', 'decode')
+# Steps that may be dispatched at once: a batch each lies on the device.
+IN_FLIGHT = 2
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,7 +32,9 @@ class Lowered:
     mesh: the mesh.
     rows: rows of the batch that a device holds at once.
     flops: model FLOPs of all devices; 0 if not counted.
-    executed: FLOPs that run, recomputation included.
+    dense: FLOPs that run outside of attention kernels, recomputation included.
+    attention: FLOPs that attention kernels run.
+    waiting: batches on a device beside the one among `parts`.
     options: compiler options.
   """
 
@@ -39,7 +43,9 @@ class Lowered:
   mesh: jax.sharding.Mesh
   rows: int
   flops: float = 0.0
-  executed: float = 0.0
+  dense: float = 0.0
+  attention: float = 0.0
+  waiting: int = 0
   options: dict = dataclasses.field(default_factory=dict)
 
 
@@ -50,8 +56,9 @@ def lower(
 
   Args:
     experiment: experiment of a transformer.
-    program: 'train' is the training step as the trainer runs it; 'sample' all
-      steps of the solver; 'decode' one latent frame to pixels.
+    program: 'train' is the training step as the trainer runs it; 'held_out'
+      the loss of held-out clips, which runs between steps; 'sample' all steps
+      of the solver; 'decode' one latent frame to pixels.
     devices: real ones, or descriptions.
 
   Raises:
@@ -108,25 +115,79 @@ def _train(
     lowered = loop.jit_step(train_step, abstract, mesh).lower(
       abstract, parts['frozen'], parts['batch'], _replicated(key, mesh)
     )
-  rate, model = tasks.rates(experiment, nets), nets.dit.config
-  clips = experiment.data.batch_size
-  attended = (
-    clips
-    * model.layers
-    * flops.attention(
-      tokens=rate.tokens // clips,
-      text_tokens=nets.text_length,
-      width=model.width,
-    )
-  )
-  executed = flops.executed(rate.flops / 3, attended, remat=model.remat)
   return Lowered(
     lowered,
     parts,
     mesh,
     _rows(experiment, mesh) // train.accumulate,
-    rate.flops,
-    executed,
+    *training_flops(experiment, nets),
+    IN_FLIGHT - 1,
+  )
+
+
+def training_flops(
+  experiment: Experiment, nets: networks.Networks
+) -> tuple[float, float, float]:
+  """FLOPs of a training step on all devices: of the model, and those that run
+  without and in attention kernels. Zeros where they are not counted."""
+  dense, attended, total = _forward_flops(experiment, nets)
+  remat = nets.dit.config.remat
+  return (
+    total,
+    flops.executed_dense(dense, remat=remat, frozen=nets.lora.rank > 0),
+    flops.executed_attention(attended, remat=remat),
+  )
+
+
+def _forward_flops(
+  experiment: Experiment, nets: networks.Networks
+) -> tuple[float, float, float]:
+  """FLOPs of a forward pass of the batch without and in attention kernels,
+  and the model FLOPs of a training step; zeros where they are not counted."""
+  rate, model = tasks.rates(experiment, nets), nets.dit.config
+  if not rate.flops:
+    return 0.0, 0.0, 0.0
+  clips = experiment.data.batch_size
+  attended = flops.attention(
+    tokens=rate.tokens // clips,
+    text_tokens=nets.text_length,
+    width=model.width,
+  )
+  attended *= clips * model.layers
+  forward = rate.flops / (2 if nets.lora.rank else 3)
+  return forward - attended, attended, rate.flops
+
+
+def _held_out(
+  experiment: Experiment, nets: networks.Networks, mesh: jax.sharding.Mesh
+) -> Lowered:
+  experiment.require('optimizer', 'train')
+  train = experiment.train
+  optimizer = optimizer_lib.make_optimizer(
+    experiment.optimizer, steps=train.steps
+  )
+  task = tasks.diffusion_task(experiment, nets)
+  key = jax.random.key(experiment.seed)
+  abstract = state.abstract_state(task.init, key, optimizer, mesh)
+  shards = sharding.num_shards('batch', mesh)
+  rows = -(-train.held_out // shards) * shards  # as training/hooks.py has it
+  parts = {
+    'average': abstract.ema,
+    'frozen': _frozen(nets, mesh),
+    'batch': _batch(experiment, nets, mesh, rows=rows),
+  }
+  with jax.set_mesh(mesh):
+    lowered = jax.jit(task.held_out).lower(
+      abstract.ema, parts['frozen'], parts['batch']
+    )
+  # The state of the training lies beside it.
+  parts |= {'parameters': abstract.params, 'optimizer': abstract.opt_state}
+  dense, attended, _ = _forward_flops(experiment, nets)
+  timesteps = losses.held_out_timesteps(experiment.flow)
+  share = len(timesteps) * rows / experiment.data.batch_size
+  dense, attended = dense * share, attended * share
+  return Lowered(
+    lowered, parts, mesh, rows // shards, dense + attended, dense, attended
   )
 
 
@@ -161,12 +222,19 @@ def _sample(
     lowered = jax.jit(part.run, donate_argnums=1).lower(
       params, parts['latents'], *parts['text'], parts['conditioning']
     )
-  rate = tasks.rates(experiment, nets)
-  each = rate.flops / (2 if nets.lora.rank else 3)
-  total = each * settings.steps * (2 if guided else 1)
-  options = chips.options(mesh.devices.flat[0].device_kind)
-  rows = _rows(experiment, mesh)
-  return Lowered(lowered, parts, mesh, rows, total, total, options)
+  passes = settings.steps * (2 if guided else 1)
+  dense, attended, _ = _forward_flops(experiment, nets)
+  dense, attended = dense * passes, attended * passes
+  return Lowered(
+    lowered,
+    parts,
+    mesh,
+    _rows(experiment, mesh),
+    dense + attended,
+    dense,
+    attended,
+    options=chips.options(mesh.devices.flat[0].device_kind),
+  )
 
 
 def _decode(
@@ -193,7 +261,12 @@ def _decode(
   return Lowered(lowered, parts, mesh, rows, options=options)
 
 
-_LOWER = {'train': _train, 'sample': _sample, 'decode': _decode}
+_LOWER = {
+  'train': _train,
+  'held_out': _held_out,
+  'sample': _sample,
+  'decode': _decode,
+}
 
 
 def _rows(experiment: Experiment, mesh: jax.sharding.Mesh) -> int:
@@ -202,11 +275,15 @@ def _rows(experiment: Experiment, mesh: jax.sharding.Mesh) -> int:
 
 
 def _batch(
-  experiment: Experiment, nets: networks.Networks, mesh: jax.sharding.Mesh
+  experiment: Experiment,
+  nets: networks.Networks,
+  mesh: jax.sharding.Mesh,
+  *,
+  rows: int | None = None,
 ) -> dict:
   """Returns shapes of a batch: pixels or latents, tokens or embeddings."""
   data, grid = experiment.data, networks.clip_geometry(experiment.data, nets)
-  rows = data.batch_size
+  rows = data.batch_size if rows is None else rows
   if data.source.HAS_LATENTS:
     shapes = {'latents': (rows, *grid.latent, nets.autoencoder.z_dim)}
     dtypes = {'latents': jnp.float32}

@@ -4,7 +4,6 @@ import dataclasses
 import json
 
 from spacetime.dryrun.report import Report
-from spacetime.dryrun.roofline import Roofline
 from spacetime.sharding.topology import Topology
 
 
@@ -22,7 +21,7 @@ def as_json(report: Report, slices: Topology, **labels: str) -> str:
     'num_slices': slices.slices,
     'chips': slices.chips,
     'devices': slices.devices,
-    'fits': report.memory.fits,
+    'fits': report.fits,
     'total': report.memory.total,
     'collectives': [
       {'kind': kind, 'dtype': dtype, 'times': times, 'bytes': size}
@@ -30,10 +29,9 @@ def as_json(report: Report, slices: Topology, **labels: str) -> str:
     ],
   }
   if report.roofline:
-    seconds = _seconds(report.roofline)
     values['estimate'] = {
-      'seconds': seconds,
-      'mfu': tuple(report.roofline.mfu(s) for s in seconds),
+      'seconds': report.roofline.expected,
+      'mfu': report.roofline.mfu,
     }
   return json.dumps(values)
 
@@ -52,10 +50,12 @@ def as_text(report: Report, slices: Topology) -> str:
     f'{slices.slices} x {slices.raw}: {slices.chips} chips, {slices.devices} '
     'devices',
     f'mesh: {mesh}',
-    f'lowered and compiled in {report.seconds:.0f} s',
+    f'lowered and compiled in {report.seconds:.0f} s by '
+    + ', '.join(f'{name} {text}' for name, text in report.versions.items()),
     '',
     f'memory of one {device}, GiB',
     *(f'  {name:26} {size / 2**30:9.2f}' for name, size in rows),
+    *_held_out(report),
     f'  {_verdict(report)}',
   ]
   if report.roofline:
@@ -63,17 +63,26 @@ def as_text(report: Report, slices: Topology) -> str:
   return '\n'.join(lines)
 
 
-def _seconds(roofline: Roofline) -> tuple[float, float]:
-  """Returns seconds of a step with full overlap, and with none."""
-  return roofline.overlapped, roofline.serial
+def _held_out(report: Report) -> list[str]:
+  """Lists the total while the held-out loss runs between two steps."""
+  if report.held_out is None:
+    return []
+  total = report.held_out.total / 2**30
+  return [f'  {"total of the held-out loss":26} {total:9.2f}']
 
 
 def _verdict(report: Report) -> str:
   """Says whether the program fits, and what to change."""
+  if report.memory.fits and report.held_out and not report.held_out.fits:
+    total = report.held_out.total / 2**30
+    return f'does not fit: {report.advice} ({total:.2f} GiB)'
   if report.memory.fits:
     return 'fits'
   over = (report.memory.total - report.memory.limit) / 2**30
-  return f'does not fit by {over:.2f} GiB: {report.advice}'
+  verdict = f'does not fit by {over:.2f} GiB' if over > 0 else 'does not fit'
+  if report.memory.refusal:
+    verdict += f' (the compiler: {report.memory.refusal})'
+  return f'{verdict}: {report.advice}'
 
 
 def _communication(report: Report) -> list[str]:
@@ -95,15 +104,14 @@ def _estimates(report: Report, slices: Topology) -> list[str]:
   if report.flops:
     lines.append(f'model FLOPs (analytic): {report.flops / 1e15:,.2f} PFLOP')
   lines.append(
-    f'estimate, each at its peak on {slices.chip.name}: matrix unit '
+    f'each unit of {slices.chip.name} at its peak: matrix unit '
     f'{roofline.matrix:.3f} s, HBM {roofline.hbm:.3f} s, interconnect '
     f'{roofline.interconnect:.3f} s'
   )
-  best, worst = _seconds(roofline)
-  line = (
-    f'estimate of a step: {best:.3f} s with full overlap, {worst:.3f} s with '
-    'none'
-  )
-  if report.flops:
-    line += f'; MFU at most {roofline.mfu(best):.0%}, {roofline.mfu(worst):.0%}'
-  return [*lines, line]
+  if not report.flops:
+    return [*lines, 'FLOPs are not counted: no estimate of the duration']
+  return [
+    *lines,
+    f'expected: {roofline.expected:.3g} s, MFU {roofline.mfu:.0%}; '
+    f'{roofline.basis}',
+  ]

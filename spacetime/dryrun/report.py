@@ -1,6 +1,8 @@
 """Report of a program compiled for TPUs that do not exist here."""
 
+import contextlib
 import dataclasses
+import importlib.metadata
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -10,7 +12,7 @@ import jax
 from spacetime import sharding
 from spacetime.config import networks, parse
 from spacetime.config.experiment import Experiment
-from spacetime.dryrun import hlo, programs
+from spacetime.dryrun import calibration, hlo, programs
 from spacetime.dryrun import roofline as roofline_lib
 from spacetime.sharding import chips, topology
 
@@ -31,6 +33,9 @@ class Report:
     kernels: number of runs of each Pallas kernel.
     flops: model FLOPs of all devices.
     roofline: None if compilation ran out of memory.
+    versions: of the packages that compiled it.
+    held_out: memory of the held-out loss, which runs between training steps;
+      None where there is none.
   """
 
   mesh: dict[str, int]
@@ -42,11 +47,18 @@ class Report:
   kernels: dict[str, int] = dataclasses.field(default_factory=dict)
   flops: float = 0.0
   roofline: roofline_lib.Roofline | None = None
+  versions: dict[str, str] = dataclasses.field(default_factory=dict)
+  held_out: roofline_lib.Memory | None = None
+
+  @property
+  def fits(self) -> bool:
+    """Whether the program fits, and the held-out loss too."""
+    return self.memory.fits and (self.held_out is None or self.held_out.fits)
 
   @property
   def passes(self) -> bool:
-    """Whether the program fits, and gathers no activation completely."""
-    return self.memory.fits and not self.gathered
+    """Whether it fits, and gathers no activation completely."""
+    return self.fits and not self.gathered
 
 
 def dry_run(
@@ -56,11 +68,29 @@ def dry_run(
   *,
   dump: Callable[[str], object] | None = None,
 ) -> Report:
-  """Compiles a program for TPU slices; see `compile_program`."""
+  """Compiles a program for TPU slices; see `compile_program`.
+
+  With a training step that fits, the held-out loss is compiled too.
+  """
   if slices.slices > 1:
     experiment = parse.replace(experiment, {'mesh.num_slices': slices.slices})
   devices = topology.devices(slices)
-  return compile_program(experiment, program, devices, slices.chip, dump=dump)
+  report = compile_program(experiment, program, devices, slices.chip, dump=dump)
+  if program != 'train' or not report.memory.fits or not _evaluates(experiment):
+    return report
+  held_out = compile_program(experiment, 'held_out', devices, slices.chip)
+  advice = 'the held-out loss needs more: set train.evaluate_every=0'
+  return dataclasses.replace(
+    report,
+    held_out=held_out.memory,
+    advice=report.advice if held_out.memory.fits else advice,
+    seconds=report.seconds + held_out.seconds,
+  )
+
+
+def _evaluates(experiment: Experiment) -> bool:
+  """Whether a run computes the held-out loss of clips of one size."""
+  return bool(experiment.train.evaluate_every) and not experiment.data.packing
 
 
 def compile_program(
@@ -89,11 +119,18 @@ def compile_program(
   lowered = programs.lower(experiment, program, devices)
   mesh = dict(lowered.mesh.shape)
   parts = {name: bytes_per_device(x) for name, x in lowered.parts.items()}
+  if lowered.waiting:
+    parts['batches in flight'] = lowered.waiting * parts['batch']
   parts = {name: size for name, size in parts.items() if size}
 
-  def advice(memory: roofline_lib.Memory) -> str:
+  def advice(memory: roofline_lib.Memory, *, on_chip: bool = False) -> str:
     if memory.fits:
       return ''
+    if on_chip:
+      return (
+        'a kernel needs more memory beside the units of the chip than there '
+        "is: set model.attention='xla', or use another generation of TPU"
+      )
     return roofline_lib.advice(
       memory,
       mesh=mesh,
@@ -105,12 +142,28 @@ def compile_program(
   try:
     compiled = lowered.lowered.compile(compiler_options=lowered.options)
   except jax.errors.JaxRuntimeError as e:
-    used, limit = _memory_of_failure(e, chip)
-    rest = max(used - sum(parts.values()), 0.0)
-    memory = roofline_lib.Memory(parts | {TEMPORARIES: rest}, limit, used)
-    return Report(mesh, memory, advice(memory), time.monotonic() - start)
+    refusal = roofline_lib.parse_out_of_memory(str(e))
+    if not refusal:
+      reason = str(e).strip().partition('\n')[0][:300]
+      raise ValueError(
+        f'the compiler of {chip.name} refuses the program: {reason}; set '
+        'SPACETIME_TRACEBACK=1 for the complete message'
+      ) from e
+    memory = memory_refused(refusal, parts, chip.hbm)
+    return Report(
+      mesh,
+      memory,
+      advice(memory, on_chip=refusal.on_chip),
+      time.monotonic() - start,
+      versions=versions(),
+    )
   seconds = time.monotonic() - start
-  memory = memory_of(compiled.memory_analysis(), parts, chip.hbm)
+  memory = memory_of(
+    compiled.memory_analysis(),
+    parts,
+    chip.hbm,
+    beside=('parameters', 'optimizer') if program == 'held_out' else (),
+  )
   text = compiled.as_text()
   if dump:
     dump(text)
@@ -125,26 +178,18 @@ def compile_program(
     gathered=gathered_activations(lowered, experiment, collectives),
     kernels=compiled_program.kernels(),
     flops=lowered.flops,
-    roofline=roofline(lowered, compiled_program, collectives, chip),
+    roofline=roofline(lowered, program, compiled_program, collectives, chip),
+    versions=versions(),
   )
 
 
-def _memory_of_failure(
-  error: jax.errors.JaxRuntimeError, chip: chips.Chip
-) -> tuple[float, float]:
-  """Returns (bytes used, limit) of a program that ran out of memory.
-
-  Raises:
-    ValueError: the compiler refuses the program for another reason.
-  """
-  usage = roofline_lib.parse_out_of_memory(str(error))
-  if not usage:
-    reason = str(error).strip().partition('\n')[0][:300]
-    raise ValueError(
-      f'the compiler of {chip.name} refuses the program: {reason}; set '
-      'SPACETIME_TRACEBACK=1 for the complete message'
-    ) from error
-  return usage
+def versions() -> dict[str, str]:
+  """Versions of the packages that compile, by name."""
+  numbers = {}
+  for name in ('jax', 'jaxlib', 'libtpu'):
+    with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+      numbers[name] = importlib.metadata.version(name)
+  return numbers
 
 
 def bytes_per_device(tree) -> float:
@@ -157,8 +202,30 @@ def bytes_per_device(tree) -> float:
   )
 
 
+def memory_refused(
+  refusal: roofline_lib.OutOfMemory, parts: Mapping[str, float], limit: float
+) -> roofline_lib.Memory:
+  """Returns the memory of a program that the compiler refuses for its size.
+
+  Args:
+    refusal: its message.
+    parts: name of an argument -> bytes on one device.
+    limit: bytes that a program may use, where the message does not say it.
+  """
+  rows = dict(parts)
+  if refusal.temporaries is not None:
+    rows[TEMPORARIES] = refusal.temporaries
+  elif refusal.used is not None:
+    rows[TEMPORARIES] = max(refusal.used - sum(parts.values()), 0.0)
+  return roofline_lib.Memory(rows, refusal.limit or limit, refusal.message)
+
+
 def memory_of(
-  analysis, parts: Mapping[str, float], limit: float
+  analysis,
+  parts: Mapping[str, float],
+  limit: float,
+  *,
+  beside: Sequence[str] = (),
 ) -> roofline_lib.Memory:
   """Returns the compiler's memory analysis, with the arguments by name.
 
@@ -166,8 +233,11 @@ def memory_of(
     analysis: result of jax.stages.Compiled.memory_analysis().
     parts: name of an argument -> bytes on one device.
     limit: bytes that a program may use.
+    beside: names of parts that are no arguments but lie on the device too.
   """
-  layout = analysis.argument_size_in_bytes - sum(parts.values())
+  others = ('batches in flight', *beside)
+  arguments = sum(size for name, size in parts.items() if name not in others)
+  layout = analysis.argument_size_in_bytes - arguments
   rows = dict(parts) | {
     'layout of these': max(float(layout), 0.0),
     TEMPORARIES: float(analysis.temp_size_in_bytes),
@@ -212,24 +282,36 @@ def gathered_activations(
 
 def roofline(
   lowered: programs.Lowered,
+  name: str,
   program: hlo.Program,
   collectives: Sequence[hlo.Collective],
   chip: chips.Chip,
 ) -> roofline_lib.Roofline:
-  """Returns the roofline estimate of a compiled program."""
+  """Returns the roofline estimate of a compiled program.
+
+  Args:
+    lowered: the program before compilation.
+    name: one of programs.PROGRAMS.
+    program: the compiled program.
+    collectives: its collectives.
+    chip: generation of the devices.
+  """
   interconnect = 0.0
   for c in collectives:
     coordinates, dcn = _group(lowered.mesh, c.axes)
     interconnect += roofline_lib.collective_seconds(
       c, chip, axes=roofline_lib.torus_axes(coordinates), dcn=dcn
     )
-  count = lowered.mesh.size
+  peak = chip.flops * lowered.mesh.size
+  measured = calibration.efficiency(chip.name, name)
   return roofline_lib.Roofline(
-    matrix=lowered.executed / count / chip.flops,
+    matrix=(lowered.dense + lowered.attention) / peak,
+    measured=measured.seconds(lowered.dense, lowered.attention, peak=peak),
     hbm=program.memory_traffic() / chip.hbm_bandwidth,
     interconnect=interconnect,
-    flops=lowered.flops / count,
+    flops=lowered.flops / lowered.mesh.size,
     peak=chip.flops,
+    basis=measured.basis if lowered.flops else '',
   )
 
 

@@ -9,7 +9,7 @@ from spacetime.dryrun import hlo
 from spacetime.sharding import chips
 
 _UNITS = {'': 1, 'K': 2**10, 'M': 2**20, 'G': 2**30, 'T': 2**40}
-_AMOUNT = r'([\d.]+)([KMGT]?)i?B?'
+_AMOUNT = r'(\d+(?:\.\d+)?)\s?([KMGT]?)i?B?'
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,68 +20,117 @@ class Memory:
     rows: name -> bytes: the arguments by name, then activations and
       temporaries, results, the program.
     limit: bytes that a program may use.
-    required: bytes that the compiler required when it ran out of memory; None
-      if it did not.
+    refusal: message of the compiler when it ran out of memory; '' if it did
+      not.
   """
 
   rows: Mapping[str, float]
   limit: float
-  required: float | None = None
+  refusal: str = ''
 
   @property
   def total(self) -> float:
-    """Bytes of all rows, or the bytes required."""
-    return self.required or sum(self.rows.values())
+    """Bytes of all rows; at least as many where the compiler gave up."""
+    return sum(self.rows.values())
 
   @property
   def fits(self) -> bool:
     """Whether it compiled and stays within the limit."""
-    return self.required is None and self.total <= self.limit
+    return not self.refusal and self.total <= self.limit
 
 
 @dataclasses.dataclass(frozen=True)
 class Roofline:
-  """Seconds of a step for each unit of a chip, alone and at its peak.
+  """Seconds of a step for each unit of a chip.
 
   Attributes:
-    matrix: seconds of the matrix unit, for the executed FLOPs.
-    hbm: seconds of memory traffic.
-    interconnect: seconds of collectives.
+    matrix: seconds of the matrix unit at its peak, for the executed FLOPs.
+    measured: the same at the efficiency of published runs (calibration.py).
+    hbm: seconds of memory traffic, at the peak.
+    interconnect: seconds of collectives, at the peak.
     flops: model FLOPs of a device.
     peak: FLOP/s of a device.
+    basis: where the efficiency comes from.
   """
 
   matrix: float
+  measured: float
   hbm: float
   interconnect: float
   flops: float
   peak: float
+  basis: str = ''
 
   @property
-  def overlapped(self) -> float:
-    """Seconds if all three overlap."""
-    return max(self.matrix, self.hbm, self.interconnect)
+  def expected(self) -> float:
+    """Seconds of a step: the slowest unit, the matrix unit as measured.
+
+    The published runs communicate and move memory as well, beside their
+    products: what does not overlap there is in their efficiency.
+    """
+    return max(self.measured, self.hbm, self.interconnect)
 
   @property
-  def serial(self) -> float:
-    """Seconds if collectives overlap with nothing."""
-    return max(self.matrix, self.hbm) + self.interconnect
-
-  def mfu(self, seconds: float) -> float:
-    """Returns the model FLOPs utilisation of a step of this duration."""
-    return self.flops / (seconds * self.peak) if seconds else 0.0
+  def mfu(self) -> float:
+    """Model FLOPs utilisation of the expected step; 0 where not counted."""
+    return self.flops / (self.expected * self.peak) if self.expected else 0.0
 
 
-def parse_out_of_memory(message: str) -> tuple[float, float] | None:
-  """Returns (bytes used, limit) of a compiler's out-of-memory message; None for
-  other messages."""
-  if 'hbm' not in message.lower():
+@dataclasses.dataclass(frozen=True)
+class OutOfMemory:
+  """A compiler's message that memory does not suffice.
+
+  Attributes:
+    message: its first line.
+    used: bytes of the whole program, if the message has them.
+    temporaries: bytes of temporaries alone, likewise.
+    limit: bytes that there are, likewise.
+    on_chip: whether a kernel exceeds the memory beside the units (VMEM, SMEM)
+      and not the HBM.
+  """
+
+  message: str
+  used: float | None = None
+  temporaries: float | None = None
+  limit: float | None = None
+  on_chip: bool = False
+
+
+# (amount needed, limit) of the whole program.
+_USED = (
+  rf'[Uu]sed {_AMOUNT} of {_AMOUNT}',
+  rf'requires? {_AMOUNT}[^.]*? (?:exceeds|of|but)[^.]*? {_AMOUNT}',
+  rf'[Rr]eserve {_AMOUNT} at the bottom of memory.*? {_AMOUNT} reservable',
+)
+# The same of temporaries.
+_TEMPORARY = rf'temporaries \({_AMOUNT}\) exceeds [^(]*\({_AMOUNT}\)'
+
+
+def parse_out_of_memory(message: str) -> OutOfMemory | None:
+  """Reads a compiler's message; None if it is about something else."""
+  text = message.lower()
+  full = 'out of memory', 'resource_exhausted', 'out_of_memory', 'not enough'
+  exceeds = 'exceed' in text and any(m in text for m in ('hbm', 'vmem', 'smem'))
+  if not exceeds and not any(words in text for words in full):
     return None
-  match = re.search(rf'[Uu]sed {_AMOUNT} of {_AMOUNT} hbm', message)
-  if not match:
-    return None
-  used, used_unit, limit, limit_unit = match.groups()
-  return float(used) * _UNITS[used_unit], float(limit) * _UNITS[limit_unit]
+  line = message.strip().partition('\n')[0][:300]
+  on_chip = bool(re.search(r'\b(scoped )?(vmem|smem)\b', text))
+  if on_chip and 'hbm' not in text:
+    return OutOfMemory(line, on_chip=True)
+  if match := re.search(_TEMPORARY, message):
+    needed, limit = _amounts(match)
+    return OutOfMemory(line, temporaries=needed, limit=limit)
+  for pattern in _USED:
+    if match := re.search(pattern, message, re.DOTALL):
+      needed, limit = _amounts(match)
+      return OutOfMemory(line, used=needed, limit=limit)
+  return OutOfMemory(line)
+
+
+def _amounts(match: re.Match) -> tuple[float, float]:
+  """Bytes of the two amounts of a match."""
+  one, unit, two, other = match.groups()
+  return float(one) * _UNITS[unit], float(two) * _UNITS[other]
 
 
 def advice(

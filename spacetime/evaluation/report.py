@@ -53,7 +53,7 @@ def write(settings: EvaluationSettings) -> str:
     ValueError: no such checkpoint, or a folder that cannot be written, or
       holds another evaluation.
   """
-  out = pathlib.Path(settings.out).absolute()
+  out = files.check_local('out', settings.out).absolute()
   files.check_writable(out)
   if (out / METRICS).exists() and not settings.overwrite:
     raise SettingError(

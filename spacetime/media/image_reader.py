@@ -2,14 +2,13 @@
 
 import io
 import os
-import pathlib
 import warnings
 from collections.abc import Callable
 
 import numpy as np
 from PIL import Image, ImageCms, ImageOps
 
-from spacetime.media import color, display, video_file
+from spacetime.media import color, display, files, video_file
 
 Path = str | os.PathLike
 
@@ -98,7 +97,7 @@ def to_mask(image: Image.Image, *, bits: int | None = None) -> Image.Image:
 
 def _open(path: Path) -> Image.Image:
   """Opens and decodes an image; its size is checked in between."""
-  path = pathlib.Path(path).expanduser()
+  path = files.local_copy(path)
   if not path.is_file():
     raise ValueError(f'{path}: no such file')
   try:

@@ -3,10 +3,11 @@ are not on the lists here are refused before a frame is decoded."""
 
 import contextlib
 import os
-import pathlib
 from collections.abc import Iterator
 
 import av
+
+from spacetime.media import files
 
 Path = str | os.PathLike
 
@@ -42,8 +43,8 @@ def open_video(
     ValueError: no such file, no video in it, a container or codec that is not
       read, frames above MAX_PIXELS, or unreadable.
   """
-  path = pathlib.Path(path).expanduser()
-  if not path.is_file():
+  path = files.as_path(path)
+  if not files.exists(path) or path.is_dir():
     raise ValueError(f'{path}: no such file')
   options = {
     'format_whitelist': ','.join(CONTAINERS),
@@ -54,9 +55,13 @@ def open_video(
     'max_pixels': str(2 * MAX_PIXELS),
   }
   try:
-    # An absolute path cannot be read as the name of a protocol.
+    # An absolute path cannot be read as the name of a protocol. Of a bucket,
+    # only the parts that are decoded are read.
+    remote = files.is_url(path)
     container = av.open(
-      os.fspath(path.absolute()), options=options, metadata_errors='replace'
+      path.open('rb') if remote else os.fspath(path.absolute()),
+      options=options,
+      metadata_errors='replace',
     )
   except av.ArgumentError as e:  # of a format that is not on the list
     raise ValueError(

@@ -161,7 +161,7 @@ def writes_folder(path: Path, *, frames: int) -> bool:
 
 def output_path(path: Path, *, frames: int) -> pathlib.Path:
   """The file or folder that write_video writes for so many frames."""
-  target = pathlib.Path(path).expanduser()
+  target = files.check_local('out', path)
   if writes_folder(path, frames=frames) and not _is_folder(path):
     return target.with_suffix('')
   return target
@@ -169,13 +169,13 @@ def output_path(path: Path, *, frames: int) -> pathlib.Path:
 
 def sidecar_path(path: Path) -> pathlib.Path:
   """FILE.mp4.json for FILE.mp4."""
-  path = pathlib.Path(path).expanduser()
+  path = files.check_local('out', path)
   return path.with_name(f'{path.name}.json')
 
 
 def write_image(path: Path, image_HWC: np.ndarray) -> pathlib.Path:
   """Writes an image, uint8 (H, W, 3), as PNG or JPEG by its suffix."""
-  path = pathlib.Path(path)
+  path = files.check_local('out', path)
   with files.atomic_write(path) as temporary:
     Image.fromarray(np.ascontiguousarray(image_HWC)).save(temporary)
   return path
@@ -208,7 +208,7 @@ def check_output(path: Path) -> pathlib.Path:
     SettingError: an unknown suffix, or a folder where a file is expected.
     ValueError: the folder cannot be written, or holds other files.
   """
-  target = pathlib.Path(path).expanduser()
+  target = files.check_local('out', path)
   suffix = target.suffix.lower()
   folder = _is_folder(path)
   if not str(path) or not folder and suffix not in SUFFIXES:

@@ -50,8 +50,8 @@ def training(forward: float) -> float:
   return 3.0 * forward
 
 
-def executed(forward: float, attended: float, *, remat: str) -> float:
-  """FLOPs that a training step runs, recomputation included.
+def executed_attention(attended: float, *, remat: str) -> float:
+  """FLOPs that the attention kernels run in a training step.
 
   The backward pass of a flash kernel has seven products to two of the forward
   pass, since both its halves recompute the logits (Dao 2023, arXiv 2307.08691,
@@ -59,10 +59,18 @@ def executed(forward: float, attended: float, *, remat: str) -> float:
   passes more than the model counts.
 
   Args:
-    forward: FLOPs of the forward pass.
-    attended: FLOPs of the attention kernels among them.
-    remat: model.remat. Where the kernels' residuals are saved, everything else
-      runs forward twice.
+    attended: FLOPs of the kernels in the forward pass.
+    remat: model.remat. Only 'full' runs their forward pass twice.
   """
-  recomputed = {'none': 0.0, 'full': forward}.get(remat, forward - attended)
-  return training(forward) + recomputed + 1.5 * attended
+  return training(attended) + (1.5 + (remat == 'full')) * attended
+
+
+def executed_dense(dense: float, *, remat: str, frozen: bool = False) -> float:
+  """FLOPs that everything else runs in a training step.
+
+  Args:
+    dense: FLOPs of the forward pass without the attention kernels.
+    remat: model.remat; all but 'none' run the forward pass twice.
+    frozen: whether kernels have no gradients, below LoRA weights.
+  """
+  return (3 + (remat != 'none') - frozen) * dense

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from spacetime.data import geometry
+from spacetime.models import precision
 from spacetime.models.autoencoder.interface import Autoencoder
 from spacetime.models.text_encoder import TextEncoder
 from spacetime.models.transformer import first_block_cache, fsdp_cast, kv_cache
@@ -106,9 +107,10 @@ class Networks:
       key: for the dropout of the LoRA weights; None has no dropout.
     """
     variables, rngs = self.variables(params), self._rngs(params, key)
-    return self.dit.apply(
-      variables, z_Bfhwc, t_BT, text, t_index_fhw, rngs=rngs
-    )
+    with precision.products(self.dit.config.dtype):
+      return self.dit.apply(
+        variables, z_Bfhwc, t_BT, text, t_index_fhw, rngs=rngs
+      )
 
   def transform_packed(
     self,
@@ -134,15 +136,16 @@ class Networks:
       batch['frame_ids'],
       batch['grids'],
     )
-    return self.dit.apply(
-      self.variables(params),
-      x_BNV,
-      t_BT,
-      text_BGSY,
-      packed_batch,
-      rngs=self._rngs(params, key),
-      method=self.dit.predict_packed,
-    )
+    with precision.products(self.dit.config.dtype):
+      return self.dit.apply(
+        self.variables(params),
+        x_BNV,
+        t_BT,
+        text_BGSY,
+        packed_batch,
+        rngs=self._rngs(params, key),
+        method=self.dit.predict_packed,
+      )
 
   def _rngs(self, params: Mapping, key: jax.Array | None) -> dict:
     """Returns Flax' keys: of the dropout of LoRA weights."""
@@ -152,9 +155,10 @@ class Networks:
 
   def precompute_kv(self, params: Mapping, text_BSY: jax.Array) -> KVCache:
     """Returns the text's KV cache, which `transform` accepts in its place."""
-    return kv_cache.precompute_kv(
-      self.dit.config, self.variables(params), text_BSY
-    )
+    with precision.products(self.dit.config.dtype):
+      return kv_cache.precompute_kv(
+        self.dit.config, self.variables(params), text_BSY
+      )
 
   def encode(self, frozen: Mapping, video_BFHWC: jax.Array) -> jax.Array:
     """Returns latents of unit scale."""
@@ -193,16 +197,17 @@ class FirstBlockCache:
     t_index_fhw: jax.Array | None = None,
   ) -> tuple[jax.Array, BlockCache]:
     """Returns (prediction, cache); arguments as in Networks.transform."""
-    return first_block_cache.predict(
-      self.networks.dit,
-      self.networks.variables(params),
-      z_Bfhwc,
-      t_BT,
-      text,
-      cache,
-      t_index_fhw=t_index_fhw,
-      threshold=self.threshold,
-    )
+    with precision.products(self.networks.dit.config.dtype):
+      return first_block_cache.predict(
+        self.networks.dit,
+        self.networks.variables(params),
+        z_Bfhwc,
+        t_BT,
+        text,
+        cache,
+        t_index_fhw=t_index_fhw,
+        threshold=self.threshold,
+      )
 
 
 def num_params(params) -> int:

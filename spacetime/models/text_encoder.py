@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from spacetime import SettingError
-from spacetime.models import activations
+from spacetime.models import activations, precision
 from spacetime.models.transformer.layers import RMSNorm
 from spacetime.sharding import constrain
 
@@ -174,9 +174,7 @@ def position_bias(
   )
   # A product with one-hot rows: the gradient of a lookup would be a scatter.
   one_hot = jax.nn.one_hot(buckets_ST, config.buckets, dtype=jnp.float32)
-  return jnp.einsum(
-    'STK,KA->AST', one_hot, table, precision=jax.lax.Precision.HIGHEST
-  )
+  return jnp.einsum('STK,KA->AST', one_hot, table, precision=precision.FLOAT32)
 
 
 class Network(nn.Module):
@@ -229,9 +227,10 @@ class TextEncoder:
   def encode(self, params: dict, tokens_BS: jax.Array) -> jax.Array:
     """Returns prompt embeddings text_BSY; padding (token 0) is zero."""
     mask_BS = tokens_BS != 0
-    text_BSY = Network(self.config).apply(
-      {'params': params}, tokens_BS, mask_BS
-    )
+    with precision.products(self.config.dtype):
+      text_BSY = Network(self.config).apply(
+        {'params': params}, tokens_BS, mask_BS
+      )
     return text_BSY * mask_BS[..., None].astype(text_BSY.dtype)
 
 

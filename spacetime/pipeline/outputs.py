@@ -20,6 +20,7 @@ from spacetime.media import (
   video_reader,
   video_writer,
 )
+from spacetime.media import files as media_files
 from spacetime.pipeline import rollout_state
 from spacetime.pipeline.request import CLIPS, FILES, Request
 from spacetime.pipeline.video import Video
@@ -130,6 +131,8 @@ def check(targets: Targets, request: Request, *, frames: int) -> None:
   for name in INPUTS:
     value = getattr(request, name)
     if not isinstance(value, (str, pathlib.Path)):
+      continue
+    if media_files.is_url(value):
       continue
     source = pathlib.Path(value).expanduser().resolve()
     if any(source == path.resolve() for path in files):

@@ -3,7 +3,6 @@
 import dataclasses
 import functools
 import os
-import pathlib
 import sys
 from collections.abc import Callable, Iterator
 
@@ -22,6 +21,7 @@ from spacetime.data import clip_list, geometry, latent_cache, unreadable
 from spacetime.data.digits import world as world_lib
 from spacetime.data.settings import DataConfig
 from spacetime.data.splits import Splits
+from spacetime.media import files
 from spacetime.media.pixels import to_video
 from spacetime.models.autoencoder import streaming
 from spacetime.models.autoencoder.interface import Autoencoder
@@ -178,7 +178,7 @@ def write_cache(
       without a text encoder.
     ValueError: clips that cannot be read, or another cache in the folder.
   """
-  out = pathlib.Path(out)
+  out = files.as_path(out)
   if data.source.HAS_LATENTS:
     raise SettingError('data.name', data.name, 'a source of videos')
   if data.mixed is not None:
@@ -227,7 +227,7 @@ def write_cache(
 
 
 def write_texts(
-  out: pathlib.Path,
+  out: os.PathLike,
   info: latent_cache.CacheInfo,
   splits: Splits,
   model: load.Model | None,
@@ -267,7 +267,7 @@ def text_records(
 
 
 def write_latents(
-  out: pathlib.Path,
+  out: os.PathLike,
   info: latent_cache.CacheInfo,
   splits: Splits,
   encoder: Encoder,
@@ -340,7 +340,7 @@ def write_latents(
 
 
 def write_shards(
-  out: pathlib.Path,
+  out: os.PathLike,
   missing: list[tuple[str, str, range]],
   batches: Callable[[str, range], Iterator[list[dict]]],
   *,

@@ -15,7 +15,6 @@ hold one prompt each.
 import dataclasses
 import hashlib
 import os
-import pathlib
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -157,7 +156,7 @@ def read_file(path: str | os.PathLike) -> dict[str, np.ndarray]:
   Raises:
     ValueError: no such file, a damaged file, or other arrays than the above.
   """
-  path = pathlib.Path(path)
+  path = files.local_copy(path)
   if not path.is_file():
     raise ValueError(f'{path}: no such file')
   if path.suffix in ('.pt', '.pth', '.bin', '.pkl'):
@@ -194,7 +193,7 @@ def write_file(path: str | os.PathLike, text_nSY: np.ndarray) -> None:
   text_nSY = np.ascontiguousarray(text_nSY)
   metadata = {'format': 'pt', DIGEST: _digest(text_nSY)}
   data = safetensors.numpy.save({TEXT: text_nSY}, metadata=metadata)
-  with files.atomic_write(pathlib.Path(path)) as temporary:
+  with files.atomic_write(files.as_path(path)) as temporary:
     temporary.write_bytes(data)
 
 
@@ -209,7 +208,7 @@ class Cache:
   """
 
   def __init__(self, folder: str | os.PathLike):
-    self.folder = pathlib.Path(folder).expanduser()
+    self.folder = files.as_path(folder)
 
   def get(self, key: str, *, width: int) -> np.ndarray | None:
     """The embeddings (S, Y) of a key; None if there are none."""
@@ -235,7 +234,7 @@ class Cache:
     except OSError as e:
       logging.warning('no cache of prompts: %s: %s', self.folder, e.strerror)
 
-  def _path(self, key: str) -> pathlib.Path:
+  def _path(self, key: str) -> os.PathLike:
     return self.folder / f'{key}.safetensors'
 
 

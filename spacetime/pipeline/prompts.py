@@ -1,7 +1,6 @@
 """Prompts of a request: files, expansion, cleaning and limits of length."""
 
 import html
-import pathlib
 import warnings
 from collections.abc import Callable, Sequence
 
@@ -12,6 +11,7 @@ from absl import logging
 from spacetime import SettingError, SettingWarning
 from spacetime.data import caption_files, chat_endpoint, text_files
 from spacetime.data import tokenizer as tokenizer_lib
+from spacetime.media import files
 from spacetime.pipeline.engine import Engine
 from spacetime.pipeline.request import Request, describe
 
@@ -65,7 +65,7 @@ def read(request: Request) -> list[str] | None:
 
 
 def _read_lines(path: str) -> list[str]:
-  file = pathlib.Path(path)
+  file = files.local_copy(path)
   if not file.is_file():
     raise SettingError('prompts_file', path, 'a file that exists')
   if file.suffix.lower() in caption_files.FORMATS:

@@ -116,6 +116,9 @@ def devices(topology: Topology) -> list:
   os.environ.setdefault('TPU_WORKER_HOSTNAMES', 'localhost')
   os.environ.setdefault('ALLOW_MULTIPLE_LIBTPU_LOAD', '1')
   options = {'num_slices': topology.slices} if topology.slices > 1 else {}
+  if topology.chips == topology.slices:
+    # A host has four chips or more, unless it is said to have one.
+    options['chips_per_host_bounds'] = (1, 1, 1)
   try:
     described = topologies.get_topology_desc(
       platform='tpu', topology_name=topology.raw, **options

@@ -60,7 +60,8 @@ class DiffusionLoss:
     return flow.to_velocity(z_t_Bfhwc, y_Bfhwc, t_Bf, floor=self.flow.floor)
 
   def frame_losses(self, params, z_Bfhwc, text_BSY, t_Bf, noise, dropout=None):
-    """Squared error of the velocity of each latent frame, (B, f)."""
+    """Squared error of the velocity of each latent frame, (B, f); t_Bf may be
+    (B, 1), one timestep for all frames of a clip."""
     z_t = flow.add_noise(z_Bfhwc, noise, t_Bf)
     v = self.velocity(params, z_t, t_Bf, text_BSY, dropout)
     return flow.frame_loss(v, flow.velocity(z_Bfhwc, noise))
@@ -98,9 +99,13 @@ class DiffusionLoss:
     if 'cond' in batch:
       clips_B = frame_conditioning.sample_clips(mask_key, batch['cond'])
       cond_mask_Bf &= clips_B[:, None]
-    t_Bf = frame_conditioning.frame_timesteps(
-      frame_key, t_B1, independent_Bf, cond_mask_Bf, self.conditioning
-    )
+    # One timestep for the clip is a table of one row, which no token gathers
+    # from and no gradient is scattered into.
+    t_Bf = t_B1
+    if not self.conditioning.has_one_timestep:
+      t_Bf = frame_conditioning.frame_timesteps(
+        frame_key, t_B1, independent_Bf, cond_mask_Bf, self.conditioning
+      )
     noise = jax.random.normal(noise_key, latents.shape)
     return {'t': t_Bf, 'cond_mask': cond_mask_Bf, 'noise': noise}
 
@@ -141,7 +146,9 @@ class DiffusionLoss:
     timesteps = held_out_timesteps(self.flow)
 
     def at(t):
-      t_Bf = jnp.full(z_Bfhwc.shape[:2], t)
+      rows, frames = z_Bfhwc.shape[:2]
+      columns = 1 if self.conditioning.has_one_timestep else frames
+      t_Bf = jnp.full((rows, columns), t)
       noise = jax.random.normal(jax.random.key(0), z_Bfhwc.shape)
       loss_Bf = self.frame_losses(params, z_Bfhwc, text_BSY, t_Bf, noise)
       if 'counted' not in batch:

@@ -1,9 +1,13 @@
 """Every preset of experiments/pods.py compiled for its slice, as a table.
 
   PYTHONPATH=. python tests/benchmarks/dry_runs.py --out=runs.jsonl [NAME ...]
+  PYTHONPATH=. python tests/benchmarks/dry_runs.py --seconds
 
-A minute or several each, one at a time. What is in the file already is not
-compiled again; the table is of the whole file.
+Compiling takes a minute or several each, one at a time. What is in the file
+already is not compiled again; the table is of the whole file. --seconds
+compiles nothing: expected seconds of a training step by the FLOPs and the
+efficiency of published runs, which is what a compiled report says too, unless
+memory or the interconnect takes longer.
 """
 
 import argparse
@@ -13,11 +17,14 @@ import subprocess
 import sys
 
 from experiments import pods
+from spacetime.config import networks, parse
+from spacetime.dryrun import calibration, programs
+from spacetime.sharding import topology
 
 HEAD = (
   '| preset | mesh | GiB a device | of | fits | whole activations '
-  '| seconds to compile | step, s (estimate) | MFU at most |\n'
-  + '| --- ' * 9
+  '| seconds to compile | step, s (expected) | MFU | versions |\n'
+  + '| --- ' * 10
   + '|'
 )
 
@@ -26,8 +33,12 @@ def main() -> None:
   """Compiles what is missing, prints the table."""
   parser = argparse.ArgumentParser(description=__doc__)
   parser.add_argument('--out', default='dry_runs.jsonl')
+  parser.add_argument('--seconds', action='store_true')
   parser.add_argument('names', nargs='*')
   flags = parser.parse_args()
+  if flags.seconds:
+    print(seconds_table())
+    return
   out = pathlib.Path(flags.out)
   done = {entry['name']: entry for entry in read(out)}
   for name in flags.names or pods.names():
@@ -38,6 +49,32 @@ def main() -> None:
   print(HEAD)
   for entry in done.values():
     print(row(entry))
+
+
+def seconds_table() -> str:
+  """Expected seconds of a training step: a line for each model and size."""
+  lines = [
+    '| expected seconds a step; MFU | ' + ' | '.join(pods.DEVICES) + ' |',
+    '| --- ' * (1 + len(pods.DEVICES)) + '|',
+  ]
+  for model, sizes in pods.CLIPS.items():
+    for size in sizes:
+      names = [f'{model}-{size}-{slice_}' for slice_ in pods.DEVICES]
+      cells = [expected(n) if n in pods.names() else '' for n in names]
+      lines.append(f'| {model} {size} | ' + ' | '.join(cells) + ' |')
+  return '\n'.join(lines)
+
+
+def expected(name: str) -> str:
+  """Expected seconds and MFU of a preset."""
+  slices = topology.parse(name.split('-', 2)[2])
+  experiment = parse.experiment(pods.get_config(name))
+  nets = networks.networks(experiment)
+  model, dense, attention = programs.training_flops(experiment, nets)
+  peak = slices.chip.flops * slices.devices
+  share = calibration.efficiency(slices.chip.name, 'train')
+  seconds = share.seconds(dense, attention, peak=peak)
+  return f'{seconds:.2g}; {model / peak / seconds:.0%}'
 
 
 def read(path: pathlib.Path) -> list[dict]:
@@ -81,13 +118,13 @@ def row(entry: dict) -> str:
     f'{entry["seconds"]:.0f}',
   ]
   if 'estimate' in entry:
-    best, worst = entry['estimate']['seconds']
     cells += [
-      f'{best:.1f} to {worst:.1f}',
-      f'{entry["estimate"]["mfu"][0]:.0%}',
+      f'{entry["estimate"]["seconds"]:.2g}',
+      f'{entry["estimate"]["mfu"]:.0%}',
     ]
   else:
     cells += ['', '']
+  cells.append(', '.join(f'{k} {v}' for k, v in entry['versions'].items()))
   return '| ' + ' | '.join(cells) + ' |'
 
 

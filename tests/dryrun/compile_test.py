@@ -8,13 +8,22 @@ import pathlib
 import platform
 import subprocess
 import sys
+import types
 
 import jax
 import pytest
 
 from experiments import digits, digits_autoencoder, pods
-from spacetime.config import networks, parse
-from spacetime.dryrun import hlo, programs, report, roofline
+from spacetime.config import experiment_files, networks, parse
+from spacetime.dryrun import (
+  calibration,
+  hlo,
+  programs,
+  render,
+  report,
+  roofline,
+)
+from spacetime.models import flops
 from spacetime.sharding import chips, topology
 from spacetime.training import loop, run
 from tests.helpers import commands
@@ -33,6 +42,7 @@ GIB = 2**30
     ('tpu7x-128', 'tpu7x:4x4x4', 64, 128),  # TensorCores, a device each
     ('V6e:4x8', 'v6e:4x8', 32, 32),
     ('v5p:4x4x12', 'v5p:4x4x12', 192, 192),
+    ('v6e-1', 'v6e:1x1', 1, 1),
   ],
 )
 def test_parse_topology(name, raw, count, devices):
@@ -53,6 +63,7 @@ def test_parse_topology(name, raw, count, devices):
     ('v3:2x2', 'v3 is not supported'),
     ('v5-litepod-16', 'the nearest is v5litepod-16'),
     ('v9:2x2', 'the name of a slice'),
+    ('v3:2x2', 'v3 is not supported'),
     ('v6e:4x4x4', '2 sides instead of 3, such as v6e:4x4'),
     ('v5p:4by4', 'expected sides in chips after the colon.*v5p:4x4x4'),
   ],
@@ -114,19 +125,81 @@ def test_gathered_activations_excludes_weights():
   ]
 
 
-OUT = (
-  'RESOURCE_EXHAUSTED: XLA:TPU compile permanent error. Ran out of memory in '
-  'memory space hbm. Used 120.24G of 95.74G hbm. Exceeded hbm capacity by 24G.'
+# A message, and the GiB that it names: of all, of temporaries, the limit.
+OUT_OF_MEMORY = [
+  (
+    'RESOURCE_EXHAUSTED: XLA:TPU compile permanent error. Ran out of memory in '
+    'memory space hbm. Used 120.24G of 95.74G hbm. Exceeded hbm capacity by '
+    '24G.',
+    (120.24, None, 95.74),
+  ),
+  (
+    'RESOURCE_EXHAUSTED: Ran out of memory on HBM, the total memory required '
+    'for HLO temporaries (32.01G) exceeds available HBM (31.25G)',
+    (None, 32.01, 31.25),
+  ),
+  (
+    'RESOURCE_EXHAUSTED: Attempting to reserve 18.50G at the bottom of memory. '
+    'That was not possible. There are 15.75G free, 0B reserved, and 15.75G '
+    'reservable.',
+    (18.5, None, 15.75),
+  ),
+  (
+    'RESOURCE_EXHAUSTED: The program requires 40.00GiB of memory, which '
+    'exceeds the available 31.25GiB',
+    (40.0, None, 31.25),
+  ),
+  ('RESOURCE_EXHAUSTED: a form that nobody has seen', (None, None, None)),
+  ('INTERNAL: Out of memory while trying to assign', (None, None, None)),
+  ('Program exceeds the HBM of the chip', (None, None, None)),
+]
+ON_CHIP = (
+  'RESOURCE_EXHAUSTED: Ran out of memory in memory space vmem while allocating '
+  'on stack. Scoped allocation with size 20.00M and limit 16.00M exceeded '
+  'scoped vmem limit by 4.00M.'
 )
 
 
-def test_parse_out_of_memory():
-  used, limit = roofline.parse_out_of_memory(OUT)
-  assert (used / GIB, limit / GIB) == (pytest.approx(120.24), 95.74)
-  assert roofline.parse_out_of_memory('INTERNAL: something else') is None
+@pytest.mark.parametrize('message, amounts', OUT_OF_MEMORY)
+def test_parse_out_of_memory(message, amounts):
+  parsed = roofline.parse_out_of_memory(message + '\nline two')
+  assert parsed.message == message and not parsed.on_chip
+  values = parsed.used, parsed.temporaries, parsed.limit
+  for value, expected in zip(values, amounts, strict=True):
+    assert value == (expected and pytest.approx(expected * GIB))
+
+
+def test_parse_out_of_memory_of_a_kernel_and_of_nothing():
+  assert roofline.parse_out_of_memory(ON_CHIP).on_chip
+  for message in ('INTERNAL: something else', 'UNIMPLEMENTED: hbm to vmem'):
+    assert roofline.parse_out_of_memory(message) is None
+
+
+@pytest.mark.parametrize(
+  'message', [*(message for message, _ in OUT_OF_MEMORY), ON_CHIP]
+)
+def test_a_compiler_out_of_memory_gives_a_table_and_a_verdict(
+  monkeypatch, message
+):
+  class Refuses:
+    def compile(self, **_):
+      raise jax.errors.JaxRuntimeError(message)
+
+  lowered = programs.lower(parse.experiment(tiny()), 'decode', jax.devices())
+  lowered = dataclasses.replace(lowered, lowered=Refuses())
+  monkeypatch.setattr(programs, 'lower', lambda *_: lowered)
+  slices = topology.parse('v6e-4')
+  refused = report.compile_program(
+    parse.experiment(tiny()), 'decode', jax.devices(), slices.chip
+  )
+  assert not refused.passes and refused.advice and refused.versions['jax']
+  text = render.as_text(refused, slices)
   assert (
-    roofline.parse_out_of_memory('Ran out of memory in memory space vmem')
-    is None
+    'does not fit' in text and message[:40] in text and refused.advice in text
+  )
+  assert (
+    'latents' in text
+    and not json.loads(render.as_json(refused, slices))['fits']
   )
 
 
@@ -134,7 +207,7 @@ def test_memory_total_and_fits():
   fits = roofline.Memory({'parameters': 3.0, 'temporaries': 4.0}, 8.0)
   assert (fits.total, fits.fits) == (7.0, True)
   assert not roofline.Memory({'parameters': 9.0}, 8.0).fits
-  assert not roofline.Memory({'parameters': 1.0}, 8.0, required=7.0).fits
+  assert not roofline.Memory({'parameters': 1.0}, 8.0, 'no').fits
 
 
 @pytest.mark.parametrize(
@@ -150,7 +223,7 @@ def test_memory_total_and_fits():
   ],
 )
 def test_advice(state, mesh, rows, remat, text):
-  memory = roofline.Memory({'parameters': float(state)}, 8.0, required=12.0)
+  memory = roofline.Memory({'parameters': float(state)}, 8.0, 'no')
   advice = roofline.advice(
     memory, mesh=mesh, rows=rows, remat=remat, sharded=('parameters',)
   )
@@ -178,12 +251,35 @@ def test_collective_seconds_use_spanned_links():
   assert roofline.torus_axes([(0, 0, 0)]) == 1
 
 
-def test_roofline_overlapped_and_serial():
+def test_roofline_expects_the_slowest_unit():
   estimate = roofline.Roofline(
-    matrix=2.0, hbm=1.0, interconnect=0.5, flops=3e12, peak=3e12
+    matrix=2.0, measured=4.0, hbm=1.0, interconnect=0.5, flops=3e12, peak=3e12
   )
-  assert (estimate.overlapped, estimate.serial) == (2.0, 2.5)
-  assert estimate.mfu(estimate.overlapped) == 0.5
+  assert (estimate.expected, estimate.mfu) == (4.0, 0.25)
+  slow = dataclasses.replace(estimate, interconnect=6.0)
+  assert slow.expected == 6.0
+
+
+def test_calibration_reproduces_the_published_runs():
+  """Seconds of Wan 14B at 720p, of one clip on one device."""
+  peaks = {chip.name: chip.flops for chip in chips.CHIPS}
+  dense, attended = 4 * 1.81e15, 4.714e15
+  for chip, remat, seconds in (
+    ('v5p', 'full', 36.0 * 4),
+    ('v5p', 'offload', 32.8 * 4),
+  ):
+    share = calibration.efficiency(chip, 'train')
+    kernels = flops.executed_attention(attended, remat=remat)
+    got = (dense / share.dense + kernels / share.attention) / peaks[chip]
+    assert got == pytest.approx(seconds, rel=0.06)
+  for published in calibration.RUNS:
+    # Heads of 128 fill half of a unit of 256.
+    assert 0.2 < published.attention < 0.5
+  for chip in peaks:
+    for program in programs.PROGRAMS:
+      share = calibration.efficiency(chip, program)
+      assert 0.2 < share.attention < 0.5 and 'MaxDiffusion' in share.basis
+  assert 'another generation' in calibration.efficiency('v5e', 'train').basis
 
 
 def tiny(**values):
@@ -226,11 +322,35 @@ def test_lower_train_equals_the_step_of_the_trainer(tmp_path, monkeypatch):
   assert parameters == report.bytes_per_device(program.parts['average'])
 
 
-@pytest.mark.parametrize('name', ['sample', 'decode'])
-def test_lower_sample_and_decode(name):
+@pytest.mark.parametrize('name', ['held_out', 'sample', 'decode'])
+def test_lower_programs(name):
   program = programs.lower(parse.experiment(tiny()), name, jax.devices())
   assert 'main' in program.lowered.as_text()
-  assert (program.flops > 0) == (name == 'sample')
+  assert (program.flops > 0) == (name != 'decode')
+  assert program.flops == program.dense + program.attention
+
+
+def test_batches_in_flight_and_the_held_out_loss_are_counted():
+  parts = {'parameters': 10.0, 'batch': 4.0, 'batches in flight': 4.0}
+  parts = {name: size * GIB for name, size in parts.items()}
+  analysis = types.SimpleNamespace(
+    argument_size_in_bytes=14 * GIB,
+    temp_size_in_bytes=GIB,
+    output_size_in_bytes=0,
+    alias_size_in_bytes=0,
+    generated_code_size_in_bytes=0,
+  )
+  memory = report.memory_of(analysis, parts, 20 * GIB)
+  assert memory.total == 19 * GIB
+  beside = report.memory_of(
+    analysis, parts | {'optimizer': 5.0 * GIB}, 20 * GIB, beside=('optimizer',)
+  )
+  assert beside.total == 24 * GIB
+  program = programs.lower(parse.experiment(tiny()), 'train', jax.devices())
+  assert program.waiting == programs.IN_FLIGHT - 1 == 1
+  fits = report.Report({}, memory, '', 1.0, held_out=memory)
+  assert fits.passes
+  assert not dataclasses.replace(fits, held_out=beside).passes
 
 
 def test_lower_decode_of_wan_autoencoder_has_a_cache():
@@ -296,8 +416,11 @@ def test_pod_presets_divide_their_slices(name):
 
 
 def test_pod_presets_refuse_unknown_names():
-  with pytest.raises(ValueError, match='expected one of'):
-    pods.get_config('14b-minute-v5e-256')
+  with pytest.raises(ValueError, match='did you mean 14b-720p-v5p-256') as e:
+    experiment_files.load('pods:14b-720-v5p-256')
+  assert len(str(e.value)) < 200
+  with pytest.raises(ValueError, match='did you mean'):
+    experiment_files.load('pods:14b-minute-v5e-256')
 
 
 # A step so small that it compiles in seconds.
@@ -307,6 +430,7 @@ LIVE = (
   '--config.mesh.data=1',
   '--config.model.layers=2',
   '--config.data.batch_size=4',
+  '--config.train.held_out=4',
   '--topology=v5e-4',
 )
 
@@ -336,6 +460,8 @@ def test_command_reports_json():
   assert 'all-gather' in kinds
   assert sum(values['kernels'].values()) > 0
   assert values['flops'] > 0 and values['roofline']['matrix'] > 0
+  assert values['held_out']['rows'] and values['versions']['libtpu']
+  assert 0 < values['estimate']['mfu'] < 1
 
 
 def test_command_refuses_in_one_line():

@@ -5,11 +5,9 @@ import os
 import subprocess
 import sys
 
-import fsspec
 import numpy as np
 import pytest
 from etils import epath
-from fsspec.implementations.memory import MemoryFileSystem
 
 from spacetime import checkpoint
 from spacetime.checkpoint import lock
@@ -20,27 +18,9 @@ from tests.helpers import bucket as bucket_lib
 RUN = 'gs://bucket/run'
 
 
-class Bucket(MemoryFileSystem):
-  """Google's, in memory; like it, it knows no appending."""
-
-  protocol = ('gcs', 'gs')
-  store = {}
-  pseudo_dirs = ['']
-
-  @classmethod
-  def _strip_protocol(cls, path):
-    return super()._strip_protocol(path.replace('gs://', '/', 1))
-
-  def _open(self, path, mode='rb', **kwargs):
-    assert 'a' not in mode, 'a bucket cannot append'
-    return super()._open(path, mode=mode, **kwargs)
-
-
 @pytest.fixture
 def bucket(monkeypatch):
-  fsspec.register_implementation('gcs', Bucket, clobber=True)
-  monkeypatch.setattr(Bucket, 'store', {})
-  monkeypatch.setattr(Bucket, 'pseudo_dirs', [''])
+  bucket_lib.in_memory(monkeypatch)
 
 
 def test_config_and_lock(bucket):

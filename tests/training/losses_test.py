@@ -90,6 +90,29 @@ def test_timesteps_of_frames_reach_the_network(name):
   assert np.all(rest == rest[:, :1]) == (name == 'context_noise_prob')
 
 
+def test_a_clip_with_one_timestep_has_a_table_of_one_row():
+  seen = []
+
+  def answer(params, z, t, text, key):
+    seen.append(t)
+    return flow.per_frame(t) * z
+
+  results = []
+  for chance in (0.0, 1e-30):  # the second never happens, but may
+    kinds = ONLY | {'none': 1.0, 'independent_noise_prob': chance}
+    config = FrameConditioningConfig(**kinds)
+    assert config.has_one_timestep == (not chance)
+    stage = dataclasses.replace(oracle('velocity', answer), conditioning=config)
+    loss, _ = stage.loss({}, {}, clips(), jax.random.key(0))
+    results.append((loss, stage.held_out({}, {}, clips())))
+  assert [t.shape for t in seen] == [(4, 1)] * 2 + [(4, 5)] * 2
+  np.testing.assert_array_equal(seen[2], jnp.tile(seen[0], (1, 5)))
+  assert results[0] == results[1]
+  for name in ('first', 'random'):
+    kinds = ONLY | {'none': 1.0, name: 0.1}
+    assert not FrameConditioningConfig(**kinds).has_one_timestep
+
+
 def test_held_out_loss_never_changes():
   stage = oracle('velocity', lambda params, z, t, text, key: 0.5 * z)
   first, second = (stage.held_out({}, {}, clips()) for _ in range(2))

@@ -27,6 +27,7 @@ from spacetime.checkpoint.interop import (
   weight_files,
 )
 from spacetime.checkpoint.interop import parameters as parameters_lib
+from spacetime.media import files as files_lib
 from spacetime.models.transformer import dit
 
 INDEX, CONFIG = 'model_index.json', 'config.json'
@@ -143,6 +144,12 @@ class Files:
   vae: str | None = None
   text_encoder: str | None = None
   tokenizer: str | None = None
+
+  def __post_init__(self):
+    for name, value in dataclasses.asdict(self).items():
+      if value and files_lib.is_url(value):  # copied to this machine
+        local = os.fspath(files_lib.mirror(value))
+        object.__setattr__(self, name, local)
 
   def __bool__(self) -> bool:
     return any(dataclasses.astuple(self))

@@ -29,6 +29,7 @@ from spacetime.checkpoint.interop import (
   tensor_files,
   wan_transformer,
 )
+from spacetime.media import files as files_lib
 from spacetime.models.transformer import dit as dit_lib
 from spacetime.models.transformer import lora
 
@@ -82,7 +83,7 @@ def find(path: str | os.PathLike) -> pathlib.Path:
   Raises:
     ValueError: a folder without LoRA weights, or with several files.
   """
-  path = pathlib.Path(path)
+  path = files_lib.mirror(path)
   if not path.is_dir():
     return path
   kinds = ('.safetensors', *tensor_files.PICKLES)

@@ -100,7 +100,7 @@ def prepare(
   digest = hashlib.sha256(identity.encode()).hexdigest()[:10]
   size = f'{world.frames}x{world.height}x{world.width}'
   name = f'{size if world.mixed is None else "mixed"}_{digest}'
-  root = pathlib.Path(data_dir).expanduser().absolute()
+  root = files.check_local('data.dir', data_dir).absolute()
   folder = root / NAME / name / VERSION
   if (folder / INFO).exists():
     return os.fspath(folder)

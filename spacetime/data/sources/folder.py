@@ -8,6 +8,7 @@ from spacetime.data import clip_list, unreadable, video_folder
 from spacetime.data.clip_list import ClipList
 from spacetime.data.settings import DataConfig
 from spacetime.data.splits import Splits, Subset
+from spacetime.media import files
 
 HAS_LATENTS = False
 HAS_MIXED_SIZES = False
@@ -71,7 +72,7 @@ def open_splits(
 def _identity(folder: video_folder.ClipFolder) -> str:
   """Fingerprint of names, sizes and captions of the files."""
   lines = [
-    f'{clip.path.name} {clip.path.stat().st_size} 0.0 {clip.caption}'
+    f'{clip.path.name} {files.size(clip.path)} 0.0 {clip.caption}'
     for clip in folder.files.values()
   ]
   return hashlib.sha256('\n'.join(lines).encode()).hexdigest()[:16]

@@ -21,6 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from spacetime import SettingError
+from spacetime.models import precision
 from spacetime.models.autoencoder import compact, layers, streaming
 from spacetime.models.autoencoder.layers import Cache, Level
 
@@ -403,9 +404,10 @@ class WanAutoencoder:
     return cache, jnp.clip(video.astype(jnp.float32), -1, 1)
 
   def _apply(self, params, method, cache, x):
-    return self.config.network().apply(
-      {'params': params}, cache, x, method=method
-    )
+    with precision.autoencoder_products(self.config.dtype):
+      return self.config.network().apply(
+        {'params': params}, cache, x, method=method
+      )
 
   def _moments(self):
     mean = np.asarray(self.config.latents_mean or [0.0], np.float32)

@@ -133,8 +133,11 @@ def plain_backward(q_BNAE, k_BSAE, v_BSAE, mask_BS, y_BNAE, lse_BAN, dy_BNAE):
 def cudnn(q_BNAE, k_BSAE, v_BSAE, mask_BS=None):
   """cuDNN's fused attention, for GPUs, in bfloat16 or float16.
 
-  Segments become a boolean mask shared by all heads: reading it costs a
-  fraction of the logits that plain products write.
+  Of Segments, JAX makes a bias (B, 1, N, S) in the dtype of q, shared by all
+  heads, whose gradient of the same size the backward pass writes too: a
+  fraction of the logits that plain products write, but quadratic in the length
+  of a row (packed_bias_bytes). cuDNN has a packed layout without it, for which
+  JAX 0.10 and 0.11 have no public function.
   """
   lengths_B, mask_B1NS = None, None
   if isinstance(mask_BS, Segments):
@@ -149,6 +152,11 @@ def cudnn(q_BNAE, k_BSAE, v_BSAE, mask_BS=None):
     key_value_seq_lengths=lengths_B,
     implementation='cudnn',
   )
+
+
+def packed_bias_bytes(rows: int, queries: int, keys: int) -> int:
+  """Bytes of the bias of `cudnn` for packed rows, and of its gradient."""
+  return 2 * rows * queries * keys * jnp.dtype(jnp.bfloat16).itemsize
 
 
 PLAIN = Kernel(plain, plain_forward, plain_backward)

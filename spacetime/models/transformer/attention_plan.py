@@ -29,6 +29,9 @@ KERNELS = ('auto', 'xla', 'cudnn', 'splash')
 CONTEXT_ATTENTION = ('auto', 'ulysses', 'ring', 'both')
 # By `device.platform`.
 PLATFORMS = {'xla': None, 'cudnn': ('gpu', 'cuda'), 'splash': ('tpu',)}
+# Bytes of the mask of packed rows in cuDNN's attention, and of its gradient,
+# above which a run is refused: no GPU of 80 GB has so much beside a model.
+PACKED_BIAS_LIMIT = 16 * 2**30
 
 
 @dataclasses.dataclass(frozen=True)
@@ -190,7 +193,8 @@ def attend(
   mesh = jax.sharding.get_abstract_mesh()
   if isinstance(mask_BS, attention_kernels.Segments):
     lengths = q_BNAE.shape[1], k_BSAE.shape[1]
-    kernel = check_segments(kernel, mesh, lengths=lengths)
+    rows = -(-q_BNAE.shape[0] // sharding.num_shards('batch', mesh))
+    kernel = check_segments(kernel, mesh, lengths=lengths, rows=rows)
   plan = choose(
     kernel,
     context_attention,
@@ -210,7 +214,11 @@ def attend(
 
 
 def check_segments(
-  kernel: str, mesh: Mesh | AbstractMesh, *, lengths: tuple[int, int]
+  kernel: str,
+  mesh: Mesh | AbstractMesh,
+  *,
+  lengths: tuple[int, int],
+  rows: int = 1,
 ) -> str:
   """Returns the kernel for packed sequences: 'xla' where 'auto' would choose
   cuDNN's, which cannot mask odd lengths.
@@ -219,10 +227,11 @@ def check_segments(
     kernel: one of KERNELS.
     mesh: the mesh.
     lengths: numbers of queries and of keys.
+    rows: rows of a device.
 
   Raises:
-    SettingError: cuDNN's kernel with odd lengths, or tokens that are split over
-      devices.
+    SettingError: cuDNN's kernel with odd lengths or with rows so long that its
+      mask would not fit, or tokens that are split over devices.
   """
   odd = any(length % 2 for length in lengths)
   if kernel == 'cudnn' and odd:
@@ -242,7 +251,19 @@ def check_segments(
       hint="or change `data.packing.kind` to 'buckets'",
     )
   on_gpu = device_of(mesh)[0] in PLATFORMS['cudnn']
-  return 'xla' if kernel == 'auto' and on_gpu and odd else kernel
+  if kernel == 'auto' and on_gpu and odd:
+    return 'xla'
+  size = attention_kernels.packed_bias_bytes(rows, *lengths)
+  if size > PACKED_BIAS_LIMIT and (kernel == 'cudnn' or on_gpu):
+    raise SettingError(
+      'data.packing.length',
+      lengths[0],
+      f'shorter rows: on a GPU the mask of {rows} rows of {lengths[0]} tokens '
+      f'and {lengths[1]} keys takes {size / 2**30:.0f} GiB in each attention',
+      hint='or fewer rows in `data.batch_size`, or `data.packing.kind`='
+      "'buckets'",
+    )
+  return kernel
 
 
 def check_tokens(tokens: int, mesh: Mesh | AbstractMesh) -> None:

@@ -19,7 +19,7 @@ import numpy as np
 from jax.ad_checkpoint import checkpoint_name
 
 from spacetime import SettingError
-from spacetime.models import activations
+from spacetime.models import activations, precision
 from spacetime.models.transformer import (
   attention_plan,
   packed,
@@ -157,7 +157,10 @@ def embed_timestep(config: DiTConfig, t_BT: jax.Array) -> TimestepEmbedding:
   width, dtype = config.width, jnp.dtype(config.dtype)
 
   def dense(name, size, dtype, init=nn.linear.default_kernel_init):
-    return Dense(size, dtype=dtype, kernel_init=init, name=name)
+    exact = precision.FLOAT32 if dtype == jnp.float32 else None
+    return Dense(
+      size, dtype=dtype, precision=exact, kernel_init=init, name=name
+    )
 
   # Small at first, as in DiT: it modulates the head from the start.
   small, zero = nn.initializers.normal(0.02), nn.initializers.zeros

@@ -53,4 +53,6 @@ class Dense(nn.Dense):
       keep = self.get_variable(LORA, 'keep')
       mask = jax.random.bernoulli(self.make_rng(DROPOUT), keep, x.shape)
       x = jnp.where(mask, x / keep.astype(x.dtype), 0)
-    return y + (x @ a) @ b
+    for factor in (a, b):
+      x = jnp.matmul(x, factor, precision=self.precision)
+    return y + x

@@ -20,6 +20,7 @@ import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
+from spacetime.models import precision
 from spacetime.models.transformer.attention_kernels import RESIDUALS, Kernel
 
 
@@ -98,7 +99,8 @@ def _backward(kernel: Kernel, ring: Ring, residuals, dy):
     if turn:
       # Gradients of keys and values travel with them.
       k, v, mask, dk, dv = ring.turn((k, v, mask, dk, dv))
-    parts = kernel.backward(q, k, v, mask, y, lse_BAN, dy)
+    with precision.products(q.dtype):  # traced apart from the forward pass
+      parts = kernel.backward(q, k, v, mask, y, lse_BAN, dy)
     parts = [part.astype(jnp.float32) for part in parts]
     dq, dk, dv = dq + parts[0], dk + parts[1], dv + parts[2]
   if ring.size > 1:

@@ -236,6 +236,39 @@ def test_check_segments_avoids_cudnn_for_odd_lengths(
   assert attention_plan.check_segments('auto', mesh, lengths=lengths) == kernel
 
 
+@pytest.mark.parametrize(
+  'kernel, platform, lengths, rows, refused',
+  [
+    ('auto', 'gpu', (1024, 1024), 32, False),  # 64 MiB, twice
+    ('auto', 'gpu', (32768, 32768), 1, False),  # 2 GiB, twice
+    ('auto', 'gpu', (65536, 65536), 2, True),
+    ('cudnn', 'gpu', (65536, 65536), 2, True),
+    ('auto', 'tpu', (65536, 65536), 2, False),
+    ('auto', 'cpu', (65536, 65536), 2, False),
+  ],
+)
+def test_check_segments_refuses_masks_that_no_gpu_holds(
+  monkeypatch, kernel, platform, lengths, rows, refused
+):
+  monkeypatch.setattr(
+    attention_plan, 'device_of', lambda mesh: (platform, 'any')
+  )
+  mesh = sharding.single_device_mesh()
+  call = functools.partial(
+    attention_plan.check_segments, kernel, mesh, lengths=lengths, rows=rows
+  )
+  if not refused:
+    assert call() == kernel
+    return
+  with pytest.raises(ValueError, match='packing.length=65536: .* 32 GiB'):
+    call()
+
+
+def test_packed_bias_is_counted_as_jax_makes_it():
+  """Of one row of 32k tokens: 2 GiB, and as much for its gradient."""
+  assert attention_kernels.packed_bias_bytes(1, 32768, 32768) == 4 * 2**30
+
+
 def test_cudnn_receives_segments_as_mask(monkeypatch):
   seen = {}
 
