@@ -72,7 +72,7 @@ def test_demo_installs_once_and_passes_its_arguments_on(clone):
   ]
   bash('bash launch/demo.sh --steps=9', cwd=clone)
   (sample,) = logged(clone)
-  assert 'to the right --out=demo.mp4 --steps=9' in sample
+  assert 'to the right --out=demo.mp4 --overwrite --steps=9' in sample
 
 
 def test_demo_installs_again_when_the_package_changed(clone):
