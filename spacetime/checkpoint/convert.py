@@ -15,6 +15,7 @@ import tqdm
 from spacetime import SettingError, SettingWarning, checkpoint
 from spacetime.checkpoint import paths
 from spacetime.checkpoint.interop import (
+  clip,
   folders,
   layouts,
   networks,
@@ -136,7 +137,8 @@ def to_weights(pipeline: folders.Pipeline, target, *, dtype=None) -> None:
   with paths.new_folder(target) as folder, _bar(size) as bar:
     inside = folder / AUTOENCODER
     inside.mkdir()
-    _write_weights(folder, {r: parts[r] for r in ('dit', 'text')}, dtype, bar)
+    own = {root: part for root, part in parts.items() if root != AUTOENCODER}
+    _write_weights(folder, own, dtype, bar)
     _write_weights(inside, {AUTOENCODER: parts[AUTOENCODER]}, dtype, bar)
     tensor_files.write_json(folder / checkpoint.CONFIG, config)
     tensor_files.write_json(inside / checkpoint.CONFIG, autoencoder)
@@ -203,6 +205,8 @@ def to_published(
     'text_encoder': nets.text.config,
     'vae': nets.autoencoder.config,
   }
+  if nets.image is not None:
+    parts['image_encoder'] = nets.image.config
   size = sum(leaf.size for _, leaf in layouts.leaves(params))
   with paths.new_folder(target) as folder, _bar(size) as bar:
     for kind, sizes in parts.items():
@@ -218,6 +222,12 @@ def to_published(
     (folder / folders.SCHEDULER).parent.mkdir()
     tensor_files.write_json(folder / folders.SCHEDULER, scheduler)
     _write_tokenizer(source, folder / folders.TOKENIZER)
+    if nets.image is not None:
+      (folder / 'image_processor').mkdir()
+      tensor_files.write_json(
+        folder / 'image_processor/preprocessor_config.json',
+        clip.processor(nets.image.config),
+      )
 
 
 def _write_tokenizer(source: pathlib.Path, folder: pathlib.Path) -> None:

@@ -12,7 +12,9 @@ from absl import logging
 from spacetime import SettingError, SettingWarning, checkpoint, sharding
 from spacetime.checkpoint import init_weights, load, paths
 from spacetime.checkpoint.interop import lora as lora_files
-from spacetime.checkpoint.interop import parameters
+from spacetime.checkpoint.interop import (
+  parameters,
+)
 from spacetime.checkpoint.locate import locate
 from spacetime.config import networks, parse
 from spacetime.config.experiment import Experiment

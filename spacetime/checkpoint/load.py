@@ -41,7 +41,7 @@ class Model:
     weights_hash: fingerprint of the parameters.
     text_hash: fingerprint of the tokenizer and the text encoder.
     readers: functions that read the parameters of a root: 'text', 'dit',
-      'autoencoder' if that has any, and 'dit_2', the second of two
+      'autoencoder' and 'image' if there are any, and 'dit_2', the second of two
       transformers. Those of a run are the average (EMA) of training.
     text_stamp: size and time of the files of a published text encoder.
     autoencoder_hash: fingerprint of a published autoencoder.
@@ -192,11 +192,15 @@ def open_model(
   tokenizer = tokenizer_lib.Tokenizer.from_bytes(
     checkpoint.read_tokenizer(folder)
   )
-  shapes = sharded_shapes(networks.init, mesh, stored=folder)
+  shapes = sharded_shapes(
+    lambda key: networks.init(key) | networks.init_frozen(key),
+    mesh,
+    stored=folder,
+  )
   checkpoint.check_params(folder, shapes)
   readers = {
     root: functools.partial(_read, folder, root, shapes[root])
-    for root in ('text', 'dit')
+    for root in shapes
   }
   if trained:
     readers['autoencoder'] = functools.partial(

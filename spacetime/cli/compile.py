@@ -40,7 +40,7 @@ _PROGRAM = flags.DEFINE_enum(
   'program',
   'train',
   programs.PROGRAMS,
-  'Program to compile: a training step, the solver, or the decoder.',
+  'Program to compile: a training step, a step of the solver, or the decoder.',
 )
 _JSON = flags.DEFINE_bool('json', False, 'Print the report as a line of JSON.')
 _HLO = flags.DEFINE_string(

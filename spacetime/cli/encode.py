@@ -15,7 +15,7 @@ import sys
 
 from ml_collections import config_flags
 
-from spacetime.cli import common, flag_names
+from spacetime.cli import common, flag_names, mesh
 from spacetime.pipeline.encode_settings import EncodeSettings
 
 _CONFIG = config_flags.DEFINE_config_file(
@@ -35,7 +35,7 @@ def main() -> None:
     unused.warn(experiment, flag_names.config_keys(sys.argv))
   settings = EncodeSettings(**common.flag_values(EncodeSettings))
   try:
-    precompute.encode(settings, experiment=experiment)
+    precompute.encode(settings, experiment=experiment, mesh=mesh.value())
   except (KeyboardInterrupt, OSError) as e:
     e.add_note('the same command resumes after the last complete shard')
     raise

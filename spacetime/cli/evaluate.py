@@ -6,7 +6,7 @@ Writes metrics.json, sheet.png (clips beside real ones) and chart.png. Of an
 autoencoder it measures how well held-out clips are reconstructed (PSNR).
 """
 
-from spacetime.cli import common
+from spacetime.cli import common, mesh
 from spacetime.evaluation.settings import EvaluationSettings
 
 common.define_flags(EvaluationSettings)
@@ -17,4 +17,4 @@ def main() -> None:
   settings = EvaluationSettings(**common.flag_values(EvaluationSettings))
   from spacetime.evaluation import report  # here: it imports JAX
 
-  print(report.write(settings))
+  print(report.write(settings, mesh=mesh.value()))

@@ -8,6 +8,7 @@ from spacetime.config import sections
 from spacetime.data.settings import DataConfig
 from spacetime.diffusion.flow import FlowConfig
 from spacetime.diffusion.settings import SamplingSettings
+from spacetime.models.image_encoder import ImageConfig
 from spacetime.models.transformer.dit import DiTConfig
 from spacetime.models.transformer.lora import LoraConfig
 from spacetime.sharding import MeshConfig
@@ -26,6 +27,7 @@ class Experiment:
     data: clips and batches.
     autoencoder: the autoencoder of the latents.
     text: the text encoder.
+    image: the image encoder, of a transformer that sees images.
     model: sizes of the transformer; `channels` is 0 until the autoencoder is
       known where its weights bring its sizes (see networks.networks).
     flow: prediction and noise levels of training.
@@ -47,6 +49,7 @@ class Experiment:
   data: DataConfig | None = None
   autoencoder: sections.AutoencoderSection | None = None
   text: sections.TextSection | None = None
+  image: ImageConfig | None = None
   model: DiTConfig | None = None
   flow: FlowConfig | None = None
   conditioning: sections.FrameConditioningConfig | None = None

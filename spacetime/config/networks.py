@@ -7,7 +7,7 @@ from spacetime.config.experiment import Experiment
 from spacetime.config.sections import AutoencoderSection
 from spacetime.data import geometry
 from spacetime.data.settings import DataConfig
-from spacetime.models import text_encoder
+from spacetime.models import image_encoder, text_encoder
 from spacetime.models.autoencoder import identity, wan
 from spacetime.models.networks import Networks
 from spacetime.models.transformer import dit
@@ -50,6 +50,7 @@ def networks(
     experiment.text.length,
     experiment.text.kind,
     experiment.lora,
+    image_encoder.ImageEncoder(experiment.image) if experiment.image else None,
   )
 
 

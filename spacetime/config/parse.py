@@ -17,6 +17,7 @@ from spacetime.diffusion.flow import FlowConfig
 from spacetime.diffusion.settings import SamplingSettings
 from spacetime.models import text_encoder
 from spacetime.models.autoencoder import compact, identity, wan
+from spacetime.models.image_encoder import ImageConfig
 from spacetime.models.transformer.dit import DiTConfig
 from spacetime.models.transformer.lora import LoraConfig
 from spacetime.sharding import MeshConfig
@@ -29,6 +30,7 @@ AUTOENCODERS = {
 }
 # Sections whose keys are the fields of one dataclass.
 SECTIONS = {
+  'image': ImageConfig,
   'flow': FlowConfig,
   'conditioning': sections.FrameConditioningConfig,
   'lora': LoraConfig,

@@ -3,11 +3,13 @@
 import dataclasses
 import math
 
+from spacetime import SettingError
 from spacetime.config.experiment import Experiment
 from spacetime.diffusion import flow
 from spacetime.diffusion.sampler import Sampler
 from spacetime.diffusion.settings import SamplingSettings
 from spacetime.models.networks import FirstBlockCache, Networks
+from spacetime.models.transformer.attention import ImageContext
 
 
 def sampler(
@@ -36,6 +38,12 @@ def sampler(
   nets = nets.with_rope_scaling(
     settings.rope_scaling, frames=experiment.data.max_frames
   )
+  if nets.dit.config.flow_map and settings.solver != 'euler':
+    raise SettingError(
+      'solver',
+      settings.solver,
+      "'euler' with this model, a flow map, whose steps are of any length",
+    )
   threshold = settings.first_block_cache
   return Sampler(
     transform=nets.transform,
@@ -43,6 +51,8 @@ def sampler(
     settings=settings,
     precompute_kv=nets.precompute_kv,
     cached_transform=FirstBlockCache(nets, threshold) if threshold else None,
+    with_image=ImageContext,
+    is_flow_map=nets.dit.config.flow_map > 0,
   )
 
 

@@ -8,7 +8,14 @@ import grain
 import numpy as np
 from absl import logging
 
-from spacetime.data import geometry, packing, pipeline, stages, unreadable
+from spacetime.data import (
+  geometry,
+  latent_cache,
+  packing,
+  pipeline,
+  stages,
+  unreadable,
+)
 from spacetime.data.settings import DataConfig
 from spacetime.data.splits import Records
 from spacetime.data.tokenizer import Tokenizer
@@ -138,7 +145,8 @@ def held_out_batch(
   batch = {'captions': captions}
   if 'scene' in clips[0]:
     batch['scenes'] = [_decoded(clip['scene']) for clip in clips]
-  for name, key in (('latents', 'latents'), ('frames', 'video')):
+  names = ('latents', *latent_cache.CONDITIONS)
+  for name, key in (*zip(names, names, strict=True), ('frames', 'video')):
     if key in clips[0]:
       batch[name] = np.stack([clip[key] for clip in clips])
   if embedded:

@@ -32,6 +32,8 @@ from spacetime.media import files
 
 FILE, TOKENIZER = 'cache.json', 'tokenizer.model'
 EMPTY, SKIPPED = 'empty.array_record', 'skipped.json'
+# What a record of an image-to-video model has beside its latents.
+CONDITIONS = ('cond_latents', 'image')
 KINDS, SPLITS = ('text', 'latents'), ('train', 'held_out')
 DTYPES = {
   'float32': np.dtype(np.float32),
@@ -58,6 +60,10 @@ class CacheInfo:
     source: fingerprint of the list of clips.
     counts: number of records of each of SPLITS.
     shard: largest number of records in a shard.
+    known: known frames of the latents `cond_latents` of image-to-video models:
+      'first', or 'ends' for the last frame too; '' stores none.
+    image: tokens and width of the embeddings `image` of the known frames; (0,
+      0) stores none.
   """
 
   autoencoder: str
@@ -73,6 +79,8 @@ class CacheInfo:
   source: str
   counts: tuple[int, int]
   shard: int
+  known: str = ''
+  image: tuple[int, int] = (0, 0)
 
   def __post_init__(self):
     if self.dtype not in DTYPES:
@@ -240,7 +248,8 @@ class Cache:
 
 @dataclasses.dataclass(frozen=True)
 class Split:
-  """Records {'latents': (f, h, w, c), 'caption': str, 'text': (S, Y)}.
+  """Records {'latents': (f, h, w, c), 'caption': str, 'text': (S, Y)}, with
+  'cond_latents' (f, h, w, c) and 'image' (S, Y) for image-to-video models.
 
   Attributes:
     info: contents of cache.json.
@@ -312,8 +321,9 @@ def _load(info: CacheInfo, data: bytes) -> dict[str, np.ndarray | str]:
   dtype = DTYPES[info.dtype]
   if 'caption' in record:
     record['caption'] = record['caption'].tobytes().decode()
-  if 'latents' in record:
-    record['latents'] = record['latents'].view(dtype)
+  for name in ('latents', *CONDITIONS):
+    if name in record:
+      record[name] = record[name].view(dtype)
   if 'text' in record:
     text_SY = np.zeros((info.length, info.features), dtype)
     rows_SY = record['text'].view(dtype)

@@ -24,8 +24,8 @@ import grain
 import numpy as np
 
 from spacetime import SettingError
+from spacetime.data import latent_cache, unreadable
 from spacetime.data import packing as packing_lib
-from spacetime.data import unreadable
 from spacetime.data.tokenizer import Tokenizer
 
 # Keys of a stage's records, for the loss (data/stages.py), and of a record that
@@ -89,13 +89,14 @@ class _Latents(grain.transforms.RandomMap):
     self, record: Mapping[str, Any], rng: np.random.Generator
   ) -> dict[str, np.ndarray]:
     dropped = rng.random() < self.caption_dropout
-    latents_fhwc = record['latents']
+    names = ('latents', *latent_cache.CONDITIONS)
+    arrays = {name: record[name] for name in names if name in record}
     if self.empty_SY is not None:
       text_SY = self.empty_SY if dropped else record['text']
-      return {'latents': latents_fhwc, 'text': text_SY}
+      return arrays | {'text': text_SY}
     caption = '' if dropped else record['caption']
     tokens_S = self.tokenizer.encode(caption, length=self.text_length)
-    return {'latents': latents_fhwc, 'tokens': tokens_S}
+    return arrays | {'tokens': tokens_S}
 
 
 def _check_record(

@@ -45,6 +45,10 @@ class Conditioning:
     context_BT: bool, entries of the table whose latents are known and are given
       to the network with noise, at the level of the step and at most at t_BT,
       as conditioning frames with noise are in training; None is none.
+    cond_Bfhwc: channels beside the latents, of models that see known pixels so
+      (image to video); see cond_channels.
+    control_Bfhwc: latents of control blocks (VACE); see control_mask.
+    image_BSY: embeddings of the images that the model sees beside the text.
   """
 
   z_Bfhwc: jax.Array
@@ -52,6 +56,9 @@ class Conditioning:
   t_index_fhw: jax.Array | None = None
   cond_mask_Bfhwc: jax.Array | None = None
   context_BT: jax.Array | None = None
+  cond_Bfhwc: jax.Array | None = None
+  control_Bfhwc: jax.Array | None = None
+  image_BSY: jax.Array | None = None
 
   @property
   def context(self) -> jax.Array | None:
@@ -64,16 +71,16 @@ class Conditioning:
 
   def repeat(self, count: int) -> 'Conditioning':
     """All clips `count` times, one batch after the other."""
-    z, t, mask, context = (
-      None if x is None else jnp.concatenate([x] * count)
-      for x in (
-        self.z_Bfhwc,
-        self.t_BT,
-        self.cond_mask_Bfhwc,
-        self.context_BT,
-      )
-    )
-    return Conditioning(z, t, self.t_index_fhw, mask, context)
+    arrays = {
+      field.name: getattr(self, field.name)
+      for field in dataclasses.fields(self)
+      if field.name != 't_index_fhw'
+    }
+    repeated = {
+      name: None if x is None else jnp.concatenate([x] * count)
+      for name, x in arrays.items()
+    }
+    return Conditioning(t_index_fhw=self.t_index_fhw, **repeated)
 
 
 def pure_noise(batch: int, latent: tuple[int, int, int, int]) -> Conditioning:
@@ -129,3 +136,60 @@ def _token_mask(cond_mask_fhwc: np.ndarray, patch) -> np.ndarray:
     cond_mask_fhwc, 'f (h a) (w b) c -> f h w', np.all, a=a, b=b
   )
   return einops.repeat(token_fhw, 'f h w -> f (h a) (w b)', a=a, b=b)
+
+
+def known_mask(known: str, frames: int) -> np.ndarray:
+  """The frames (F,) that are known: 'first', or 'ends' for the last too."""
+  mask_F = np.arange(frames) == 0
+  if known == 'ends':
+    mask_F[-1] = True
+  return mask_F
+
+
+def cond_channels(
+  z_Bfhwc: jax.Array, cond_mask_F: np.ndarray, *, stride: int
+) -> jax.Array:
+  """Channels of a model that sees known frames beside its latents.
+
+  Args:
+    z_Bfhwc: latents of a clip whose unknown pixels are 0.
+    cond_mask_F: bool, known frames.
+    stride: frames of a latent frame; the first latent frame has one, which
+      counts `stride` times.
+
+  Returns:
+    (B, f, h, w, stride + c): the mask of the frames of each latent frame, then
+    the latents.
+
+  Source: Wan 2.1, arXiv 2503.20314, section 5.1.
+  """
+  mask_F = np.concatenate([np.repeat(cond_mask_F[:1], stride), cond_mask_F[1:]])
+  mask_fm = mask_F.reshape(-1, stride).astype(np.float32)
+  mask_Bfhwm = jnp.broadcast_to(
+    mask_fm[:, None, None], (*z_Bfhwc.shape[:4], stride)
+  )
+  return jnp.concatenate([mask_Bfhwm, z_Bfhwc], axis=-1)
+
+
+def control_mask(new_FHW: np.ndarray, *, stride) -> np.ndarray:
+  """Pixels to generate as channels of latents, float32 (f, h, w, y x).
+
+  A latent frame has the mask of the frame in the middle of its share of the
+  clip; a channel is one pixel of a latent cell.
+
+  Args:
+    new_FHW: bool, pixels to generate.
+    stride: pixels of a latent cell along time, height and width.
+
+  Source: Jiang et al. 2025 (VACE), arXiv 2503.07598, section 3.2.
+  """
+  time, height, width = stride
+  count = len(new_FHW)
+  latent = (count + time - 1) // time
+  index_f = np.floor((np.arange(latent) + 0.5) * count / latent).astype(int)
+  return einops.rearrange(
+    new_FHW[index_f].astype(np.float32),
+    'f (h y) (w x) -> f h w (y x)',
+    y=height,
+    x=width,
+  )

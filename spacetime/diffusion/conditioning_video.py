@@ -26,6 +26,8 @@ class ConditioningVideo:
     output_range: first frame of the clip in the output, and the one to stop
       before.
     loops: whether the output's end continues at its beginning.
+    guides: whether unknown pixels show what to generate, as outlines or depth,
+      for a model with control blocks.
   """
 
   frames_FHWC: np.ndarray
@@ -34,6 +36,7 @@ class ConditioningVideo:
   after_FHWC: np.ndarray
   output_range: tuple[int, int]
   loops: bool = False
+  guides: bool = False
 
   @property
   def length(self) -> int:
@@ -92,6 +95,12 @@ def images(
   nearest_F = np.abs(latent_F[:, None] - known).argmin(1)
   frames_FHWC = np.stack([images_HWC[places[known[i]]] for i in nearest_F])
   return _make(frames_FHWC, np.isin(latent_F, known))
+
+
+def control(video_FHWC: np.ndarray, *, frames: int) -> ConditioningVideo:
+  """Guides a clip by a video of outlines, depth or poses; nothing is known."""
+  clip = _make(video_FHWC[:frames], np.zeros(frames, bool))
+  return dataclasses.replace(clip, guides=True)
 
 
 def forward(

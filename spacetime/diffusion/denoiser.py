@@ -8,7 +8,7 @@ Wrappers pass on a `cache`, a pytree of arrays that the network (a first-block
 cache) and guidance (momentum) update from step to step; () where there is none.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -31,6 +31,7 @@ def from_network(
   *,
   flow: flow_lib.FlowConfig,
   cached: bool = False,
+  conditions: Mapping[str, jax.Array] | None = None,
 ) -> FrameDenoise:
   """The velocity that a network predicts, directly or by clean latents.
 
@@ -42,10 +43,13 @@ def from_network(
     text: prompt embeddings, or their precomputed KV cache.
     flow: kind of prediction.
     cached: whether the network has a first-block cache.
+    conditions: further keywords of the network, such as cond_Bfhwc.
   """
+  conditions = dict(conditions or {})
 
   def denoise(z_Bfhwc, t_BT, cache, t_index_fhw=None):
     index = {} if t_index_fhw is None else {'t_index_fhw': t_index_fhw}
+    index |= conditions
     if cached:
       y, cache = transform(params, z_Bfhwc, t_BT, text, cache, **index)
     else:

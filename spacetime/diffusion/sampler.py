@@ -7,11 +7,13 @@
   z_Bfhwc = sampler.finalize(state)
 
 Callers jit the parts, so that they can report every step; `run` is `start` and
-all steps as one program, with the same result to the last bit. Knows no
-optimizer, no training state and no mode of sampling; see conditioning.py.
+all steps as one program, with the same result to the last bit (with the
+re-noising solver, to float32 rounding). Knows no optimizer, no training state
+and no mode of sampling; see conditioning.py.
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -34,11 +36,14 @@ class SamplerState:
     solver: latents and earlier predictions, see solvers.Solver.
     noise_Bfhwc: initial noise, where conditioning has a mask or context; else
       None.
+    keys_B2: data of the clips' random keys, where the solver draws noise; else
+      None.
     cache: (cache of the network, running update of guidance).
   """
 
   solver: Any
   noise_Bfhwc: jax.Array | None
+  keys_B2: jax.Array | None = None
   cache: Any = ((), ())
 
 
@@ -57,6 +62,9 @@ class Sampler:
     cached_transform: None, or in place of transform one with a first-block
       cache: (params, z_Bfhwc, t_BT, text, cache, t_index_fhw=...) ->
       (prediction, cache), with `init`: shape of the latents -> cache.
+    with_image: (text_BSY, image_BSY) -> text of a network that sees images.
+    is_flow_map: whether the network takes the time that a step ends at,
+      `end_BT`, too.
   """
 
   transform: Callable
@@ -65,6 +73,8 @@ class Sampler:
   step_range: tuple[int, int] | None = None
   precompute_kv: Callable | None = None
   cached_transform: Any = None
+  with_image: Callable | None = None
+  is_flow_map: bool = False
 
   @property
   def schedule(self) -> Schedule:
@@ -107,6 +117,8 @@ class Sampler:
     first = self.schedule.sigmas[0]
     level = jnp.where((t < 1) & (t > first + MARGIN), first, t)
     z_Bfhwc = flow.add_noise(conditioning.z_Bfhwc, noise, level)
+    if self._solver.renoises:
+      z_Bfhwc *= jnp.where(t == 1, first, 1.0)
     mask = conditioning.cond_mask_Bfhwc
     if mask is not None:
       first = jnp.minimum(t, first)
@@ -114,7 +126,8 @@ class Sampler:
       z_Bfhwc = jnp.where(mask, path, z_Bfhwc)
     state = self._solver.init(z_Bfhwc)
     kept = mask is not None or conditioning.context_BT is not None
-    return SamplerState(state, noise if kept else None)
+    keys = jax.random.key_data(keys_B) if self._solver.renoises else None
+    return SamplerState(state, noise if kept else None, keys)
 
   def start(
     self,
@@ -129,6 +142,9 @@ class Sampler:
     guidance = self.settings.make_guidance()
     branches = (text_BSY, negative_BSY)[: len(guidance.branches)]
     text = jnp.concatenate(branches)
+    if conditioning.image_BSY is not None:
+      image_BSY = conditioning.repeat(len(branches)).image_BSY
+      text = self.with_image(text, image_BSY)
     if self.precompute_kv is not None:
       text = self.precompute_kv(params, text)
     z_Bfhwc, cache = conditioning.z_Bfhwc, ()
@@ -142,9 +158,16 @@ class Sampler:
     self, params, state: SamplerState, text, conditioning: Conditioning, i
   ) -> SamplerState:
     """The state after step i of the schedule; i may be traced."""
-    row = (column[i] for column in self._solver.table(self.schedule))
-    denoise = self._denoiser(params, state, text, conditioning)
-    solver, cache = self._solver.step(denoise, state.solver, state.cache, *row)
+    row = [column[i] for column in self._solver.table(self.schedule)]
+    denoise = self._denoiser(params, state, text, conditioning, end=row[2])
+    more = {}
+    if self._solver.renoises:
+      more['renoise'] = functools.partial(
+        _renoise, state, conditioning, t=row[0], i=i
+      )
+    solver, cache = self._solver.step(
+      denoise, state.solver, state.cache, *row, **more
+    )
     return dataclasses.replace(state, solver=solver, cache=cache)
 
   def run(
@@ -174,28 +197,56 @@ class Sampler:
     return solvers.get(self.settings.solver)
 
   def _denoiser(
-    self, params, state: SamplerState, text, conditioning: Conditioning
+    self, params, state: SamplerState, text, conditioning: Conditioning, *, end
   ) -> denoiser.Denoise:
-    """The denoiser of a step: network, conditioning, guidance."""
+    """The denoiser of a step that ends at a noise level: network, conditioning,
+    guidance."""
     cached = self.cached_transform is not None
+    guidance = self.settings.make_guidance()
+    branches, noise = len(guidance.branches), state.noise_Bfhwc
+    repeated = conditioning.repeat(branches)
+    conditions = {
+      'cond_Bfhwc': repeated.cond_Bfhwc,
+      'control_Bfhwc': repeated.control_Bfhwc,
+      'end_BT': jnp.full_like(repeated.t_BT, end) if self.is_flow_map else None,
+    }
     denoise = denoiser.from_network(
       self.cached_transform if cached else self.transform,
       params,
       text,
       flow=self.flow,
       cached=cached,
+      conditions={k: v for k, v in conditions.items() if v is not None},
     )
-    guidance = self.settings.make_guidance()
-    branches, noise = len(guidance.branches), state.noise_Bfhwc
     if noise is not None:
       noise = jnp.concatenate([noise] * branches)
-    denoise = denoiser.with_conditioning(
-      denoise, conditioning.repeat(branches), noise
-    )
+    denoise = denoiser.with_conditioning(denoise, repeated, noise)
     fixed = conditioning.per_cell(conditioning.t_BT == 0)
     if conditioning.context is not None:
       fixed |= conditioning.context
     return denoiser.with_guidance(denoise, guidance, fixed=fixed)
+
+
+# Distinguishes keys of the steps' noise from those of a long video's chunks.
+_STEPS = 2**30
+
+
+def _renoise(
+  state: SamplerState, conditioning: Conditioning, noise_Bfhwc, *, t, i
+) -> jax.Array:
+  """Fresh noise of step i, where latents are free; elsewhere it stays."""
+
+  def draw(data_2):
+    key = jax.random.fold_in(jax.random.wrap_key_data(data_2), _STEPS)
+    key = jax.random.fold_in(key, i)
+    return jax.random.normal(key, noise_Bfhwc.shape[1:])
+
+  free = conditioning.per_cell(t <= conditioning.t_BT)
+  if conditioning.cond_mask_Bfhwc is not None:
+    free &= ~conditioning.cond_mask_Bfhwc
+  if conditioning.context is not None:
+    free &= ~conditioning.context
+  return jnp.where(free, jax.vmap(draw)(state.keys_B2), noise_Bfhwc)
 
 
 def clip_keys(seed: int, count: int, *, first: int = 0) -> jax.Array:

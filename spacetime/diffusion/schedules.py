@@ -1,6 +1,7 @@
 """Schedules of noise levels for the solvers, even or as published."""
 
 import dataclasses
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -74,6 +75,49 @@ def even_schedule(
   return Schedule(sigmas, sigmas[:-1])
 
 
+def timesteps_schedule(
+  timesteps: Sequence[float],
+  *,
+  shift: float = 1.0,
+  rounded: bool = False,
+  strength: float = 1.0,
+) -> Schedule:
+  """The schedule of timesteps that a distilled model was trained at.
+
+  Args:
+    timesteps: K falling values above 0, in thousandths, before the shift.
+    shift: see flow.shifted.
+    rounded: whether the network sees whole thousandths of the shifted levels.
+    strength: noise level to begin at; the steps above it are left out.
+
+  Raises:
+    SettingError: timesteps that do not fall, or are outside of (0, 1000]; or a
+      strength that leaves no step.
+  """
+  try:
+    values = np.asarray(timesteps, np.float64).reshape(-1)
+  except (TypeError, ValueError):
+    values = np.zeros(0)
+  falling = bool((np.diff(values) < 0).all())
+  if not len(values) or not falling or not 0 < values[-1] <= values[0] <= 1000:
+    raise SettingError(
+      'timesteps',
+      timesteps,
+      'falling numbers of at most 1000, above 0, such as 1000,750,500,250',
+    )
+  _check(len(values), shift)
+  _check_strength(strength)
+  sigmas = flow.shifted(values / 1000, shift)
+  sigmas = sigmas[sigmas <= max(strength, sigmas[-1])]
+  if sigmas[0] > strength:
+    raise SettingError(
+      'strength',
+      strength,
+      f'at least {sigmas[-1]:.3f}, the last noise level of `timesteps`',
+    )
+  return _to_zero(sigmas, np.round(sigmas, 3) if rounded else sigmas)
+
+
 def wan_unipc_schedule(steps: int, *, shift: float) -> Schedule:
   """Wan's schedule with UniPC; timesteps are rounded down to thousandths.
 
@@ -140,7 +184,7 @@ PUBLISHED = {
   'dpm': flow_dpm_schedule,
   'euler': flow_match_euler_schedule,
 }
-SCHEDULES = ('even', 'published')
+SCHEDULES = ('even', 'rounded', 'published')
 
 
 def make_schedule(
@@ -152,6 +196,8 @@ def make_schedule(
   strength: float = 1.0,
 ) -> Schedule:
   """The schedule of a solver, evenly spaced or as its published code has it.
+
+  'rounded' is evenly spaced, with timesteps rounded to thousandths.
 
   Args:
     name: one of SCHEDULES.
@@ -167,8 +213,11 @@ def make_schedule(
   """
   if name not in SCHEDULES:
     raise SettingError('schedule', name, f'one of {SCHEDULES}')
-  if name == 'even':
-    return even_schedule(steps, shift=shift, strength=strength)
+  if name != 'published':
+    even = even_schedule(steps, shift=shift, strength=strength)
+    if name == 'even':
+      return even
+    return _to_zero(np.array(even.sigmas[:-1]), np.round(even.timesteps, 3))
   if solver not in PUBLISHED:
     raise SettingError(
       'solver',

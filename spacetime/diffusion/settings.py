@@ -6,6 +6,7 @@ Modules that need JAX are imported where they are used, so that the help of
 """
 
 import dataclasses
+import math
 import typing
 
 from spacetime import SettingError
@@ -19,6 +20,58 @@ def _setting(help: str, group: str, **default):
   return dataclasses.field(metadata={'help': help, 'group': group}, **default)
 
 
+def _rcm(theta: float) -> float:
+  """A time of TrigFlow, an angle, as a timestep of a straight path."""
+  return 1000 * math.tan(theta) / (1 + math.tan(theta))
+
+
+# Settings that distilled models were published with: lightx2v's 4-step weights
+# (the noise levels 1, 15/16, 5/6 and 5/8), FastVideo's FastWan, whose timesteps
+# are 1000, 757 and 522, and NVIDIA's rCM, which starts below noise.
+# Source of rCM: Zheng et al. 2025, arXiv 2510.08431, and its published code.
+PRESETS = {
+  'lightx2v': dict(
+    timesteps=(1000.0, 750.0, 500.0, 250.0),
+    shift=5.0,
+    solver='euler',
+    schedule='even',
+    guidance=1.0,
+  ),
+  'fastwan': dict(
+    timesteps=(1000.0, 280.0, 120.0),
+    shift=8.0,
+    solver='renoise',
+    schedule='rounded',
+    guidance=1.0,
+  ),
+  'rcm': dict(
+    timesteps=(_rcm(math.atan(80.0)), _rcm(1.5), _rcm(1.4), _rcm(1.0)),
+    shift=1.0,
+    solver='renoise',
+    schedule='even',
+    guidance=1.0,
+  ),
+}
+
+
+def preset_settings(name: str, *, steps: int | None = None) -> dict:
+  """The settings of a preset.
+
+  Args:
+    name: a name of PRESETS.
+    steps: number of steps; of rCM, fewer steps leave out the last ones.
+
+  Raises:
+    SettingError: no such preset.
+  """
+  if name not in PRESETS:
+    raise SettingError('preset', name, f'one of {sorted(PRESETS)}')
+  settings = PRESETS[name]
+  if name == 'rcm' and steps is not None and 1 <= steps < 4:
+    settings = settings | {'timesteps': settings['timesteps'][:steps]}
+  return settings
+
+
 @dataclasses.dataclass(frozen=True)
 class SamplingSettings:
   """Settings of the sampler; each field's metadata has its help and group.
@@ -28,7 +81,11 @@ class SamplingSettings:
   """
 
   steps: int = _setting('Solver steps per clip, such as 16.', 'solver')
-  solver: str = _setting('Solver: euler, heun, dpm or unipc.', 'solver')
+  solver: str = _setting(
+    'Solver: euler, heun, dpm, unipc, or renoise (fresh noise at each step, '
+    'for distilled models).',
+    'solver',
+  )
   guidance: float = _setting(
     'Scale of classifier-free guidance, such as 2.5; 1 is unguided and twice '
     'as fast.',
@@ -42,9 +99,16 @@ class SamplingSettings:
     'solver',
   )
   schedule: str = _setting(
-    "Spacing of the noise levels: 'even', or 'published' as in diffusers.",
+    "Spacing of the noise levels: 'even', 'rounded' (even, with timesteps "
+    "rounded to thousandths) or 'published' as in diffusers.",
     'solver',
     default='even',
+  )
+  timesteps: tuple[float, ...] | None = _setting(
+    'Timesteps of a distilled model, one a step, in thousandths before the '
+    'shift, such as 1000,750,500,250; they replace `steps` and `schedule`.',
+    'solver',
+    default=None,
   )
   boundary: float | None = _setting(
     'Noise level below which the second of two transformers takes over; None '
@@ -109,7 +173,19 @@ class SamplingSettings:
     from spacetime.diffusion import solvers
     from spacetime.models.transformer import rope
 
+    for name in ('interval', 'timesteps'):  # hashable, as programs' keys
+      if isinstance(getattr(self, name), list):
+        object.__setattr__(self, name, tuple(getattr(self, name)))
     solvers.get(self.solver)
+    if isinstance(self.timesteps, tuple) and (
+      len(self.timesteps) != self.steps
+    ):
+      raise SettingError(
+        'steps',
+        self.steps,
+        f'{len(self.timesteps)}, the number of `timesteps`',
+        hint='leave it out, or change `timesteps`',
+      )
     self.make_schedule()
     if not 0 <= self.first_block_cache < 1:
       raise SettingError(
@@ -153,9 +229,26 @@ class SamplingSettings:
         '1, since `guidance` is 1, which leaves guidance out',
       )
 
-  def with_changes(self, **changes) -> 'SamplingSettings':
-    """These settings with changes, of which None changes nothing."""
+  def with_changes(
+    self, *, preset: str | None = None, **changes
+  ) -> 'SamplingSettings':
+    """These settings with changes, of which None changes nothing.
+
+    Args:
+      preset: a name of PRESETS, whose settings the changes may override.
+      **changes: settings. Timesteps bring their number of steps with them, and
+        guidance of 1 leaves guidance out of a second transformer too.
+
+    Raises:
+      SettingError: no such preset, or settings that do not fit each other.
+    """
     changes = {k: v for k, v in changes.items() if v is not None}
+    if preset is not None:
+      changes = preset_settings(preset, steps=changes.get('steps')) | changes
+    if isinstance(changes.get('timesteps'), (list, tuple)):
+      changes = {'steps': len(changes['timesteps'])} | changes
+    if changes.get('guidance') == 1:
+      changes = {'guidance_2': None} | changes
     return dataclasses.replace(self, **changes)
 
   def make_guidance(self) -> 'guidance_lib.Guidance':
@@ -181,13 +274,21 @@ class SamplingSettings:
     """
     from spacetime.diffusion import schedules
 
-    schedule = schedules.make_schedule(
-      self.schedule,
-      self.steps,
-      shift=self.shift,
-      solver=self.solver,
-      strength=self.strength,
-    )
+    if self.timesteps is None:
+      schedule = schedules.make_schedule(
+        self.schedule,
+        self.steps,
+        shift=self.shift,
+        solver=self.solver,
+        strength=self.strength,
+      )
+    else:
+      schedule = schedules.timesteps_schedule(
+        self.timesteps,
+        shift=self.shift,
+        rounded=self.schedule == 'rounded',
+        strength=self.strength,
+      )
     guidance = self.make_guidance()
     zero = (
       guidance.kind == 'cfg_zero' and guidance.uses_cfg and self.strength == 1

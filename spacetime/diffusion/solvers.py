@@ -1,4 +1,4 @@
-"""ODE solvers: Euler, Heun, DPM++ 2M and UniPC.
+"""ODE solvers: Euler, Heun, DPM++ 2M and UniPC; and re-noising.
 
 A solver moves latents along a schedule from noise to data with a function
 `denoise(z_Bfhwc, t, cache) -> (velocity, cache)`; it imports no network.
@@ -28,12 +28,16 @@ class Solver:
     finalize: state -> z_Bfhwc, after the last step.
     coefficients: Schedule -> what `step` needs besides (t, sigma, next sigma),
       (R, K).
+    renoises: whether `step` takes `renoise` too, a function from the noise that
+      was predicted to the noise of the next latents; and whether latents begin
+      as noise times the first sigma, where that is below 1.
   """
 
   init: Callable
   step: Callable
   finalize: Callable
   coefficients: Callable = lambda schedule: ()
+  renoises: bool = False
 
   def table(self, schedule: Schedule) -> tuple[jax.Array, ...]:
     """The columns t, sigma, next sigma and coefficients, each float32 (K,)."""
@@ -59,7 +63,7 @@ def solve(
     denoise: (z_Bfhwc, t, cache) -> (velocity, cache).
     z_Bfhwc: latents at the first sigma.
     schedule: K steps.
-    solver: one of SOLVERS.
+    solver: one of SOLVERS that does not re-noise.
     cache: cache of denoise before the first step.
 
   Returns:
@@ -84,6 +88,18 @@ def _euler_step(denoise, z, cache, t, sigma, sigma_next):
 
 # First order, one prediction a step; exact on a straight path.
 euler = Solver(_identity, _euler_step, _identity)
+
+
+def _renoise_step(denoise, z, cache, t, sigma, sigma_next, *, renoise):
+  v, cache = denoise(z, t, cache)
+  x, noise = z - sigma * v, z + (1 - sigma) * v
+  return (1 - sigma_next) * x + sigma_next * renoise(noise), cache
+
+
+# Predicts the sample and noises it anew to the next sigma, as models that were
+# distilled by distribution matching or consistency are sampled.
+# Source: Song et al. 2023 (Consistency Models), arXiv 2303.01469, algorithm 1.
+renoise = Solver(_identity, _renoise_step, _identity, renoises=True)
 
 
 def _heun_coefficients(schedule):
@@ -181,7 +197,13 @@ def _unipc_coefficients(schedule):
 unipc = Solver(_unipc_init, _unipc_step, _unipc_finalize, _unipc_coefficients)
 
 
-SOLVERS = {'euler': euler, 'heun': heun, 'dpm': dpm, 'unipc': unipc}
+SOLVERS = {
+  'euler': euler,
+  'heun': heun,
+  'dpm': dpm,
+  'unipc': unipc,
+  'renoise': renoise,
+}
 
 
 def get(name: str) -> Solver:

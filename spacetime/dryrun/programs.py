@@ -13,6 +13,7 @@ from spacetime.config import networks, samplers
 from spacetime.config.experiment import Experiment
 from spacetime.diffusion import conditioning, sampler
 from spacetime.models import flops
+from spacetime.pipeline import generate
 from spacetime.sharding import chips
 from spacetime.training import loop, losses, state, step, tasks
 from spacetime.training import optimizer as optimizer_lib
@@ -57,8 +58,9 @@ def lower(
   Args:
     experiment: experiment of a transformer.
     program: 'train' is the training step as the trainer runs it; 'held_out'
-      the loss of held-out clips, which runs between steps; 'sample' all steps
-      of the solver; 'decode' one latent frame to pixels.
+      the loss of held-out clips, which runs between steps; 'sample' a step of
+      the solver, with all branches of guidance, as the pipeline runs it;
+      'decode' one latent frame to pixels.
     devices: real ones, or descriptions.
 
   Raises:
@@ -200,29 +202,29 @@ def _sample(
     settings = dataclasses.replace(settings, boundary=None, guidance_2=None)
   part = samplers.sampler(experiment, nets, settings)
   clips = experiment.data.batch_size
-  latent = (
-    *networks.clip_geometry(experiment.data, nets).latent,
-    nets.autoencoder.z_dim,
-  )
-  cond = jax.eval_shape(lambda: conditioning.pure_noise(clips, latent))
+  cond = jax.eval_shape(lambda: _conditioning(experiment, nets))
   keys = jax.eval_shape(lambda: sampler.clip_keys(0, clips))
-  sampler_state = jax.eval_shape(part.init, keys, cond)
+  initial = jax.eval_shape(part.init, keys, cond)
   text = jax.ShapeDtypeStruct(
     (clips, nets.text_length, nets.text.width), jnp.float32
   )
   guided = settings.guidance != 1.0
   params = {'dit': _transformer(nets, mesh)}
-  parts = {
-    'parameters': params,
-    'latents': _sharded_rows(sampler_state, mesh, clips),
-    'text': _sharded_rows((text, text if guided else None), mesh),
-    'conditioning': _sharded_rows(cond, mesh),
-  }
+  start = generate.start_program(part)
   with jax.set_mesh(mesh):
-    lowered = jax.jit(part.run, donate_argnums=1).lower(
-      params, parts['latents'], *parts['text'], parts['conditioning']
+    at, context = jax.eval_shape(
+      start, params, initial, text, text if guided else None, cond
     )
-  passes = settings.steps * (2 if guided else 1)
+    parts = {
+      'parameters': params,
+      'latents': _sharded_rows(at, mesh, clips),
+      'text': _sharded_context(context, mesh),
+      'conditioning': _sharded_rows(cond, mesh),
+    }
+    lowered = jax.jit(generate.step_program(part), donate_argnums=1).lower(
+      *parts.values(), jax.ShapeDtypeStruct((), jnp.int32)
+    )
+  passes = 2 if guided else 1
   dense, attended, _ = _forward_flops(experiment, nets)
   dense, attended = dense * passes, attended * passes
   return Lowered(
@@ -235,6 +237,24 @@ def _sample(
     attended,
     options=chips.options(mesh.devices.flat[0].device_kind),
   )
+
+
+def _conditioning(
+  experiment: Experiment, nets: networks.Networks
+) -> conditioning.Conditioning:
+  """Returns conditioning of the shapes that the model sees."""
+  model, clips = nets.dit.config, experiment.data.batch_size
+  latent = networks.clip_geometry(experiment.data, nets).latent
+  cond = conditioning.pure_noise(clips, (*latent, nets.autoencoder.z_dim))
+  more = {}
+  if model.cond_channels:
+    more['cond_Bfhwc'] = jnp.zeros((clips, *latent, model.cond_channels))
+  if model.control_layers:
+    more['control_Bfhwc'] = jnp.zeros((clips, *latent, model.control_channels))
+  if nets.image is not None:
+    tokens = model.image_tokens or nets.image.config.tokens
+    more['image_BSY'] = jnp.zeros((clips, tokens, model.image_width))
+  return dataclasses.replace(cond, **more)
 
 
 def _decode(
@@ -287,6 +307,14 @@ def _batch(
   if data.source.HAS_LATENTS:
     shapes = {'latents': (rows, *grid.latent, nets.autoencoder.z_dim)}
     dtypes = {'latents': jnp.float32}
+    if nets.dit.config.cond_channels:
+      shapes['cond_latents'] = shapes['latents']
+      dtypes['cond_latents'] = jnp.float32
+    if nets.image is not None:
+      images = 2 if nets.dit.config.known_frames == 'ends' else 1
+      config = nets.image.config
+      shapes['image'] = (rows, images * config.tokens, config.hidden_size)
+      dtypes['image'] = jnp.float32
   else:
     shapes = {'frames': (rows, grid.frames, grid.height, grid.width, 3)}
     dtypes = {'frames': jnp.uint8}
@@ -332,6 +360,19 @@ def _sharded_rows(tree, mesh: jax.sharding.Mesh, rows: int | None = None):
     if not x.ndim or rows is not None and x.shape[0] != rows:
       return _replicated(x, mesh)
     return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=by_rows)
+
+  return jax.tree.map(leaf, tree)
+
+
+def _sharded_context(tree, mesh: jax.sharding.Mesh):
+  """Returns shapes of a KV cache, with their rows and heads over the mesh."""
+
+  def leaf(x):
+    rows = sharding.divisible_axis('batch', x.shape[1], mesh)
+    spec = sharding.spec(None, rows, None, 'heads', None)
+    return jax.ShapeDtypeStruct(
+      x.shape, x.dtype, sharding=NamedSharding(mesh, spec)
+    )
 
   return jax.tree.map(leaf, tree)
 

@@ -42,8 +42,12 @@ SHOWN = 8  # clips in the contact sheet
 pyplot.switch_backend('agg')  # files only, no window
 
 
-def write(settings: EvaluationSettings) -> str:
+def write(settings: EvaluationSettings, *, mesh=None) -> str:
   """Evaluates a checkpoint and writes metrics.json and pictures.
+
+  Args:
+    settings: checkpoint, clips and sampler.
+    mesh: devices, see sharding.as_mesh; None is the first device.
 
   Returns:
     The measures as text.
@@ -64,13 +68,13 @@ def write(settings: EvaluationSettings) -> str:
     )
   folder = locate(settings.checkpoint).folder
   if checkpoint.read_config(folder)['stage'] == 'autoencoder':
-    metrics = evaluate_autoencoder(settings, folder, out)
+    metrics = evaluate_autoencoder(settings, folder, out, mesh=mesh)
     text = (
       f'PSNR {metrics["psnr"]} dB, the lowest of {settings.num} clips '
       f'{metrics["psnr_least"]:.2f}'
     )
   else:
-    metrics = evaluate_model(settings, out)
+    metrics = evaluate_model(settings, out, mesh=mesh)
     text = table(metrics)
   with files.atomic_write(out / METRICS) as temporary:
     temporary.write_text(json.dumps(metrics, indent=2) + '\n', 'utf-8')
@@ -78,7 +82,7 @@ def write(settings: EvaluationSettings) -> str:
 
 
 def evaluate_autoencoder(
-  settings: EvaluationSettings, folder: str, out: pathlib.Path
+  settings: EvaluationSettings, folder: str, out: pathlib.Path, *, mesh=None
 ) -> dict:
   """Measures the PSNR of reconstructed held-out clips; writes a sheet."""
   reason = 'an autoencoder reconstructs clips and samples none'
@@ -88,7 +92,7 @@ def evaluate_autoencoder(
       warnings.warn(
         SettingWarning(name, value, f'no effect, since {reason}'), stacklevel=2
       )
-  mesh = sharding.single_device_mesh()
+  mesh = sharding.as_mesh(mesh)
   experiment = checkpoint.read_experiment(folder)
   autoencoder = networks.autoencoder(experiment.autoencoder)
   params = load.load_own(experiment.autoencoder, folder, mesh=mesh)
@@ -120,9 +124,11 @@ def evaluate_autoencoder(
   }
 
 
-def evaluate_model(settings: EvaluationSettings, out: pathlib.Path) -> dict:
+def evaluate_model(
+  settings: EvaluationSettings, out: pathlib.Path, *, mesh=None
+) -> dict:
   """Measures the model's videos and real clips of the same scenes."""
-  pipe = Pipeline(settings.checkpoint)
+  pipe = Pipeline(settings.checkpoint, mesh=mesh)
   world = pipe.engine.data.world.without_wandering()
   request = Request(
     checkpoint=settings.checkpoint,

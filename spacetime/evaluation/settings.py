@@ -50,7 +50,8 @@ class EvaluationSettings:
   solver: str | None = _field(
     None,
     'solver',
-    "Solver: euler, heun, dpm or unipc; the default is the checkpoint's.",
+    'Solver: euler, heun, dpm, unipc or renoise; the default is the '
+    "checkpoint's.",
   )
   temperature: float | None = _field(
     None,

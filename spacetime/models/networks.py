@@ -5,15 +5,16 @@ import math
 from collections.abc import Mapping
 
 import jax
-import jax.numpy as jnp
 
 from spacetime.data import geometry
 from spacetime.models import precision
 from spacetime.models.autoencoder.interface import Autoencoder
+from spacetime.models.image_encoder import ImageEncoder
 from spacetime.models.text_encoder import TextEncoder
+from spacetime.models.transformer import dit as dit_lib
 from spacetime.models.transformer import first_block_cache, fsdp_cast, kv_cache
 from spacetime.models.transformer import lora as lora_lib
-from spacetime.models.transformer.attention import KVCache
+from spacetime.models.transformer.attention import Context
 from spacetime.models.transformer.dit import DiT
 from spacetime.models.transformer.first_block_cache import BlockCache
 from spacetime.models.transformer.packed import PackedBatch
@@ -34,6 +35,7 @@ class Networks:
     text_length: S.
     text_kind: 'trained' together with the transformer, or 'frozen'.
     lora: LoRA weights of the transformer; with them nothing else is trained.
+    image: images -> image embeddings, of a transformer that sees them.
   """
 
   autoencoder: Autoencoder
@@ -42,6 +44,7 @@ class Networks:
   text_length: int
   text_kind: str = 'trained'
   lora: lora_lib.LoraConfig = lora_lib.LoraConfig()
+  image: ImageEncoder | None = None
 
   def with_rope_scaling(self, kind: str, *, frames: int) -> 'Networks':
     """Returns networks whose positions along time are scaled in longer clips.
@@ -67,13 +70,27 @@ class Networks:
   def init(self, key: jax.Array) -> dict:
     """Returns fresh parameters {'dit', 'text'}."""
     dit_key, text_key = jax.random.split(key)
-    _, height, width = self.dit.config.patch
-    z = jnp.zeros((1, 1, height, width, self.autoencoder.z_dim))
-    text = jnp.zeros((1, 1, self.dit.config.text_width))
+    inputs, more = dit_lib.empty_inputs(self.dit.config)
     return {
-      'dit': self.dit.init(dit_key, z, jnp.zeros((1, 1)), text)['params'],
+      'dit': self.dit.init(dit_key, *inputs, **more)['params'],
       'text': self.text.init(text_key),
     }
+
+  def init_frozen(self, key: jax.Array) -> dict:
+    """Returns fresh parameters of what no run trains: {'image'}, if any."""
+    return {} if self.image is None else {'image': self.image.init(key)}
+
+  def embed_images(self, params: Mapping, pixels_BHWC: jax.Array) -> jax.Array:
+    """Returns the embeddings (B, S, Y) of one or two images of each clip, their
+    tokens one after the other.
+
+    Args:
+      params: 'image'.
+      pixels_BHWC: normalised pixels, of all images of a clip in turn.
+    """
+    image_BSY = self.image.encode(params['image'], pixels_BHWC)
+    images = -(-self.dit.config.image_tokens // image_BSY.shape[1]) or 1
+    return image_BSY.reshape(len(image_BSY) // images, -1, image_BSY.shape[-1])
 
   def embed(self, params: Mapping, tokens_BS: jax.Array) -> jax.Array:
     """Returns the prompt embeddings text_BSY of tokens."""
@@ -94,22 +111,23 @@ class Networks:
     params: Mapping,
     z_Bfhwc: jax.Array,
     t_BT: jax.Array,
-    text: jax.Array | KVCache,
+    text: Context,
     key: jax.Array | None = None,
-    *,
-    t_index_fhw: jax.Array | None = None,
+    **conditions: jax.Array | None,
   ) -> jax.Array:
     """Returns the transformer's prediction, (B, f, h, w, c).
 
     Args:
       params: 'dit', and 'lora' if there are LoRA weights.
-      z_Bfhwc, t_BT, text, t_index_fhw: see DiT.__call__.
+      z_Bfhwc, t_BT, text: see DiT.__call__.
       key: for the dropout of the LoRA weights; None has no dropout.
+      **conditions: t_index_fhw, cond_Bfhwc, control_Bfhwc, end_BT of
+        DiT.__call__.
     """
     variables, rngs = self.variables(params), self._rngs(params, key)
     with precision.products(self.dit.config.dtype):
       return self.dit.apply(
-        variables, z_Bfhwc, t_BT, text, t_index_fhw, rngs=rngs
+        variables, z_Bfhwc, t_BT, text, rngs=rngs, **conditions
       )
 
   def transform_packed(
@@ -153,11 +171,11 @@ class Networks:
       return {'dropout': key}
     return {}
 
-  def precompute_kv(self, params: Mapping, text_BSY: jax.Array) -> KVCache:
+  def precompute_kv(self, params: Mapping, text: Context) -> Context:
     """Returns the text's KV cache, which `transform` accepts in its place."""
     with precision.products(self.dit.config.dtype):
       return kv_cache.precompute_kv(
-        self.dit.config, self.variables(params), text_BSY
+        self.dit.config, self.variables(params), text
       )
 
   def encode(self, frozen: Mapping, video_BFHWC: jax.Array) -> jax.Array:
@@ -191,10 +209,9 @@ class FirstBlockCache:
     params: Mapping,
     z_Bfhwc: jax.Array,
     t_BT: jax.Array,
-    text: jax.Array | KVCache,
+    text: Context,
     cache: BlockCache,
-    *,
-    t_index_fhw: jax.Array | None = None,
+    **conditions: jax.Array | None,
   ) -> tuple[jax.Array, BlockCache]:
     """Returns (prediction, cache); arguments as in Networks.transform."""
     with precision.products(self.networks.dit.config.dtype):
@@ -205,8 +222,8 @@ class FirstBlockCache:
         t_BT,
         text,
         cache,
-        t_index_fhw=t_index_fhw,
         threshold=self.threshold,
+        **conditions,
       )
 
 

@@ -31,12 +31,18 @@ class Layout:
 FULL_FRAMES = Layout()
 
 
-def parse(request: Request, *, latent: tuple[int, int]) -> Layout:
+def parse(
+  request: Request,
+  *,
+  latent: tuple[int, int],
+  mesh: jax.sharding.Mesh | None = None,
+) -> Layout:
   """The layout of `decode_tiles`, `decode_overlap` and `decode_shards`.
 
   Args:
     request: request with these settings.
     latent: rows and columns of the latents.
+    mesh: devices that share a frame without these settings, if they divide it.
 
   Raises:
     SettingError: they cannot be read, do not fit the latents or the devices,
@@ -55,6 +61,9 @@ def parse(request: Request, *, latent: tuple[int, int]) -> Layout:
       decode_tiles.spans(size, count, tiles.overlap)
   if layout.devices:
     decode_shards.choose_side(latent, len(layout.devices))
+  elif mesh is not None and not layout.tiles:
+    shared = decode_shards.shared_devices(mesh, latent)
+    return dataclasses.replace(layout, devices=shared)
   return layout
 
 

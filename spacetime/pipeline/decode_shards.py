@@ -54,6 +54,14 @@ def choose_side(latent: tuple[int, int], devices: int) -> str:
   )
 
 
+def shared_devices(
+  mesh: jax.sharding.Mesh, latent: tuple[int, int]
+) -> tuple[jax.Device, ...]:
+  """The devices of a mesh if they divide a side of the latents; else ()."""
+  divides = any(size % mesh.size == 0 for size in latent)
+  return tuple(mesh.devices.flat) if mesh.size > 1 and divides else ()
+
+
 def decoder(
   autoencoder,
   params,

@@ -1,18 +1,21 @@
 """Engine of a pipeline: parameters and programs, reused by later calls."""
 
 import contextlib
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
 import numpy as np
 
+from spacetime import sharding
 from spacetime.checkpoint import finite, load
 from spacetime.config import samplers
 from spacetime.data.settings import DataConfig
 from spacetime.diffusion.settings import SamplingSettings
 from spacetime.media.pixels import to_video
 from spacetime.models.autoencoder import streaming
+from spacetime.pipeline import decode_shards
 from spacetime.pipeline import progress as progress_lib
 
 # Networks of at most this many bytes stay in memory between calls; larger ones
@@ -21,13 +24,29 @@ RESIDENT_BYTES = 256 * 2**20
 
 
 class Program:
-  """A jitted function that reports when it compiles."""
+  """A jitted function that reports when it compiles.
 
-  def __init__(self, function: Callable, compiling: Callable, **options):
+  Args:
+    function: the function.
+    compiling: context in which a new signature is compiled.
+    mesh: mesh of the arrays; None is the default device.
+    **options: options of jax.jit.
+  """
+
+  def __init__(
+    self, function: Callable, compiling: Callable, *, mesh=None, **options
+  ):
     self._call = jax.jit(function, **options)
     self._compiling, self._signatures = compiling, set()
+    self._mesh = mesh
 
   def __call__(self, *args):
+    if self._mesh is None:
+      return self._run(*args)
+    with jax.set_mesh(self._mesh):
+      return self._run(*args)
+
+  def _run(self, *args):
     leaves, structure = jax.tree.flatten(args)
     shapes = tuple((np.shape(x), getattr(x, 'dtype', None)) for x in leaves)
     signature = (structure, shapes)
@@ -48,20 +67,43 @@ class Engine:
   Attributes:
     model: the opened model; no parameters are read.
     progress: progress of the current call.
+    mesh: devices of the parameters and programs.
 
   Args:
     model: an opened checkpoint.
+    mesh: mesh that the model was opened on; None is the first device.
     resident_bytes: networks up to this size stay in memory.
   """
 
   def __init__(
-    self, model: load.Model, *, resident_bytes: int = RESIDENT_BYTES
+    self,
+    model: load.Model,
+    *,
+    mesh: jax.sharding.Mesh | None = None,
+    resident_bytes: int = RESIDENT_BYTES,
   ):
     self.model = model
+    self.mesh = sharding.as_mesh(mesh)
     self.progress = progress_lib.SILENT
     self._resident_bytes = resident_bytes
     self._params: dict[str, Any] = {}
     self._programs: dict[Any, Any] = {}
+
+  @property
+  def devices(self) -> int:
+    """Number of devices."""
+    return self.mesh.size
+
+  def rows(self, clips: int, branches: int) -> int:
+    """Clips of a batch, rounded up so that the devices share its rows.
+
+    Args:
+      clips: clips to generate.
+      branches: branches of guidance, a row of each clip.
+    """
+    shards = sharding.num_shards('batch', self.mesh)
+    multiple = shards // math.gcd(branches, shards)
+    return -(-clips // multiple) * multiple
 
   @property
   def networks(self):
@@ -88,7 +130,7 @@ class Engine:
     return self.model.experiment.sampling.with_changes(**changes)
 
   def read(self, root: str):
-    """The parameters of a network: 'text' or 'autoencoder'."""
+    """The parameters of a network: 'text', 'image' or 'autoencoder'."""
     return self._read(root, self.model.read)
 
   def read_transformer(self, root: str) -> dict:
@@ -109,7 +151,10 @@ class Engine:
   def program(self, key, function: Callable, **options) -> Program:
     """The jitted `function` of a key, the same object at every call."""
     if key not in self._programs:
-      self._programs[key] = Program(function, self._compiling, **options)
+      mesh = self.mesh if self.devices > 1 else None
+      self._programs[key] = Program(
+        function, self._compiling, mesh=mesh, **options
+      )
     return self._programs[key]
 
   def samplers(self, settings: SamplingSettings, latent) -> dict:
@@ -128,15 +173,28 @@ class Engine:
       frames_BFHWC: a batch of clips.
       params: parameters of the autoencoder.
     """
+    return self.encode_video(np.asarray(to_video(frames_BFHWC)), params)
+
+  def encode_video(self, video_BFHWC: np.ndarray, params) -> np.ndarray:
+    """The same for pixels in [-1, 1]."""
     autoencoder = self.autoencoder
-    codes = streaming.encode_chunks(
-      autoencoder,
-      params,
-      np.asarray(to_video(frames_BFHWC)),
-      first=self.program('encode_first', autoencoder.encode_first),
-      step=self.program(
+    latent = tuple(
+      size // cell
+      for size, cell in zip(
+        video_BFHWC.shape[2:4], autoencoder.stride[1:], strict=True
+      )
+    )
+    shared = decode_shards.shared_devices(self.mesh, latent)
+    if shared and params:
+      coder = decode_shards.encoder(autoencoder, params, shared, latent=latent)
+      params, first, step = coder.params, coder.first, coder.step
+    else:
+      first = self.program('encode_first', autoencoder.encode_first)
+      step = self.program(
         'encode_step', autoencoder.encode_step, donate_argnums=1
-      ),
+      )
+    codes = streaming.encode_chunks(
+      autoencoder, params, video_BFHWC, first=first, step=step
     )
     z_Bfhwc = np.concatenate([np.asarray(z) for z in codes], axis=1)
     finite.check(z_Bfhwc, 'latents of the conditioning video')

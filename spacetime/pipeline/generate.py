@@ -6,7 +6,7 @@ largest network determines the memory that is needed. Clips are complete batch
 by batch, so that they can be written before the next batch begins.
 """
 
-from collections.abc import Container, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -15,10 +15,12 @@ import numpy as np
 from spacetime.checkpoint import finite
 from spacetime.diffusion import conditioning as conditioning_lib
 from spacetime.diffusion import conditioning_video, sampler
+from spacetime.pipeline import conditions
 from spacetime.pipeline import decode as decode_lib
 from spacetime.pipeline import prompt_embeds as prompt_embeds_lib
 from spacetime.pipeline.engine import Engine
 from spacetime.pipeline.plan import Plan
+from spacetime.sharding import constrain
 
 
 def frames(
@@ -49,7 +51,8 @@ def clips(
   """
   autoencoder, video = engine.autoencoder, plan.conditioning
   count = len(embeds.text)
-  batch = min(plan.batch_size, count)
+  branches = len(plan.settings.make_guidance().branches)
+  batch = engine.rows(min(plan.batch_size, count), branches)
   starts = [
     first
     for first in range(0, count, batch)
@@ -63,8 +66,10 @@ def clips(
     conditioning(engine, plan, batch=batch),
     starts=starts,
   )
-  reencode = video is not None and depends_on_filling(autoencoder, video)
+  reencode = video is not None and engine.networks.dit.config.sees == 'frames'
+  reencode = reencode and depends_on_filling(autoencoder, video)
   for first, z_Bfhwc in zip(starts, latents, strict=True):
+    z_Bfhwc = z_Bfhwc[:, len(plan.references) :]
     with engine.progress.stage('decoding'):
       decode = decoder(engine, plan.layout)
       frames_BFHWC = decode(z_Bfhwc)
@@ -87,7 +92,12 @@ def conditioning(
   It is encoded up to the last latent frame that is used.
   """
   nets, settings, video = engine.networks, plan.settings, plan.conditioning
-  latent = plan.geometry.latent
+  latent, sizes = plan.geometry.latent, plan.geometry
+  if nets.dit.config.sees == 'channels':
+    return conditions.channels(engine, video, plan.images, batch=batch)
+  if nets.dit.config.sees == 'control':
+    size = sizes.frames, sizes.height, sizes.width
+    return conditions.control(engine, video, plan.references, size, batch=batch)
   if video is None:
     return conditioning_lib.pure_noise(
       batch, (*latent, engine.autoencoder.z_dim)
@@ -238,12 +248,18 @@ class Programs:
     self.roots = tuple(self._samplers)
     self.steps = sum(len(part.steps) for part in self._samplers.values())
     first = self._samplers[self.roots[0]]
-    self.init = engine.program(('init', key), first.init)
+    self.init = engine.program(
+      ('init', key), lambda *args: shard_state(first.init(*args))
+    )
     self.finalize = engine.program(('finalize', key), first.finalize)
     self._parts = {
       root: (
-        engine.program(('start', root, key), part.start, donate_argnums=1),
-        engine.program(('step', root, key), part.step, donate_argnums=1),
+        engine.program(
+          ('start', root, key), start_program(part), donate_argnums=1
+        ),
+        engine.program(
+          ('step', root, key), step_program(part), donate_argnums=1
+        ),
       )
       for root, part in self._samplers.items()
     }
@@ -258,6 +274,47 @@ class Programs:
       jax.block_until_ready(state)
       self._progress.step()
     return state
+
+
+def start_program(part: sampler.Sampler) -> Callable:
+  """`part.start` with placed results; jitted with its state donated."""
+
+  def start(*args):
+    state, text = part.start(*args)
+    return shard_state(state), shard_context(text)
+
+  return start
+
+
+def step_program(part: sampler.Sampler) -> Callable:
+  """`part.step` with a placed result; jitted with its state donated."""
+
+  def step(*args):
+    return shard_state(part.step(*args))
+
+  return step
+
+
+def shard_state(state: sampler.SamplerState) -> sampler.SamplerState:
+  """Splits the rows of a state over the mesh, if it divides them.
+
+  Otherwise the compiler would choose, and a choice that differs from that of
+  the step before compile the next step again.
+  """
+
+  def leaf(x):
+    return constrain(x, 'batch', *[None] * (x.ndim - 1)) if x.ndim else x
+
+  return jax.tree.map(leaf, state)
+
+
+def shard_context(text):
+  """Splits the KV cache of a text over the mesh: its rows and heads."""
+
+  def leaf(x_LBSAE):
+    return constrain(x_LBSAE, None, 'batch', None, 'heads', None)
+
+  return jax.tree.map(leaf, text)
 
 
 def batches(

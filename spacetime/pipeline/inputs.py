@@ -123,6 +123,63 @@ def read_image(
   return display.fit(image, height=geometry.height, width=geometry.width)
 
 
+def read_original(source: Source, name: str) -> np.ndarray:
+  """An image at its own size, uint8 (H, W, 3).
+
+  Raises:
+    SettingError: unreadable.
+  """
+  if not _is_path(source):
+    return np.asarray(_picture(source, name))
+  return _read(name, 'an image', video_reader.read_image, source)
+
+
+def read_references(
+  sources: Source, geometry: geometry_lib.Geometry
+) -> tuple[np.ndarray, ...]:
+  """Reference images, each centred on a white picture of the clip's size.
+
+  Args:
+    sources: paths with commas between them, or a sequence of images.
+    geometry: sizes of the clip.
+
+  Raises:
+    SettingError: unreadable.
+  """
+  if isinstance(sources, str):
+    sources = sources.split(',')
+  elif not isinstance(sources, (list, tuple)):
+    sources = [sources]
+  result = []
+  for source in sources:
+    image = Image.fromarray(read_original(source, 'reference_images'))
+    size = geometry.width, geometry.height
+    scale = min(a / b for a, b in zip(size, image.size, strict=True))
+    inner = [max(1, int(side * scale)) for side in image.size]
+    if image.size != tuple(inner):
+      image = image.resize(inner, Image.Resampling.BILINEAR)
+    canvas = Image.new('RGB', size, (255, 255, 255))
+    corner = [(a - b) // 2 for a, b in zip(size, inner, strict=True)]
+    canvas.paste(image, corner)
+    result.append(np.asarray(canvas))
+  return tuple(result)
+
+
+def size_of_area(
+  height: int, width: int, geometry: geometry_lib.Geometry
+) -> tuple[int, int]:
+  """(height, width) of these proportions and about the area of the geometry,
+  as the published image-to-video pipelines compute them: rounded down to whole
+  tokens."""
+  area = geometry.height * geometry.width
+  sides = (area * height / width) ** 0.5, (area * width / height) ** 0.5
+  cells = [geometry.stride[axis] * geometry.patch[axis] for axis in (1, 2)]
+  return tuple(
+    max(1, round(side) // cell) * cell
+    for side, cell in zip(sides, cells, strict=True)
+  )
+
+
 def nearest_size(
   height: int, width: int, geometry: geometry_lib.Geometry
 ) -> str:

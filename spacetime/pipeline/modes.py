@@ -15,13 +15,14 @@ from spacetime import SettingError
 from spacetime.data import geometry as geometry_lib
 from spacetime.diffusion import conditioning_video
 from spacetime.diffusion.conditioning_video import ConditioningVideo
+from spacetime.models.transformer.dit import DiTConfig
 from spacetime.pipeline import inputs
 from spacetime.pipeline.request import Request, describe
 
 # Settings that only some modes use.
 SETTINGS = (
-  *('image', 'image_at', 'last_image', 'video', 'video2', 'mask', 'strength'),
-  'cond_frames',
+  *('image', 'image_at', 'last_image', 'reference_images'),
+  *('video', 'video2', 'mask', 'strength', 'cond_frames'),
 )
 
 
@@ -35,12 +36,14 @@ class Target:
     autoencoder: autoencoder of the latents; it maps known pixels to known
       latent values.
     fps: frame rate at which videos are read, in frames per second.
+    sees: how the model sees known pixels, see DiTConfig.sees.
   """
 
   mode: str
   geometry: geometry_lib.Geometry
   autoencoder: Any
   fps: float
+  sees: str = 'frames'
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,6 +89,8 @@ def choose(request: Request) -> str:
     empty = value is None or isinstance(value, str) and not value
     if setting in mode.needs and empty:
       raise SettingError('mode', name, f'`{setting}` too')
+    if setting == 'reference_images':
+      continue  # see check_model
     if value is not None and setting not in takes:
       names = ', '.join(f'`{name}`' for name in takes) or 'no files'
       raise SettingError(
@@ -147,7 +152,8 @@ def _image(request: Request, target: Target) -> ConditioningVideo:
     )
   images_HWC = {index: inputs.read_image(request.image, 'image', geometry)}
   if request.last_image is not None:
-    step, last = geometry.stride[0], geometry.frames - 1
+    last = geometry.frames - 1
+    step = geometry.stride[0] if target.sees == 'frames' else 1
     if index + step > last:
       raise SettingError(
         'image_at',
@@ -159,8 +165,16 @@ def _image(request: Request, target: Target) -> ConditioningVideo:
       request.last_image, 'last_image', geometry
     )
   return conditioning_video.images(
-    images_HWC, frames=geometry.frames, hold=geometry.stride[0]
+    images_HWC,
+    frames=geometry.frames,
+    hold=geometry.stride[0] if target.sees == 'frames' else 1,
   )
+
+
+def _control(request: Request, target: Target) -> ConditioningVideo:
+  frames_FHWC = _read_video(request, target)
+  _check_clip(request, frames_FHWC, target)
+  return conditioning_video.control(frames_FHWC, frames=target.geometry.frames)
 
 
 def _frame_index(value: str | int | None, frames: int) -> int:
@@ -328,7 +342,68 @@ MODES = {
     ('video', 'strength'),
     ('mask', 'cond_frames'),
   ),
+  'control': Mode(
+    'follows the outlines, depth or poses of `video` (VACE models)',
+    _control,
+    ('video',),
+  ),
 }
+# Modes of models that do not see known pixels as frames of the latents.
+MODES_OF = {
+  'channels': ('image',),
+  'control': tuple(name for name in MODES if name != 'edit'),
+  'frames': tuple(name for name in MODES if name != 'control'),
+}
+MODELS = {
+  'channels': 'an image-to-video model, which continues `image`',
+  'control': 'a model with control blocks (VACE)',
+  'frames': 'a model without control blocks (VACE has them)',
+}
+
+
+def check_model(name: str, request: Request, model: DiTConfig) -> None:
+  """Refuses a mode or an image that the model cannot use.
+
+  Raises:
+    SettingError: it names the mode or the image.
+  """
+  sees = model.sees
+  if name not in MODES_OF[sees]:
+    if request.mode is None:
+      raise SettingError('image', None, f'an image for {MODELS[sees]}')
+    names = ', '.join(MODES_OF[sees])
+    raise SettingError('mode', name, f'one of {names} with {MODELS[sees]}')
+  if request.reference_images is not None and sees != 'control':
+    raise SettingError(
+      'reference_images',
+      describe(request.reference_images),
+      f'none with {MODELS[sees]}',
+    )
+  if sees == 'frames':
+    return
+  if request.seconds is not None:
+    raise SettingError(
+      'seconds', request.seconds, f'none with {MODELS[sees]}: set `frames`'
+    )
+  if sees == 'control':
+    return
+  if request.image_at not in (None, 'first', '0', 0):
+    raise SettingError(
+      'image_at', request.image_at, f"'first' with {MODELS[sees]}"
+    )
+  ends = model.image_tokens > 0
+  if ends and request.last_image is None:
+    raise SettingError(
+      'last_image',
+      None,
+      'the last frame too, with a model that leads from one image to another',
+    )
+  if model.image_width and not ends and request.last_image is not None:
+    raise SettingError(
+      'last_image',
+      describe(request.last_image),
+      f'none with {MODELS[sees]} alone',
+    )
 
 
 def table() -> str:

@@ -67,7 +67,10 @@ class Pipeline:
     lora_strength: factor on the strengths of all LoRA weights.
     transformer, transformer_2, vae, text_encoder, tokenizer: files of a
       published model's networks, in place of those of `path`.
-    mesh: devices of the parameters; None is the first device.
+    mesh: devices: a mesh, or its sizes such as {'context': 4}, of which the
+      axis `data` takes the devices that the others leave. Guidance, prompts and
+      seeds are shared over data and fsdp, tokens over context, heads over
+      tensor. None is the first device.
     progress: whether calls show a bar on stderr.
   """
 
@@ -106,12 +109,12 @@ class Pipeline:
   def engine(self) -> Engine:
     """The opened model with its parameters and programs."""
     if self._engine is None:
-      mesh = self._mesh or sharding.single_device_mesh()
+      mesh = sharding.as_mesh(self._mesh)
       path, files = self.path, folders.Files(**self._files)
       if path == DEFAULT and files.transformer:  # nothing of it would be used
         path = None
       model = load_lib.open_model(path, mesh=mesh, files=files)
-      self._engine = Engine(_with_lora(model, **self._lora))
+      self._engine = Engine(_with_lora(model, **self._lora), mesh=mesh)
     return self._engine
 
   # -- modes -------------------------------------------------------------------
@@ -138,8 +141,8 @@ class Pipeline:
     Args:
       prompt: a text, or several.
       image: an image that becomes one frame of the video.
-      last_image: an image that becomes the last frame, beside `image`.
       at: the frame that the image becomes: 'first', 'last' or a number.
+      last_image: an image that becomes the last frame, beside `image`.
       frames: number of frames of the clip.
       size: (width, height) in pixels.
       fps: frames per second.
@@ -223,6 +226,11 @@ class Pipeline:
   ) -> Video | list[Video]:
     """Generates a larger picture of (width, height) around a clip."""
     return self(prompt, mode='outpaint', video=clip, size=size, **settings)
+
+  def control(self, clip: Source, prompt, **settings) -> Video | list[Video]:
+    """Generates a video that follows the outlines, depth or poses of a clip,
+    with a VACE model."""
+    return self(prompt, mode='control', video=clip, **settings)
 
   def edit(
     self, clip: Source, prompt, *, strength: float, **settings
@@ -483,11 +491,12 @@ class Pipeline:
     )
 
 
-def from_request(request: Request) -> Pipeline:
+def from_request(request: Request, *, mesh=None) -> Pipeline:
   """The pipeline of a request's checkpoint and LoRA weights, not yet opened."""
   return Pipeline(
     request.checkpoint,
     **{name: getattr(request, name) for name in request_lib.FILES},
+    mesh=mesh,
     lora=request.lora,
     lora_2=request.lora_2,
     lora_strength=request.lora_strength,

@@ -16,11 +16,12 @@ from absl import logging
 
 import spacetime
 from spacetime import SettingError
+from spacetime.config import mesh as mesh_lib
 from spacetime.config import networks
 from spacetime.data import geometry as geometry_lib
 from spacetime.diffusion import conditioning_video, rollout
 from spacetime.diffusion.settings import SamplingSettings
-from spacetime.pipeline import decode, modes, prompt_schedule
+from spacetime.pipeline import decode, inputs, modes, prompt_schedule
 from spacetime.pipeline import prompt_embeds as prompt_embeds_lib
 from spacetime.pipeline import prompts as prompts_lib
 from spacetime.pipeline import unused as unused_lib
@@ -66,6 +67,8 @@ class Plan:
     layout: division of frames while they are decoded.
     division: division of a long video into chunks; else None.
     unused: settings of the request without effect, with the reason.
+    images: images that the model sees beside the text, at their own sizes.
+    references: reference images at the clip's size.
   """
 
   request: Request
@@ -84,6 +87,8 @@ class Plan:
   layout: decode.Layout
   division: rollout.Rollout | None = None
   unused: Mapping[str, str] = dataclasses.field(default_factory=dict)
+  images: tuple[np.ndarray, ...] = ()
+  references: tuple[np.ndarray, ...] = ()
 
   @property
   def batch_size(self) -> int:
@@ -126,7 +131,8 @@ def resolve(request: Request, engine: Engine) -> Plan:
     SettingError: it names the setting to change.
     ValueError: a broken file.
   """
-  mode = modes.choose(request)
+  mode, model = modes.choose(request), engine.networks.dit.config
+  modes.check_model(mode, request, model)
   scheduled = prompt_schedule.read(request)
   prompts = prompts_lib.read(request) if scheduled is None else scheduled
   arrays = None
@@ -142,8 +148,14 @@ def resolve(request: Request, engine: Engine) -> Plan:
   _check_rate(request, engine)
   sizes = geometry(request, engine)
   division = prompt_schedule.divide(request, sizes, fps=fps)
-  layout = decode.parse(request, latent=sizes.latent[1:])
-  settings = engine.settings(**request.sampling)
+  _check_mesh(request, engine, sizes)
+  # The coder of an autoencoder without parameters does not gain by sharing.
+  layout = decode.parse(
+    request,
+    latent=sizes.latent[1:],
+    mesh=engine.mesh if 'autoencoder' in engine.model.readers else None,
+  )
+  settings = engine.settings(preset=request.preset, **request.sampling)
   _check_boundary(request, engine)
   unused_lib.check_sizes(engine, sizes, settings)
   embeds = None
@@ -152,9 +164,11 @@ def resolve(request: Request, engine: Engine) -> Plan:
   else:
     embeds = _check_embeds(request, engine, arrays)
   prompts_lib.expander(request, engine)
-  target = modes.Target(mode, sizes, engine.autoencoder, engine.data.fps)
+  target = modes.Target(
+    mode, sizes, engine.autoencoder, engine.data.fps, model.sees
+  )
   video = modes.condition(request, target)
-  if video is not None:
+  if video is not None and model.sees == 'frames':
     _warn_of_noise_levels(engine, request, mode)
   negative = _negative(request, engine, embeds, guided=settings.guidance != 1)
   prompts = tuple(prompt for prompt in prompts for _ in range(request.num))
@@ -182,6 +196,34 @@ def resolve(request: Request, engine: Engine) -> Plan:
     layout=layout,
     division=division,
     unused=unused,
+    images=_images(request) if model.image_width else (),
+    references=(
+      ()
+      if request.reference_images is None
+      else inputs.read_references(request.reference_images, sizes)
+    ),
+  )
+
+
+def _check_mesh(
+  request: Request, engine: Engine, sizes: geometry_lib.Geometry
+) -> None:
+  """Refuses a mesh that does not divide the transformer or its tokens."""
+  if engine.devices == 1:
+    return
+  references = 0
+  if request.reference_images is not None:
+    references = len(inputs.read_references(request.reference_images, sizes))
+  tokens = sizes.tokens // sizes.latent[0] * (sizes.latent[0] + references)
+  mesh_lib.check_model(engine.networks.dit.config, tokens, engine.mesh)
+
+
+def _images(request: Request) -> tuple[np.ndarray, ...]:
+  """The first image and the last, if any, at their own sizes."""
+  return tuple(
+    inputs.read_original(getattr(request, name), name)
+    for name in ('image', 'last_image')
+    if getattr(request, name) is not None
   )
 
 
@@ -278,7 +320,13 @@ def geometry(request: Request, engine: Engine) -> geometry_lib.Geometry:
     longest = prompt_schedule.length(request.seconds, stride=step, fps=fps)
     frames = min(frames, longest)
   height, width = size or (data.height, data.width)
-  return networks.clip_geometry(data, engine.networks, (frames, height, width))
+  clip = networks.clip_geometry(data, engine.networks, (frames, height, width))
+  if size is None and engine.networks.dit.config.sees == 'channels':
+    if request.image is not None:
+      image_HWC = inputs.read_original(request.image, 'image')
+      sides = inputs.size_of_area(*image_HWC.shape[:2], clip)
+      return dataclasses.replace(clip, height=sides[0], width=sides[1])
+  return clip
 
 
 def _read_embeds(request: Request) -> tuple[list[str], dict[str, np.ndarray]]:

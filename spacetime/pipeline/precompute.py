@@ -10,6 +10,7 @@ import jax
 import numpy as np
 import tqdm
 from absl import logging
+from jax.sharding import NamedSharding, PartitionSpec
 
 from spacetime import SettingError, checkpoint, sharding
 from spacetime.checkpoint import finite, init_weights, load
@@ -21,11 +22,12 @@ from spacetime.data import clip_list, geometry, latent_cache, unreadable
 from spacetime.data.digits import world as world_lib
 from spacetime.data.settings import DataConfig
 from spacetime.data.splits import Splits
+from spacetime.diffusion import conditioning
 from spacetime.media import files
 from spacetime.media.pixels import to_video
 from spacetime.models.autoencoder import streaming
 from spacetime.models.autoencoder.interface import Autoencoder
-from spacetime.pipeline import prompt_embeds
+from spacetime.pipeline import conditions, decode_shards, prompt_embeds
 from spacetime.pipeline.encode_settings import EncodeSettings
 from spacetime.pipeline.engine import Engine
 
@@ -41,6 +43,8 @@ class Encoder:
     model: the model with the text encoder; None if there is none.
     size: (frames, height, width) of the training clips.
     fps: frames per second of the training clips.
+    known: frames that the model sees beside its latents, see CacheInfo.known.
+    mesh: devices; None is the first device.
   """
 
   fingerprint: str
@@ -49,21 +53,33 @@ class Encoder:
   model: load.Model | None
   size: tuple[int, int, int]
   fps: float
+  known: str = ''
+  mesh: jax.sharding.Mesh | None = None
+
+  @property
+  def image(self) -> tuple[int, int]:
+    """Tokens and width of the embeddings of the known frames."""
+    if self.model is None or self.model.networks.image is None:
+      return (0, 0)
+    config = self.model.networks.image.config
+    images = 2 if self.known == 'ends' else 1
+    return images * config.tokens, config.hidden_size
 
 
 def open_encoder(
-  path: str | None, *, files: folders.Files = folders.NO_FILES
+  path: str | None, *, files: folders.Files = folders.NO_FILES, mesh=None
 ) -> Encoder:
   """Opens a published folder, a text-to-video model or an autoencoder.
 
   Args:
     path: path or name of the model; None if there are files of all networks.
     files: files of published networks, which replace those of the folder.
+    mesh: devices, see sharding.as_mesh; None is the first device.
 
   Raises:
     ValueError: none of these, or damaged.
   """
-  mesh = sharding.single_device_mesh()
+  mesh = sharding.as_mesh(mesh)
   located = locate(path) if path else None
   folder = located.folder if located else ''
   if located is None or located.is_published or located.kind == 'transformer':
@@ -82,6 +98,7 @@ def open_encoder(
         None,
         data.size,
         data.fps,
+        mesh=mesh,
       )
     model = load.open_model(path, mesh=mesh)
     name = init_weights.fingerprint_of_autoencoder(experiment, beside=folder)
@@ -92,17 +109,23 @@ def open_encoder(
     model,
     model.experiment.data.size,
     model.experiment.data.fps,
+    model.networks.dit.config.known_frames,
+    mesh=mesh,
   )
 
 
 def encode(
-  settings: EncodeSettings, *, experiment: Experiment | None = None
+  settings: EncodeSettings,
+  *,
+  experiment: Experiment | None = None,
+  mesh=None,
 ) -> None:
   """Writes a cache, or the shards that a stopped call has not written.
 
   Args:
     settings: settings of the cache.
     experiment: experiment whose clips are encoded, instead of `settings.data`.
+    mesh: devices, see sharding.as_mesh; None is the first device.
 
   Raises:
     SettingError: a setting that the clips or the checkpoint do not support.
@@ -111,7 +134,7 @@ def encode(
   if (settings.data is None) == (experiment is None):
     raise SettingError('data', settings.data, 'one of `data` and `config`')
   encoder = open_encoder(
-    settings.checkpoint, files=folders.Files(**settings.files)
+    settings.checkpoint, files=folders.Files(**settings.files), mesh=mesh
   )
   if experiment is None:
     data, seed = folder_section(settings.data, encoder), 0
@@ -211,11 +234,13 @@ def write_cache(
     source=splits.identity,
     counts=(len(splits.train), len(splits.held_out)),
     shard=shard,
+    known=encoder.known,
+    image=encoder.image,
   )
   tokenizer = model.tokenizer.serialized if model else None
   latent_cache.create(out, info, tokenizer=tokenizer)
   # The text encoder is freed before the autoencoder is read.
-  write_texts(out, info, splits, model)
+  write_texts(out, info, splits, model, mesh=encoder.mesh)
   write_latents(
     out,
     info,
@@ -231,6 +256,8 @@ def write_texts(
   info: latent_cache.CacheInfo,
   splits: Splits,
   model: load.Model | None,
+  *,
+  mesh: jax.sharding.Mesh | None = None,
 ) -> None:
   """Writes the missing shards of captions, embedded if there is a model."""
   missing = latent_cache.missing(out, info, 'text')
@@ -240,7 +267,7 @@ def write_texts(
   engine = None
   if model is not None:
     # The text encoder is read once for all shards, and freed on return.
-    engine = Engine(model, resident_bytes=sys.maxsize)
+    engine = Engine(model, mesh=mesh, resident_bytes=sys.maxsize)
     if not empty.is_file():
       latent_cache.write_shard(empty, text_records(engine, [''], info))
 
@@ -283,21 +310,39 @@ def write_latents(
   missing = latent_cache.missing(out, info, 'latents')
   if not missing:
     return
-  params = encoder.read()
-  first = jax.jit(encoder.autoencoder.encode_first)
-  step = jax.jit(encoder.autoencoder.encode_step)
+  dtype = latent_cache.DTYPES[info.dtype]
+  known_F, engine = None, None
+  if info.known:
+    known_F = conditioning.known_mask(info.known, info.frames)
+    engine = Engine(
+      encoder.model, mesh=encoder.mesh, resident_bytes=sys.maxsize
+    )
+  encode_chunk = _chunk_encoder(encoder, batch_size, info.latent[1:3])
+
+  def encode_video(video_BFHWC):
+    z_Bfhwc = np.concatenate(
+      [np.asarray(chunk) for chunk in encode_chunk(video_BFHWC)], axis=1
+    )
+    finite.check(z_Bfhwc, f'latents of the clips for {out}')
+    return z_Bfhwc.astype(dtype)
 
   def encode_frames(frames_BFHWC):
-    chunks = streaming.encode_chunks(
-      encoder.autoencoder,
-      params,
-      to_video(frames_BFHWC),
-      first=first,
-      step=step,
+    video_BFHWC = to_video(frames_BFHWC)
+    arrays = {'latents': encode_video(video_BFHWC)}
+    if known_F is None:
+      return arrays
+    known_F111 = known_F[:, None, None, None]
+    arrays['cond_latents'] = encode_video(
+      np.where(known_F111, np.asarray(video_BFHWC), np.float32(0))
     )
-    z_Bfhwc = np.concatenate([np.asarray(chunk) for chunk in chunks], axis=1)
-    finite.check(z_Bfhwc, f'latents of the clips for {out}')
-    return z_Bfhwc.astype(latent_cache.DTYPES[info.dtype])
+    if info.image[0]:
+      arrays['image'] = np.concatenate(
+        [
+          conditions.embed_images(engine, tuple(clip_FHWC[known_F]))
+          for clip_FHWC in frames_BFHWC
+        ]
+      ).astype(dtype)
+    return arrays
 
   skipped = latent_cache.read_skipped(out)
 
@@ -320,14 +365,17 @@ def write_latents(
     for i in range(0, len(indices), batch_size):
       videos = [read(split, j) for j in indices[i : i + batch_size]]
       frames = [video for video in videos if video is not None]
+      records = iter(())
       if frames:
         # An incomplete batch is padded, so that one program serves all.
         padded = frames + frames[-1:] * (batch_size - len(frames))
-        latents = iter(encode_frames(np.stack(padded)))
+        arrays = encode_frames(np.stack(padded))
+        records = iter(
+          {name: array[j] for name, array in arrays.items()}
+          for j in range(len(frames))
+        )
       # A skipped clip has an empty record: the others keep their indices.
-      yield [
-        {} if video is None else {'latents': next(latents)} for video in videos
-      ]
+      yield [{} if video is None else next(records) for video in videos]
 
   write_shards(out, missing, batches, name='latents', total=sum(info.counts))
   reasons = [r for split in skipped.values() for r in split.values()]
@@ -337,6 +385,46 @@ def write_latents(
       f'skipped: {clip_list.shown(reasons)}',
       file=sys.stderr,
     )
+
+
+def _chunk_encoder(
+  encoder: Encoder, batch_size: int, latent: tuple[int, int]
+) -> Callable:
+  """video_BFHWC -> its latents, chunk after chunk.
+
+  The devices share the clips of a batch, or the rows or columns of a frame.
+
+  Raises:
+    SettingError: several devices that divide neither.
+  """
+  autoencoder, params = encoder.autoencoder, encoder.read()
+  mesh = sharding.as_mesh(encoder.mesh)
+  first, step, shard_rows = (
+    jax.jit(autoencoder.encode_first),
+    jax.jit(autoencoder.encode_step),
+    lambda video_BFHWC: video_BFHWC,
+  )
+  shared = decode_shards.shared_devices(mesh, latent)
+  if mesh.size > 1 and batch_size % mesh.size == 0:
+    rows = NamedSharding(mesh, PartitionSpec(mesh.axis_names))
+    shard_rows = functools.partial(jax.device_put, device=rows)
+  elif shared:
+    coder = decode_shards.encoder(autoencoder, params, shared, latent=latent)
+    params, first, step = coder.params, coder.first, coder.step
+  elif mesh.size > 1:
+    raise SettingError(
+      'batch_size',
+      batch_size,
+      f'a multiple of {mesh.size}, the number of devices, which do not divide '
+      f'latents of {latent[0]} x {latent[1]} cells either',
+    )
+
+  def encode(video_BFHWC):
+    return streaming.encode_chunks(
+      autoencoder, params, shard_rows(video_BFHWC), first=first, step=step
+    )
+
+  return encode
 
 
 def write_shards(

@@ -101,10 +101,18 @@ class Request:
     'Image file that becomes the last frame, beside `image` as the first.',
     example='last.png',
   )
+  reference_images: Source | None = _field(
+    None,
+    'input',
+    'Image files of things that the video should show, with commas between '
+    'them, for VACE models.',
+    example='dog.png,hat.png',
+  )
   video: Source | None = _field(
     None,
     'input',
-    'Video file to extend, loop, connect, inpaint, outpaint or edit.',
+    'Video file to extend, loop, connect, inpaint, outpaint, edit or be '
+    'controlled by.',
     example='clip.mp4',
   )
   video2: Source | None = _field(
@@ -256,6 +264,13 @@ class Request:
     'A seed for each video, in place of `seed`; a video does not depend on the '
     'other seeds.',
     example='1,2,3',
+  )
+  preset: str | None = _field(
+    None,
+    'solver',
+    'Settings of distilled models: lightx2v, fastwan or rcm, at 1 to 4 steps '
+    'without guidance; other flags override them.',
+    example='lightx2v',
   )
   num: int = _field(
     1, 'solver', 'Videos of each prompt.', kind=int, example='4'

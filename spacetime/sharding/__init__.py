@@ -12,6 +12,7 @@ _MODULES = {
   'mesh': (
     'AXES',
     'MeshConfig',
+    'as_mesh',
     'make_mesh',
     'mesh_shape',
     'single_device_mesh',

@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import jax
 import numpy as np
@@ -121,6 +121,26 @@ def make_mesh(
 def single_device_mesh() -> jax.sharding.Mesh:
   """The mesh of the first device alone: nothing is sharded."""
   return make_mesh(MeshConfig(data=1), devices=jax.devices()[:1])
+
+
+def as_mesh(
+  value: 'jax.sharding.Mesh | MeshConfig | Mapping | None',
+) -> jax.sharding.Mesh:
+  """A mesh, or that of a MeshConfig or of its fields, such as {'context': 4}.
+
+  None is the first device alone.
+
+  Raises:
+    SettingError: an unknown axis, or see make_mesh.
+  """
+  if value is None:
+    return single_device_mesh()
+  if isinstance(value, Mapping):
+    for name in value:
+      if name not in AXES:
+        raise SettingError(f'mesh.{name}', value[name], f'an axis of {AXES}')
+    value = MeshConfig(**value)
+  return make_mesh(value) if isinstance(value, MeshConfig) else value
 
 
 def by_slice(devices: Sequence[jax.Device], slices: int) -> list[list]:

@@ -34,17 +34,36 @@ LOGICAL_AXIS_RULES = {
 # Stacked blocks have a leading 'layers'. A new parameter needs a row.
 PARAM_LOGICAL_AXES = (
   # transformer
-  (r'dit/blocks/.*/(q|k|v)/kernel', ('layers', 'embed', 'heads_out')),
-  (r'dit/blocks/.*/(q|k|v)/bias', ('layers', 'heads_out')),
-  (r'dit/blocks/.*/out/kernel', ('layers', 'heads_out', 'embed')),
-  (r'dit/blocks/.*/norm_(q|k)/scale', ('layers', 'heads_out')),
-  (r'dit/blocks/mlp_in/kernel', ('layers', 'embed', 'mlp_out')),
-  (r'dit/blocks/mlp_in/bias', ('layers', 'mlp_out')),
-  (r'dit/blocks/mlp_out/kernel', ('layers', 'mlp_out', 'embed')),
-  (r'dit/blocks/.*/bias', ('layers', 'embed')),
-  (r'dit/blocks/norm_cross/scale', ('layers', 'embed')),
-  (r'dit/blocks/modulation', ('layers', 'replicated', 'embed')),
-  (r'dit/(time|text)_(in|out)/kernel', ('replicated', 'embed')),
+  (
+    r'dit/(control_)?blocks/.*/(q|k|v)(_image)?/kernel',
+    ('layers', 'embed', 'heads_out'),
+  ),
+  (r'dit/(control_)?blocks/.*/(q|k|v)(_image)?/bias', ('layers', 'heads_out')),
+  (r'dit/(control_)?blocks/.*/out/kernel', ('layers', 'heads_out', 'embed')),
+  (
+    r'dit/(control_)?blocks/.*/norm_(q|k)(_image)?/scale',
+    ('layers', 'heads_out'),
+  ),
+  (
+    r'dit/(control_)?blocks/(block/)?mlp_in/kernel',
+    ('layers', 'embed', 'mlp_out'),
+  ),
+  (r'dit/(control_)?blocks/(block/)?mlp_in/bias', ('layers', 'mlp_out')),
+  (
+    r'dit/(control_)?blocks/(block/)?mlp_out/kernel',
+    ('layers', 'mlp_out', 'embed'),
+  ),
+  (r'dit/(control_)?blocks/.*/bias', ('layers', 'embed')),
+  (r'dit/control_blocks/hint/kernel', ('layers', 'replicated', 'embed')),
+  (r'dit/(control_)?blocks/(block/)?norm_cross/scale', ('layers', 'embed')),
+  (
+    r'dit/(control_)?blocks/(block/)?modulation',
+    ('layers', 'replicated', 'embed'),
+  ),
+  (r'dit/(time|text|end)_(in|out)/kernel', ('replicated', 'embed')),
+  (r'dit/image_embed/(in|out)/kernel', ('replicated', 'embed')),
+  (r'dit/image_embed/(norm_.*|in/bias|position)(/.*)?', None),
+  (r'dit/control_(embed|in)/kernel', ('replicated', 'embed')),
   (r'dit/time_modulation/kernel', ('embed', 'replicated')),
   (r'dit/(patch|pos)_embed/kernel', ('replicated', 'embed')),
   (r'dit/head/kernel', ('embed', 'replicated')),
@@ -63,6 +82,13 @@ PARAM_LOGICAL_AXES = (
   (r'text/blocks/norm_.*/scale', ('layers', 'embed')),
   (r'text/norm_out/scale', ('embed',)),
   (r'text/(blocks/)?position_bias', None),
+  # image encoder
+  (
+    r'image/blocks/(q|k|v|mlp_in)/kernel',
+    ('layers', 'embed', 'replicated'),
+  ),
+  (r'image/blocks/(out|mlp_out)/kernel', ('layers', 'replicated', 'embed')),
+  (r'image/.*', None),
   # The autoencoder is small beside the transformer: replicated.
   (r'autoencoder/.*', None),
 )
@@ -88,7 +114,9 @@ def spec(*names: str | None) -> PartitionSpec:
 def constrain(x: jax.Array, *names: str | None) -> jax.Array:
   """Constrains the sharding of an activation by logical axis names.
 
-  Outside of a mesh (`with jax.set_mesh(mesh):`) it only checks the names.
+  Outside of a mesh (`with jax.set_mesh(mesh):`) it only checks the names. Rows
+  of a batch that the mesh does not divide, such as the only clip of a call, are
+  replicated.
 
   Raises:
     ValueError: an unknown name, or another number of names than dimensions.
@@ -96,8 +124,13 @@ def constrain(x: jax.Array, *names: str | None) -> jax.Array:
   if len(names) != x.ndim:
     raise ValueError(f'constrain{names}: expected {x.ndim} names')
   partition = spec(*names)
-  if jax.sharding.get_abstract_mesh().empty:
+  mesh = jax.sharding.get_abstract_mesh()
+  if mesh.empty:
     return x
+  if 'batch' in names:
+    rows = x.shape[names.index('batch')]
+    axis = divisible_axis('batch', rows, mesh)
+    partition = spec(*(axis if n == 'batch' else n for n in names))
   return jax.lax.with_sharding_constraint(x, partition)
 
 

@@ -8,8 +8,9 @@ import jax
 import jax.numpy as jnp
 
 from spacetime.config.sections import FrameConditioningConfig
-from spacetime.diffusion import flow
+from spacetime.diffusion import conditioning, flow
 from spacetime.media.pixels import to_video
+from spacetime.models.transformer.attention import ImageContext
 from spacetime.training import frame_conditioning, means
 
 # Timesteps of the held-out loss, from little noise to much.
@@ -29,6 +30,9 @@ class DiffusionLoss:
     conditioning: conditioning frames.
     patch: latent cells of a token; the timesteps of a size depend on its
       tokens.
+    known: frames that an image-to-video model sees beside its latents, see
+      DiTConfig.known_frames.
+    stride: frames of a latent frame.
   """
 
   encode: Callable
@@ -37,6 +41,8 @@ class DiffusionLoss:
   flow: flow.FlowConfig
   conditioning: FrameConditioningConfig
   patch: tuple[int, int, int] = (1, 1, 1)
+  known: str = ''
+  stride: int = 1
 
   def latents(self, params, frozen, batch):
     """z_Bfhwc, computed unless the batch has them."""
@@ -46,24 +52,47 @@ class DiffusionLoss:
     return self.encode(frozen, to_video(batch['frames']))
 
   def inputs(self, params, frozen, batch):
-    """Returns (z_Bfhwc, text_BSY), computed unless the batch has them."""
+    """Returns (z_Bfhwc, text_BSY), computed unless the batch has them.
+
+    With embeddings of images the text is an ImageContext of both.
+    """
+    z_Bfhwc, text_BSY = self._inputs(params, frozen, batch)
+    if 'image' in batch:
+      return z_Bfhwc, ImageContext(text_BSY, batch['image'])
+    return z_Bfhwc, text_BSY
+
+  def conditions(self, batch) -> dict:
+    """Further inputs of the network: the channels of known frames."""
+    if 'cond_latents' not in batch:
+      return {}
+    z_Bfhwc = batch['cond_latents'].astype(jnp.float32)
+    frames = 1 + (z_Bfhwc.shape[1] - 1) * self.stride
+    mask_F = conditioning.known_mask(self.known, frames)
+    channels = conditioning.cond_channels(z_Bfhwc, mask_F, stride=self.stride)
+    return {'cond_Bfhwc': channels}
+
+  def _inputs(self, params, frozen, batch):
     z_Bfhwc = self.latents(params, frozen, batch)
     if 'text' in batch:
       return z_Bfhwc, batch['text']
     return z_Bfhwc, self.embed(params, batch['tokens'])
 
-  def velocity(self, params, z_t_Bfhwc, t_Bf, text_BSY, key=None):
+  def velocity(self, params, z_t_Bfhwc, t_Bf, text_BSY, key=None, **conditions):
     """Returns the velocity, whichever quantity the network predicts."""
-    y_Bfhwc = self.transform(params, z_t_Bfhwc, t_Bf, text_BSY, key)
+    y_Bfhwc = self.transform(
+      params, z_t_Bfhwc, t_Bf, text_BSY, key, **conditions
+    )
     if self.flow.prediction == 'velocity':
       return y_Bfhwc
     return flow.to_velocity(z_t_Bfhwc, y_Bfhwc, t_Bf, floor=self.flow.floor)
 
-  def frame_losses(self, params, z_Bfhwc, text_BSY, t_Bf, noise, dropout=None):
+  def frame_losses(
+    self, params, z_Bfhwc, text_BSY, t_Bf, noise, dropout=None, **conditions
+  ):
     """Squared error of the velocity of each latent frame, (B, f); t_Bf may be
     (B, 1), one timestep for all frames of a clip."""
     z_t = flow.add_noise(z_Bfhwc, noise, t_Bf)
-    v = self.velocity(params, z_t, t_Bf, text_BSY, dropout)
+    v = self.velocity(params, z_t, t_Bf, text_BSY, dropout, **conditions)
     return flow.frame_loss(v, flow.velocity(z_Bfhwc, noise))
 
   def draw(self, params, frozen, batch, key):
@@ -128,7 +157,13 @@ class DiffusionLoss:
     params = frozen | params
     z_Bfhwc, text_BSY = self.inputs(params, frozen, batch)
     loss_Bf = self.frame_losses(
-      params, z_Bfhwc, text_BSY, draws['t'], draws['noise'], _dropout(key, 5)
+      params,
+      z_Bfhwc,
+      text_BSY,
+      draws['t'],
+      draws['noise'],
+      _dropout(key, 5),
+      **self.conditions(batch),
     )
     loss = _masked_mean(loss_Bf, draws['cond_mask'])
     return loss.value, {'loss': loss}
@@ -144,13 +179,16 @@ class DiffusionLoss:
     params = frozen | params
     z_Bfhwc, text_BSY = self.inputs(params, frozen, batch)
     timesteps = held_out_timesteps(self.flow)
+    conditions = self.conditions(batch)
 
     def at(t):
       rows, frames = z_Bfhwc.shape[:2]
       columns = 1 if self.conditioning.has_one_timestep else frames
       t_Bf = jnp.full((rows, columns), t)
       noise = jax.random.normal(jax.random.key(0), z_Bfhwc.shape)
-      loss_Bf = self.frame_losses(params, z_Bfhwc, text_BSY, t_Bf, noise)
+      loss_Bf = self.frame_losses(
+        params, z_Bfhwc, text_BSY, t_Bf, noise, **conditions
+      )
       if 'counted' not in batch:
         return jnp.mean(loss_Bf)
       return means.over_clips(jnp.mean(loss_Bf, axis=1), batch['counted'])

@@ -263,6 +263,7 @@ def check_frozen(experiment: Experiment, nets: Networks) -> None:
       hint='compute them once with spacetime encode, and set `data.dir` to '
       'that folder',
     )
+  check_variant(experiment, nets)
   for name in ('probe_every', 'scored_clips'):
     value = getattr(experiment.train, name)
     if value and not data.source.HAS_MIXED_SIZES:
@@ -289,6 +290,48 @@ def check_frozen(experiment: Experiment, nets: Networks) -> None:
       'optimizer.name',
       experiment.optimizer.name,
       f"'adamw' with `lora.rank`={nets.lora.rank}",
+    )
+
+
+def check_variant(experiment: Experiment, nets: Networks) -> None:
+  """Refuses settings that do not suit an image-to-video model.
+
+  Raises:
+    SettingError: conditioning frames, a missing image encoder, or a model that
+      cannot be trained.
+  """
+  model = nets.dit.config
+  if model.control_layers:
+    raise SettingError(
+      'model.control_layers',
+      model.control_layers,
+      '(): models with control blocks are sampled, not trained',
+    )
+  if model.flow_map:
+    raise SettingError(
+      'model.flow_map', model.flow_map, '0: flow maps are sampled, not trained'
+    )
+  if not model.cond_channels:
+    return
+  if experiment.conditioning.weights[0] != sum(experiment.conditioning.weights):
+    raise SettingError(
+      'conditioning.none',
+      experiment.conditioning.none,
+      '1, and 0 for all other kinds, with `model.cond_channels`='
+      f'{model.cond_channels}: the model sees known frames beside its latents',
+    )
+  if not experiment.data.source.HAS_LATENTS:
+    raise SettingError(
+      'data.name',
+      experiment.data.name,
+      "'cache' with `model.cond_channels`, whose latents of known frames "
+      'spacetime encode writes',
+    )
+  if model.image_width and nets.image is None:
+    raise SettingError(
+      'image',
+      None,
+      f'a section of this name with `model.image_width`={model.image_width}',
     )
 
 
@@ -403,7 +446,19 @@ def _check_sizes(
   experiment: Experiment, nets: Networks, info: latent_cache.CacheInfo
 ) -> None:
   data = experiment.data
+  model, image = nets.dit.config, (0, 0)
+  if info.known != model.known_frames:
+    raise ValueError(
+      f'{data.dir} has {info.known or "no"} known frames beside its latents: '
+      f'expected {model.known_frames or "none"}, as the model sees them; make '
+      'it with spacetime encode and the weights that the run starts from as '
+      '--checkpoint'
+    )
+  if nets.image is not None:
+    images = 2 if model.image_tokens else 1
+    image = images * nets.image.config.tokens, nets.image.config.hidden_size
   sizes = {
+    'image': (image, tuple(info.image)),
     'data.frames': (data.frames, info.frames),
     'data.height': (data.height, info.height),
     'data.width': (data.width, info.width),

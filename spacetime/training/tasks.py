@@ -11,7 +11,12 @@ from spacetime.config.experiment import Experiment
 from spacetime.data import packing
 from spacetime.models import flops
 from spacetime.models.networks import Networks
-from spacetime.training import autoencoder_loss, caption_probe, loop, losses
+from spacetime.training import (
+  autoencoder_loss,
+  caption_probe,
+  loop,
+  losses,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,6 +49,8 @@ def diffusion_task(experiment: Experiment, nets: Networks) -> Task:
     flow=experiment.flow,
     conditioning=experiment.conditioning,
     patch=nets.dit.config.patch,
+    known=nets.dit.config.known_frames,
+    stride=nets.autoencoder.stride[0],
   )
   probe = functools.partial(caption_probe.measure, stage)
   if isinstance(experiment.data.packing, packing.SequencePacking):

@@ -2,9 +2,11 @@
 
 import dataclasses
 
+import numpy as np
 import pytest
 
 from spacetime import SettingError
+from spacetime.diffusion import settings as settings_lib
 from spacetime.diffusion.settings import SamplingSettings
 
 SETTINGS = SamplingSettings(
@@ -53,12 +55,99 @@ def test_cfg_zero_drops_the_first_steps_from_noise(changes, steps):
   assert schedule.steps == steps
 
 
+def shifted(values, shift):
+  values = np.array(values) / 1000
+  return shift * values / (1 + (shift - 1) * values)
+
+
+# The noise levels and the timesteps that the published code of each computes.
+RCM = np.tan([np.arctan(80), 1.5, 1.4, 1.0])
+PUBLISHED = {
+  'lightx2v': ([1, 0.9375, 5 / 6, 0.625], [1, 0.9375, 5 / 6, 0.625]),
+  'fastwan': ([1, *shifted([280, 120], 8)], [1, 0.757, 0.522]),
+  'rcm': (RCM / (1 + RCM), RCM / (1 + RCM)),
+}
+
+
+@pytest.mark.parametrize('preset', settings_lib.PRESETS)
+def test_presets_have_the_published_levels_and_no_guidance(preset):
+  base = dataclasses.replace(
+    SETTINGS, schedule='published', boundary=0.875, guidance_2=3.0
+  )
+  settings = base.with_changes(preset=preset)
+  schedule = settings.make_schedule()
+  sigmas, timesteps = PUBLISHED[preset]
+  np.testing.assert_allclose(schedule.sigmas, [*sigmas, 0], atol=1e-6)
+  np.testing.assert_allclose(schedule.timesteps, timesteps, atol=1e-6)
+  assert schedule.steps == settings.steps == len(timesteps)
+  assert settings.make_guidance().branches == ('cond',)
+  assert settings.guidance_2 is None
+  assert base.with_changes(preset=preset, solver='dpm').solver == 'dpm'
+  with pytest.raises(SettingError, match=f'^steps=7: expected {len(sigmas)}'):
+    base.with_changes(preset=preset, steps=7)
+
+
+def test_timesteps_bring_their_steps_and_take_the_shift():
+  settings = SETTINGS.with_changes(timesteps=[1000, 500], shift=5.0)
+  schedule = settings.make_schedule()
+  assert settings.timesteps == (1000, 500) and settings.steps == 2
+  np.testing.assert_allclose(schedule.sigmas, [1, 5 / 6, 0], atol=1e-7)
+  edited = settings.with_changes(strength=0.9).make_schedule()
+  np.testing.assert_allclose(edited.sigmas, [5 / 6, 0], atol=1e-7)
+  hash(settings.with_changes(interval=[0.1, 0.5]))
+
+
+@pytest.mark.parametrize('boundary', [0.875, 0.9])
+def test_two_experts_share_the_four_steps_of_lightx2v(boundary):
+  schedule = SETTINGS.with_changes(preset='lightx2v').make_schedule()
+  assert schedule.steps_from(boundary) == 2
+
+
+def test_rcm_in_fewer_steps_drops_the_last():
+  schedule = SETTINGS.with_changes(preset='rcm', steps=2).make_schedule()
+  np.testing.assert_allclose(
+    schedule.sigmas, [80 / 81, np.tan(1.5) / (1 + np.tan(1.5)), 0], atol=1e-6
+  )
+
+
+def test_rounded_schedule_has_integer_thousandths():
+  schedule = dataclasses.replace(SETTINGS, schedule='rounded').make_schedule()
+  even = SETTINGS.make_schedule()
+  assert schedule.sigmas == even.sigmas
+  np.testing.assert_array_equal(
+    np.float32(schedule.timesteps), np.round(even.timesteps, 3).astype('f4')
+  )
+
+
+def test_unknown_preset():
+  with pytest.raises(SettingError, match="^preset='lcm': expected one of"):
+    SETTINGS.with_changes(preset='lcm')
+
+
 @pytest.mark.parametrize(
   'changes, message',
   [
     ({'steps': 0}, '^steps=0: expected 1 or more'),
     ({'shift': 0.0}, '^shift=0.0: expected more than 0'),
     ({'solver': 'rk4'}, "^solver='rk4': expected one of"),
+    ({'timesteps': (), 'steps': 0}, r'^timesteps=\(\): expected falling'),
+    ({'timesteps': '1000,750'}, "^timesteps='1000,750': expected falling"),
+    (
+      {'timesteps': (500.0, 750.0), 'steps': 2},
+      r'^timesteps=\(500.0, 750.0\): expected falling numbers of at most 1000',
+    ),
+    ({'timesteps': (750.0, 750.0), 'steps': 2}, '^timesteps=.*: expected fall'),
+    ({'timesteps': (1001.0,), 'steps': 1}, '^timesteps=.*: expected falling'),
+    ({'timesteps': (9.0, 0.0), 'steps': 2}, '^timesteps=.*: expected falling'),
+    ({'timesteps': (float('nan'),), 'steps': 1}, '^timesteps=.*: expected fal'),
+    (
+      {'timesteps': (1000.0, 750.0)},
+      '^steps=8: expected 2, the number of `timesteps`; leave it out',
+    ),
+    (
+      {'timesteps': (1000.0, 750.0), 'steps': 2, 'strength': 0.5},
+      '^strength=0.5: expected at least 0.900, the last noise level of `times',
+    ),
     ({'schedule': 'odd'}, "^schedule='odd': expected one of"),
     ({'guidance': -1.0}, '^guidance=-1.0: expected 0 or more'),
     ({'guidance_kind': 'pag'}, "^guidance_kind='pag': expected one of"),

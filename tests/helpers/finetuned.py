@@ -45,10 +45,12 @@ def data(folder: pathlib.Path) -> DataConfig:
   )
 
 
-def write(folder: pathlib.Path, *, vae=published_folder.VAE) -> pathlib.Path:
+def write(
+  folder: pathlib.Path, *, vae=published_folder.VAE, **variant
+) -> pathlib.Path:
   """FOLDER/wan (published), FOLDER/clips and FOLDER/cache; returns FOLDER."""
   folder.mkdir(exist_ok=True)
-  published_folder.write(folder / 'wan', vae=vae)
+  published_folder.write(folder / 'wan', vae=vae, **variant)
   write_clips(folder / 'clips')
   encoder = precompute.open_encoder(str(folder / 'wan'))
   precompute.write_cache(encoder, data(folder), folder / 'cache', shard=3)

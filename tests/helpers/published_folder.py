@@ -9,7 +9,7 @@ import safetensors.numpy
 
 from spacetime.checkpoint.interop import config_json, folders, networks
 from spacetime.data import tokenizer
-from spacetime.models import text_encoder
+from spacetime.models import image_encoder, text_encoder
 from spacetime.models.autoencoder import wan
 from spacetime.models.transformer import dit
 from tests.helpers import seeded_weights
@@ -44,6 +44,7 @@ STEMS = {
   'transformer': 'diffusion_pytorch_model',
   'vae': 'diffusion_pytorch_model',
   'text_encoder': 'model',
+  'image_encoder': 'model',
 }
 
 
@@ -89,13 +90,43 @@ def write_shards(folder, config, *, count=2, stem=None) -> pathlib.Path:
   return index
 
 
-def write(folder: pathlib.Path, *, vae=VAE, dtype=np.float32) -> pathlib.Path:
-  """Writes a complete pipeline's folder and returns it."""
-  write_part(folder / 'transformer', TRANSFORMER, dtype=dtype)
+PIPELINES = {
+  'frames': 'WanPipeline',
+  'channels': 'WanImageToVideoPipeline',
+  'control': 'WanVACEPipeline',
+}
+# What image-to-video models see beside the latents: a mask and latents.
+COND_CHANNELS = 2 + VAE.z_dim
+IMAGE = image_encoder.ImageConfig(
+  hidden_size=8,
+  intermediate_size=12,
+  num_hidden_layers=2,
+  num_attention_heads=2,
+  image_size=8,
+  patch_size=4,
+)
+
+
+def write(
+  folder: pathlib.Path, *, vae=VAE, dtype=np.float32, image=None, **variant
+) -> pathlib.Path:
+  """Writes a complete pipeline's folder and returns it.
+
+  Args:
+    folder: the folder.
+    vae: sizes of the autoencoder.
+    dtype: dtype of the transformer and the text encoder.
+    image: sizes of an image encoder.
+    **variant: sizes that the transformer has beside those of text to video.
+  """
+  transformer = dataclasses.replace(TRANSFORMER, **variant)
+  write_part(folder / 'transformer', transformer, dtype=dtype)
+  if image is not None:
+    write_part(folder / 'image_encoder', image)
   write_part(folder / 'vae', vae)
   write_part(folder / 'text_encoder', TEXT, dtype=dtype)
   index = {
-    '_class_name': 'WanPipeline',
+    '_class_name': PIPELINES[transformer.sees],
     '_diffusers_version': '0.42.1',
     'boundary_ratio': None,
     'expand_timesteps': vae.is_residual,

@@ -6,6 +6,7 @@ CLASSES = {
   'transformer': 'WanTransformer3DModel',
   'vae': 'AutoencoderKLWan',
   'text_encoder': 'UMT5EncoderModel',
+  'image_encoder': 'CLIPVisionModel',
 }
 # Words in the class names of other families.
 FAMILIES = {
@@ -22,9 +23,7 @@ FAMILIES = {
   'Qwen': 'Qwen-Image',
 }
 WAN_VARIANTS = {
-  'ImageToVideo': 'image-to-video',
   'VideoToVideo': 'video-to-video',
-  'VACE': 'VACE',
   'Animate': 'Animate',
   'S2V': 'speech-to-video',
 }
@@ -47,7 +46,7 @@ def check_class(name: str | None, expected: tuple[str, ...], where) -> None:
       text = f'the {variant} variant of Wan'
   raise ValueError(
     f'{where}: {name} is {text}: expected {" or ".join(expected)}; choose a '
-    'text-to-video folder of Wan 2.1 or 2.2'
+    'folder of Wan 2.1 or 2.2'
   )
 
 
@@ -80,13 +79,5 @@ def require(values: dict, where, **expected) -> None:
     if values[key] != value:
       raise ValueError(
         f'{where}: {key}={values[key]!r}: expected {value!r}, as in every '
-        'text-to-video model of Wan 2.1 and 2.2'
+        'model of Wan 2.1 and 2.2 that is supported'
       )
-
-
-def refuse_image(where, text: str) -> None:
-  """Raises the ValueError of an image-to-video variant."""
-  raise ValueError(
-    f'{where}: {text} is of an image-to-video variant of Wan: expected a '
-    'text-to-video transformer; choose a T2V or TI2V folder'
-  )

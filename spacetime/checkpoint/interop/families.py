@@ -57,6 +57,7 @@ FAMILIES = (
   Family(
     'a CLIP image encoder',
     (r'(^|\.)(vision_model|visual)\.', r'(layers|resblocks|transformer)\.0\.'),
+    'image_encoder',
   ),
   Family('a CLIP text encoder', (r'text_model\.encoder\.layers\.0\.',)),
   Family(
@@ -93,6 +94,7 @@ DESCRIPTIONS = {
   'transformer': 'a transformer',
   'vae': 'an autoencoder',
   'text_encoder': 'a UMT5 text encoder',
+  'image_encoder': 'a CLIP image encoder',
 }
 
 
@@ -114,7 +116,7 @@ def component(kind: str, names: Iterable[str]) -> list[str]:
   }
   if sum(bool(group) for group in by_kind.values()) < 2:
     return names
-  return by_kind[kind]
+  return by_kind.get(kind, names)
 
 
 def components(names: Iterable[str]) -> list[str]:

@@ -9,6 +9,7 @@ A pipeline's folder, as diffusers writes it:
 
 import dataclasses
 import hashlib
+import math
 import os
 import pathlib
 from collections.abc import Callable, Mapping
@@ -28,15 +29,23 @@ from spacetime.checkpoint.interop import (
 )
 from spacetime.checkpoint.interop import parameters as parameters_lib
 from spacetime.media import files as files_lib
+from spacetime.models.autoencoder import wan
 from spacetime.models.transformer import dit
 
 INDEX, CONFIG = 'model_index.json', 'config.json'
 SCHEDULER = 'scheduler/scheduler_config.json'
 TOKENIZER = 'tokenizer'
 SECOND = 'transformer_2'
+PIPELINES = (
+  'WanPipeline',
+  'WanImageToVideoPipeline',
+  'WanVACEPipeline',
+  'AnyFlowPipeline',
+)
 SUFFIXES = (*tensor_files.PICKLES, '.safetensors', '.gguf')
 # The level between the two transformers of Wan 2.2 A14B.
 BOUNDARY = 0.875
+IMAGE_BOUNDARY = 0.9  # of I2V-A14B
 # The shift of each published model, and the scheduler of their folders.
 SHIFTS = {'2.1': 3.0, '2.2': 5.0, 'A14B': 12.0}
 SCHEDULER_CONFIG = dict(
@@ -73,7 +82,7 @@ class Part:
 
   @property
   def config(self):
-    """DiTConfig, WanAutoencoderConfig or TextConfig."""
+    """DiTConfig, WanAutoencoderConfig, TextConfig or ImageConfig."""
     return self.network.config
 
   @property
@@ -178,6 +187,7 @@ class Pipeline:
     scheduler: contents of scheduler_config.json.
     tokenizer: the tokenizer's file or folder, or the bytes of its model.
     transformer_2: the transformer of the lower noise levels, of two.
+    image_encoder: the encoder of images, if the transformer sees them.
   """
 
   folder: pathlib.Path
@@ -188,12 +198,15 @@ class Pipeline:
   scheduler: dict
   tokenizer: pathlib.Path | bytes
   transformer_2: Part | None = None
+  image_encoder: Part | None = None
 
   @property
   def parts(self) -> dict[str, Part]:
     """The networks by the roots of their parameters; 'dit_2' is the second
     transformer."""
     parts = (self.transformer, self.text_encoder, self.vae)
+    if self.image_encoder:
+      parts += (self.image_encoder,)
     by_root = {networks.ROOTS[part.network.kind]: part for part in parts}
     return by_root | ({'dit_2': self.transformer_2} if self.boundary else {})
 
@@ -269,15 +282,15 @@ def open_pipeline(
     return _open_files(files)
   folder = pathlib.Path(folder)
   index = tensor_files.read_json(folder / INDEX)
-  config_json.check_class(
-    index.get('_class_name'), ('WanPipeline',), folder / INDEX
-  )
+  config_json.check_class(index.get('_class_name'), PIPELINES, folder / INDEX)
   paths = {
     kind: getattr(files, kind) or folder / kind
     for kind in ('transformer', 'vae', 'text_encoder')
   }
   if not files.transformer:
     paths['transformer'] = folder / (transformer or 'transformer')
+  if (folder / 'image_encoder').is_dir():
+    paths['image_encoder'] = folder / 'image_encoder'
   parts = {
     kind: open_part(path, kind, variant=variant) for kind, path in paths.items()
   }
@@ -290,7 +303,8 @@ def open_pipeline(
         second or folder / SECOND, parts['transformer'], variant=variant
       )
   if second and index.get('boundary_ratio') is None:
-    index |= {'boundary_ratio': BOUNDARY}
+    image = parts['transformer'].config.cond_channels > 0
+    index |= {'boundary_ratio': IMAGE_BOUNDARY if image else BOUNDARY}
   tokenizer = find_tokenizer(files, parts['text_encoder'], folder / TOKENIZER)
   return Pipeline(
     folder, **parts, index=index, scheduler=scheduler, tokenizer=tokenizer
@@ -333,13 +347,16 @@ def _open_files(files: Files) -> Pipeline:
   if files.transformer_2:
     parts[SECOND] = _open_second(files.transformer_2, parts['transformer'])
   residual = parts['vae'].config.is_residual
-  boundary = BOUNDARY if files.transformer_2 else None
+  boundary, image = None, parts['transformer'].config.cond_channels > 0
+  if files.transformer_2:
+    boundary = IMAGE_BOUNDARY if image else BOUNDARY
   index = {
     '_class_name': 'WanPipeline',
     'boundary_ratio': boundary,
     'expand_timesteps': residual,
   }
-  shift = SHIFTS['2.2' if residual else 'A14B' if boundary else '2.1']
+  model = '2.2' if residual else 'A14B' if boundary else '2.1'
+  shift = SHIFTS['2.2' if image and boundary else model]
   tokenizer = find_tokenizer(files, parts['text_encoder'], None)
   return Pipeline(
     path,
@@ -420,7 +437,7 @@ def open_part(path, kind: str, *, variant: str | None = None) -> Part:
   Args:
     path: path of the network; in a pipeline's folder, the folder of that kind
       is opened.
-    kind: 'transformer', 'vae' or 'text_encoder'.
+    kind: 'transformer', 'vae', 'text_encoder' or 'image_encoder'.
     variant: dtype variant of the files, such as 'bf16'.
 
   Raises:
@@ -446,9 +463,10 @@ def open_part(path, kind: str, *, variant: str | None = None) -> Part:
   tensors = {published: opened[name] for name, published in names.items()}
   sizes = weights.parent / CONFIG
   if _belongs(sizes, weights):
-    config = networks.FORMATS[kind].read_config(
-      tensor_files.read_json(sizes), sizes
-    )
+    values = tensor_files.read_json(sizes)
+    config = networks.FORMATS[kind].read_config(values, sizes)
+    if values.get('_class_name') == 'WanModel':
+      config = wan_transformer.without_images(config, tensors)
   elif kind == 'transformer':
     config = infer_config(tensors, weights)
   else:
@@ -483,6 +501,8 @@ def infer_config(
   """
   wan_transformer.check_names(tensors)
   width, channels, *patch = tensors['patch_embedding.weight'].shape
+  out = tensors['proj_out.weight'].shape[0] // math.prod(patch)
+  kind = wan_transformer.variant_of_names(tensors)
   if width % HEAD:
     raise ValueError(
       f'{where}: the number of heads does not follow from a width of {width}: '
@@ -493,7 +513,7 @@ def infer_config(
     for name in ('time', 'text')
   )
   return dit.DiTConfig(
-    channels=channels,
+    channels=out,
     patch=tuple(patch),
     width=width,
     heads=width // HEAD,
@@ -501,11 +521,58 @@ def infer_config(
     mlp=tensors['blocks.0.ffn.net.0.proj.weight'].shape[0],
     text_width=words.shape[1],
     frequencies=time.shape[1],
+    cond_channels=channels - out,
+    **_variant_sizes(tensors, kind),
   )
 
 
-def _check_fit(folder, *, transformer, vae, text_encoder) -> None:
+def _variant_sizes(tensors, kind: wan_transformer.Variant) -> dict:
+  """Sizes of a transformer that only some variants have."""
+  sizes = {}
+  if kind.image:
+    name = wan_transformer.IMAGE_EMBEDDER + 'norm1.weight'
+    sizes['image_width'] = tensors[name].shape[0]
+  if kind.image_position:
+    sizes['image_tokens'] = tensors[wan_transformer.IMAGE_POSITION].shape[1]
+  if kind.control:
+    # Published models have them at equal distances, from the first layer on.
+    step = wan_transformer.count_layers(tensors) // kind.control
+    sizes['control_layers'] = tuple(step * i for i in range(kind.control))
+    name = 'vace_patch_embedding.weight'
+    sizes['control_channels'] = tensors[name].shape[1]
+  if kind.flow_map:
+    sizes['flow_map'] = wan_transformer.CLASS_CONFIG[wan_transformer.ANYFLOW][
+      'gate_value'
+    ]
+  return sizes
+
+
+def _check_fit(
+  folder, *, transformer, vae, text_encoder, image_encoder=None
+) -> None:
   faults = []
+  time, height, width = wan.WanAutoencoder(vae).stride
+  if transformer.cond_channels not in (0, time + vae.z_dim):
+    faults.append(
+      f'transformer/ has {transformer.cond_channels} channels of conditioning '
+      f'beside its latents, not 0 or {time + vae.z_dim}, a mask and latents'
+    )
+  control = 2 * vae.z_dim + height * width
+  if transformer.control_layers and transformer.control_channels != control:
+    faults.append(
+      f'transformer/ has {transformer.control_channels} control channels, not '
+      f'{control}, two latents and a mask'
+    )
+  if transformer.image_width != (
+    image_encoder.hidden_size if image_encoder else 0
+  ):
+    has = (
+      f'of width {image_encoder.hidden_size}' if image_encoder else 'missing'
+    )
+    faults.append(
+      f'transformer/ has embeddings of images of width '
+      f'{transformer.image_width}, image_encoder/ is {has}'
+    )
   if transformer.channels != vae.z_dim:
     faults.append(
       f'transformer/ has {transformer.channels} input channels, vae/ has '

@@ -5,11 +5,11 @@ import functools
 from collections.abc import Callable, Iterable, Mapping
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from spacetime.checkpoint import mismatch
 from spacetime.checkpoint.interop import (
+  clip,
   families,
   layouts,
   umt5,
@@ -17,7 +17,7 @@ from spacetime.checkpoint.interop import (
   wan_vae,
 )
 from spacetime.checkpoint.interop.tensor_files import Tensor
-from spacetime.models import text_encoder
+from spacetime.models import image_encoder, text_encoder
 from spacetime.models.autoencoder import wan
 from spacetime.models.transformer import dit
 
@@ -26,9 +26,15 @@ FORMATS = {
   'transformer': wan_transformer,
   'vae': wan_vae,
   'text_encoder': umt5,
+  'image_encoder': clip,
 }
 # Root of a kind's parameters, as in sharding.PARAM_LOGICAL_AXES.
-ROOTS = {'transformer': 'dit', 'vae': 'autoencoder', 'text_encoder': 'text'}
+ROOTS = {
+  'transformer': 'dit',
+  'vae': 'autoencoder',
+  'text_encoder': 'text',
+  'image_encoder': 'image',
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,7 +42,7 @@ class Network:
   """Names, layouts and shapes of a published network's tensors.
 
   Attributes:
-    kind: 'transformer', 'vae' or 'text_encoder'.
+    kind: 'transformer', 'vae', 'text_encoder' or 'image_encoder'.
     config: sizes of the network.
     shapes: shapes of the parameters by path, such as 'blocks.mlp_in.kernel'.
     rows: (published name, path, layer or None, layout) of every tensor.
@@ -45,7 +51,12 @@ class Network:
   """
 
   kind: str
-  config: dit.DiTConfig | wan.WanAutoencoderConfig | text_encoder.TextConfig
+  config: (
+    dit.DiTConfig
+    | wan.WanAutoencoderConfig
+    | text_encoder.TextConfig
+    | image_encoder.ImageConfig
+  )
   shapes: Mapping[str, tuple[int, ...]]
   rows: tuple[tuple[str, str, int | None, str], ...]
   from_torch: Callable
@@ -67,9 +78,14 @@ def of(config) -> Network:
   """The network of a config, chosen by the config's class."""
   if isinstance(config, dit.DiTConfig):
     shapes = _shapes(_transformer(config))
-    rows = wan_transformer.rows(config.layers)
+    rows = wan_transformer.rows(config.layers, wan_transformer.variant(config))
     to_torch = functools.partial(wan_transformer.to_torch, patch=config.patch)
     kind, from_torch = 'transformer', wan_transformer.from_torch
+  elif isinstance(config, image_encoder.ImageConfig):
+    shapes = _shapes(image_encoder.ImageEncoder(config).init)
+    rows = clip.rows(config.num_hidden_layers)
+    to_torch = functools.partial(clip.to_torch, patch=config.patch_size)
+    kind, from_torch = 'image_encoder', clip.from_torch
   else:
     from_torch, to_torch = _from_torch, _to_torch
     if isinstance(config, text_encoder.TextConfig):
@@ -93,11 +109,8 @@ def _to_torch(array, layout: str):
 
 
 def _transformer(config: dit.DiTConfig):
-  z = jnp.zeros((1, *config.patch, config.channels))
-  text_1BY = jnp.zeros((1, 1, config.text_width))
-  return lambda key: dit.DiT(config).init(key, z, jnp.zeros((1, 1)), text_1BY)[
-    'params'
-  ]
+  inputs, more = dit.empty_inputs(config)
+  return lambda key: dit.DiT(config).init(key, *inputs, **more)['params']
 
 
 def _shapes(init) -> dict[str, tuple[int, ...]]:
@@ -145,7 +158,7 @@ def check(network: Network, tensors: Mapping[str, Tensor], where) -> None:
   shapes = {name: tensor.shape for name, tensor in tensors.items()}
   faults = mismatch.compare(shapes, expected)
   faults['unexpected'] = unexpected - image
-  faults['of an image-to-video variant, which is not supported'] = image
+  faults['of an image-to-video variant, which its config is not'] = image
   if text := mismatch.report(faults, most=5):
     raise ValueError(
       f'{where}: expected the {len(expected)} tensors of the {network.kind} '

@@ -22,7 +22,10 @@ ALIGNMENT = 64
 ROWS = 128
 # Parameters that the published code computes in float32: they are small, and
 # lose precision in 16 bits.
-FLOAT32 = ('modulation', 'head_modulation', 'time_in', 'time_out', 'norm_cross')
+FLOAT32 = (
+  *('modulation', 'head_modulation', 'time_in', 'time_out', 'norm_cross'),
+  *('end_in', 'end_out'),
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -130,7 +133,8 @@ def load(
   """Reads a tree of parameters onto the mesh.
 
   Args:
-    root: 'dit', 'text' or 'autoencoder', for sharding.PARAM_LOGICAL_AXES.
+    root: 'dit', 'text', 'image' or 'autoencoder', for
+      sharding.PARAM_LOGICAL_AXES.
     parameters: parameters by path.
     mesh: mesh of all devices; only this process's parts are read.
     dtype: see target_dtype.
@@ -192,6 +196,7 @@ STEMS = {
   'transformer': 'diffusion_pytorch_model',
   'vae': 'diffusion_pytorch_model',
   'text_encoder': 'model',
+  'image_encoder': 'model',
 }
 
 
@@ -208,7 +213,7 @@ def write(
 
   Args:
     folder: folder to create.
-    config: DiTConfig, WanAutoencoderConfig or TextConfig.
+    config: DiTConfig, WanAutoencoderConfig, TextConfig or ImageConfig.
     params: tree of parameters; leaves are arrays of JAX or numpy, all of which
       this process can read, or tensors of a file.
     dtype: dtype of the network; None keeps it, see target_dtype.

@@ -14,6 +14,7 @@ SOLVERS = {
   'UniPCMultistepScheduler': 'unipc',
   'DPMSolverMultistepScheduler': 'dpm',
   'FlowMatchEulerDiscreteScheduler': 'euler',
+  'FlowMapEulerDiscreteScheduler': 'euler',
 }
 
 
@@ -36,7 +37,17 @@ def from_pipeline(pipeline: Pipeline, *, dtype=None) -> dict:
   del model['channels'], model['text_width']  # sizes of the other networks
   shift, solver = schedule(pipeline.scheduler, pipeline.folder)
   size, fps = clips(vae)
-  return {
+  image = {}
+  if pipeline.image_encoder is not None:
+    sizes = dataclasses.asdict(pipeline.image_encoder.config)
+    image['image'] = sizes | {'dtype': compute}
+  sampling = {'steps': 50, 'guidance': 5.0, 'schedule': 'published'}
+  if pipeline.transformer.config.flow_map:
+    # Guidance is part of the weights; any number of steps will do.
+    sampling = {'steps': 4, 'guidance': 1.0, 'schedule': 'even'}
+  elif pipeline.boundary and pipeline.transformer.config.cond_channels:
+    sampling |= {'steps': 40, 'guidance': 3.5}
+  return image | {
     'stage': 'diffusion',
     'seed': 0,
     'data': {
@@ -54,13 +65,11 @@ def from_pipeline(pipeline: Pipeline, *, dtype=None) -> dict:
     'text': {'length': TEXT_LENGTH} | text | {'dtype': compute},
     'model': model | {'dtype': compute},
     'flow': {'prediction': 'velocity', 'shift': shift},
-    'sampling': {
-      'steps': 50,
+    'sampling': sampling
+    | {
       'solver': solver,
-      'guidance': 5.0,
       'interval': (0.0, 1.0),
       'shift': shift,
-      'schedule': 'published',
       'boundary': pipeline.boundary,
     },
     'published': {'index': pipeline.index, 'scheduler': pipeline.scheduler},
@@ -83,7 +92,7 @@ def schedule(scheduler: Mapping, where) -> tuple[float, str]:
     ValueError: a scheduler that is unknown, or not of a flow model.
   """
   name = scheduler.get('_class_name')
-  flow_euler = name == 'FlowMatchEulerDiscreteScheduler'
+  flow_euler = SOLVERS.get(name) == 'euler'
   if name not in SOLVERS or not (
     flow_euler or scheduler.get('use_flow_sigmas')
   ):

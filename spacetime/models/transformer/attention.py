@@ -1,5 +1,6 @@
 """Multi-head attention as a Flax module; attention_plan.py computes it."""
 
+import functools
 from typing import NamedTuple
 
 import flax.linen as nn
@@ -12,12 +13,48 @@ from spacetime.models.transformer.attention_plan import attend
 from spacetime.models.transformer.layers import Dense, RMSNorm
 from spacetime.sharding import constrain
 
+IMAGE = '_image'  # ending of the names of keys and values of images
+
 
 class KVCache(NamedTuple):
   """Keys and values of a context, (B, S, A, E) each; keys are normalised."""
 
   k: jax.Array
   v: jax.Array
+
+
+class ImageContext(NamedTuple):
+  """Context of a model that sees images beside the text.
+
+  Attributes:
+    text: prompt embeddings (B, S, .), or their KVCache.
+    image: embeddings of the images, or their KVCache.
+  """
+
+  text: 'jax.Array | KVCache'
+  image: 'jax.Array | KVCache'
+
+
+class ControlContext(NamedTuple):
+  """The KV caches of a text for a transformer with control blocks.
+
+  Attributes:
+    text: KV cache of the blocks.
+    control: KV cache of the control blocks.
+  """
+
+  text: KVCache
+  control: KVCache
+
+
+Context = jax.Array | KVCache | ImageContext | ControlContext
+
+
+def is_precomputed(context: Context) -> bool:
+  """Whether a context is a KV cache."""
+  if isinstance(context, (ImageContext, ControlContext)):
+    context = context.text
+  return isinstance(context, KVCache)
 
 
 def _split_heads(x: jax.Array, heads: int, axis: str | None) -> jax.Array:
@@ -34,11 +71,13 @@ def _project_kv(
   eps: float,
   dtype: jnp.dtype,
   axis: str | None,
+  mark: str = '',
 ) -> KVCache:
-  """Projects a context; creates children k, norm_k and v of the caller."""
-  k = Dense(width, dtype=dtype, name='k')(context_BSD)
-  k = _split_heads(RMSNorm(eps, name='norm_k')(k), heads, axis)
-  v = Dense(width, dtype=dtype, name='v')(context_BSD)
+  """Projects a context; creates children k, norm_k and v of the caller, whose
+  names end in `mark`."""
+  k = Dense(width, dtype=dtype, name='k' + mark)(context_BSD)
+  k = _split_heads(RMSNorm(eps, name='norm_k' + mark)(k), heads, axis)
+  v = Dense(width, dtype=dtype, name='v' + mark)(context_BSD)
   return KVCache(k, _split_heads(v, heads, axis))
 
 
@@ -50,15 +89,21 @@ class Projection(nn.Module):
   dtype: jnp.dtype
 
   @nn.compact
-  def __call__(self, context_BSD) -> KVCache:
-    return _project_kv(
-      context_BSD,
-      context_BSD.shape[-1],
-      heads=self.heads,
-      eps=self.eps,
-      dtype=self.dtype,
-      axis=None,
-    )
+  def __call__(self, context) -> KVCache | ImageContext:
+    def project(context_BSD, mark=''):
+      return _project_kv(
+        context_BSD,
+        context_BSD.shape[-1],
+        heads=self.heads,
+        eps=self.eps,
+        dtype=self.dtype,
+        axis=None,
+        mark=mark,
+      )
+
+    if not isinstance(context, ImageContext):
+      return project(context)
+    return ImageContext(project(context.text), project(context.image, IMAGE))
 
 
 class Attention(nn.Module):
@@ -88,7 +133,7 @@ class Attention(nn.Module):
   def __call__(
     self,
     x_BND: jax.Array,
-    context: jax.Array | KVCache,
+    context: Context,
     rope_tables: tuple[jax.Array, jax.Array] | None = None,
     segments: Segments | None = None,
     *,
@@ -98,7 +143,8 @@ class Attention(nn.Module):
 
     Args:
       x_BND: query tokens.
-      context: key/value tokens (B, S, D), or their KVCache.
+      context: key/value tokens (B, S, D), or their KVCache. Of an ImageContext
+        the attention to the text and that to the images are added.
       rope_tables: tables of rope.tables; they rotate queries and keys.
       segments: segments of packed sequences.
       keys: 'tokens' if the context is split over devices as x is, None if every
@@ -108,29 +154,35 @@ class Attention(nn.Module):
 
     q = Dense(width, dtype=self.dtype, name='q')(x_BND)
     q = _split_heads(RMSNorm(self.eps, name='norm_q')(q), self.heads, 'tokens')
+    project = functools.partial(
+      _project_kv,
+      width=width,
+      heads=self.heads,
+      eps=self.eps,
+      dtype=self.dtype,
+      axis=keys,
+    )
+    image = None
+    if isinstance(context, ImageContext):
+      context, image = context
     if not isinstance(context, KVCache):
-      context = _project_kv(
-        context,
-        width,
-        heads=self.heads,
-        eps=self.eps,
-        dtype=self.dtype,
-        axis=keys,
-      )
+      context = project(context)
     k, v = context
     if rope_tables is not None:
       q, k = rope.rotate(q, *rope_tables), rope.rotate(k, *rope_tables)
     # Initialisation needs shapes alone, which no mesh has to divide.
     fresh = self.is_initializing()
-    y_BNAE = attend(
-      q,
-      k,
-      v,
-      segments,
+    run = functools.partial(
+      attend,
       keys=None if fresh else keys,
       kernel='xla' if fresh else self.kernel,
       context_attention=self.context_attention,
     )
+    y_BNAE = run(q, k, v, segments)
+    if image is not None:
+      if not isinstance(image, KVCache):
+        image = project(image, mark=IMAGE)
+      y_BNAE += run(q, *image, None)
     y_BND = y_BNAE.reshape(x_BND.shape)
     init = nn.initializers.zeros if self.zero else nn.linear.default_kernel_init
     return Dense(width, dtype=self.dtype, kernel_init=init, name='out')(y_BND)

@@ -1,9 +1,12 @@
 """The diffusion transformer: Wan's, with a timestep for every latent patch.
 
 With one timestep for the clip it is Wan 2.1; with one per token it is Wan 2.2
-TI2V-5B. The children's names are the checkpoint format.
+TI2V-5B. Options of its config make it an image-to-video model (channels beside
+the latents, embeddings of images beside the text), VACE (control blocks) or a
+flow map (a second time). The children's names are the checkpoint format.
 
-Source: Peebles & Xie 2022 (DiT), arXiv 2212.09748; Wan 2.1, arXiv 2503.20314.
+Source: Peebles & Xie 2022 (DiT), arXiv 2212.09748; Wan 2.1, arXiv 2503.20314;
+Jiang et al. 2025 (VACE), arXiv 2503.07598.
 """
 
 import dataclasses
@@ -27,7 +30,13 @@ from spacetime.models.transformer import (
   remat,
   rope,
 )
-from spacetime.models.transformer.attention import Attention, KVCache
+from spacetime.models.transformer.attention import (
+  Attention,
+  Context,
+  ControlContext,
+  ImageContext,
+  is_precomputed,
+)
 from spacetime.models.transformer.attention_kernels import Segments
 from spacetime.models.transformer.layers import (
   DROPOUT,
@@ -44,6 +53,17 @@ class DiTConfig:
 
   Attributes:
     channels: latent channels c, in and out.
+    cond_channels: channels of conditioning that are joined to the latents at
+      the input, as of image-to-video models; 0 has none.
+    image_width: width of image embeddings that cross-attention sees beside the
+      text; 0 sees none.
+    image_tokens: tokens of image embeddings with a learned position; 0 has no
+      such positions.
+    control_layers: blocks that a stack of control blocks adds to (VACE); () has
+      no such stack.
+    control_channels: channels of the control latents.
+    flow_map: weight of a second time in the timestep embedding, the time that a
+      step ends at (AnyFlow); 0 has one time.
     patch: latent cells per token along time, height and width; time is 1.
     width: channels of a token, D.
     heads: attention heads, A; the head size D / A is even and at least 6.
@@ -87,6 +107,12 @@ class DiTConfig:
   attention: str = 'auto'
   context_attention: str = 'auto'
   remat: str = 'none'
+  cond_channels: int = 0
+  image_width: int = 0
+  image_tokens: int = 0
+  control_layers: tuple[int, ...] = ()
+  control_channels: int = 0
+  flow_map: float = 0.0
 
   def __post_init__(self):
     head = self.width // self.heads
@@ -110,10 +136,51 @@ class DiTConfig:
       raise SettingError(
         'model.frequencies', self.frequencies, 'an even number'
       )
-    if self.pos_embed_frequencies < 0:
+    for name in (
+      *('pos_embed_frequencies', 'cond_channels', 'image_width'),
+      *('image_tokens', 'control_channels'),
+    ):
+      if getattr(self, name) < 0:
+        raise SettingError(f'model.{name}', getattr(self, name), '0 or more')
+    if not 0 <= self.flow_map < 1:
+      raise SettingError('model.flow_map', self.flow_map, '0 or more, below 1')
+    layers = self.control_layers
+    if list(layers) != sorted({n for n in layers if 0 <= n < self.layers}):
       raise SettingError(
-        'model.pos_embed_frequencies', self.pos_embed_frequencies, '0 or more'
+        'model.control_layers',
+        layers,
+        f'rising numbers of layers, 0 to {self.layers - 1}',
       )
+    if bool(layers) != bool(self.control_channels):
+      raise SettingError(
+        'model.control_channels',
+        self.control_channels,
+        'more than 0 with `model.control_layers`, else 0',
+      )
+
+  @property
+  def sees(self) -> str:
+    """How known pixels enter: as 'frames' of the latents themselves, as
+    'channels' beside them, or through 'control' blocks."""
+    if self.control_layers:
+      return 'control'
+    return 'channels' if self.cond_channels else 'frames'
+
+  @property
+  def known_frames(self) -> str:
+    """Frames that an image-to-video model sees beside its latents: 'first', or
+    'ends' for the last one too; '' of other models."""
+    if not self.cond_channels:
+      return ''
+    return 'ends' if self.image_tokens else 'first'
+
+  @property
+  def control_index(self) -> tuple[int, ...]:
+    """The control block that adds to each layer; -1 where none does."""
+    return tuple(
+      self.control_layers.index(i) if i in self.control_layers else -1
+      for i in range(self.layers)
+    )
 
   @property
   def patch_volume(self) -> int:
@@ -148,11 +215,18 @@ def timestep_features(t_BT: jax.Array, frequencies: int) -> jax.Array:
   return jnp.concatenate([jnp.cos(angle), jnp.sin(angle)], axis=-1)
 
 
-def embed_timestep(config: DiTConfig, t_BT: jax.Array) -> TimestepEmbedding:
+def embed_timestep(
+  config: DiTConfig, t_BT: jax.Array, end_BT: jax.Array | None = None
+) -> TimestepEmbedding:
   """Embeds timesteps in [0, 1].
 
   Creates the children time_in, time_out and time_modulation of the calling
-  module.
+  module, and end_in and end_out of a flow map.
+
+  Args:
+    config: sizes.
+    t_BT: timesteps.
+    end_BT: times that the step of a flow map ends at; None is those of t_BT.
   """
   width, dtype = config.width, jnp.dtype(config.dtype)
 
@@ -164,10 +238,17 @@ def embed_timestep(config: DiTConfig, t_BT: jax.Array) -> TimestepEmbedding:
 
   # Small at first, as in DiT: it modulates the head from the start.
   small, zero = nn.initializers.normal(0.02), nn.initializers.zeros
-  features_BTY = timestep_features(t_BT, config.frequencies)
-  x_BTD = dense('time_in', width, jnp.float32)(features_BTY)
-  x_BTD = constrain(x_BTD, 'batch', None, 'width')
-  x_BTD = dense('time_out', width, jnp.float32, small)(nn.silu(x_BTD))
+
+  def embed(t_BT, name):
+    features_BTY = timestep_features(t_BT, config.frequencies)
+    x_BTD = dense(f'{name}_in', width, jnp.float32)(features_BTY)
+    x_BTD = constrain(x_BTD, 'batch', None, 'width')
+    return dense(f'{name}_out', width, jnp.float32, small)(nn.silu(x_BTD))
+
+  x_BTD = embed(t_BT, 'time')
+  if config.flow_map:
+    end_BTD = embed(t_BT if end_BT is None else end_BT, 'end')
+    x_BTD = (1 - config.flow_map) * x_BTD + config.flow_map * end_BTD
   head_BTD = constrain(x_BTD, 'batch', None, 'width')
   modulation = dense('time_modulation', 6 * width, dtype, zero)
   x_BTD = modulation(nn.silu(head_BTD.astype(dtype))).astype(jnp.float32)
@@ -190,6 +271,47 @@ def embed_text(config: DiTConfig, text_BSY: jax.Array) -> jax.Array:
     activations.gelu(text_BSD)
   )
   return constrain(text_BSD, 'batch', None, 'width')
+
+
+class ImageEmbedding(nn.Module):
+  """Maps embeddings of images (B, S, Y) to the width of the transformer."""
+
+  config: DiTConfig
+
+  @nn.compact
+  def __call__(self, image_BSY: jax.Array) -> jax.Array:
+    config, width = self.config, self.config.image_width
+    dtype = jnp.dtype(config.dtype)
+
+    def norm(x, name):
+      layer = nn.LayerNorm(
+        epsilon=1e-5, dtype=jnp.float32, use_fast_variance=False, name=name
+      )
+      return layer(x.astype(jnp.float32))
+
+    if config.image_tokens:
+      shape = 1, config.image_tokens, width
+      position = self.param('position', nn.initializers.zeros, shape)
+      image_BSY = image_BSY + position
+    x_BSY = norm(image_BSY, 'norm_in').astype(dtype)
+    x_BSY = Dense(width, dtype=dtype, name='in')(x_BSY)
+    x_BSY = nn.gelu(x_BSY, approximate=False)
+    x_BSD = Dense(config.width, dtype=dtype, name='out')(x_BSY)
+    x_BSD = norm(x_BSD, 'norm_out').astype(dtype)
+    return constrain(x_BSD, 'batch', None, 'width')
+
+
+def embed_context(
+  config: DiTConfig, text: jax.Array | ImageContext
+) -> jax.Array | ImageContext:
+  """Maps prompt embeddings, and those of images if the model sees images, to
+  the width of the transformer."""
+  if not isinstance(text, ImageContext):
+    return embed_text(config, text)
+  return ImageContext(
+    embed_text(config, text.text),
+    ImageEmbedding(config, name='image_embed')(text.image),
+  )
 
 
 def modulation_per_token(
@@ -235,12 +357,17 @@ class Block(nn.Module):
     self,
     x_BND: jax.Array,
     modulation_BT6D: jax.Array,
-    text: jax.Array | KVCache,
+    text: Context,
     rope_tables: tuple[jax.Array, jax.Array],
     t_index_N: np.ndarray | jax.Array,
     segments: tuple[Segments, Segments] | None = None,
+    hints_JBND: jax.Array | None = None,
+    hint: jax.Array | None = None,
   ):
-    """Returns (x_BND, None), as nn.scan expects it."""
+    """Returns (x_BND, None), as nn.scan expects it.
+
+    To the result it adds the hint of that index, if it is not negative.
+    """
     self_segments, cross_segments = segments or (None, None)
     config = self.config
     dtype = x_BND.dtype
@@ -289,12 +416,53 @@ class Block(nn.Module):
       name='mlp_out',
     )(y_BNM)
     x_BND = (x_BND.astype(jnp.float32) + y_BND * gate_m).astype(dtype)
+    if hints_JBND is not None:
+      hint_BND = jnp.take(hints_JBND, jnp.maximum(hint, 0), axis=0)
+      x_BND += jnp.where(hint < 0, 0, hint_BND)
     return x_BND, None
+
+
+class ControlBlock(nn.Module):
+  """A block on the control tokens, and its hint for the transformer."""
+
+  config: DiTConfig
+
+  @nn.compact
+  def __call__(self, c_BND: jax.Array, *inputs):
+    """Returns (c_BND, hint_BND); the inputs are those of a Block."""
+    c_BND, _ = Block(self.config, name='block')(c_BND, *inputs)
+    hint_BND = Dense(
+      self.config.width,
+      dtype=c_BND.dtype,
+      kernel_init=nn.initializers.zeros,
+      name='hint',
+    )(c_BND)
+    return c_BND, hint_BND
 
 
 def run_blocks(model: 'DiT', x_BND: jax.Array, *inputs) -> jax.Array:
   """Runs all blocks; `inputs` are the other arguments of Block."""
-  return model.blocks(inputs[1])(x_BND, *inputs)[0]
+  blocks = model.blocks(inputs[1], hints=len(inputs) > 5)
+  return blocks(x_BND, *inputs)[0]
+
+
+def empty_inputs(config: DiTConfig) -> tuple[tuple, dict]:
+  """Arguments of one token for DiT, all zero: (arguments, keywords)."""
+
+  def latents(channels):
+    return jnp.zeros((1, *config.patch, channels))
+
+  t_11 = jnp.zeros((1, 1))
+  text = jnp.zeros((1, 1, config.text_width))
+  if config.image_width:
+    tokens = config.image_tokens or 1
+    text = ImageContext(text, jnp.zeros((1, tokens, config.image_width)))
+  more = {}
+  if config.cond_channels:
+    more['cond_Bfhwc'] = latents(config.cond_channels)
+  if config.control_layers:
+    more['control_Bfhwc'] = latents(config.control_channels)
+  return (latents(config.channels), t_11, text), more
 
 
 class DiT(nn.Module):
@@ -313,9 +481,12 @@ class DiT(nn.Module):
     self,
     z_Bfhwc: jax.Array,
     t_BT: jax.Array,
-    text: jax.Array | KVCache,
+    text: Context,
     t_index_fhw: jax.Array | None = None,
     *,
+    cond_Bfhwc: jax.Array | None = None,
+    control_Bfhwc: jax.Array | None = None,
+    end_BT: jax.Array | None = None,
     stack: Callable = run_blocks,
   ) -> jax.Array:
     """Predicts for a batch of clips.
@@ -325,9 +496,13 @@ class DiT(nn.Module):
       t_BT: timesteps in [0, 1]: (B, f), one per latent frame; or (B, 1), one
         for the clip, which costs nothing.
       text: prompt embeddings text_BSY, whose padding is zeros that take part in
-        the attention; or their kv_cache.precompute_kv.
+        the attention; or their kv_cache.precompute_kv. An ImageContext of both
+        if the model sees images.
       t_index_fhw: index into t_BT for each latent cell, int, equal within a
         token; None is the index of the cell's frame.
+      cond_Bfhwc: conditioning of `cond_channels`, joined to the latents.
+      control_Bfhwc: control latents of `control_channels`.
+      end_BT: for a flow map, times that the step ends at, as t_BT.
       stack: how the blocks run: (model, x_BND, *inputs of a block) -> x_BND;
         see first_block_cache.py.
 
@@ -354,6 +529,11 @@ class DiT(nn.Module):
     cosines_NK = None
     if config.pos_embed_frequencies:
       cosines_NK = patchify.position_cosines(grid, config.pos_embed_frequencies)
+    if config.cond_channels:
+      z_Bfhwc = jnp.concatenate([z_Bfhwc, cond_Bfhwc], axis=-1)
+    control_BNV = None
+    if config.control_layers:
+      control_BNV = patchify.patchify(control_Bfhwc, config.patch)
     y_BNV = self.tokens_to_tokens(
       patchify.patchify(z_Bfhwc, config.patch),
       t_BT,
@@ -361,6 +541,8 @@ class DiT(nn.Module):
       t_index_N,
       rope_tables,
       cosines_NK,
+      control_BNV=control_BNV,
+      end_BT=end_BT,
       stack=stack,
     )
     return patchify.unpatchify(y_BNV, config.patch, grid)
@@ -406,12 +588,14 @@ class DiT(nn.Module):
     self,
     x_BNV: jax.Array,
     t_BT: jax.Array,
-    text: jax.Array | KVCache,
+    text: Context,
     t_index_N: np.ndarray | jax.Array,
     rope_tables: tuple[jax.Array, jax.Array],
     cosines_NK: np.ndarray | jax.Array | None,
     segments: tuple[Segments, Segments] | None = None,
     *,
+    control_BNV: jax.Array | None = None,
+    end_BT: jax.Array | None = None,
     stack: Callable = run_blocks,
   ) -> jax.Array:
     """Maps noisy tokens to predicted tokens x_BNV, at any positions."""
@@ -427,13 +611,20 @@ class DiT(nn.Module):
         kernel_init=nn.initializers.zeros,
         name='pos_embed',
       )(cosines_NK.astype(dtype))
-    timestep = embed_timestep(config, t_BT)
+    timestep = embed_timestep(config, t_BT, end_BT)
     x_BND = constrain(x_BND, 'batch', 'tokens', 'width')
-    if not isinstance(text, KVCache):
-      text = embed_text(config, text)
-    x_BND = stack(
-      self, x_BND, timestep.block_BT6D, text, rope_tables, t_index_N, segments
-    )
+    if not is_precomputed(text):
+      text = embed_context(config, text)
+    control_text = text
+    if isinstance(text, ControlContext):
+      text, control_text = text
+    inputs = timestep.block_BT6D, text, rope_tables, t_index_N, segments
+    if config.control_layers:
+      hints_JBND = self.hints(
+        x_BND, control_BNV, inputs[0], control_text, *inputs[2:]
+      )
+      inputs += hints_JBND, jnp.asarray(config.control_index)
+    x_BND = stack(self, x_BND, *inputs)
 
     table = self.param(
       'head_modulation', nn.initializers.zeros, (2, config.width)
@@ -450,17 +641,39 @@ class DiT(nn.Module):
     )(x_BND.astype(dtype))
     return x_BNV.astype(jnp.float32)
 
-  def blocks(self, text: jax.Array | KVCache) -> nn.Module:
+  def blocks(self, text: Context, *, hints: bool = False) -> nn.Module:
     """Returns the stack of blocks: one traced body, with parameters stacked on
-    axis 0, and with them a KVCache of the text."""
-    text_axis = 0 if isinstance(text, KVCache) else nn.broadcast
+    axis 0, and with them a KVCache of the text and the index of a hint."""
+    more = (nn.broadcast, 0) if hints else ()
+    return self._stack(Block, text, self.config.layers, *more, name='blocks')
+
+  def hints(self, x_BND, control_BNV, modulation_BT6D, text, *inputs):
+    """Returns the hints of all control blocks, (J, B, N, D)."""
+    config, dtype = self.config, x_BND.dtype
+
+    def dense(name):
+      return Dense(config.width, dtype=dtype, name=name)
+
+    c_BND = dense('control_embed')(control_BNV.astype(dtype))
+    c_BND = dense('control_in')(c_BND) + x_BND
+    c_BND = constrain(c_BND, 'batch', 'tokens', 'width')
+    blocks = self._stack(
+      ControlBlock, text, len(config.control_layers), name='control_blocks'
+    )
+    return blocks(c_BND, modulation_BT6D, text, *inputs)[1]
+
+  def _stack(
+    self, block: type[nn.Module], text: Context, layers: int, *axes, name: str
+  ) -> nn.Module:
+    """Returns a scan over layers; `axes` are those of further inputs."""
+    text_axis = 0 if is_precomputed(text) else nn.broadcast
     return nn.scan(
-      remat.remat(Block, self.config.remat),
+      remat.remat(block, self.config.remat),
       variable_axes={'params': 0, LORA: 0},
       split_rngs={'params': True, DROPOUT: True},
-      in_axes=(nn.broadcast, text_axis, *(nn.broadcast,) * 3),
-      length=self.config.layers,
-    )(self.config, name='blocks')
+      in_axes=(nn.broadcast, text_axis, *(nn.broadcast,) * 3, *axes),
+      length=layers,
+    )(self.config, name=name)
 
   def _grid(
     self,

@@ -20,7 +20,7 @@ import jax
 import jax.numpy as jnp
 
 from spacetime.models.transformer import dit
-from spacetime.models.transformer.attention import KVCache
+from spacetime.models.transformer.attention import Context, is_precomputed
 from spacetime.models.transformer.layers import LORA
 
 
@@ -61,20 +61,21 @@ def predict(
   variables: dict,
   z_Bfhwc: jax.Array,
   t_BT: jax.Array,
-  text: jax.Array | KVCache,
+  text: Context,
   cache: BlockCache,
   *,
-  t_index_fhw: jax.Array | None = None,
   threshold: float,
+  **conditions: jax.Array | None,
 ) -> tuple[jax.Array, BlockCache]:
   """Predicts like the transformer, skipping blocks if the step is close.
 
   Args:
     model: the transformer.
     variables: Flax variables of the transformer.
-    z_Bfhwc, t_BT, text, t_index_fhw: see dit.DiT.
+    z_Bfhwc, t_BT, text: see dit.DiT.
     cache: cache of the previous step, or from `init`.
     threshold: relative change; 0 runs all blocks in every step.
+    **conditions: see networks.Networks.transform.
 
   Returns:
     (prediction, cache).
@@ -102,7 +103,7 @@ def predict(
     )
     return first_BND + rest_BND
 
-  y = model.apply(variables, z_Bfhwc, t_BT, text, t_index_fhw, stack=stack)
+  y = model.apply(variables, z_Bfhwc, t_BT, text, stack=stack, **conditions)
   return y, caches[0]
 
 
@@ -124,6 +125,7 @@ def _runner(bound: dit.DiT, inputs: tuple):
     if 'blocks' in bound.variables.get(name, {})
   }
   modulation, text, *rest = inputs
+  rest, hints = rest[:3], rest[3:]
 
   def layer(tree, i):
     return jax.tree.map(
@@ -131,8 +133,11 @@ def _runner(bound: dit.DiT, inputs: tuple):
     )
 
   def step(x_BND, i):
-    layer_text = layer(text, i) if isinstance(text, KVCache) else text
-    return block.apply(layer(stacks, i), x_BND, modulation, layer_text, *rest)
+    layer_text = layer(text, i) if is_precomputed(text) else text
+    more = (hints[0], hints[1][i]) if hints else ()
+    return block.apply(
+      layer(stacks, i), x_BND, modulation, layer_text, *rest, *more
+    )
 
   def run(x_BND, first, stop):
     return jax.lax.scan(step, x_BND, jnp.arange(first, stop))[0]

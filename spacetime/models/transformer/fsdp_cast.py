@@ -14,7 +14,7 @@ from jax.sharding import PartitionSpec
 from spacetime import sharding
 
 # These layers compute in float32, whatever the dtype of the model.
-FLOAT32 = r'dit/time_(in|out)/kernel'
+FLOAT32 = r'dit/(time|end)_(in|out)/kernel'
 
 
 def cast_kernels(params: dict, dtype: str) -> dict:

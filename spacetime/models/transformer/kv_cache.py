@@ -8,8 +8,13 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from spacetime.models.transformer.attention import KVCache, Projection
-from spacetime.models.transformer.dit import DiTConfig, embed_text
+from spacetime.models.transformer.attention import (
+  Context,
+  ControlContext,
+  ImageContext,
+  Projection,
+)
+from spacetime.models.transformer.dit import DiTConfig, embed_context
 from spacetime.models.transformer.layers import LORA
 
 
@@ -19,7 +24,7 @@ class _Block(nn.Module):
   config: DiTConfig
 
   @nn.compact
-  def __call__(self, carry, text_BSD):
+  def __call__(self, carry, text):
     config = self.config
     project = Projection(
       config.heads,
@@ -27,7 +32,17 @@ class _Block(nn.Module):
       jnp.dtype(config.dtype),
       name='cross_attention',
     )
-    return carry, project(text_BSD)
+    return carry, project(text)
+
+
+class _ControlBlock(nn.Module):
+  """The key and value projections of a dit.ControlBlock."""
+
+  config: DiTConfig
+
+  @nn.compact
+  def __call__(self, carry, text):
+    return _Block(self.config, name='block')(carry, text)
 
 
 class _Stack(nn.Module):
@@ -36,25 +51,35 @@ class _Stack(nn.Module):
   config: DiTConfig
 
   @nn.compact
-  def __call__(self, text_BSY) -> KVCache:
-    text_BSD = embed_text(self.config, text_BSY)
-    blocks = nn.scan(
-      _Block,
-      variable_axes={'params': 0, LORA: 0},
-      in_axes=nn.broadcast,
-      length=self.config.layers,
-    )(self.config, name='blocks')
-    return blocks(None, text_BSD)[1]
+  def __call__(self, text: Context) -> Context:
+    text = embed_context(self.config, text)
+
+    def project(block, layers, name):
+      blocks = nn.scan(
+        block,
+        variable_axes={'params': 0, LORA: 0},
+        in_axes=nn.broadcast,
+        length=layers,
+      )(self.config, name=name)
+      return blocks(None, text)[1]
+
+    cache = project(_Block, self.config.layers, 'blocks')
+    layers = len(self.config.control_layers)
+    if not layers:
+      return cache
+    control = project(_ControlBlock, layers, 'control_blocks')
+    return ControlContext(cache, control)
 
 
 def precompute_kv(
-  config: DiTConfig, variables: dict, text_BSY: jax.Array
-) -> KVCache:
+  config: DiTConfig, variables: dict, text: jax.Array | ImageContext
+) -> Context:
   """Returns the KV cache of all blocks' cross-attention, (L, B, S, A, E).
 
   Args:
     config: sizes of the transformer.
     variables: the transformer's, LoRA weights included.
-    text_BSY: prompt embeddings.
+    text: prompt embeddings (B, S, Y), with those of images if the model sees
+      images.
   """
-  return _Stack(config).apply(variables, text_BSY)
+  return _Stack(config).apply(variables, text)

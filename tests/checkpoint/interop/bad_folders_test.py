@@ -131,7 +131,7 @@ def test_all_faults_of_the_keys_in_one_message(tmp_path):
   assert 'missing: blocks.{0-1}.norm2.weight, proj_out.bias;' in message
   assert 'unexpected: blocks.0.norm9.weight;' in message
   assert (
-    'image-to-video variant, which is not supported: blocks.1.attn2' in message
+    'image-to-video variant, which its config is not: blocks.1.attn2' in message
   )
   assert 'of other shapes: patch_embedding.bias (5,), expected (24,)' in message
 
@@ -174,16 +174,20 @@ def test_a_single_file_of_unknown_sizes(tmp_path):
     ('vae', {'_class_name': 'AutoencoderKL'}, 'an unknown class'),
     (
       'transformer',
-      {'_class_name': 'WanVACETransformer3DModel'},
-      'the VACE variant of Wan',
+      {'_class_name': 'WanAnimateTransformer3DModel'},
+      'the Animate variant of Wan',
     ),
-    ('transformer', {'image_dim': 1280}, 'image_dim=1280 is of an image-to'),
-    ('transformer', {'added_kv_proj_dim': 5}, 'added_kv_proj_dim=5 is of an'),
-    ('transformer', {'pos_embed_seq_len': 514}, 'pos_embed_seq_len=514 is of'),
+    ('transformer', {'image_dim': 1280}, 'added_kv_proj_dim=None: expected 5'),
     (
       'transformer',
-      {'in_channels': 36},
-      'in_channels=36, not out_channels=16 is of an image-to-video variant',
+      {'added_kv_proj_dim': 5},
+      'added_kv_proj_dim=5: expected N',
+    ),
+    ('transformer', {'in_channels': 8}, 'in_channels=8: expected 16'),
+    (
+      'transformer',
+      {'_class_name': 'AnyFlowTransformer3DModel', 'deltatime_type': 't-r'},
+      "deltatime_type='t-r': expected 'r'",
     ),
     ('transformer', {'cross_attn_norm': False}, 'cross_attn_norm=False: exp'),
     ('transformer', {'qk_norm': None}, "qk_norm=None: expected 'rms_norm"),
@@ -220,7 +224,7 @@ def test_pipelines(tmp_path):
   index = folder / 'model_index.json'
   for name, text in (
     ('LTXPipeline', 'model_index.json: LTXPipeline is of LTX-Video'),
-    ('WanImageToVideoPipeline', 'the image-to-video variant of Wan'),
+    ('WanVideoToVideoPipeline', 'the video-to-video variant of Wan'),
   ):
     index.write_text(json.dumps({'_class_name': name}))
     with pytest.raises(ValueError, match=text):

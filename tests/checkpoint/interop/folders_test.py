@@ -178,10 +178,12 @@ def test_a_config_of_the_original_repository(tmp_path):
   path = tmp_path / 'config.json'
   path.write_text(json.dumps(original))
   assert folders.open_part(tmp_path, 'transformer').config == config
-  for change in ({'model_type': 'i2v'}, {'in_dim': 7}):
-    path.write_text(json.dumps(original | change))
-    with pytest.raises(ValueError, match='image-to-video variant of Wan'):
-      folders.open_part(tmp_path, 'transformer')
+  path.write_text(json.dumps(original | {'model_type': 's2v'}))
+  with pytest.raises(ValueError, match="model_type='s2v': expected t2v, ti2v"):
+    folders.open_part(tmp_path, 'transformer')
+  path.write_text(json.dumps(original | {'in_dim': 7}))
+  with pytest.raises(ValueError, match='of other shapes: patch_embedding'):
+    folders.open_part(tmp_path, 'transformer')
 
 
 @pytest.mark.parametrize('held', ['both', *umt5.EMBEDDINGS])

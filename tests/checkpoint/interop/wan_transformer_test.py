@@ -1,10 +1,12 @@
 """The names and timesteps of the published transformers; no network runs."""
 
+import math
+
 import jax
 import numpy as np
 import pytest
 
-from spacetime.checkpoint.interop import wan_transformer
+from spacetime.checkpoint.interop import networks, wan_transformer
 from spacetime.models.transformer import dit
 
 SIZES = {
@@ -113,17 +115,63 @@ def test_refuses_names_of_another_model():
 
 
 @pytest.mark.parametrize(
-  'name',
+  'name, missing',
   [
-    'condition_embedder.image_embedder.norm1.weight',
-    'blocks.0.attn2.add_k_proj.weight',
-    'blocks.0.cross_attn.v_img.bias',
-    'img_emb.proj.0.weight',
+    ('condition_embedder.image_embedder.norm1.weight', 'add_k_proj'),
+    ('blocks.0.attn2.add_k_proj.weight', 'add_v_proj'),
+    ('img_emb.proj.0.weight', 'add_v_proj'),
+    ('vace_blocks.0.after_proj.weight', 'vace_blocks.0.attn1.norm_k'),
   ],
 )
-def test_refuses_what_an_image_conditions(name):
-  with pytest.raises(ValueError, match='1 tensors of an image-to-video'):
+def test_a_tensor_of_a_variant_brings_the_others(name, missing):
+  with pytest.raises(ValueError, match=f'missing: .*{missing}'):
     wan_transformer.params_from_torch_names(small() | {name: np.ones(3)})
+
+
+# Sizes that each published variant adds to those of text to video, with the
+# number of its tensors and of its values.
+PUBLISHED = {
+  'wan2.1_i2v_14b': (
+    dict(cond_channels=20, image_width=1280),
+    (1303, 16_394_878_784),
+  ),
+  'wan2.1_flf2v_14b': (
+    dict(cond_channels=20, image_width=1280, image_tokens=514),
+    (1304, 16_395_536_704),
+  ),
+  'wan2.2_i2v_a14b': (dict(cond_channels=20), (1095, 14_288_901_184)),
+  'wan2.1_vace_1.3b': (
+    dict(control_layers=tuple(range(0, 30, 2)), control_channels=96),
+    (1264, 2_153_972_032),
+  ),
+  'wan2.1_vace_14b': (
+    dict(control_layers=tuple(range(0, 40, 5)), control_channels=96),
+    (1331, 17_337_592_896),
+  ),
+  'anyflow_14b': (dict(flow_map=0.25), (1099, 14_316_026_944)),
+}
+SIZES_14B = dict(width=5120, heads=40, layers=40, mlp=13824)
+SIZES_1_3B = dict(width=1536, heads=12, layers=30, mlp=8960)
+
+
+@pytest.mark.parametrize('name', PUBLISHED)
+def test_variants_have_the_published_tensors(name, tmp_path):
+  sizes, (tensors, values) = PUBLISHED[name]
+  base = SIZES_1_3B if '1.3b' in name else SIZES_14B
+  config = dit.DiTConfig(
+    channels=16, patch=(1, 2, 2), text_width=4096, **base, **sizes
+  )
+  shapes = networks.of(config).published_shapes()
+  assert len(shapes) == tensors
+  assert sum(math.prod(shape) for shape in shapes.values()) == values
+  assert wan_transformer.variant_of_names(shapes) == wan_transformer.variant(
+    config
+  )
+  written = wan_transformer.write_config(config)
+  assert wan_transformer.read_config(written, tmp_path) == config
+  for tensor in shapes:
+    original = wan_transformer.original_name(tensor)
+    assert wan_transformer.published_name(original) == tensor
 
 
 def test_refuses_a_tensor_that_is_there_twice():

@@ -161,7 +161,7 @@ def test_scan_equals_loop_over_blocks():
   captured = {}
 
   class Loop(dit.DiT):
-    def blocks(self, text):
+    def blocks(self, text, *, hints=False):
       def run(x, *args):
         for i in range(TINY.layers):
           layer = jax.tree.map(lambda leaf: leaf[i], params['blocks'])  # noqa: B023
