@@ -5,6 +5,7 @@ function that it names.
 """
 
 import dataclasses
+import typing
 from collections.abc import Callable
 from typing import Any
 
@@ -15,9 +16,11 @@ from spacetime import SettingError
 from spacetime.data import geometry as geometry_lib
 from spacetime.diffusion import conditioning_video
 from spacetime.diffusion.conditioning_video import ConditioningVideo
-from spacetime.models.transformer.dit import DiTConfig
 from spacetime.pipeline import inputs
 from spacetime.pipeline.request import Request, describe
+
+if typing.TYPE_CHECKING:  # its import would slow the help down
+  from spacetime.models.transformer.dit import DiTConfig
 
 # Settings that only some modes use.
 SETTINGS = (
@@ -361,7 +364,7 @@ MODELS = {
 }
 
 
-def check_model(name: str, request: Request, model: DiTConfig) -> None:
+def check_model(name: str, request: Request, model: 'DiTConfig') -> None:
   """Refuses a mode or an image that the model cannot use.
 
   Raises:
