@@ -22,6 +22,7 @@ _CONFIG = config_flags.DEFINE_config_file(
   'config', None, 'Experiment whose clips are encoded, such as digits:latent.'
 )
 common.define_flags(EncodeSettings)
+mesh.define_flags()
 
 
 def main() -> None:

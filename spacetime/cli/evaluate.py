@@ -10,6 +10,7 @@ from spacetime.cli import common, mesh
 from spacetime.evaluation.settings import EvaluationSettings
 
 common.define_flags(EvaluationSettings)
+mesh.define_flags()
 
 
 def main() -> None:

@@ -13,11 +13,15 @@ HELP = {
   'weights.',
   'tensor': 'Devices that share the attention heads and hidden layers.',
 }
-for _axis, _help in HELP.items():
-  flags.DEFINE_integer(
-    f'mesh.{_axis}', None, f'{_help} Example: --mesh.{_axis}=2.'
-  )
-  help_pages.group('devices', f'mesh.{_axis}')
+
+
+def define_flags() -> None:
+  """Defines --mesh.AXIS for a command."""
+  for axis, text in HELP.items():
+    flags.DEFINE_integer(
+      f'mesh.{axis}', None, f'{text} Example: --mesh.{axis}=2.'
+    )
+    help_pages.group('devices', f'mesh.{axis}')
 
 
 def value() -> dict[str, int] | None:

@@ -31,6 +31,7 @@ from spacetime.pipeline.request import Request
 __doc__ = __doc__.format(modes=modes.table())
 common.define_flags(Request)
 common.define_flags(SamplingSettings, unset="the checkpoint's")
+mesh.define_flags()
 _SIGN = flags.DEFINE_string(
   'sign',
   None,
