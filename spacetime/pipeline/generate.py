@@ -309,10 +309,13 @@ def shard_state(state: sampler.SamplerState) -> sampler.SamplerState:
 
 
 def shard_context(text):
-  """Splits the KV cache of a text over the mesh: its rows and heads."""
+  """Splits the KV cache of a text over the mesh, its rows and heads; or, of
+  networks that cache nothing, the rows of the text itself."""
 
-  def leaf(x_LBSAE):
-    return constrain(x_LBSAE, None, 'batch', None, 'heads', None)
+  def leaf(x):
+    if x.ndim == 5:  # x_LBSAE
+      return constrain(x, None, 'batch', None, 'heads', None)
+    return constrain(x, 'batch', *[None] * (x.ndim - 1))
 
   return jax.tree.map(leaf, text)
 
