@@ -68,7 +68,7 @@ def links(text: str) -> list[str]:
 
 
 def checkout(folder: pathlib.Path) -> pathlib.Path:
-  """A copy of the files that git tracks or would track."""
+  """A clone: a copy of the files that git tracks or would track, tracked."""
   listing = subprocess.run(
     ['git', 'ls-files', '-co', '--exclude-standard', '-z'],
     cwd=ROOT,
@@ -80,6 +80,8 @@ def checkout(folder: pathlib.Path) -> pathlib.Path:
     if (ROOT / name).is_file():
       (folder / name).parent.mkdir(parents=True, exist_ok=True)
       shutil.copy(ROOT / name, folder / name)
+  for command in (['git', 'init', '--quiet'], ['git', 'add', '--all']):
+    subprocess.run(command, cwd=folder, check=True)
   return folder
 
 
