@@ -102,7 +102,7 @@ def test_rows_of_latents_are_those_of_each_clip(weights):
     batches[3],
     jax.random.key(1),
   )
-  assert 0 < float(loss) < 100 and float(report['padding']) < 0.9
+  assert 0 < float(loss) < 100 and float(report['padding'].value) < 0.9
   assert (
     packing_lib.cut(plan.experiment, plan.autoencoder, (1, 1, 1)).patches
     is None
