@@ -214,8 +214,11 @@ def test_a_standing_frame_does_not_fill_the_memory(tmp_path, monkeypatch):
 def test_files_are_not_urls(tmp_path, monkeypatch):
   monkeypatch.chdir(tmp_path)
   videos.lossless(tmp_path / 'b.mkv', videos.gray_clip(3))
-  for name in ('concat:b.mkv|b.mkv', 'https://example.org/b.mkv'):
-    with pytest.raises(ValueError, match='no such file'):
+  for name, message in (
+    ('concat:b.mkv|b.mkv', 'no such file'),
+    ('https://example.org/b.mkv', 'expected gs://BUCKET/NAME, or a path'),
+  ):
+    with pytest.raises(ValueError, match=message):
       video_reader.read_video(name)
   (tmp_path / 'b.mkv').rename('subfile,,start,0,end,0,,:b.mkv')
   assert len(video_reader.read_video('subfile,,start,0,end,0,,:b.mkv')) == 3
