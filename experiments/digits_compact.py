@@ -6,8 +6,8 @@ Windows of 9x32x32 pixels near characters of the full world, so that a latent
 frame after the first, and one after that, are seen.
 
 Sizes:
-  cpu   15 to 40 minutes on two cores. On held-out clips of 17x64x64: 29.1 dB
-        after 450 CPU seconds (800 steps), 29.9 after 620 with a decay.
+  cpu   Half an hour of one core. On held-out clips of 17x64x64: 29.1 dB after
+        450 CPU seconds (800 steps), 31.2 dB at the end.
   tiny  4 steps in seconds, for tests.
 """
 
