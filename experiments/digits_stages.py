@@ -2,8 +2,7 @@
 
 The rule: at first everything that a caption does not say is fixed, so that each
 word moves the mean picture; then one thing after another is freed, and a tenth
-of what came before stays in the mixture. Why: docs of issue 18's recipe, and
-BUILD_NOTES.md.
+of what came before stays in the mixture. What it reaches: BUILD_NOTES.md.
 """
 
 EASY = dict(
