@@ -77,6 +77,7 @@ def _encoder(autoencoder, patch, params):
   )
 
   def patches(frames_FHWC: np.ndarray) -> np.ndarray:
+    """frames_FHWC, uint8, to the patches of its latents, float32 (N, V)."""
     time, video = autoencoder.stride[0], np.asarray(frames_FHWC)[None]
     cache, z_Bfhwc = first(params, video[:, :1])
     parts = [z_Bfhwc]

@@ -48,6 +48,7 @@ def from_network(
   conditions = dict(conditions or {})
 
   def denoise(z_Bfhwc, t_BT, cache, t_index_fhw=None):
+    """Returns (v_Bfhwc, cache) of latents at timesteps."""
     index = {} if t_index_fhw is None else {'t_index_fhw': t_index_fhw}
     index |= conditions
     if cached:
@@ -83,6 +84,7 @@ def with_conditioning(
     path = flow_lib.velocity(conditioning.z_Bfhwc, noise_Bfhwc)
 
   def conditioned(z_Bfhwc, t, cache):
+    """Returns (v_Bfhwc, cache) of latents of which some are known."""
     t_BT = jnp.minimum(t, initial_BT)
     if context is not None:
       level = conditioning.per_cell(t_BT)

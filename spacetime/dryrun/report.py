@@ -124,6 +124,7 @@ def compile_program(
   parts = {name: size for name, size in parts.items() if size}
 
   def advice(memory: roofline_lib.Memory, *, on_chip: bool = False) -> str:
+    """What to change so that the program fits; '' if it does."""
     if memory.fits:
       return ''
     if on_chip:

@@ -16,7 +16,6 @@ LIMITS = Limits(max_queued=3, max_per_day=9, max_stored_bytes=100)
 def postgres_url():
   if postgres.binaries() is None:
     pytest.skip('needs PostgreSQL')
-  pytest.importorskip('psycopg')
   with postgres.running() as url:
     yield url
 

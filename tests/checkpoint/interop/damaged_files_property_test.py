@@ -5,6 +5,7 @@ SPACETIME_TEST_EXAMPLES=2000 draws more files than CI does.
 
 import os
 
+import gguf
 import hypothesis
 import numpy as np
 import pytest
@@ -28,7 +29,6 @@ ARRAYS = {
 
 
 def write_gguf(path):
-  gguf = pytest.importorskip('gguf')
   writer = gguf.GGUFWriter(path, 'wan')
   for name in ('a', 'b'):
     data = np.arange(64, dtype=np.float32).reshape(2, 32)

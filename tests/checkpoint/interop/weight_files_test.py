@@ -6,6 +6,7 @@ import os
 import pickle
 import zipfile
 
+import gguf
 import ml_dtypes
 import numpy as np
 import pytest
@@ -199,7 +200,6 @@ def test_unsupported_quantisations(arrays, text, tmp_path):
 
 
 def write_gguf(path, kinds=('F32', 'Q8_0', 'F16'), architecture='wan'):
-  gguf = pytest.importorskip('gguf')
   writer = gguf.GGUFWriter(path, architecture)
   values = {}
   for kind in kinds:
