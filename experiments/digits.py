@@ -1,165 +1,145 @@
-"""Text to video on the digits world, from pixels.
+"""Text to video on the digits world, in compact latents, by a curriculum.
 
   spacetime train --config=digits:cpu --workdir=runs/digits
 
+The latents are those of the bundled compact autoencoder
+(experiments/digits_autoencoder.py). Training begins with close-ups whose middle
+is the character, so that the mean picture depends on the digit that the caption
+names; position, motion and size are freed stage by stage
+(experiments/digits_stages.py).
+
 Sizes:
-  cpu     15 minutes on two cores. One character, still camera; colour, digit
-          and motion follow the prompt in most clips.
-  tiny    4 steps in seconds, for tests.
-  pixels  hours on two cores. The full world: one to three characters.
+  cpu      one character, still camera. About 1,000 CPU seconds; see
+           BUILD_NOTES.md for what it reaches.
+  bundled  a deeper transformer, at last on the whole world. Hours of one core;
+           the run may be stopped and goes on.
+  tiny     5 steps in seconds, for tests.
 """
 
 import ml_collections
 
+from experiments import digits_stages
+
 
 def get_config(size: str = 'cpu') -> ml_collections.ConfigDict:
+  if size not in ('cpu', 'bundled', 'tiny'):
+    raise ValueError(f'size {size!r}: expected cpu, bundled or tiny')
+  long = size == 'bundled'
+  stages = digits_stages.BUNDLED if long else digits_stages.CPU
   width, text_width = 192, 128
+  world = {} if long else digits_stages.EASY  # {} is the whole world
   config = ml_collections.ConfigDict(
     dict(
-      stage='diffusion',  # the transformer; its autoencoder has no parameters
-      seed=0,  # of data order, parameters and noise
+      stage='diffusion',  # the transformer
+      seed=0,  # of data, parameters and noise
       data=dict(
         name='digits',  # the built-in world
-        dir='data',  # rendered there once
-        clips=20000,  # training clips
-        held_out_clips=512,  # clips of each held-out split
-        frames=17,  # 1 + 4 k, since a latent frame holds 4
+        dir='data',  # not used: clips are rendered as they are read
+        clips=20000,  # captions that train the tokenizer
+        held_out_clips=64,
+        frames=17,  # of held-out clips, and of the scenes of windows
         height=64,  # pixels
         width=64,  # pixels
-        world=dict(
-          max_characters=1,  # digits in a clip
-          sizes=('medium', 'large'),  # of the characters
-          speeds=('fast',),  # of their motions
-          cameras=('still',),  # no pans, no zooms
-        ),
-        batch_size=16,  # clips per step
+        world=world,
+        batch_size=1,  # clips of a batch are a multiple of it
         caption_dropout=0.1,  # share without caption, for guidance
-        crop=None,  # clips are trained on whole
+        crop=None,
         fps=8,  # frames per second
+        render='live',
+        packing=dict(
+          kind='buckets',  # batches of one size
+          look_ahead=600,  # clips in the buffer
+          tokens=1024,  # of a batch, unless its stage says otherwise
+        ),
+        stages=digits_stages.get_stages(*stages),
       ),
-      autoencoder=dict(
-        kind='identity',  # pixels as latents
-        time=4,  # pixel frames in a latent frame
-      ),
+      autoencoder=dict(kind='weights', weights='digits_autoencoder'),
       text=dict(
-        length=80,  # tokens of a prompt
-        vocab_size=640,  # of the tokenizer, trained on the captions
+        length=80 if long else 44,  # the longest captions have 70 and 42 tokens
+        vocab_size=640,
         d_model=text_width,
-        d_kv=text_width // 4,  # head size
+        d_kv=text_width // 4,
         num_heads=4,
-        d_ff=2 * text_width,  # hidden layer
+        d_ff=2 * text_width,
         num_layers=2,
       ),
       model=dict(
-        patch=(1, 16, 16),  # latent cells of a token: time, height, width
+        patch=(1, 1, 1),  # a latent cell is a token
         width=width,
         heads=3,
-        layers=4,
-        mlp=4 * width,  # hidden layer
+        layers=6 if long else 4,
+        mlp=4 * width,
         theta=100.0,  # base of the RoPE wavelengths; the grids are small
-        pos_embed_frequencies=6,  # absolute positions, seen through noise
-        dtype='float32',  # a CPU is slower in bfloat16
-        remat='none',  # activations fit in memory
+        pos_embed_frequencies=6,
       ),
       flow=dict(
-        prediction='sample',  # a wide patch hides a predicted velocity
-        std=1.8,  # of logit(t)
-        shift=30.0,  # most noise levels are high: BUILD_NOTES.md
+        prediction='velocity',
+        shift=1.5,  # for 16 tokens; 6.7 for the 320 of a clip
+        reference=16,
       ),
-      conditioning=dict(  # weights of the conditioning frames
-        none=0.75,
+      conditioning=dict(
+        none=0.6,
         first=0.1,
-        first_k=0.05,
-        last_k=0.04,
-        ends=0.03,
-        random=0.03,
+        first_k=0.1,
+        last_k=0.05,
+        ends=0.1,
+        random=0.05,
+        context_noise_prob=0.3,
+        context_noise=0.3,
+        independent_noise_prob=0.05,
       ),
       optimizer=dict(
         name='muon',
         learning_rate=2e-3,  # of matrices
-        adam_rate=1e-3,  # of the rest
-        warmup=30,  # steps
-        decay=0.5,  # share of the steps that falls to 0
-        newton_schulz=3,  # iterations; enough for small batches
-        # The strongest principal components of a patch stay the only inputs.
-        freeze=('dit/patch_embed/kernel',),
+        adam_rate=1e-3,  # of the other parameters
+        warmup=50,
+        decay=0.2 if long else 0.25,  # share of the steps, at the end
+        newton_schulz=3,
       ),
-      mesh=dict(
-        data=-1,  # all devices share the batch
-        fsdp=1,  # parts of the state
-        context=1,  # parts of a clip's tokens
-        tensor=1,  # parts of heads and hidden layers
-      ),
+      mesh=dict(data=-1, fsdp=1, context=1, tensor=1),
       train=dict(
-        steps=2400,
-        ema=0.995,  # decay of the average
-        accumulate=1,  # parts of a batch, one after another
+        steps=5000 if long else 1100,
+        ema=0.998 if long else 0.995,
+        accumulate=1,
         log_every=10,
-        evaluate_every=200,  # held-out loss
-        sheet_every=1000,  # contact sheets
-        checkpoint_every=200,
-        keep=3,  # checkpoints
-        skip_nan=True,  # leaves out steps that are not finite
-        spike=0.0,  # no bound of the loss
-        held_out=64,  # clips to measure on
-        pca_init_clips=256,  # clips whose principal components start the layers
-        pca_init_rank=0,  # a third of the width
+        evaluate_every=500 if long else 0,
+        sheet_every=1000 if long else 550,
+        probe_every=500 if long else 0,
+        checkpoint_every=250 if long else 100,
+        keep=2,
+        held_out=16,
+        scored_clips=16,  # with each sheet
       ),
       sampling=dict(
         solver='heun',
-        steps=16,
+        steps=14,
         guidance=2.5,
-        interval=(0.0, 1.0),  # guidance at every noise level
-        shift=24.0,
+        interval=(0.0, 1.0),
+        shift=1.5,  # for 16 tokens, as in training
       ),
     )
   )
   if size == 'tiny':
-    make_tiny(config)
-  elif size == 'pixels':
-    config.data.world = dict(max_characters=3)  # every size, speed and camera
+    config.data.stages = digits_stages.get_tiny_stages()
     config.update_from_flattened_dict(
       {
-        'data.batch_size': 32,
-        'model.width': 256,
-        'model.heads': 4,
-        'model.layers': 6,
-        'model.mlp': 1024,
-        'optimizer.learning_rate': 3e-3,
-        'optimizer.decay': 0.25,
-        'train.steps': 8000,
-        'train.ema': 0.999,
+        'data.frames': 5,
+        'data.height': 32,
+        'data.width': 32,
+        'text.d_model': 32,
+        'text.d_kv': 8,
+        'text.d_ff': 64,
+        'model.width': 48,
+        'model.heads': 2,
+        'model.layers': 2,
+        'model.mlp': 192,
+        'optimizer.warmup': 1,
+        'train.steps': 5,
+        'train.log_every': 1,
+        'train.sheet_every': 0,
+        'train.checkpoint_every': 0,
+        'train.held_out': 4,
+        'train.scored_clips': 0,
       }
     )
-  elif size != 'cpu':
-    raise ValueError(f"size {size!r}: expected 'cpu', 'tiny' or 'pixels'")
   return config
-
-
-def make_tiny(config: ml_collections.ConfigDict) -> None:
-  """Shrinks world, networks and run for tests."""
-  config.data.world = dict(max_characters=1)
-  config.update_from_flattened_dict(
-    {
-      'data.clips': 32,
-      'data.held_out_clips': 16,
-      'data.frames': 5,
-      'data.height': 32,
-      'data.width': 32,
-      'data.batch_size': 4,
-      'text.d_model': 32,
-      'text.d_kv': 8,
-      'text.d_ff': 64,
-      'model.width': 48,
-      'model.heads': 2,
-      'model.layers': 2,
-      'model.mlp': 192,
-      'optimizer.learning_rate': 3e-3,
-      'optimizer.warmup': 1,
-      'optimizer.decay': 0.25,
-      'train.steps': 4,
-      'train.log_every': 1,
-      'train.held_out': 4,
-      'train.pca_init_clips': 8,
-    }
-  )

@@ -10,11 +10,11 @@ Sizes:
 
 import ml_collections
 
-from experiments import digits
+from experiments import digits_pixels
 
 
 def get_config(size: str = 'cpu') -> ml_collections.ConfigDict:
-  config = digits.get_config()
+  config = digits_pixels.get_config()
   with config.unlocked():
     config.data.mixed = dict(
       frames=(1, 49),  # fewest and most; one frame is an image
@@ -45,7 +45,7 @@ def get_config(size: str = 'cpu') -> ml_collections.ConfigDict:
   config.text.length = 64  # tokens of a prompt
   config.train.steps = 5000
   if size == 'tiny':
-    digits.make_tiny(config)
+    digits_pixels.make_tiny(config)
     config.data.batch_size = 8
     config.data.mixed = dict(frames=(1, 9), height=(32, 48), width=(32, 64))
     config.data.packing.update(length=48, frames=8, look_ahead=16)

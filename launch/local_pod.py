@@ -1,7 +1,7 @@
 """Emulates a pod on one machine: several processes of several CPU devices.
 
   python launch/local_pod.py --processes=2 --devices=4 -- \\
-    python -m spacetime train --config=experiments/digits.py:tiny --workdir=DIR
+    python -m spacetime train --config=digits_pixels:tiny --workdir=DIR
 
 The processes connect on the loopback interface and compute together by gloo.
 Output of all processes but the first is prefixed with their number. Ctrl-C and

@@ -2,6 +2,7 @@
 
 import dataclasses
 import inspect
+import pprint
 import re
 import textwrap
 from collections.abc import Iterator
@@ -23,7 +24,11 @@ def describe(experiment: Experiment, *, width: int = 80) -> str:
   """One line for each key and value, its meaning below."""
   lines = []
   for key, value, meaning in keys(experiment):
-    lines.append(f'{key} = {value!r}')
+    text = pprint.pformat(value, width=width - 2, compact=True)
+    if '\n' in text:  # stages: lists of dicts, below their key
+      lines += [f'{key} =', textwrap.indent(text, '  ')]
+    else:
+      lines.append(f'{key} = {text}')
     lines += textwrap.wrap(
       meaning, width, initial_indent='    ', subsequent_indent='    '
     )
@@ -38,7 +43,10 @@ def keys(experiment: Experiment) -> Iterator[tuple[str, Any, str]]:
     if field.name in ('values', *parse.RECORDS) or value is None:
       continue
     if dataclasses.is_dataclass(value):
-      yield from _section(field.name, value)
+      for key, part, meaning in _section(field.name, value):
+        if key == 'data.stages':  # as the config writes them
+          part = (experiment.values.get('data') or {}).get('stages') or ()
+        yield key, part, meaning
     else:
       yield field.name, value, meanings(Experiment)[field.name]
 

@@ -18,7 +18,7 @@ import time
 
 import jax
 
-from experiments import digits
+from experiments import digits_pixels
 from spacetime import sharding
 from spacetime.config import mesh as mesh_lib
 from spacetime.config import networks, parse
@@ -78,7 +78,7 @@ def main() -> None:
   parser.add_argument('--steps', type=int, default=400)
   parser.add_argument('--rounds', type=int, default=10)
   flags = parser.parse_args()
-  config = digits.get_config(flags.size)
+  config = digits_pixels.get_config(flags.size)
   config.data.dir = flags.data_dir
   config.train.update(
     steps=flags.steps, evaluate_every=0, sheet_every=0, pca_init_clips=0

@@ -12,7 +12,7 @@ import time
 
 import jax
 
-from experiments import digits
+from experiments import digits_pixels
 from spacetime import sharding
 from spacetime.config import mesh as mesh_lib
 from spacetime.config import networks, parse
@@ -31,7 +31,7 @@ def main() -> None:
   parser.add_argument('--steps', type=int, default=5, help='in a round')
   flags = parser.parse_args()
 
-  config = digits.get_config(flags.size)
+  config = digits_pixels.get_config(flags.size)
   config.data.dir = flags.data_dir
   data, mesh = (
     parse.experiment(config).data,

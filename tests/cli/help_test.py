@@ -15,6 +15,7 @@ from spacetime.pipeline import aliases
 from tests.helpers import commands
 
 ROOT = pathlib.Path(__file__).parents[2]
+TINY = '--config=digits_pixels:tiny'
 # Runs a program and prints its CPU seconds and whether it imported JAX.
 MEASURED = """
 import resource, sys
@@ -144,10 +145,16 @@ def test_refuses_in_one_line(flag, text):
   ('arguments', 'text'),
   [
     (['--config=digit'], 'did you mean digits?'),
-    (['--config=digits:tini'], "'tini': expected 'cpu'"),
-    (['--config=digits:tiny', '--config.train.stepz=3'], 'config.train.steps?'),
-    (['--config=digits:tiny', '--config.train.steps.x=3'], 'is a value'),
-    (['--config=digits:tiny', '--config.train.steps=x'], 'a whole number'),
+    (['--config=digits:tini'], "'tini': expected cpu"),
+    (
+      [TINY, '--config.train.stepz=3'],
+      'config.train.steps?',
+    ),
+    ([TINY, '--config.train.steps.x=3'], 'is a value'),
+    (
+      [TINY, '--config.train.steps=x'],
+      'a whole number',
+    ),
   ],
 )
 def test_refuses_a_config_in_one_line(arguments, text):
@@ -155,7 +162,10 @@ def test_refuses_a_config_in_one_line(arguments, text):
 
 
 def test_keys_that_a_config_leaves_out_can_be_set():
-  arguments = ('--config=digits:tiny', '--config.optimizer.moments=bfloat16')
+  arguments = (
+    TINY,
+    '--config.optimizer.moments=bfloat16',
+  )
   commands.parse('train', *arguments, '--config.train.accumulate=2')
   config = flags.FLAGS.config
   assert config.optimizer.moments == 'bfloat16'

@@ -6,7 +6,7 @@ import functools
 import pytest
 from absl import flags
 
-from experiments import digits
+from experiments import digits_pixels
 from spacetime import SettingError
 from spacetime import __main__ as spacetime_main
 from spacetime.cli import flag_names
@@ -138,5 +138,5 @@ def test_no_message_of_the_library_spells_a_flag():
 def test_settings_are_spelled_as_flags(command, error, message):
   commands.load(command)
   if command == 'train':
-    flags.FLAGS['config'].value = digits.get_config('tiny')
+    flags.FLAGS['config'].value = digits_pixels.get_config('tiny')
   assert flag_names.message(error) == message

@@ -23,7 +23,7 @@ def test_too_few_clips_are_refused_and_nothing_is_written(tmp_path):
   workdir = tmp_path / 'run'
   result = commands.run(
     'train',
-    '--config=digits:tiny',
+    '--config=digits_pixels:tiny',
     f'--workdir={workdir}',
     '--config.data.name=folder',
     f'--config.data.dir={tmp_path / "clips"}',
@@ -61,7 +61,7 @@ def test_a_signal_before_the_first_step_ends_in_one_line(
 
   monkeypatch.setattr(run, 'train', train)
   result = commands.run(
-    'train', '--config=digits:tiny', f'--workdir={tmp_path}', *flags
+    'train', '--config=digits_pixels:tiny', f'--workdir={tmp_path}', *flags
   )
   lines = result.err.strip().splitlines()
   assert result.code == code and len(lines) == 1

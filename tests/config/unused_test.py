@@ -5,7 +5,7 @@ import warnings
 import jax.numpy as jnp
 import pytest
 
-from experiments import digits
+from experiments import digits_pixels
 from spacetime import SettingWarning
 from spacetime.checkpoint import convert, export
 from spacetime.cli import flag_names
@@ -48,7 +48,7 @@ def messages(call) -> list[str]:
   ],
 )
 def test_keys_without_effect(changes, name, text):
-  config = digits.get_config('tiny')
+  config = digits_pixels.get_config('tiny')
   with config.unlocked():
     for key, value in changes.items():
       section, _, key = key.partition('.')

@@ -8,7 +8,7 @@ import json
 import numpy as np
 import pytest
 
-from experiments import digits
+from experiments import digits_pixels
 from spacetime.config import parse
 from spacetime.data.digits import examples, render, tfds
 from spacetime.data.digits import world as world_lib
@@ -101,11 +101,11 @@ def test_worlds_of_one_size_keep_their_names_and_clips():
   """Change these only with a reason to render every data set again."""
   names = {
     'cpu': ('0882b3c60f', '2ce8478a64cb7083'),
-    'pixels': ('d4d7100c7e', 'f89a6d3ae4309b28'),
+    'full': ('d4d7100c7e', 'f89a6d3ae4309b28'),
     'tiny': ('c962011ffb', 'cd1b1d3493085711'),
   }
   for size, (digest, listed) in names.items():
-    data = parse.experiment(digits.get_config(size)).data
+    data = parse.experiment(digits_pixels.get_config(size)).data
     serialized = json.dumps([data.world.identity(), {'train': 3}, 0])
     assert hashlib.sha256(serialized.encode()).hexdigest()[:10] == digest
     assert digits_source.identity(data, seed=0) == listed
@@ -136,7 +136,7 @@ def test_refuses(values, text):
 
 
 def test_config_reads_them():
-  config = digits.get_config('tiny')
+  config = digits_pixels.get_config('tiny')
   with config.unlocked():
     config.data.mixed = dict(frames=[1, 5], images=0.5)
   with pytest.raises(ValueError, match='data.packing=None: expected dict'):

@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from experiments import digits
+from experiments import digits_pixels
 from spacetime.config import parse
 from spacetime.data import batches
 from spacetime.data import tokenizer as tokenizer_lib
@@ -77,7 +77,7 @@ def test_digits_come_rendered_with_their_captions(tmp_path):
 
 
 def test_digits_that_are_rendered_live_are_those_of_the_files(tmp_path):
-  config = digits.get_config('tiny')
+  config = digits_pixels.get_config('tiny')
   config.data.dir = str(tmp_path)
   data = parse.experiment(config).data
   files = open_splits(data, seed=2)

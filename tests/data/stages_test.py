@@ -7,7 +7,7 @@ import grain
 import numpy as np
 import pytest
 
-from experiments import digits
+from experiments import digits_pixels
 from spacetime import SettingError
 from spacetime.config import parse
 from spacetime.data import batches as batches_lib
@@ -70,7 +70,7 @@ def test_parts_follow_one_another_and_go_on_anywhere():
 
 def parsed(**changes):
   """The data section of the tiny experiment with changes."""
-  plain = parse.plain(digits.get_config('tiny'))
+  plain = parse.plain(digits_pixels.get_config('tiny'))
   plain['data'] |= dict(render='live') | changes
   return parse.experiment(plain).data
 

@@ -13,7 +13,7 @@ import types
 import jax
 import pytest
 
-from experiments import digits, digits_autoencoder, pods
+from experiments import digits_pixels, pods
 from spacetime.config import experiment_files, networks, parse
 from spacetime.dryrun import (
   calibration,
@@ -283,7 +283,7 @@ def test_calibration_reproduces_the_published_runs():
 
 
 def tiny(**values):
-  config = digits.get_config('tiny')
+  config = digits_pixels.get_config('tiny')
   config.unlock()
   config.update_from_flattened_dict(
     {
@@ -356,7 +356,16 @@ def test_batches_in_flight_and_the_held_out_loss_are_counted():
 def test_lower_decode_of_wan_autoencoder_has_a_cache():
   config = tiny()
   with config.unlocked():
-    config.autoencoder = digits_autoencoder.get_config('tiny').autoencoder
+    config.autoencoder = dict(
+      kind='wan',
+      base_dim=4,
+      z_dim=8,
+      dim_mult=(1, 2, 2),
+      num_res_blocks=1,
+      temporal_downsample=(True, True),
+      is_residual=True,
+      patch_size=2,
+    )
     config.model.patch = (1, 2, 2)
   program = programs.lower(parse.experiment(config), 'decode', jax.devices())
   assert report.bytes_per_device(program.parts['cache']) > 0
@@ -425,7 +434,7 @@ def test_pod_presets_refuse_unknown_names():
 
 # A step so small that it compiles in seconds.
 LIVE = (
-  '--config=experiments/digits.py:tiny',
+  '--config=experiments/digits_pixels.py:tiny',
   '--config.mesh.fsdp=4',
   '--config.mesh.data=1',
   '--config.model.layers=2',

@@ -10,10 +10,9 @@ import numpy as np
 import pytest
 
 import spacetime
-from experiments import digits_bundled
 from spacetime import checkpoint, sharding
 from spacetime.checkpoint import load
-from spacetime.config import networks, parse
+from spacetime.config import networks
 from spacetime.data.digits import captions, examples
 from spacetime.data.digits import world as world_lib
 from spacetime.evaluation import world as measures
@@ -36,11 +35,8 @@ def records(world, split='validation'):
   ]
 
 
-@pytest.mark.parametrize(
-  'names', [('digits', 'digits_autoencoder'), ('digits', 'digits_compact')]
-)
-def test_a_model_and_its_autoencoder_have_at_most_40_megabytes(names):
-  files = [p for n in names for p in (ASSETS / n).rglob('*') if p.is_file()]
+def test_the_models_have_at_most_40_megabytes():
+  files = [p for p in ASSETS.rglob('*') if p.is_file()]
   assert 1e6 < sum(p.stat().st_size for p in files) <= 40e6
 
 
@@ -103,9 +99,3 @@ def test_a_cpu_computes_in_float32_what_was_trained_in_bfloat16(mesh):
   assert load.with_compute_dtype(experiment, chip) is experiment
   computed = load.with_compute_dtype(experiment, mesh)
   assert computed == dataclasses.replace(experiment, model=computed.model)
-
-
-def test_is_the_preset_of_its_training():
-  config = checkpoint.read_config(ASSETS / 'digits')
-  preset = parse.plain(digits_bundled.get_config())
-  assert config == json.loads(json.dumps(preset))

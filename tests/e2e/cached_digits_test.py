@@ -4,14 +4,14 @@ import jax
 import numpy as np
 import pytest
 
-from experiments import digits
+from experiments import digits_pixels
 from spacetime.config import parse
 from spacetime.pipeline import precompute
 from spacetime.training import init_state, metrics, run, setup
 
 
 def config(folder, **values):
-  experiment = digits.get_config('tiny')
+  experiment = digits_pixels.get_config('tiny')
   experiment.update_from_flattened_dict(
     {
       'data.dir': str(folder / 'data'),

@@ -18,7 +18,7 @@ from spacetime.pipeline import best_of_n
 from tests.helpers import commands, xla_flags
 
 ROOT = pathlib.Path(__file__).parents[2]
-TINY = 'experiments/digits.py:tiny'
+TINY = 'experiments/digits_pixels.py:tiny'
 TINY_AUTOENCODER = 'experiments/digits_autoencoder.py:tiny'
 ENVIRONMENT = dict(
   os.environ,
@@ -286,12 +286,15 @@ def test_evaluate_measures_samples_and_real_clips(model, tmp_path):
 
 
 SMALL_LATENT = (
+  '--config.autoencoder.kind=weights',
+  '--config.flow.prediction=velocity',
+  '--config.optimizer.freeze=()',
+  '--config.train.pca_init_clips=0',
   '--config.model.width=48',
   '--config.model.heads=2',
   '--config.model.layers=2',
   '--config.model.mlp=96',
   '--config.model.patch=(1,2,2)',
-  '--config.model.dtype=float32',
   '--config.data.frames=5',
   '--config.data.height=32',
   '--config.data.width=32',
@@ -310,7 +313,7 @@ def test_trains_on_the_latents_of_an_autoencoder(codec, folder, tmp_path):
     tmp_path / 'run',
     *SMALL_LATENT,
     f'--config.autoencoder.weights={codec}',
-    config='experiments/digits_latent.py',
+    config=TINY,
   )
   # The run stands alone: it has its own copy of the autoencoder.
   assert (tmp_path / 'run' / 'autoencoder' / 'weights.safetensors').exists()
@@ -329,7 +332,7 @@ def test_encodes_once_and_trains_on_the_cache(codec, folder, tmp_path):
   ran = commands.run(
     'encode',
     f'--checkpoint={codec}',
-    '--config=experiments/digits_latent.py',
+    f'--config={TINY}',
     f'--config.data.dir={folder / "data"}',
     *clips,
     f'--out={tmp_path / "cache"}',
@@ -346,7 +349,7 @@ def test_encodes_once_and_trains_on_the_cache(codec, folder, tmp_path):
     '--config.data.name=cache',
     f'--config.data.dir={tmp_path / "cache"}',
     '--config.train.sheet_every=0',  # as from pixels, above
-    config='experiments/digits_latent.py',
+    config=TINY,
   )
   saved = json.loads((tmp_path / 'run' / 'config.json').read_text())
   assert len(saved['cache']['autoencoder']) == 16
@@ -504,8 +507,9 @@ def test_train_refuses(model, codec, tmp_path):
       *good[2:],
     ],
     'expected an autoencoder': [
-      '--config=experiments/digits_latent.py',
+      f'--config={TINY}',
       *good[1:],
+      '--config.autoencoder.kind=weights',
       f'--config.autoencoder.weights={model}',
     ],
   }

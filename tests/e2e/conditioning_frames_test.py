@@ -23,7 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments import digits
+from experiments import digits_pixels
 from spacetime import sharding
 from spacetime.checkpoint import load
 from spacetime.config import networks, parse
@@ -111,7 +111,7 @@ class Knowing(Networks):
 @pytest.fixture(scope='module')
 def model():
   """Fresh weights of the transformer, in latents of the bundled autoencoder."""
-  config = digits.get_config('tiny')
+  config = digits_pixels.get_config('tiny')
   config.autoencoder = dict(kind='weights', weights='digits_autoencoder')
   config.model.patch = (1, 1, 1)
   config.flow = dict(prediction='velocity', shift=3.0)

@@ -44,7 +44,7 @@ def start(folder: pathlib.Path, workdir, *, steps: int, limit: int = 0) -> int:
       resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
     sys.argv = [
       'train',
-      '--config=experiments/digits.py:tiny',
+      '--config=experiments/digits_pixels.py:tiny',
       f'--workdir={workdir}',
       f'--config.data.dir={folder / "data"}',
       f'--config.train.steps={steps}',

@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from experiments import digits
+from experiments import digits_pixels
 from spacetime.media import video_writer
 from spacetime.training import metrics, run
 
@@ -34,7 +34,7 @@ def folder(tmp_path_factory):
 
 
 def config(folder, **values):
-  config_dict = digits.get_config('tiny')
+  config_dict = digits_pixels.get_config('tiny')
   with config_dict.unlocked():
     config_dict.data.stages = STAGES
     config_dict.data.packing = values.pop('packing')

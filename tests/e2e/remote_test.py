@@ -79,7 +79,7 @@ def test_a_run_in_a_bucket(tmp_path):
       'train.pca_init_clips': 0,
     }
     overrides = [f'--config.{key}={value}' for key, value in values.items()]
-    config = '--config=experiments/digits.py:tiny'
+    config = '--config=experiments/digits_pixels.py:tiny'
     call('train', config, f'--workdir={workdir}', *overrides)
 
   def losses(text):

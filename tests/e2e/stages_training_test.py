@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from experiments import digits_compact, digits_curriculum
+from experiments import digits, digits_autoencoder
 from spacetime import checkpoint
 from spacetime.config import networks, parse
 from spacetime.config import packing as packing_lib
@@ -18,7 +18,7 @@ from spacetime.training import run as run_lib
 @pytest.fixture(scope='module')
 def weights(tmp_path_factory):
   """A folder of an untrained compact autoencoder."""
-  config = digits_compact.get_config('tiny')
+  config = digits_autoencoder.get_config('tiny')
   codec = networks.autoencoder(parse.experiment(config).autoencoder)
   plain = parse.plain(config)
   plain['autoencoder'] |= {
@@ -32,7 +32,7 @@ def weights(tmp_path_factory):
 
 
 def changed(weights, **values):
-  config = digits_curriculum.get_config('tiny')
+  config = digits.get_config('tiny')
   config.autoencoder.weights = weights
   config.data.batch_size = 8  # the tests' devices
   config.update_from_flattened_dict(values)

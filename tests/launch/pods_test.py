@@ -356,7 +356,7 @@ def test_flags_that_are_passed_on_exist():
   preflight = importlib.import_module('launch.preflight')
   for name in preflight.PASSED:
     value = {'watchdog': '1', 'verbosity': '1'}.get(name, 'x')
-    commands.parse('train', '--config=digits:tiny', f'--{name}={value}')
+    commands.parse('train', '--config=digits_pixels:tiny', f'--{name}={value}')
 
 
 def test_the_image_holds_what_it_names():

@@ -209,7 +209,7 @@ def test_a_cache_of_compiled_programs():
     'jax_persistent_cache_min_compile_time_secs',
   )
   before = {name: getattr(jax.config, name) for name in names}
-  commands.parse('train', '--config=digits:tiny')
+  commands.parse('train', '--config=digits_pixels:tiny')
   compilation_cache.reset_cache()
   try:
     with flagsaver.flagsaver(compilation_cache='gs://bucket/compiled'):
@@ -242,7 +242,7 @@ def test_a_cache_of_compiled_programs():
     (
       'train',
       (
-        *('--config=digits:tiny', '--config.data.dir=gs://b/d'),
+        *('--config=digits_pixels:tiny', '--config.data.dir=gs://b/d'),
         *('--config.data.batch_size=8', '--workdir=W'),
       ),
       '--config.data.dir=gs://b/d: expected a path of this machine',
@@ -250,7 +250,7 @@ def test_a_cache_of_compiled_programs():
     (
       'train',
       (
-        *('--config=digits:tiny', '--config.data.name=cache'),
+        *('--config=digits_pixels:tiny', '--config.data.name=cache'),
         '--config.data.batch_size=8',
         *('--config.data.dir=gs://b/d', '--workdir=W'),
       ),

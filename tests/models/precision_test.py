@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from experiments import digits
+from experiments import digits_pixels
 from spacetime.config import networks, parse
 from spacetime.models import precision
 from spacetime.models.autoencoder import wan
@@ -39,7 +39,7 @@ def products(function, *arguments, attention=True):
 
 
 def experiment(dtype):
-  config = digits.get_config('tiny')
+  config = digits_pixels.get_config('tiny')
   config.model.dtype = dtype
   return parse.experiment(config)
 

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
-from experiments import digits
+from experiments import digits_pixels
 from spacetime import sharding
 from spacetime.sharding import multihost
 from spacetime.training import metrics, run
@@ -32,7 +32,7 @@ VALUES = {
 
 
 def config(folder, **values):
-  config_dict = digits.get_config('tiny')
+  config_dict = digits_pixels.get_config('tiny')
   config_dict.update_from_flattened_dict(
     {'data.dir': str(folder / 'data')} | VALUES | values
   )
@@ -64,7 +64,7 @@ def pod(folder, workdir, *, processes, devices, order=V5P, **values):
       '-m',
       'tests.helpers.permuted_train',
       order,
-      '--config=experiments/digits.py:tiny',
+      '--config=experiments/digits_pixels.py:tiny',
       f'--workdir={workdir}',
       f'--compilation_cache={ROOT}/.cache/jax_tests',
       *(f'--config.{name}={value}' for name, value in values.items()),

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from experiments import digits
+from experiments import digits_pixels
 from spacetime.training import run
 from tests.helpers.training import (
   killed_after,
@@ -23,7 +23,7 @@ def data_dir(tmp_path_factory):
 
 
 def config(data_dir, **values):
-  config_dict = digits.get_config('tiny')
+  config_dict = digits_pixels.get_config('tiny')
   config_dict.update_from_flattened_dict(
     {
       'data.dir': data_dir,

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments import digits
+from experiments import digits_pixels
 from spacetime import sharding
 from spacetime.config import mesh as mesh_lib
 from spacetime.config import networks, parse
@@ -20,7 +20,7 @@ from spacetime.training import tasks
 
 def make_config(**values):
   """A tiny config with eight heads, so that every axis can have all devices."""
-  config = digits.get_config('tiny')
+  config = digits_pixels.get_config('tiny')
   with config.unlocked():
     config.update_from_flattened_dict(
       {
