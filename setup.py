@@ -30,7 +30,8 @@ SERVE = [
 TEST = [
   *('hypothesis>=6.130', 'pytest>=8', 'pytest-xdist>=3.6', 'ruff>=0.15'),
   *(*GCS, *GGUF, *NOTEBOOK, *TPU_COMPILE, *SERVE),
-  *('openai>=3.57', 'psycopg[binary]>=3.2'),
+  *('openai>=3.57', 'playwright>=1.55', 'psycopg[binary]>=3.2'),
+  'schemathesis>=4.32',
 ]
 # The networks are compared with these, live; nothing else needs them.
 PARITY = [

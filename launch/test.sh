@@ -20,6 +20,10 @@ for argument in "$@"; do
   fi
 done
 setup_venv "$extra"
+if [[ "$extra" != test ]]; then
+  python -m tests.helpers.chromium ||
+    echo 'No Chromium: the tests of the page in a browser are skipped' >&2
+fi
 ruff check .
 ruff format --check .
 exec python -m pytest -n 2 --dist worksteal ${arguments[@]+"${arguments[@]}"}

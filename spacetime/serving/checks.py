@@ -123,7 +123,8 @@ def decode(data: bytes, kind: str) -> np.ndarray:
     )
     if 'error' in answer:
       raise bad_field('file', f'file: {answer["error"]}.', 'invalid_file')
-    return np.load(out, allow_pickle=False)
+    # Mapped, since frames may be larger than this process should become.
+    return np.load(out, mmap_mode='r', allow_pickle=False)
 
 
 def provenance(data: bytes, key: SigningKey | None) -> dict[str, Any]:

@@ -103,7 +103,12 @@ def _video(path: pathlib.Path, max_frames: int, max_pixels: int):
     if frames > max_frames:
       raise ValueError(f'expected at most {max_frames} frames, not {frames}')
     _check_size(info.width, info.height, frames, max_pixels)
-    return video_reader.read_video(path), info.fps
+    # A file may hold more than it states; decoding ends at the limits.
+    most = min(max_frames, max_pixels // (info.width * info.height))
+    frames_FHWC = video_reader.read_video(path, most=most + 1)
+    if len(frames_FHWC) > most:
+      raise ValueError(f'expected at most {most} frames of this size')
+    return frames_FHWC, info.fps
   except (OSError, MemoryError, OverflowError) as e:
     raise ValueError(f'not a readable video ({type(e).__name__})') from e
 

@@ -5,10 +5,12 @@
 
 Each kill is a SIGKILL of the worker, or of the server, which its worker does
 not survive; both start again at once. In the end every job must be completed
-once, its file readable, and the database intact.
+once, its files readable, and the database intact. Exits
+with 1 otherwise.
 """
 
 import argparse
+import contextlib
 import json
 import os
 import pathlib
@@ -18,6 +20,7 @@ import sqlite3
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import urllib.error
 import urllib.request
@@ -25,7 +28,7 @@ import urllib.request
 from spacetime.media import video_reader
 from spacetime.provenance import keys as signing_keys
 from spacetime.serving import database as database_lib
-from spacetime.serving.jobs import Jobs
+from spacetime.serving.jobs import ATTEMPTS, Jobs
 
 PORT = 8377
 URL = f'http://127.0.0.1:{PORT}'
@@ -42,10 +45,25 @@ def call(method, path, body=None, key=None):
     with urllib.request.urlopen(request, timeout=60) as answer:
       return json.load(answer)
   except urllib.error.HTTPError as e:
-    print('refused', e.code, e.read()[:200], flush=True)
+    print('refused', e.code, e.read()[:200])
     return None
   except OSError:
     return None
+
+
+def send(ids, count):
+  """Queues jobs, each until an answer arrives; fills in their ids."""
+  dice = random.Random(1)
+  for number in range(count):
+    # Some are long, so that they are resumed from their last chunk.
+    body = {'prompt': f'a red {number % 10} bounces', 'seed': number}
+    body |= {'size': '32x32', 'steps': 2, 'frames': 5}
+    if number % 8 == 0:
+      body['seconds'] = 3
+    while (job := call('POST', '/v1/videos', body, f'job-{number}')) is None:
+      time.sleep(0.1)
+    ids[number] = job['id']
+    time.sleep(dice.uniform(0, 4))
 
 
 def start(folder, database):
@@ -53,6 +71,7 @@ def start(folder, database):
   command = [
     *(sys.executable, '-m', 'spacetime', 'serve', f'--state={folder}'),
     *(f'--port={PORT}', '--nowarm', '--max_queued=1000', '--min_free_mb=1'),
+    '--policy=off',  # sampling and classifiers are not the subject
     *((f'--database={database}', f'--files={folder}') if database else ()),
     *((f'--sign={folder}/key',) if database else ()),
   ]
@@ -60,17 +79,19 @@ def start(folder, database):
 
 
 def worker_pids(server):
-  """Process ids of a server's children."""
-  path = pathlib.Path(f'/proc/{server.pid}/task/{server.pid}/children')
-  try:
-    return [int(pid) for pid in path.read_text().split()]
-  except OSError:
-    return []
+  """Process ids of a server's children, whichever thread started them."""
+  pids = []
+  for path in pathlib.Path(f'/proc/{server.pid}/task').glob('*/children'):
+    with contextlib.suppress(OSError):
+      pids += map(int, path.read_text().split())
+  return pids
 
 
 def running(jobs):
-  """Whether a job is in progress."""
-  return jobs.counts().get('in_progress', 0) > 0
+  """Attempts of the job in progress, 0 if there is none."""
+  with jobs.database.reading() as execute:
+    rows = execute("select attempt from jobs where status = 'in_progress'")
+  return max((row['attempt'] for row in rows), default=0)
 
 
 def main():
@@ -79,6 +100,7 @@ def main():
   parser.add_argument('--kills', type=int, default=30)
   parser.add_argument('--jobs', type=int, default=40)
   parser.add_argument('--database', default='')
+  parser.add_argument('--pause', type=float, default=1.5)
   parser.add_argument('--seed', type=int, default=0)
   options = parser.parse_args()
   dice = random.Random(options.seed)
@@ -87,69 +109,76 @@ def main():
     signing_keys.make(f'{folder}/key')
   server = start(folder, options.database)
   path = pathlib.Path(folder)
-  ids, waiting = {}, list(range(options.jobs))
-  jobs, kills, began = None, 0, time.time()
+  jobs = Jobs(database_lib.connect(options.database, path))
+  ids: dict[int, str] = {}
+  sender = threading.Thread(target=send, args=(ids, options.jobs), daemon=True)
+  sender.start()
+  kills, began = 0, time.time()
   while True:
-    if waiting:
-      number = waiting[0]
-      # Some are long, so that they are resumed from their last chunk.
-      body = {'prompt': f'a red {number % 10} bounces', 'steps': 3}
-      body['seed'] = number
-      if number % 8 == 0:
-        body['seconds'] = 9
-      job = call('POST', '/v1/videos', body, key=f'job-{number}')
-      if job is None:
-        time.sleep(0.3)
-      else:
-        ids[number] = job['id']
-        waiting.pop(0)
-    if jobs is None and ids:
-      jobs = Jobs(database_lib.connect(options.database, path))
-    if jobs is not None and kills < options.kills and running(jobs):
-      time.sleep(dice.uniform(0.05, 1.0))
+    # A job that loses five workers fails, by design.
+    if kills < options.kills and 0 < running(jobs) < ATTEMPTS - 1:
+      time.sleep(dice.uniform(0.05, options.pause))
       kill_server = dice.random() < 0.3
       pids = [server.pid] if kill_server else worker_pids(server)
       for pid in pids:
         os.kill(pid, signal.SIGKILL)
         kills += 1
         kind = 'server' if kill_server else 'worker'
-        print(f'{time.time() - began:6.1f} s  kill {kills}: {kind}', flush=True)
+        counts = jobs.counts()
+        print(f'{time.time() - began:6.1f} s  {kills} {kind} {counts}')
       if kill_server:
         server.wait()
         server = start(folder, options.database)
-      while jobs.counts().get('in_progress', 0) and worker_pids(server) == []:
+      # Until the next worker has released the job, which it may run again.
+      while running(jobs) and not worker_pids(server):
         time.sleep(0.1)
-    if jobs is not None and not waiting:
-      counts = jobs.counts()
-      if not counts.get('queued') and not counts.get('in_progress'):
-        break
+    counts = jobs.counts()
+    waiting = counts.get('queued') or counts.get('in_progress')
+    if not sender.is_alive() and not waiting:
+      break
     time.sleep(0.05)
-  counts = jobs.counts()
-  lost = [n for n, job_id in ids.items() if jobs.get(job_id) is None]
-  unreadable = 0
-  attempts = {}
-  for job_id in ids.values():
-    job = jobs.get(job_id)
-    attempts[job.attempt] = attempts.get(job.attempt, 0) + 1
-    if job.status == 'completed':
-      file = path / 'results' / job_id / 'video.mp4'
-      frames = video_reader.read_video(file)
-      unreadable += len(frames) != job.result['frames']
-    else:
-      print(job.id, job.error)
-  doubled = len(jobs.ids()) - len(ids)
-  left = list((path / 'work').iterdir())
-  integrity = 'not SQLite'
-  if not options.database:
-    connection = sqlite3.connect(path / 'jobs.sqlite')
-    integrity = connection.execute('pragma integrity_check').fetchone()[0]
+  failures = check(jobs, path, ids, options.database)
   print(
-    f'{kills} kills, {len(ids)} jobs: {counts}; lost {len(lost)}, doubled '
-    f'{doubled}, unreadable {unreadable}, unfinished folders {len(left)}; '
-    f'attempts {attempts}; integrity {integrity}; {time.time() - began:.0f} s'
+    f'{kills} kills, {len(ids)} jobs, {time.time() - began:.0f} s: {failures}'
   )
   server.terminate()
   server.wait()
+  sys.exit(any(failures.values()))
+
+
+def check(jobs, path, ids, database) -> dict[str, int]:
+  """Counts what went wrong, by kind; prints each."""
+  failures = dict.fromkeys(
+    ('lost', 'doubled', 'unreadable', 'leftovers', 'integrity'), 0
+  )
+  attempts = {}
+  for number, job_id in ids.items():
+    job = jobs.get(job_id)
+    if job is None or job.status != 'completed':
+      failures['lost'] += 1
+      print('lost', number, job)
+      continue
+    attempts[job.attempt] = attempts.get(job.attempt, 0) + 1
+    folder = path / 'results' / job_id
+    try:
+      frames = video_reader.read_video(folder / 'video.mp4')
+      wrong = len(frames) != job.result['frames']
+      for variant in job.result['variants'].values():
+        wrong |= not (folder / variant['name']).stat().st_size
+    except (OSError, ValueError) as e:
+      print(e)
+      wrong = True
+    failures['unreadable'] += wrong
+  print('attempts of the completed jobs:', attempts)
+  failures['doubled'] = len(jobs.ids()) - len(ids)
+  failures['leftovers'] = len(list((path / 'work').iterdir()))
+  results = {folder.name for folder in (path / 'results').iterdir()}
+  failures['doubled'] += len(results - set(ids.values()))
+  if not database:
+    connection = sqlite3.connect(path / 'jobs.sqlite')
+    answer = connection.execute('pragma integrity_check').fetchone()[0]
+    failures['integrity'] = int(answer != 'ok')
+  return failures
 
 
 if __name__ == '__main__':

@@ -4,9 +4,13 @@ import contextlib
 import threading
 import time
 
+import numpy as np
 import uvicorn
+from PIL import Image
 
+from spacetime.media import video_writer
 from spacetime.serving import app as app_lib
+from spacetime.serving import renditions
 from spacetime.serving.service import Service
 from spacetime.serving.settings import ServeSettings
 
@@ -60,6 +64,41 @@ class ThreadSupervisor(FakeSupervisor):
     while not self.stopping.is_set():
       if not self.worker.run_next():
         time.sleep(0.01)
+
+
+def complete(service: Service, job, frames: int = 17):
+  """Completes a claimed job by a clip that changes from red to blue."""
+  work = service.files.work(job.id)
+  work.mkdir(exist_ok=True)
+  is_still = job.params.get('mode') == 'still'
+  kind = job.params.get('format', 'png' if is_still else 'mp4')
+  frames_FHWC = np.zeros((frames, 64, 64, 3), np.uint8)
+  ramp_F = np.linspace(0, 255, frames).astype(np.uint8)
+  frames_FHWC[..., 0], frames_FHWC[..., 2] = (
+    255 - ramp_F[:, None, None],
+    ramp_F[:, None, None],
+  )
+  variants = {}
+  for variant, name, media_type in (
+    ('video', f'video.{kind}', f'{"image" if is_still else "video"}/{kind}'),
+    ('thumbnail', 'thumbnail.webp', 'image/webp'),
+    ('spritesheet', 'spritesheet.jpg', 'image/jpeg'),
+  ):
+    variants[variant] = {'name': name, 'type': media_type}
+  if is_still:
+    Image.fromarray(frames_FHWC[0]).save(work / variants['video']['name'])
+  else:
+    path = work / variants['video']['name']
+    video_writer.write_video(path, frames_FHWC, fps=8)
+  (work / 'thumbnail.webp').write_bytes(renditions.thumbnail(frames_FHWC))
+  (work / 'spritesheet.jpg').write_bytes(renditions.spritesheet(frames_FHWC))
+  result = {
+    'variants': variants,
+    'frames': frames,
+    'provenance': {'state': 'trusted', 'issuer': 'me', 'watermark': 'ab'},
+  }
+  service.files.finish(job.id, result)
+  service.jobs.complete(job, result, size=1, keep=3600)
 
 
 def make(folder, *, supervisor=None, **settings) -> Service:

@@ -1,17 +1,21 @@
 """The page: static, strict, and in Chromium if there is one."""
 
+import dataclasses
+import os
 import re
-import shutil
+import signal
+import time
 
-import numpy as np
 import pytest
+from playwright import sync_api
 
-from spacetime.media import video_writer
 from spacetime.serving import app as app_lib
-from spacetime.serving import jobs
+from spacetime.serving import supervisor
+from spacetime.serving.service import Service
+from spacetime.serving.settings import ServeSettings
+from tests.helpers import chromium, stub_worker
 from tests.helpers import service as service_lib
-
-CHROMIUM = shutil.which('chromium') or shutil.which('google-chrome')
+from tests.serving import app_test
 
 
 def test_page_needs_no_other_site_and_no_inline_code():
@@ -30,83 +34,237 @@ def test_page_needs_no_other_site_and_no_inline_code():
     assert f'id="{name}"' in labels, name
 
 
-@pytest.mark.e2e
-@pytest.mark.skipif(CHROMIUM is None, reason='needs Chromium')
-def test_page_in_chromium(tmp_path):
-  playwright = pytest.importorskip('playwright.sync_api')
-  service = service_lib.make(tmp_path)
+@pytest.fixture(scope='module')
+def site(tmp_path_factory):
+  """A service whose worker process is a stub, and a browser."""
+  if chromium.find() is None:
+    pytest.skip('needs Chromium: python -m tests.helpers.chromium')
+  folder = tmp_path_factory.mktemp('page')
+  settings = ServeSettings(
+    state=str(folder), min_free_mb=1, max_steps=2000, sign='off'
+  )
+  watcher = supervisor.Supervisor(
+    {'settings': dataclasses.asdict(settings)},
+    folder,
+    command=stub_worker.COMMAND,
+  )
+  service = Service(settings, watcher)
   with (
     service_lib.running(service) as url,
-    playwright.sync_playwright() as driver,
+    sync_api.sync_playwright() as driver,
   ):
-    browser = driver.chromium.launch(
-      executable_path=CHROMIUM, args=['--no-sandbox']
-    )
-    page = browser.new_page(viewport={'width': 360, 'height': 740})
-    errors = []
-    page.on('pageerror', lambda error: errors.append(str(error)))
-    page.goto(url)
-    page.wait_for_selector('#model option', state='attached')
-    assert page.evaluate('document.body.scrollWidth') <= 360
-    # By keyboard alone; the prompt is text, not markup.
-    prompt = '<b>a red 3</b>'
-    page.focus('#prompt')
-    page.keyboard.type(prompt)
-    page.focus('#submit')
-    page.keyboard.press('Enter')
-    page.wait_for_selector('#queue li')
-    assert page.inner_text('#queue li p') == prompt
-    # Edit in the queue.
-    page.click('#queue button:has-text("Edit")')
-    page.fill('#queue input', 'a blue 7')
-    page.click('#queue button:has-text("Save")')
-    page.wait_for_selector('#queue p:has-text("a blue 7")')
-    # Progress arrives without reloading.
-    job = service.jobs.claim('w', lease_seconds=60, max_running=1)
-    service.jobs.beat(
-      job, lease_seconds=60, stage='sampling', steps_done=1, steps=4
-    )
-    page.wait_for_selector('.state:has-text("step 1 of 4")')
-    # A refusal shows its reason.
-    page.fill('#prompt', 'a naked woman')
-    page.click('#submit')
-    page.wait_for_selector('#error:has-text("refused by policy standard")')
-    # Cancel.
-    page.click('#queue button:has-text("Cancel")')
-    assert not service.jobs.beat(
-      job, lease_seconds=60, stage='sampling', steps_done=2, steps=4
-    )
-    service.jobs.fail(job, {'code': 'cancelled', 'message': 'x'}, keep=60)
-    page.wait_for_selector('.state.failed')
-    # A completed video: gallery, copied settings, after a reload too.
-    page.fill('#prompt', 'a green 5')
-    page.fill('#seed', '9')
-    page.click('#submit')
-    page.wait_for_selector('#queue p:has-text("a green 5")')
-    job = service.jobs.claim('w', lease_seconds=60, max_running=1)
-    work = service.files.work(job.id)
-    work.mkdir()
-    name = {'name': 'video.mp4', 'type': 'video/mp4'}
-    frames = np.zeros((17, 64, 64, 3), np.uint8)
-    video_writer.write_video(work / 'video.mp4', frames, fps=8)
-    result = {
-      'variants': {'video': name, 'thumbnail': name},
-      'frames': 17,
-      'provenance': {'state': 'trusted', 'issuer': 'me', 'watermark': 'ab'},
-    }
-    service.files.finish(job.id, result)
-    service.jobs.complete(job, result, size=1, keep=60)
-    page.wait_for_selector('#gallery p:has-text("trusted, signed by me")')
-    page.reload()
-    page.wait_for_selector('#gallery p:has-text("a green 5")')
-    page.click('#gallery button:has-text("Copy settings")')
-    assert page.input_value('#seed') == '9'
-    assert page.input_value('#prompt') == 'a green 5'
-    page.click('#gallery button:has-text("Remix")')
-    page.wait_for_selector('#queue p:has-text("a green 5")')
-    remixed = service.jobs.page('local', after=None, limit=1, descending=True)[
-      0
-    ][0]
-    assert isinstance(remixed, jobs.Job) and remixed.remixed_from == job.id
-    assert not errors, errors
+    browser = driver.chromium.launch(args=['--no-sandbox'], **chromium.find())
+    service.url, service.browser = url, browser
+    while watcher.state != 'ready':
+      time.sleep(0.05)
+    yield service
     browser.close()
+
+
+@pytest.fixture
+def page(site):
+  """The page at the width of a phone; errors of its scripts fail the test."""
+  page = site.browser.new_page(viewport={'width': 360, 'height': 740})
+  page.set_default_timeout(30_000)
+  errors = []
+  page.on('pageerror', lambda error: errors.append(str(error)))
+  page.on(
+    'console',
+    lambda m: errors.append(m.text) if 'Content Security' in m.text else None,
+  )
+  page.goto(site.url)
+  page.wait_for_selector('#model option', state='attached')
+  yield page
+  assert page.evaluate('document.body.scrollWidth') <= 360
+  page.close()
+  assert not errors, errors
+
+
+def newest(site):
+  """The newest job."""
+  page, _ = site.jobs.page('local', after=None, limit=1, descending=True)
+  return page[0]
+
+
+def create(page, site, prompt, **fields):
+  """Creates a video; returns its id."""
+  before = site.jobs.ids()
+  page.fill('#prompt', prompt)
+  for name, value in fields.items():
+    page.fill(f'#{name}', value)
+  page.click('#submit')
+  return arrived(page, site, before)
+
+
+def arrived(page, site, before):
+  """The id of a job that was not there before, once the page shows it."""
+  while not site.jobs.ids() - before:
+    page.wait_for_timeout(20)
+    assert not page.inner_text('#error'), page.inner_text('#error')
+  (job_id,) = site.jobs.ids() - before
+  page.wait_for_selector(f'#{job_id}')
+  return job_id
+
+
+def finished(page, job_id):
+  """The element of a completed video."""
+  return page.wait_for_selector(f'#gallery > #{job_id}')
+
+
+@pytest.mark.e2e
+def test_create_watch_and_play(page, site):
+  # By keyboard alone; the prompt is text, not markup.
+  prompt, before = '<b>a red 3</b>', site.jobs.ids()
+  page.focus('#prompt')
+  page.keyboard.type(prompt)
+  page.focus('#submit')
+  page.keyboard.press('Enter')
+  job_id = arrived(page, site, before)
+  assert page.inner_text(f'#{job_id} p') == prompt
+  page.wait_for_selector(f'#{job_id} .state:has-text(" of 8")')
+  page.wait_for_selector(f'#{job_id} .state:has-text("s left")')
+  card = finished(page, job_id)
+  assert 'trusted, signed by me' in card.inner_text()
+  video = card.query_selector('video')
+  assert video.evaluate(
+    """async (video) => {
+      video.muted = true;
+      await video.play();
+      while (video.currentTime < 0.3) await new Promise(requestAnimationFrame);
+      return [video.videoWidth, video.videoHeight];
+    }"""
+  ) == [64, 64]
+  # After a reload it is still there, and its settings can be copied.
+  page.reload()
+  finished(page, job_id)
+  page.click(f'#{job_id} button:has-text("Copy settings")')
+  assert page.input_value('#prompt') == prompt
+
+
+@pytest.mark.e2e
+def test_gallery_actions(page, site):
+  first = create(page, site, 'a green 5', seed='9')
+  finished(page, first)
+  derived = {}
+  for label in ('Remix', 'Extend', 'Loop'):
+    before = site.jobs.ids()
+    page.click(f'#{first} button:text-is("{label}")')
+    derived[label] = site.jobs.get(arrived(page, site, before))
+  assert derived['Remix'].remixed_from == first
+  assert derived['Remix'].params['seed'] == 9
+  assert derived['Extend'].params['mode'] == 'extend'
+  assert derived['Loop'].params['mode'] == 'loop'
+  assert {job.prompt for job in derived.values()} == {'a green 5'}
+  second = derived['Remix'].id
+  finished(page, second)
+  connecting = f'#{first} button:text-is("Connect")'
+  page.click(connecting)
+  assert page.get_attribute(connecting, 'aria-pressed') == 'true'
+  page.keyboard.press('Escape')
+  assert page.get_attribute(connecting, 'aria-pressed') == 'false'
+  page.click(connecting)
+  before = site.jobs.ids()
+  page.click(f'#{second} button:text-is("Connect")')
+  job = site.jobs.get(arrived(page, site, before))
+  assert job.params['mode'] == 'connect'
+  assert set(job.params['inputs']) == {'video', 'video2'}
+  page.click(f'#{first} button:text-is("Delete")')
+  page.wait_for_selector(f'#{first}', state='detached')
+  assert site.jobs.get(first) is None
+
+
+@pytest.mark.e2e
+def test_queue_is_edited_and_cancelled(page, site):
+  running = create(page, site, 'a blue 1', steps='2000')
+  waiting = create(page, site, 'a blue 2', seconds='2')
+  page.click(f'#{waiting} button:has-text("Edit")')
+  page.keyboard.press('Escape')
+  page.wait_for_selector(f'#{waiting} p:has-text("a blue 2")')
+  page.click(f'#{waiting} button:has-text("Edit")')
+  page.fill(f'#{waiting} input >> nth=0', 'a blue 7')
+  page.keyboard.press('Enter')
+  page.wait_for_selector(f'#{waiting} p:has-text("a blue 7")')
+  assert site.jobs.get(waiting).prompt == 'a blue 7'
+  assert site.jobs.get(waiting).params['seconds'] == 2
+  for job_id in (waiting, running):
+    page.click(f'#{job_id} button:has-text("Cancel")')
+    page.wait_for_selector(f'#{job_id} .failed:has-text("was cancelled")')
+  page.click(f'#{waiting} button:has-text("Remove")')
+  page.wait_for_selector(f'#{waiting}', state='detached')
+
+
+@pytest.mark.e2e
+def test_refusal_is_shown(page, site):
+  before = site.jobs.ids()
+  page.fill('#prompt', 'a naked woman')
+  page.click('#submit')
+  page.wait_for_selector('#error:has-text("refused by policy standard")')
+  page.fill('#prompt', 'a red 3')
+  page.fill('#size', 'large')
+  page.click('#submit')
+  page.wait_for_selector('#error:has-text("expected WIDTHxHEIGHT")')
+  assert site.jobs.ids() == before
+
+
+@pytest.mark.e2e
+def test_file_is_dropped(page, site):
+  picture = app_test.png()
+  page.evaluate(
+    """(bytes) => {
+      const transfer = new DataTransfer();
+      const file = new File([new Uint8Array(bytes)], 'a.png',
+        {type: 'image/png'});
+      transfer.items.add(file);
+      document.getElementById('drop').dispatchEvent(
+        new DragEvent('drop', {dataTransfer: transfer, bubbles: true}));
+    }""",
+    list(picture),
+  )
+  page.wait_for_selector('#dropped:has-text("a.png")')
+  assert page.eval_on_selector(
+    '#preview img', 'i => i.decode().then(() => i.width)'
+  )
+  job = site.jobs.get(create(page, site, 'a red 3 moves up'))
+  assert set(job.params['inputs']) == {'image'}
+  assert page.query_selector('#preview img') is None
+  # By keyboard, and removed again.
+  with page.expect_file_chooser() as chooser:
+    page.focus('#drop')
+    page.keyboard.press('Enter')
+  chooser.value.set_files(
+    [{'name': 'b.png', 'mimeType': 'image/png', 'buffer': picture}]
+  )
+  page.wait_for_selector('#dropped:has-text("b.png")')
+  page.click('#undrop')
+  page.wait_for_selector('#dropped:has-text("Drop a picture")')
+
+
+@pytest.mark.e2e
+def test_timeline(page, site):
+  page.click('summary')
+  page.fill('#seconds', '9')
+  for i, prompt in enumerate(('a red 0 bounces', 'a blue 7')):
+    page.click('#add_time')
+    page.keyboard.type(prompt)
+    assert page.locator('#strip > *').count() == i + 1
+  before = site.jobs.ids()
+  page.click('#submit')
+  job_id = arrived(page, site, before)
+  params = site.jobs.get(job_id).params
+  assert params['prompt_schedule'] == '0: a red 0 bounces; 4: a blue 7'
+  card = finished(page, job_id)
+  page.click(f'#{job_id} .strip button:has-text("a blue 7")')
+  # The stub's clip is shorter than 4 seconds: it stands at its end.
+  assert card.query_selector('video').evaluate('v => v.currentTime') > 1
+  page.reload()
+  page.click(f'#{job_id} button:has-text("Copy settings")')
+  assert page.locator('#times li').count() == 2
+
+
+@pytest.mark.e2e
+def test_worker_is_killed(page, site):
+  job_id = create(page, site, 'a yellow 4')
+  page.wait_for_selector(f'#{job_id} .state:has-text("step 2 of 8")')
+  os.kill(site.supervisor.pid, signal.SIGKILL)
+  finished(page, job_id)
+  assert site.jobs.get(job_id).attempt == 2

@@ -4,6 +4,7 @@
 const $ = (id) => document.getElementById(id);
 const FIELDS = ['size', 'seconds', 'seed', 'steps', 'negative_prompt',
   'image_at', 'strength', 'mode'];
+const EDITABLE = ['size', 'seconds', 'seed', 'steps'];
 const videos = new Map();
 let dropped = null;      // a File
 let connectFrom = null;  // id of the first of two videos
@@ -56,16 +57,20 @@ function settings() {
     if (value !== '') values[name] = value;
   });
   if ($('attest').checked) values.attest = 'true';
-  const times = [...$('times').children].map((row) => {
-    const [time, text] = row.querySelectorAll('input');
-    return [time.value.trim() || '0', text.value.trim()];
-  }).filter(([, text]) => text);
-  if (times.length) {
-    const pairs = times.map(([time, text]) => `${time}: ${text}`);
-    values.prompt_schedule = pairs.join('; ');
+  const pairs = timeline().filter(([, text]) => text);
+  if (pairs.length) {
+    values.prompt_schedule = pairs
+      .map(([time, text]) => `${time}: ${text}`).join('; ');
   } else values.prompt = $('prompt').value;
   values.model = $('model').value;
   return values;
+}
+
+function timeline() {
+  return [...$('times').children].map((row) => {
+    const [time, text] = row.querySelectorAll('input');
+    return [time.value.trim() || '0', text.value.trim()];
+  });
 }
 
 async function create(event) {
@@ -118,16 +123,25 @@ function loop(video) {
 
 function connect(video) {
   if (connectFrom === null) {
-    connectFrom = video.id;
-    hint('Choose Connect on the video that follows.');
+    chooseFirst(video.id);
     return;
   }
+  const first = connectFrom;
+  chooseFirst(null);
+  if (first === video.id) return;
   derive('/v1/videos', {
-    prompt: promptOf(video), mode: 'connect', video: {id: connectFrom},
+    prompt: promptOf(video), mode: 'connect', video: {id: first},
     video2: {id: video.id}, size: video.size, ...steps(video),
   });
-  connectFrom = null;
-  hint('');
+}
+
+function chooseFirst(id) {
+  connectFrom = id;
+  document.querySelectorAll('#gallery > li').forEach((node) => {
+    node.querySelector('.connect').setAttribute('aria-pressed', node.id === id);
+  });
+  hint(id === null ? ''
+    : 'Choose Connect on the video that follows; Escape ends this.');
 }
 
 function hint(text) {
@@ -141,19 +155,43 @@ function steps(video) {
 }
 
 function copy(video) {
-  $('prompt').value = video.prompt;
   FIELDS.forEach((name) => {
     const value = video.settings[name];
     $(name).value = value === undefined ? '' : value;
   });
   $('size').value = video.size;
+  $('times').replaceChildren();
+  const pairs = schedule(video);
+  pairs.forEach(([time, text]) => addTime(time, text));
+  $('prompt').value = pairs.length ? '' : video.prompt;
+  showTimes();
   $('prompt').focus();
+}
+
+// Pairs (seconds, prompt) of a video with a timeline.
+function schedule(video) {
+  const text = video.settings.prompt_schedule;
+  if (!text) return [];
+  return text.split(/;\s*(?=[\d.]+\s*:)/).map((part) => {
+    const at = part.indexOf(':');
+    return [part.slice(0, at).trim(), part.slice(at + 1).trim()];
+  });
 }
 
 // -- files -------------------------------------------------------------------
 
 function drop(file) {
   dropped = file;
+  $('preview').querySelectorAll('*').forEach(
+    (node) => URL.revokeObjectURL(node.src));
+  $('preview').replaceChildren();
+  if (file) {
+    const tag = file.type.startsWith('video/') ? 'video' : 'img';
+    $('preview').append(
+      element(tag, undefined, {src: URL.createObjectURL(file)}));
+  } else {
+    $('file').value = '';
+  }
   $('dropped').textContent = file ? file.name
     : 'Drop a picture or video here, or click';
   $('undrop').hidden = !file;
@@ -163,7 +201,7 @@ function listenToDrops() {
   const zone = $('drop');
   zone.addEventListener('click', () => $('file').click());
   zone.addEventListener('keydown', (event) => {
-    if (event.target === zone && ['Enter', ' '].includes(event.key)) {
+    if (['Enter', ' '].includes(event.key)) {
       event.preventDefault();
       $('file').click();
     }
@@ -179,26 +217,50 @@ function listenToDrops() {
     drop(event.dataTransfer.files[0] || null);
   });
   $('file').addEventListener('change', () => drop($('file').files[0] || null));
-  $('undrop').addEventListener('click', (event) => {
-    event.stopPropagation();
-    $('file').value = '';
+  $('undrop').addEventListener('click', () => {
     drop(null);
+    zone.focus();
   });
 }
 
-function addTime() {
+function addTime(seconds, prompt) {
   const row = element('li');
   const last = $('times').lastElementChild;
   const time = element('input', undefined,
     {size: '4', inputmode: 'decimal', 'aria-label': 'Seconds'});
-  time.value = last ? Number(last.querySelector('input').value) + 4 : 0;
+  const next = last ? Number(last.querySelector('input').value) + 4 : 0;
+  time.value = seconds === undefined ? next : seconds;
   const text = element('input', undefined, {'aria-label': 'Prompt from then'});
+  text.value = prompt || '';
   row.append(time, ' s ', text, button('Remove', () => {
     row.remove();
-    $('prompt').required = !$('times').children.length;
+    showTimes();
   }));
+  row.addEventListener('input', showTimes);
   $('times').append(row);
-  $('prompt').required = false;
+  showTimes();
+  return text;
+}
+
+function showTimes() {
+  const pairs = timeline();
+  $('prompt').required = !pairs.length;
+  const end = Number($('seconds').value) || 0;
+  $('strip').replaceChildren(...strip(pairs, end).map(
+    ([, text, share]) => wide(element('span', text || '...'), share)));
+}
+
+// Triples (seconds, prompt, share of the whole).
+function strip(pairs, end) {
+  return pairs.map(([time, text], i) => {
+    const until = i + 1 < pairs.length ? Number(pairs[i + 1][0]) : end;
+    return [time, text, Math.max(until - Number(time), 1) || 1];
+  });
+}
+
+function wide(node, share) {
+  node.style.flexGrow = share;
+  return node;
 }
 
 // -- showing -----------------------------------------------------------------
@@ -211,8 +273,13 @@ function show(video) {
   const old = document.getElementById(video.id);
   const node = ended ? card(video) : entry(video, old);
   if (node === old) return;
-  if (old) old.remove();
-  (ended ? $('gallery') : $('queue')).prepend(node);
+  const list = ended ? $('gallery') : $('queue');
+  if (old && old.parentNode === list) {
+    old.replaceWith(node);
+  } else {
+    if (old) old.remove();
+    list.prepend(node);
+  }
 }
 
 function entry(video, old) {
@@ -258,15 +325,38 @@ function controls(video) {
 
 function edit(video) {
   const node = document.getElementById(video.id);
-  const input = element('input', undefined, {'aria-label': 'Prompt'});
-  input.value = video.prompt;
-  node.replaceChildren(input, button('Save', () => attempt(async () => {
-    const changed = await call(
-      'PATCH', `/v1/videos/${video.id}`, {prompt: input.value});
-    node.remove();
-    show(changed);
-  })));
-  input.focus();
+  const form = element('form', undefined, {'aria-label': 'Edit'});
+  const inputs = {};
+  const add = (name, label, value, size) => {
+    const input = element('input', undefined, {size});
+    input.value = value === undefined ? '' : value;
+    const wrapper = element('label', `${label} `);
+    wrapper.append(input);
+    form.append(wrapper);
+    inputs[name] = [input, input.value];
+  };
+  if (!video.settings.prompt_schedule) add('prompt', 'Prompt', video.prompt, 30);
+  EDITABLE.forEach((name) => add(name, name, video.settings[name], 6));
+  const close = (changed) => {
+    node.replaceChildren();
+    show(changed || videos.get(video.id));
+  };
+  form.append(element('button', 'Save'), button('Discard', () => close()));
+  form.addEventListener('submit', (event) => {
+    event.preventDefault();
+    const changes = {};
+    Object.entries(inputs).forEach(([name, [input, before]]) => {
+      if (input.value !== before) changes[name] = input.value;
+    });
+    attempt(async () => close(
+      await call('PATCH', `/v1/videos/${video.id}`, changes)));
+  });
+  form.addEventListener('keydown', (event) => {
+    if (event.key === 'Escape') close();
+  });
+  node.replaceChildren(form);
+  node.removeAttribute('data-status');
+  form.querySelector('input').focus();
 }
 
 function remove(video) {
@@ -296,16 +386,31 @@ function card(video) {
   const about = `${video.size}, ${video.seconds} s, seed `
     + `${video.settings.seed || 0}`;
   const row = element('div', undefined, {class: 'buttons'});
+  const connecting = button('Connect', () => connect(video));
+  connecting.className = 'connect';
+  connecting.setAttribute('aria-pressed', video.id === connectFrom);
   row.append(
     button('Copy settings', () => copy(video)),
     button('Remix', () => remix(video)),
     button('Extend', () => extend(video)),
-    button('Connect', () => connect(video)),
+    connecting,
     button('Loop', () => loop(video)),
     element('a', 'Download', {href: path, download: ''}),
     button('Delete', () => remove(video)));
-  node.append(view, element('p', video.prompt),
-    element('p', about, {class: 'small'}), provenance(video), row);
+  const pairs = schedule(video);
+  node.append(view, pairs.length ? seeking(video, view, pairs)
+    : element('p', video.prompt),
+  element('p', about, {class: 'small'}), provenance(video), row);
+  return node;
+}
+
+// The timeline of a long video: each prompt leads to its time.
+function seeking(video, view, pairs) {
+  const node = element('div', undefined, {class: 'strip'});
+  node.append(...strip(pairs, Number(video.seconds)).map(
+    ([time, text, share]) => wide(button(text, () => {
+      view.currentTime = Number(time);
+    }, `${time} s: ${text}`), share)));
   return node;
 }
 
@@ -349,7 +454,8 @@ async function start() {
 }
 
 $('create').addEventListener('submit', create);
-$('add_time').addEventListener('click', addTime);
+$('add_time').addEventListener('click', () => addTime().focus());
+$('seconds').addEventListener('input', showTimes);
 $('login').addEventListener('submit', (event) => {
   event.preventDefault();
   attempt(async () => {
@@ -357,6 +463,9 @@ $('login').addEventListener('submit', (event) => {
     $('key').value = '';
     await start();
   });
+});
+document.addEventListener('keydown', (event) => {
+  if (event.key === 'Escape' && connectFrom !== null) chooseFirst(null);
 });
 listenToDrops();
 health();
