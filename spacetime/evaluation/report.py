@@ -23,6 +23,7 @@ from spacetime.checkpoint.locate import locate
 from spacetime.config import networks
 from spacetime.data.digits import captions, examples
 from spacetime.data.digits import world as world_lib
+from spacetime.evaluation import bias
 from spacetime.evaluation import world as measures
 from spacetime.evaluation.settings import EvaluationSettings
 from spacetime.media import contact_sheet, files
@@ -39,6 +40,8 @@ UNSAMPLED = (
 SCENES = 1_000_003
 METRICS = 'metrics.json'
 SHOWN = 8  # clips in the contact sheet
+# Attributes whose values are compared, by whether each of them is right.
+GROUPS = ('digit', 'colour', 'motion')
 pyplot.switch_backend('agg')  # files only, no window
 
 
@@ -158,13 +161,15 @@ def evaluate_model(
     **{k: sampling[k] for k in ('solver', 'steps', 'guidance', 'temperature')},
     'seconds_per_video': round(seconds / settings.num, 3),
   }
-  measured = measure(sampled)
+  measured, measured_real = measure(sampled), measure(real)
   scores = score(measured, scenes)
   metrics |= {
     'sampled': measures.summarise(scores),
     'intervals': measures.intervals(scores),
     'chance': measures.summarise(score(measured, scenes[1:] + scenes[:1])),
-    'real': measures.summarise(score(measure(real), scenes)),
+    'real': measures.summarise(score(measured_real, scenes)),
+    'bias': comparisons(measured, scenes),
+    'bias_of_real': comparisons(measured_real, scenes),
   }
   write_pictures(out, metrics, sampled, real, prompts)
   return metrics
@@ -197,8 +202,39 @@ def score(measured, scenes) -> list[dict[str, float]]:
   return [measures.score(clip, scene) for clip, scene in pairs]
 
 
+def comparisons(measured, scenes) -> list[dict]:
+  """Each digit, colour and motion against all others, see bias.compare."""
+  characters = [c for scene in scenes for c in scene.characters]
+  groups = {
+    f'{name}={value}': [getattr(c, name) == value for c in characters]
+    for name in GROUPS
+    for value in sorted({getattr(c, name) for c in characters})
+  }
+  right_NA = np.concatenate(
+    [
+      measures.matches(clip, scene)
+      for clip, scene in zip(measured, scenes, strict=True)
+    ]
+  )
+  scores = dict(zip(measures.ATTRIBUTES, right_NA.T, strict=True))
+  clips = np.repeat(
+    np.arange(len(scenes)), [len(scene.characters) for scene in scenes]
+  )
+  result = bias.compare(
+    groups, {name: scores[name] for name in GROUPS}, clips=clips
+  )
+  return [
+    {
+      k: round(v, 4) if isinstance(v, float) else v
+      for k, v in dataclasses.asdict(comparison).items()
+    }
+    for comparison in result
+  ]
+
+
 def table(metrics: dict) -> str:
-  """The measures as text, with 95 % intervals, chance and real clips."""
+  """The measures as text, with 95 % intervals, chance and real clips, and the
+  groups of prompts that are served worse."""
   rows = [f'{"":20} sampled  95 % interval  chance   real']
   for name, value in metrics['sampled'].items():
     real = metrics['real'][name]
@@ -211,6 +247,9 @@ def table(metrics: dict) -> str:
       f'{name:20} {value:7.3f}  {low:.3f} to {high:.3f}  {chance:.3f}  '
       f'{real:.3f}'
     )
+  for kind, name in (('sampled', 'bias'), ('real', 'bias_of_real')):
+    result = [bias.Comparison(**values) for values in metrics[name]]
+    rows += ['', f'{kind}: {bias.summary(result)}']
   return '\n'.join(rows)
 
 

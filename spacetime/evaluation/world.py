@@ -47,7 +47,7 @@ SCORES = (
   'all',
 )
 # Attributes of a character, and their weights when characters are matched.
-_ATTRIBUTES = ('colour', 'digit', 'motion', 'size')
+ATTRIBUTES = ('colour', 'digit', 'motion', 'size')
 _WEIGHTS = (8, 4, 2, 1)
 
 
@@ -256,26 +256,13 @@ def motion(
   return min(errors, key=errors.get)
 
 
-def score(measured: Measurement, scene: world_lib.Scene) -> dict[str, float]:
-  """Scores a measurement against the scene of its prompt.
+def matches(measured: Measurement, scene: world_lib.Scene) -> np.ndarray:
+  """Whether colour, digit, motion and size of each character of a scene are
+  right, bool (P, 4), in the order of the scene.
 
   Characters of the scene are matched to tracks by the best assignment, where
   colour counts more than digit and digit more than motion. A character without
-  a track counts as wrong in all attributes.
-
-  Args:
-    measured: measurement of the clip.
-    scene: scene of the prompt. Its camera's motion is subtracted from the
-      paths.
-
-  Returns:
-    In [0, 1]: count (correct or not); colour, digit, motion and size (share of
-    correct characters); camera (correct, and something is seen); binding (share
-    of characters that have colour, digit and motion together); identity (share
-    of the tracks whose digit is the same, right or wrong, at both ends);
-    sharpness (see `sharpness`); all (count, colours, digits and motions
-    correct, or not). Also the number of `characters`, and whether the scene is
-    `held_out`, that is, contains a composition that no training scene contains.
+  a track is wrong in all attributes.
   """
   right_PTA = np.zeros((len(scene.characters), measured.count, 4))
   frames, height, width = measured.shape
@@ -291,14 +278,38 @@ def score(measured: Measurement, scene: world_lib.Scene) -> dict[str, float]:
         moves == character.motion,
         size == character.size,
       )
-  pairs = optimize.linear_sum_assignment(-right_PTA @ _WEIGHTS)
-  matched_PA = right_PTA[pairs]
+  rows, columns = optimize.linear_sum_assignment(-right_PTA @ _WEIGHTS)
+  result_PA = np.zeros((len(scene.characters), len(ATTRIBUTES)), bool)
+  result_PA[rows] = right_PTA[rows, columns]
+  return result_PA
+
+
+def score(measured: Measurement, scene: world_lib.Scene) -> dict[str, float]:
+  """Scores a measurement against the scene of its prompt.
+
+  Characters of the scene are matched to tracks, see `matches`.
+
+  Args:
+    measured: measurement of the clip.
+    scene: scene of the prompt. Its camera's motion is subtracted from the
+      paths.
+
+  Returns:
+    In [0, 1]: count (correct or not); colour, digit, motion and size (share of
+    correct characters); camera (correct, and something is seen); binding (share
+    of characters that have colour, digit and motion together); identity (share
+    of the tracks whose digit is the same, right or wrong, at both ends);
+    sharpness (see `sharpness`); all (count, colours, digits and motions
+    correct, or not). Also the number of `characters`, and whether the scene is
+    `held_out`, that is, contains a composition that no training scene contains.
+  """
+  matched_PA = matches(measured, scene)
   share_A = matched_PA.sum(0) / len(scene.characters)
   count = float(measured.count == len(scene.characters))
   tracks = measured.tracks
   return {
     'count': count,
-    **dict(zip(_ATTRIBUTES, share_A.tolist(), strict=True)),
+    **dict(zip(ATTRIBUTES, share_A.tolist(), strict=True)),
     'camera': float(bool(tracks) and measured.camera == scene.camera),
     'binding': matched_PA[:, :3].all(1).sum() / len(scene.characters),
     'identity': _mean([track.ends[0] == track.ends[1] for track in tracks]),
