@@ -5,6 +5,7 @@ that it is to sign in its own place.
 """
 
 import dataclasses
+import io
 import json
 import os
 import pathlib
@@ -256,16 +257,32 @@ def _definition(
 
 
 def _add_ingredient(builder, ingredient: Ingredient, label: str) -> None:
-  """Adds a file with its manifests to a builder."""
+  """Adds a file to a builder, with its manifests, also those beside it."""
+  import c2pa
+
   path = ingredient.path
+  media_type = media_type_of(path)
   description = {
     'title': path.name,
     'label': label,
     'instance_id': label,
     'relationship': 'parentOf' if ingredient.is_parent else 'inputTo',
   }
+  beside = sidecar(path)
   with path.open('rb') as file:
-    builder.add_ingredient(json.dumps(description), media_type_of(path), file)
+    if beside.is_file():
+      store = beside.read_bytes()
+      with c2pa.Reader(media_type, file, store) as reader:
+        report = json.loads(reader.json())
+      name = f'{label}{SIDECAR}'
+      builder.add_resource(name, io.BytesIO(store))
+      description |= {
+        'manifest_data': {'format': 'application/c2pa', 'identifier': name},
+        'active_manifest': report['active_manifest'],
+        'validation_results': report['validation_results'],
+      }
+      file.seek(0)
+    builder.add_ingredient(json.dumps(description), media_type, file)
 
 
 def _report(store: Mapping[str, Any]) -> Report:

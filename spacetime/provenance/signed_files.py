@@ -100,7 +100,6 @@ def ingredients(
   result = []
   for name, source in sources.items():
     path = pathlib.Path(source).expanduser()
-    suffix = path.suffix.lower()
-    if suffix in manifest.TYPES and suffix not in manifest.BESIDE:
+    if path.suffix.lower() in manifest.TYPES:
       result.append(manifest.Ingredient(path, name == edited))
   return result

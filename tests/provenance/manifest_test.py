@@ -62,10 +62,11 @@ def test_other_root_is_not_trusted(tmp_path, key):
   assert report.problems == ('signingCredential.untrusted',)
 
 
-def test_edits_keep_the_history_of_their_source(tmp_path, key):
-  original = sign(make(tmp_path, '.mp4'), key, 'original')
+@pytest.mark.parametrize('suffix', SUFFIXES)
+def test_edits_keep_the_history_of_their_source(tmp_path, key, suffix):
+  original = sign(make(tmp_path, suffix), key, 'original')
   edited = sign(
-    make(tmp_path, '.mp4', 'edit'),
+    make(tmp_path, suffix, 'edit'),
     key,
     'edited',
     ingredients=[Ingredient(original, is_parent=True)],
@@ -75,6 +76,35 @@ def test_edits_keep_the_history_of_their_source(tmp_path, key):
   assert report.actions == ('c2pa.opened', 'c2pa.edited')
   (ingredient,) = report.ingredients
   assert ingredient['relationship'] == 'parentOf' and ingredient['manifest']
+  again = sign(
+    make(tmp_path, '.mp4', 'third'),
+    key,
+    'again',
+    ingredients=[Ingredient(edited, is_parent=True)],
+  )
+  report = manifest.verify(again, roots=[key.root])
+  assert report.state == 'trusted'
+  # Both earlier manifests are in the file, found by their labels.
+  data = again.read_bytes()
+  first = manifest.verify(edited).ingredients[0]['manifest'].encode()
+  assert report.ingredients[0]['manifest'].encode() in data and first in data
+
+
+@pytest.mark.parametrize('suffix', ('.webm', '.png'))
+def test_history_of_a_changed_source_is_kept_as_invalid(tmp_path, key, suffix):
+  original = sign(make(tmp_path, suffix), key, 'original')
+  data = bytearray(original.read_bytes())
+  data[-20] ^= 1
+  original.write_bytes(data)
+  assert manifest.verify(original).state == 'invalid'
+  edited = sign(
+    make(tmp_path, '.mp4'),
+    key,
+    'edited',
+    ingredients=[Ingredient(original, is_parent=True)],
+  )
+  report = manifest.verify(edited, roots=[key.root])
+  assert report.ingredients[0]['manifest'], report
 
 
 def test_inputs_are_ingredients(tmp_path, key):
