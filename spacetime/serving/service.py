@@ -15,6 +15,7 @@ from spacetime.media import video_reader
 from spacetime.provenance import keys as signing_keys
 from spacetime.safety import endpoint as endpoint_lib
 from spacetime.safety import policy as policy_lib
+from spacetime.safety import texts as texts_lib
 from spacetime.serving import checks, database, fields, jobs, uploads
 from spacetime.serving.errors import ApiError, bad_field, unknown_id
 from spacetime.serving.files import Files
@@ -422,8 +423,10 @@ class Service:
 
   def _check_text(self, job: Job) -> None:
     """Refuses a prompt by the policy; every verdict is recorded."""
-    checkers = [self.policy] + ([self.endpoint] if self.endpoint else [])
-    for checker in checkers if self.policy.categories else ():
+    checkers = texts_lib.checkers(self.policy)
+    if self.endpoint and self.policy.categories:
+      checkers.append(self.endpoint)
+    for checker in checkers:
       try:
         verdict = checker.check_text(job.prompt)
       except policy_lib.CheckError as e:
