@@ -1,13 +1,15 @@
 """Invisible watermark in the chroma of every frame: 32 bits and a checksum.
 
 A tile of 16 x 16 chips is repeated over the blue-difference plane: some chips
-are a synchronisation pattern, the others carry bits. For each frame the
-amplitudes of all patterns are solved in a closed loop, so that the correlation
-that the reader measures reaches its target: the picture's own interference is
-cancelled (informed embedding; Miller, Doerr and Cox 2004, "Applying informed
-coding and embedding to design a robust high-capacity watermark"). The reader
-averages frames, folds them on the tile, and finds scale by trial and shift by
-correlation.
+are a synchronisation pattern, the others carry the signs of an error-correcting
+code. The amplitudes of the chips are solved in a closed loop for a few frames
+together, so that the correlation that the reader measures reaches its target:
+the picture's own interference is cancelled (informed embedding; Miller, Doerr
+and Cox 2004, "Applying informed coding and embedding to design a robust
+high-capacity watermark"), and the mark costs few bytes, since it does not
+change from frame to frame. The reader averages frames, folds them on the tile,
+and finds scale by trial and shift by correlation; then it weights frames by how
+well they show the synchronisation pattern, and decodes.
 
 The scheme is symmetric: whoever has the key can forge or remove a mark. It is a
 durable label, not a proof; the proof is the signed manifest.
@@ -17,36 +19,43 @@ import binascii
 import dataclasses
 import functools
 import hashlib
-import itertools
 
 import numpy as np
 
-NAME = 'org.spacetime.chroma.1'  # of this scheme, in manifests
+from spacetime.provenance import error_correction
+
+NAME = 'org.spacetime.chroma.2'  # of this scheme, in manifests
 PAYLOAD_BITS, CHECK_BITS = 32, 16
 BITS = PAYLOAD_BITS + CHECK_BITS
 ROWS = 128  # rows of the plane that is read and written
 CHIPS = 16  # chips along each side of the tile
-CHIP = 3  # pixels of a chip in that plane
+CHIP = 4  # pixels of a chip in that plane
 TILE = CHIPS * CHIP
-SYNC = 0.3  # share of the chips
-# A frame of fewer rows carries a tile of twice the size, since its chroma does
-# not resolve the small one.
-SMALL_ROWS = 240
-BLUR = 4  # pixels around a pixel whose mean and deviation normalise it
-# Targets of the correlation, and bounds of the amplitude in grey levels.
-TARGET, SYNC_TARGET = 0.44, 0.44
-FLOOR, CEILING = 0.8, 5.0
-LOOPS, GAIN = 8, 0.8
+SYNC = CHIPS * CHIPS - BITS * error_correction.RATE  # chips
+# A frame of fewer rows carries a larger tile, since its chroma does not resolve
+# the small one.
+SMALL_ROWS, SMALL_CHIP = 240, 6
+BLUR = 5  # pixels around a pixel whose mean and deviation normalise it
+GROUP = 16  # frames with the same mark
+TARGET = 0.32  # of the correlation of each chip
+# Of amplitudes in grey levels: of a chip, and root mean square of all, which
+# is 42.4 dB. One amplitude in all of a frame costs fewer bytes and survives
+# better than one that follows the picture's activity.
+LARGEST, LARGEST_RMS = 2.1, 1.8
+LOOPS, GAIN = 8, 1.4
 EPSILON = 0.5
 # Blue difference in BT.709.
 BLUE_DIFFERENCE = np.array([-0.1146, -0.3854, 0.5], np.float32)
 FROM_BLUE_DIFFERENCE = np.array([0.0, -0.1873, 1.8556], np.float32)
 READ_FRAMES = 24
+FIRST_FRAME = 4  # weight of the first frame, of which codecs keep most
 # Of a tile in the plane that is read: enlarged 1.4 times to reduced 2.6 times.
 PERIODS = np.geomspace(0.7, 2.6, 192) * TILE
-CANDIDATES = 6  # peaks whose bits are checked
-FLIPS = 8  # of the weakest bits, all combinations are tried
-LEAST_SCORE = 5.0  # of a detection; the checksum must be right as well
+LEAST_TILE = 0.8  # share of a tile that a frame must show
+CANDIDATES = 8  # peaks whose bits are decoded
+# Of a detection: correlation of the tile and what was read. The likeliest
+# message in noise has 0.49, with a standard deviation of 0.03.
+LEAST_SCORE = 0.56
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,7 +64,7 @@ class Reading:
 
   Attributes:
     payload: the payload, None if there is no mark or it is damaged.
-    score: standard deviations of the synchronisation peak above chance.
+    score: correlation of the tile with the pattern that was read, 0 to 1.
   """
 
   payload: int | None
@@ -73,18 +82,28 @@ class Key:
   seed: bytes
 
   @functools.cached_property
-  def tiles(self) -> np.ndarray:
-    """Patterns (1 + BITS, CHIPS, CHIPS) of -1, 0 and 1; the first is sync."""
+  def layout(self) -> tuple[np.ndarray, np.ndarray]:
+    """Order of the chips, those of the synchronisation pattern first, and the
+    sign of each place, (CHIPS * CHIPS,) both."""
     seed = hashlib.sha256(b'watermark' + self.seed).digest()
     random = np.random.default_rng(list(seed))
     count = CHIPS * CHIPS
-    order, signs = random.permutation(count), random.choice([-1.0, 1.0], count)
-    tiles = np.zeros((1 + BITS, count), np.float32)
-    sync = round(SYNC * count)
-    tiles[0, order[:sync]] = signs[order[:sync]]
-    for i, chip in enumerate(order[sync:]):
-      tiles[1 + i % BITS, chip] = signs[chip]
-    return tiles.reshape(1 + BITS, CHIPS, CHIPS)
+    return random.permutation(count), random.choice([-1.0, 1.0], count)
+
+  def pattern(self, code: np.ndarray | None) -> np.ndarray:
+    """Chips (CHIPS, CHIPS) of -1 and 1 of a code's signs; None: of the
+    synchronisation pattern alone, 0 elsewhere."""
+    order, sign = self.layout
+    chips = np.zeros(CHIPS * CHIPS, np.float32)
+    chips[order[:SYNC]] = 1
+    if code is not None:
+      chips[order[SYNC:]] = code
+    return (chips * sign).reshape(CHIPS, CHIPS).astype(np.float32)
+
+  def soft(self, chips: np.ndarray) -> np.ndarray:
+    """Soft signs of the code from chips (CHIPS, CHIPS)."""
+    order, sign = self.layout
+    return (chips.ravel() * sign)[order[SYNC:]]
 
 
 def embed(
@@ -106,12 +125,21 @@ def embed(
   if not 0 <= payload < 2**PAYLOAD_BITS:
     raise ValueError(f'payload={payload}: expected {PAYLOAD_BITS} bits')
   height, width = frames_FHWC.shape[1:3]
-  arrays = _embedding_arrays(height, width, key, payload)
-  result = [
-    np.asarray(jax.device_get(_embed_jit()(frame, *arrays, strength)))
-    for frame in frames_FHWC
-  ]
-  return np.stack(result)
+  filters = dataclasses.astuple(_filters(height, width))
+  pattern = key.pattern(error_correction.encode(_bits(payload)))
+  chip = CHIP if height >= SMALL_ROWS else SMALL_CHIP
+  amplitude = np.full_like(pattern, LARGEST / 4)
+  group = min(GROUP, len(frames_FHWC))
+  result = []
+  for start in range(0, len(frames_FHWC), group):
+    frames = frames_FHWC[start : start + group]
+    missing = group - len(frames)  # one program for all groups
+    padded = np.concatenate([frames, frames[-1:].repeat(missing, 0)])
+    marked, amplitude = _embed_jit(chip)(
+      padded, filters, pattern, amplitude, strength
+    )
+    result.append(np.asarray(jax.device_get(marked))[: len(frames)])
+  return np.concatenate(result)
 
 
 def read(frames_FHWC: np.ndarray, key: Key) -> Reading:
@@ -123,23 +151,35 @@ def read(frames_FHWC: np.ndarray, key: Key) -> Reading:
   """
   count = len(frames_FHWC)
   index = np.linspace(0, count - 1, min(count, READ_FRAMES)).round().astype(int)
-  height, width = frames_FHWC.shape[1:3]
-  filters = _filters(height, width)
-  planes = [
-    _normalised(_plane(frames_FHWC[i].astype(np.float32), filters), filters, np)
-    for i in index
-  ]
-  mean_HW = np.mean([plane for plane, _ in planes], axis=0)
+  filters = _filters(*frames_FHWC.shape[1:3])
+  planes_FHW = np.stack(
+    [
+      _normalised(
+        _plane(frames_FHWC[i].astype(np.float32), filters), filters, np
+      )
+      for i in index
+    ]
+  )
+  weight_F = np.ones(len(index), np.float32)
+  weight_F[0] = FIRST_FRAME
+  first_F = np.arange(len(index)) == 0
   peaks = []
-  for flipped in (False, True):
-    plane = mean_HW[:, ::-1] if flipped else mean_HW
-    peaks += _peaks(plane, key)
-  peaks = sorted(peaks, key=lambda peak: -peak[0])[:CANDIDATES]
-  for score, bits in peaks:
-    payload = _decode(bits)
-    if payload is not None and score >= LEAST_SCORE:
-      return Reading(payload, float(score))
-  return Reading(None, float(peaks[0][0]))
+  for flip in (1, -1):
+    mean_HW = np.average(planes_FHW, axis=0, weights=weight_F)
+    peaks += [
+      (peak, flip) for peak in _peaks(mean_HW[:, ::flip], key.pattern(None))
+    ]
+  peaks.sort(key=lambda entry: -entry[0].height)
+  best = Reading(None, 0.0)
+  for peak, flip in peaks[:CANDIDATES]:
+    chips_FCC = np.stack([peak.chips(x[:, ::flip]) for x in planes_FHW])
+    for weights in (_by_sync(chips_FCC, key), weight_F, first_F):
+      chips = np.average(chips_FCC, axis=0, weights=weights)
+      reading = _decode(chips, key)
+      if reading.payload is not None:
+        return reading
+      best = max(best, reading, key=lambda r: r.score)
+  return best
 
 
 def payload_of(*values: str | int) -> int:
@@ -155,25 +195,18 @@ def _check(payload: int) -> int:
   return binascii.crc_hqx(payload.to_bytes(PAYLOAD_BITS // 8, 'big'), 0)
 
 
-def _encode(payload: int) -> np.ndarray:
-  """Signs (BITS,) of a payload and its checksum."""
+def _bits(payload: int) -> np.ndarray:
+  """Bits (BITS,) of a payload and its checksum."""
   value = payload << CHECK_BITS | _check(payload)
-  bits = [(value >> i) & 1 for i in range(BITS)]
-  return np.array(bits, np.float32) * 2 - 1
+  return np.array([(value >> i) & 1 for i in range(BITS)])
 
 
-def _decode(signs: np.ndarray) -> int | None:
-  """The payload of soft signs (BITS,), whose weakest may be wrong; None if no
-  correction of these has the right checksum."""
-  value = sum(int(sign > 0) << i for i, sign in enumerate(signs))
-  weakest = [1 << int(i) for i in np.argsort(np.abs(signs))[:FLIPS]]
-  for count in range(FLIPS + 1):
-    for flips in itertools.combinations(weakest, count):
-      corrected = value ^ sum(flips)
-      payload = corrected >> CHECK_BITS
-      if _check(payload) == corrected & (2**CHECK_BITS - 1):
-        return payload
-  return None
+def _payload(bits: np.ndarray) -> int | None:
+  """The payload of bits (BITS,), None if the checksum is another."""
+  value = sum(int(bit) << i for i, bit in enumerate(bits))
+  payload = value >> CHECK_BITS
+  right = _check(payload) == value & (2**CHECK_BITS - 1)
+  return payload if right else None
 
 
 # -- planes --------------------------------------------------------------------
@@ -229,87 +262,137 @@ def _plane(frame_HWC, filters: _Filters):
 
 
 def _normalised(plane_HW, filters: _Filters, xp):
-  """A plane less its local mean, over its local deviation; the deviation."""
+  """A plane less its local mean, over its local deviation."""
   rows, columns = filters.blur_rows, filters.blur_columns
   residual = plane_HW - rows @ plane_HW @ columns.T
   deviation = xp.sqrt(rows @ residual**2 @ columns.T)
-  return residual / (deviation + EPSILON), deviation
+  return residual / (deviation + EPSILON)
 
 
 # -- embedding -----------------------------------------------------------------
 
 
-def _embedding_arrays(height: int, width: int, key: Key, payload: int):
-  """Filters and signed patterns (1 + BITS, ROWS, columns) of a size."""
-  filters = _filters(height, width)
-  chip = CHIP if height >= SMALL_ROWS else 2 * CHIP
-  tiles = key.tiles.repeat(chip, 1).repeat(chip, 2)
-  columns = len(filters.columns)
-  side = tiles.shape[1]
-  repeats = (1, -(-ROWS // side), -(-columns // side))
-  patterns = np.tile(tiles, repeats)[:, :ROWS, :columns]
-  signs = np.concatenate([[1.0], _encode(payload)]).astype(np.float32)
-  return dataclasses.astuple(filters), patterns * signs[:, None, None]
-
-
 @functools.cache
-def _embed_jit():
+def _embed_jit(chip: int):
   import jax
 
-  return jax.jit(_embed_frame)
+  return jax.jit(functools.partial(_embed_group, chip))
 
 
-def _embed_frame(frame_HWC, filters, patterns_KHW, strength):
-  """A frame with its mark, uint8; amplitudes are solved in a closed loop."""
+def _embed_group(chip, frames_FHWC, filters, pattern, amplitude, strength):
+  """Frames with their mark, uint8, and the amplitudes (CHIPS, CHIPS) of its
+  chips, solved in a closed loop from those of the frames before."""
   import jax
   import jax.numpy as jnp
 
   filters = _Filters(*filters)
-  frame_HWC = frame_HWC.astype(jnp.float32)
-  plane_HW = _plane(frame_HWC, filters)
-  _, deviation_HW = _normalised(plane_HW, filters, jnp)
-  mask_HW = jnp.clip(deviation_HW, FLOOR, CEILING) * strength
-  size_K = jnp.abs(patterns_KHW).sum((1, 2))
-  target_K = jnp.full(len(size_K), TARGET).at[0].set(SYNC_TARGET) * strength
+  frames_FHWC = frames_FHWC.astype(jnp.float32)
+  planes_FHW = _plane(frames_FHWC, filters)
+  rows, columns = planes_FHW.shape[1:]
+  tile = chip * CHIPS
+  repeats = -(-rows // tile), -(-columns // tile)
+  room = [
+    (0, n * tile - size)
+    for n, size in zip(repeats, (rows, columns), strict=True)
+  ]
 
-  def mark(amplitude_K):
-    return mask_HW * jnp.einsum('k,khw->hw', amplitude_K, patterns_KHW)
+  def chips_of(plane_HW):
+    """Sum of the pixels of each chip."""
+    padded = jnp.pad(plane_HW, room)
+    parts = padded.reshape(repeats[0], CHIPS, chip, repeats[1], CHIPS, chip)
+    return parts.sum((0, 2, 3, 5))
 
-  def loop(amplitude_K, _):
-    normal_HW, _ = _normalised(plane_HW + mark(amplitude_K), filters, jnp)
-    score_K = jnp.einsum('hw,khw->k', normal_HW, patterns_KHW) / size_K
-    step_K = GAIN * (target_K - score_K)
-    return jnp.clip(amplitude_K + step_K, 0.0, 1.5), None
+  def mark(amplitude):
+    chips = (amplitude * pattern).repeat(chip, 0).repeat(chip, 1)
+    return jnp.tile(chips, repeats)[:rows, :columns]
 
-  amplitude_K, _ = jax.lax.scan(loop, target_K, None, length=LOOPS)
-  full_HW = filters.up_rows @ mark(amplitude_K) @ filters.up_columns.T
-  marked = frame_HWC + full_HW[..., None] * FROM_BLUE_DIFFERENCE
-  return jnp.clip(jnp.round(marked), 0, 255).astype(jnp.uint8)
+  size = jnp.maximum(chips_of(jnp.ones((rows, columns))), 1)
+
+  def loop(amplitude, _):
+    normal_FHW = _normalised(planes_FHW + mark(amplitude), filters, jnp)
+    score = chips_of(normal_FHW.mean(0)) / size * pattern
+    step = GAIN * (TARGET * strength - score)
+    amplitude = jnp.clip(amplitude + step, 0.0, LARGEST * strength)
+    rms = jnp.sqrt(jnp.mean(amplitude**2))
+    return amplitude * jnp.minimum(1, LARGEST_RMS * strength / rms), None
+
+  amplitude, _ = jax.lax.scan(loop, amplitude, None, length=LOOPS)
+  full_HW = filters.up_rows @ mark(amplitude) @ filters.up_columns.T
+  marked = frames_FHWC + full_HW[..., None] * FROM_BLUE_DIFFERENCE
+  return jnp.clip(jnp.round(marked), 0, 255).astype(jnp.uint8), amplitude
 
 
 # -- reading -------------------------------------------------------------------
 
 
-def _peaks(plane_HW: np.ndarray, key: Key) -> list[tuple[float, np.ndarray]]:
-  """(score, signs of the bits) of the best shift at each period."""
-  tiles = key.tiles.repeat(CHIP, 1).repeat(CHIP, 2)
-  sync = np.conj(np.fft.rfft2(tiles[0]))
-  rows, columns = plane_HW.shape
+@dataclasses.dataclass(frozen=True)
+class _Peak:
+  """Where a tile may lie.
+
+  Attributes:
+    height: of the correlation, in standard deviations above chance.
+    period: of the tile, in pixels of the plane.
+    shift: rows and columns of the tile that is resized to TILE.
+  """
+
+  height: float
+  period: float
+  shift: tuple[int, int]
+
+  def chips(self, plane_HW: np.ndarray) -> np.ndarray:
+    """Means of the chips of a plane, (CHIPS, CHIPS)."""
+    fold = _fold(_resized(plane_HW, self.period))
+    tile = np.roll(fold, [-i for i in self.shift], (0, 1))
+    return tile.reshape(CHIPS, CHIP, CHIPS, CHIP).mean((1, 3))
+
+
+def _peaks(plane_HW: np.ndarray, pattern: np.ndarray) -> list[_Peak]:
+  """The best shift of a pattern at each period."""
+  tile = pattern.repeat(CHIP, 0).repeat(CHIP, 1)
+  spectrum = np.conj(np.fft.rfft2(tile))
   result = []
   for period in PERIODS:
-    scale = TILE / period
-    height, width = round(rows * scale), round(columns * scale)
-    if height < TILE or width < TILE:
+    if min(plane_HW.shape) < LEAST_TILE * period:
       continue
-    scaled = _resize(height, rows) @ plane_HW @ _resize(width, columns).T
-    fold = _fold(scaled)
-    correlation = np.fft.irfft2(np.fft.rfft2(fold) * sync, s=fold.shape)
-    peak = np.unravel_index(correlation.argmax(), correlation.shape)
+    fold = _fold(_resized(plane_HW, period))
+    correlation = np.fft.irfft2(np.fft.rfft2(fold) * spectrum, s=fold.shape)
+    shift = np.unravel_index(correlation.argmax(), correlation.shape)
     spread = correlation.std() + 1e-9  # of black frames it is zero
-    score = (correlation[peak] - correlation.mean()) / spread
-    tile = np.roll(fold, [-i for i in peak], (0, 1))
-    result.append((score, np.einsum('hw,khw->k', tile, tiles[1:])))
+    height = (correlation[shift] - correlation.mean()) / spread
+    result.append(_Peak(float(height), period, shift))
   return result
+
+
+def _by_sync(chips_FCC: np.ndarray, key: Key) -> np.ndarray:
+  """Weights of frames: how well each shows the synchronisation pattern.
+
+  Codecs keep the mark in some frames and lose it in others.
+  """
+  pattern = key.pattern(None)
+  norm_F = np.sqrt((chips_FCC**2).sum((1, 2))) + 1e-9
+  correlation_F = (chips_FCC * pattern).sum((1, 2)) / norm_F
+  return np.maximum(correlation_F, 0) + 1e-3
+
+
+def _decode(chips: np.ndarray, key: Key) -> Reading:
+  """The likeliest message with a right checksum, if one is likely enough."""
+  norm = np.linalg.norm(chips) * CHIPS + 1e-9
+  best = Reading(None, 0.0)
+  for bits in error_correction.decode(key.soft(chips)):
+    pattern = key.pattern(error_correction.encode(bits))
+    score = float((pattern * chips).sum() / norm)
+    payload = _payload(bits)
+    if payload is not None and score >= LEAST_SCORE:
+      return Reading(payload, score)
+    best = max(best, Reading(None, score), key=lambda r: r.score)
+  return best
+
+
+def _resized(plane_HW: np.ndarray, period: float) -> np.ndarray:
+  """A plane whose tiles of a period become TILE pixels."""
+  rows, columns = plane_HW.shape
+  height, width = (max(1, round(n * TILE / period)) for n in (rows, columns))
+  return _resize(height, rows) @ plane_HW @ _resize(width, columns).T
 
 
 def _fold(plane_HW: np.ndarray) -> np.ndarray:

@@ -175,7 +175,7 @@ class Worker:
     for pipeline in self.pipelines.values():
       frames_FHWC = pipeline(WARM_PROMPT).frames
       if self._marks:
-        watermark.embed(frames_FHWC[:1], 0, self.signing_key.watermark)
+        watermark.embed(frames_FHWC, 0, self.signing_key.watermark)
       if self.policy.frames is not None:
         with contextlib.suppress(policy_lib.CheckError):  # jobs will say so
           frames_lib.check(frames_FHWC[:1], self.policy.frames)
