@@ -5,8 +5,11 @@
     --config.data.dir=CACHE --workdir=runs/wan
 
 Sizes:
-  480p   81 frames of 480 x 832; 32,760 tokens.
-  image  single frames of 480 x 832; 1,560 tokens.
+  480p      81 frames of 480 x 832; 32,760 tokens.
+  image     single frames of 480 x 832; 1,560 tokens.
+  flow_map  as 480p, a flow map by stage 1 of AnyFlow (arXiv 2605.13724); not
+            trained yet.
+  vace      as 480p, the control blocks of VACE-1.3B, with the rest frozen.
 
 With AdamW and EMA in float32 the transformer takes 23 GB, activations apart.
 --config.lora.rank=16 --config.optimizer.learning_rate=1e-4 trains low-rank
@@ -15,7 +18,12 @@ adapters instead of every parameter.
 
 import ml_collections
 
-SIZES = {'480p': (81, 480, 832), 'image': (1, 480, 832)}
+SIZES = {
+  '480p': (81, 480, 832),
+  'image': (1, 480, 832),
+  'flow_map': (81, 480, 832),
+  'vace': (81, 480, 832),
+}
 
 
 def get_config(size: str = '480p') -> ml_collections.ConfigDict:
@@ -23,7 +31,7 @@ def get_config(size: str = '480p') -> ml_collections.ConfigDict:
     raise ValueError(f'size {size!r}: expected one of {[*SIZES]}')
   frames, height, width = SIZES[size]
   shift = 3.0
-  return ml_collections.ConfigDict(
+  config = ml_collections.ConfigDict(
     dict(
       stage='diffusion',  # the transformer
       seed=0,  # of data order and noise
@@ -128,4 +136,42 @@ def get_config(size: str = '480p') -> ml_collections.ConfigDict:
         schedule='published',  # the noise levels of diffusers
       ),
     )
+  )
+  if size == 'flow_map':
+    make_flow_map(config)
+  if size == 'vace':
+    with config.unlocked():
+      config.model.control_layers = tuple(range(0, 30, 2))
+      config.model.control_channels = (
+        96  # latents of known and new pixels, mask
+      )
+      config.optimizer.freeze = ('dit/(?!control).*',)
+  return config
+
+
+def make_flow_map(config: ml_collections.ConfigDict) -> None:
+  """Changes a config of fine-tuning to that of a flow map, as published."""
+  with config.unlocked():
+    config.model.flow_map = 0.25  # weight of the second time
+    config.flow_map = dict(
+      guidance=3.0,  # becomes part of the weights
+      delta=0.005,  # half the distance of the difference in time
+      velocity=0.5,  # share of clips that learn the velocity
+      to_data=0.25,  # share of clips that learn steps to data
+    )
+  config.update_from_flattened_dict(
+    {
+      'data.batch_size': 32,
+      'flow.shift': 5.0,
+      'optimizer.learning_rate': 5e-5,
+      'optimizer.warmup': 1000,
+      'optimizer.decay': 0.0,
+      'train.steps': 6000,
+      'train.ema': 0.999,
+      'sampling.steps': 4,
+      'sampling.solver': 'euler',
+      'sampling.guidance': 1.0,
+      'sampling.shift': 5.0,
+      'sampling.schedule': 'even',
+    }
   )

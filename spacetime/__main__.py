@@ -14,7 +14,7 @@ COMMANDS = {
   'encode': 'Cache latents and prompt embeddings of a data set.',
   'export': 'Write a trained model as a folder of safetensors.',
   'convert': 'Convert published weights, both ways.',
-  'compile': 'Dry run: compile for TPUs that are not there.',
+  'compile': 'Compile ahead: dry runs, programs of sampling.',
   'caption': 'Caption videos through a chat endpoint.',
   'serve': 'Serve videos over HTTP, with a page.',
   'keys': 'Make keys for signing, or for clients of a service.',

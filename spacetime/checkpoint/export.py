@@ -11,10 +11,13 @@ from absl import logging
 
 from spacetime import SettingError, SettingWarning, checkpoint, sharding
 from spacetime.checkpoint import init_weights, load, paths
-from spacetime.checkpoint.interop import lora as lora_files
 from spacetime.checkpoint.interop import (
+  folders,
   parameters,
+  sections,
+  tensor_files,
 )
+from spacetime.checkpoint.interop import lora as lora_files
 from spacetime.checkpoint.locate import locate
 from spacetime.config import networks, parse
 from spacetime.config.experiment import Experiment
@@ -64,6 +67,8 @@ def export(
     raise SettingError('lora', lora, f'none: {path} has no LoRA weights')
   if lora in lora_files.DIALECTS:
     _warn_of_base(base, f'`lora`={lora} writes the LoRA weights alone')
+    if nets.dit.config.flow_map:
+      check_second_time(folder, experiment, nets, base, lora)
     return _write_lora(folder, out, nets, lora, dtype)
   if nets.text_kind == 'frozen' or nets.lora.rank:
     return _write_finetuned(folder, out, experiment, nets, dtype, base)
@@ -169,6 +174,7 @@ def _write_finetuned(folder, out, experiment, nets, dtype, path) -> str:
   params = finetuned_params(folder, nets, base, mesh, dtype=dtype)
   if base.part is None:  # not published: the base's folder has the rest
     own = checkpoint.read_experiment(base.folder)
+    own = _as_flow_map(own, experiment)
     return _write_weights(base.folder, out, own, params, dtype)
   with paths.new_folder(out) as target:
     name = 'transformer'
@@ -177,7 +183,50 @@ def _write_finetuned(folder, out, experiment, nets, dtype, path) -> str:
       ignore = shutil.ignore_patterns(name)
       shutil.copytree(base.pipeline, target, dirs_exist_ok=True, ignore=ignore)
     parameters.write(target / name, nets.dit.config, params['dit'], dtype=dtype)
+    if nets.dit.config.flow_map and base.pipeline is not None:
+      index, scheduler = (
+        tensor_files.read_json(target / path)
+        for path in (folders.INDEX, folders.SCHEDULER)
+      )
+      index, scheduler = sections.as_flow_map(index, scheduler)
+      tensor_files.write_json(target / folders.INDEX, index)
+      tensor_files.write_json(target / folders.SCHEDULER, scheduler)
   return f'{experiment.source["fingerprint"][:16]}, trained'
+
+
+def check_second_time(
+  folder: str,
+  experiment: Experiment,
+  nets: networks.Networks,
+  path: str | None,
+  lora: str,
+) -> None:
+  """Refuses LoRA files of a flow map whose base has one time alone.
+
+  Raises:
+    SettingError: such a base; see open_base_of_run for other errors.
+  """
+  base = open_base_of_run(folder, experiment, nets, path)
+  if not base.model.flow_map:
+    raise SettingError(
+      'lora',
+      lora,
+      f"'merged': {folder} is a flow map of {base.path}, whose second time no "
+      'LoRA file holds',
+    )
+
+
+def _as_flow_map(own: Experiment, trained: Experiment) -> Experiment:
+  """The config of a base, with what makes a flow map of it."""
+  if own.model.flow_map == trained.model.flow_map:
+    return own
+  return parse.replace(
+    own,
+    {
+      'model.flow_map': trained.model.flow_map,
+      'sampling': trained.values['sampling'],
+    },
+  )
 
 
 def _write_lora(folder, out, nets, dialect: str, dtype) -> str:

@@ -81,6 +81,9 @@ class Base:
       dtype: dtype of the transformer, except for parameters that the published
         code computes in float32; a text encoder gets float32. None keeps all.
     """
+    if nets.dit.config.flow_map and not self.model.flow_map:
+      base = self.load(without_second_time(nets), mesh, dtype=dtype)
+      return with_second_time(base)
     if self.part is not None:
       return {'dit': self.part.load(mesh, dtype=dtype)}
     shapes = load_lib.sharded_shapes(nets.init, mesh, stored=self.folder)
@@ -95,6 +98,23 @@ class Base:
 
     shapes = jax.tree_util.tree_map_with_path(kind, shapes)
     return checkpoint.load_params(self.folder, shapes, tree='ema')
+
+
+def without_second_time(nets: networks.Networks) -> networks.Networks:
+  """The networks that a flow map may start from."""
+  config = dataclasses.replace(nets.dit.config, flow_map=0.0)
+  return dataclasses.replace(nets, dit=nets.dit.clone(config=config))
+
+
+def with_second_time(params: dict) -> dict:
+  """Parameters of a flow map that computes at r = t what the model with one
+  time does: both times are embedded alike."""
+  tree = params['dit']
+  ends = {
+    f'end_{name}': jax.tree.map(jnp.copy, tree[f'time_{name}'])
+    for name in ('in', 'out')
+  }
+  return params | {'dit': tree | ends}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -207,6 +227,8 @@ def open_base(
     f'{KEYS.get(key, f"model.{key}")}={sizes[key]!r}, there {stored[key]!r}'
     for key in sizes
     if key not in ('dtype', 'remat') and sizes[key] != stored[key]
+    # A flow map may start from a model with one time.
+    if key != 'flow_map' or stored[key]
   ]
   if differences:
     raise ValueError(

@@ -46,6 +46,8 @@ class Model:
     text_stamp: size and time of the files of a published text encoder.
     autoencoder_hash: fingerprint of a published autoencoder.
     adapters: LoRA weights of each transformer with their strengths, by root.
+    shapes: functions that return the shapes of what the readers read, with
+      their shardings, by root.
   """
 
   experiment: Experiment
@@ -59,6 +61,14 @@ class Model:
   adapters: Mapping[str, tuple[tuple[lora_apply.Adapter, float], ...]] = (
     dataclasses.field(default_factory=dict)
   )
+  shapes: Mapping[str, Callable[[], dict]] = dataclasses.field(
+    default_factory=dict
+  )
+
+  def abstract(self, root: str) -> dict:
+    """Shapes of the parameters of a root with their shardings, {} if it has
+    none; no array is read. LoRA weights are not among them."""
+    return self.shapes[root]() if root in self.shapes else {}
 
   def read(self, root: str) -> dict:
     """Reads the parameters of a root, {} if it has none.
@@ -206,9 +216,16 @@ def open_model(
     readers['autoencoder'] = functools.partial(
       _read_own, trained, trained_folder, mesh
     )
+    shapes['autoencoder'] = own_shapes(trained, trained_folder, mesh=mesh)
   name = checkpoint.weights_hash(folder)
   return Model(
-    experiment, networks, tokenizer, name, text_hash(tokenizer, name), readers
+    experiment,
+    networks,
+    tokenizer,
+    name,
+    text_hash(tokenizer, name),
+    readers,
+    shapes={root: functools.partial(dict, shapes[root]) for root in readers},
   )
 
 
@@ -265,6 +282,10 @@ def open_published(
     readers,
     pipeline.text_encoder.stamp(),
     pipeline.vae.fingerprint(),
+    shapes={
+      root: functools.partial(part.abstract, mesh, dtype=dtype)
+      for root, part in pipeline.parts.items()
+    },
   )
 
 
@@ -316,11 +337,18 @@ def load_own(
   section: AutoencoderSection, folder, *, mesh: jax.sharding.Mesh
 ) -> dict:
   """Reads the parameters of an autoencoder's folder: {'autoencoder'}."""
-  autoencoder = networks_lib.autoencoder(section)
-  shapes = sharded_shapes(
-    lambda key: {'autoencoder': autoencoder.init(key)}, mesh, stored=folder
-  )
+  shapes = {'autoencoder': own_shapes(section, folder, mesh=mesh)}
   return checkpoint.load_params(folder, shapes, tree='ema')
+
+
+def own_shapes(
+  section: AutoencoderSection, folder, *, mesh: jax.sharding.Mesh
+) -> dict:
+  """Shapes of the parameters of an autoencoder's folder."""
+  autoencoder = networks_lib.autoencoder(section)
+  return sharded_shapes(
+    lambda key: {'autoencoder': autoencoder.init(key)}, mesh, stored=folder
+  )['autoencoder']
 
 
 def sharded_shapes(

@@ -7,7 +7,7 @@ import sys
 import types
 import typing
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 from absl import flags, logging
 
@@ -58,7 +58,9 @@ INTERRUPTED = 130  # exit code after Ctrl-C, as of shells
 LESS_MEMORY = 'a smaller size, fewer frames or a smaller batch needs less'
 
 
-def define_flags(settings: type, *, unset: str = '') -> None:
+def define_flags(
+  settings: type, *, unset: str = '', names: Collection[str] = ()
+) -> None:
   """Defines a flag for each field of a dataclass that has a help text.
 
   Args:
@@ -68,10 +70,11 @@ def define_flags(settings: type, *, unset: str = '') -> None:
     unset: where a flag that is not set takes its value from, such as "the
       checkpoint's"; the flags' defaults are then None. Empty: the fields' own
       defaults.
+    names: fields that get a flag; () is all.
   """
   hints = typing.get_type_hints(settings)
   for field in dataclasses.fields(settings):
-    if not field.metadata.get('help'):
+    if not field.metadata.get('help') or names and field.name not in names:
       continue
     default = None if unset else _default(field)
     kind = field.metadata.get('type') or _plain_type(hints[field.name])

@@ -1,13 +1,22 @@
-"""Dry run: compiles for TPUs that do not exist here, and reports the result.
+"""Compiles ahead of time: a dry run, or the programs of sampling to save.
 
-  python -m spacetime compile --config=experiments/wan_t2v_14b.py:720p \\
-    --topology=v5p-256 [--num_slices=2] [--config.mesh.context=8] \\
-    [--program=sample] [--json]
+  spacetime compile --config=wan_t2v_14b:720p --topology=v5p-256 \\
+    [--num_slices=2] [--config.mesh.context=8] [--program=sample] [--json]
+  spacetime compile --program=sample --checkpoint=WAN --topology=v6e-8 \\
+    --mesh.data=2 --mesh.context=4 --steps=4 --save=DIR
+
+The dry run compiles the program that spacetime train or sample runs, for TPUs
+that do not exist here, with the same options, and reports memory, communication
+and time. Exit code 0: it fits. 1: it does not, or a device gathers a complete
+activation.
+
+With --save the programs of `spacetime sample` are compiled for a model, a size
+and settings, and saved; `spacetime sample --programs=DIR` with the same flags
+loads them on the chips that they were compiled for. Without --topology these
+are the devices of this machine.
 
 The compiler is that of TPUs (pip install 'spacetime-video[tpu-compile]'); it
-runs on a CPU in minutes. The program is the one that spacetime train compiles,
-with the same options. Exit code 0: it fits. 1: it does not, or a device gathers
-a complete activation.
+runs on a CPU in minutes.
 """
 
 import sys
@@ -16,11 +25,30 @@ import jax
 from absl import flags
 from ml_collections import config_flags
 
+from spacetime import SettingError
+from spacetime.cli import common, help_pages
+from spacetime.cli import mesh as mesh_flags
 from spacetime.config import parse
+from spacetime.diffusion.settings import SamplingSettings
 from spacetime.dryrun import programs, render
 from spacetime.dryrun import report as report_lib
 from spacetime.media import files
+from spacetime.pipeline.request import Request
 from spacetime.sharding import topology
+
+# Settings of a request that shape the programs of sampling.
+SAVED = (
+  *('checkpoint', 'transformer', 'transformer_2', 'vae', 'text_encoder'),
+  *(
+    'image_encoder',
+    'tokenizer',
+    'frames',
+    'size',
+    'num',
+    'batch_size',
+    'preset',
+  ),
+)
 
 _CONFIG = config_flags.DEFINE_config_file(
   'config',
@@ -42,14 +70,27 @@ _PROGRAM = flags.DEFINE_enum(
   programs.PROGRAMS,
   'Program to compile: a training step, a step of the solver, or the decoder.',
 )
+_SAVE = flags.DEFINE_string(
+  'save',
+  None,
+  'Folder for the compiled programs of sampling, with --program=sample. '
+  'Example: programs/v6e-8.',
+)
 _JSON = flags.DEFINE_bool('json', False, 'Print the report as a line of JSON.')
 _HLO = flags.DEFINE_string(
   'hlo', None, 'File for the text of the compiled program. Example: step.txt.'
 )
+common.define_flags(Request, names=SAVED)
+common.define_flags(SamplingSettings, unset="the checkpoint's")
+mesh_flags.define_flags()
+help_pages.group('output', 'save')
 
 
 def main() -> None:
   """Compiles a program, prints the report and sets the exit code."""
+  if _SAVE.value is not None:
+    save()
+    return
   if _CONFIG.value is None or not _TOPOLOGY.value:
     raise ValueError('--config and --topology: expected both; see --help')
   try:
@@ -75,3 +116,37 @@ def main() -> None:
     print(render.as_text(report, slices))
   if not report.passes:
     sys.exit(1)
+
+
+def save() -> None:
+  """Compiles and saves the programs of sampling, a line for each."""
+  from spacetime import sharding
+  from spacetime.pipeline import compile_ahead, pipeline, saved_programs
+
+  if _PROGRAM.value != 'sample':
+    raise SettingError('program', _PROGRAM.value, "'sample' with `save`")
+  if _CONFIG.value is not None:
+    raise SettingError(
+      'config',
+      str(_CONFIG.value.get('stage')),
+      'none with `save`, which takes `checkpoint`',
+    )
+  sampling = common.flag_values(SamplingSettings)
+  sampling = {k: v for k, v in sampling.items() if v is not None}
+  request = Request(**common.flag_values(Request), sampling=sampling, prompt='')
+  axes = mesh_flags.value()
+  if _TOPOLOGY.value:
+    jax.config.update('jax_platforms', 'cpu')
+    devices = topology.devices(topology.parse(_TOPOLOGY.value, slices=1))
+    if axes is None:
+      axes, devices = {'data': 1}, devices[:1]
+    mesh = sharding.make_mesh(sharding.MeshConfig(**axes), devices=devices)
+  else:
+    mesh = sharding.as_mesh(axes)
+  pipe = pipeline.from_request(request, mesh=mesh)
+  store = saved_programs.Store(_SAVE.value, mesh, new=True)
+  for saved in compile_ahead.save(request, pipe.engine, store):
+    print(
+      f'{saved.name}: {saved.size / 2**20:.1f} MiB, {saved.seconds:.1f} s',
+      flush=True,
+    )

@@ -34,6 +34,9 @@ _VAE = flags.DEFINE_string('vae', None, 'File of a published autoencoder.')
 _TEXT_ENCODER = flags.DEFINE_string(
   'text_encoder', None, 'File of a published text encoder.'
 )
+_IMAGE_ENCODER = flags.DEFINE_string(
+  'image_encoder', None, 'File of the published CLIP image encoder, if any.'
+)
 _TOKENIZER = flags.DEFINE_string(
   'tokenizer', None, 'sentencepiece model or tokenizer.json.'
 )
@@ -58,6 +61,7 @@ def main() -> None:
     transformer=None if chosen else transformer,
     vae=_VAE.value,
     text_encoder=_TEXT_ENCODER.value,
+    image_encoder=_IMAGE_ENCODER.value,
     tokenizer=_TOKENIZER.value,
   )
   required = (_TARGET,) if files.transformer else (_SOURCE, _TARGET)

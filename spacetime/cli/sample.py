@@ -40,6 +40,14 @@ _SIGN = flags.DEFINE_string(
 )
 help_pages.group('output', 'sign')
 help_pages.example('sign', 'keys/studio')
+_PROGRAMS = flags.DEFINE_string(
+  'programs',
+  None,
+  'Folder of programs that `spacetime compile --save` has compiled ahead of '
+  'time, for the same devices.',
+)
+help_pages.group('devices', 'programs')
+help_pages.example('programs', 'programs/v6e-8')
 
 
 def main() -> None:
@@ -49,7 +57,9 @@ def main() -> None:
   sampling = common.flag_values(SamplingSettings)
   sampling = {k: v for k, v in sampling.items() if v is not None}
   request = Request(**common.flag_values(Request), sampling=sampling)
-  pipe = pipeline.from_request(request, mesh=mesh.value())
+  pipe = pipeline.from_request(
+    request, mesh=mesh.value(), programs=_PROGRAMS.value
+  )
   if _SIGN.value:
     _write_signed(pipe, request)
   else:

@@ -32,6 +32,7 @@ class Experiment:
       known where its weights bring its sizes (see networks.networks).
     flow: prediction and noise levels of training.
     conditioning: conditioning frames of training.
+    flow_map: training of a flow map, where `model.flow_map` is set.
     lora: low-rank adapters; rank 0 trains every parameter.
     optimizer: the optimizer and its schedule.
     mesh: devices along each axis.
@@ -53,6 +54,7 @@ class Experiment:
   model: DiTConfig | None = None
   flow: FlowConfig | None = None
   conditioning: sections.FrameConditioningConfig | None = None
+  flow_map: sections.FlowMapConfig = sections.FlowMapConfig()
   lora: LoraConfig = LoraConfig()
   optimizer: sections.OptimizerConfig | None = None
   mesh: MeshConfig | None = None

@@ -33,6 +33,7 @@ SECTIONS = {
   'image': ImageConfig,
   'flow': FlowConfig,
   'conditioning': sections.FrameConditioningConfig,
+  'flow_map': sections.FlowMapConfig,
   'lora': LoraConfig,
   'optimizer': sections.OptimizerConfig,
   'mesh': MeshConfig,

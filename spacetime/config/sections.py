@@ -124,6 +124,44 @@ class FrameConditioningConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class FlowMapConfig:
+  """Training of a flow map, which replaces a model and its guidance.
+
+  Attributes:
+    guidance: scale of guidance that becomes part of the weights; 1 is none.
+    delta: half the distance in time of the central difference that stands for a
+      derivative.
+    velocity: share of a batch's clips that learn the velocity, a step of no
+      length.
+    to_data: share of the clips that learn steps to data; the others learn steps
+      to any smaller noise level.
+
+  Source: Gu et al. 2026 (AnyFlow), arXiv 2605.13724.
+  """
+
+  guidance: float = 3.0
+  delta: float = 0.005
+  velocity: float = 0.5
+  to_data: float = 0.25
+
+  def __post_init__(self):
+    if self.guidance < 1:
+      raise SettingError('flow_map.guidance', self.guidance, '1 or more')
+    if not 0 < self.delta < 0.5:
+      raise SettingError('flow_map.delta', self.delta, 'above 0, below 0.5')
+    for name in ('velocity', 'to_data'):
+      if not 0 <= getattr(self, name) <= 1:
+        raise SettingError(f'flow_map.{name}', getattr(self, name), '0 to 1')
+    if self.velocity + self.to_data > 1:
+      raise SettingError(
+        'flow_map.to_data',
+        self.to_data,
+        f'at most {1 - self.velocity:g} with '
+        f'`flow_map.velocity`={self.velocity}',
+      )
+
+
+@dataclasses.dataclass(frozen=True)
 class OptimizerConfig:
   """The optimizer and its schedule.
 

@@ -39,6 +39,11 @@ def _rules(experiment: Experiment) -> Iterator[tuple[str, str]]:
   """(pattern of keys, why they have no effect)."""
   if experiment.stage == 'diffusion' and not experiment.lora.rank:
     yield r'lora\.(?!rank).*', '`lora.rank` is 0'
+  if experiment.model is not None:
+    if experiment.model.flow_map:
+      yield r'flow\.(mean|std)', '`model.flow_map` is not 0'
+    else:
+      yield r'flow_map\..*', '`model.flow_map` is 0'
   optimizer, train, data = (
     experiment.optimizer,
     experiment.train,

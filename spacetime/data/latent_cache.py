@@ -32,8 +32,9 @@ from spacetime.media import files
 
 FILE, TOKENIZER = 'cache.json', 'tokenizer.model'
 EMPTY, SKIPPED = 'empty.array_record', 'skipped.json'
-# What a record of an image-to-video model has beside its latents.
-CONDITIONS = ('cond_latents', 'image')
+# What a record of an image-to-video model, or of one with control blocks, has
+# beside its latents.
+CONDITIONS = ('cond_latents', 'image', 'control_latents')
 KINDS, SPLITS = ('text', 'latents'), ('train', 'held_out')
 DTYPES = {
   'float32': np.dtype(np.float32),
@@ -64,6 +65,8 @@ class CacheInfo:
       'first', or 'ends' for the last frame too; '' stores none.
     image: tokens and width of the embeddings `image` of the known frames; (0,
       0) stores none.
+    control: channels of the latents `control_latents` of known pixels, of
+      models with control blocks; 0 stores none.
   """
 
   autoencoder: str
@@ -81,6 +84,7 @@ class CacheInfo:
   shard: int
   known: str = ''
   image: tuple[int, int] = (0, 0)
+  control: int = 0
 
   def __post_init__(self):
     if self.dtype not in DTYPES:
@@ -249,7 +253,8 @@ class Cache:
 @dataclasses.dataclass(frozen=True)
 class Split:
   """Records {'latents': (f, h, w, c), 'caption': str, 'text': (S, Y)}, with
-  'cond_latents' (f, h, w, c) and 'image' (S, Y) for image-to-video models.
+  'cond_latents' (f, h, w, c) and 'image' (S, Y) for image-to-video models,
+  'control_latents' (f, h, w, c) for models with control blocks.
 
   Attributes:
     info: contents of cache.json.

@@ -49,6 +49,7 @@ class Conditioning:
       (image to video); see cond_channels.
     control_Bfhwc: latents of control blocks (VACE); see control_mask.
     image_BSY: embeddings of the images that the model sees beside the text.
+    control_scale_B: factor of what control blocks add; None is 1.
   """
 
   z_Bfhwc: jax.Array
@@ -59,6 +60,7 @@ class Conditioning:
   cond_Bfhwc: jax.Array | None = None
   control_Bfhwc: jax.Array | None = None
   image_BSY: jax.Array | None = None
+  control_scale_B: jax.Array | None = None
 
   @property
   def context(self) -> jax.Array | None:
@@ -169,6 +171,39 @@ def cond_channels(
     mask_fm[:, None, None], (*z_Bfhwc.shape[:4], stride)
   )
   return jnp.concatenate([mask_Bfhwm, z_Bfhwc], axis=-1)
+
+
+def draw_known(
+  rng: np.random.Generator, size: tuple[int, int, int]
+) -> np.ndarray:
+  """Draws the known pixels of a training clip of a model with control blocks.
+
+  They are none; the first frames, the last ones or both; or the pixels inside
+  or outside of a box, as in extending, connecting, inpainting and outpainting.
+
+  Args:
+    rng: source of randomness.
+    size: (frames, height, width) of the clip.
+
+  Returns:
+    bool (F, H, W), not all of them.
+  """
+  frames, height, width = size
+  known_FHW = np.zeros(size, bool)
+  kind = rng.choice(['none', 'first', 'last', 'ends', 'inside', 'outside'])
+  if kind in ('inside', 'outside'):
+    (top, bottom), (left, right) = (
+      sorted(rng.choice(n + 1, 2, replace=False)) for n in (height, width)
+    )
+    known_FHW[:, top:bottom, left:right] = True
+    known_FHW = known_FHW if kind == 'inside' else ~known_FHW
+  elif frames > 1:
+    count = int(rng.integers(1, frames))
+    if kind in ('first', 'ends'):
+      known_FHW[: count if kind == 'first' else -(-count // 2)] = True
+    if kind == 'last' or kind == 'ends' and count > 1:
+      known_FHW[-(count if kind == 'last' else count // 2) :] = True
+  return np.zeros(size, bool) if known_FHW.all() else known_FHW
 
 
 def control_mask(new_FHW: np.ndarray, *, stride) -> np.ndarray:

@@ -208,7 +208,9 @@ class Sampler:
     conditions = {
       'cond_Bfhwc': repeated.cond_Bfhwc,
       'control_Bfhwc': repeated.control_Bfhwc,
-      'end_BT': jnp.full_like(repeated.t_BT, end) if self.is_flow_map else None,
+      'control_scale_B': repeated.control_scale_B,
+      # What has less noise than the step's end stays where it is.
+      'end_BT': jnp.minimum(end, repeated.t_BT) if self.is_flow_map else None,
     }
     denoise = denoiser.from_network(
       self.cached_transform if cached else self.transform,

@@ -5,15 +5,16 @@ from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
 from spacetime import SettingError, sharding
 from spacetime.config import mesh as mesh_lib
 from spacetime.config import networks, samplers
 from spacetime.config.experiment import Experiment
-from spacetime.diffusion import conditioning, sampler
+from spacetime.diffusion import sampler
 from spacetime.models import flops
-from spacetime.pipeline import generate
+from spacetime.pipeline import conditions, generate
 from spacetime.sharding import chips
 from spacetime.training import loop, losses, state, step, tasks
 from spacetime.training import optimizer as optimizer_lib
@@ -80,7 +81,11 @@ def lower(
       'weights',
       "'identity' or 'wan', since a dry run reads no weights",
     )
-  mesh = mesh_lib.mesh(experiment, devices=devices)
+  if program == 'sample':  # branches of guidance may share the devices
+    experiment.require('mesh')
+    mesh = sharding.make_mesh(experiment.mesh, devices=devices)
+  else:
+    mesh = mesh_lib.mesh(experiment, devices=devices)
   nets = networks.networks(experiment)
   tokens = networks.clip_geometry(experiment.data, nets).tokens
   mesh_lib.check_model(nets.dit.config, tokens, mesh)
@@ -95,7 +100,7 @@ def _train(
   optimizer = optimizer_lib.make_optimizer(
     experiment.optimizer, steps=train.steps
   )
-  task = tasks.diffusion_task(experiment, nets)
+  task = _task(experiment, nets)
   key = jax.random.key(experiment.seed)
   abstract = state.abstract_state(task.init, key, optimizer, mesh)
   parts = {
@@ -134,11 +139,19 @@ def training_flops(
   without and in attention kernels. Zeros where they are not counted."""
   dense, attended, total = _forward_flops(experiment, nets)
   remat = nets.dit.config.remat
+  more = tasks.more_predictions(experiment)
   return (
     total,
-    flops.executed_dense(dense, remat=remat, frozen=nets.lora.rank > 0),
-    flops.executed_attention(attended, remat=remat),
+    flops.executed_dense(dense, remat=remat, frozen=nets.lora.rank > 0)
+    + more * dense,
+    flops.executed_attention(attended, remat=remat) + more * attended,
   )
+
+
+def _task(experiment: Experiment, nets: networks.Networks) -> tasks.Task:
+  """The training stage, with an empty caption of zeros."""
+  empty_SY = np.zeros((nets.text_length, nets.text.width), np.float32)
+  return tasks.diffusion_task(experiment, nets, empty_SY=empty_SY)
 
 
 def _forward_flops(
@@ -156,7 +169,8 @@ def _forward_flops(
     width=model.width,
   )
   attended *= clips * model.layers
-  forward = rate.flops / (2 if nets.lora.rank else 3)
+  passes = (2 if nets.lora.rank else 3) + tasks.more_predictions(experiment)
+  forward = rate.flops / passes
   return forward - attended, attended, rate.flops
 
 
@@ -168,7 +182,7 @@ def _held_out(
   optimizer = optimizer_lib.make_optimizer(
     experiment.optimizer, steps=train.steps
   )
-  task = tasks.diffusion_task(experiment, nets)
+  task = _task(experiment, nets)
   key = jax.random.key(experiment.seed)
   abstract = state.abstract_state(task.init, key, optimizer, mesh)
   shards = sharding.num_shards('batch', mesh)
@@ -202,7 +216,8 @@ def _sample(
     settings = dataclasses.replace(settings, boundary=None, guidance_2=None)
   part = samplers.sampler(experiment, nets, settings)
   clips = experiment.data.batch_size
-  cond = jax.eval_shape(lambda: _conditioning(experiment, nets))
+  latent = networks.clip_geometry(experiment.data, nets).latent
+  cond = jax.eval_shape(lambda: conditions.empty(nets, latent, batch=clips))
   keys = jax.eval_shape(lambda: sampler.clip_keys(0, clips))
   initial = jax.eval_shape(part.init, keys, cond)
   text = jax.ShapeDtypeStruct(
@@ -224,14 +239,13 @@ def _sample(
     lowered = jax.jit(generate.step_program(part), donate_argnums=1).lower(
       *parts.values(), jax.ShapeDtypeStruct((), jnp.int32)
     )
-  passes = 2 if guided else 1
-  dense, attended, _ = _forward_flops(experiment, nets)
-  dense, attended = dense * passes, attended * passes
+  dense, attended = sampling_flops(experiment, nets)
+  shards = sharding.num_shards('batch', mesh)
   return Lowered(
     lowered,
     parts,
     mesh,
-    _rows(experiment, mesh),
+    -(-clips * (1 + guided) // shards),
     dense + attended,
     dense,
     attended,
@@ -239,22 +253,14 @@ def _sample(
   )
 
 
-def _conditioning(
+def sampling_flops(
   experiment: Experiment, nets: networks.Networks
-) -> conditioning.Conditioning:
-  """Returns conditioning of the shapes that the model sees."""
-  model, clips = nets.dit.config, experiment.data.batch_size
-  latent = networks.clip_geometry(experiment.data, nets).latent
-  cond = conditioning.pure_noise(clips, (*latent, nets.autoencoder.z_dim))
-  more = {}
-  if model.cond_channels:
-    more['cond_Bfhwc'] = jnp.zeros((clips, *latent, model.cond_channels))
-  if model.control_layers:
-    more['control_Bfhwc'] = jnp.zeros((clips, *latent, model.control_channels))
-  if nets.image is not None:
-    tokens = model.image_tokens or nets.image.config.tokens
-    more['image_BSY'] = jnp.zeros((clips, tokens, model.image_width))
-  return dataclasses.replace(cond, **more)
+) -> tuple[float, float]:
+  """FLOPs of a solver step of a batch, all branches of guidance together: those
+  without and in attention kernels."""
+  dense, attended, _ = _forward_flops(experiment, nets)
+  passes = 1 if experiment.sampling.guidance == 1 else 2
+  return dense * passes, attended * passes
 
 
 def _decode(
@@ -310,6 +316,10 @@ def _batch(
     if nets.dit.config.cond_channels:
       shapes['cond_latents'] = shapes['latents']
       dtypes['cond_latents'] = jnp.float32
+    if nets.dit.config.control_layers:
+      channels = nets.dit.config.control_channels
+      shapes['control_latents'] = (rows, *grid.latent, channels)
+      dtypes['control_latents'] = jnp.float32
     if nets.image is not None:
       images = 2 if nets.dit.config.known_frames == 'ends' else 1
       config = nets.image.config
@@ -353,11 +363,14 @@ def _sharded_params(params, mesh: jax.sharding.Mesh):
 
 
 def _sharded_rows(tree, mesh: jax.sharding.Mesh, rows: int | None = None):
-  """Returns shapes with rows over data and fsdp; counters are replicated."""
+  """Returns shapes with rows over data and fsdp, if these divide them; counters
+  are replicated."""
   by_rows = sharding.batch_sharding(mesh)
 
   def leaf(x):
     if not x.ndim or rows is not None and x.shape[0] != rows:
+      return _replicated(x, mesh)
+    if sharding.divisible_axis('batch', x.shape[0], mesh) is None:
       return _replicated(x, mesh)
     return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=by_rows)
 

@@ -1,8 +1,6 @@
 """Report of a program compiled for TPUs that do not exist here."""
 
-import contextlib
 import dataclasses
-import importlib.metadata
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -156,7 +154,7 @@ def compile_program(
       memory,
       advice(memory, on_chip=refusal.on_chip),
       time.monotonic() - start,
-      versions=versions(),
+      versions=chips.versions(),
     )
   seconds = time.monotonic() - start
   memory = memory_of(
@@ -180,17 +178,8 @@ def compile_program(
     kernels=compiled_program.kernels(),
     flops=lowered.flops,
     roofline=roofline(lowered, program, compiled_program, collectives, chip),
-    versions=versions(),
+    versions=chips.versions(),
   )
-
-
-def versions() -> dict[str, str]:
-  """Versions of the packages that compile, by name."""
-  numbers = {}
-  for name in ('jax', 'jaxlib', 'libtpu'):
-    with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-      numbers[name] = importlib.metadata.version(name)
-  return numbers
 
 
 def bytes_per_device(tree) -> float:

@@ -121,8 +121,8 @@ class Networks:
       params: 'dit', and 'lora' if there are LoRA weights.
       z_Bfhwc, t_BT, text: see DiT.__call__.
       key: for the dropout of the LoRA weights; None has no dropout.
-      **conditions: t_index_fhw, cond_Bfhwc, control_Bfhwc, end_BT of
-        DiT.__call__.
+      **conditions: t_index_fhw, cond_Bfhwc, control_Bfhwc, control_scale_B and
+        end_BT of DiT.__call__.
     """
     variables, rngs = self.variables(params), self._rngs(params, key)
     with precision.products(self.dit.config.dtype):

@@ -6,12 +6,15 @@ at noise level 0, as a model of this package does: see
 diffusion/conditioning.py.
 """
 
+import dataclasses
+
 import jax.numpy as jnp
 import numpy as np
 
 from spacetime.diffusion import conditioning as conditioning_lib
 from spacetime.diffusion.conditioning_video import ConditioningVideo
 from spacetime.media.pixels import to_video
+from spacetime.models.networks import Networks
 from spacetime.pipeline.engine import Engine
 
 
@@ -52,6 +55,7 @@ def control(
   size: tuple[int, int, int],
   *,
   batch: int,
+  scale: float | None = None,
 ) -> conditioning_lib.Conditioning:
   """Conditioning of a model with control blocks.
 
@@ -62,6 +66,7 @@ def control(
       Each has a latent frame before those of the clip.
     size: (frames, height, width) of the clip.
     batch: clips.
+    scale: factor of what the control blocks add; None is 1.
   """
   stride = engine.autoencoder.stride
   known_FHW = np.zeros(size, bool)
@@ -88,7 +93,30 @@ def control(
     jnp.zeros((batch, *shape, engine.autoencoder.z_dim), jnp.float32),
     jnp.ones((batch, 1), jnp.float32),
     control_Bfhwc=_repeated(control_1fhwc, batch),
+    control_scale_B=None if scale is None else jnp.full((batch,), scale),
   )
+
+
+def empty(
+  nets: Networks, latent: tuple[int, int, int], *, batch: int
+) -> conditioning_lib.Conditioning:
+  """Conditioning of the shapes that a model sees, all zero.
+
+  Args:
+    nets: networks of the model.
+    latent: (f, h, w) of the clips.
+    batch: clips.
+  """
+  model, more = nets.dit.config, {}
+  if model.cond_channels:
+    more['cond_Bfhwc'] = jnp.zeros((batch, *latent, model.cond_channels))
+  if model.control_layers:
+    more['control_Bfhwc'] = jnp.zeros((batch, *latent, model.control_channels))
+  if nets.image is not None:
+    tokens = model.image_tokens or nets.image.config.tokens
+    more['image_BSY'] = jnp.zeros((batch, tokens, model.image_width))
+  cond = conditioning_lib.pure_noise(batch, (*latent, nets.autoencoder.z_dim))
+  return dataclasses.replace(cond, **more)
 
 
 def encode_known(

@@ -47,6 +47,9 @@ class EncodeSettings:
   text_encoder: str | None = _field(
     None, 'input', 'File of a published text encoder.'
   )
+  image_encoder: str | None = _field(
+    None, 'input', 'File of the published CLIP image encoder, if it has one.'
+  )
   tokenizer: str | None = _field(
     None, 'input', 'sentencepiece model or tokenizer.json.'
   )
@@ -133,7 +136,9 @@ class EncodeSettings:
   @property
   def files(self) -> dict[str, str]:
     """The files of networks that are set."""
-    names = ('transformer', 'vae', 'text_encoder', 'tokenizer')
+    names = (
+      *('transformer', 'vae', 'text_encoder', 'image_encoder', 'tokenizer'),
+    )
     values = {name: getattr(self, name) for name in names}
     return {name: value for name, value in values.items() if value is not None}
 

@@ -15,8 +15,9 @@ from spacetime.data.settings import DataConfig
 from spacetime.diffusion.settings import SamplingSettings
 from spacetime.media.pixels import to_video
 from spacetime.models.autoencoder import streaming
-from spacetime.pipeline import decode_shards
+from spacetime.pipeline import decode_shards, saved_programs
 from spacetime.pipeline import progress as progress_lib
+from spacetime.sharding import chips
 
 # Networks of at most this many bytes stay in memory between calls; larger ones
 # are read when they are needed and freed before the next is read.
@@ -30,31 +31,51 @@ class Program:
     function: the function.
     compiling: context in which a new signature is compiled.
     mesh: mesh of the arrays; None is the default device.
+    find: looks up the compiled program of a lowered one, as
+      saved_programs.Store; None compiles all.
     **options: options of jax.jit.
   """
 
   def __init__(
-    self, function: Callable, compiling: Callable, *, mesh=None, **options
+    self,
+    function: Callable,
+    compiling: Callable,
+    *,
+    mesh=None,
+    find: Callable | None = None,
+    **options,
   ):
     self._call = jax.jit(function, **options)
-    self._compiling, self._signatures = compiling, set()
-    self._mesh = mesh
+    self._compiling, self._signatures = compiling, {}
+    self._mesh, self._find = mesh, find
 
   def __call__(self, *args):
+    with self._on_mesh():
+      return self._run(*args)
+
+  def lower(self, *args) -> jax.stages.Lowered:
+    """The lowered program of arguments or their shapes."""
+    with self._on_mesh():
+      return self._call.lower(*args)
+
+  def _on_mesh(self):
     if self._mesh is None:
-      return self._run(*args)
-    with jax.set_mesh(self._mesh):
-      return self._run(*args)
+      return contextlib.nullcontext()
+    return jax.set_mesh(self._mesh)
 
   def _run(self, *args):
     leaves, structure = jax.tree.flatten(args)
     shapes = tuple((np.shape(x), getattr(x, 'dtype', None)) for x in leaves)
     signature = (structure, shapes)
     if signature in self._signatures:
-      return self._call(*args)
+      return self._signatures[signature](*args)
+    call = None
+    if self._find is not None:
+      call = self._find(self._call.lower(*args))
+    call = call or self._call
     with self._compiling():
-      result = self._call(*args)
-    self._signatures.add(signature)
+      result = call(*args)
+    self._signatures[signature] = call
     return result
 
   def __getattr__(self, name: str):
@@ -73,6 +94,8 @@ class Engine:
     model: an opened checkpoint.
     mesh: mesh that the model was opened on; None is the first device.
     resident_bytes: networks up to this size stay in memory.
+    programs: folder of compiled programs, see saved_programs; None compiles
+      all.
   """
 
   def __init__(
@@ -81,11 +104,12 @@ class Engine:
     *,
     mesh: jax.sharding.Mesh | None = None,
     resident_bytes: int = RESIDENT_BYTES,
+    programs: saved_programs.Store | None = None,
   ):
     self.model = model
     self.mesh = sharding.as_mesh(mesh)
     self.progress = progress_lib.SILENT
-    self._resident_bytes = resident_bytes
+    self._resident_bytes, self._saved = resident_bytes, programs
     self._params: dict[str, Any] = {}
     self._programs: dict[Any, Any] = {}
 
@@ -151,9 +175,14 @@ class Engine:
   def program(self, key, function: Callable, **options) -> Program:
     """The jitted `function` of a key, the same object at every call."""
     if key not in self._programs:
-      mesh = self.mesh if self.devices > 1 else None
+      kind = self.mesh.devices.flat[0].device_kind
       self._programs[key] = Program(
-        function, self._compiling, mesh=mesh, **options
+        function,
+        self._compiling,
+        mesh=self.mesh if self.devices > 1 else None,
+        find=self._saved and self._saved.find,
+        compiler_options=chips.options(kind) or None,
+        **options,
       )
     return self._programs[key]
 

@@ -15,10 +15,11 @@ import numpy as np
 from spacetime.checkpoint import finite
 from spacetime.diffusion import conditioning as conditioning_lib
 from spacetime.diffusion import conditioning_video, sampler
+from spacetime.diffusion.settings import SamplingSettings
 from spacetime.pipeline import conditions
 from spacetime.pipeline import decode as decode_lib
 from spacetime.pipeline import prompt_embeds as prompt_embeds_lib
-from spacetime.pipeline.engine import Engine
+from spacetime.pipeline.engine import Engine, Program
 from spacetime.pipeline.plan import Plan
 from spacetime.sharding import constrain
 
@@ -97,7 +98,14 @@ def conditioning(
     return conditions.channels(engine, video, plan.images, batch=batch)
   if nets.dit.config.sees == 'control':
     size = sizes.frames, sizes.height, sizes.width
-    return conditions.control(engine, video, plan.references, size, batch=batch)
+    return conditions.control(
+      engine,
+      video,
+      plan.references,
+      size,
+      batch=batch,
+      scale=plan.request.control_scale,
+    )
   if video is None:
     return conditioning_lib.pure_noise(
       batch, (*latent, engine.autoencoder.z_dim)
@@ -181,7 +189,7 @@ def sample(
   """
   count, batch = len(embeds.text), len(conditioning.z_Bfhwc)
   keys = clip_keys(plan, -(-count // batch) * batch)
-  run = Programs(engine, plan)
+  run = Programs(engine, plan.settings, plan.geometry.latent)
   starts = range(0, count, batch) if starts is None else starts
   with engine.progress.steps(run.steps * len(starts)):
     for first in starts:
@@ -234,17 +242,26 @@ def clip_keys(plan: Plan, count: int, *, chunk: int = 0) -> jax.Array:
 
 
 class Programs:
-  """The compiled programs of a plan's sampler.
+  """The compiled programs of a sampler.
 
   Attributes:
     roots: transformers that have steps, in order of use.
     steps: solver steps of a clip.
+
+  Args:
+    engine: the model.
+    settings: settings of the sampler.
+    latent: (f, h, w) of the clips.
   """
 
-  def __init__(self, engine: Engine, plan: Plan):
-    latent = plan.geometry.latent
-    self._samplers = engine.samplers(plan.settings, latent)
-    self._progress, key = engine.progress, (plan.settings, latent)
+  def __init__(
+    self,
+    engine: Engine,
+    settings: SamplingSettings,
+    latent: tuple[int, int, int],
+  ):
+    self._samplers = engine.samplers(settings, latent)
+    self._progress, key = engine.progress, (settings, latent)
     self.roots = tuple(self._samplers)
     self.steps = sum(len(part.steps) for part in self._samplers.values())
     first = self._samplers[self.roots[0]]
@@ -263,6 +280,10 @@ class Programs:
       )
       for root, part in self._samplers.items()
     }
+
+  def parts(self, root: str) -> tuple[Program, Program]:
+    """The programs `start` and `step` of one transformer."""
+    return self._parts[root]
 
   def run(self, root: str, params, state, text, conditioning):
     """The state after the steps of one transformer."""
@@ -338,13 +359,20 @@ def batches(
 
 def decoder(engine: Engine, layout: decode_lib.Layout) -> decode_lib.Decoder:
   """A decoder with the engine's programs."""
-  autoencoder = engine.autoencoder
+  first, step = decoder_programs(engine)
   return decode_lib.Decoder(
-    autoencoder,
+    engine.autoencoder,
     engine.read('autoencoder'),
     layout,
-    first=engine.program('decode_first', autoencoder.decode_first),
-    step=engine.program(
-      'decode_step', autoencoder.decode_step, donate_argnums=1
-    ),
+    first=first,
+    step=step,
+  )
+
+
+def decoder_programs(engine: Engine) -> tuple[Program, Program]:
+  """The programs of the decoder: its first latent frame, and another."""
+  autoencoder = engine.autoencoder
+  return (
+    engine.program('decode_first', autoencoder.decode_first),
+    engine.program('decode_step', autoencoder.decode_step, donate_argnums=1),
   )

@@ -46,7 +46,7 @@ class Chunks:
   ):
     self._engine, self._plan, self._embeds = engine, plan, embeds
     autoencoder = engine.autoencoder
-    self._run = generate.Programs(engine, plan)
+    self._run = generate.Programs(engine, plan.settings, plan.geometry.latent)
     # A single transformer stays in memory; two are read in turn.
     self._params = {}
     self._autoencoder = engine.read('autoencoder')

@@ -382,6 +382,10 @@ def check_model(name: str, request: Request, model: 'DiTConfig') -> None:
       describe(request.reference_images),
       f'none with {MODELS[sees]}',
     )
+  if request.control_scale is not None and sees != 'control':
+    raise SettingError(
+      'control_scale', request.control_scale, f'none with {MODELS[sees]}'
+    )
   if sees == 'frames':
     return
   if request.seconds is not None:

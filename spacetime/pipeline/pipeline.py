@@ -18,6 +18,7 @@ from spacetime.pipeline import (
   long_video,
   outputs,
   rollout_state,
+  saved_programs,
 )
 from spacetime.pipeline import plan as plan_lib
 from spacetime.pipeline import progress as progress_lib
@@ -65,12 +66,14 @@ class Pipeline:
       pairs (path, strength); see request.parse_loras.
     lora_2: LoRA weights of the second of two transformers.
     lora_strength: factor on the strengths of all LoRA weights.
-    transformer, transformer_2, vae, text_encoder, tokenizer: files of a
-      published model's networks, in place of those of `path`.
+    transformer, transformer_2, vae, text_encoder, image_encoder, tokenizer:
+      files of a published model's networks, in place of those of `path`.
     mesh: devices: a mesh, or its sizes such as {'context': 4}, of which the
       axis `data` takes the devices that the others leave. Guidance, prompts and
       seeds are shared over data and fsdp, tokens over context, heads over
       tensor. None is the first device.
+    programs: folder of programs that spacetime compile --save has compiled for
+      these devices; others are compiled when they are needed.
     progress: whether calls show a bar on stderr.
   """
 
@@ -82,20 +85,25 @@ class Pipeline:
     transformer_2: str | None = None,
     vae: str | None = None,
     text_encoder: str | None = None,
+    image_encoder: str | None = None,
     tokenizer: str | None = None,
     lora: Source | None = None,
     lora_2: Source | None = None,
     lora_strength: float = 1.0,
     mesh=None,
+    programs: str | None = None,
     progress: bool = True,
   ):
     self.path, self.progress = path, progress
-    self._mesh, self._engine = mesh, None
+    self._mesh, self._engine, self._programs = mesh, None, programs
     self._files = {
       name: os.fspath(value)
       for name, value in zip(
         request_lib.FILES,
-        (transformer, transformer_2, vae, text_encoder, tokenizer),
+        (
+          *(transformer, transformer_2, vae, text_encoder, image_encoder),
+          tokenizer,
+        ),
         strict=True,
       )
       if value is not None
@@ -110,11 +118,16 @@ class Pipeline:
     """The opened model with its parameters and programs."""
     if self._engine is None:
       mesh = sharding.as_mesh(self._mesh)
+      store = None
+      if self._programs is not None:
+        store = saved_programs.Store(self._programs, mesh)
       path, files = self.path, folders.Files(**self._files)
       if path == DEFAULT and files.transformer:  # nothing of it would be used
         path = None
       model = load_lib.open_model(path, mesh=mesh, files=files)
-      self._engine = Engine(_with_lora(model, **self._lora), mesh=mesh)
+      self._engine = Engine(
+        _with_lora(model, **self._lora), mesh=mesh, programs=store
+      )
     return self._engine
 
   # -- modes -------------------------------------------------------------------
@@ -491,12 +504,15 @@ class Pipeline:
     )
 
 
-def from_request(request: Request, *, mesh=None) -> Pipeline:
+def from_request(
+  request: Request, *, mesh=None, programs: str | None = None
+) -> Pipeline:
   """The pipeline of a request's checkpoint and LoRA weights, not yet opened."""
   return Pipeline(
     request.checkpoint,
     **{name: getattr(request, name) for name in request_lib.FILES},
     mesh=mesh,
+    programs=programs,
     lora=request.lora,
     lora_2=request.lora_2,
     lora_strength=request.lora_strength,

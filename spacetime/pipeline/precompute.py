@@ -65,6 +65,13 @@ class Encoder:
     images = 2 if self.known == 'ends' else 1
     return images * config.tokens, config.hidden_size
 
+  @property
+  def control(self) -> int:
+    """Channels of the control latents."""
+    if self.model is None:
+      return 0
+    return self.model.networks.dit.config.control_channels
+
 
 def open_encoder(
   path: str | None, *, files: folders.Files = folders.NO_FILES, mesh=None
@@ -236,6 +243,7 @@ def write_cache(
     shard=shard,
     known=encoder.known,
     image=encoder.image,
+    control=encoder.control,
   )
   tokenizer = model.tokenizer.serialized if model else None
   latent_cache.create(out, info, tokenizer=tokenizer)
@@ -326,9 +334,36 @@ def write_latents(
     finite.check(z_Bfhwc, f'latents of the clips for {out}')
     return z_Bfhwc.astype(dtype)
 
-  def encode_frames(frames_BFHWC):
+  def encode_control(video_BFHWC, numbers):
+    """Control latents of known pixels, which a clip's number determines."""
+    known_BFHW = np.stack(
+      [
+        conditioning.draw_known(
+          np.random.default_rng(number), video_BFHWC.shape[1:4]
+        )
+        for number in numbers
+      ]
+    )
+    known_BFHW1 = known_BFHW[..., None]
+    video_BFHWC = np.asarray(video_BFHWC)
+    masks = [
+      conditioning.control_mask(~known_FHW, stride=encoder.autoencoder.stride)
+      for known_FHW in known_BFHW
+    ]
+    return np.concatenate(
+      [
+        encode_video(np.where(known_BFHW1, video_BFHWC, np.float32(0))),
+        encode_video(np.zeros_like(video_BFHWC)),  # no pixels guide new ones
+        np.stack(masks).astype(dtype),
+      ],
+      axis=-1,
+    )
+
+  def encode_frames(frames_BFHWC, numbers):
     video_BFHWC = to_video(frames_BFHWC)
     arrays = {'latents': encode_video(video_BFHWC)}
+    if info.control:
+      arrays['control_latents'] = encode_control(video_BFHWC, numbers)
     if known_F is None:
       return arrays
     known_F111 = known_F[:, None, None, None]
@@ -363,13 +398,20 @@ def write_latents(
 
   def batches(split: str, indices: range) -> Iterator[list[dict]]:
     for i in range(0, len(indices), batch_size):
-      videos = [read(split, j) for j in indices[i : i + batch_size]]
+      part = indices[i : i + batch_size]
+      videos = [read(split, j) for j in part]
       frames = [video for video in videos if video is not None]
       records = iter(())
       if frames:
         # An incomplete batch is padded, so that one program serves all.
         padded = frames + frames[-1:] * (batch_size - len(frames))
-        arrays = encode_frames(np.stack(padded))
+        numbers = [
+          (latent_cache.SPLITS.index(split), j)
+          for j, video in zip(part, videos, strict=True)
+          if video is not None
+        ]
+        numbers += numbers[-1:] * (batch_size - len(frames))
+        arrays = encode_frames(np.stack(padded), numbers)
         records = iter(
           {name: array[j] for name, array in arrays.items()}
           for j in range(len(frames))

@@ -108,6 +108,14 @@ class Request:
     'them, for VACE models.',
     example='dog.png,hat.png',
   )
+  control_scale: float | None = _field(
+    None,
+    'guidance',
+    'Factor of what the control video, known pixels and reference images add, '
+    'for VACE models; the default is 1.',
+    kind=float,
+    example='0.8',
+  )
   video: Source | None = _field(
     None,
     'input',
@@ -181,6 +189,13 @@ class Request:
     'input',
     'File of a published text encoder.',
     example='umt5_xxl_fp8_e4m3fn_scaled.safetensors',
+  )
+  image_encoder: str | None = _field(
+    None,
+    'input',
+    'File of the published CLIP image encoder, of image-to-video models of Wan '
+    '2.1.',
+    example='clip_vision_h.safetensors',
   )
   tokenizer: str | None = _field(
     None,
@@ -347,6 +362,9 @@ class Request:
       raise SettingError('frames', describe(self.frames), 'a whole number')
     if not math.isfinite(self.lora_strength):
       raise SettingError('lora_strength', self.lora_strength, 'a finite number')
+    scale = self.control_scale
+    if scale is not None and not (math.isfinite(scale) and scale >= 0):
+      raise SettingError('control_scale', scale, 'a finite number, 0 or more')
 
   @property
   def strength(self) -> float | None:
@@ -355,7 +373,10 @@ class Request:
 
 
 # Files of a published model's networks.
-FILES = ('transformer', 'transformer_2', 'vae', 'text_encoder', 'tokenizer')
+FILES = (
+  *('transformer', 'transformer_2', 'vae', 'text_encoder', 'image_encoder'),
+  'tokenizer',
+)
 FIELDS = {field.name for field in dataclasses.fields(Request)} - {'sampling'}
 
 

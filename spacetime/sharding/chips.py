@@ -6,7 +6,9 @@ data sheets; for TPUs the specification tables of docs.cloud.google.com/tpu/docs
 given for a chip, all links and both directions together.
 """
 
+import contextlib
 import dataclasses
+import importlib.metadata
 from collections.abc import Mapping
 
 GIB = 2**30
@@ -197,3 +199,12 @@ def utilisation(
   """Returns the model FLOPs utilisation in [0, 1]; None for an unknown peak."""
   peak = PEAKS.get(kind)
   return None if peak is None else flops_per_second / (peak * devices)
+
+
+def versions() -> dict[str, str]:
+  """Returns the versions of the packages that compile programs, by name."""
+  numbers = {}
+  for name in ('jax', 'jaxlib', 'libtpu'):
+    with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+      numbers[name] = importlib.metadata.version(name)
+  return numbers

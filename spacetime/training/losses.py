@@ -62,7 +62,10 @@ class DiffusionLoss:
     return z_Bfhwc, text_BSY
 
   def conditions(self, batch) -> dict:
-    """Further inputs of the network: the channels of known frames."""
+    """Further inputs of the network: the channels of known frames, or the
+    latents of control blocks."""
+    if 'control_latents' in batch:
+      return {'control_Bfhwc': batch['control_latents'].astype(jnp.float32)}
     if 'cond_latents' not in batch:
       return {}
     z_Bfhwc = batch['cond_latents'].astype(jnp.float32)
@@ -95,6 +98,20 @@ class DiffusionLoss:
     v = self.velocity(params, z_t, t_Bf, text_BSY, dropout, **conditions)
     return flow.frame_loss(v, flow.velocity(z_Bfhwc, noise))
 
+  def tokens(self, z_Bfhwc) -> int:
+    """Tokens of each clip of latents, or of their shape."""
+    return math.prod(z_Bfhwc.shape[1:4]) // math.prod(self.patch)
+
+  def cond_mask(self, key, rows: int, frames: int, batch) -> jax.Array:
+    """Draws the conditioning frames of a batch, bool (B, f)."""
+    cond_mask_Bf = frame_conditioning.sample_cond_mask(
+      key, rows, frames, self.conditioning
+    )
+    if 'cond' in batch:
+      clips_B = frame_conditioning.sample_clips(key, batch['cond'])
+      cond_mask_Bf &= clips_B[:, None]
+    return cond_mask_Bf
+
   def draw(self, params, frozen, batch, key):
     """What is random in the loss of a batch but for dropout.
 
@@ -113,7 +130,7 @@ class DiffusionLoss:
       key, 5
     )
     rows, frames = latents.shape[:2]
-    tokens = math.prod(latents.shape[1:4]) // math.prod(self.patch)
+    tokens = self.tokens(latents)
     factor = batch['shift'][:, None] if 'shift' in batch else 1.0
     t_B1, independent_Bf = (
       flow.sample_timesteps(key, shape, self.flow, tokens=tokens, factor=factor)
@@ -122,12 +139,7 @@ class DiffusionLoss:
         (independent_key, (rows, frames)),
       )
     )
-    cond_mask_Bf = frame_conditioning.sample_cond_mask(
-      mask_key, rows, frames, self.conditioning
-    )
-    if 'cond' in batch:
-      clips_B = frame_conditioning.sample_clips(mask_key, batch['cond'])
-      cond_mask_Bf &= clips_B[:, None]
+    cond_mask_Bf = self.cond_mask(mask_key, rows, frames, batch)
     # One timestep for the clip is a table of one row, which no token gathers
     # from and no gradient is scattered into.
     t_Bf = t_B1
@@ -162,7 +174,7 @@ class DiffusionLoss:
       text_BSY,
       draws['t'],
       draws['noise'],
-      _dropout(key, 5),
+      dropout_key(key, 5),
       **self.conditions(batch),
     )
     loss = _masked_mean(loss_Bf, draws['cond_mask'])
@@ -320,7 +332,7 @@ class PackedDiffusionLoss:
     if draws is None:
       draws = self.draw(params, frozen, batch, key)
     loss_BN = self.token_losses(
-      frozen | params, batch, draws['t'], draws['noise'], _dropout(key, 2)
+      frozen | params, batch, draws['t'], draws['noise'], dropout_key(key, 2)
     )
     padding_BN = batch['segment_ids'] == 0
     cond_mask_BN = jnp.take_along_axis(
@@ -343,6 +355,6 @@ def _masked_mean(loss_BN: jax.Array, mask_BN: jax.Array) -> means.Mean:
   return means.Mean(flow.masked_mean(loss_BN, mask_BN), count)
 
 
-def _dropout(key: jax.Array, keys: int) -> jax.Array:
+def dropout_key(key: jax.Array, keys: int) -> jax.Array:
   """The key of dropout: beside that of the noise, the last of so many."""
   return jax.random.fold_in(jax.random.split(key, keys)[-1], 1)

@@ -15,14 +15,14 @@ from spacetime.checkpoint import init_weights, load
 from spacetime.checkpoint.interop import folders
 from spacetime.config import mesh as mesh_lib
 from spacetime.config import networks as networks_lib
-from spacetime.config import packing, parse
+from spacetime.config import packing, parse, samplers
 from spacetime.config.experiment import Experiment
 from spacetime.data import geometry, latent_cache
 from spacetime.data import packing as packing_lib
 from spacetime.media import files as files_lib
 from spacetime.models.networks import Networks
+from spacetime.training import flow_map_loss, pca_init, state, tasks
 from spacetime.training import optimizer as optimizer_lib
-from spacetime.training import pca_init, state, tasks
 
 AUTOENCODER = 'autoencoder'  # the run's copy of a trained one
 # Config keys that may change on resume because they do not affect the learned
@@ -155,10 +155,14 @@ def check(
     check_frozen(experiment, nets)
     base, source = find_base(init_from, workdir, nets, files=files)
     experiment = with_noise_levels(experiment, source)
-    task = tasks.diffusion_task(experiment, nets)
+    check_flow_map(experiment, nets)
     records = {'source': source} if source else {}
+    empty_SY = None
     if experiment.data.source.HAS_LATENTS:
       records['cache'] = check_cache(experiment, nets, source, workdir)
+      if nets.dit.config.flow_map:
+        empty_SY = latent_cache.Cache(experiment.data.dir).empty_SY
+    task = tasks.diffusion_task(experiment, nets, empty_SY=empty_SY)
     experiment = parse.replace(with_own_autoencoder(experiment), records)
   checkpoint.check_config(workdir, experiment.values, free=FREE_KEYS)
   key = jax.random.key(experiment.seed)
@@ -294,38 +298,30 @@ def check_frozen(experiment: Experiment, nets: Networks) -> None:
 
 
 def check_variant(experiment: Experiment, nets: Networks) -> None:
-  """Refuses settings that do not suit an image-to-video model.
+  """Refuses settings that do not suit a model that sees known pixels beside
+  its latents.
 
   Raises:
-    SettingError: conditioning frames, a missing image encoder, or a model that
-      cannot be trained.
+    SettingError: conditioning frames, or a missing image encoder.
   """
   model = nets.dit.config
-  if model.control_layers:
-    raise SettingError(
-      'model.control_layers',
-      model.control_layers,
-      '(): models with control blocks are sampled, not trained',
-    )
-  if model.flow_map:
-    raise SettingError(
-      'model.flow_map', model.flow_map, '0: flow maps are sampled, not trained'
-    )
-  if not model.cond_channels:
+  if model.sees == 'frames':
     return
+  name = 'cond_channels' if model.cond_channels else 'control_channels'
+  setting = f'`model.{name}`={getattr(model, name)}'
   if experiment.conditioning.weights[0] != sum(experiment.conditioning.weights):
     raise SettingError(
       'conditioning.none',
       experiment.conditioning.none,
-      '1, and 0 for all other kinds, with `model.cond_channels`='
-      f'{model.cond_channels}: the model sees known frames beside its latents',
+      f'1, and 0 for all other kinds, with {setting}: the model sees known '
+      'pixels beside its latents',
     )
   if not experiment.data.source.HAS_LATENTS:
     raise SettingError(
       'data.name',
       experiment.data.name,
-      "'cache' with `model.cond_channels`, whose latents of known frames "
-      'spacetime encode writes',
+      f"'cache' with {setting}, whose latents of known pixels spacetime encode "
+      'writes',
     )
   if model.image_width and nets.image is None:
     raise SettingError(
@@ -333,6 +329,76 @@ def check_variant(experiment: Experiment, nets: Networks) -> None:
       None,
       f'a section of this name with `model.image_width`={model.image_width}',
     )
+
+
+def check_flow_map(experiment: Experiment, nets: Networks) -> None:
+  """Refuses settings that the training of a flow map does not have.
+
+  Raises:
+    SettingError: see the messages.
+  """
+  model = nets.dit.config
+  if not model.flow_map:
+    return
+  data, flow = experiment.data, experiment.flow
+  rows = data.batch_size
+  baked = experiment.flow_map.guidance != 1
+  least = max(2, experiment.train.accumulate)
+  for name, value, right, expected in (
+    (
+      'model.cond_channels',
+      model.cond_channels,
+      not model.cond_channels,
+      '0, a text-to-video model',
+    ),
+    (
+      'model.control_channels',
+      model.control_channels,
+      not model.control_channels,
+      '0, a text-to-video model',
+    ),
+    (
+      'data.packing',
+      data.packing,
+      not isinstance(data.packing, packing_lib.SequencePacking),
+      "None or `data.packing.kind`='buckets', batches of one size",
+    ),
+    (
+      'data.batch_size',
+      rows,
+      bool(data.stages) or rows >= least,
+      f'{least} or more',
+    ),
+    (
+      'train.accumulate',
+      experiment.train.accumulate,
+      bool(data.stages)
+      or flow_map_loss.velocity_rows(rows, experiment.flow_map)
+      >= experiment.train.accumulate,
+      'at most the clips of a batch that learn the velocity, '
+      f'{flow_map_loss.velocity_rows(rows, experiment.flow_map)} of {rows}',
+    ),
+    (
+      'conditioning.independent_noise_prob',
+      experiment.conditioning.independent_noise_prob,
+      not experiment.conditioning.independent_noise_prob,
+      '0, one step for all frames of a clip',
+    ),
+    ('flow.low', flow.low, not flow.low, 'None, all noise levels'),
+    ('flow.high', flow.high, flow.high in (None, 1), 'None, all noise levels'),
+    (
+      'sampling.guidance',
+      experiment.sampling.guidance,
+      not baked or experiment.sampling.guidance == 1,
+      f'1 with `flow_map.guidance`={experiment.flow_map.guidance}, which '
+      'becomes part of the weights',
+    ),
+  ):
+    if not right:
+      raise SettingError(
+        name, value, f'{expected}, with `model.flow_map`={model.flow_map}'
+      )
+  samplers.sampler(experiment, nets, experiment.sampling)  # its solver
 
 
 def find_base(
@@ -452,6 +518,13 @@ def _check_sizes(
       f'{data.dir} has {info.known or "no"} known frames beside its latents: '
       f'expected {model.known_frames or "none"}, as the model sees them; make '
       'it with spacetime encode and the weights that the run starts from as '
+      '--checkpoint'
+    )
+  if info.control != model.control_channels:
+    raise ValueError(
+      f'{data.dir} has {info.control} channels of control latents: expected '
+      f'{model.control_channels}, as the model has them; make it with '
+      'spacetime encode and the weights that the run starts from as '
       '--checkpoint'
     )
   if nets.image is not None:

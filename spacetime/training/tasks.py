@@ -5,15 +5,20 @@ import functools
 import math
 from collections.abc import Callable
 
+import jax
+import jax.numpy as jnp
+
 from spacetime.config import networks as networks_lib
 from spacetime.config import packing as packing_lib
 from spacetime.config.experiment import Experiment
 from spacetime.data import packing
+from spacetime.data.tokenizer import END
 from spacetime.models import flops
 from spacetime.models.networks import Networks
 from spacetime.training import (
   autoencoder_loss,
   caption_probe,
+  flow_map_loss,
   loop,
   losses,
 )
@@ -39,8 +44,17 @@ class Task:
   probe: Callable | None = None
 
 
-def diffusion_task(experiment: Experiment, nets: Networks) -> Task:
-  """Returns the training stage of the transformer."""
+def diffusion_task(
+  experiment: Experiment, nets: Networks, *, empty_SY=None
+) -> Task:
+  """Returns the training stage of the transformer.
+
+  Args:
+    experiment: the experiment.
+    nets: its networks.
+    empty_SY: embedding of the empty caption where the text encoder is frozen;
+      read for a flow map.
+  """
   experiment.require('data', 'flow', 'conditioning')
   stage = losses.DiffusionLoss(
     encode=nets.encode,
@@ -58,9 +72,23 @@ def diffusion_task(experiment: Experiment, nets: Networks) -> Task:
     return Task(
       nets.init_trainable, rows.loss, rows.draw, stage.held_out, probe
     )
+  trained = stage
+  if nets.dit.config.flow_map:
+    negative = functools.partial(_negative, nets, empty_SY)
+    trained = flow_map_loss.FlowMapLoss(stage, experiment.flow_map, negative)
   return Task(
-    nets.init_trainable, stage.loss, stage.draw, stage.held_out, probe
+    nets.init_trainable, trained.loss, trained.draw, stage.held_out, probe
   )
+
+
+def _negative(nets: Networks, empty_SY, params, rows: int) -> jax.Array:
+  """Embeddings of the empty prompt for a batch, text_BSY."""
+  if nets.text_kind == 'frozen':
+    text_1SY = jnp.asarray(empty_SY)[None]
+  else:
+    tokens_1S = jnp.zeros((1, nets.text_length), jnp.int32).at[0, 0].set(END)
+    text_1SY = nets.embed(params, tokens_1S)
+  return jnp.repeat(text_1SY, rows, axis=0)
 
 
 def reconstruction_stage(
@@ -92,6 +120,14 @@ def reconstruction_task(experiment: Experiment, autoencoder) -> Task:
   return Task(init, stage.loss, stage.draw, stage.held_out)
 
 
+def more_predictions(experiment: Experiment) -> int:
+  """Returns the predictions without gradient of a training step: of a flow map
+  two of the central difference, and one of guidance."""
+  if not experiment.model.flow_map:
+    return 0
+  return 2 + (experiment.flow_map.guidance != 1)
+
+
 def rates(experiment: Experiment, nets: Networks | None) -> loop.Rates:
   """Returns clips, tokens and model FLOPs of one training step."""
   data = experiment.data
@@ -118,7 +154,8 @@ def rates(experiment: Experiment, nets: Networks | None) -> loop.Rates:
       frequencies=model.frequencies,
     )
     # Frozen kernels have no gradients to compute.
-    return 2 * forward if nets.lora.rank else flops.training(forward)
+    cost = 2 * forward if nets.lora.rank else flops.training(forward)
+    return cost + more_predictions(experiment) * forward
 
   cut = packing_lib.cut(experiment, nets.autoencoder, model.patch)
   if cut is not None:

@@ -17,6 +17,9 @@ from tests.helpers.seeded_weights import draw, weights  # noqa: E402
 CASES = {
   'dit_forward': '2 layers of Wan 2.1 1.3B, 1560 tokens, 512 of text',
   'dit_backward': '1 layer of it, forward and backward',
+  'i2v_forward': 'as dit_forward, of Wan 2.1 I2V: 36 channels, 257 of an image',
+  'vace_forward': 'as dit_forward, of VACE: a control block beside 2 layers',
+  'four_steps': 'as dit_forward, the four Euler steps of lightx2v',
   'vae_encode': 'VAE 2.1, 17 frames of 128x128, chunk by chunk',
   'vae_decode': 'the same clip back, chunk by chunk',
   'umt5': '1 layer of UMT5-XXL, 512 tokens',
@@ -26,6 +29,12 @@ CASES = {
 }
 TOKENS = 1000
 SIDE = 128
+VARIANTS = {
+  'i2v_forward': dict(cond_channels=20, image_width=1280),
+  'vace_forward': dict(control_layers=(0,), control_channels=96),
+}
+# Of lightx2v's weights: between these an Euler step each.
+SIGMAS = (1.0, 0.9375, 0.8333, 0.625, 0.0)
 
 
 def frames(case: str) -> int:
@@ -51,9 +60,10 @@ def config(case: str):
     patch=(1, 2, 2),
     width=1536,
     heads=12,
-    layers=2 if case == 'dit_forward' else 1,
+    layers=1 if case == 'dit_backward' else 2,
     mlp=8960,
     text_width=4096,
+    **VARIANTS.get(case, {}),
   )
 
 
@@ -76,6 +86,18 @@ def inputs(case: str) -> tuple[np.ndarray, ...]:
   return draw('latents', (1, 1, 60, 104, 16)), draw('text', (1, 512, 4096))
 
 
+def conditions(case: str) -> dict[str, np.ndarray]:
+  """What a variant sees beside latents and text."""
+  if case == 'i2v_forward':
+    return {
+      'cond_Bfhwc': draw('cond', (1, 1, 60, 104, 20)),
+      'image': draw('image', (1, 257, 1280)),
+    }
+  if case == 'vace_forward':
+    return {'control_Bfhwc': draw('control', (1, 1, 60, 104, 96))}
+  return {}
+
+
 def ours(case: str):
   """spacetime's side."""
   import jax
@@ -83,7 +105,7 @@ def ours(case: str):
   from spacetime.checkpoint.interop import umt5, wan_transformer, wan_vae
   from spacetime.models import text_encoder
   from spacetime.models.autoencoder import wan
-  from spacetime.models.transformer import dit
+  from spacetime.models.transformer import attention, dit
 
   arrays, sizes = inputs(case), config(case)
   if case == 'umt5':
@@ -96,13 +118,25 @@ def ours(case: str):
   params = jax.device_put(
     wan_transformer.params_from_torch_names(tensors(case))
   )
-  z_Bfhwc, text_BSY = arrays
-  t_BT = np.full((1, 1), 0.5, np.float32)
+  z_Bfhwc, text = arrays
+  more = conditions(case)
+  if 'image' in more:
+    text = attention.ImageContext(text, more.pop('image'))
 
-  def predict(params):
-    return dit.DiT(sizes).apply({'params': params}, z_Bfhwc, t_BT, text_BSY)
+  def predict(params, z_Bfhwc=z_Bfhwc, t=0.5):
+    t_BT = jax.numpy.full((1, 1), t)
+    return dit.DiT(sizes).apply({'params': params}, z_Bfhwc, t_BT, text, **more)
 
-  if case == 'dit_forward':
+  if case == 'four_steps':
+    step = jax.jit(
+      lambda params, z, t, end: z - (t - end) * predict(params, z, t)
+    )
+    return lambda: functools.reduce(
+      lambda z, times: step(params, z, *times),
+      zip(SIGMAS[:-1], SIGMAS[1:], strict=True),
+      z_Bfhwc,
+    )
+  if case != 'dit_backward':
     run = jax.jit(predict)
     return lambda: run(params)
 
@@ -208,19 +242,35 @@ def _their_transformer(case: str, arrays):
   import diffusers
   import torch
 
-  sizes = config(case)
-  model = diffusers.WanTransformer3DModel(
-    num_attention_heads=sizes.heads,
-    attention_head_dim=sizes.width // sizes.heads,
-    ffn_dim=sizes.mlp,
-    num_layers=sizes.layers,
-  )
+  from spacetime.checkpoint.interop import wan_transformer
+
+  values = wan_transformer.write_config(config(case))
+  model = getattr(diffusers, values.pop('_class_name')).from_config(values)
   model = _load(model, case)
-  z, text = arrays[0].movedim(-1, 1).contiguous(), arrays[1]
-  run = functools.partial(
-    model, z, torch.tensor([500]), text, return_dict=False
-  )
-  if case == 'dit_forward':
+  (z, text), more = arrays, conditions(case)
+  if 'cond_Bfhwc' in more:
+    z = torch.cat([z, torch.from_numpy(more['cond_Bfhwc'])], -1)
+  call = {}
+  if 'image' in more:
+    call['encoder_hidden_states_image'] = torch.from_numpy(more['image'])
+  if 'control_Bfhwc' in more:
+    control = torch.from_numpy(more['control_Bfhwc'])
+    call['control_hidden_states'] = control.movedim(-1, 1).contiguous()
+  z = z.movedim(-1, 1).contiguous()
+
+  def run(z=z, t=0.5):
+    step = torch.tensor([1000 * t])
+    return model(z, step, text, return_dict=False, **call)
+
+  def steps():
+    x = z
+    for t, end in zip(SIGMAS[:-1], SIGMAS[1:], strict=True):
+      x = x - (t - end) * run(x, t)[0]
+    return x
+
+  if case == 'four_steps':
+    return steps
+  if case != 'dit_backward':
     return lambda: run()[0]
 
   def both():

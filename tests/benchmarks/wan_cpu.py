@@ -8,7 +8,8 @@
 spacetime and diffusers (transformers for the text encoder) do the same work
 with the same random weights in float32, each in a process of its own, so that
 thread pools do not mix, and take turns, so that what else the machine does
-falls on both. One line a case:
+falls on both. The first line names the processor, since ratios depend on it.
+Then one line a case:
 
   seconds    medians of the runs, ours and theirs
   ratio      the median of the pairs' ratios: below 1 spacetime is faster
@@ -26,6 +27,7 @@ import gc
 import json
 import os
 import pathlib
+import platform
 import re
 import statistics
 import subprocess
@@ -36,7 +38,10 @@ import time
 import wan_cases
 
 ROOT = pathlib.Path(__file__).parents[2]
-TIMED = ('dit_forward', 'dit_backward', 'vae_encode', 'vae_decode', 'umt5')
+TIMED = (
+  *('dit_forward', 'dit_backward', 'i2v_forward', 'vace_forward'),
+  *('four_steps', 'vae_encode', 'vae_decode', 'umt5'),
+)
 SIDES = ('ours', 'theirs')
 
 
@@ -129,6 +134,16 @@ def compare(case: str, sides, repeats: int, threads: int) -> None:
     print(*values, flush=True)
 
 
+def processor() -> str:
+  """The processor's name, its widest vectors and the threads of a process: on
+  another one the ratios are others."""
+  text = pathlib.Path('/proc/cpuinfo').read_text()
+  name = re.search(r'model name\s*: (.*)', text)
+  vectors = [v for v in ('avx512f', 'avx2', 'asimd') if f' {v} ' in text]
+  name = name[1] if name else platform.machine()
+  return f'{name}, {vectors[0] if vectors else "no wide vectors"}'
+
+
 def _summary(side: str, runs, built) -> str:
   most = max(run['peak'] for run in [built, *runs])
   memory = f'{most:.0f} MiB ({built["start"]:.0f});'
@@ -188,7 +203,7 @@ def main() -> None:
     work(args.cases[0], args.work, args.threads, args.result)
     return
   load = os.getloadavg()[0]
-  print(f'load of the machine before: {load:.1f}', flush=True)
+  print(f'{processor()}; load before: {load:.1f}', flush=True)
   for case in args.cases or TIMED:
     sides = [args.side] if args.side else SIDES
     compare(case, sides, args.repeats, args.threads)

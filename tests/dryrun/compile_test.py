@@ -13,7 +13,7 @@ import types
 import jax
 import pytest
 
-from experiments import digits_pixels, pods
+from experiments import digits_pixels, pods, sampling_presets
 from spacetime.config import experiment_files, networks, parse
 from spacetime.dryrun import (
   calibration,
@@ -328,6 +328,40 @@ def test_lower_programs(name):
   assert 'main' in program.lowered.as_text()
   assert (program.flops > 0) == (name != 'decode')
   assert program.flops == program.dense + program.attention
+
+
+def test_branches_of_guidance_share_the_devices():
+  """One clip on two rows of devices, as sample runs it."""
+  values = {'data.batch_size': 1, 'mesh.data': 2, 'mesh.context': 4}
+  experiment = parse.experiment(tiny(**values))
+  program = programs.lower(experiment, 'sample', jax.devices())
+  assert program.rows == 1
+  with pytest.raises(ValueError, match='data.batch_size=1: .*such as 2'):
+    programs.lower(experiment, 'train', jax.devices())
+
+
+@pytest.mark.parametrize('name', sampling_presets.names())
+def test_sampling_presets_divide_their_hardware(name):
+  model, size, hardware, steps = sampling_presets.split(name)
+  axes = sampling_presets.mesh(name)
+  devices = sampling_presets.DEVICES[hardware]
+  assert axes['data'] * axes['context'] == devices
+  if not hardware.startswith('h100'):
+    assert topology.parse(hardware).devices == devices
+  assert sampling_presets.TOKENS[model, size] % axes['context'] == 0
+  rows = sampling_presets.videos(name) * (1 if steps == 4 else 2)
+  assert rows % axes['data'] == 0
+
+
+def test_sampling_presets_have_the_tokens_of_their_clips():
+  for (model, size), tokens in sampling_presets.TOKENS.items():
+    config = sampling_presets.get_config(f'{model}-{size}-v6e-8-50')
+    experiment = parse.experiment(config)
+    nets = networks.networks(experiment)
+    assert networks.clip_geometry(experiment.data, nets).tokens == tokens
+    assert experiment.model.heads == sampling_presets.HEADS[model]
+  flags = sampling_presets.flags('14b-720p-v6e-8-4')
+  assert flags == '--mesh.data=1 --mesh.context=8 --steps=4 --guidance=1'
 
 
 def test_batches_in_flight_and_the_held_out_loss_are_counted():

@@ -28,11 +28,13 @@ BASE = dict(
   frequencies=32,
 )
 IMAGE = 7, 20  # tokens of an image, width
+SCALE = 0.6  # of what control blocks add
 VARIANTS = {
   'i2v_2.2': dict(cond_channels=8),
   'i2v_2.1': dict(cond_channels=8, image_width=20),
   'flf2v': dict(cond_channels=8, image_width=20, image_tokens=14),
   'vace': dict(control_layers=(0, 2), control_channels=10),
+  'vace_scaled': dict(control_layers=(0, 2), control_channels=10),
   'anyflow': dict(flow_map=0.25),
 }
 
@@ -93,6 +95,8 @@ def expected_of(name, theirs, z, t, text, more, image, end):
     z = np.concatenate([z, more['cond_Bfhwc']], -1)
   if 'control_Bfhwc' in more:
     call['control_hidden_states'] = torch_of(more['control_Bfhwc'])
+  if 'control_scale_B' in more:
+    call['control_hidden_states_scale'] = torch.full((2,), SCALE)
   if image is not None:
     # diffusers takes two images of a clip as two rows of the batch.
     call['encoder_hidden_states_image'] = torch.from_numpy(
@@ -120,6 +124,8 @@ def test_velocity_agrees_with_diffusers(name):
     more['cond_Bfhwc'] = normal(*z.shape[:4], config.cond_channels)
   if config.control_layers:
     more['control_Bfhwc'] = normal(*z.shape[:4], config.control_channels)
+  if name == 'vace_scaled':
+    more['control_scale_B'] = np.full(len(z), SCALE, np.float32)
   if config.image_width:
     image = normal(2, config.image_tokens or IMAGE[0], IMAGE[1])
   with torch.no_grad():

@@ -130,7 +130,7 @@ def test_one_program_runs_all_chunks_and_only_the_tail_remains(
   engine, complete
 ):
   plan, folder, ends, _ = complete
-  run = generate.Programs(engine, plan)
+  run = generate.Programs(engine, plan.settings, plan.geometry.latent)
   programs = [run.init, *run._parts['dit'], run.finalize]
   assert [program._cache_size() for program in programs] == [1] * 4
   assert len(plan.division.chunks) == 5 and ends == [3] * 5

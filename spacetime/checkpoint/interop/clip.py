@@ -4,7 +4,9 @@ A row has the published name, the path of the parameter and the layout; see
 umt5.py.
 """
 
-from collections.abc import Iterable, Iterator
+import math
+import re
+from collections.abc import Iterable, Iterator, Mapping
 
 import numpy as np
 
@@ -12,6 +14,7 @@ from spacetime.checkpoint.interop import config_json, layouts
 from spacetime.models import image_encoder
 
 PREFIX = 'vision_model.'
+HEAD = 80  # channels of a head of ViT-H/14
 TABLE = (
   ('embeddings.class_embedding', 'class_embed', 'same'),
   ('embeddings.patch_embedding.weight', 'patch_embed.kernel', 'patch'),
@@ -115,14 +118,36 @@ def read_config(values: dict, where) -> image_encoder.ImageConfig:
   return image_encoder.ImageConfig(**values)
 
 
-def infer_config(shapes, where) -> image_encoder.ImageConfig:
-  """Refuses a file without its config, which has the number of heads.
+def infer_config(
+  shapes: Mapping[str, tuple[int, ...]], where
+) -> image_encoder.ImageConfig:
+  """Infers the sizes of an image encoder from its tensors, without a config.
+
+  Args:
+    shapes: shapes by published name.
+    where: the file, for the message.
 
   Raises:
-    ValueError: always.
+    ValueError: another encoder than ViT-H/14, whose heads have 80 channels.
   """
-  raise ValueError(
-    f'{where}: expected the config.json of the image encoder beside it'
+  width, _, side, _ = shapes.get(
+    f'{PREFIX}embeddings.patch_embedding.weight', (0, 0, 0, 0)
+  )
+  mlp = f'{PREFIX}{BLOCK.format(i=0)}mlp.fc1.weight'
+  positions = f'{PREFIX}embeddings.position_embedding.weight'
+  if not width or width % HEAD or not {mlp, positions} <= shapes.keys():
+    raise ValueError(
+      f'{where}: the heads do not follow from a width of {width}: expected '
+      "CLIP's ViT-H/14 with transformers' names, or its config.json beside it"
+    )
+  layers = [re.search(r'encoder\.layers\.(\d+)\.', name) for name in shapes]
+  return image_encoder.ImageConfig(
+    hidden_size=width,
+    intermediate_size=shapes[mlp][0],
+    num_hidden_layers=1 + max(int(match[1]) for match in layers if match),
+    num_attention_heads=width // HEAD,
+    image_size=side * math.isqrt(shapes[positions][0] - 1),
+    patch_size=side,
   )
 
 

@@ -56,8 +56,12 @@ FAMILIES = (
   ),
   Family(
     'a CLIP image encoder',
-    (r'(^|\.)(vision_model|visual)\.', r'(layers|resblocks|transformer)\.0\.'),
+    (r'(^|\.)embeddings\.class_embedding$', r'encoder\.layers\.0\.'),
     'image_encoder',
+  ),
+  Family(
+    "a CLIP image encoder with names of open_clip instead of transformers'",
+    (r'(^|\.)visual\.', r'(resblocks|transformer)\.0\.'),
   ),
   Family('a CLIP text encoder', (r'text_model\.encoder\.layers\.0\.',)),
   Family(
@@ -89,6 +93,7 @@ COMPONENTS = {
   'transformer': ('model.diffusion_model.',),
   'vae': ('vae.', 'first_stage_model.'),
   'text_encoder': ('text_encoders.', 'cond_stage_model.'),
+  'image_encoder': ('clip_vision.',),
 }
 DESCRIPTIONS = {
   'transformer': 'a transformer',

@@ -112,6 +112,11 @@ class Part:
       root, self.parameters, mesh, dtype=dtype, report=report
     )
 
+  def abstract(self, mesh: jax.sharding.Mesh, *, dtype=None) -> dict:
+    """Shapes of the parameters that `load` reads, with their shardings."""
+    root = networks.ROOTS[self.network.kind]
+    return parameters_lib.abstract(root, self.parameters, mesh, dtype=dtype)
+
   def fingerprint(self) -> str:
     """Fingerprint of some bytes of each array, in hex digits."""
     digest, root = hashlib.sha256(), networks.ROOTS[self.network.kind]
@@ -143,8 +148,8 @@ class Files:
   """Single files of a published model's networks.
 
   Attributes:
-    transformer, transformer_2, vae, text_encoder: a file or a folder of that
-      network; None takes that of the model's folder.
+    transformer, transformer_2, vae, text_encoder, image_encoder: a file or a
+      folder of that network; None takes that of the model's folder.
     tokenizer: a sentencepiece model, tokenizer.json, or a folder with one.
   """
 
@@ -152,6 +157,7 @@ class Files:
   transformer_2: str | None = None
   vae: str | None = None
   text_encoder: str | None = None
+  image_encoder: str | None = None
   tokenizer: str | None = None
 
   def __post_init__(self):
@@ -289,8 +295,8 @@ def open_pipeline(
   }
   if not files.transformer:
     paths['transformer'] = folder / (transformer or 'transformer')
-  if (folder / 'image_encoder').is_dir():
-    paths['image_encoder'] = folder / 'image_encoder'
+  if files.image_encoder or (folder / 'image_encoder').is_dir():
+    paths['image_encoder'] = files.image_encoder or folder / 'image_encoder'
   parts = {
     kind: open_part(path, kind, variant=variant) for kind, path in paths.items()
   }
@@ -329,7 +335,16 @@ def _open_files(files: Files) -> Pipeline:
     parts['transformer'] = open_part(path, 'transformer')
     if path.is_file():
       names = families.components(weight_files.open_tensors(path))
-  for kind in ('transformer', 'vae', 'text_encoder'):
+  kinds = ['transformer', 'vae', 'text_encoder']
+  if parts and parts['transformer'].config.image_width:
+    kinds.append('image_encoder')
+  elif files.image_encoder:
+    raise SettingError(
+      'image_encoder',
+      files.image_encoder,
+      f'none, since {path} sees no embeddings of images',
+    )
+  for kind in kinds:
     paths[kind] = getattr(files, kind)
     if not paths[kind] and kind in names:  # one file of all networks
       paths[kind] = files.transformer
@@ -341,7 +356,7 @@ def _open_files(files: Files) -> Pipeline:
         + (f', which {path} does not contain' if files.transformer else ''),
         hint='or set `checkpoint` to a folder with all networks',
       )
-  for kind in ('vae', 'text_encoder'):
+  for kind in kinds[1:]:
     parts[kind] = open_part(paths[kind], kind)
   _check_fit(path, **{kind: part.config for kind, part in parts.items()})
   if files.transformer_2:

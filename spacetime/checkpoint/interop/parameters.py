@@ -143,22 +143,33 @@ def load(
   Raises:
     ValueError: a parameter that the mesh does not divide.
   """
-  dtypes = {
-    path: target_dtype(root, path, parameter.dtype, dtype)
-    for path, parameter in parameters.items()
-  }
-  shapes = {}
-  for path, parameter in parameters.items():
-    shape = jax.ShapeDtypeStruct(parameter.shape, dtypes[path])
-    layouts.put(shapes, [root, *path.split('.')], shape)
-  shardings = sharding_lib.param_shardings(shapes, mesh)
-  params = {}
-  for path, leaf_sharding in layouts.leaves(shardings):
-    name = '.'.join(path[1:])
-    array = _put(parameters[name], leaf_sharding, dtypes[name])
-    layouts.put(params, list(path[1:]), array)
+  shapes, params = abstract(root, parameters, mesh, dtype=dtype), {}
+  for path, shape in layouts.leaves(shapes):
+    parameter = parameters['.'.join(path)]
+    array = _put(parameter, shape.sharding, shape.dtype)
+    layouts.put(params, list(path), array)
     report(array.nbytes)
   return params
+
+
+def abstract(
+  root: str,
+  parameters: Mapping[str, Parameter],
+  mesh: jax.sharding.Mesh,
+  *,
+  dtype=None,
+) -> dict:
+  """Shapes of the parameters that `load` reads, with their shardings."""
+  shapes = {}
+  for path, parameter in parameters.items():
+    target = target_dtype(root, path, parameter.dtype, dtype)
+    shape = jax.ShapeDtypeStruct(parameter.shape, target)
+    layouts.put(shapes, [root, *path.split('.')], shape)
+  return jax.tree.map(
+    lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
+    shapes,
+    sharding_lib.param_shardings(shapes, mesh),
+  )[root]
 
 
 def _put(parameter: Parameter, leaf_sharding, dtype: np.dtype) -> jax.Array:

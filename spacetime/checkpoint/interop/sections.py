@@ -5,16 +5,17 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from spacetime.checkpoint.interop import config_json
+from spacetime.checkpoint.interop import config_json, wan_transformer
 from spacetime.checkpoint.interop.folders import SCHEDULER_CONFIG, Pipeline
 
 # Text tokens, padding included, that the published pipelines attend to.
 TEXT_LENGTH = 512
+FLOW_MAP_SCHEDULER = 'FlowMapEulerDiscreteScheduler'
 SOLVERS = {
   'UniPCMultistepScheduler': 'unipc',
   'DPMSolverMultistepScheduler': 'dpm',
   'FlowMatchEulerDiscreteScheduler': 'euler',
-  'FlowMapEulerDiscreteScheduler': 'euler',
+  FLOW_MAP_SCHEDULER: 'euler',
 }
 
 
@@ -103,6 +104,24 @@ def schedule(scheduler: Mapping, where) -> tuple[float, str]:
     )
   shift = scheduler.get('shift' if flow_euler else 'flow_shift', 1.0)
   return float(shift), SOLVERS[name]
+
+
+def as_flow_map(index: Mapping, scheduler: Mapping) -> tuple[dict, dict]:
+  """model_index.json and scheduler_config.json of a flow map that was trained
+  from a published model."""
+  index = dict(index) | {
+    '_class_name': 'AnyFlowPipeline',
+    'scheduler': ['diffusers', FLOW_MAP_SCHEDULER],
+    'transformer': ['diffusers', wan_transformer.ANYFLOW],
+  }
+  for key in ('transformer_2', 'boundary_ratio', 'expand_timesteps'):
+    index.pop(key, None)
+  shift = schedule(scheduler, 'scheduler')[0]
+  return index, {
+    '_class_name': FLOW_MAP_SCHEDULER,
+    'num_train_timesteps': 1000,
+    'shift': shift,
+  }
 
 
 def to_index(config: Mapping, *, residual: bool) -> tuple[dict, dict]:

@@ -486,6 +486,7 @@ class DiT(nn.Module):
     *,
     cond_Bfhwc: jax.Array | None = None,
     control_Bfhwc: jax.Array | None = None,
+    control_scale_B: jax.Array | None = None,
     end_BT: jax.Array | None = None,
     stack: Callable = run_blocks,
   ) -> jax.Array:
@@ -502,6 +503,7 @@ class DiT(nn.Module):
         token; None is the index of the cell's frame.
       cond_Bfhwc: conditioning of `cond_channels`, joined to the latents.
       control_Bfhwc: control latents of `control_channels`.
+      control_scale_B: factor of what the control blocks add; None is 1.
       end_BT: for a flow map, times that the step ends at, as t_BT.
       stack: how the blocks run: (model, x_BND, *inputs of a block) -> x_BND;
         see first_block_cache.py.
@@ -542,6 +544,7 @@ class DiT(nn.Module):
       rope_tables,
       cosines_NK,
       control_BNV=control_BNV,
+      control_scale_B=control_scale_B,
       end_BT=end_BT,
       stack=stack,
     )
@@ -595,6 +598,7 @@ class DiT(nn.Module):
     segments: tuple[Segments, Segments] | None = None,
     *,
     control_BNV: jax.Array | None = None,
+    control_scale_B: jax.Array | None = None,
     end_BT: jax.Array | None = None,
     stack: Callable = run_blocks,
   ) -> jax.Array:
@@ -623,6 +627,9 @@ class DiT(nn.Module):
       hints_JBND = self.hints(
         x_BND, control_BNV, inputs[0], control_text, *inputs[2:]
       )
+      if control_scale_B is not None:
+        scale_B11 = control_scale_B.astype(hints_JBND.dtype)[:, None, None]
+        hints_JBND *= scale_B11
       inputs += hints_JBND, jnp.asarray(config.control_index)
     x_BND = stack(self, x_BND, *inputs)
 

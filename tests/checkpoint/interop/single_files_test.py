@@ -363,3 +363,37 @@ def test_the_transformer_is_judged_first(files):
   """A wrong file is named before the missing ones."""
   with pytest.raises(ValueError, match='vae.safetensors is a Wan autoencoder'):
     load.open_model(files.vae, mesh=mesh())
+
+
+def test_image_encoder_file(folder, files, tmp_path):
+  """Image to video of Wan 2.1 as single files: CLIP's sizes are inferred."""
+  sizes = dataclasses.replace(
+    published_folder.IMAGE, hidden_size=80, num_attention_heads=1
+  )
+  transformer = dataclasses.replace(
+    TRANSFORMER, cond_channels=18, image_width=80
+  )
+  path = save(tmp_path / 'clip.safetensors', published_folder.drawn(sizes))
+  part = folders.open_part(path, 'image_encoder')
+  assert part.config == sizes
+  own = dataclasses.replace(
+    files,
+    transformer=save(tmp_path / 'i2v.safetensors', original(transformer)),
+  )
+  with pytest.raises(SettingError, match='^image_encoder=None: expected a f'):
+    load.open_model(None, mesh=mesh(), files=own)
+  complete = dataclasses.replace(own, image_encoder=path)
+  model = load.open_model(None, mesh=mesh(), files=complete)
+  assert model.networks.image.config.hidden_size == 80
+  same(model.read('image'), part.load(mesh()))
+  text = dataclasses.replace(files, image_encoder=path)
+  with pytest.raises(SettingError, match='^image_encoder=.*expected none'):
+    load.open_model(None, mesh=mesh(), files=text)
+  names = {'visual.transformer.0.attn.to_qkv.weight': np.zeros((3, 1))}
+  other = save(tmp_path / 'open_clip.safetensors', names)
+  with pytest.raises(ValueError, match='with names of open_clip'):
+    folders.open_part(other, 'image_encoder')
+  published_folder.write_part(tmp_path / 'narrow', published_folder.IMAGE)
+  (tmp_path / 'narrow' / 'config.json').unlink()
+  with pytest.raises(ValueError, match='heads do not follow from a width of 8'):
+    folders.open_part(tmp_path / 'narrow', 'image_encoder')

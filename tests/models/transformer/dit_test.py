@@ -81,6 +81,34 @@ def test_one_timestep_equals_the_same_timestep_per_frame():
   np.testing.assert_allclose(one, many, atol=1e-5)
 
 
+def primitives(jaxpr) -> set[str]:
+  """Names of all primitives of a program, of its parts too."""
+  names = set()
+  for equation in jaxpr.eqns:
+    names.add(equation.primitive.name)
+    for value in jax.tree.leaves(
+      equation.params, is_leaf=lambda x: hasattr(x, 'eqns')
+    ):
+      value = getattr(value, 'jaxpr', value)
+      if hasattr(value, 'eqns'):
+        names |= primitives(value)
+  return names
+
+
+def test_one_timestep_is_neither_gathered_nor_scattered():
+  """Tables of one row broadcast, in the gradient too."""
+
+  def loss(params, t):
+    return jnp.sum(dit.DiT(TINY).apply(params, Z, t, TEXT))
+
+  gradient = jax.make_jaxpr(jax.grad(loss))
+  one, each = (
+    primitives(gradient(random_params(), t).jaxpr) for t in (T[:, :1], T)
+  )
+  assert not {'gather', 'scatter-add'} & one
+  assert {'gather', 'scatter-add'} <= each
+
+
 def test_timestep_of_a_frame_changes_it_most_and_others_by_attention():
   params = random_params()
   later = T.copy()

@@ -1,0 +1,150 @@
+"""Programs of sampling, compiled ahead of time and loaded."""
+
+import dataclasses
+import json
+import shutil
+
+import jax
+import numpy as np
+import pytest
+
+import spacetime
+from spacetime import SettingError, sharding
+from spacetime.pipeline import compile_ahead, saved_programs
+from spacetime.pipeline import pipeline as pipeline_lib
+from spacetime.pipeline.request import Request
+from tests.helpers import published_folder
+
+SETTINGS = dict(frames=5, size='32x16', prompt_embeds_cache='')
+SAMPLING = dict(steps=2, guidance=1.5)
+
+
+@pytest.fixture(scope='module')
+def wan(tmp_path_factory):
+  """A tiny folder whose sizes eight devices divide, and its programs."""
+  folder = tmp_path_factory.mktemp('saved')
+  text = dataclasses.replace(published_folder.TEXT, d_model=16)
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(published_folder, 'TEXT', text)
+    published_folder.write(
+      folder / 'wan', width=48, heads=8, mlp=48, text_width=16
+    )
+  return folder
+
+
+def saved(path, folder, mesh=None):
+  """The names of the programs that were saved."""
+  request = Request(
+    checkpoint=str(path), prompt='', sampling=SAMPLING, **SETTINGS
+  )
+  mesh = sharding.as_mesh(mesh)
+  pipe = pipeline_lib.from_request(request, mesh=mesh)
+  store = saved_programs.Store(folder, mesh, new=True)
+  return [
+    entry.name for entry in compile_ahead.save(request, pipe.engine, store)
+  ]
+
+
+@pytest.mark.parametrize(
+  'mesh', [None, {'fsdp': 2, 'context': 2, 'tensor': 2, 'data': 1}]
+)
+def test_sampling_finds_the_programs_that_were_saved(
+  mesh, wan, tmp_path, monkeypatch
+):
+  names = saved(wan / 'wan', tmp_path / 'programs', mesh)
+  assert names[:5] == ['embed', 'init', 'start-dit', 'step-dit', 'finalize']
+  hits, find = [], saved_programs.Store.find
+
+  def record(self, lowered):
+    program = find(self, lowered)
+    hits.append(program is not None)
+    return program
+
+  monkeypatch.setattr(saved_programs.Store, 'find', record)
+  pipe = spacetime.load(
+    str(wan / 'wan'),
+    mesh=mesh,
+    programs=str(tmp_path / 'programs'),
+    progress=False,
+  )
+  clip = pipe('a red 3', seed=1, **SETTINGS, **SAMPLING)
+  assert hits == [True] * len(names)
+  if mesh is not None:
+    return
+  plain = spacetime.load(str(wan / 'wan'), progress=False)
+  expected = plain('a red 3', seed=1, **SETTINGS, **SAMPLING)
+  np.testing.assert_array_equal(clip.frames, expected.frames)
+  # Another shape or setting has programs of its own.
+  pipe('a red 3', seed=1, **SETTINGS, **(SAMPLING | {'steps': 3}))
+  assert not all(hits)
+
+
+def edited(folder, **changes):
+  """A folder of programs with another target."""
+  index = folder / saved_programs.INDEX
+  values = json.loads(index.read_text())
+  values['target'] |= changes
+  index.write_text(json.dumps(values))
+  return folder
+
+
+def test_refuses_other_chips_versions_and_flags(wan, tmp_path, monkeypatch):
+  mesh = sharding.single_device_mesh()
+  folder = tmp_path / 'programs'
+  lowered = jax.jit(lambda x: x + 1).lower(np.float32(1))
+  store = saved_programs.Store(folder, mesh, new=True)
+  store.compile('add', lowered)
+  again = saved_programs.Store(folder, mesh)
+  assert again.names == ['add']
+  assert again.find(lowered)(np.float32(1)) == 2
+  assert again.find(jax.jit(lambda x: x + 2).lower(np.float32(1))) is None
+  for name, value in (
+    ('chips', '8 x TPU v6 lite'),
+    ('jaxlib', '0.1.2'),
+    ('LIBTPU_INIT_ARGS', '--xla_tpu_scoped_vmem_limit_kib=1'),
+    ('mesh', 'data=8'),
+    ('processor', 'abacus'),
+  ):
+    shutil.copytree(folder, tmp_path / name)
+    with pytest.raises(
+      SettingError, match=f"^programs=.*expected programs for {name} '.*, not "
+    ):
+      saved_programs.Store(edited(tmp_path / name, **{name: value}), mesh)
+  with pytest.raises(SettingError, match='^programs=.*made by spacetime compi'):
+    spacetime.load(
+      str(wan / 'wan'), programs=str(tmp_path / 'none'), progress=False
+    )
+  with pytest.raises(SettingError, match='^save=.*a new folder'):
+    saved_programs.Store(wan / 'wan', mesh, new=True)
+  (file,) = folder.glob('*.bin')
+  file.write_bytes(file.read_bytes()[:-1])
+  with pytest.raises(ValueError, match='missing or damaged'):
+    again.find(lowered)
+  (folder / saved_programs.INDEX).write_text('{')
+  with pytest.raises(ValueError, match='programs.json: damaged'):
+    saved_programs.Store(folder, mesh)
+
+
+def test_programs_of_an_image_to_video_model(tmp_path):
+  published_folder.write(
+    tmp_path / 'wan', cond_channels=published_folder.COND_CHANNELS
+  )
+  names = saved(tmp_path / 'wan', tmp_path / 'programs')
+  assert 'step-dit' in names
+  picture = np.zeros((16, 32, 3), np.uint8)
+  pipe = spacetime.load(
+    str(tmp_path / 'wan'),
+    programs=str(tmp_path / 'programs'),
+    progress=False,
+  )
+  with pytest.MonkeyPatch.context() as patch:
+    hits, find = {}, saved_programs.Store.find
+
+    def record(self, lowered):
+      program = find(self, lowered)
+      hits[len(hits)] = program is not None
+      return program
+
+    patch.setattr(saved_programs.Store, 'find', record)
+    pipe('a red 3', image=picture, **SETTINGS, **SAMPLING)
+  assert sum(hits.values()) == len(names)
