@@ -7,9 +7,10 @@
 Sizes:
   480p      81 frames of 480 x 832; 32,760 tokens.
   image     single frames of 480 x 832; 1,560 tokens.
-  flow_map  as 480p, a flow map by stage 1 of AnyFlow (arXiv 2605.13724); not
-            trained yet.
-  vace      as 480p, the control blocks of VACE-1.3B, with the rest frozen.
+  flow_map  as 480p, a flow map by stage 1 of AnyFlow (arXiv 2605.13724):
+            1,421,752,384 parameters. Not trained yet.
+  vace      as 480p, the control blocks of VACE-1.3B, with the rest frozen:
+            2,153,972,032 parameters. Not trained yet.
 
 With AdamW and EMA in float32 the transformer takes 23 GB, activations apart.
 --config.lora.rank=16 --config.optimizer.learning_rate=1e-4 trains low-rank
