@@ -7,7 +7,8 @@ A name is MODEL-SIZE-HARDWARE-STEPS: 1.3b, 5b or 14b; 480p or 720p; v6e-4,
 v6e-8, v5e-8, v5e-16, v5p-8 (4 chips), tpu7x-8 (4 chips, 8 devices), or h100-1,
 h100-2, h100-4, h100-8; 50 steps with guidance, or 4 without, as distilled
 weights take them. A clip has 81 frames; of the 5B 121. `flags` has the flags of
-`spacetime sample`; docs/sampling_presets.md has memory and seconds of each.
+`spacetime sample`; tests/benchmarks/sampling_presets.py computes memory and
+seconds of each.
 
 mesh.data takes the two branches of guidance, mesh.context the tokens of a clip,
 as far as it divides them (and on GPUs the heads, since their kernel runs in no
