@@ -277,7 +277,7 @@ def _videos() -> fastapi.APIRouter:
     if entry is None:
       raise bad_field('variant', 'variant: its manifest is in the file.')
     return FileResponse(
-      service.files.results(video_id) / entry['name'],
+      service.files.result(video_id, entry['name']),
       media_type=entry['type'],
       filename=f'{video_id}-{entry["name"]}',
       content_disposition_type='inline',
@@ -673,6 +673,6 @@ async def _internal_error(request: Request, error: Exception) -> Response:
 
 async def _sweep(service: Service) -> None:
   while True:
-    with contextlib.suppress(OSError):
+    with contextlib.suppress(Exception):  # the disk or database is away
       await run_in_threadpool(service.sweep)
     await asyncio.sleep(SWEEP_SECONDS)

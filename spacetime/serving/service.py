@@ -65,7 +65,7 @@ class Service:
 
   def __init__(self, settings: ServeSettings, supervisor: Supervisor):
     self.settings, self.supervisor = settings, supervisor
-    self.files = Files(settings.files_folder)
+    self.files = Files(settings.files_folder, bucket=settings.bucket)
     self.jobs = Jobs(database.connect(settings.database, settings.folder))
     self.keys = ApiKeys(settings.api_keys or None)
     self.policy = policy_lib.load(settings.policy)
@@ -368,7 +368,7 @@ class Service:
       data, original = source.data, None
       if source.job is not None:
         name = source.job.result['variants']['video']['name']
-        data = self.files.results(source.job.id) / name
+        data = self.files.result(source.job.id, name)
         if source.slot in ('image', 'mask') and data.suffix != '.png':
           original, data = data, _last_frame(data)
       upload = uploads.add(
@@ -381,6 +381,7 @@ class Service:
         original=original,
       )
       stored[source.slot] = dataclasses.asdict(upload)
+    self.files.store_inputs(job.id)
     return dataclasses.replace(
       job,
       params={**job.params, 'inputs': stored},

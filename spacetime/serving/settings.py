@@ -5,6 +5,7 @@ import ipaddress
 import pathlib
 
 from spacetime import SettingError
+from spacetime.media.files import as_path, is_url
 
 LOOPBACK = ('localhost', '127.0.0.1', '::1')
 
@@ -47,9 +48,10 @@ class ServeSettings:
   files: str = _setting(
     '',
     'input',
-    'Folder of inputs and results, on a file system that the servers of one '
-    '`database` share; the default is `state`, which each has for itself.',
-    example='/mnt/shared/spacetime',
+    'Folder of inputs and results that the servers of one `database` share: on '
+    'a common file system, or in a bucket; the default is `state`, which each '
+    'has for itself.',
+    example='gs://BUCKET/spacetime',
   )
   host: str = _setting(
     '127.0.0.1',
@@ -131,6 +133,13 @@ class ServeSettings:
       raise SettingError('min_free_mb', self.min_free_mb, '0 or more')
     if not self.state:
       raise SettingError('state', self.state, 'a folder')
+    if self.bucket:
+      try:
+        as_path(self.bucket)
+      except ValueError as e:
+        raise SettingError(
+          'files', self.files, 'gs://BUCKET/NAME', hint=f'{e}'
+        ) from e
     if self.database and not self.database.startswith('postgres'):
       raise SettingError('database', self.database, 'postgresql://HOST/NAME')
     if self.database and (not self.files or not self.sign):
@@ -180,5 +189,11 @@ class ServeSettings:
 
   @property
   def files_folder(self) -> pathlib.Path:
-    """The folder of inputs and results."""
-    return pathlib.Path(self.files or self.state).expanduser().absolute()
+    """The folder of inputs and results on this machine."""
+    files = self.state if self.bucket else self.files or self.state
+    return pathlib.Path(files).expanduser().absolute()
+
+  @property
+  def bucket(self) -> str | None:
+    """URL of the inputs and results, if they are in a bucket."""
+    return self.files if is_url(self.files) else None

@@ -141,7 +141,7 @@ class Worker:
     pipelines: Mapping[str, Pipeline] | None = None,
   ):
     self.settings, self.name = settings, name
-    self.files = Files(settings.files_folder)
+    self.files = Files(settings.files_folder, bucket=settings.bucket)
     self.jobs = Jobs(database.connect(settings.database, settings.folder))
     if pipelines is None:
       pipelines = {
@@ -224,7 +224,7 @@ class Worker:
           result = self._make(job, report)
           report.stage('finishing')
           self.files.finish(job.id, result)
-      size = self.files.size(self.files.results(job.id))
+      size = result['bytes']
       done = self.jobs.complete(job, result, size=size, keep=keep)
     except StoppedError:
       done = self._stopped(job, keep)
@@ -302,6 +302,7 @@ class Worker:
       result['provenance'] = self._sign(
         job, work, variants, frames_FHWC, payload, written[path]
       )
+    result['bytes'] = self.files.size(work)
     return result
 
   @property
@@ -402,9 +403,10 @@ class Worker:
     ]
 
   def _request(self, job_id, prompt, params, engine, out: pathlib.Path):
-    return job_request.build(
-      prompt, params, engine, inputs=self.files.inputs(job_id), out=out
-    )
+    folder = self.files.inputs(job_id)
+    if params.get('inputs'):
+      folder = self.files.fetch_inputs(job_id)
+    return job_request.build(prompt, params, engine, inputs=folder, out=out)
 
   def _stopped(self, job: Job, keep: float) -> bool:
     error = {'code': 'cancelled', 'message': 'The job was cancelled.'}

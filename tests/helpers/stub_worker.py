@@ -25,7 +25,7 @@ class Stub:
   def __init__(self, settings: ServeSettings):
     from spacetime.serving.files import Files
 
-    self.files = Files(settings.files_folder)
+    self.files = Files(settings.files_folder, bucket=settings.bucket)
     self.jobs = Jobs(database.connect(settings.database, settings.folder))
 
 
