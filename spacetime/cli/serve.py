@@ -12,10 +12,11 @@ Jobs and results are kept in the state folder; after a crash they go on. Needs
 the extra [serve].
 """
 
-from spacetime.cli import common, devices
+from spacetime.cli import common, devices, mesh
 from spacetime.serving.settings import ServeSettings
 
 common.define_flags(ServeSettings)
+mesh.define_flags()
 
 
 def setup() -> None:
@@ -32,8 +33,9 @@ def main() -> None:
     raise ValueError(
       f'{e.name} is missing: pip install "spacetime-video[serve]"'
     ) from e
-  print(
-    f'http://{settings.host}:{settings.port}  state in {settings.folder}',
-    flush=True,
-  )
-  server.run(settings, jax_config=jax_config)
+  if not settings.process_id:
+    print(
+      f'http://{settings.host}:{settings.port}  state in {settings.folder}',
+      flush=True,
+    )
+  server.run(settings, jax_config=jax_config, mesh=mesh.value())

@@ -14,6 +14,8 @@ import jax
 import numpy as np
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
+from spacetime.sharding import multihost
+
 SIDES = {'height': 2, 'width': 3}
 
 
@@ -57,7 +59,10 @@ def choose_side(latent: tuple[int, int], devices: int) -> str:
 def shared_devices(
   mesh: jax.sharding.Mesh, latent: tuple[int, int]
 ) -> tuple[jax.Device, ...]:
-  """The devices of a mesh if they divide a side of the latents; else ()."""
+  """The devices of a mesh if they divide a side of the latents and are all of
+  this process; else ()."""
+  if multihost.spans_processes(mesh):
+    return ()
   divides = any(size % mesh.size == 0 for size in latent)
   return tuple(mesh.devices.flat) if mesh.size > 1 and divides else ()
 

@@ -17,7 +17,7 @@ from spacetime.media.pixels import to_video
 from spacetime.models.autoencoder import streaming
 from spacetime.pipeline import decode_shards, saved_programs
 from spacetime.pipeline import progress as progress_lib
-from spacetime.sharding import chips
+from spacetime.sharding import chips, multihost
 
 # Networks of at most this many bytes stay in memory between calls; larger ones
 # are read when they are needed and freed before the next is read.
@@ -50,6 +50,8 @@ class Program:
     self._mesh, self._find = mesh, find
 
   def __call__(self, *args):
+    if self._mesh is not None and multihost.spans_processes(self._mesh):
+      args = multihost.to_global(args, self._mesh)
     with self._on_mesh():
       return self._run(*args)
 
@@ -114,6 +116,12 @@ class Engine:
     self._programs: dict[Any, Any] = {}
 
   @property
+  def spans_processes(self) -> bool:
+    """Whether several processes share the transformers. Each then runs the
+    text encoder and the autoencoder by itself, on its first device."""
+    return multihost.spans_processes(self.mesh)
+
+  @property
   def devices(self) -> int:
     """Number of devices."""
     return self.mesh.size
@@ -155,7 +163,10 @@ class Engine:
 
   def read(self, root: str):
     """The parameters of a network: 'text', 'image' or 'autoencoder'."""
-    return self._read(root, self.model.read)
+    read = self.model.read
+    if self.spans_processes:
+      return self._read(root, lambda root: multihost.to_local(read(root)))
+    return self._read(root, read)
 
   def read_transformer(self, root: str) -> dict:
     """The parameters of 'dit' or 'dit_2', with LoRA weights: {'dit', 'lora'};
@@ -172,14 +183,27 @@ class Engine:
       self._params[root] = params
     return params
 
-  def program(self, key, function: Callable, **options) -> Program:
-    """The jitted `function` of a key, the same object at every call."""
+  def program(
+    self, key, function: Callable, *, shared: bool = False, **options
+  ) -> Program:
+    """The jitted `function` of a key, the same object at every call.
+
+    Args:
+      key: key of the program.
+      function: the function.
+      shared: whether processes that share the model run it together; they run
+        others each by itself.
+      **options: options of jax.jit.
+    """
     if key not in self._programs:
+      mesh = self.mesh if self.devices > 1 else None
+      if self.spans_processes and not shared:
+        mesh = None
       kind = self.mesh.devices.flat[0].device_kind
       self._programs[key] = Program(
         function,
         self._compiling,
-        mesh=self.mesh if self.devices > 1 else None,
+        mesh=mesh,
         find=self._saved and self._saved.find,
         compiler_options=chips.options(kind) or None,
         **options,

@@ -21,7 +21,7 @@ from spacetime.pipeline import decode as decode_lib
 from spacetime.pipeline import prompt_embeds as prompt_embeds_lib
 from spacetime.pipeline.engine import Engine, Program
 from spacetime.pipeline.plan import Plan
-from spacetime.sharding import constrain
+from spacetime.sharding import constrain, multihost
 
 
 def frames(
@@ -194,17 +194,20 @@ def sample(
   with engine.progress.steps(run.steps * len(starts)):
     for first in starts:
       rows = [[min(first + i, count - 1) for i in range(batch)]]
-      state = jax.device_get(
-        run.init(keys[first : first + batch], conditioning)
-      )
+      state = to_host(run.init(keys[first : first + batch], conditioning))
       for root in run.roots:
         params = engine.read_transformer(root)
         text = next(batches(embeds, rows, engine.networks.text_length))
-        state = jax.device_get(run.run(root, params, state, text, conditioning))
+        state = to_host(run.run(root, params, state, text, conditioning))
         del params  # freed before the next network is read
-      z_Bfhwc = np.asarray(run.finalize(state))
+      z_Bfhwc = np.asarray(to_host(run.finalize(state)))
       check_latents(z_Bfhwc)
       yield z_Bfhwc
+
+
+def to_host(state):
+  """Arrays of the sampler in memory of the host."""
+  return jax.device_get(multihost.to_local(state))
 
 
 def check_latents(z_Bfhwc: np.ndarray) -> None:
@@ -266,16 +269,26 @@ class Programs:
     self.steps = sum(len(part.steps) for part in self._samplers.values())
     first = self._samplers[self.roots[0]]
     self.init = engine.program(
-      ('init', key), lambda *args: shard_state(first.init(*args))
+      ('init', key),
+      lambda *args: shard_state(first.init(*args)),
+      shared=True,
     )
-    self.finalize = engine.program(('finalize', key), first.finalize)
+    self.finalize = engine.program(
+      ('finalize', key), first.finalize, shared=True
+    )
     self._parts = {
       root: (
         engine.program(
-          ('start', root, key), start_program(part), donate_argnums=1
+          ('start', root, key),
+          start_program(part),
+          shared=True,
+          donate_argnums=1,
         ),
         engine.program(
-          ('step', root, key), step_program(part), donate_argnums=1
+          ('step', root, key),
+          step_program(part),
+          shared=True,
+          donate_argnums=1,
         ),
       )
       for root, part in self._samplers.items()

@@ -121,7 +121,7 @@ class Chunks:
       if len(run.roots) == 1:
         self._params[root] = params
       state = run.run(root, params, state, text, conditioning)
-    z_Bfhwc = np.asarray(run.finalize(state), np.float32)
+    z_Bfhwc = np.asarray(generate.to_host(run.finalize(state)), np.float32)
     generate.check_latents(z_Bfhwc)
     return z_Bfhwc
 

@@ -14,16 +14,31 @@ from spacetime.serving.settings import ServeSettings
 from spacetime.serving.supervisor import Supervisor
 
 
-def run(settings: ServeSettings, *, jax_config: Mapping[str, Any]) -> None:
+def run(
+  settings: ServeSettings,
+  *,
+  jax_config: Mapping[str, Any],
+  mesh: Mapping[str, int] | None = None,
+) -> None:
   """Serves until it is interrupted.
 
   Args:
     settings: settings of the service.
     jax_config: JAX's settings in the worker.
+    mesh: devices along each axis; None is the first device.
 
   Raises:
     SettingError: another server uses the state folder, or a bad setting.
   """
+  message = {
+    'settings': dataclasses.asdict(settings),
+    'jax': dict(jax_config),
+    'mesh': None if mesh is None else dict(mesh),
+  }
+  if settings.process_id:
+    from spacetime.serving import worker  # imports JAX
+
+    worker.follow(message)
   settings.folder.mkdir(parents=True, exist_ok=True)
   with (settings.folder / 'server.lock').open('w') as lock:
     try:
@@ -32,10 +47,6 @@ def run(settings: ServeSettings, *, jax_config: Mapping[str, Any]) -> None:
       raise SettingError(
         'state', settings.state, 'a folder that no other server uses'
       ) from e
-    message = {
-      'settings': dataclasses.asdict(settings),
-      'jax': dict(jax_config),
-    }
     supervisor = Supervisor(message, settings.folder)
     app = app_lib.create(Service(settings, supervisor))
     uvicorn.run(

@@ -114,6 +114,19 @@ class ServeSettings:
     'Seconds without a sign of life after which the job of a worker is given '
     'to another.',
   )
+  coordinator: str = _setting(
+    '',
+    'server',
+    'HOST:PORT of process 0, of a model over several hosts. Process 0 serves; '
+    'the others compute with it.',
+    example='10.0.0.2:8476',
+  )
+  num_processes: int = _setting(
+    0, 'server', 'Number of processes, with `coordinator`.'
+  )
+  process_id: int = _setting(
+    0, 'server', 'Number of this process, with `coordinator`.'
+  )
   warm: bool = _setting(
     True, 'server', 'Whether programs are compiled before the first request.'
   )
@@ -154,6 +167,16 @@ class ServeSettings:
         self.host,
         '127.0.0.1, or `api_keys` too',
         hint='others on the network could use the service',
+      )
+    if bool(self.coordinator) != (self.num_processes > 1):
+      raise SettingError(
+        'num_processes',
+        self.num_processes,
+        '2 or more with `coordinator`, and none without',
+      )
+    if not 0 <= self.process_id < max(1, self.num_processes):
+      raise SettingError(
+        'process_id', self.process_id, '0 to one less than `num_processes`'
       )
     self.models  # noqa: B018 - refused here
 

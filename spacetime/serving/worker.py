@@ -14,6 +14,7 @@ import fcntl
 import json
 import os
 import pathlib
+import shutil
 import socket
 import sys
 import threading
@@ -31,14 +32,17 @@ from spacetime.safety import policy as policy_lib
 from spacetime.serving import (
   database,
   fields,
+  hosts,
   job_request,
   renditions,
   service,
   uploads,
 )
 from spacetime.serving.files import Files
+from spacetime.serving.hosts import StoppedError
 from spacetime.serving.jobs import Job, Jobs
 from spacetime.serving.settings import ServeSettings
+from spacetime.sharding import multihost
 
 IDLE_SECONDS = 0.05  # between looks at the queue
 WARM_PROMPT = 'a test'
@@ -47,10 +51,6 @@ VARIANTS = {
   'thumbnail': ('thumbnail.webp', 'image/webp', renditions.thumbnail),
   'spritesheet': ('spritesheet.jpg', 'image/jpeg', renditions.spritesheet),
 }
-
-
-class StoppedError(Exception):
-  """The job was cancelled, deleted or given to another worker."""
 
 
 class JobError(Exception):
@@ -143,16 +143,9 @@ class Worker:
     self.settings, self.name = settings, name
     self.files = Files(settings.files_folder, bucket=settings.bucket)
     self.jobs = Jobs(database.connect(settings.database, settings.folder))
-    if pipelines is None:
-      pipelines = {
-        model: Pipeline(path, progress=False)
-        for model, path in settings.models.items()
-      }
-    self.pipelines = pipelines
+    self.pipelines = pipelines or open_pipelines(settings)
     self.policy = policy_lib.load(settings.policy)
     self.signing_key = service.signing_key(settings)
-    for pipeline in pipelines.values():
-      pipeline.engine  # noqa: B018 - opened now, so that errors are raised here
 
   def models(self) -> list[dict[str, Any]]:
     """Each model with the sizes and settings that it defaults to."""
@@ -216,7 +209,7 @@ class Worker:
   def run(self, job: Job) -> None:
     """Runs a leased job to its end: completed, failed or stopped."""
     keep = self.settings.keep_hours * 3600
-    lease = self.settings.lease_seconds
+    lease, is_sound = self.settings.lease_seconds, True
     try:
       with Report(self.jobs, job, lease_seconds=lease) as report:
         result = self.files.finished(job.id)
@@ -241,13 +234,15 @@ class Worker:
     except OSError as e:
       traceback.print_exc()
       error = {'code': 'storage_error', 'message': e.strerror or str(e)}
-      done = self.jobs.fail(job, error, keep=keep)
+      done, is_sound = self.jobs.fail(job, error, keep=keep), False
     except Exception as e:
       traceback.print_exc()
       message = f'The video could not be made ({type(e).__name__}).'
       error = {'code': 'internal_error', 'message': message}
-      done = self.jobs.fail(job, error, keep=keep)
+      done, is_sound = self.jobs.fail(job, error, keep=keep), False
     self._clean(job, done)
+    if not is_sound:  # other processes of the model may wait for this one
+      hosts.end_group()
 
   def _make(self, job: Job, report: Report) -> dict[str, Any]:
     """Makes the files of a job in its work folder; returns their names."""
@@ -255,6 +250,8 @@ class Worker:
     if pipeline is None:
       raise JobError('model_not_found', f'The model {job.model} is gone.')
     work = self.files.work(job.id)
+    if hosts.count() > 1:  # the others have no chunks to go on from
+      shutil.rmtree(work, ignore_errors=True)
     work.mkdir(parents=True, exist_ok=True)
     suffix = 'png' if job.params.get('mode') == 'still' else 'mp4'
     kind = job.params.get('format', suffix)
@@ -274,7 +271,7 @@ class Worker:
       json.dumps(_public(job.params), sort_keys=True),
     )
 
-    def on_frames(frames_FHWC, _):
+    def check_and_mark(frames_FHWC):
       report.stage('checking frames')
       self._check_frames(job, frames_FHWC, 'output')
       if self._marks:
@@ -284,7 +281,23 @@ class Worker:
       report.stage('sampling')
       return frames_FHWC
 
-    written = pipeline.write(request, callback=report.step, on_frames=on_frames)
+    if hosts.count() > 1:
+      hosts.share(
+        {
+          'id': job.id,
+          'model': job.model,
+          'prompt': job.prompt,
+          'params': job.params,
+          'name': path.name,
+        }
+      )
+    written = pipeline.write(
+      request,
+      callback=lambda *steps: hosts.on_first(lambda: report.step(*steps)),
+      on_frames=lambda frames_FHWC, _: hosts.on_first(
+        lambda: check_and_mark(frames_FHWC)
+      ),
+    )
     (path,) = written
     report.stage('encoding')
     frames_FHWC = _frames(path)
@@ -423,6 +436,22 @@ class Worker:
         self.files.remove(job.id)
 
 
+def open_pipelines(settings: ServeSettings, mesh=None) -> dict[str, Pipeline]:
+  """A pipeline for each model name, opened, so that errors are raised here.
+
+  Args:
+    settings: settings of the service.
+    mesh: devices along each axis; None is the first device.
+  """
+  pipelines = {
+    model: Pipeline(path, progress=False, mesh=mesh)
+    for model, path in settings.models.items()
+  }
+  for pipeline in pipelines.values():
+    pipeline.engine  # noqa: B018
+  return pipelines
+
+
 def _uploads(job: Job) -> list[uploads.Upload]:
   inputs = job.params.get('inputs', {})
   return [uploads.Upload(**upload) for upload in inputs.values()]
@@ -466,6 +495,8 @@ def serve(worker: Worker) -> None:
       traceback.print_exc()
       busy = False
     if not busy:
+      if hosts.count() > 1:
+        hosts.share()  # the others wait for less time than a network allows
       time.sleep(IDLE_SECONDS)
 
 
@@ -495,7 +526,11 @@ def main() -> None:
   lock_file = (settings.folder / 'worker.lock').open('w')
   fcntl.flock(lock_file, fcntl.LOCK_EX)
   try:
-    worker = Worker(settings, name=name_of(settings.folder))
+    worker = Worker(
+      settings,
+      name=name_of(settings.folder),
+      pipelines=open_pipelines(settings, message['mesh']),
+    )
   except (ValueError, OSError) as e:
     answer({'failed': str(e)})
     return
@@ -504,7 +539,8 @@ def main() -> None:
   threading.Thread(
     target=listen, args=(worker, sys.stdin, answer), daemon=True
   ).start()
-  if settings.warm and not worker.jobs.counts().get('queued'):
+  waiting = worker.jobs.counts().get('queued')
+  if hosts.count() == 1 and settings.warm and not waiting:
     try:
       worker.warm_up()
     except Exception:  # such as too little memory: smaller videos may fit
@@ -513,12 +549,31 @@ def main() -> None:
   serve(worker)
 
 
+def follow(message: Mapping[str, Any]) -> None:
+  """Any process but the first of those that share the models.
+
+  Args:
+    message: as the worker's first line of input.
+  """
+  settings = ServeSettings(**message['settings'])
+  _configure(message)
+  pipelines = open_pipelines(settings, message['mesh'])
+  files = Files(settings.files_folder, bucket=settings.bucket)
+  hosts.follow(pipelines, files)
+
+
 def _configure(message: Mapping[str, Any]) -> None:
-  """Sets JAX's devices and compilation cache."""
+  """Sets JAX's devices and compilation cache; joins the other processes."""
   import jax
 
   for name, value in message['jax'].items():
     jax.config.update(name, value)
+  settings = message['settings']
+  multihost.join(
+    settings['coordinator'],
+    processes=settings['num_processes'] or None,
+    process=settings['process_id'] if settings['num_processes'] else None,
+  )
 
 
 if __name__ == '__main__':

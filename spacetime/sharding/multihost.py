@@ -1,5 +1,6 @@
 """Multi-process runs: joining the cluster, agreeing on errors, stopping."""
 
+import functools
 import itertools
 import os
 import signal
@@ -7,9 +8,10 @@ import sys
 from collections.abc import Callable
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
-from jax.sharding import NamedSharding
+from jax.sharding import NamedSharding, PartitionSpec
 
 from spacetime import SettingError
 
@@ -98,6 +100,53 @@ def on_first_process(call: Callable[[], None]) -> None:
     raise error
   if message:
     raise ValueError(message.decode(errors='replace'))
+
+
+def spans_processes(mesh: jax.sharding.Mesh) -> bool:
+  """Whether devices of a mesh belong to several processes, which run."""
+  if jax.process_count() == 1:  # the devices may be descriptions
+    return False
+  return len({device.process_index for device in mesh.devices.flat}) > 1
+
+
+def to_global(tree, mesh: jax.sharding.Mesh):
+  """Arrays of this process, the same on every process, as replicated arrays of
+  a mesh that spans processes; arrays of such a mesh stay as they are."""
+  replicated = NamedSharding(mesh, PartitionSpec())
+
+  def leaf(x):
+    if isinstance(x, jax.Array) and not x.is_fully_addressable:
+      return x
+    if jnp.issubdtype(jax.dtypes.result_type(x), jax.dtypes.prng_key):
+      impl = jax.random.key_impl(x)
+      data = leaf(jax.random.key_data(x))
+      return jax.jit(jax.random.wrap_key_data, static_argnames='impl')(
+        data, impl=impl
+      )
+    value = np.asarray(x)
+    return jax.make_array_from_callback(
+      value.shape, replicated, lambda index: value[index]
+    )
+
+  return jax.tree.map(leaf, tree)
+
+
+def to_local(tree):
+  """Arrays whose values may lie on other processes, complete on a device of
+  this one. Every process must call it."""
+
+  def leaf(x):
+    if not isinstance(x, jax.Array) or x.is_fully_addressable:
+      return x
+    replicated = NamedSharding(x.sharding.mesh, PartitionSpec())
+    return _identity(replicated)(x).addressable_data(0)
+
+  return jax.tree.map(leaf, tree)
+
+
+@functools.cache
+def _identity(sharding: NamedSharding):
+  return jax.jit(lambda x: x, out_shardings=sharding)
 
 
 def put_replicated_batch(

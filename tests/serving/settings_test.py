@@ -6,6 +6,7 @@ import re
 import pytest
 
 from spacetime import SettingError
+from spacetime.cli import mesh
 from spacetime.serving.settings import ServeSettings
 
 
@@ -28,6 +29,9 @@ def test_this_machine_needs_no_keys(host):
     ({'state': ''}, 'state'),
     ({'database': 'mysql://x'}, 'expected postgresql://'),
     ({'database': 'postgresql://x'}, '`files` and `sign` too'),
+    ({'num_processes': 2}, 'num_processes=2: expected 2 or more with'),
+    ({'coordinator': 'a:1', 'num_processes': 2, 'process_id': 2}, 'process_id'),
+    ({'process_id': 1}, 'process_id=1: expected 0 to one less'),
     ({'checkpoint': 'a=x,a=y'}, 'expected a once'),
     ({'checkpoint': 'a,,b'}, 'expected NAME=PATH'),
   ],
@@ -46,12 +50,21 @@ def test_models():
   }
 
 
-def test_flags_of_the_deployment_exist():
+@pytest.mark.parametrize('name', ['serve', 'serve_hosts'])
+def test_flags_of_the_deployments_exist(name):
   root = pathlib.Path(__file__).parents[2]
-  text = (root / 'launch' / 'gke' / 'serve.yaml').read_text()
+  text = (root / 'launch' / 'gke' / f'{name}.yaml').read_text()
   flags = dict(re.findall(r'^ +- --(\w+)=(\S+)$', text, re.MULTILINE))
-  for name in ('port', 'max_running'):
-    flags[name] = int(flags[name])
+  for flag in ('port', 'max_running'):
+    flags[flag] = int(flags[flag])
   flags['database'] = 'postgresql://host/name'
+  variables = dict(re.findall(r'"--(\w+)=([^"]+)"', text))
+  assert set(variables) == (
+    {'coordinator', 'num_processes', 'process_id'}
+    if name == 'serve_hosts'
+    else set()
+  )
+  for axis in re.findall(r'--mesh\.(\w+)=', text):
+    assert axis in mesh.HELP
   settings = ServeSettings(**flags)
-  assert not settings.is_local and settings.files_folder != settings.folder
+  assert not settings.is_local and settings.bucket == 'gs://BUCKET/service'
