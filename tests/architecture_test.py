@@ -26,7 +26,7 @@ FLOOR = {name: i for i, names in enumerate(FLOORS) for name in names}
 STRANGERS = {('training', 'pipeline')}
 # Modules of the HTTP process and of reading uploads, which import no JAX.
 WITHOUT_JAX = ('serving/', 'safety/', 'provenance/')
-WITH_JAX = ('serving/worker.py', 'provenance/watermark.py')
+WITH_JAX = ('serving/hosts.py', 'serving/worker.py', 'provenance/watermark.py')
 # Packages that only some folders may import.
 RESERVED = {
   'flax': {'models'},
