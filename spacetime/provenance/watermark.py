@@ -41,7 +41,10 @@ TARGET = 0.32  # of the correlation of each chip
 # Of amplitudes in grey levels: of a chip, and root mean square of all, which
 # is 42.4 dB. One amplitude in all of a frame costs fewer bytes and survives
 # better than one that follows the picture's activity.
-LARGEST, LARGEST_RMS = 2.1, 1.8
+LARGEST, LARGEST_RMS = 2.2, 1.8
+# Where the mark needs a larger root mean square than this, the picture is busy,
+# hides more and costs more bytes anyway: the target is up to so much higher.
+BUSY_RMS, BUSY = 1.2, 1.25
 LOOPS, GAIN = 8, 1.4
 EPSILON = 0.5
 # Blue difference in BT.709.
@@ -311,8 +314,10 @@ def _embed_group(chip, frames_FHWC, filters, pattern, amplitude, strength):
   def loop(amplitude, _):
     normal_FHW = _normalised(planes_FHW + mark(amplitude), filters, jnp)
     score = chips_of(normal_FHW.mean(0)) / size * pattern
-    step = GAIN * (TARGET * strength - score)
-    amplitude = jnp.clip(amplitude + step, 0.0, LARGEST * strength)
+    rms = jnp.sqrt(jnp.mean(amplitude**2)) / strength
+    target = TARGET * strength * jnp.clip(rms / BUSY_RMS, 1.0, BUSY)
+    amplitude = amplitude + GAIN * (target - score)
+    amplitude = jnp.clip(amplitude, 0.0, LARGEST * strength)
     rms = jnp.sqrt(jnp.mean(amplitude**2))
     return amplitude * jnp.minimum(1, LARGEST_RMS * strength / rms), None
 

@@ -24,9 +24,11 @@ from spacetime.data.digits import world as world_lib
 from spacetime.media import codecs
 from spacetime.provenance import watermark
 
-DEVELOPMENT = ('pan coffee', 'pan astronaut', 'noise 1')
+DEVELOPMENT = (
+  *('pan coffee', 'pan astronaut', 'noise 1', 'video bigbuckbunny'),
+)
 CLIPS = (
-  *('video bikes', 'video bigbuckbunny', 'video carphone_pristine'),
+  *('video bikes', 'video carphone_pristine'),
   *('pan rocket', 'pan retina', 'pan chelsea', 'pan hubble_deep_field'),
   *('noise 2', 'digits 0'),
 )
