@@ -14,9 +14,9 @@ import jax
 from absl import logging
 from jax.sharding import NamedSharding, PartitionSpec
 
-from spacetime import sharding
 from spacetime.checkpoint import Checkpoints
 from spacetime.sharding import chips
+from spacetime.training import feed as feed_lib
 from spacetime.training import goodput, progress
 from spacetime.training import metrics as metrics_lib
 from spacetime.training import state as state_lib
@@ -184,7 +184,8 @@ def run(
   receive: Callable[[dict], dict] = lambda batch: batch,
 ) -> state_lib.State:
   """Trains until `steps` or until `stop()`; saves at the end either way, and
-  before it raises an error of the data.
+  before it raises an error of the data. Such an error of one process stops all
+  of them after the same step.
 
   Args:
     step_fn: the step of make_step.
@@ -213,24 +214,24 @@ def run(
   key = jax.jit(lambda key: key, out_shardings=replicated)(key)
   bar = progress.bar(start=first, steps=steps, quiet=jax.process_index() > 0)
   logger = MetricsLogger(writer, time_log, rates, bar)
-  pending, data_error = PendingStep(time_log, bar), None
+  pending = PendingStep(time_log, bar)
+  if jax.process_count() > 1:
+    feed = feed_lib.SharedFeed(iterator, receive, step=first)
+  else:
+    feed = feed_lib.Feed(iterator, receive)
   with contextlib.ExitStack() as stack:
     stack.enter_context(jax.set_mesh(mesh))
-    compiled = jit_step(step_fn, state, mesh)
+    compiled = jit_step(feed.step(step_fn), state, mesh)
     stack.enter_context(bar)
     stack.enter_context(jax.transfer_guard('disallow'))
     stack.enter_context(time_log.during('step'))
     for step in range(first + 1, steps + 1):
-      try:
-        with time_log.during('data'):
-          batch = receive(next(iterator))
-      except Exception as e:
-        if jax.process_count() > 1:  # the others wait in a collective
-          raise
-        data_error = e
+      with time_log.during('data'):
+        batch = feed.read(step)
+      if batch is None:
         break
       with jax.transfer_guard_host_to_device('allow'):
-        batch = sharding.put_batch(batch, mesh)
+        batch = feed.put(batch, mesh)
       if step == first + 1:
         with (
           time_log.during('compile'),
@@ -241,13 +242,14 @@ def run(
       else:
         state, metrics = compiled(state, frozen, batch, key)
       pending.wait()  # for the step before; this one runs meanwhile
+      feed.exchange(metrics)
       logger.write()
       logger.add(step, metrics, due=step % log_every == 0 or step == steps)
       pending.add(step, metrics)
       if checkpoint_every and step % checkpoint_every == 0:
         pending.wait()  # its time is the step's, not the checkpoint's
         with time_log.during('checkpoint'), jax.transfer_guard('allow'):
-          checkpoints.save(step, state, iterator=iterator)
+          checkpoints.save(step, state, iterator=feed.iterator)
       for action in actions:
         if action.due(step, steps):
           pending.wait()
@@ -263,9 +265,10 @@ def run(
     done = int(jax.device_get(state.step))
   with time_log.during('checkpoint'):
     if done > first:
-      checkpoints.save(done, state, iterator=iterator, wait=True)
+      checkpoints.save(done, state, iterator=feed.iterator, wait=True)
     writer.flush()
-  if data_error is not None:
-    logging.error('the data failed after step %d, which is saved', done)
-    raise data_error
+  if feed.error is not None:
+    if done > first:
+      logging.error('the data failed after step %d, which is saved', done)
+    raise feed.error
   return state

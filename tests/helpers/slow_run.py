@@ -27,21 +27,28 @@ class Run:
   """What a run did, in order of time (monotonic seconds).
 
   Attributes:
-    finished: when each step ended on the device.
+    dispatched: the loss of each step, on the device.
     signalled: when the signal was sent.
+    ended: steps that had ended then.
     saved: when the save began, with the steps that it holds.
     steps: finished steps that were counted before the save.
   """
 
-  finished: list[float] = dataclasses.field(default_factory=list)
+  dispatched: list[jax.Array] = dataclasses.field(default_factory=list)
   signalled: float = 0.0
+  ended: int = 0
   saved: tuple[float, int] = (0.0, 0)
   steps: int = 0
 
   @property
   def steps_until_save(self) -> int:
-    """Steps that ended between the signal and the save."""
-    return sum(self.signalled < t <= self.saved[0] for t in self.finished)
+    """Saved steps that had not ended when the signal was sent."""
+    return self.saved[1] - self.ended
+
+  @property
+  def finished(self) -> int:
+    """Steps that have ended by now."""
+    return sum(loss.is_ready() for loss in self.dispatched)
 
 
 def preempted(
@@ -61,23 +68,17 @@ def preempted(
     return moved, {'loss': loss}
 
   def recorded(*args):
-    """The compiled step, with a thread that notes when each call has ended."""
+    """The compiled step, whose losses are kept."""
     compiled = jit_step(*args)
 
     def call(*args):
       state, metrics = compiled(*args)
-      ended = threading.Thread(target=note, args=(metrics['loss'],))
-      threads.append(ended)
-      ended.start()
+      run.dispatched.append(metrics['loss'])
       return state, metrics
 
     return call
 
-  def note(loss):
-    loss.block_until_ready()
-    run.finished.append(time.monotonic())
-
-  threads, jit_step = [], loop.jit_step
+  jit_step = loop.jit_step
 
   class Checkpoints:
     def save(self, step, state, **kwargs):
@@ -85,7 +86,7 @@ def preempted(
       run.saved, run.steps = (time.monotonic(), step), time_log.step
 
   def terminate():
-    run.signalled = time.monotonic()
+    run.signalled, run.ended = time.monotonic(), run.finished
     os.kill(os.getpid(), signal.SIGTERM)
 
   def batches():
@@ -125,8 +126,6 @@ def preempted(
       )
     finally:
       timer.join()
-      for thread in threads:
-        thread.join()
   return run
 
 

@@ -50,7 +50,15 @@ def read_losses(workdir):
 V5P = '0,1,4,5,2,3,6,7'  # two hosts of four chips of a cube
 
 
-def pod(folder, workdir, *, processes, devices, order=V5P, **values):
+def pod(
+  folder,
+  workdir,
+  *,
+  processes,
+  devices,
+  module=('permuted_train', V5P),
+  **values,
+):
   """Runs training as several processes, with devices in the order of v5p."""
   values = {'data.dir': str(folder / 'data')} | VALUES | values
   return subprocess.run(
@@ -62,8 +70,8 @@ def pod(folder, workdir, *, processes, devices, order=V5P, **values):
       '--',
       sys.executable,
       '-m',
-      'tests.helpers.permuted_train',
-      order,
+      f'tests.helpers.{module[0]}',
+      *module[1:],
       '--config=experiments/digits_pixels.py:tiny',
       f'--workdir={workdir}',
       f'--compilation_cache={ROOT}/.cache/jax_tests',
@@ -145,6 +153,27 @@ def test_one_process_resumes_from_two(two, single, folder, count, monkeypatch):
     strict=True,
   ):
     np.testing.assert_allclose(a, b, atol=1e-5)
+
+
+@pytest.mark.e2e
+def test_an_error_of_one_process_saves_all(folder):
+  workdir = folder / 'failed'
+  ran = pod(
+    folder,
+    workdir,
+    processes=2,
+    devices=1,
+    module=('failing_train', '1', '2'),
+    **{'train.evaluate_every': 0},
+  )
+  assert ran.returncode == 2, ran.stderr[-3000:]
+  assert '[1] error: batch 2 cannot be read' in ran.stderr
+  assert 'error: the data of another process failed' in ran.stderr
+  assert ran.stderr.count('the data failed after step 2, which is saved') == 2
+  assert set(read_losses(workdir)[0]) == {1, 2}
+  step = workdir / 'checkpoints/2'
+  positions = [path.read_text() for path in step.glob('data/process_*')]
+  assert len(positions) == 2 and positions[0] == positions[1]
 
 
 def test_a_signal_stops_after_a_step_and_interrupts_before_the_first():

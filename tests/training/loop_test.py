@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from spacetime import sharding
-from spacetime.training import goodput, loop
+from spacetime.training import feed, goodput, loop
 from spacetime.training import state as state_lib
 from tests.helpers import slow_run
 
@@ -19,7 +19,7 @@ def test_a_signal_is_followed_by_at_most_two_steps():
     assert run.signalled and run.saved[0] > run.signalled
     assert run.steps_until_save <= 2
     # All that is counted and saved has ended.
-    assert run.steps == run.saved[1] == len(run.finished)
+    assert run.steps == run.saved[1] == run.finished
 
 
 class Recorder:
@@ -116,3 +116,93 @@ def test_an_error_of_the_first_batch_saves_nothing():
   with pytest.raises(ValueError, match='no clip'):
     counted(fails())
   assert counted.last.saved == []
+
+
+class Positioned:
+  """`batches` with a position, as loaders have it."""
+
+  def __init__(self, error=None):
+    self._batches, self.read = batches(error), 0
+
+  def __iter__(self):
+    return self
+
+  def __next__(self):
+    batch = next(self._batches)
+    self.read += 1
+    return batch
+
+  def get_state(self):
+    return {'read': self.read}
+
+
+class Saved(Recorder):
+  """Records the position in the data, too."""
+
+  def save(self, step, state, *, iterator, **kwargs):
+    super().save(step, state, **kwargs)
+    self.position = iterator.get_state()
+
+
+def shared(monkeypatch, *, other=None):
+  """Feeds the loop as one of several processes, of which another can take the
+  first `other` steps."""
+
+  class Feed(feed.SharedFeed):
+    def put(self, batch, mesh):
+      values = super().put(batch, mesh)
+      # As the other sends it, which has read two batches ahead.
+      if other and self.iterator._step + feed.AHEAD > other[0]:
+        limits = values[feed.LIMIT]
+        values[feed.LIMIT] = jax.device_put(
+          np.full(limits.shape, 2 * other[0] + other[1], np.int32),
+          limits.sharding,
+        )
+      return values
+
+  monkeypatch.setattr(
+    loop.feed_lib,
+    'Feed',
+    lambda iterator, receive: Feed(iterator, receive, step=0),
+  )
+  return Saved()
+
+
+def test_batches_are_read_ahead_and_saved_where_they_are_used(monkeypatch):
+  data, saved = Positioned(), shared(monkeypatch)
+  record = counted(data, checkpoints=saved, checkpoint_every=4)
+  assert saved.saved == [(4, 4), (5, 5)] and saved.position == {'read': 5}
+  assert data.read == 5 + feed.AHEAD
+  losses = {step: values['loss'] for step, values in record.lines}
+  assert losses == {2: 2.0, 4: 0.0, 5: 0.0}
+  assert all(feed.LIMIT not in values for _, values in record.lines)
+
+
+@pytest.mark.parametrize('error', [ValueError('a.mp4'), OSError('gone')])
+def test_own_data_error_of_several_processes_saves(monkeypatch, error):
+  saved = shared(monkeypatch)
+  with pytest.raises(type(error), match=str(error)):
+    counted(Positioned(error), checkpoints=saved)
+  assert saved.saved == [(3, 3)] and saved.position == {'read': 3}
+  assert counted.last.counted == (3, 3)
+
+
+@pytest.mark.parametrize('last', [2, 3, 4])
+@pytest.mark.parametrize('kind', [ValueError, OSError])
+def test_data_error_elsewhere_saves(monkeypatch, last, kind):
+  saved = shared(monkeypatch, other=(last, kind is OSError))
+  with pytest.raises(kind, match='data of another process failed'):
+    counted(Positioned(), checkpoints=saved)
+  assert saved.saved == [(last, last)] and saved.position == {'read': last}
+
+
+def test_read_ahead_resumes_at_its_position():
+  ahead = feed.ReadAhead(Positioned(), lambda batch: batch, step=7)
+  assert ahead.limit > 10**9 and ahead.get_state() == {'read': 0}
+  assert float(next(ahead)['x'][0]) == 0 and ahead.get_state() == {'read': 1}
+  ahead = feed.ReadAhead(Positioned(OSError()), lambda batch: batch, step=7)
+  for _ in range(3):
+    next(ahead)
+  assert ahead.limit == 2 * 10 + 1  # three steps more, and a restart may help
+  with pytest.raises(OSError):
+    next(ahead)
