@@ -15,7 +15,13 @@ import numpy as np
 from spacetime.diffusion import conditioning, rollout
 from spacetime.media import fragmented_mp4, video_writer
 from spacetime.media.pixels import to_video
-from spacetime.pipeline import decode, generate, prompt_schedule, rollout_state
+from spacetime.pipeline import (
+  best_of_n,
+  decode,
+  generate,
+  prompt_schedule,
+  rollout_state,
+)
 from spacetime.pipeline import plan as plan_lib
 from spacetime.pipeline.engine import Engine
 from spacetime.pipeline.outputs import Targets
@@ -67,8 +73,8 @@ class Chunks:
       cache = tail.cache
       self._z.extend(np.moveaxis(tail.z_Bfhwc, 1, 0))
       self._ends.extend(np.moveaxis(tail.last_frame_BfHWC, 1, 0))
-    decoder = generate.decoder(engine, plan.layout)
-    self._stream = decoder.stream(plan.geometry.latent[1:], cache)
+    self._decode = generate.decoder(engine, plan.layout)
+    self._stream = self._decode.stream(plan.geometry.latent[1:], cache)
 
   @property
   def tail(self) -> rollout.Tail:
@@ -79,8 +85,8 @@ class Chunks:
 
   @property
   def steps_per_chunk(self) -> int:
-    """Solver steps of a chunk."""
-    return self._run.steps
+    """Solver steps of a chunk, of all its candidates."""
+    return self._run.steps * self._plan.candidates
 
   @property
   def remaining(self) -> tuple[rollout.Chunk, ...]:
@@ -107,14 +113,48 @@ class Chunks:
     return np.concatenate(parts, axis=1)
 
   def _sample(self, chunk: rollout.Chunk) -> np.ndarray:
-    """Latents of the chunk with the latent frames it is conditioned on."""
-    clips, run = self._plan.clips, self._run
+    """Latents of the chunk with the latent frames it is conditioned on; for
+    each clip, the best of its candidates."""
+    conditioning = self._conditioning(chunk)
+    samples = [
+      self._candidate(chunk, conditioning, number)
+      for number in range(self._plan.candidates)
+    ]
+    if len(samples) == 1:
+      return samples[0]
+    joins, videos = self._joins(chunk), [self._decode(z) for z in samples]
+    chosen = [
+      best_of_n.best([frames_BFHWC[i] for frames_BFHWC in videos], joins)
+      for i in range(self._plan.clips)
+    ]
+    return np.stack([samples[number][i] for i, number in enumerate(chosen)])
+
+  def _joins(self, chunk: rollout.Chunk) -> tuple[int, ...]:
+    """The first new frame of a chunk, if there is motion on both sides."""
+    video, sizes = self._plan.conditioning, self._plan.geometry
+    if chunk.index:
+      latent = self._plan.division.output_slice(chunk).start
+      known = 1 + sizes.stride[0] * (latent - 1)
+    elif video is not None:
+      known = int(video.cond_mask_FHW.all((1, 2)).argmin())
+    else:
+      known = 0
+    return (known,) if 2 <= known <= sizes.frames - 2 else ()
+
+  def _candidate(
+    self,
+    chunk: rollout.Chunk,
+    conditioning: conditioning.Conditioning,
+    number: int,
+  ) -> np.ndarray:
+    """Latents of candidate `number` of the chunk, of all clips."""
+    clips, run, count = self._plan.clips, self._run, self._plan.candidates
     first = chunk.prompt * clips
     rows = [range(first, first + clips)]
     length = self._engine.networks.text_length
     text = next(generate.batches(self._embeds, rows, length))
-    keys = generate.clip_keys(self._plan, clips, chunk=chunk.index)
-    conditioning = self._conditioning(chunk)
+    keys = generate.clip_keys(self._plan, clips * count, chunk=chunk.index)
+    keys = keys[number::count]
     state = run.init(keys, conditioning)
     for root in run.roots:
       params = self._params.get(root) or self._engine.read_transformer(root)

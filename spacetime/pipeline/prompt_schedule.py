@@ -132,13 +132,6 @@ def check(request: Request, mode: str, *, clips: int) -> None:
       f'{clips} or more, or fewer videos: those of `seconds` are generated '
       'side by side',
     )
-  if request.best_of > 1:
-    raise SettingError(
-      'best_of',
-      request.best_of,
-      '1 with `seconds`: chunks are sampled once',
-      hint='generate clips of `best_of` and extend them with `mode`=extend',
-    )
 
 
 def length(seconds: float, *, stride: int, fps: float) -> int:

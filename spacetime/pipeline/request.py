@@ -293,9 +293,10 @@ class Request:
   best_of: int = _field(
     1,
     'solver',
-    'Number of candidates of each video, of which the one is kept whose motion '
-    'changes least: where new frames meet conditioning frames (extend, loop, '
-    'connect), else throughout. Of still images it is the sharpest.',
+    'Number of candidates of each video, or of each chunk of a long one, of '
+    'which the one is kept whose motion changes least: where new frames meet '
+    'conditioning frames (extend, loop, connect, later chunks), else '
+    'throughout. Of still images it is the sharpest.',
     kind=int,
     example='8',
   )

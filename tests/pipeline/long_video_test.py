@@ -215,6 +215,30 @@ def test_resumes_bit_for_bit(engine, complete, tmp_path):
   assert sidecar['chunks'][4]['seed'] == [3, 0, 4]
 
 
+def test_each_chunk_is_the_best_of_its_candidates(
+  engine, tmp_path, monkeypatch
+):
+  compared = []
+
+  def second(samples, joins):
+    compared.append((len(samples), samples[0].shape, joins))
+    return 1
+
+  monkeypatch.setattr(long_video.best_of_n, 'best', second)
+  sizes = dict(seconds=2.5, prompt_schedule=None, prompt='a red 0', best_of=2)
+  plan, _ = resolve(engine, ask(tmp_path, **sizes))
+  chunks = long_video.Chunks(engine, plan, embed(engine, plan))
+  chosen = [chunks.generate(chunk)[0] for chunk in chunks.remaining]
+  assert [len(frames_FHWC) for frames_FHWC in chosen] == [17, 4]
+  # The second chunk is conditioned on 3 latent frames, which are 9 frames.
+  assert compared == [(2, (17, 64, 64, 3), ()), (2, (17, 64, 64, 3), (9,))]
+  # The candidates are those of short clips: videos of the same seed.
+  plan, _ = resolve(engine, ask(tmp_path, **sizes | {'best_of': 1, 'num': 2}))
+  chunks = long_video.Chunks(engine, plan, embed(engine, plan))
+  other = chunks.generate(plan.division.chunks[0])[1]
+  assert np.abs(chosen[0].astype(int) - other).max() <= 1
+
+
 def test_a_state_of_another_request_is_refused(tmp_path):
   path = tmp_path / 'a.safetensors'
   tail = rollout.Tail(np.zeros((1, 2, 3)), np.zeros((1, 2)), {'a': np.ones(3)})

@@ -155,10 +155,6 @@ def test_a_plan_holds_all_that_a_request_resolves_to(ask, tmp_path):
       'temperature=0.4: expected 1 with `strength`=0.9',
     ),
     ({'best_of': 0}, 'best_of=0: expected 1 or more'),
-    (
-      {'best_of': 4, 'seconds': 9.0, 'frames': 5},
-      'best_of=4: expected 1 with `seconds`',
-    ),
     ({'temperature': 1.5}, 'temperature=1.5: expected 0, '),
     ({'image': 'none.png'}, 'none.png'),
     ({'decode_tiles': '2'}, "decode_tiles='2': expected COLUMNSxROWS"),
