@@ -50,7 +50,8 @@ def to_rgb(frame: av.VideoFrame) -> np.ndarray:
 
   Frames without a stated matrix are BT.709 in high definition, and BT.601
   below, as players have it (mpv, `mp_csp_guess_colorspace`). HDR is tone-mapped
-  to SDR. What is transparent is laid over white.
+  to SDR; wide gamuts (BT.2020, Display P3) are converted to BT.709's. What is
+  transparent is laid over white.
 
   Raises:
     ValueError: a colour matrix that is not converted, such as YCgCo.
@@ -63,6 +64,9 @@ def to_rgb(frame: av.VideoFrame) -> np.ndarray:
     )
   if _has_alpha(frame):
     return over(frame.to_ndarray(format='rgba', **options), 255)
+  if frame.color_primaries in TO_BT709:
+    signal_HWC = frame.to_ndarray(format='rgb48le', **options)
+    return to_bt709(signal_HWC, primaries=frame.color_primaries)
   return frame.to_ndarray(format='rgb24', **options)
 
 
@@ -86,6 +90,27 @@ def over(image_HWC: np.ndarray, ground: int) -> np.ndarray:
   alpha_HWC = alpha_HWC.astype(np.float32) / 255
   mixed = alpha_HWC * image_HWC[..., :3] + (1 - alpha_HWC) * np.float32(ground)
   return np.round(mixed).astype(np.uint8)
+
+
+def to_bt709(signal_HWC: np.ndarray, *, primaries: int) -> np.ndarray:
+  """SDR signals of wide primaries -> those of BT.709; what lies outside of its
+  gamut is clipped.
+
+  Args:
+    signal_HWC: full-range signals, uint16 (H, W, 3).
+    primaries: code of the primaries, a key of TO_BT709.
+
+  Returns:
+    uint8 (H, W, 3).
+  """
+  result = np.empty(signal_HWC.shape, np.uint8)
+  levels = (np.arange(2**16) / (2**16 - 1)) ** DISPLAY_GAMMA
+  table = levels.astype(np.float32)
+  for rows in range(0, len(signal_HWC), 128):  # bounds the memory
+    light = table[signal_HWC[rows : rows + 128]] @ TO_BT709[primaries].T
+    light = np.clip(light, 0, 1) ** (1 / DISPLAY_GAMMA)
+    result[rows : rows + 128] = np.round(255 * light)
+  return result
 
 
 def tone_map(

@@ -6,7 +6,7 @@ from typing import TypeVar
 Frame = TypeVar('Frame')
 
 # Containers round times: Matroska to milliseconds.
-ROUNDING = 1e-3
+_ROUNDING = 1e-3
 
 
 def resample(
@@ -34,14 +34,15 @@ def resample(
     count: number of frames, fewer if the file ends; None goes to the end.
   """
   half, end, shown, chosen, index = 0.5 / fps, 0.0, None, None, 0
+  rounding = _rounding(fps)
   for time, length, frame in frames:
     while shown is not None and index != count:
       at = start + index / fps
       if chosen is None:
-        if time - at < min(at - shown[0], half) - ROUNDING:
+        if time - at < min(at - shown[0], half) - rounding:
           break
         chosen = shown[1]
-      if index and time < at + half - ROUNDING:
+      if index and time < at + half - rounding:
         break  # the file may end before
       yield chosen
       chosen, index = None, index + 1
@@ -58,4 +59,9 @@ def resample(
 
 def length_at(seconds: float, *, fps: float) -> int:
   """Frames of a duration at a rate: the nearest number, the larger of two."""
-  return int((seconds + ROUNDING) * fps + 0.5)
+  return int((seconds + _rounding(fps)) * fps + 0.5)
+
+
+def _rounding(fps: float) -> float:
+  """Seconds by which times may be off: less than half of a short period."""
+  return min(_ROUNDING, 0.25 / fps)

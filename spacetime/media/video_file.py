@@ -95,6 +95,12 @@ def decode(
     yield from context.decode(packet)
 
 
+def video_streams(container: av.container.InputContainer) -> list:
+  """The video streams of a container without its cover pictures."""
+  cover = av.stream.Disposition.attached_pic
+  return [s for s in container.streams.video if not s.disposition & cover]
+
+
 def check_pixels(path: Path, width: int, height: int) -> None:
   """Refuses frames or images above MAX_PIXELS.
 
@@ -109,7 +115,11 @@ def check_pixels(path: Path, width: int, height: int) -> None:
 
 def average_rate(stream: av.video.stream.VideoStream) -> float:
   """Frames per second as the container states them, 25 where it does not."""
-  return float(stream.average_rate or stream.guessed_rate or 25)
+  average, guessed = stream.average_rate, stream.guessed_rate
+  if average and guessed and average * stream.time_base == 1:
+    # Of raw DV, FFmpeg's average is that of timestamps.
+    average = guessed if 2 * guessed < average else average
+  return float(average or guessed or 25)
 
 
 # -- within --------------------------------------------------------------------
@@ -122,9 +132,8 @@ def _unreadable(path: Path, error: av.FFmpegError) -> ValueError:
 
 
 def _video_stream(path: Path, container) -> av.video.stream.VideoStream:
-  for stream in container.streams.video:
-    if not stream.disposition & av.stream.Disposition.attached_pic:
-      return stream
+  for stream in video_streams(container):
+    return stream
   cover = ' but a cover picture' if container.streams.video else ''
   raise ValueError(f'{path} has no video stream{cover}')
 

@@ -28,6 +28,7 @@ INTERLACED = 'interlaced: the two fields of a frame stay woven'
 HDR = 'HDR: tone-mapped to SDR'
 TRANSPARENT = 'transparent: laid over white'
 CUT_SHORT = 'cut short: it ends before the duration that it states'
+SEVERAL = 'of several video streams, of which the first is read'
 # Seconds at the end of a file, of which all packets are read for its duration.
 TAIL = 2
 # Seconds by which a file may end before the duration that it states.
@@ -45,7 +46,7 @@ class VideoInfo:
     seconds: duration of the pictures, from the first frame's time to the end of
       the last; sound and the container may be longer.
     remarks: what reading changes or cannot mend, of INTERLACED, HDR,
-      TRANSPARENT and CUT_SHORT.
+      TRANSPARENT, CUT_SHORT and SEVERAL.
   """
 
   height: int
@@ -147,8 +148,9 @@ def probe(path: Path) -> VideoInfo:
       raise too_short(path, frames=1, fps=fps, actual='none')
     _, length, frame = first
     seconds, is_cut_short = _duration(path, container, stream, frame.pts)
+    several = len(video_file.video_streams(container)) > 1
   height, width = frame.size
-  remarks = frame.remarks + (CUT_SHORT,) * is_cut_short
+  remarks = frame.remarks + (CUT_SHORT,) * is_cut_short + (SEVERAL,) * several
   return VideoInfo(height, width, fps, max(length, seconds), remarks)
 
 

@@ -13,6 +13,7 @@ import av
 import numpy as np
 from PIL import Image
 
+from spacetime.media import color as video_color
 from spacetime.media import video_reader
 from tests.helpers import videos
 
@@ -128,6 +129,28 @@ def flat(path, color, *, matrix, tag=0, range_=1, size=(64, 96)):
   )
 
 
+def wide(path, color, *, primaries):
+  """One colour of BT.709 in SDR of other primaries."""
+  light = (np.array(color) / 255) ** 2.4
+  light = np.linalg.solve(video_color.TO_BT709[primaries].astype(float), light)
+  signal = np.round(255 * light ** (1 / 2.4))
+  image_HWC = np.broadcast_to(np.uint8(signal), (64, 96, 3))
+  return videos.encode(
+    path,
+    still(image_HWC),
+    codec='libx264',
+    pixels='yuv444p',
+    options={'crf': '1'},
+    tags={'colorspace': 9, 'color_primaries': primaries, 'color_range': 1},
+    reformat={
+      'src_colorspace': 'BT2020',
+      'dst_colorspace': 'BT2020',
+      'src_color_range': 2,
+      'dst_color_range': 1,
+    },
+  )
+
+
 def hdr(path, signal, *, transfer):
   """A gray of 10 bits in BT.2020, as HDR10 (transfer 16) or HLG (18)."""
   with av.open(str(path), 'w') as container:
@@ -206,6 +229,24 @@ def cover(path, *, only_sound=False):
     moov = moov[:tags]
   path.write_bytes(data[:at] + box(b'moov', moov + extra))
   return path
+
+
+def two_streams(path):
+  """Grays, and a second stream of another size."""
+  with av.open(str(path), 'w') as container:
+    streams = []
+    for height, width in ((32, 48), (16, 16)):
+      stream = container.add_stream('ffv1', rate=RATE)
+      stream.height, stream.width, stream.pix_fmt = height, width, 'bgr0'
+      streams.append(stream)
+    for i, image_HWC in enumerate(videos.gray_clip(6)):
+      for stream in streams:
+        frame = av.VideoFrame.from_ndarray(image_HWC, format='rgb24')
+        frame = frame.reformat(stream.width, stream.height, 'bgr0')
+        frame.pts, frame.time_base = i, fractions.Fraction(1, RATE)
+        container.mux(stream.encode(frame))
+    for stream in streams:
+      container.mux(stream.encode())
 
 
 def trimmed(path):
@@ -344,6 +385,14 @@ VIDEOS = [
       (9, 9, 1, (64, 96)),
     )
   ),
+  *(
+    Media(
+      f'primaries{code}.mp4',
+      lambda p, c=code: wide(p, (120, 180, 60), primaries=c),
+      colors={(20, 20): (120, 180, 60)},
+    )
+    for code in (9, 12)
+  ),
   Media(
     'ycgco.mp4',
     lambda p: flat(p, (30, 200, 60), matrix=1, tag=8),
@@ -384,6 +433,13 @@ VIDEOS = [
   Media('cover.mp4', cover, numbers=range(12), seconds=1.2, size=(32, 48)),
   Media(
     'song.mp4', lambda p: cover(p, only_sound=True), refusal='cover picture'
+  ),
+  Media(
+    'two.mkv',
+    two_streams,
+    numbers=range(6),
+    size=(32, 48),
+    remarks=(video_reader.SEVERAL,),
   ),
   Media('trimmed.mp4', trimmed, numbers=range(7, 12), seconds=0.5),
   Media('cut.mp4', lambda p: cut_short(p, 0.3), refusal='cannot be read'),

@@ -255,3 +255,24 @@ def test_metadata_in_another_encoding(tmp_path):
   )
   path.write_bytes(path.read_bytes().replace(b'xxxx', b'\xe9t\xe9s'))
   assert len(video_reader.read_video(path)) == 3
+
+
+def test_rates_beyond_those_of_cameras(tmp_path):
+  fast = videos.encode(
+    tmp_path / 'a.mp4',
+    videos.gray_clip(4),
+    codec='libx264',
+    pixels='yuv420p',
+    fps=1000,
+  )
+  assert len(video_reader.read_video(fast)) == 4
+  # FFmpeg's average rate of raw DV is 60,000.
+  raw = videos.encode(
+    tmp_path / 'a.dv',
+    videos.gray_clip(3, 480, 720),
+    codec='dvvideo',
+    pixels='yuv411p',
+    fps=30000 / 1001,
+  )
+  assert video_reader.probe(raw).fps == pytest.approx(29.97, abs=0.01)
+  assert len(video_reader.read_video(raw)) == 3
