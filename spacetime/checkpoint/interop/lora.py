@@ -17,6 +17,7 @@ from collections.abc import Iterable, Mapping
 
 import numpy as np
 import safetensors.numpy
+from absl import logging
 
 from spacetime.checkpoint import mismatch
 from spacetime.checkpoint.interop import (
@@ -157,6 +158,17 @@ def read(
       param, layer, layout = rows[target]
       changes.setdefault((param, layer), []).append(change)
   _check_finite(file.path, modules)
+  _check_decomposed(file, modules)
+  if not any(
+    lora_changes.has_effect(change)
+    for parts in changes.values()
+    for change in parts
+  ):
+    logging.warning(
+      '%s has no effect: all of its changes are 0, as before the first step of '
+      'training',
+      file.path,
+    )
   ignored = sorted(n for n in file.tensors if _is_ignored(n, rows))
   return lora_apply.Adapter(network, changes, tuple(ignored))
 
@@ -383,6 +395,19 @@ def _check_finite(path, modules: Mapping[str, _Module]) -> None:
       f'{path} has values that are not finite, in '
       f'{mismatch.listed(bad, most=MOST)}: expected finite numbers; its '
       'training has diverged, or it is damaged'
+    )
+
+
+def _check_decomposed(file: LoraFile, modules: Mapping[str, _Module]) -> None:
+  """Refuses a DoRA whose magnitudes are missing: it would count as a LoRA."""
+  kinds = {kind for module in modules.values() for kind in module.tensors}
+  configs = [file.scales.config(m.root) for m in modules.values()]
+  if any(c and c.get('use_dora') is True for c in configs) and not (
+    kinds & set(DECOMPOSED)
+  ):
+    raise ValueError(
+      f'{file.path}: its config has use_dora, but it holds no magnitudes; '
+      'save it again'
     )
 
 

@@ -101,6 +101,11 @@ class Decomposed:
 Change = Additive | Decomposed
 
 
+def has_effect(change: Change) -> bool:
+  """Whether a change is other than 0: whether all of its factors are."""
+  return all(np.any(value) for value in vars(change).values())
+
+
 def changed(weight: np.ndarray, change: Change, strength: float) -> np.ndarray:
   """The changed weight, float32.
 

@@ -20,7 +20,7 @@ import pathlib
 import re
 from collections.abc import Mapping
 
-from spacetime.checkpoint.interop import tensor_files
+from spacetime.checkpoint.interop import lora_names, tensor_files
 
 CONFIG = 'adapter_config.json'
 PEFT_FILE = 'adapter_model'
@@ -29,7 +29,7 @@ PLAIN = ('lora_alpha', 'network_alpha', 'ss_network_alpha')
 TYPES = ('LORA', 'LOHA', 'LOKR')
 # Initialisations that subtract the first factors from the base model, whose
 # published weights are then another base.
-SUBTRACTED = ('pissa', 'olora', 'corda', 'loftq')
+SUBTRACTED = ('pissa', 'olora', 'corda', 'loftq', 'lora_ga', 'milora')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,7 +60,7 @@ class Scales:
       alpha: value of the tensor beside them, if any.
 
     Raises:
-      ValueError: an alpha that is not a finite number.
+      ValueError: an alpha that is not a finite number, or 0.
     """
     if alpha is not None:
       return self._number('.alpha', alpha) / rank
@@ -80,8 +80,7 @@ class Scales:
 
   def config(self, root: str) -> Mapping | None:
     """PEFT's config of a root; None if there is none."""
-    names = (root, '') if root else ('', 'dit')
-    for name in names:
+    for name in (root, '') if root else ('', 'dit', 'dit_2'):
       if name in self.configs:
         return self.configs[name]
     return None
@@ -91,13 +90,22 @@ class Scales:
       number = float(value)
     except (TypeError, ValueError):
       number = math.nan
-    if not math.isfinite(number):
-      raise ValueError(f'{self.path}: {name}={value!r}: expected a number')
+    if not math.isfinite(number) or not number:
+      raise ValueError(
+        f'{self.path}: {name}={value!r}: expected a number other than 0'
+      )
     return number
 
 
 def matches(pattern: str, stem: str) -> bool:
-  """Whether a pattern of PEFT's config is of a module."""
+  """Whether a pattern of PEFT's config is of a module.
+
+  Args:
+    pattern: a regular expression for the end of a name, or a name with the
+      prefixes of its dialect.
+    stem: the module's name without prefixes.
+  """
+  pattern = lora_names.strip_prefixes(pattern)[1]
   try:
     return re.match(rf'(.*\.)?({pattern})$', stem) is not None
   except re.error:

@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Mapping
 
 import numpy as np
+from absl import logging
 
 from spacetime.checkpoint.interop import config_json, wan_transformer
 from spacetime.checkpoint.interop.folders import SCHEDULER_CONFIG, Pipeline
@@ -16,6 +17,29 @@ SOLVERS = {
   'DPMSolverMultistepScheduler': 'dpm',
   'FlowMatchEulerDiscreteScheduler': 'euler',
   FLOW_MAP_SCHEDULER: 'euler',
+}
+# Keys of a scheduler_config.json that change what is sampled, with the values
+# that the solvers here have.
+IMPLEMENTED = {
+  **dict.fromkeys(
+    (
+      *('use_karras_sigmas', 'use_exponential_sigmas', 'use_beta_sigmas'),
+      *('use_lu_lambdas', 'use_dynamic_shifting', 'invert_sigmas'),
+      *('stochastic_sampling', 'rescale_betas_zero_snr', 'thresholding'),
+      'euler_at_final',
+    ),
+    (False,),
+  ),
+  **dict.fromkeys(('shift_terminal', 'solver_p', 'variance_type'), (None,)),
+  'num_train_timesteps': (1000,),
+  'prediction_type': ('flow_prediction',),
+  'final_sigmas_type': ('zero',),
+  'solver_order': (2,),
+  'solver_type': ('bh2', 'midpoint'),
+  'algorithm_type': ('dpmsolver++',),
+  'predict_x0': (True,),
+  'lower_order_final': (True,),
+  'disable_corrector': ([],),
 }
 
 
@@ -37,6 +61,8 @@ def from_pipeline(pipeline: Pipeline, *, dtype=None) -> dict:
   model = dataclasses.asdict(pipeline.transformer.config)
   del model['channels'], model['text_width']  # sizes of the other networks
   shift, solver = schedule(pipeline.scheduler, pipeline.folder)
+  for text in unread(pipeline.scheduler):
+    logging.warning('%s: scheduler_config.json: %s', pipeline.folder, text)
   size, fps = clips(vae)
   image = {}
   if pipeline.image_encoder is not None:
@@ -122,6 +148,16 @@ def as_flow_map(index: Mapping, scheduler: Mapping) -> tuple[dict, dict]:
     'num_train_timesteps': 1000,
     'shift': shift,
   }
+
+
+def unread(scheduler: Mapping) -> list[str]:
+  """Values of a scheduler_config.json that the solvers here do not have, a
+  phrase each: sampling goes on as if they were the expected ones."""
+  return [
+    f'{name}={scheduler[name]!r} is not implemented; it counts as {values[0]!r}'
+    for name, values in IMPLEMENTED.items()
+    if name in scheduler and scheduler[name] not in values
+  ]
 
 
 def to_index(config: Mapping, *, residual: bool) -> tuple[dict, dict]:

@@ -14,6 +14,7 @@ from spacetime.checkpoint.interop import (
   folders,
   networks,
   parameters,
+  sections,
   tensor_files,
   umt5,
 )
@@ -244,6 +245,21 @@ def test_pipelines(tmp_path):
     ValueError, match='has 3 input channels, vae/ has 4 latent channels; .*14'
   ):
     folders.open_pipeline(folder)
+
+
+def test_settings_of_a_scheduler_that_no_solver_has():
+  assert not sections.unread(folders.SCHEDULER_CONFIG)
+  published = dict(disable_corrector=[], solver_p=None, thresholding=False)
+  published |= dict(use_karras_sigmas=False, predict_x0=True, solver_order=2)
+  assert not sections.unread(folders.SCHEDULER_CONFIG | published)
+  changed = dict(use_karras_sigmas=True, solver_order=3, disable_corrector=[0])
+  messages = sections.unread(folders.SCHEDULER_CONFIG | changed)
+  assert sorted(text.partition(' ')[0] for text in messages) == [
+    'disable_corrector=[0]',
+    'solver_order=3',
+    'use_karras_sigmas=True',
+  ]
+  assert 'solver_order=3 is not implemented; it counts as 2' in messages
 
 
 def test_of_two_transformers_one_may_be_chosen(tmp_path):

@@ -267,6 +267,7 @@ PEFT_SCALES = [
   (dict(lora_alpha=6, alpha_pattern={r'blocks\.\d+\.attn2\.to_k': 12}), 4.0),
   (dict(lora_alpha=6, alpha_pattern={'to_q': 9, 'attn2.to_k': 12}), 4.0),
   (dict(lora_alpha=6, r=8, rank_pattern={'to_k': 3}), 2.0),
+  (dict(lora_alpha=6, alpha_pattern={f'transformer.{PEFT[17:]}': 12}), 4.0),
   (dict(r=3), 1.0),
 ]
 
@@ -321,6 +322,32 @@ def test_alpha_of_a_tensor(dtype, tmp_path):
   assert scale_of(path) == pytest.approx(2.0)
 
 
+def test_alpha_of_the_second_transformer_without_its_prefix(tmp_path):
+  values = json.dumps({'transformer_2.lora_alpha': 6, 'transformer_2.r': 3})
+  metadata = {lora_scale.METADATA: values}
+  path = save(tmp_path / 'a.safetensors', pair(STEM), metadata)
+  for root in ('dit', 'dit_2'):
+    assert scale_of(path, root) == pytest.approx(2.0)
+
+
+def test_a_lora_without_effect_is_reported(tmp_path, caplog):
+  arrays = pair(STEM)
+  lora.read(save(tmp_path / 'a.safetensors', arrays), MODEL)
+  assert not caplog.text
+  arrays[f'{STEM}.lora_B.weight'] = 0 * UP
+  lora.read(save(tmp_path / 'b.safetensors', arrays), MODEL)
+  assert 'b.safetensors has no effect: all of its changes are 0' in caplog.text
+
+
+def test_refuses_dora_without_magnitudes(tmp_path):
+  values = {'transformer.lora_alpha': 6, 'transformer.use_dora': True}
+  metadata = {lora_scale.METADATA: json.dumps(values)}
+  arrays = pair('transformer.blocks.0.attn2.to_k')
+  path = save(tmp_path / 'a.safetensors', arrays, metadata)
+  with pytest.raises(ValueError, match='use_dora, but it holds no magnitudes'):
+    lora.read(path, MODEL)
+
+
 def test_refuses_scales_that_are_no_numbers(tmp_path):
   path = save(tmp_path / 'a.safetensors', pair(STEM), {'lora_alpha': 'auto'})
   with pytest.raises(ValueError, match="lora_alpha .*='auto': expected a numb"):
@@ -328,6 +355,10 @@ def test_refuses_scales_that_are_no_numbers(tmp_path):
   arrays = pair(STEM) | {f'{STEM}.alpha': np.float32([np.nan])[0]}
   path = save(tmp_path / 'b.safetensors', arrays)
   with pytest.raises(ValueError, match='alpha=nan: expected a number'):
+    lora.read(path, MODEL)
+  arrays = pair(STEM) | {f'{STEM}.alpha': np.float32([0])[0]}
+  path = save(tmp_path / 'c.safetensors', arrays)
+  with pytest.raises(ValueError, match='alpha=0.0: expected .* other than 0'):
     lora.read(path, MODEL)
 
 
