@@ -2,6 +2,7 @@
 
 import dataclasses
 import difflib
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -64,6 +65,9 @@ def experiment(config: Mapping | ml_collections.ConfigDict) -> Experiment:
   """
   values = plain(config)
   _check_known('', values, KEYS)
+  for name, value in values.items():
+    if name not in RECORDS:
+      _check_finite(name, value)
   parsed: dict[str, Any] = {}
   if values.get('data') is not None:
     parsed['data'] = _data(values['data'])
@@ -90,6 +94,18 @@ def experiment(config: Mapping | ml_collections.ConfigDict) -> Experiment:
     values=values,
     **parsed,
   )
+
+
+def _check_finite(name: str, value) -> None:
+  """Refuses NaN and infinity, which comparisons of ranges may let pass."""
+  if isinstance(value, Mapping):
+    for key, inner in value.items():
+      _check_finite(f'{name}.{key}', inner)
+  elif isinstance(value, (list, tuple)):
+    for inner in value:
+      _check_finite(name, inner)
+  elif isinstance(value, float) and not math.isfinite(value):
+    raise SettingError(name, value, 'a finite number')
 
 
 def replace(parsed: Experiment, changes: Mapping[str, Any]) -> Experiment:

@@ -14,6 +14,11 @@ MOMENTS = ('float32', 'bfloat16')
 # The largest b2 that a second moment in bfloat16 follows: its eight bits round
 # away any change of less than a share of 2^-9.
 MAX_BFLOAT16_B2 = 0.98
+# Of a run: clips, and steps between actions, of which 0 is none.
+NEVER_NEGATIVE = (
+  *('pca_init_clips', 'pca_init_rank', 'scored_clips'),
+  *('evaluate_every', 'sheet_every', 'checkpoint_every', 'probe_every'),
+)
 CONDITIONING_KINDS = ('none', 'first', 'first_k', 'last_k', 'ends', 'random')
 
 
@@ -198,9 +203,19 @@ class OptimizerConfig:
   def __post_init__(self):
     if self.name not in OPTIMIZERS:
       raise SettingError('optimizer.name', self.name, f'one of {OPTIMIZERS}')
-    for name in ('learning_rate', 'clip'):
+    for name in ('learning_rate', 'adam_rate', 'clip', 'newton_schulz'):
       if getattr(self, name) <= 0:
         raise SettingError(f'optimizer.{name}', getattr(self, name), 'above 0')
+    for name in ('warmup', 'weight_decay'):
+      if getattr(self, name) < 0:
+        raise SettingError(
+          f'optimizer.{name}', getattr(self, name), '0 or more'
+        )
+    for name in ('b1', 'b2'):
+      if not 0 <= getattr(self, name) < 1:
+        raise SettingError(
+          f'optimizer.{name}', getattr(self, name), '0 or more, below 1'
+        )
     if not 0 <= self.decay <= 1:
       raise SettingError('optimizer.decay', self.decay, '0 to 1')
     if self.moments not in MOMENTS:
@@ -240,6 +255,16 @@ class ReconstructionConfig:
   scales: int = 2
   gradient: float = 0.5
   kl: float = 1e-6
+
+  def __post_init__(self):
+    for field in dataclasses.fields(self):
+      value = getattr(self, field.name)
+      if value < 0:
+        raise SettingError(f'reconstruction.{field.name}', value, '0 or more')
+    if not self.squared and not self.absolute:
+      raise SettingError(
+        'reconstruction.squared', 0, 'above 0 without `reconstruction.absolute`'
+      )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -289,7 +314,7 @@ class TrainConfig:
     for name in ('steps', 'accumulate', 'log_every', 'held_out', 'keep'):
       if getattr(self, name) < 1:
         raise SettingError(f'train.{name}', getattr(self, name), '1 or more')
-    for name in ('pca_init_clips', 'pca_init_rank', 'scored_clips'):
+    for name in NEVER_NEGATIVE:
       if getattr(self, name) < 0:
         raise SettingError(f'train.{name}', getattr(self, name), '0 or more')
     if not 0 <= self.ema < 1:

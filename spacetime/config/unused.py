@@ -69,3 +69,7 @@ def _rules(experiment: Experiment) -> Iterator[tuple[str, str]]:
     )
   elif data is not None and data.render == 'live':
     yield r'data\.dir', "`data.render` is 'live'"
+  if data is not None and not data.source.HAS_FILES:
+    yield r'data\.max_unreadable', f'`data.name` is {data.name!r}'
+  if data is not None and data.name == 'digits':
+    yield r'data\.changes', "`data.name` is 'digits'"

@@ -3,10 +3,11 @@
 import dataclasses
 import os
 import re
+import warnings
 
 import jax
 
-from spacetime import SettingError
+from spacetime import SettingError, SettingWarning
 
 
 @dataclasses.dataclass
@@ -25,12 +26,24 @@ class Profile:
   folder: str | os.PathLike
   running: bool = False
 
-  def begin(self, done: int) -> None:
+  def begin(self, done: int, last: int) -> None:
     """Starts the trace if the next step is in it; call before the loop.
+
+    Warns if no step of the trace is to come.
 
     Args:
       done: finished steps of the run.
+      last: last step of the run.
     """
+    if not done < self.stop or self.start > last:
+      warnings.warn(
+        SettingWarning(
+          'profile',
+          f'{self.start}:{self.stop}',
+          f'no effect, since the steps to come are {done + 1} to {last}',
+        ),
+        stacklevel=2,
+      )
     if self.start <= done + 1 <= self.stop:
       self._start()
 

@@ -160,7 +160,7 @@ def _train(
         encode=lambda text: tokenizer.encode_cut(text, length=length or 1)[0],
       )
       if profile:
-        profile.begin(int(at.step))
+        profile.begin(int(at.step), settings.steps)
         actions.append(profile)
       at = loop.run(
         step.make_step(

@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import importlib
 import json
+import math
 import pathlib
 
 import jax
@@ -228,6 +229,11 @@ def changed(**values):
     ),
     (parse.experiment, {'train.steps': 0}, 'train.steps=0'),
     (parse.experiment, {'train.ema': 1.0}, 'train.ema=1.0: expected'),
+    *(
+      (parse.experiment, {name: value}, f'{name}={value}: expected a finite')
+      for name in ('optimizer.learning_rate', 'flow.shift', 'conditioning.none')
+      for value in (math.nan, math.inf)
+    ),
     (
       parse.experiment,
       {'sampling.guidance': -1.0},

@@ -12,6 +12,12 @@ from spacetime.config import sections
     ({'learning_rate': 0}, 'optimizer.learning_rate=0: expected above 0'),
     ({'clip': -1.0}, 'optimizer.clip=-1.0: expected above 0'),
     ({'decay': 1.5}, 'optimizer.decay=1.5: expected 0 to 1'),
+    ({'adam_rate': -1.0}, 'optimizer.adam_rate=-1.0: expected above 0'),
+    ({'newton_schulz': 0}, 'optimizer.newton_schulz=0: expected above 0'),
+    ({'warmup': -1}, 'optimizer.warmup=-1: expected 0 or more'),
+    ({'weight_decay': -0.1}, 'optimizer.weight_decay=-0.1: expected 0 or more'),
+    ({'b1': 1.0}, 'optimizer.b1=1.0: expected 0 or more, below 1'),
+    ({'b2': -0.5}, 'optimizer.b2=-0.5: expected 0 or more, below 1'),
     ({'moments': 'int8'}, "optimizer.moments='int8': expected one of"),
     (
       {'moments': 'bfloat16', 'b2': 0.99},
@@ -45,6 +51,8 @@ TRAIN = dict(
   [
     ({'steps': 0}, 'train.steps=0: expected 1 or more'),
     ({'pca_init_rank': -1}, 'train.pca_init_rank=-1: expected 0 or more'),
+    ({'checkpoint_every': -9}, 'checkpoint_every=-9: expected 0 or more'),
+    ({'sheet_every': -1}, 'train.sheet_every=-1: expected 0 or more'),
     ({'ema': 1.0}, 'train.ema=1.0: expected 0 <= ema < 1'),
     ({'spike': -1.0}, 'train.spike=-1.0: expected a loss above 0'),
   ],
@@ -52,6 +60,16 @@ TRAIN = dict(
 def test_train_refuses(values, text):
   with pytest.raises(ValueError, match=text):
     sections.TrainConfig(**(TRAIN | values))
+
+
+def test_reconstruction_refuses():
+  for values, text in (
+    ({'kl': -1e-6}, 'reconstruction.kl=-1e-06: expected 0 or more'),
+    ({'scales': -1}, 'reconstruction.scales=-1: expected 0 or more'),
+    ({'squared': 0.0, 'absolute': 0.0}, 'squared=0: expected above 0 without'),
+  ):
+    with pytest.raises(ValueError, match=text):
+      sections.ReconstructionConfig(**values)
 
 
 def test_the_text_section_refuses_unknown_kinds():

@@ -1,5 +1,7 @@
 """Traces: which steps, and that a run writes them."""
 
+import warnings
+
 import jax
 import jax.numpy as jnp
 import pytest
@@ -9,7 +11,7 @@ from spacetime.training import profile
 
 def walk(traced, steps, done=0):
   """What the loop does; the steps that a trace was under way."""
-  traced.begin(done)
+  traced.begin(done, steps)
   inside = []
   for step in range(done + 1, steps + 1):
     inside += [step] * traced.running
@@ -41,7 +43,17 @@ def calls(monkeypatch):
   ],
 )
 def test_the_requested_steps_are_traced(calls, text, steps, done, expected):
-  assert walk(profile.parse(text, 'here'), steps, done) == expected
+  with warnings.catch_warnings(record=True) as record:
+    warnings.simplefilter('always')
+    assert walk(profile.parse(text, 'here'), steps, done) == expected
+  assert [str(entry.message) for entry in record] == (
+    []
+    if expected
+    else [
+      f"profile='{text}': no effect, since the steps to come are {done + 1} to "
+      f'{steps}'
+    ]
+  )
   assert calls == (['here', 'stop'] if expected else [])
 
 
