@@ -1,5 +1,7 @@
 """Flags of every command that computes: devices and the compilation cache."""
 
+import glob
+import importlib.util
 import os
 import sys
 from typing import Any
@@ -23,6 +25,11 @@ _CACHE = flags.DEFINE_string(
   'keeps none. Example: --compilation_cache=gs://BUCKET/compiled.',
 )
 help_pages.group('devices', 'cpu_devices', 'compilation_cache')
+# Device files of TPUs, NVIDIA's and AMD's GPUs and others.
+ACCELERATORS = (
+  *('/dev/accel*', '/dev/vfio/[0-9]*', '/dev/nvidia*', '/dev/dxg'),
+  *('/dev/kfd', '/dev/dri/renderD*', '/dev/neuron*'),
+)
 
 
 def config() -> dict[str, Any]:
@@ -56,5 +63,18 @@ def setup() -> None:
   """Sets devices and the compilation cache, before JAX runs."""
   import jax  # here, so that help and refusals of flags do not wait for it
 
-  for name, value in config().items():
+  values = config()
+  if jax.config.jax_platforms is None and has_idle_compiler():
+    values.setdefault('jax_platforms', 'cpu')
+  for name, value in values.items():
     jax.config.update(name, value)
+
+
+def has_idle_compiler() -> bool:
+  """Whether the compiler of TPUs is installed where no accelerator is.
+
+  JAX would start it, and it prints errors of its own about the missing chips.
+  """
+  if sys.platform != 'linux' or importlib.util.find_spec('libtpu') is None:
+    return False
+  return not any(glob.glob(pattern) for pattern in ACCELERATORS)

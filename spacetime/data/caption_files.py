@@ -84,7 +84,11 @@ def read(folder) -> Captions:
       f'{", ".join(TABLES)} in {folder}'
     )
   captions = {path: _text(text_path(path)) for path in videos}
-  empty = [text_path(path) for path in videos if not captions[path]]
+  empty = [
+    text_path(path)
+    for path, caption in captions.items()
+    if text_files.is_blank(caption)
+  ]
   if empty:
     raise ValueError(
       f'{len(empty)} of {len(videos)} captions are empty, such as {empty[0]}; '
@@ -235,7 +239,7 @@ def _from_table(folder, table, files: list) -> Captions:
         f'{rows[path].label} too; expected one row for each video'
       )
     captions[path], rows[path] = row.caption.strip(), row
-    if not captions[path]:
+    if text_files.is_blank(captions[path]):
       empty.append(row)
   if absent:
     raise ValueError(
@@ -427,7 +431,11 @@ def _row(table, label: str, values: Any) -> Row:
       f'{table}, {label}: {_describe(values)}; expected {FILE[0]} and '
       f'{CAPTION[0]}'
     )
-  values = {str(name).strip().lower(): v for name, v in values.items()}
+  columns = collections.Counter(str(name).strip().lower() for name in values)
+  if len(columns) < len(values):
+    name = columns.most_common(1)[0][0]
+    raise ValueError(f'{table}, {label}: column {name} is there twice')
+  values = dict(zip(columns, values.values(), strict=True))
   texts = []
   for names in (FILE, CAPTION):
     present = [name for name in names if name in values]

@@ -17,6 +17,7 @@ import numpy as np
 from PIL import Image
 
 from spacetime import SettingError
+from spacetime.data import text_files
 
 # Environment variable of the API key; a flag would be visible to other users.
 KEY = 'SPACETIME_API_KEY'
@@ -216,7 +217,7 @@ def _without_reasoning(url: str, text: str, message: dict) -> str:
     raise EndpointError(f'{url}: reasoning without an end, and no answer')
   reply = ''.join([*answer, text[start:]])
   reply = _ANSWER.sub('', reply).strip()
-  if reply:
+  if not text_files.is_blank(reply):
     return reply
   thoughts = message.get('reasoning_content') or message.get('reasoning')
   if thoughts or text.strip():

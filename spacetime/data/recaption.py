@@ -108,7 +108,7 @@ def _has_caption(path: pathlib.Path) -> bool:
     ValueError: the text is in another encoding.
   """
   text = caption_files.text_path(path)
-  return text.exists() and bool(text_files.read(text).strip())
+  return text.exists() and not text_files.is_blank(text_files.read(text))
 
 
 def sample_frames(path: pathlib.Path, *, frames: int) -> list[np.ndarray]:

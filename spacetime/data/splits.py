@@ -112,6 +112,12 @@ class Vocabulary:
   example: str
   words: frozenset[str]
 
+  def known(self, text: str) -> bool:
+    """Whether a text has any word of the captions."""
+    return any(
+      self.words >= set(word.split('-')) for word in _WORD.findall(text.lower())
+    )
+
   def unknown(self, text: str) -> list[str]:
     """The words of a text that no caption has, each once."""
     return [

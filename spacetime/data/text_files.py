@@ -2,6 +2,7 @@
 
 import codecs
 import re
+import unicodedata
 
 # Byte-order marks and their encodings; UTF-32's begins with UTF-16's.
 MARKS = (
@@ -41,6 +42,13 @@ def read(path) -> str:
       'has; save it as UTF-8'
     )
   return text.replace(MARK, '')
+
+
+def is_blank(text: str) -> bool:
+  """Whether nothing of a text can be seen: blanks, marks of direction, spaces
+  of no width and other characters without a shape."""
+  unseen = ('Zs', 'Zl', 'Zp', 'Cc', 'Cf', 'Mn')
+  return all(unicodedata.category(letter) in unseen for letter in text)
 
 
 def lines(text: str) -> list[str]:

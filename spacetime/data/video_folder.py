@@ -76,7 +76,7 @@ class ClipFolder:
     for note in captions.notes:
       logging.warning('%s: %s', folder, note)
     self.files = {
-      path.relative_to(folder).as_posix(): Clip(path, caption)
+      _relative(path, folder): Clip(path, caption)
       for path, caption in captions.by_video.items()
     }
     chosen = list(self.files if names is None else names)
@@ -151,6 +151,13 @@ class ClipFolder:
   def caption(self, index: int) -> str:
     """The caption of a clip, without reading its video."""
     return self.clips[index].caption
+
+
+def _relative(path, folder) -> str:
+  """The name of a file from a folder, which a table may place elsewhere."""
+  if path.is_relative_to(folder):
+    return path.relative_to(folder).as_posix()
+  return os.path.relpath(path, folder.resolve())
 
 
 def _notes(

@@ -97,6 +97,7 @@ def evaluate_autoencoder(
       )
   mesh = sharding.as_mesh(mesh)
   experiment = checkpoint.read_experiment(folder)
+  _warn_of_other_data(settings, experiment.data.name)
   autoencoder = networks.autoencoder(experiment.autoencoder)
   params = load.load_own(experiment.autoencoder, folder, mesh=mesh)
   params = params['autoencoder']
@@ -132,6 +133,7 @@ def evaluate_model(
 ) -> dict:
   """Measures the model's videos and real clips of the same scenes."""
   pipe = Pipeline(settings.checkpoint, mesh=mesh)
+  _warn_of_other_data(settings, pipe.engine.data.name)
   world = pipe.engine.data.world.without_wandering()
   request = Request(
     checkpoint=settings.checkpoint,
@@ -173,6 +175,19 @@ def evaluate_model(
   }
   write_pictures(out, metrics, sampled, real, prompts)
   return metrics
+
+
+def _warn_of_other_data(settings: EvaluationSettings, name: str) -> None:
+  if name == 'folder':
+    warnings.warn(
+      SettingWarning(
+        'checkpoint',
+        settings.checkpoint,
+        'trained on clips of a folder: the scores are those of prompts and '
+        'clips of the digits world, which it may not know',
+      ),
+      stacklevel=3,
+    )
 
 
 def real_clips(world: world_lib.World, *, count: int, seed: int):

@@ -6,13 +6,14 @@ function that it names.
 
 import dataclasses
 import typing
+import warnings
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 from absl import logging
 
-from spacetime import SettingError
+from spacetime import SettingError, SettingWarning
 from spacetime.data import geometry as geometry_lib
 from spacetime.diffusion import conditioning_video
 from spacetime.diffusion.conditioning_video import ConditioningVideo
@@ -175,8 +176,7 @@ def _image(request: Request, target: Target) -> ConditioningVideo:
 
 
 def _control(request: Request, target: Target) -> ConditioningVideo:
-  frames_FHWC = _read_video(request, target)
-  _check_clip(request, frames_FHWC, target)
+  frames_FHWC = _read_clip(request, target)
   return conditioning_video.control(frames_FHWC, frames=target.geometry.frames)
 
 
@@ -185,7 +185,7 @@ def _frame_index(value: str | int | None, frames: int) -> int:
   index = {'first': 0, 'last': frames - 1}.get(text)
   if index is not None:
     return index
-  if not text.isdigit() or int(text) >= frames:
+  if not text.isdecimal() or int(text) >= frames:
     raise SettingError('image_at', value, f'first, last or 0 to {frames - 1}')
   return int(text)
 
@@ -208,11 +208,10 @@ def _outpaint(request: Request, target: Target) -> ConditioningVideo:
     height=height,
     width=width,
     fps=target.fps,
-    most=geometry.frames,
+    most=geometry.frames + 1,
   )
-  _check_clip(request, frames_FHWC, target)
   result = conditioning_video.outpaint(
-    frames_FHWC[: geometry.frames],
+    _clip(request, frames_FHWC, target),
     height=geometry.height,
     width=geometry.width,
     cell=target.autoencoder.stride[1:],
@@ -222,22 +221,20 @@ def _outpaint(request: Request, target: Target) -> ConditioningVideo:
 
 
 def _inpaint(request: Request, target: Target) -> ConditioningVideo:
-  frames_FHWC = _read_video(request, target, most=target.geometry.frames)
-  _check_clip(request, frames_FHWC, target)
+  frames_FHWC = _read_clip(request, target)
   new_HW = _read_mask(request, target)
-  result = conditioning_video.inpaint(
-    frames_FHWC[: target.geometry.frames], new_HW
-  )
+  result = conditioning_video.inpaint(frames_FHWC, new_HW)
   _check_partly_known(result, 'mask', request.mask, target)
   return result
 
 
 def _edit(request: Request, target: Target) -> ConditioningVideo:
   frames, cond_frames = target.geometry.frames, request.cond_frames or 0
-  # What follows the frames that stay is part of the result.
-  most = None if cond_frames else frames
-  frames_FHWC = _read_video(request, target, most=most)
-  _check_clip(request, frames_FHWC, target)
+  if cond_frames:  # what follows the frames that stay is part of the result
+    frames_FHWC = _read_video(request, target)
+    _check_clip(request, frames_FHWC, target)
+  else:
+    frames_FHWC = _read_clip(request, target)
   if not 0 <= cond_frames < frames:
     raise SettingError('cond_frames', cond_frames, f'0 to {frames - 1}')
   new_HW = None if request.mask is None else _read_mask(request, target)
@@ -427,6 +424,33 @@ def _read_video(
   return inputs.read_video(
     request.video, 'video', target.geometry, fps=target.fps, most=most
   )
+
+
+def _read_clip(request: Request, target: Target) -> np.ndarray:
+  """The first frames of the video, as many as the clip has."""
+  most = target.geometry.frames + 1
+  return _clip(request, _read_video(request, target, most=most), target)
+
+
+def _clip(request: Request, frames_FHWC, target: Target) -> np.ndarray:
+  """The first frames of a video, as many as the clip has.
+
+  Warns of a longer video, and refuses a shorter one.
+  """
+  _check_clip(request, frames_FHWC, target)
+  frames = target.geometry.frames
+  if len(frames_FHWC) > frames:
+    warnings.warn(
+      SettingWarning(
+        'video',
+        describe(request.video),
+        f'longer than the clip: all after its first {frames} frames, '
+        f'{frames / target.fps:g} seconds, is left out; `frames` sets the '
+        'length of the clip',
+      ),
+      stacklevel=2,
+    )
+  return frames_FHWC[:frames]
 
 
 def _read_mask(request: Request, target: Target) -> np.ndarray:

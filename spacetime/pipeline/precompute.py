@@ -384,9 +384,13 @@ def write_latents(
   def read(split: str, index: int) -> np.ndarray | None:
     """A video, or None of one that is skipped."""
     try:
-      return getattr(splits, split)[index]['video']
+      video_FHWC = getattr(splits, split)[index]['video']
     except unreadable.UnreadableClipError as e:
       skipped[split][index] = str(e)
+    else:
+      if skipped[split].pop(index, None):  # of a call that was stopped
+        latent_cache.write_skipped(out, skipped)
+      return video_FHWC
     latent_cache.write_skipped(out, skipped)
     logging.warning('%s: skipped', skipped[split][index])
     bad, count = sum(map(len, skipped.values())), sum(info.counts)

@@ -50,7 +50,7 @@ def read(request: Request) -> list[str] | None:
     prompts = request.prompt
     prompts = [prompts] if isinstance(prompts, str) else prompts
     valid = isinstance(prompts, Sequence) and len(prompts)
-    if not valid or not all(isinstance(p, str) and p.strip() for p in prompts):
+    if not valid or not all(map(_is_text, prompts)):
       raise SettingError('prompt', describe(request.prompt), DESCRIPTION)
     return list(prompts)
   if request.prompts_file is not None:
@@ -62,6 +62,17 @@ def read(request: Request) -> list[str] | None:
       '`prompt` or `prompts_file`, since embeddings have no words',
     )
   return None
+
+
+def _is_text(prompt) -> bool:
+  """Whether a prompt is a text of UTF-8 that can be seen."""
+  if not isinstance(prompt, str) or text_files.is_blank(prompt):
+    return False
+  try:
+    prompt.encode()
+  except UnicodeEncodeError:  # bytes of another encoding, on a command line
+    return False
+  return True
 
 
 def _read_lines(path: str) -> list[str]:
@@ -79,7 +90,7 @@ def _read_lines(path: str) -> list[str]:
   except ValueError as e:
     raise SettingError('prompts_file', path, 'UTF-8 text', hint=str(e)) from e
   lines = [line.strip() for line in text_files.lines(text)]
-  prompts = [line for line in lines if line]
+  prompts = [line for line in lines if not text_files.is_blank(line)]
   if not prompts:
     raise SettingError('prompts_file', path, 'a prompt on each line')
   return prompts
@@ -123,20 +134,20 @@ def warn_of_words(engine: Engine, prompts: Sequence[str]) -> None:
   outside = {}
   for prompt in prompts:
     words = vocabulary.unknown(prompt)
-    if words:
+    if words or not vocabulary.known(prompt):
       outside[prompt] = words
   if not outside:
     return
   prompt, words = next(iter(outside.items()))
   more = f'{len(outside)} of {len(prompts)} prompts; ' * (len(prompts) > 1)
   more_words = ', ...' * (len(words) > MOST_WORDS)
+  listed = f'{", ".join(words[:MOST_WORDS])}{more_words}' if words else 'this'
   warnings.warn(
     SettingWarning(
       'prompt',
       f'{prompt[:57]}...' if len(prompt) > 60 else prompt,
       f'{more}the model knows {vocabulary.subject}, as in '
-      f'{vocabulary.example!r}; no caption of its training has '
-      f'{", ".join(words[:MOST_WORDS])}{more_words}',
+      f'{vocabulary.example!r}; no caption of its training has {listed}',
     ),
     stacklevel=2,
   )

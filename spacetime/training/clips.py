@@ -49,7 +49,10 @@ def open_splits(experiment: Experiment, workdir, *, embedded: bool) -> Splits:
     recorded=before if keep and before.names else None,
   )
   now = splits.clips
-  if before is None or now is None or now.identity == before.identity:
+  if before is None or now is None:
+    return splits
+  # A fingerprint of names alone, without the subfolders of a folder.
+  if now.identity == before.identity and not before.changes(now):
     return splits
   if keep and not before.names:
     raise SettingError(

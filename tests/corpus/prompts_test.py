@@ -4,6 +4,7 @@ import hypothesis
 import pytest
 from hypothesis import strategies
 
+from spacetime.data import text_files
 from spacetime.pipeline import prompts
 from spacetime.pipeline.request import Request
 from tests.corpus.tables_test import ENCODINGS, SETTINGS
@@ -37,6 +38,7 @@ CASES = {
   'empty': (b'', 'a prompt on each line'),
   'a mark alone': (b'\xef\xbb\xbf', 'a prompt on each line'),
   'blank': (b' \n\t\r\n', 'a prompt on each line'),
+  'nothing to be seen': ('\u200b\n\u200e \n'.encode(), 'a prompt on each line'),
 }  # fmt: skip
 
 
@@ -55,6 +57,15 @@ def test_prompts_are_right_or_refused(name, tmp_path):
   with pytest.raises(ValueError) as e:
     read(path)
   assert outcome in str(e.value) and str(path) in str(e.value)
+
+
+@pytest.mark.parametrize(
+  'prompt',
+  ['', ' \n', '\u200b\u2060', '\udcff', ['snow', '\u200e'], ['snow', None], []],
+)
+def test_a_prompt_is_a_text_that_can_be_seen(prompt):
+  with pytest.raises(ValueError, match='expected text that describes the vid'):
+    prompts.read(Request(prompt=prompt))
 
 
 @pytest.mark.parametrize('suffix', ['.json', '.jsonl', '.csv', '.tsv', '.CSV'])
@@ -81,7 +92,7 @@ def test_a_table_is_no_file_of_prompts(suffix, tmp_path):
 def test_random_prompts(tmp_path, lines, encoding, end):
   path = tmp_path / 'prompts.txt'
   path.write_bytes(end.join(lines).encode(encoding))
-  expected = [line.strip() for line in lines if line.strip()]
+  expected = [line.strip() for line in lines if not text_files.is_blank(line)]
   if expected:
     assert read(path) == expected
   else:

@@ -90,6 +90,10 @@ CASES = {
     texts(**{'a.txt': 'one'.encode('utf-16') + b'x'}),
     refusal=('a.txt is not UTF-16 text',),
   ),
+  'text that cannot be seen': Case(
+    texts(**{'a.txt': '\u200b\u200e \n'}),
+    refusal=('1 of 2 captions are empty', 'a.txt'),
+  ),
   'empty text': Case(
     texts(**{'a.txt': ' \n'}), refusal=('1 of 2 captions are empty', 'a.txt')
   ),
@@ -349,6 +353,10 @@ CASES = {
     {'captions.jsonl': '{"file": "a.mp4", "caption": "x", "caption": "y"}'},
     refusal=("line 1 cannot be read as JSON ('caption' is there twice)",),
   ),
+  'two columns but for capitals': Case(
+    {'captions.jsonl': '{"file": "a.mp4", "caption": "x", "Caption": "y"}'},
+    refusal=('captions.jsonl, line 1: column caption is there twice',),
+  ),
   'half a character': Case(
     {'captions.jsonl': '{"file": "a.mp4", "caption": "\\ud83d"}'},
     refusal=('line 1: caption holds half a character',),
@@ -359,6 +367,10 @@ CASES = {
   'one video twice': Case(
     {'captions.jsonl': rows('one', 'two') + '\n' + rows('three')},
     refusal=('a.mp4 has a caption in line 1 too',),
+  ),
+  'caption that cannot be seen': Case(
+    {'captions.jsonl': rows('one', '\u200b\u2060')},
+    refusal=('line 2: the caption of b.mp4 is empty',),
   ),
   'empty caption': Case(
     {'captions.jsonl': rows('one', ' ')},

@@ -103,7 +103,7 @@ def outcome(folder: pathlib.Path, name: str, data: bytes, count: int):
 def expected(captions: list[str]):
   """The plain captions; None where one is empty, which is refused."""
   texts = [plain(caption) for caption in captions]
-  return texts if all(texts) else None
+  return None if any(map(text_files.is_blank, texts)) else texts
 
 
 @SETTINGS

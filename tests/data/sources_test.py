@@ -1,6 +1,7 @@
 """Tests of the data sources."""
 
 import dataclasses
+import json
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from spacetime.data import tokenizer as tokenizer_lib
 from spacetime.data.digits import world
 from spacetime.data.settings import DataConfig
 from spacetime.media import video_writer
+from tests.helpers import bucket
 
 DATA = DataConfig(
   name='folder',
@@ -60,6 +62,31 @@ def test_of_a_folder_some_clips_are_held_out(tmp_path):
     seed=0,
   )
   assert np.all(next(iter(loader))['tokens'] == tokenizer_lib.END)
+
+
+def test_a_folder_in_a_bucket(tmp_path, monkeypatch):
+  here = open_splits(make_folder(tmp_path, 4))
+  bucket.in_memory(monkeypatch)
+  url = bucket.upload(tmp_path, 'gs://bucket/clips')
+  there = open_splits(dataclasses.replace(DATA, dir=url))
+  assert there.captions == here.captions and there.identity == here.identity
+  assert there.clips.fingerprints == here.clips.fingerprints
+  np.testing.assert_array_equal(there.train[1]['video'], here.train[1]['video'])
+
+
+def test_clips_outside_of_their_folder(tmp_path):
+  (tmp_path / 'clips').mkdir()
+  make_folder(tmp_path, 3)
+  names = ['../clip00.mp4', str(tmp_path / 'clip01.mp4')]
+  rows = [json.dumps({'file': n, 'caption': n}) for n in names]
+  (tmp_path / 'clips/captions.jsonl').write_text('\n'.join(rows))
+  data = dataclasses.replace(DATA, dir=str(tmp_path / 'clips'))
+  splits = open_splits(data)
+  assert splits.clips.names == ('../clip00.mp4', '../clip01.mp4')
+  again = data.source.open_splits(data, seed=0, recorded=splits.clips)
+  assert again.train[0]['caption'] == names[0]
+  assert again.held_out[0]['caption'] == names[1]
+  assert np.abs(again.held_out[0]['video'].astype(int) - 10).max() <= 2
 
 
 def test_refuses_a_folder_of_one_clip(tmp_path):

@@ -1,6 +1,7 @@
 """Conditioning modes: their conditioning videos and refusals."""
 
 import dataclasses
+import warnings
 
 import numpy as np
 import pytest
@@ -125,6 +126,32 @@ def test_every_mode_gives_something(folder):
   result = window(mode='outpaint', video=str(folder / 'small.mp4'))
   assert result.cond_mask_FHW[:, 8:24, 8:40].all()
   assert result.cond_mask_FHW.sum() == 9 * 16 * 32
+
+
+@pytest.mark.parametrize(
+  'settings',
+  [
+    {'mode': 'inpaint', 'mask': 'mask.png'},
+    {'mode': 'edit', 'strength': 0.5},
+    {'mode': 'outpaint'},
+    {'mode': 'control'},
+  ],
+)
+def test_the_rest_of_a_longer_video_is_reported(folder, settings):
+  settings = dict(settings)
+  if 'mask' in settings:
+    settings['mask'] = str(folder / settings['mask'])
+  size = (16, 32) if settings['mode'] == 'outpaint' else (32, 48)
+  for count in (9, 10, 14):
+    clip = np.full((count, *size, 3), 90, np.uint8)
+    clip[:] += np.arange(count, dtype=np.uint8)[:, None, None, None]
+    with warnings.catch_warnings(record=True) as record:
+      warnings.simplefilter('always')
+      result = window(video=clip, **settings)
+    messages = [str(entry.message) for entry in record]
+    assert result.length == 9 and len(messages) == (count > 9)
+    for message in messages:
+      assert 'all after its first 9 frames, 1.125 seconds, is left' in message
 
 
 def test_an_image_is_held_for_a_latent_frame(folder):

@@ -119,6 +119,17 @@ def test_clips_that_cannot_be_read_are_skipped(folder, tmp_path, capsys):
   before = {p.name: p.stat().st_mtime_ns for p in out.iterdir()}
   precompute.write_cache(encoder, data, out, **arguments)
   assert before == {p.name: p.stat().st_mtime_ns for p in out.iterdir()}
+  # A clip that could not be read before the call was stopped.
+  again = tmp_path / 'again'
+  shutil.copytree(out, again)
+  for path in again.glob('latents-train-*'):
+    path.unlink()
+  skipped = latent_cache.read_skipped(again)
+  skipped['train'][0] = 'the network was down'
+  latent_cache.write_skipped(again, skipped)
+  precompute.write_cache(encoder, data, again, **arguments)
+  assert latent_cache.read_skipped(again) == latent_cache.read_skipped(out)
+  assert len(latent_cache.Cache(again).split('train')) == 5
   with pytest.raises(ValueError, match='2 of 8 clips cannot be read: expected'):
     precompute.write_cache(
       encoder,

@@ -169,6 +169,7 @@ def test_limits(engines, changes, message, monkeypatch):
      '\U0001f680, \u0434\u0432\u0438\u0436\u0435\u0442\u0441\u044f, '),
     ('a red 12 moves left', '12'),
     ('snow', 'snow'),
+    ('?! ...', 'this'),
   ],
 )  # fmt: skip
 def test_words_that_no_caption_has(engines, prompt, words):

@@ -61,7 +61,7 @@ def open_splits(
     identity,
     clips=clip_list.make(
       {
-        name: clip_list.fingerprint(clip.path.stat().st_size, clip.caption)
+        name: clip_list.fingerprint(files.size(clip.path), clip.caption)
         for name, clip in folder.files.items()
       },
       identity,
