@@ -39,10 +39,8 @@ def get_config(size: str = 'cpu') -> ml_collections.ConfigDict:
         crop=None,  # clips are trained on whole
         fps=8,  # frames per second
       ),
-      autoencoder=dict(
-        kind='identity',  # pixels as latents
-        time=4,  # pixel frames in a latent frame
-      ),
+      # Pixels as latents, four frames in a latent frame.
+      autoencoder=dict(kind='identity'),
       text=dict(
         length=80,  # tokens of a prompt
         vocab_size=640,  # of the tokenizer, trained on the captions
