@@ -11,8 +11,10 @@ names; position, motion and size are freed stage by stage
 Sizes:
   cpu      one character, still camera. About 1,000 CPU seconds; see
            BUILD_NOTES.md for what it reaches.
-  bundled  a deeper transformer, at last on the whole world. Hours of one core;
-           the run may be stopped and goes on.
+  bundled  the bundled model: a deeper transformer, longer. Two hours of one
+           core; the run may be stopped and goes on.
+  full     bundled, and then the whole world: up to three characters, all sizes,
+           speeds and cameras. Not trained to its end yet.
   tiny     5 steps in seconds, for tests.
 """
 
@@ -22,12 +24,14 @@ from experiments import digits_stages
 
 
 def get_config(size: str = 'cpu') -> ml_collections.ConfigDict:
-  if size not in ('cpu', 'bundled', 'tiny'):
-    raise ValueError(f'size {size!r}: expected cpu, bundled or tiny')
-  long = size == 'bundled'
-  stages = digits_stages.BUNDLED if long else digits_stages.CPU
+  if size not in ('cpu', 'bundled', 'full', 'tiny'):
+    raise ValueError(f'size {size!r}: expected cpu, bundled, full or tiny')
+  long = size in ('bundled', 'full')
+  stages = digits_stages.CPU
+  if long:
+    stages = getattr(digits_stages, size.upper())
   width, text_width = 192, 128
-  world = {} if long else digits_stages.EASY  # {} is the whole world
+  world = {} if size == 'full' else digits_stages.EASY  # {} is the whole world
   config = ml_collections.ConfigDict(
     dict(
       stage='diffusion',  # the transformer
@@ -93,12 +97,12 @@ def get_config(size: str = 'cpu') -> ml_collections.ConfigDict:
         learning_rate=2e-3,  # of matrices
         adam_rate=1e-3,  # of the other parameters
         warmup=50,
-        decay=0.2 if long else 0.25,  # share of the steps, at the end
+        decay=0.25,  # share of the steps, at the end
         newton_schulz=3,
       ),
       mesh=dict(data=-1, fsdp=1, context=1, tensor=1),
       train=dict(
-        steps=5000 if long else 1100,
+        steps=dict(bundled=3800, full=6000).get(size, 1100),
         ema=0.998 if long else 0.995,
         accumulate=1,
         log_every=10,
@@ -111,7 +115,7 @@ def get_config(size: str = 'cpu') -> ml_collections.ConfigDict:
         scored_clips=16,  # with each sheet
       ),
       sampling=dict(
-        solver='heun',
+        solver='unipc',
         steps=14,
         guidance=2.5,
         interval=(0.0, 1.0),

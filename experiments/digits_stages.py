@@ -13,7 +13,8 @@ EASY = dict(
 )
 # (steps of each stage but the last, tokens of a batch in each stage)
 CPU = ((200, 150, 200), (1024, 1024, 1536, 1920))
-BUNDLED = ((300, 250, 450, 1700), (1024, 1024, 1536, 1920, 1920))
+BUNDLED = ((300, 250, 450), (1024, 1024, 1536, 1920))
+FULL = ((300, 250, 450, 2800), (1024, 1024, 1536, 1920, 1920))
 
 
 def centred(share: float = 1.0) -> dict:

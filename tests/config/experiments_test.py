@@ -95,7 +95,7 @@ def test_digits(module, sizes):
   )
 
 
-@pytest.mark.parametrize('size', ['tiny', 'cpu', 'bundled'])
+@pytest.mark.parametrize('size', ['tiny', 'cpu', 'bundled', 'full'])
 def test_stages_of_digits(size):
   experiment = parse.experiment(digits.get_config(size))
   data = experiment.data

@@ -5,8 +5,9 @@ import dataclasses
 import numpy as np
 import pytest
 
-from spacetime import sharding
+from experiments import digits_pixels
 from spacetime.checkpoint import load
+from spacetime.config import networks, parse
 from spacetime.diffusion import conditioning_video
 from spacetime.media.pixels import to_video
 from tests.helpers import sampling
@@ -17,8 +18,12 @@ VIDEO = RNG.integers(0, 256, (12, 32, 48, 3)).astype(np.uint8)
 
 @pytest.fixture(scope='module')
 def model():
-  mesh = sharding.single_device_mesh()
-  return load.open_model('digits', mesh=mesh)
+  """Of pixels, in patches of 8 x 8."""
+  config = digits_pixels.get_config('tiny')
+  config.model.patch = (1, 8, 8)
+  experiment = parse.experiment(config)
+  nets = networks.networks(experiment)
+  return load.Model(experiment, nets, None, '', '', {'autoencoder': dict})
 
 
 def condition(model, video, strength=1.0):

@@ -97,7 +97,8 @@ def test_variants(model, wan):
 
 
 def test_the_bundled_model():
-  check('digits', MESHES['all'], PROMPT, 'a blue 7', seed=3, steps=2)
+  mesh = dict(data=2, fsdp=2, context=2)  # its 3 heads stay together
+  check('digits', mesh, PROMPT, 'a blue 7', seed=3, steps=2)
 
 
 @pytest.mark.parametrize(

@@ -424,9 +424,9 @@ def test_two_transformers(ask, tmp_path):
   'changes, frames, length',
   [
     # From one place to another: as long as the longest clips of training.
-    ({'mode': 'loop'}, 49, 17 + 24),
-    ({'mode': 'connect', 'video2': 'a.mp4'}, 49, 17 + 24 + 17),
-    ({'mode': 'loop', 'frames': 17}, 17, 17 + 8),
+    ({'mode': 'loop'}, 17, 17 + 8),
+    ({'mode': 'connect', 'video2': 'a.mp4'}, 17, 17 + 8 + 17),
+    ({'mode': 'loop', 'frames': 33}, 33, 17 + 16),
     ({'mode': 'extend'}, 17, 17 + 8),
   ],
 )
