@@ -275,7 +275,7 @@ def test_provenance_checks(client, video):
   c2pa, mark = check.results
   assert (c2pa.outcome, c2pa.validation_state) == ('detected', 'trusted')
   assert c2pa.model == 'digits' and c2pa.generated_at
-  assert mark.type == 'org.spacetime.chroma.1'
+  assert mark.type == 'org.spacetime.chroma.2'
   check = client.content_provenance_checks.create(file=('v.png', png()))
   assert check.results[0].validation_state == 'not_present'
   assert [r.outcome for r in check.results] == ['not_detected'] * 2

@@ -16,7 +16,7 @@ from spacetime.serving.settings import ServeSettings
 from tests.helpers import service as service_lib
 
 COMMAND = (sys.executable, '-m', 'tests.helpers.stub_worker')
-STEPS, STEP_SECONDS = 8, 0.15  # of a step
+STEPS, STEP_SECONDS = 8, 0.3  # of a step
 
 
 class Stub:

@@ -65,7 +65,7 @@ def site(tmp_path_factory):
 def page(site):
   """The page at the width of a phone; errors of its scripts fail the test."""
   page = site.browser.new_page(viewport={'width': 360, 'height': 740})
-  page.set_default_timeout(30_000)
+  page.set_default_timeout(120_000)
   errors = []
   page.on('pageerror', lambda error: errors.append(str(error)))
   page.on(
@@ -264,7 +264,7 @@ def test_timeline(page, site):
 @pytest.mark.e2e
 def test_worker_is_killed(page, site):
   job_id = create(page, site, 'a yellow 4')
-  page.wait_for_selector(f'#{job_id} .state:has-text("step 2 of 8")')
+  page.wait_for_selector(f'#{job_id} .state:has-text(" of 8")')
   os.kill(site.supervisor.pid, signal.SIGKILL)
   finished(page, job_id)
   assert site.jobs.get(job_id).attempt == 2
