@@ -51,6 +51,7 @@ SHORTENED = {
   'data.held_out_clips': 16,
   'data.batch_size': 4,
   'train.held_out': 4,
+  'train.scored_clips': 4,
   'train.pca_init_clips': 16,
 }
 BAD_INPUT = 2  # exit code of a refusal
