@@ -88,10 +88,10 @@ def worker_pids(server):
 
 
 def running(jobs):
-  """Attempts of the job in progress, 0 if there is none."""
+  """(id, attempt) of the job in progress, or None."""
   with jobs.database.reading() as execute:
-    rows = execute("select attempt from jobs where status = 'in_progress'")
-  return max((row['attempt'] for row in rows), default=0)
+    rows = execute("select id, attempt from jobs where status = 'in_progress'")
+  return (rows[0]['id'], rows[0]['attempt']) if rows else None
 
 
 def main():
@@ -113,10 +113,14 @@ def main():
   ids: dict[int, str] = {}
   sender = threading.Thread(target=send, args=(ids, options.jobs), daemon=True)
   sender.start()
-  kills, began = 0, time.time()
+  kills, hit, began = 0, None, time.time()
   while True:
-    # A job that loses five workers fails, by design.
-    if kills < options.kills and 0 < running(jobs) < ATTEMPTS - 1:
+    # Each kill hits another attempt, not a worker that has yet to begin. A job
+    # that loses five workers fails, by design.
+    job = running(jobs)
+    is_new = job is not None and job != hit and job[1] < ATTEMPTS - 1
+    if kills < options.kills and is_new:
+      hit = job
       time.sleep(dice.uniform(0.05, options.pause))
       kill_server = dice.random() < 0.3
       pids = [server.pid] if kill_server else worker_pids(server)
@@ -129,9 +133,6 @@ def main():
       if kill_server:
         server.wait()
         server = start(folder, options.database)
-      # Until the next worker has released the job, which it may run again.
-      while running(jobs) and not worker_pids(server):
-        time.sleep(0.1)
     counts = jobs.counts()
     waiting = counts.get('queued') or counts.get('in_progress')
     if not sender.is_alive() and not waiting:
