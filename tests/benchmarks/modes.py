@@ -34,7 +34,7 @@ JOINS = ('extend', 'extend_backward', 'connect', 'loop', 'loop_whole')
 # known there. A whole clip of one who bounces ends as it hits the ground, so
 # that all of its loops turn at once where they close: `loop_whole`.
 INSET = 2
-LOOP = 49  # frames of its window: the way back is as long as the way there
+LOOP = 33  # frames of its window: the way back is as long as the way there
 # Real clips whose steps are the usual ones: few bounce, and these have more
 # than half of all change in velocity.
 REAL, SEED = 256, 5
