@@ -94,7 +94,7 @@ def test_two_processes_run_a_job(url, tmp_path):
   frames_FHWC = video_reader.read_video(tmp_path / 'x.mp4').astype(int)
   alone = Pipeline('digits', progress=False)(PROMPT, **SMALL).frames
   # H.264 is between them.
-  assert np.abs(frames_FHWC - alone).mean() < 4
+  assert np.abs(frames_FHWC - alone).mean() < 6
 
 
 def test_both_stop_at_a_cancelled_job_and_go_on(url):
