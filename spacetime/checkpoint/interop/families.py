@@ -56,7 +56,10 @@ FAMILIES = (
   ),
   Family(
     'a CLIP image encoder',
-    (r'(^|\.)embeddings\.class_embedding$', r'encoder\.layers\.0\.'),
+    (
+      r'(^|\.)(embeddings\.class_embedding$|vision_model\.)',
+      r'encoder\.layers\.0\.',
+    ),
     'image_encoder',
   ),
   Family(

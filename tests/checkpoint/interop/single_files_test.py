@@ -389,7 +389,9 @@ def test_image_encoder_file(folder, files, tmp_path):
   text = dataclasses.replace(files, image_encoder=path)
   with pytest.raises(SettingError, match='^image_encoder=.*expected none'):
     load.open_model(None, mesh=mesh(), files=text)
-  names = {'visual.transformer.0.attn.to_qkv.weight': np.zeros((3, 1))}
+  names = {
+    'visual.transformer.0.attn.to_qkv.weight': np.zeros((3, 1), np.float32)
+  }
   other = save(tmp_path / 'open_clip.safetensors', names)
   with pytest.raises(ValueError, match='with names of open_clip'):
     folders.open_part(other, 'image_encoder')
