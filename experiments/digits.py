@@ -102,7 +102,7 @@ def get_config(size: str = 'cpu') -> ml_collections.ConfigDict:
       ),
       mesh=dict(data=-1, fsdp=1, context=1, tensor=1),
       train=dict(
-        steps=dict(bundled=3800, full=6000).get(size, 1100),
+        steps=dict(bundled=3800, full=6800).get(size, 1100),
         ema=0.998 if long else 0.995,
         accumulate=1,
         log_every=10,
