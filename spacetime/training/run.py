@@ -81,7 +81,7 @@ def train(
     multihost.on_first_process(lambda: stack.enter_context(lock.held(workdir)))
     last, loader = _train(run, workdir, time_log, stop=stop, profile=profile)
     if multihost.is_first():
-      sheets.curve(workdir)
+      sheets.curve(workdir, stages=run.experiment.data.stages)
     if run.nets is None and int(last.step) == run.experiment.train.steps:
       artifacts.save_moments(run, workdir, last.ema, loader)
     time_log.write(now=True)

@@ -1,6 +1,7 @@
 """Contact sheets and curves of a run."""
 
 import contextlib
+import itertools
 import pathlib
 import tempfile
 from collections.abc import Sequence
@@ -15,6 +16,7 @@ from spacetime.config import networks, samplers
 from spacetime.config.experiment import Experiment
 from spacetime.data import tokenizer as tokenizer_lib
 from spacetime.data.digits import world as world_lib
+from spacetime.data.stages import Stage
 from spacetime.diffusion import conditioning, sampler
 from spacetime.evaluation import world
 from spacetime.media import contact_sheet, video_writer
@@ -147,10 +149,15 @@ def written(path: epath.Path):
     path.write_bytes(file.read_bytes())
 
 
-def curve(workdir) -> epath.Path | None:
+def curve(workdir, *, stages: Sequence[Stage] = ()) -> epath.Path | None:
   """Draws WORKDIR/curve.png from metrics.jsonl, panels beside each other: the
   training loss, held-out metrics, and, if the run has them, the scores of
-  sampled clips and the caption probe. A run without metrics has no curve."""
+  sampled clips and the caption probe. A run without metrics has no curve.
+
+  Args:
+    workdir: folder of the run.
+    stages: of its data; a dashed line marks where each but the first begins.
+  """
   lines = metrics.read_metrics(workdir)
   if jax.process_index() or not lines:
     return None
@@ -166,6 +173,9 @@ def curve(workdir) -> epath.Path | None:
     for name in shown:
       points = [(x['step'], x[name]) for x in lines if x.get(name) is not None]
       axes.plot(*zip(*points, strict=True), '.-', ms=2, label=name, lw=1)
+    for start in itertools.accumulate(stage.steps for stage in stages[:-1]):
+      if start < lines[-1]['step']:
+        axes.axvline(start, color='gray', ls='--', lw=0.8)
     axes.set_xlabel('step')
     if shown[:1] == ['loss'] or any('held_out/loss' in name for name in shown):
       axes.set_yscale('log')
