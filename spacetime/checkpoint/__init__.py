@@ -12,6 +12,8 @@ A weights directory is written for release:
 `read_config`, `read_tokenizer`, `load_params` and `weights_hash` read both.
 """
 
+import importlib
+
 from spacetime.checkpoint.configs import (
   check_config,
   config_changes,
@@ -29,7 +31,6 @@ from spacetime.checkpoint.paths import (
   absolute,
   has_step,
 )
-from spacetime.checkpoint.steps import Checkpoints
 from spacetime.checkpoint.trees import saved_shapes
 from spacetime.checkpoint.weights import save_weights, weights_hash
 
@@ -54,3 +55,10 @@ __all__ = [
   'weights_hash',
   'write_config',
 ]
+
+
+def __getattr__(name: str):
+  if name != 'Checkpoints':
+    raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
+  # Only runs need Orbax, which takes half a second to import.
+  return importlib.import_module(f'{__name__}.steps').Checkpoints

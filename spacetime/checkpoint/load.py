@@ -213,10 +213,11 @@ def open_model(
     for root in shapes
   }
   if trained:
+    autoencoder = own_shapes(trained, trained_folder, mesh=mesh)
+    shapes['autoencoder'] = autoencoder
     readers['autoencoder'] = functools.partial(
-      _read_own, trained, trained_folder, mesh
+      _read, trained_folder, 'autoencoder', autoencoder
     )
-    shapes['autoencoder'] = own_shapes(trained, trained_folder, mesh=mesh)
   name = checkpoint.weights_hash(folder)
   return Model(
     experiment,
@@ -298,10 +299,6 @@ def _read(folder, root: str, shapes) -> dict:
   return checkpoint.load_params(
     folder, {root: shapes}, tree='ema', partial=True
   )[root]
-
-
-def _read_own(section, folder, mesh) -> dict:
-  return load_own(section, folder, mesh=mesh)['autoencoder']
 
 
 def find_autoencoder(

@@ -1,7 +1,6 @@
 """Reads the parameters of a work or weights directory."""
 
 import jax
-import orbax.checkpoint as ocp
 import safetensors
 from etils import epath
 
@@ -38,6 +37,8 @@ def load_params(
   )
   if path.name == WEIGHTS:
     return _load_safetensors(path, abstract)
+  import orbax.checkpoint as ocp  # here: a weights folder does without it
+
   item = {tree: abstract}
   restore = ocp.args.PyTreeRestore(
     item=item,

@@ -6,7 +6,6 @@ import pathlib
 from collections.abc import Iterator
 from typing import Any
 
-import orbax.checkpoint as ocp
 from etils import epath
 
 from spacetime.media import files
@@ -55,6 +54,8 @@ def has_step(workdir: Path) -> bool:
 
 def is_complete(step: epath.Path) -> bool:
   """Whether a step's folder holds a finished checkpoint."""
+  import orbax.checkpoint as ocp  # here: a weights folder does without it
+
   return (
     step.name.isdigit()
     and ocp.utils.is_checkpoint_finalized(step)

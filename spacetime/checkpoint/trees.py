@@ -1,16 +1,17 @@
 """Trees of arrays: leaves by path, saved shapes and checks of them."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import grain
 import jax
-import orbax.checkpoint as ocp
 from etils import epath
 
 from spacetime import sharding
 from spacetime.checkpoint import mismatch
 from spacetime.checkpoint.paths import Tree, damaged
+
+if TYPE_CHECKING:  # imported where they are used: weights do without them
+  import orbax.checkpoint as ocp
 
 
 def flat(tree: Tree) -> dict[str, Any]:
@@ -21,8 +22,11 @@ def flat(tree: Tree) -> dict[str, Any]:
   }
 
 
-def open_reader() -> ocp.Checkpointer:
+def open_reader() -> 'ocp.Checkpointer':
   """Returns a reader of checkpoints: state and data iterator."""
+  import grain
+  import orbax.checkpoint as ocp
+
   return ocp.Checkpointer(
     ocp.CompositeCheckpointHandler(
       state=ocp.PyTreeCheckpointHandler(),

@@ -12,8 +12,7 @@ section 3 (random search).
 from collections.abc import Sequence
 
 import numpy as np
-from scipy import ndimage
-from skimage import registration, transform
+import skimage  # its modules are imported when they are used
 
 from spacetime.diffusion import conditioning_video
 
@@ -59,6 +58,8 @@ def roughness(frames_FHWC: np.ndarray, join: int) -> float:
     mean over the picture weighted by squared contrast, in units of the shorter
     side per frame; 0 for frames without contrast.
   """
+  from scipy import ndimage  # here: a slow import
+
   near = np.arange(join - 2, join + 2) % len(frames_FHWC)
   grey_4HW = _grey(frames_FHWC[near].astype(np.float32) / 255)
   blurred_4HW = ndimage.gaussian_filter(
@@ -71,7 +72,7 @@ def roughness(frames_FHWC: np.ndarray, join: int) -> float:
     return 0.0
   flow_32HW = np.stack(
     [
-      registration.optical_flow_ilk(
+      skimage.registration.optical_flow_ilk(
         a, b, radius=RADIUS, num_warp=WARPS, gaussian=True
       )
       for a, b in zip(blurred_4HW, blurred_4HW[1:], strict=False)
@@ -124,6 +125,6 @@ def _grey(frames_4HWC: np.ndarray) -> np.ndarray:
   frames, height, width = grey_4HW.shape
   scale = SIDE / min(height, width)
   size = frames, round(height * scale), round(width * scale)
-  return transform.resize(
+  return skimage.transform.resize(
     grey_4HW, size, anti_aliasing=True, preserve_range=True
   )

@@ -23,7 +23,7 @@ import jax.numpy as jnp
 from jax.sharding import AbstractMesh, Mesh
 
 from spacetime import SettingError, sharding
-from spacetime.models.transformer import attention_kernels, ring, splash
+from spacetime.models.transformer import attention_kernels, ring
 
 KERNELS = ('auto', 'xla', 'cudnn', 'splash')
 CONTEXT_ATTENTION = ('auto', 'ulysses', 'ring', 'both')
@@ -155,6 +155,8 @@ def device_of(mesh: Mesh | AbstractMesh) -> tuple[str, str]:
 def get_kernel(plan: AttentionPlan) -> attention_kernels.Kernel:
   """The kernel of a plan."""
   if plan.kernel == 'splash':
+    from spacetime.models.transformer import splash  # here: a slow import
+
     return splash.kernel(plan.device_kind)
   if plan.kernel == 'cudnn':
     return attention_kernels.CUDNN
