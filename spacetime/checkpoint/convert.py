@@ -3,7 +3,6 @@
 Tensors are converted one at a time: host memory holds one parameter.
 """
 
-import dataclasses
 import os
 import pathlib
 import shutil
@@ -18,13 +17,14 @@ from spacetime.checkpoint.interop import (
   clip,
   folders,
   layouts,
+  network_files,
   networks,
   parameters,
   sections,
   tensor_files,
   tokenizers,
 )
-from spacetime.checkpoint.locate import locate
+from spacetime.checkpoint.locate import Located, locate
 from spacetime.config import networks as networks_lib
 from spacetime.config import parse
 from spacetime.media import files
@@ -41,7 +41,7 @@ def convert(
   dtype: np.dtype | None = None,
   transformer: str | None = None,
   variant: str | None = None,
-  files: folders.Files = folders.NO_FILES,
+  files: network_files.Files = network_files.NO_FILES,
   shard_bytes: int = tensor_files.LIMIT,
 ) -> None:
   """Converts a published folder to a weights folder, or back.
@@ -65,46 +65,56 @@ def convert(
     raise SettingError('shard_gb', shard_bytes / 1e9, 'more than 0')
   located = locate(os.fspath(source)) if source else None
   alone = located is not None and located.kind == 'transformer'
-  if alone:
-    own = folders.Files(transformer=located.folder)
-    if folders.is_original(located.folder):
-      own = folders.original_files(located.folder)
-      if transformer == folders.SECOND:
-        own = dataclasses.replace(own, transformer=own.transformer_2)
-      if transformer:
-        own = dataclasses.replace(own, transformer_2=None)
-    files = files.over(own)
   if located is None or alone or located.is_published:
     size = None if shard_bytes == tensor_files.LIMIT else shard_bytes / 1e9
-    unused = {'shard_gb': size}
-    reason = 'a weights folder has one file'
-  else:
-    unused = {'transformer': transformer, 'variant': variant}
-    reason = f'`source` is no folder with {folders.INDEX}'
-  for name, value in unused.items():
-    if value is not None:
-      warnings.warn(
-        SettingWarning(name, value, f'no effect, since {reason}'), stacklevel=2
-      )
-  if located is None or alone or located.is_published:
-    folder = located and (located.pipeline if alone else located.folder)
-    pipeline = folders.open_pipeline(
-      folder, transformer=transformer, variant=variant, files=files
-    )
+    _warn_of_unused('a weights folder has one file', shard_gb=size)
+    pipeline = _open(located, transformer, variant, files)
     to_weights(pipeline, target, dtype=dtype)
-  elif files:
+    return
+  _warn_of_unused(
+    f'`source` is no folder with {network_files.INDEX}',
+    transformer=transformer,
+    variant=variant,
+  )
+  if files:
     raise SettingError(
       'source', os.fspath(source), 'a published folder beside files'
     )
-  elif located.kind in ('weights', 'bundled'):
-    to_published(located.folder, target, dtype=dtype, limit=shard_bytes)
-  else:
+  if located.kind not in ('weights', 'bundled'):
     raise SettingError(
       'source',
       os.fspath(source),
-      f'a folder with {folders.INDEX}, as diffusers writes it, or with '
+      f'a folder with {network_files.INDEX}, as diffusers writes it, or with '
       f'{checkpoint.WEIGHTS}, as spacetime export writes it',
     )
+  to_published(located.folder, target, dtype=dtype, limit=shard_bytes)
+
+
+def _open(
+  located: Located | None,
+  transformer: str | None,
+  variant: str | None,
+  files: network_files.Files,
+) -> folders.Pipeline:
+  """Opens a published folder, a transformer with files, or files alone."""
+  folder = located and located.folder
+  if located is not None and located.kind == 'transformer':
+    folder = located.pipeline
+    files = files.over(
+      network_files.of_transformer(located.folder, transformer=transformer)
+    )
+  return folders.open_pipeline(
+    folder, transformer=transformer, variant=variant, files=files
+  )
+
+
+def _warn_of_unused(reason: str, **settings) -> None:
+  """Warns of the settings that are not None."""
+  for name, value in settings.items():
+    if value is not None:
+      warnings.warn(
+        SettingWarning(name, value, f'no effect, since {reason}'), stacklevel=3
+      )
 
 
 def to_weights(pipeline: folders.Pipeline, target, *, dtype=None) -> None:
@@ -218,7 +228,7 @@ def to_published(
         limit=limit,
         report=bar.update,
       )
-    tensor_files.write_json(folder / folders.INDEX, index)
+    tensor_files.write_json(folder / network_files.INDEX, index)
     (folder / folders.SCHEDULER).parent.mkdir()
     tensor_files.write_json(folder / folders.SCHEDULER, scheduler)
     _write_tokenizer(source, folder / folders.TOKENIZER)

@@ -13,6 +13,7 @@ from spacetime import SettingError, SettingWarning, checkpoint, sharding
 from spacetime.checkpoint import init_weights, load, paths
 from spacetime.checkpoint.interop import (
   folders,
+  network_files,
   parameters,
   sections,
   tensor_files,
@@ -186,10 +187,10 @@ def _write_finetuned(folder, out, experiment, nets, dtype, path) -> str:
     if nets.dit.config.flow_map and base.pipeline is not None:
       index, scheduler = (
         tensor_files.read_json(target / path)
-        for path in (folders.INDEX, folders.SCHEDULER)
+        for path in (network_files.INDEX, folders.SCHEDULER)
       )
       index, scheduler = sections.as_flow_map(index, scheduler)
-      tensor_files.write_json(target / folders.INDEX, index)
+      tensor_files.write_json(target / network_files.INDEX, index)
       tensor_files.write_json(target / folders.SCHEDULER, scheduler)
   return f'{experiment.source["fingerprint"][:16]}, trained'
 

@@ -13,7 +13,13 @@ import jax.numpy as jnp
 
 from spacetime import SettingError, checkpoint
 from spacetime.checkpoint import load as load_lib
-from spacetime.checkpoint.interop import folders, parameters, tokenizers
+from spacetime.checkpoint.interop import (
+  folders,
+  network_files,
+  parameters,
+  parts,
+  tokenizers,
+)
 from spacetime.checkpoint.locate import locate
 from spacetime.config import networks
 from spacetime.config.experiment import Experiment
@@ -53,7 +59,7 @@ class Base:
   fingerprint: str
   autoencoder: str = ''
   text: str = ''
-  part: folders.Part | None = None
+  part: parts.Part | None = None
   pipeline: str | None = None
   folder: str = ''
   trained_text: bool = False
@@ -133,7 +139,7 @@ class AutoencoderBase:
   folder: str
   section: AutoencoderSection
   fingerprint: str
-  part: folders.Part | None = None
+  part: parts.Part | None = None
   tokenizer: None = None
 
   def source(self) -> dict:
@@ -166,7 +172,7 @@ def open_autoencoder(path: str, section: AutoencoderSection) -> AutoencoderBase:
   located = locate(path)
   folder, part = located.folder, None
   if located.is_published:
-    part = folders.open_part(pathlib.Path(folder) / 'vae', 'vae')
+    part = parts.open_part(pathlib.Path(folder) / 'vae', 'vae')
     stored = AutoencoderSection('wan', network=part.config)
     fingerprint = part.fingerprint()
   else:
@@ -208,7 +214,7 @@ def open_base(
   path: str | None,
   nets: networks.Networks,
   *,
-  files: folders.Files = folders.NO_FILES,
+  files: network_files.Files = network_files.NO_FILES,
 ) -> Base:
   """Opens weights by path or name, and checks that they fit the networks.
 
@@ -257,7 +263,7 @@ def fingerprint_of_autoencoder(experiment: Experiment, *, beside) -> str:
   return ''
 
 
-def _open(path: str | None, files: folders.Files) -> Base:
+def _open(path: str | None, files: network_files.Files) -> Base:
   if path is None:
     return _published(files.transformer, files.transformer, None, files)
   located = locate(path)
@@ -275,8 +281,8 @@ def _open(path: str | None, files: folders.Files) -> Base:
     return _published(path, folder / 'transformer', folder, files)
   if located.kind == 'transformer':
     root = located.pipeline and pathlib.Path(located.pipeline)
-    if folders.is_original(folder):
-      files = files.over(folders.original_files(folder))
+    if network_files.is_original(folder):
+      files = files.over(network_files.original_files(folder))
     if files.transformer_2:
       raise SettingError(
         'checkpoint', path, 'one of its two transformers, a folder within it'
@@ -291,9 +297,9 @@ def _published(
   path: str,
   transformer: str | os.PathLike,
   root: pathlib.Path | None,
-  files: folders.Files,
+  files: network_files.Files,
 ) -> Base:
-  part = folders.open_part(transformer, 'transformer')
+  part = parts.open_part(transformer, 'transformer')
   paths = {}
   # Neither is needed for cached latents and texts: a folder may lack them.
   for kind in ('vae', 'text_encoder'):
@@ -302,9 +308,9 @@ def _published(
       paths[kind] = root / kind
   autoencoder = text = ''
   if paths['vae']:
-    autoencoder = folders.open_part(paths['vae'], 'vae').fingerprint()
+    autoencoder = parts.open_part(paths['vae'], 'vae').fingerprint()
   if paths['text_encoder']:
-    encoder = folders.open_part(paths['text_encoder'], 'text_encoder')
+    encoder = parts.open_part(paths['text_encoder'], 'text_encoder')
     source = folders.find_tokenizer(
       files, encoder, root and root / folders.TOKENIZER
     )

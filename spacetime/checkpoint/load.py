@@ -15,6 +15,7 @@ from spacetime.checkpoint.interop import (
   folders,
   lora,
   lora_apply,
+  network_files,
   sections,
   tensor_files,
   tokenizers,
@@ -152,7 +153,7 @@ def open_model(
   path: str | None,
   *,
   mesh: jax.sharding.Mesh,
-  files: folders.Files = folders.NO_FILES,
+  files: network_files.Files = network_files.NO_FILES,
 ) -> Model:
   """Opens a text-to-video model by path or name; see locate.
 
@@ -164,7 +165,7 @@ def open_model(
 
   Raises:
     SettingError: files beside a model that is not published.
-    ValueError: no model, an incomplete one, or not a text-to-video model.
+    ValueError: no model, or see open_weights and open_published.
   """
   if path is None:
     return open_published(None, mesh=mesh, files=files)
@@ -173,16 +174,28 @@ def open_model(
   if located.is_published:
     return open_published(folder, mesh=mesh, files=files)
   if located.kind == 'transformer':
-    own = folders.Files(transformer=folder)
-    if folders.is_original(folder):
-      own = folders.original_files(folder)
-    return open_published(located.pipeline, mesh=mesh, files=files.over(own))
+    files = files.over(network_files.of_transformer(folder))
+    return open_published(located.pipeline, mesh=mesh, files=files)
   if files:
     raise SettingError(
       'checkpoint',
       path,
       'a published folder or file beside files of its networks',
     )
+  return open_weights(path, folder, mesh=mesh)
+
+
+def open_weights(path: str, folder: str, *, mesh: jax.sharding.Mesh) -> Model:
+  """Opens a run or a weights folder.
+
+  Args:
+    path: path or name of the model, for messages.
+    folder: its folder.
+    mesh: mesh of the parameters.
+
+  Raises:
+    ValueError: an incomplete model, or not a text-to-video model.
+  """
   experiment = checkpoint.read_experiment(folder)
   if experiment.stage != 'diffusion':
     raise ValueError(
@@ -248,7 +261,7 @@ def open_published(
   mesh: jax.sharding.Mesh,
   dtype=None,
   transformer: str | None = None,
-  files: folders.Files = folders.NO_FILES,
+  files: network_files.Files = network_files.NO_FILES,
 ) -> Model:
   """Opens a folder in diffusers' format.
 

@@ -9,7 +9,7 @@ from etils import epath
 
 from spacetime.checkpoint import hub
 from spacetime.checkpoint import paths as checkpoint_paths
-from spacetime.checkpoint.interop import folders
+from spacetime.checkpoint.interop import network_files
 from spacetime.checkpoint.paths import CONFIG, STEPS, WEIGHTS
 from spacetime.media import files
 
@@ -39,7 +39,7 @@ class Located:
   def pipeline(self) -> str | None:
     """The published folder that a transformer belongs to, if there is one."""
     parent = files.as_path(self.folder).parent
-    inside = self.kind == 'transformer' and folders.is_pipeline(parent)
+    inside = self.kind == 'transformer' and network_files.is_pipeline(parent)
     return os.fspath(parent) if inside else None
 
 
@@ -84,7 +84,7 @@ def _located(candidate: str) -> Located:
     and any((path / name).exists() for name in (WEIGHTS, STEPS))
   ):
     return Located(_kind(path), candidate)
-  if (path.parent / folders.INDEX).exists():  # one network of a folder
+  if (path.parent / network_files.INDEX).exists():  # one network of a folder
     local = files.mirror(path.parent) / path.name
   else:
     local = files.mirror(path)
@@ -94,13 +94,17 @@ def _located(candidate: str) -> Located:
 def _kind(path: epath.Path) -> str:
   if path.is_file():
     return 'transformer'
-  if (path / folders.INDEX).exists():
+  if (path / network_files.INDEX).exists():
     return 'diffusers'
   if (path / WEIGHTS).exists():
     return 'weights'
   if (path / CONFIG).exists() and (path / STEPS).exists():
     return 'run'
   tensors = [*path.glob('*.safetensors'), *path.glob('*.index.json')]
-  if tensors or folders.is_original(path) or folders.is_pipeline(path.parent):
+  if (
+    tensors
+    or network_files.is_original(path)
+    or network_files.is_pipeline(path.parent)
+  ):
     return 'transformer'
   return 'run'

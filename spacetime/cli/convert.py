@@ -53,11 +53,11 @@ def main() -> None:
   import jax.numpy as jnp
 
   from spacetime.checkpoint import convert
-  from spacetime.checkpoint.interop import folders
+  from spacetime.checkpoint.interop import network_files
 
   transformer = _TRANSFORMER.value
   chosen = transformer if transformer in convert.TRANSFORMERS else None
-  files = folders.Files(
+  files = network_files.Files(
     transformer=None if chosen else transformer,
     vae=_VAE.value,
     text_encoder=_TEXT_ENCODER.value,

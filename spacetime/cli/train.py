@@ -17,7 +17,7 @@ from absl import flags
 from ml_collections import config_flags
 
 from spacetime import SettingError, checkpoint
-from spacetime.checkpoint.interop import folders
+from spacetime.checkpoint.interop import network_files
 from spacetime.cli import flag_names
 from spacetime.config import describe, parse, unused
 from spacetime.sharding import multihost
@@ -122,7 +122,7 @@ def main() -> None:
       experiment,
       _WORKDIR.value,
       checkpoint=_CHECKPOINT.value,
-      files=folders.Files(
+      files=network_files.Files(
         transformer=_TRANSFORMER.value,
         vae=_VAE.value,
         text_encoder=_TEXT_ENCODER.value,

@@ -91,14 +91,19 @@ def caption_folder(
       continue
     unreached = 0
     texts.add(caption_files.text_path(path))
-    with files.atomic_write(caption_files.text_path(path)) as temporary:
-      temporary.write_text(' '.join(text.split()) + '\n', encoding='utf-8')
+    _write_caption(path, text)
   return Report(
     written=tried - len(failed),
     skipped=len(videos) - len(pending),
     failed=tuple(failed),
     pending=len(pending) - tried,
   )
+
+
+def _write_caption(path: pathlib.Path, text: str) -> None:
+  """Writes the text beside a video, on one line."""
+  with files.atomic_write(caption_files.text_path(path)) as temporary:
+    temporary.write_text(' '.join(text.split()) + '\n', encoding='utf-8')
 
 
 def _has_caption(path: pathlib.Path) -> bool:

@@ -158,6 +158,19 @@ def train(
   captions = [c for c in captions if c.strip()]
   if not captions:
     raise ValueError('no captions; expected at least one text')
+  tokenizer = Tokenizer(_trained(captions, vocab_size))
+  if path is not None:
+    with files.atomic_write(files.as_path(path)) as temporary:
+      temporary.write_bytes(tokenizer.serialized)
+  return tokenizer
+
+
+def _trained(captions: list[str], vocab_size: int) -> bytes:
+  """The serialized model of captions.
+
+  Raises:
+    SettingError: a vocabulary that does not suit the captions.
+  """
   model = io.BytesIO()
   try:
     sentencepiece.SentencePieceTrainer.train(
@@ -183,8 +196,4 @@ def train(
       vocab_size,
       f'a size that suits the {len(captions)} captions ({e})',
     ) from e
-  tokenizer = Tokenizer(model.getvalue())
-  if path is not None:
-    with files.atomic_write(files.as_path(path)) as temporary:
-      temporary.write_bytes(tokenizer.serialized)
-  return tokenizer
+  return model.getvalue()

@@ -15,6 +15,10 @@ from spacetime.dryrun import roofline as roofline_lib
 from spacetime.sharding import chips, topology
 
 TEMPORARIES = 'activations, temporaries'
+ON_CHIP = (
+  'a kernel needs more memory beside the units of the chip than there is: set '
+  "model.attention='xla', or use another generation of TPU"
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,7 +49,7 @@ class Report:
   kernels: dict[str, int] = dataclasses.field(default_factory=dict)
   flops: float = 0.0
   roofline: roofline_lib.Roofline | None = None
-  versions: dict[str, str] = dataclasses.field(default_factory=dict)
+  versions: dict[str, str] = dataclasses.field(default_factory=chips.versions)
   held_out: roofline_lib.Memory | None = None
 
   @property
@@ -113,48 +117,20 @@ def compile_program(
     ValueError: see programs.lower; or a program that the compiler refuses for
       another reason.
   """
-  start = time.monotonic()
+  start, remat = time.monotonic(), experiment.model.remat
   lowered = programs.lower(experiment, program, devices)
   mesh = dict(lowered.mesh.shape)
-  parts = {name: bytes_per_device(x) for name, x in lowered.parts.items()}
-  if lowered.waiting:
-    parts['batches in flight'] = lowered.waiting * parts['batch']
-  parts = {name: size for name, size in parts.items() if size}
-
-  def advice(memory: roofline_lib.Memory, *, on_chip: bool = False) -> str:
-    """What to change so that the program fits; '' if it does."""
-    if memory.fits:
-      return ''
-    if on_chip:
-      return (
-        'a kernel needs more memory beside the units of the chip than there '
-        "is: set model.attention='xla', or use another generation of TPU"
-      )
-    return roofline_lib.advice(
-      memory,
-      mesh=mesh,
-      rows=lowered.rows,
-      remat=experiment.model.remat,
-      sharded=('parameters', 'average', 'optimizer'),
-    )
-
+  parts = part_sizes(lowered)
   try:
     compiled = lowered.lowered.compile(compiler_options=lowered.options)
   except jax.errors.JaxRuntimeError as e:
-    refusal = roofline_lib.parse_out_of_memory(str(e))
-    if not refusal:
-      reason = str(e).strip().partition('\n')[0][:300]
-      raise ValueError(
-        f'the compiler of {chip.name} refuses the program: {reason}; set '
-        'SPACETIME_TRACEBACK=1 for the complete message'
-      ) from e
+    refusal = out_of_memory(e, chip)
     memory = memory_refused(refusal, parts, chip.hbm)
     return Report(
-      mesh,
-      memory,
-      advice(memory, on_chip=refusal.on_chip),
-      time.monotonic() - start,
-      versions=chips.versions(),
+      mesh=mesh,
+      memory=memory,
+      advice=ON_CHIP if refusal.on_chip else advice(memory, lowered, remat),
+      seconds=time.monotonic() - start,
     )
   seconds = time.monotonic() - start
   memory = memory_of(
@@ -171,14 +147,54 @@ def compile_program(
   return Report(
     mesh=mesh,
     memory=memory,
-    advice=advice(memory),
+    advice=advice(memory, lowered, remat),
     seconds=seconds,
     collectives=roofline_lib.per_kind(collectives),
     gathered=gathered_activations(lowered, experiment, collectives),
     kernels=compiled_program.kernels(),
     flops=lowered.flops,
     roofline=roofline(lowered, program, compiled_program, collectives, chip),
-    versions=chips.versions(),
+  )
+
+
+def out_of_memory(
+  error: jax.errors.JaxRuntimeError, chip: chips.Chip
+) -> roofline_lib.OutOfMemory:
+  """Returns the compiler's refusal of a program for its size.
+
+  Raises:
+    ValueError: it refuses the program for another reason.
+  """
+  refusal = roofline_lib.parse_out_of_memory(str(error))
+  if refusal:
+    return refusal
+  reason = str(error).strip().partition('\n')[0][:300]
+  raise ValueError(
+    f'the compiler of {chip.name} refuses the program: {reason}; set '
+    'SPACETIME_TRACEBACK=1 for the complete message'
+  ) from error
+
+
+def part_sizes(lowered: programs.Lowered) -> dict[str, float]:
+  """Returns bytes on one device of the program's arguments, by name."""
+  parts = {name: bytes_per_device(x) for name, x in lowered.parts.items()}
+  if lowered.waiting:
+    parts['batches in flight'] = lowered.waiting * parts['batch']
+  return {name: size for name, size in parts.items() if size}
+
+
+def advice(
+  memory: roofline_lib.Memory, lowered: programs.Lowered, remat: str
+) -> str:
+  """Returns what to change so that the program fits; '' if it does."""
+  if memory.fits:
+    return ''
+  return roofline_lib.advice(
+    memory,
+    mesh=dict(lowered.mesh.shape),
+    rows=lowered.rows,
+    remat=remat,
+    sharded=('parameters', 'average', 'optimizer'),
   )
 
 

@@ -75,9 +75,7 @@ def compare(
     return []
   member_GN = np.array(list(groups.values()), np.float64)
   count_G = member_GN.sum(1)
-  # Difference of the means of a group and of the others, as one product.
-  weight_GN = member_GN / count_G[:, None]
-  weight_GN -= (1 - member_GN) / (n - count_G)[:, None]
+  weight_GN = _difference_weights(member_GN)
   spread_S = np.maximum(score_NS.std(0), 1e-9)
   scale_GS = spread_S * np.sqrt(1 / count_G + 1 / (n - count_G))[:, None]
   shortfall_GS = -weight_GN @ score_NS
@@ -88,22 +86,29 @@ def compare(
   p_GS = (1 + (largest >= observed_GS[..., None] - 1e-9).sum(-1)) / (
     1 + len(largest)
   )
-  result = []
-  for g, group in enumerate(groups):
-    mean_S = member_GN[g] @ score_NS / count_G[g]
-    for s, score in enumerate(scores):
-      result.append(
-        Comparison(
-          group,
-          score,
-          int(count_G[g]),
-          float(mean_S[s]),
-          float(mean_S[s] + shortfall_GS[g, s]),
-          float(p_GS[g, s]),
-          float(critical * scale_GS[g, s]),
-        )
-      )
-  return sorted(result, key=lambda comparison: comparison.p)
+  mean_GS = member_GN @ score_NS / count_G[:, None]
+  comparisons = [
+    Comparison(
+      group,
+      score,
+      count=int(count_G[g]),
+      mean=float(mean_GS[g, s]),
+      others=float(mean_GS[g, s] + shortfall_GS[g, s]),
+      p=float(p_GS[g, s]),
+      detectable=float(critical * scale_GS[g, s]),
+    )
+    for g, group in enumerate(groups)
+    for s, score in enumerate(scores)
+  ]
+  return sorted(comparisons, key=lambda comparison: comparison.p)
+
+
+def _difference_weights(member_GN: np.ndarray) -> np.ndarray:
+  """Weights of the samples in the difference between a group's mean and the
+  mean of all others, one row for each group."""
+  count_G1 = member_GN.sum(1, keepdims=True)
+  others_G1 = member_GN.shape[1] - count_G1
+  return member_GN / count_G1 - (1 - member_GN) / others_G1
 
 
 def _largest_by_chance(weight_GN, score_NS, scale_GS, clips, seed):

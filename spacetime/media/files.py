@@ -187,6 +187,7 @@ def copy_folder(source, target: pathlib.Path) -> None:
 
 
 def copy(source, target) -> None:
+  """Copies a file, 16 MiB at a time; either may be in a bucket."""
   with source.open('rb') as reader, target.open('wb') as writer:
     shutil.copyfileobj(reader, writer, 16 * 2**20)
 

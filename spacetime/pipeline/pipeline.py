@@ -9,7 +9,7 @@ import numpy as np
 
 from spacetime import SettingError, sharding
 from spacetime.checkpoint import load as load_lib
-from spacetime.checkpoint.interop import folders
+from spacetime.checkpoint.interop import network_files
 from spacetime.data import geometry as geometry_lib
 from spacetime.diffusion.settings import SamplingSettings
 from spacetime.pipeline import (
@@ -121,7 +121,7 @@ class Pipeline:
       store = None
       if self._programs is not None:
         store = saved_programs.Store(self._programs, mesh)
-      path, files = self.path, folders.Files(**self._files)
+      path, files = self.path, network_files.Files(**self._files)
       if path == DEFAULT and files.transformer:  # nothing of it would be used
         path = None
       model = load_lib.open_model(path, mesh=mesh, files=files)

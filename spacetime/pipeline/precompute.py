@@ -14,7 +14,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from spacetime import SettingError, checkpoint, sharding
 from spacetime.checkpoint import finite, init_weights, load
-from spacetime.checkpoint.interop import folders
+from spacetime.checkpoint.interop import network_files
 from spacetime.checkpoint.locate import locate
 from spacetime.config import networks
 from spacetime.config.experiment import Experiment
@@ -74,7 +74,10 @@ class Encoder:
 
 
 def open_encoder(
-  path: str | None, *, files: folders.Files = folders.NO_FILES, mesh=None
+  path: str | None,
+  *,
+  files: network_files.Files = network_files.NO_FILES,
+  mesh=None,
 ) -> Encoder:
   """Opens a published folder, a text-to-video model or an autoencoder.
 
@@ -141,7 +144,7 @@ def encode(
   if (settings.data is None) == (experiment is None):
     raise SettingError('data', settings.data, 'one of `data` and `config`')
   encoder = open_encoder(
-    settings.checkpoint, files=folders.Files(**settings.files), mesh=mesh
+    settings.checkpoint, files=network_files.Files(**settings.files), mesh=mesh
   )
   if experiment is None:
     data, seed = folder_section(settings.data, encoder), 0

@@ -11,7 +11,7 @@ from absl import logging
 from spacetime import checkpoint as checkpoint_lib
 from spacetime import sharding
 from spacetime.checkpoint import lock
-from spacetime.checkpoint.interop import folders
+from spacetime.checkpoint.interop import network_files
 from spacetime.config import experiment_files, parse
 from spacetime.config.experiment import Experiment
 from spacetime.data import batches, pipeline, unreadable
@@ -43,7 +43,7 @@ def train(
   workdir: str,
   *,
   checkpoint: str | None = None,
-  files: folders.Files = folders.NO_FILES,
+  files: network_files.Files = network_files.NO_FILES,
   stop: Callable[[], bool] = lambda: False,
   profile: profile_lib.Profile | None = None,
   patience: float = 0.0,

@@ -12,7 +12,7 @@ from absl import logging
 
 from spacetime import SettingError, SettingWarning, checkpoint
 from spacetime.checkpoint import init_weights, load
-from spacetime.checkpoint.interop import folders
+from spacetime.checkpoint.interop import network_files
 from spacetime.config import mesh as mesh_lib
 from spacetime.config import networks as networks_lib
 from spacetime.config import packing, parse, samplers
@@ -110,7 +110,7 @@ def check(
   workdir: str,
   *,
   init_from: str | None = None,
-  files: folders.Files = folders.NO_FILES,
+  files: network_files.Files = network_files.NO_FILES,
 ) -> Setup:
   """Checks a run; writes nothing.
 
@@ -223,7 +223,7 @@ def check_tokens(
 
 
 def check_autoencoder_stage(
-  experiment: Experiment, files: folders.Files
+  experiment: Experiment, files: network_files.Files
 ) -> None:
   """Refuses settings that only the transformer's stage has.
 
@@ -406,7 +406,7 @@ def find_base(
   workdir,
   nets: Networks,
   *,
-  files: folders.Files = folders.NO_FILES,
+  files: network_files.Files = network_files.NO_FILES,
 ) -> tuple[init_weights.Base | None, dict | None]:
   """Returns the weights to load and the record of the initial weights.
 

@@ -65,11 +65,11 @@ def load(folder: pathlib.Path, dtype: str | None) -> None:
   import jax
 
   from spacetime import sharding
-  from spacetime.checkpoint.interop import folders
+  from spacetime.checkpoint.interop import parts
 
   mesh = sharding.single_device_mesh()
   base, began = peak(), time.monotonic()
-  part = folders.open_part(folder, 'transformer')
+  part = parts.open_part(folder, 'transformer')
   params = part.load(mesh, dtype=dtype)
   seconds = time.monotonic() - began
   size = sum(leaf.nbytes for leaf in jax.tree.leaves(params))

@@ -9,7 +9,7 @@ import safetensors.numpy
 
 from spacetime import checkpoint, sharding
 from spacetime.checkpoint import export, load
-from spacetime.checkpoint.interop import folders, lora
+from spacetime.checkpoint.interop import lora, parts
 from spacetime.config import parse
 from spacetime.models.transformer import lora as lora_lib
 from spacetime.training import init_state, setup
@@ -53,7 +53,7 @@ def mesh():
 
 
 def opened(folder):
-  return folders.open_part(folder, 'transformer').load(mesh())
+  return parts.open_part(folder, 'transformer').load(mesh())
 
 
 def ema(workdir, root):
@@ -97,7 +97,7 @@ def test_pairs_are_merged_into_a_copy(folder, tmp_path):
   export.export(
     str(folder / 'pairs'), tmp_path / 'half', lora='merged', dtype='bfloat16'
   )
-  part = folders.open_part(tmp_path / 'half', 'transformer')
+  part = parts.open_part(tmp_path / 'half', 'transformer')
   assert part.dtype == 'bfloat16'
 
 

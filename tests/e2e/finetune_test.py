@@ -10,7 +10,7 @@ import pytest
 from experiments import digits_autoencoder
 from spacetime import checkpoint, sharding
 from spacetime.checkpoint import export
-from spacetime.checkpoint.interop import folders
+from spacetime.checkpoint.interop import parts
 from spacetime.config import networks, parse
 from spacetime.training import init_state, run, setup, tasks
 from tests.helpers import finetuned, published_folder
@@ -59,7 +59,7 @@ def full(form, kind, folder, tmp_path_factory):
 
 def published(folder):
   mesh = sharding.single_device_mesh()
-  return folders.open_part(folder / 'wan', 'transformer').load(mesh)
+  return parts.open_part(folder / 'wan', 'transformer').load(mesh)
 
 
 def test_two_steps_and_two_are_four(form, kind, folder, full, tmp_path):
@@ -96,7 +96,7 @@ def test_only_what_is_trained_is_in_the_checkpoint(kind, folder, full):
     assert set(pairs) == {'self_attention', 'cross_attention', 'mlp_out'}
     assert np.abs(pairs['self_attention']['q']['b']).max() > 0
   source = json.loads((workdir / 'config.json').read_text())['source']
-  opened = folders.open_part(folder / 'wan', 'transformer')
+  opened = parts.open_part(folder / 'wan', 'transformer')
   assert source['fingerprint'] == opened.fingerprint()
 
 

@@ -9,7 +9,7 @@ from PIL import Image
 
 from spacetime import checkpoint, sharding
 from spacetime.checkpoint import load, locate, paths
-from spacetime.checkpoint.interop import folders, tokenizers
+from spacetime.checkpoint.interop import folders, network_files, tokenizers
 from spacetime.cli import devices
 from spacetime.data import latent_cache, video_folder
 from spacetime.data.tokenizer import Tokenizer
@@ -133,7 +133,7 @@ def test_a_published_folder(tmp_path):
   transformer = locate.locate(f'{url}/transformer')
   assert transformer.kind == 'transformer'
   assert transformer.pipeline == located.folder
-  single = folders.Files(transformer=f'{url}/transformer')
+  single = network_files.Files(transformer=f'{url}/transformer')
   assert single.transformer == f'{located.folder}/transformer'
 
 

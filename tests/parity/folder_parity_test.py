@@ -9,7 +9,7 @@ import pytest
 
 from spacetime import sharding
 from spacetime.checkpoint import convert
-from spacetime.checkpoint.interop import folders, networks
+from spacetime.checkpoint.interop import folders, networks, parts
 from spacetime.diffusion import guidance, schedules, solvers
 from spacetime.models import text_encoder
 from spacetime.models.autoencoder import wan
@@ -242,7 +242,7 @@ def test_diffusers_loads_written_folder(vae, tmp_path):
 
 def check_sizes(theirs, source) -> None:
   for kind, part in theirs.items():
-    opened = folders.open_part(source, kind)
+    opened = parts.open_part(source, kind)
     shapes = networks.of(opened.config).published_shapes()
     state = {k: tuple(v.shape) for k, v in part.state_dict().items()}
     state.pop('encoder.embed_tokens.weight', None)

@@ -9,7 +9,12 @@ import safetensors.numpy
 
 from spacetime import checkpoint, sharding
 from spacetime.checkpoint import convert, finite, load
-from spacetime.checkpoint.interop import folders, lora_apply, lora_changes
+from spacetime.checkpoint.interop import (
+  folders,
+  lora_apply,
+  lora_changes,
+  networks,
+)
 from spacetime.pipeline import prompt_embeds
 from spacetime.pipeline.engine import Engine
 from tests.helpers import published_folder, sampling
@@ -82,7 +87,7 @@ def test_latents_of_a_video(model):
 
 def test_a_lora_that_overflows(model):
   change = lora_changes.Plain(np.full(12, 3e38, np.float32), 2.0)
-  network = folders.networks.of(published_folder.TRANSFORMER)
+  network = networks.of(published_folder.TRANSFORMER)
   adapter = lora_apply.Adapter(network, {('head.bias', None): [change]})
   tuned = dataclasses.replace(model, adapters={'dit': ((adapter, 1e3),)})
   with pytest.raises(ValueError, match='latents after sampling'):

@@ -7,7 +7,7 @@ import pytest
 
 from spacetime import sharding
 from spacetime.checkpoint import load
-from spacetime.checkpoint.interop import folders
+from spacetime.checkpoint.interop import parts
 from spacetime.config import parse
 from spacetime.data import latent_cache
 from spacetime.diffusion import conditioning
@@ -65,7 +65,7 @@ def test_a_run_trains_the_control_blocks(folder, tmp_path):
     settings, str(tmp_path / 'run'), checkpoint=str(folder / 'wan')
   )
   mesh = sharding.single_device_mesh()
-  before = folders.open_part(folder / 'wan', 'transformer').load(mesh)
+  before = parts.open_part(folder / 'wan', 'transformer').load(mesh)
   for name, old in before.items():
     pairs = zip(
       jax.tree.leaves(state.params['dit'][name]),

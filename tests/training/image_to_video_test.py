@@ -10,7 +10,7 @@ import pytest
 from experiments import wan_i2v_14b
 from spacetime import SettingError, sharding
 from spacetime.checkpoint import convert, load
-from spacetime.checkpoint.interop import folders
+from spacetime.checkpoint.interop import folders, parts
 from spacetime.config import networks, parse
 from spacetime.data import latent_cache
 from spacetime.diffusion import conditioning
@@ -90,7 +90,7 @@ def test_a_run_trains_on_it(model, tmp_path):
     assert np.abs(np.asarray(moved)).max() > 0
     return
   mesh = sharding.single_device_mesh()
-  before = folders.open_part(folder / 'wan', 'transformer').load(mesh)
+  before = parts.open_part(folder / 'wan', 'transformer').load(mesh)
   names = [
     ('patch_embed', 'kernel'),
     ('image_embed', 'position'),

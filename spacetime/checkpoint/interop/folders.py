@@ -1,4 +1,4 @@
-"""Opens, checks and reads folders and files of published weights.
+"""Opens and checks published models: folders of a pipeline, or single files.
 
 A pipeline's folder, as diffusers writes it:
 
@@ -9,30 +9,22 @@ A pipeline's folder, as diffusers writes it:
 
 import dataclasses
 import hashlib
-import math
-import os
 import pathlib
-from collections.abc import Callable, Mapping
-
-import jax
-import numpy as np
+from collections.abc import Mapping
 
 from spacetime import SettingError
 from spacetime.checkpoint.interop import (
   config_json,
   families,
+  network_files,
   networks,
   tensor_files,
   umt5,
-  wan_transformer,
   weight_files,
 )
-from spacetime.checkpoint.interop import parameters as parameters_lib
-from spacetime.media import files as files_lib
+from spacetime.checkpoint.interop import parts as parts_lib
 from spacetime.models.autoencoder import wan
-from spacetime.models.transformer import dit
 
-INDEX, CONFIG = 'model_index.json', 'config.json'
 SCHEDULER = 'scheduler/scheduler_config.json'
 TOKENIZER = 'tokenizer'
 SECOND = 'transformer_2'
@@ -42,7 +34,6 @@ PIPELINES = (
   'WanVACEPipeline',
   'AnyFlowPipeline',
 )
-SUFFIXES = (*tensor_files.PICKLES, '.safetensors', '.gguf')
 # The level between the two transformers of Wan 2.2 A14B.
 BOUNDARY = 0.875
 IMAGE_BOUNDARY = 0.9  # of I2V-A14B
@@ -58,128 +49,6 @@ SCHEDULER_CONFIG = dict(
   solver_type='bh2',
   final_sigmas_type='zero',
 )
-# Head size of every published transformer.
-HEAD = 128
-
-
-@dataclasses.dataclass(frozen=True)
-class Part:
-  """One network of a published model: its sizes and its tensors.
-
-  Attributes:
-    network: names, layouts and shapes of its tensors, with its config.
-    parameters: parameters by path.
-    path: the folder or file.
-    extra: bytes that the file has besides, such as a tokenizer, by name.
-  """
-
-  network: networks.Network
-  parameters: Mapping[str, parameters_lib.Parameter]
-  path: pathlib.Path
-  extra: Mapping[str, tensor_files.Tensor] = dataclasses.field(
-    default_factory=dict
-  )
-
-  @property
-  def config(self):
-    """DiTConfig, WanAutoencoderConfig, TextConfig or ImageConfig."""
-    return self.network.config
-
-  @property
-  def size(self) -> int:
-    """Size of its tensors in bytes."""
-    return sum(t.size for p in self.parameters.values() for t in p.tensors)
-
-  @property
-  def dtype(self) -> np.dtype:
-    """The dtype of most of its bytes."""
-    sizes = {}
-    for parameter in self.parameters.values():
-      for tensor in parameter.tensors:
-        sizes[tensor.dtype] = sizes.get(tensor.dtype, 0) + tensor.size
-    return max(sizes, key=sizes.get)
-
-  def load(
-    self,
-    mesh: jax.sharding.Mesh,
-    *,
-    dtype=None,
-    report: Callable[[int], None] = lambda size: None,
-  ) -> dict:
-    """Reads the parameters onto the mesh; see parameters.load."""
-    root = networks.ROOTS[self.network.kind]
-    return parameters_lib.load(
-      root, self.parameters, mesh, dtype=dtype, report=report
-    )
-
-  def abstract(self, mesh: jax.sharding.Mesh, *, dtype=None) -> dict:
-    """Shapes of the parameters that `load` reads, with their shardings."""
-    root = networks.ROOTS[self.network.kind]
-    return parameters_lib.abstract(root, self.parameters, mesh, dtype=dtype)
-
-  def fingerprint(self) -> str:
-    """Fingerprint of some bytes of each array, in hex digits."""
-    digest, root = hashlib.sha256(), networks.ROOTS[self.network.kind]
-    for path, parameter in sorted(self.parameters.items()):
-      for tensor in parameter.tensors:
-        digest.update(f'{root}.{path} {tensor.shape} {tensor.dtype}'.encode())
-        data = tensor.raw()
-        cut = 512 * tensor.dtype.itemsize
-        digest.update(data[:cut].tobytes() + data[-cut:].tobytes())
-        tensor.release()
-    return digest.hexdigest()
-
-  def stamp(self) -> str:
-    """Fingerprint of the files' sizes and times of change, in hex digits.
-
-    Unlike `fingerprint`, it reads no file and changes with every change of a
-    file; but a copy of the files has another stamp.
-    """
-    tensors = (t for p in self.parameters.values() for t in p.tensors)
-    digest = hashlib.sha256()
-    for path in sorted({tensor.path for tensor in tensors}):
-      stat = path.stat()
-      digest.update(f'{path.name} {stat.st_size} {stat.st_mtime_ns}'.encode())
-    return digest.hexdigest()
-
-
-@dataclasses.dataclass(frozen=True)
-class Files:
-  """Single files of a published model's networks.
-
-  Attributes:
-    transformer, transformer_2, vae, text_encoder, image_encoder: a file or a
-      folder of that network; None takes that of the model's folder.
-    tokenizer: a sentencepiece model, tokenizer.json, or a folder with one.
-  """
-
-  transformer: str | None = None
-  transformer_2: str | None = None
-  vae: str | None = None
-  text_encoder: str | None = None
-  image_encoder: str | None = None
-  tokenizer: str | None = None
-
-  def __post_init__(self):
-    for name, value in dataclasses.asdict(self).items():
-      if value and files_lib.is_url(value):  # copied to this machine
-        local = os.fspath(files_lib.mirror(value))
-        object.__setattr__(self, name, local)
-
-  def __bool__(self) -> bool:
-    return any(dataclasses.astuple(self))
-
-  def over(self, other: 'Files') -> 'Files':
-    """These files, and those of another where these are None."""
-    values = dataclasses.asdict(self)
-    if values['transformer']:  # the second one belongs to the first
-      other = dataclasses.replace(other, transformer_2=None)
-    return Files(
-      **{name: v or getattr(other, name) for name, v in values.items()}
-    )
-
-
-NO_FILES = Files()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -197,17 +66,17 @@ class Pipeline:
   """
 
   folder: pathlib.Path
-  transformer: Part
-  vae: Part
-  text_encoder: Part
+  transformer: parts_lib.Part
+  vae: parts_lib.Part
+  text_encoder: parts_lib.Part
   index: dict
   scheduler: dict
   tokenizer: pathlib.Path | bytes
-  transformer_2: Part | None = None
-  image_encoder: Part | None = None
+  transformer_2: parts_lib.Part | None = None
+  image_encoder: parts_lib.Part | None = None
 
   @property
-  def parts(self) -> dict[str, Part]:
+  def parts(self) -> dict[str, parts_lib.Part]:
     """The networks by the roots of their parameters; 'dit_2' is the second
     transformer."""
     parts = (self.transformer, self.text_encoder, self.vae)
@@ -227,48 +96,12 @@ class Pipeline:
     return hashlib.sha256(''.join(prints).encode()).hexdigest()[:16]
 
 
-def original_files(folder) -> Files:
-  """The files of a folder of Wan's own repository, as far as it has them.
-
-  It holds config.json and shards of the transformer, or high_noise_model/ and
-  low_noise_model/; Wan2.1_VAE.pth, models_t5_umt5-xxl-enc-bf16.pth and
-  google/umt5-xxl/.
-  """
-  folder = pathlib.Path(folder)
-  first, second = (folder / f'{name}_noise_model' for name in ('high', 'low'))
-  two = first.is_dir() and second.is_dir()
-  paths = dict(
-    transformer=first if two else folder,
-    transformer_2=second if two else None,
-    vae=next(iter(sorted(folder.glob('Wan2*_VAE.*'))), None),
-    text_encoder=next(iter(sorted(folder.glob('models_t5_*'))), None),
-    tokenizer=folder / 'google/umt5-xxl',
-  )
-  return Files(
-    **{
-      kind: os.fspath(path) if path and path.exists() else None
-      for kind, path in paths.items()
-    }
-  )
-
-
-def is_original(path) -> bool:
-  """Whether the path is a folder of Wan's own repository."""
-  path = pathlib.Path(path)
-  return path.is_dir() and original_files(path).vae is not None
-
-
-def is_pipeline(path) -> bool:
-  """Whether the path is the folder of a published pipeline."""
-  return (pathlib.Path(path) / INDEX).is_file()
-
-
 def open_pipeline(
   folder,
   *,
   transformer: str | None = None,
   variant: str | None = None,
-  files: Files = NO_FILES,
+  files: network_files.Files = network_files.NO_FILES,
 ) -> Pipeline:
   """Opens a pipeline's folder and checks all of its networks.
 
@@ -287,8 +120,10 @@ def open_pipeline(
   if folder is None:
     return _open_files(files)
   folder = pathlib.Path(folder)
-  index = tensor_files.read_json(folder / INDEX)
-  config_json.check_class(index.get('_class_name'), PIPELINES, folder / INDEX)
+  index = tensor_files.read_json(folder / network_files.INDEX)
+  config_json.check_class(
+    index.get('_class_name'), PIPELINES, folder / network_files.INDEX
+  )
   paths = {
     kind: getattr(files, kind) or folder / kind
     for kind in ('transformer', 'vae', 'text_encoder')
@@ -298,7 +133,8 @@ def open_pipeline(
   if files.image_encoder or (folder / 'image_encoder').is_dir():
     paths['image_encoder'] = files.image_encoder or folder / 'image_encoder'
   parts = {
-    kind: open_part(path, kind, variant=variant) for kind, path in paths.items()
+    kind: parts_lib.open_part(path, kind, variant=variant)
+    for kind, path in paths.items()
   }
   _check_fit(folder, **{kind: part.config for kind, part in parts.items()})
   scheduler = tensor_files.read_json(folder / SCHEDULER)
@@ -317,8 +153,10 @@ def open_pipeline(
   )
 
 
-def _open_second(path, first: Part, *, variant: str | None = None) -> Part:
-  second = open_part(path, 'transformer', variant=variant)
+def _open_second(
+  path, first: parts_lib.Part, *, variant: str | None = None
+) -> parts_lib.Part:
+  second = parts_lib.open_part(path, 'transformer', variant=variant)
   if second.config != first.config:
     raise ValueError(
       f'{path} is {second.config}, {first.path} {first.config}: expected two '
@@ -327,12 +165,12 @@ def _open_second(path, first: Part, *, variant: str | None = None) -> Part:
   return second
 
 
-def _open_files(files: Files) -> Pipeline:
+def _open_files(files: network_files.Files) -> Pipeline:
   """A pipeline of single files, with the settings of the published ones."""
   path = pathlib.Path(files.transformer or '')
   names, paths, parts = [], {}, {}
   if files.transformer:
-    parts['transformer'] = open_part(path, 'transformer')
+    parts['transformer'] = parts_lib.open_part(path, 'transformer')
     if path.is_file():
       names = families.components(weight_files.open_tensors(path))
   kinds = ['transformer', 'vae', 'text_encoder']
@@ -357,7 +195,7 @@ def _open_files(files: Files) -> Pipeline:
         hint='or set `checkpoint` to a folder with all networks',
       )
   for kind in kinds[1:]:
-    parts[kind] = open_part(paths[kind], kind)
+    parts[kind] = parts_lib.open_part(paths[kind], kind)
   _check_fit(path, **{kind: part.config for kind, part in parts.items()})
   if files.transformer_2:
     parts[SECOND] = _open_second(files.transformer_2, parts['transformer'])
@@ -383,7 +221,9 @@ def _open_files(files: Files) -> Pipeline:
 
 
 def find_tokenizer(
-  files: Files, encoder: Part, folder: pathlib.Path | None
+  files: network_files.Files,
+  encoder: parts_lib.Part,
+  folder: pathlib.Path | None,
 ) -> pathlib.Path | bytes:
   """The tokenizer: a setting's, that in the text encoder's file, or the
   folder's.
@@ -412,7 +252,7 @@ def read_boundary(folder: pathlib.Path) -> float | None:
     ValueError: a second transformer without a boundary level, or a level that
       is not one.
   """
-  index = tensor_files.read_json(folder / INDEX)
+  index = tensor_files.read_json(folder / network_files.INDEX)
   boundary = index.get('boundary_ratio')
   if isinstance(boundary, (int, float)) and 0 < boundary < 1:
     return float(boundary)
@@ -439,127 +279,11 @@ def _has_two(folder: pathlib.Path, index: Mapping) -> bool:
 def _bad_boundary(folder: pathlib.Path, boundary) -> ValueError:
   held = (folder / SECOND).is_dir()
   return ValueError(
-    f'{folder / INDEX}: boundary_ratio={boundary}, and {SECOND}/ is '
-    f'{"there" if held else "missing"}: expected both, or neither; '
+    f'{folder / network_files.INDEX}: boundary_ratio={boundary}, and {SECOND}/ '
+    f'is {"there" if held else "missing"}: expected both, or neither; '
     'boundary_ratio is the level below which the second transformer is used, '
     'such as 0.875'
   )
-
-
-def open_part(path, kind: str, *, variant: str | None = None) -> Part:
-  """Opens one network from its folder, a file, or an index of shards.
-
-  Args:
-    path: path of the network; in a pipeline's folder, the folder of that kind
-      is opened.
-    kind: 'transformer', 'vae', 'text_encoder' or 'image_encoder'.
-    variant: dtype variant of the files, such as 'bf16'.
-
-  Raises:
-    ValueError: weights that are missing, damaged, of another model, or of
-      other sizes than the config beside them.
-  """
-  path = pathlib.Path(path)
-  if is_pipeline(path):
-    path = path / kind
-  weights = path
-  if not path.is_file() and path.suffix not in SUFFIXES:
-    weights = tensor_files.find(path, variant=variant)
-  opened = weight_files.open_tensors(weights)
-  names = families.component(kind, opened)
-  families.check(kind, names, path)
-  extra = {
-    name.rpartition('.')[2]: opened[name]
-    for name in opened
-    if name.rpartition('.')[2] in weight_files.BYTES
-  }
-  names = [n for n in names if n.rpartition('.')[2] not in extra]
-  names = networks.published_names(kind, names, path)
-  tensors = {published: opened[name] for name, published in names.items()}
-  sizes = weights.parent / CONFIG
-  if _belongs(sizes, weights):
-    values = tensor_files.read_json(sizes)
-    config = networks.FORMATS[kind].read_config(values, sizes)
-    if values.get('_class_name') == 'WanModel':
-      config = wan_transformer.without_images(config, tensors)
-  elif kind == 'transformer':
-    config = infer_config(tensors, weights)
-  else:
-    shapes = {name: tensor.shape for name, tensor in tensors.items()}
-    config = networks.FORMATS[kind].infer_config(shapes, weights)
-  network = networks.of(config)
-  networks.check(network, tensors, path)
-  params = parameters_lib.parameters(network, tensors)
-  return Part(network, params, path, extra)
-
-
-def _belongs(config: pathlib.Path, weights: pathlib.Path) -> bool:
-  """Whether a config.json beside weights is theirs: in a folder of several
-  models it is not."""
-  if not config.is_file():
-    return False
-  names = (f'{stem}.' for stem in tensor_files.STEMS)
-  if weights.name.startswith(tuple(names)) or weights.suffix == '.json':
-    return True
-  kinds = ('.safetensors', *tensor_files.PICKLES, '.gguf')
-  beside = [p for p in weights.parent.iterdir() if p.suffix in kinds]
-  return beside == [weights]
-
-
-def infer_config(
-  tensors: Mapping[str, tensor_files.Tensor], where: pathlib.Path
-) -> dit.DiTConfig:
-  """Infers the sizes of a transformer from its tensors, without a config.
-
-  Raises:
-    ValueError: missing tensors, or a head size other than HEAD.
-  """
-  wan_transformer.check_names(tensors)
-  width, channels, *patch = tensors['patch_embedding.weight'].shape
-  out = tensors['proj_out.weight'].shape[0] // math.prod(patch)
-  kind = wan_transformer.variant_of_names(tensors)
-  if width % HEAD:
-    raise ValueError(
-      f'{where}: the number of heads does not follow from a width of {width}: '
-      f'expected a multiple of {HEAD}, or {CONFIG} beside the file'
-    )
-  time, words = (
-    tensors[f'condition_embedder.{name}_embedder.linear_1.weight']
-    for name in ('time', 'text')
-  )
-  return dit.DiTConfig(
-    channels=out,
-    patch=tuple(patch),
-    width=width,
-    heads=width // HEAD,
-    layers=wan_transformer.count_layers(tensors),
-    mlp=tensors['blocks.0.ffn.net.0.proj.weight'].shape[0],
-    text_width=words.shape[1],
-    frequencies=time.shape[1],
-    cond_channels=channels - out,
-    **_variant_sizes(tensors, kind),
-  )
-
-
-def _variant_sizes(tensors, kind: wan_transformer.Variant) -> dict:
-  """Sizes of a transformer that only some variants have."""
-  sizes = {}
-  if kind.image:
-    name = wan_transformer.IMAGE_EMBEDDER + 'norm1.weight'
-    sizes['image_width'] = tensors[name].shape[0]
-  if kind.image_position:
-    sizes['image_tokens'] = tensors[wan_transformer.IMAGE_POSITION].shape[1]
-  if kind.control:
-    # Published models have them at equal distances, from the first layer on.
-    step = wan_transformer.count_layers(tensors) // kind.control
-    sizes['control_layers'] = tuple(step * i for i in range(kind.control))
-    name = 'vace_patch_embedding.weight'
-    sizes['control_channels'] = tensors[name].shape[1]
-  if kind.flow_map:
-    sizes['flow_map'] = wan_transformer.CLASS_CONFIG[wan_transformer.ANYFLOW][
-      'gate_value'
-    ]
-  return sizes
 
 
 def _check_fit(

@@ -202,6 +202,7 @@ class Network(nn.Module):
   cfg: CompactConfig
 
   def setup(self):
+    """Creates both directions, whose parameters are apart."""
     self.encoder = Encoder(self.cfg)
     self.decoder = Decoder(self.cfg)
 

@@ -226,6 +226,7 @@ class Network(nn.Module):
   config: WanAutoencoderConfig
 
   def setup(self):
+    """Creates both directions and the convolutions of the moments."""
     config = self.config
     dtype = jnp.dtype(config.dtype)
 

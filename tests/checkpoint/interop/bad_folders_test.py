@@ -12,8 +12,10 @@ import safetensors.numpy
 from spacetime.checkpoint import convert, paths
 from spacetime.checkpoint.interop import (
   folders,
+  network_files,
   networks,
   parameters,
+  parts,
   sections,
   tensor_files,
   umt5,
@@ -26,7 +28,7 @@ FILE = 'diffusion_pytorch_model.safetensors'
 
 def refused(text, path, kind='transformer'):
   with pytest.raises(ValueError, match=text) as caught:
-    folders.open_part(path, kind)
+    parts.open_part(path, kind)
   return str(caught.value)
 
 
@@ -218,7 +220,7 @@ def test_keys_of_the_decoder_say_nothing():
 
 def test_pipelines(tmp_path):
   folder = published_folder.write(tmp_path / 'tiny')
-  assert folders.is_pipeline(folder)
+  assert network_files.is_pipeline(folder)
   pipeline = folders.open_pipeline(folder)
   assert list(pipeline.parts) == ['dit', 'text', 'autoencoder']
   assert len(pipeline.fingerprint()) == 16

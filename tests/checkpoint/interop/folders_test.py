@@ -12,9 +12,9 @@ import safetensors.numpy
 from spacetime import sharding
 from spacetime.checkpoint import mismatch
 from spacetime.checkpoint.interop import (
-  folders,
   networks,
   parameters,
+  parts,
   tensor_files,
   umt5,
   wan_transformer,
@@ -60,7 +60,7 @@ def test_reads_what_the_tables_say(config, form, tmp_path):
   else:
     published_folder.write_shards(tmp_path, config, count=3)
   kind = networks.of(config).kind
-  part = folders.open_part(tmp_path, kind)
+  part = parts.open_part(tmp_path, kind)
   assert part.config == config
   reported = []
   actual = part.load(mesh(), report=reported.append)
@@ -70,7 +70,7 @@ def test_reads_what_the_tables_say(config, form, tmp_path):
 
 def test_every_device_gets_its_part(tmp_path):
   published_folder.write_part(tmp_path, CONFIGS['transformer'])
-  part = folders.open_part(tmp_path, 'transformer')
+  part = parts.open_part(tmp_path, 'transformer')
   actual = part.load(mesh(data=2, fsdp=2, tensor=2))
   kernel = actual['blocks']['mlp_in']['kernel']
   assert kernel.shape == (2, 24, 40)
@@ -83,7 +83,7 @@ def test_every_device_gets_its_part(tmp_path):
 def test_dtypes_are_stored_or_requested(stored, dtype_setting, tmp_path):
   config = CONFIGS['transformer']
   published_folder.write_part(tmp_path, config, dtype=stored)
-  part = folders.open_part(tmp_path, 'transformer')
+  part = parts.open_part(tmp_path, 'transformer')
   assert part.dtype == stored
   actual = part.load(mesh(), dtype=dtype_setting)
   target = expected(config)
@@ -105,7 +105,7 @@ def test_layers_of_unlike_dtypes_become_float32(tmp_path):
   name = 'blocks.1.attn1.to_q.weight'
   named[name] = named[name].astype(jnp.bfloat16)
   published_folder.write_part(tmp_path, config, tensors=named)
-  part = folders.open_part(tmp_path, 'transformer')
+  part = parts.open_part(tmp_path, 'transformer')
   kernel = part.load(mesh())['blocks']['self_attention']['q']['kernel']
   assert kernel.dtype == np.float32
   np.testing.assert_array_equal(kernel[1], named[name].astype(np.float32).T)
@@ -121,24 +121,22 @@ def test_variants_stand_in_for_the_plain_file(tmp_path):
     for name, tensor in published_folder.drawn(config).items()
   }
   published_folder.write_part(tmp_path, config, tensors=half, mark='.fp16')
-  assert folders.open_part(tmp_path, 'vae').dtype == jnp.bfloat16
-  part = folders.open_part(tmp_path, 'vae', variant='fp16')
+  assert parts.open_part(tmp_path, 'vae').dtype == jnp.bfloat16
+  part = parts.open_part(tmp_path, 'vae', variant='fp16')
   assert part.dtype == np.float16
   published_folder.write_part(tmp_path, config)
-  assert folders.open_part(tmp_path, 'vae').dtype == np.float32
+  assert parts.open_part(tmp_path, 'vae').dtype == np.float32
   with pytest.raises(ValueError, match='no weights of variant fp32: .*bf16'):
-    folders.open_part(tmp_path, 'vae', variant='fp32')
+    parts.open_part(tmp_path, 'vae', variant='fp32')
 
 
 def test_shards_of_a_variant(tmp_path):
   index = published_folder.write_shards(
     tmp_path, CONFIGS['vae'], stem='diffusion_pytorch_model.fp16'
   )
-  same(
-    folders.open_part(tmp_path, 'vae').load(mesh()), expected(CONFIGS['vae'])
-  )
+  same(parts.open_part(tmp_path, 'vae').load(mesh()), expected(CONFIGS['vae']))
   index.rename(tmp_path / 'diffusion_pytorch_model.safetensors.index.fp16.json')
-  assert folders.open_part(tmp_path, 'vae', variant='fp16').size
+  assert parts.open_part(tmp_path, 'vae', variant='fp16').size
 
 
 def test_a_lone_file_of_original_names_tells_its_sizes(tmp_path):
@@ -153,7 +151,7 @@ def test_a_lone_file_of_original_names_tells_its_sizes(tmp_path):
     }
     path = tmp_path / f'{len(prefix)}.safetensors'
     safetensors.numpy.save_file(original, path)
-    part = folders.open_part(path, 'transformer')
+    part = parts.open_part(path, 'transformer')
     assert part.config == config
     same(part.load(mesh()), expected(config))
 
@@ -177,13 +175,13 @@ def test_a_config_of_the_original_repository(tmp_path):
   )
   path = tmp_path / 'config.json'
   path.write_text(json.dumps(original))
-  assert folders.open_part(tmp_path, 'transformer').config == config
+  assert parts.open_part(tmp_path, 'transformer').config == config
   path.write_text(json.dumps(original | {'model_type': 's2v'}))
   with pytest.raises(ValueError, match="model_type='s2v': expected t2v, ti2v"):
-    folders.open_part(tmp_path, 'transformer')
+    parts.open_part(tmp_path, 'transformer')
   path.write_text(json.dumps(original | {'in_dim': 7}))
   with pytest.raises(ValueError, match='of other shapes: patch_embedding'):
-    folders.open_part(tmp_path, 'transformer')
+    parts.open_part(tmp_path, 'transformer')
 
 
 @pytest.mark.parametrize('held', ['both', *umt5.EMBEDDINGS])
@@ -196,14 +194,14 @@ def test_either_or_both_embeddings(held, tmp_path):
   elif held == second:
     named[second] = named.pop(first)
   published_folder.write_part(tmp_path, config, tensors=named)
-  part = folders.open_part(tmp_path, 'text_encoder')
+  part = parts.open_part(tmp_path, 'text_encoder')
   same(part.load(mesh()), expected(config))
 
 
 def test_t5_shares_its_bias(tmp_path):
   config = dataclasses.replace(CONFIGS['text_encoder'], bias='shared')
   published_folder.write_part(tmp_path, config)
-  part = folders.open_part(tmp_path, 'text_encoder')
+  part = parts.open_part(tmp_path, 'text_encoder')
   assert part.config.bias == 'shared'
   same(part.load(mesh()), expected(config))
 
@@ -213,7 +211,7 @@ def test_t5_shares_its_bias(tmp_path):
 def test_written_back_byte_for_byte(kind, limit, tmp_path):
   config = CONFIGS[kind]
   published_folder.write_part(tmp_path / 'a', config, dtype=jnp.bfloat16)
-  params = folders.open_part(tmp_path / 'a', kind).load(
+  params = parts.open_part(tmp_path / 'a', kind).load(
     mesh(data=4, fsdp=2) if kind == 'transformer' else mesh()
   )
   parameters.write(tmp_path / 'b', config, params, limit=limit)
@@ -222,7 +220,7 @@ def test_written_back_byte_for_byte(kind, limit, tmp_path):
   assert actual.keys() == target.keys()
   for name, tensor in target.items():
     assert actual[name].tobytes() == tensor.tobytes(), name
-  again = folders.open_part(tmp_path / 'b', kind)
+  again = parts.open_part(tmp_path / 'b', kind)
   assert again.config == config
   files = sorted((tmp_path / 'b').glob('*.safetensors'))
   if limit == tensor_files.LIMIT:
@@ -264,7 +262,7 @@ def test_published_configs_are_read(tmp_path):
 def test_a_part_of_a_parameter_is_read_alone(tmp_path):
   config = CONFIGS['transformer']
   published_folder.write_part(tmp_path, config)
-  part = folders.open_part(tmp_path, 'transformer')
+  part = parts.open_part(tmp_path, 'transformer')
   parameter = part.parameters['blocks.mlp_in.kernel']
   full = parameter.read()
   cut = parameter.read((slice(1, 2), slice(3, 9), slice(None, 7)))

@@ -14,7 +14,9 @@ from spacetime import SettingError, sharding
 from spacetime.checkpoint import convert, init_weights, load
 from spacetime.checkpoint.interop import (
   folders,
+  network_files,
   networks,
+  parts,
   umt5,
   wan_transformer,
   wan_vae,
@@ -95,7 +97,7 @@ def files(folder, tmp_path_factory):
   prefixed = {
     f'model.diffusion_model.{k}': v for k, v in original(TRANSFORMER).items()
   }
-  return folders.Files(
+  return network_files.Files(
     transformer=save(root / 'wan.safetensors', prefixed),
     vae=save(root / 'vae.safetensors', original(VAE)),
     text_encoder=save(root / 'umt5.safetensors', text),
@@ -110,11 +112,11 @@ def test_original_names(config, form, tmp_path):
   path = tmp_path / f'x.{form}'
   writer = save if form == 'safetensors' else torch_archive.save
   writer(path, original(config))
-  part = folders.open_part(path, kind)
+  part = parts.open_part(path, kind)
   expected = dataclasses.replace(config)
   assert part.config == expected
   published_folder.write_part(tmp_path / 'd', config)
-  other = folders.open_part(tmp_path / 'd', kind)
+  other = parts.open_part(tmp_path / 'd', kind)
   same(part.load(mesh()), other.load(mesh()))
 
 
@@ -171,7 +173,7 @@ def test_a_model_of_single_files(folder, files):
   assert alone.weights_hash == model.weights_hash
   # A folder with one network replaced.
   one = load.open_model(
-    str(folder), mesh=mesh(), files=folders.Files(vae=files.vae)
+    str(folder), mesh=mesh(), files=network_files.Files(vae=files.vae)
   )
   assert one.weights_hash == other.weights_hash
 
@@ -218,7 +220,7 @@ def test_scaled_float8(files, tmp_path):
       tensors[name] = tensors[name].astype(ml_dtypes.bfloat16)
   tensors['scaled_fp8'] = np.zeros(2, ml_dtypes.float8_e4m3fn)
   path = save(tmp_path / 'fp8.safetensors', tensors)
-  part = folders.open_part(path, 'transformer')
+  part = parts.open_part(path, 'transformer')
   assert part.dtype == ml_dtypes.bfloat16
   kernel = part.load(mesh())['blocks']['mlp_in']['kernel']
   assert kernel.dtype == jnp.bfloat16
@@ -266,13 +268,15 @@ def test_wrong_files(files, tmp_path):
   with pytest.raises(
     SettingError, match="checkpoint='digits': expected a publ"
   ):
-    load.open_model('digits', mesh=mesh(), files=folders.Files(vae=files.vae))
+    load.open_model(
+      'digits', mesh=mesh(), files=network_files.Files(vae=files.vae)
+    )
   tiny = published_folder.drawn(published_folder.VAE)
   path = save(tmp_path / 'vae.safetensors', tiny)
   with pytest.raises(
     ValueError, match='statistics of 3 latent channels are un'
   ):
-    folders.open_part(path, 'vae')
+    parts.open_part(path, 'vae')
 
 
 def test_converts_single_files(folder, files, tmp_path):
@@ -304,7 +308,7 @@ def test_weights_that_are_not_finite(folder, tmp_path):
   tensors = published_folder.drawn(TRANSFORMER, jnp.bfloat16)
   tensors['blocks.1.attn1.to_q.weight'][3, 4] = np.inf
   published_folder.write_part(tmp_path, TRANSFORMER, tensors=tensors)
-  part = folders.open_part(tmp_path, 'transformer')
+  part = parts.open_part(tmp_path, 'transformer')
   with pytest.raises(
     ValueError, match=r'blocks.1.attn1.to_q.weight: expected finite numbers'
   ):
@@ -318,10 +322,10 @@ def test_config_of_another_network_is_not_read(files, tmp_path):
   values |= dict(num_layers=2, in_dim=16, out_dim=16, freq_dim=16, text_dim=12)
   (tmp_path / 'config.json').write_text(json.dumps(values))
   save(tmp_path / 'Wan2.1_VAE.safetensors', original(VAE))
-  assert folders.open_part(tmp_path, 'transformer').config.heads == 2
+  assert parts.open_part(tmp_path, 'transformer').config.heads == 2
   path = tmp_path / 'Wan2.1_VAE.safetensors'
-  assert folders.open_part(path, 'vae').config == VAE
-  assert umt5.TOKENIZER not in folders.open_part(path, 'vae').extra
+  assert parts.open_part(path, 'vae').config == VAE
+  assert umt5.TOKENIZER not in parts.open_part(path, 'vae').extra
 
 
 @pytest.mark.parametrize('two', [False, True])
@@ -374,7 +378,7 @@ def test_image_encoder_file(folder, files, tmp_path):
     TRANSFORMER, cond_channels=18, image_width=80
   )
   path = save(tmp_path / 'clip.safetensors', published_folder.drawn(sizes))
-  part = folders.open_part(path, 'image_encoder')
+  part = parts.open_part(path, 'image_encoder')
   assert part.config == sizes
   own = dataclasses.replace(
     files,
@@ -394,8 +398,8 @@ def test_image_encoder_file(folder, files, tmp_path):
   }
   other = save(tmp_path / 'open_clip.safetensors', names)
   with pytest.raises(ValueError, match='with names of open_clip'):
-    folders.open_part(other, 'image_encoder')
+    parts.open_part(other, 'image_encoder')
   published_folder.write_part(tmp_path / 'narrow', published_folder.IMAGE)
   (tmp_path / 'narrow' / 'config.json').unlink()
   with pytest.raises(ValueError, match='heads do not follow from a width of 8'):
-    folders.open_part(tmp_path / 'narrow', 'image_encoder')
+    parts.open_part(tmp_path / 'narrow', 'image_encoder')

@@ -1,0 +1,67 @@
+"""Sizes of a published transformer, inferred from its tensors."""
+
+import math
+import pathlib
+from collections.abc import Mapping
+
+from spacetime.checkpoint.interop import tensor_files, wan_transformer
+from spacetime.models.transformer import dit
+
+# Head size of every published transformer.
+HEAD = 128
+
+
+def infer_config(
+  tensors: Mapping[str, tensor_files.Tensor], where: pathlib.Path
+) -> dit.DiTConfig:
+  """Infers the sizes of a transformer from its tensors, without a config.
+
+  Raises:
+    ValueError: missing tensors, or a head size other than HEAD.
+  """
+  wan_transformer.check_names(tensors)
+  width, channels, *patch = tensors['patch_embedding.weight'].shape
+  out = tensors['proj_out.weight'].shape[0] // math.prod(patch)
+  kind = wan_transformer.variant_of_names(tensors)
+  if width % HEAD:
+    raise ValueError(
+      f'{where}: the number of heads does not follow from a width of {width}: '
+      f'expected a multiple of {HEAD}, or config.json beside the file'
+    )
+  time, words = (
+    tensors[f'condition_embedder.{name}_embedder.linear_1.weight']
+    for name in ('time', 'text')
+  )
+  return dit.DiTConfig(
+    channels=out,
+    patch=tuple(patch),
+    width=width,
+    heads=width // HEAD,
+    layers=wan_transformer.count_layers(tensors),
+    mlp=tensors['blocks.0.ffn.net.0.proj.weight'].shape[0],
+    text_width=words.shape[1],
+    frequencies=time.shape[1],
+    cond_channels=channels - out,
+    **_variant_sizes(tensors, kind),
+  )
+
+
+def _variant_sizes(tensors, kind: wan_transformer.Variant) -> dict:
+  """Sizes of a transformer that only some variants have."""
+  sizes = {}
+  if kind.image:
+    name = wan_transformer.IMAGE_EMBEDDER + 'norm1.weight'
+    sizes['image_width'] = tensors[name].shape[0]
+  if kind.image_position:
+    sizes['image_tokens'] = tensors[wan_transformer.IMAGE_POSITION].shape[1]
+  if kind.control:
+    # Published models have them at equal distances, from the first layer on.
+    step = wan_transformer.count_layers(tensors) // kind.control
+    sizes['control_layers'] = tuple(step * i for i in range(kind.control))
+    name = 'vace_patch_embedding.weight'
+    sizes['control_channels'] = tensors[name].shape[1]
+  if kind.flow_map:
+    sizes['flow_map'] = wan_transformer.CLASS_CONFIG[wan_transformer.ANYFLOW][
+      'gate_value'
+    ]
+  return sizes
