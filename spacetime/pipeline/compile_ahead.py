@@ -6,8 +6,8 @@ read: a model's files say their shapes.
 """
 
 import time
-from collections.abc import Iterator
-from typing import NamedTuple
+from collections.abc import Generator, Iterator
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -57,70 +57,103 @@ def save(
   settings = engine.settings(preset=request.preset, **request.sampling)
   branches = len(settings.make_guidance().branches)
   clips = engine.rows(min(request.num, request.batch_size), branches)
-  described = engine.mesh.devices.flat[0] not in jax.devices()
-
-  def compiled(name: str, program: Program, *args):
-    """(what was saved, shapes of the program's results)."""
-    began = time.monotonic()
-    lowered = program.lower(*args)
-    result, size = store.compile(name, lowered)
-    shapes = jax.tree.map(
-      lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
-      lowered.out_info,
-      result.output_shardings,
-    )
-    return Saved(name, time.monotonic() - began, size), shapes
-
-  text = {'text': model.abstract('text')}
   tokens_BS = jax.ShapeDtypeStruct((1, nets.text_length), jnp.int32)
-  saved, text_1SY = compiled(
-    'embed', engine.program('embed', nets.embed), text, tokens_BS
+  text_1SY = yield from _compile(
+    store,
+    'embed',
+    engine.program('embed', nets.embed),
+    {'text': model.abstract('text')},
+    tokens_BS,
   )
-  yield saved
   text_BSY = jax.ShapeDtypeStruct((clips, *text_1SY.shape[1:]), text_1SY.dtype)
-  cond = jax.eval_shape(
-    lambda: conditions.empty(nets, sizes.latent, batch=clips)
+  yield from _save_sampler(
+    engine,
+    generate.Programs(engine, settings, sizes.latent),
+    store,
+    text_BSY=text_BSY,
+    negative_BSY=text_BSY if settings.guidance != 1 else None,
+    cond=jax.eval_shape(
+      lambda: conditions.empty(nets, sizes.latent, batch=clips)
+    ),
   )
-  keys = jax.eval_shape(lambda: generate.sampler.clip_keys(0, clips))
-  programs = generate.Programs(engine, settings, sizes.latent)
+  yield from _save_decoder(engine, store, latent=sizes.latent, clips=clips)
+
+
+def _save_sampler(
+  engine: Engine,
+  programs: generate.Programs,
+  store: saved_programs.Store,
+  *,
+  text_BSY: jax.ShapeDtypeStruct,
+  negative_BSY: jax.ShapeDtypeStruct | None,
+  cond,
+) -> Iterator[Saved]:
+  """Saves the first and the later steps of each transformer."""
+  keys = jax.eval_shape(
+    lambda: generate.sampler.clip_keys(0, text_BSY.shape[0])
+  )
   # Without parameters nothing says which described devices are meant.
-  if not described or engine.devices > 1:
-    saved, state = compiled('init', programs.init, keys, cond)
-    yield saved
+  placed = not _is_described(engine) or engine.devices > 1
+  if placed:
+    yield from _compile(store, 'init', programs.init, keys, cond)
   state = _on_host(programs.init.eval_shape(keys, cond))
   for root in programs.roots:
     start, step = programs.parts(root)
-    params = {'dit': model.abstract(root)}
-    texts = text_BSY, text_BSY if settings.guidance != 1 else None
-    saved, (state, context) = compiled(
-      f'start-{root}', start, params, state, *texts, cond
+    params = {'dit': engine.model.abstract(root)}
+    state, context = yield from _compile(
+      *(store, f'start-{root}', start),
+      *(params, state, text_BSY, negative_BSY, cond),
     )
-    yield saved
     number = jax.ShapeDtypeStruct((), np.int32)
-    saved, state = compiled(
-      f'step-{root}', step, params, state, context, cond, number
+    state = yield from _compile(
+      *(store, f'step-{root}', step),
+      *(params, state, context, cond, number),
     )
-    yield saved
     state = _on_host(state)
-  if not described or engine.devices > 1:
-    saved, _ = compiled('finalize', programs.finalize, state)
-    yield saved
-  autoencoder = model.abstract('autoencoder')
-  if autoencoder and decode_shards.shared_devices(
-    engine.mesh, sizes.latent[1:]
-  ):
+  if placed:
+    yield from _compile(store, 'finalize', programs.finalize, state)
+
+
+def _save_decoder(
+  engine: Engine,
+  store: saved_programs.Store,
+  *,
+  latent: tuple[int, int, int],
+  clips: int,
+) -> Iterator[Saved]:
+  """Saves the decoder of one device."""
+  params, autoencoder = engine.model.abstract('autoencoder'), engine.autoencoder
+  if params and decode_shards.shared_devices(engine.mesh, latent[1:]):
     return
-  if described and not autoencoder:
+  if _is_described(engine) and not params:
     return
   first, step = generate.decoder_programs(engine)
-  z = jax.ShapeDtypeStruct(
-    (clips, 1, *sizes.latent[1:], nets.autoencoder.z_dim), jnp.float32
+  z_B1hwc = jax.ShapeDtypeStruct(
+    (clips, 1, *latent[1:], autoencoder.z_dim), jnp.float32
   )
-  saved, (cache, _) = compiled('decode_first', first, autoencoder, z)
-  yield saved
-  if sizes.latent[0] > 1:
-    saved, _ = compiled('decode_step', step, autoencoder, cache, z)
-    yield saved
+  cache, _ = yield from _compile(store, 'decode_first', first, params, z_B1hwc)
+  if latent[0] > 1:
+    yield from _compile(store, 'decode_step', step, params, cache, z_B1hwc)
+
+
+def _compile(
+  store: saved_programs.Store, name: str, program: Program, *args
+) -> Generator[Saved, None, Any]:
+  """Compiles and saves a program; returns the shapes of its results."""
+  began = time.monotonic()
+  lowered = program.lower(*args)
+  result, size = store.compile(name, lowered)
+  yield Saved(name, time.monotonic() - began, size)
+  return jax.tree.map(
+    lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
+    lowered.out_info,
+    result.output_shardings,
+  )
+
+
+def _is_described(engine: Engine) -> bool:
+  """Whether the engine's devices are descriptions of others than are here."""
+  return engine.mesh.devices.flat[0] not in jax.devices()
 
 
 def _on_host(tree):

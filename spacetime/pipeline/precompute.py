@@ -1,7 +1,6 @@
 """Precomputes latents and prompt embeddings, which training does not change."""
 
 import dataclasses
-import functools
 import os
 import sys
 from collections.abc import Callable, Iterator
@@ -10,118 +9,21 @@ import jax
 import numpy as np
 import tqdm
 from absl import logging
-from jax.sharding import NamedSharding, PartitionSpec
 
-from spacetime import SettingError, checkpoint, sharding
-from spacetime.checkpoint import finite, init_weights, load
+from spacetime import SettingError
+from spacetime.checkpoint import load
 from spacetime.checkpoint.interop import network_files
-from spacetime.checkpoint.locate import locate
-from spacetime.config import networks
 from spacetime.config.experiment import Experiment
 from spacetime.data import clip_list, geometry, latent_cache, unreadable
 from spacetime.data.digits import world as world_lib
 from spacetime.data.settings import DataConfig
 from spacetime.data.splits import Splits
-from spacetime.diffusion import conditioning
 from spacetime.media import files
-from spacetime.media.pixels import to_video
-from spacetime.models.autoencoder import streaming
-from spacetime.models.autoencoder.interface import Autoencoder
-from spacetime.pipeline import conditions, decode_shards, prompt_embeds
+from spacetime.pipeline import encoder as encoder_lib
+from spacetime.pipeline import prompt_embeds
 from spacetime.pipeline.encode_settings import EncodeSettings
+from spacetime.pipeline.encoder import Encoder
 from spacetime.pipeline.engine import Engine
-
-
-@dataclasses.dataclass(frozen=True)
-class Encoder:
-  """Encoder of a cache: an autoencoder and, optionally, a text encoder.
-
-  Attributes:
-    fingerprint: fingerprint of the autoencoder.
-    autoencoder: functions of the autoencoder.
-    read: reads the parameters of the autoencoder.
-    model: the model with the text encoder; None if there is none.
-    size: (frames, height, width) of the training clips.
-    fps: frames per second of the training clips.
-    known: frames that the model sees beside its latents, see CacheInfo.known.
-    mesh: devices; None is the first device.
-  """
-
-  fingerprint: str
-  autoencoder: Autoencoder
-  read: Callable[[], dict] = dataclasses.field(repr=False)
-  model: load.Model | None
-  size: tuple[int, int, int]
-  fps: float
-  known: str = ''
-  mesh: jax.sharding.Mesh | None = None
-
-  @property
-  def image(self) -> tuple[int, int]:
-    """Tokens and width of the embeddings of the known frames."""
-    if self.model is None or self.model.networks.image is None:
-      return (0, 0)
-    config = self.model.networks.image.config
-    images = 2 if self.known == 'ends' else 1
-    return images * config.tokens, config.hidden_size
-
-  @property
-  def control(self) -> int:
-    """Channels of the control latents."""
-    if self.model is None:
-      return 0
-    return self.model.networks.dit.config.control_channels
-
-
-def open_encoder(
-  path: str | None,
-  *,
-  files: network_files.Files = network_files.NO_FILES,
-  mesh=None,
-) -> Encoder:
-  """Opens a published folder, a text-to-video model or an autoencoder.
-
-  Args:
-    path: path or name of the model; None if there are files of all networks.
-    files: files of published networks, which replace those of the folder.
-    mesh: devices, see sharding.as_mesh; None is the first device.
-
-  Raises:
-    ValueError: none of these, or damaged.
-  """
-  mesh = sharding.as_mesh(mesh)
-  located = locate(path) if path else None
-  folder = located.folder if located else ''
-  if located is None or located.is_published or located.kind == 'transformer':
-    model = load.open_model(path or None, mesh=mesh, files=files)
-    name = model.autoencoder_hash
-  elif files:
-    raise SettingError('checkpoint', path, 'a published folder or file')
-  else:
-    experiment = checkpoint.read_experiment(folder)
-    if experiment.stage == 'autoencoder':
-      section, data = experiment.autoencoder, experiment.data
-      return Encoder(
-        checkpoint.weights_hash(folder),
-        networks.autoencoder(section),
-        lambda: load.load_own(section, folder, mesh=mesh)['autoencoder'],
-        None,
-        data.size,
-        data.fps,
-        mesh=mesh,
-      )
-    model = load.open_model(path, mesh=mesh)
-    name = init_weights.fingerprint_of_autoencoder(experiment, beside=folder)
-  return Encoder(
-    name,
-    model.networks.autoencoder,
-    functools.partial(model.read, 'autoencoder'),
-    model,
-    model.experiment.data.size,
-    model.experiment.data.fps,
-    model.networks.dit.config.known_frames,
-    mesh=mesh,
-  )
 
 
 def encode(
@@ -143,7 +45,7 @@ def encode(
   """
   if (settings.data is None) == (experiment is None):
     raise SettingError('data', settings.data, 'one of `data` and `config`')
-  encoder = open_encoder(
+  encoder = encoder_lib.open_encoder(
     settings.checkpoint, files=network_files.Files(**settings.files), mesh=mesh
   )
   if experiment is None:
@@ -321,159 +223,75 @@ def write_latents(
   missing = latent_cache.missing(out, info, 'latents')
   if not missing:
     return
-  dtype = latent_cache.DTYPES[info.dtype]
-  known_F, engine = None, None
-  if info.known:
-    known_F = conditioning.known_mask(info.known, info.frames)
-    engine = Engine(
-      encoder.model, mesh=encoder.mesh, resident_bytes=sys.maxsize
-    )
-  encode_chunk = _chunk_encoder(encoder, batch_size, info.latent[1:3])
-
-  def encode_video(video_BFHWC):
-    z_Bfhwc = np.concatenate(
-      [np.asarray(chunk) for chunk in encode_chunk(video_BFHWC)], axis=1
-    )
-    finite.check(z_Bfhwc, f'latents of the clips for {out}')
-    return z_Bfhwc.astype(dtype)
-
-  def encode_control(video_BFHWC, numbers):
-    """Control latents of known pixels, which a clip's number determines."""
-    known_BFHW = np.stack(
-      [
-        conditioning.draw_known(
-          np.random.default_rng(number), video_BFHWC.shape[1:4]
-        )
-        for number in numbers
-      ]
-    )
-    known_BFHW1 = known_BFHW[..., None]
-    video_BFHWC = np.asarray(video_BFHWC)
-    masks = [
-      conditioning.control_mask(~known_FHW, stride=encoder.autoencoder.stride)
-      for known_FHW in known_BFHW
-    ]
-    return np.concatenate(
-      [
-        encode_video(np.where(known_BFHW1, video_BFHWC, np.float32(0))),
-        encode_video(np.zeros_like(video_BFHWC)),  # no pixels guide new ones
-        np.stack(masks).astype(dtype),
-      ],
-      axis=-1,
-    )
-
-  def encode_frames(frames_BFHWC, numbers):
-    video_BFHWC = to_video(frames_BFHWC)
-    arrays = {'latents': encode_video(video_BFHWC)}
-    if info.control:
-      arrays['control_latents'] = encode_control(video_BFHWC, numbers)
-    if known_F is None:
-      return arrays
-    known_F111 = known_F[:, None, None, None]
-    arrays['cond_latents'] = encode_video(
-      np.where(known_F111, np.asarray(video_BFHWC), np.float32(0))
-    )
-    if info.image[0]:
-      arrays['image'] = np.concatenate(
-        [
-          conditions.embed_images(engine, tuple(clip_FHWC[known_F]))
-          for clip_FHWC in frames_BFHWC
-        ]
-      ).astype(dtype)
-    return arrays
-
-  skipped = latent_cache.read_skipped(out)
-
-  def read(split: str, index: int) -> np.ndarray | None:
-    """A video, or None of one that is skipped."""
-    try:
-      video_FHWC = getattr(splits, split)[index]['video']
-    except unreadable.UnreadableClipError as e:
-      skipped[split][index] = str(e)
-    else:
-      if skipped[split].pop(index, None):  # of a call that was stopped
-        latent_cache.write_skipped(out, skipped)
-      return video_FHWC
-    latent_cache.write_skipped(out, skipped)
-    logging.warning('%s: skipped', skipped[split][index])
-    bad, count = sum(map(len, skipped.values())), sum(info.counts)
-    if bad > unreadable.most(count, max_unreadable):
-      raise unreadable.over_limit(
-        skipped[split][index], bad=bad, count=count, share=max_unreadable
-      )
-    return None
+  encode_clips = encoder_lib.ClipEncoder(
+    encoder, info, out=out, batch_size=batch_size
+  )
+  reader = _Reader(out, splits, limit=max_unreadable)
 
   def batches(split: str, indices: range) -> Iterator[list[dict]]:
     for i in range(0, len(indices), batch_size):
       part = indices[i : i + batch_size]
-      videos = [read(split, j) for j in part]
-      frames = [video for video in videos if video is not None]
-      records = iter(())
-      if frames:
-        # An incomplete batch is padded, so that one program serves all.
-        padded = frames + frames[-1:] * (batch_size - len(frames))
-        numbers = [
-          (latent_cache.SPLITS.index(split), j)
-          for j, video in zip(part, videos, strict=True)
-          if video is not None
-        ]
-        numbers += numbers[-1:] * (batch_size - len(frames))
-        arrays = encode_frames(np.stack(padded), numbers)
-        records = iter(
-          {name: array[j] for name, array in arrays.items()}
-          for j in range(len(frames))
-        )
+      videos = {j: reader.read(split, j) for j in part}
+      clips = {
+        (latent_cache.SPLITS.index(split), j): video
+        for j, video in videos.items()
+        if video is not None
+      }
+      records = iter(encode_clips(clips) if clips else ())
       # A skipped clip has an empty record: the others keep their indices.
-      yield [{} if video is None else next(records) for video in videos]
+      yield [{} if videos[j] is None else next(records) for j in part]
 
   write_shards(out, missing, batches, name='latents', total=sum(info.counts))
-  reasons = [r for split in skipped.values() for r in split.values()]
-  if reasons:
-    print(
-      f'{len(reasons)} of {sum(info.counts)} clips could not be read and were '
-      f'skipped: {clip_list.shown(reasons)}',
-      file=sys.stderr,
-    )
+  reader.report()
 
 
-def _chunk_encoder(
-  encoder: Encoder, batch_size: int, latent: tuple[int, int]
-) -> Callable:
-  """video_BFHWC -> its latents, chunk after chunk.
+class _Reader:
+  """Reads the videos of a cache, and records those that cannot be read.
 
-  The devices share the clips of a batch, or the rows or columns of a frame.
-
-  Raises:
-    SettingError: several devices that divide neither.
+  Args:
+    out: folder of the cache.
+    splits: the clips.
+    limit: share of the clips that may be skipped.
   """
-  autoencoder, params = encoder.autoencoder, encoder.read()
-  mesh = sharding.as_mesh(encoder.mesh)
-  first, step, shard_rows = (
-    jax.jit(autoencoder.encode_first),
-    jax.jit(autoencoder.encode_step),
-    lambda video_BFHWC: video_BFHWC,
-  )
-  shared = decode_shards.shared_devices(mesh, latent)
-  if mesh.size > 1 and batch_size % mesh.size == 0:
-    rows = NamedSharding(mesh, PartitionSpec(mesh.axis_names))
-    shard_rows = functools.partial(jax.device_put, device=rows)
-  elif shared:
-    coder = decode_shards.encoder(autoencoder, params, shared, latent=latent)
-    params, first, step = coder.params, coder.first, coder.step
-  elif mesh.size > 1:
-    raise SettingError(
-      'batch_size',
-      batch_size,
-      f'a multiple of {mesh.size}, the number of devices, which do not divide '
-      f'latents of {latent[0]} x {latent[1]} cells either',
-    )
 
-  def encode(video_BFHWC):
-    return streaming.encode_chunks(
-      autoencoder, params, shard_rows(video_BFHWC), first=first, step=step
-    )
+  def __init__(self, out: os.PathLike, splits: Splits, *, limit: float):
+    self._out, self._splits, self._limit = out, splits, limit
+    self._count = len(splits.train) + len(splits.held_out)
+    self._skipped = latent_cache.read_skipped(out)
 
-  return encode
+  def read(self, split: str, index: int) -> np.ndarray | None:
+    """A video, or None of one that is skipped.
+
+    Raises:
+      ValueError: more clips than the limit cannot be read.
+    """
+    skipped = self._skipped[split]
+    try:
+      video_FHWC = getattr(self._splits, split)[index]['video']
+    except unreadable.UnreadableClipError as e:
+      skipped[index] = str(e)
+    else:
+      if skipped.pop(index, None):  # of a call that was stopped
+        latent_cache.write_skipped(self._out, self._skipped)
+      return video_FHWC
+    latent_cache.write_skipped(self._out, self._skipped)
+    logging.warning('%s: skipped', skipped[index])
+    bad = sum(map(len, self._skipped.values()))
+    if bad > unreadable.most(self._count, self._limit):
+      raise unreadable.over_limit(
+        skipped[index], bad=bad, count=self._count, share=self._limit
+      )
+    return None
+
+  def report(self) -> None:
+    """Prints which clips were skipped, if any were."""
+    reasons = [r for split in self._skipped.values() for r in split.values()]
+    if reasons:
+      print(
+        f'{len(reasons)} of {self._count} clips could not be read and were '
+        f'skipped: {clip_list.shown(reasons)}',
+        file=sys.stderr,
+      )
 
 
 def write_shards(

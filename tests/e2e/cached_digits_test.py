@@ -6,6 +6,7 @@ import pytest
 
 from experiments import digits_pixels
 from spacetime.config import parse
+from spacetime.pipeline import encoder as encoder_lib
 from spacetime.pipeline import precompute
 from spacetime.training import init_state, metrics, run, setup
 
@@ -42,7 +43,7 @@ def folder(tmp_path_factory):
   """DIR/data, DIR/cache, and DIR/run from pixels."""
   folder = tmp_path_factory.mktemp('digits')
   run.train(config(folder), str(folder / 'run'))
-  encoder = precompute.open_encoder(str(folder / 'run'))
+  encoder = encoder_lib.open_encoder(str(folder / 'run'))
   data = parse.experiment(config(folder)).data
   for text in ('captions', 'embeddings'):
     precompute.write_cache(

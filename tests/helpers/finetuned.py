@@ -9,6 +9,7 @@ from experiments import wan_t2v_1_3b, wan_ti2v_5b
 from spacetime.data.digits import world
 from spacetime.data.settings import DataConfig
 from spacetime.media import video_writer
+from spacetime.pipeline import encoder as encoder_lib
 from spacetime.pipeline import precompute
 from tests.helpers import published_folder
 
@@ -52,7 +53,7 @@ def write(
   folder.mkdir(exist_ok=True)
   published_folder.write(folder / 'wan', vae=vae, **variant)
   write_clips(folder / 'clips')
-  encoder = precompute.open_encoder(str(folder / 'wan'))
+  encoder = encoder_lib.open_encoder(str(folder / 'wan'))
   precompute.write_cache(encoder, data(folder), folder / 'cache', shard=3)
   return folder
 

@@ -12,6 +12,7 @@ import spacetime
 from spacetime import SettingError
 from spacetime.data import latent_cache
 from spacetime.pipeline import decode, precompute
+from spacetime.pipeline import encoder as encoder_lib
 from tests.helpers import finetuned, published_folder
 
 PROMPT = 'a red 3 moves to the right'
@@ -135,7 +136,7 @@ def test_a_cache_does_not_depend_on_the_devices(batch_size, tmp_path):
   folder = finetuned.write(tmp_path / 'all')
   caches = [latent_cache.Cache(folder / 'cache')]
   data = dataclasses.replace(finetuned.data(folder))
-  encoder = precompute.open_encoder(
+  encoder = encoder_lib.open_encoder(
     str(folder / 'wan'),
     mesh={'data': 8 if batch_size == 8 else 4, 'tensor': -1},
   )

@@ -10,6 +10,7 @@ import pytest
 from spacetime.data import latent_cache
 from spacetime.media import video_reader, video_writer
 from spacetime.media.pixels import to_video
+from spacetime.pipeline import encoder as encoder_lib
 from spacetime.pipeline import precompute, prompt_embeds
 from spacetime.pipeline.encode_settings import DTYPES, EncodeSettings
 from spacetime.pipeline.engine import Engine
@@ -23,7 +24,7 @@ def folder(tmp_path_factory):
 
 def test_records_hold_the_outputs_of_the_networks(folder):
   cache = latent_cache.Cache(folder / 'cache')
-  model = precompute.open_encoder(str(folder / 'wan')).model
+  model = encoder_lib.open_encoder(str(folder / 'wan')).model
   assert cache.info.counts == (7, 1)
   assert cache.info.latent == (3, 4, 8, 3)
   assert (cache.info.length, cache.info.features) == (512, 12)
@@ -49,7 +50,7 @@ def test_records_hold_the_outputs_of_the_networks(folder):
 
 def test_resumes_after_the_last_shard(folder, tmp_path, monkeypatch):
   data = finetuned.data(folder)
-  encoder = precompute.open_encoder(str(folder / 'wan'))
+  encoder = encoder_lib.open_encoder(str(folder / 'wan'))
   out, written = tmp_path / 'cache', []
   write_shard = latent_cache.write_shard
 
@@ -98,7 +99,7 @@ def test_clips_that_cannot_be_read_are_skipped(folder, tmp_path, capsys):
     if path.exists():
       frames = np.full((9, 16, 32, 3), 20 * number, np.uint8)
       video_writer.write_video(path, frames, fps=8)
-  encoder = precompute.open_encoder(str(folder / 'wan'))
+  encoder = encoder_lib.open_encoder(str(folder / 'wan'))
   out = tmp_path / 'cache'
   arguments = {'shard': 3, 'batch_size': 2, 'text': 'captions'}
   precompute.write_cache(encoder, data, out, **arguments)
