@@ -5,6 +5,7 @@ import sys
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import grain
 import jax
 from absl import logging
 
@@ -105,26 +106,7 @@ def _train(
   """Trains a checked run; returns (last state, loader)."""
   settings, nets = run.experiment.train, run.nets
   splits, tokenizer = _open_data(run, workdir)
-  length = nets.text_length if nets else None
-  embedded = nets is not None and nets.text_kind == 'frozen'
-  loader = batches.make_loader(
-    run.experiment.data,
-    splits.train,
-    tokenizer,
-    length=length,
-    seed=run.experiment.seed,
-    empty_SY=splits.empty_SY,
-    share=sharding.data_share(run.mesh, jax.process_index()),
-    patchify=run.cut,
-    grid=run.grid,
-  )
-  held_out = batches.held_out_batch(
-    splits.held_out,
-    tokenizer,
-    count=settings.held_out,
-    length=length,
-    embedded=embedded,
-  )
+  loader, held_out = _batches(run, splits, tokenizer)
   skipped = unreadable.Report(
     splits.train, share=run.experiment.data.max_unreadable
   )
@@ -134,12 +116,7 @@ def _train(
   init_key, run_key = jax.random.split(jax.random.key(run.experiment.seed))
   iterator = iter(loader)
   with checkpoint_lib.Checkpoints(workdir, keep=settings.keep) as checkpoints:
-    if checkpoints.latest_step() is None:
-      with progress.answered_signals():
-        at = init_state.init_state(run, splits.train, init_key)
-    else:
-      at = checkpoints.restore(run.shapes, iterator=iterator)
-      logging.info('resuming from step %d', int(at.step))
+    at = _first_state(run, splits, checkpoints, iterator, key=init_key)
     rates = tasks.rates(run.experiment, nets)
     if multihost.is_first():
       lines = summary.heading(
@@ -157,7 +134,9 @@ def _train(
         workdir,
         writer,
         splits.empty_SY,
-        encode=lambda text: tokenizer.encode_cut(text, length=length or 1)[0],
+        encode=lambda text: tokenizer.encode_cut(
+          text, length=nets.text_length if nets else 1
+        )[0],
       )
       if profile:
         profile.begin(int(at.step), settings.steps)
@@ -192,6 +171,53 @@ def _train(
   if skipped.summary:
     print(skipped.summary, file=sys.stderr)
   return at, loader
+
+
+def _batches(
+  run: setup.Setup,
+  splits: splits_lib.Splits,
+  tokenizer: tokenizer_lib.Tokenizer,
+) -> tuple[grain.IterDataset, dict]:
+  """The batches of training, and the batch of held-out clips."""
+  experiment, nets = run.experiment, run.nets
+  length = nets.text_length if nets else None
+  loader = batches.make_loader(
+    experiment.data,
+    splits.train,
+    tokenizer,
+    length=length,
+    seed=experiment.seed,
+    empty_SY=splits.empty_SY,
+    share=sharding.data_share(run.mesh, jax.process_index()),
+    patchify=run.cut,
+    grid=run.grid,
+  )
+  held_out = batches.held_out_batch(
+    splits.held_out,
+    tokenizer,
+    count=experiment.train.held_out,
+    length=length,
+    embedded=nets is not None and nets.text_kind == 'frozen',
+  )
+  return loader, held_out
+
+
+def _first_state(
+  run: setup.Setup,
+  splits: splits_lib.Splits,
+  checkpoints: checkpoint_lib.Checkpoints,
+  iterator: grain.DatasetIterator,
+  *,
+  key: jax.Array,
+) -> state.State:
+  """The state of the newest checkpoint, which also sets the position in the
+  data; without one, the initial state."""
+  if checkpoints.latest_step() is None:
+    with progress.answered_signals():
+      return init_state.init_state(run, splits.train, key)
+  at = checkpoints.restore(run.shapes, iterator=iterator)
+  logging.info('resuming from step %d', int(at.step))
+  return at
 
 
 def _open_data(
