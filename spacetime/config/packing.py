@@ -25,7 +25,7 @@ def grid(
   )
 
 
-def cut(
+def make_patchify(
   experiment: Experiment,
   autoencoder,
   patch: tuple[int, int, int],
@@ -112,21 +112,21 @@ class BatchMeans:
 
 def measure(
   data: DataConfig,
-  cut: packing.Patchify,
+  patchify: packing.Patchify,
   cost: Callable[[tuple[int, int, int]], float],
 ) -> BatchMeans:
   """The means over batches of packed rows of `data.mixed`.
 
   Args:
     data: section of the config.
-    cut: the host's patchify.
+    patchify: the host's patchify.
     cost: tokens of a clip along time, height and width -> its cost.
   """
   rng = np.random.default_rng(0)
 
   def draw():
     world = data.world.drawn(rng)
-    return cut.geometry(world.frames, world.height, world.width).grid
+    return patchify.geometry(world.frames, world.height, world.width).grid
 
   row = packing.measure(data.packing, iter(draw, None), cost=cost)
   tokens = data.packing.length * (1 - row.padding)

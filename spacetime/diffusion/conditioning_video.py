@@ -84,16 +84,16 @@ def images(
     ValueError: two images in one latent frame.
   """
   latent_F = (np.arange(frames) + hold - 1) // hold
-  places = {int(latent_F[at]): at for at in sorted(images_HWC)}
-  if len(places) < len(images_HWC):
+  frame_of = {int(latent_F[at]): at for at in sorted(images_HWC)}
+  if len(frame_of) < len(images_HWC):
     raise ValueError(
       f'frames {sorted(images_HWC)}: expected images in latent frames of '
       f'their own, of {hold} frames'
     )
   # Unknown frames repeat the nearest known one, the earlier of two.
-  known = np.array(sorted(places))
+  known = np.array(sorted(frame_of))
   nearest_F = np.abs(latent_F[:, None] - known).argmin(1)
-  frames_FHWC = np.stack([images_HWC[places[known[i]]] for i in nearest_F])
+  frames_FHWC = np.stack([images_HWC[frame_of[known[i]]] for i in nearest_F])
   return _make(frames_FHWC, np.isin(latent_F, known))
 
 

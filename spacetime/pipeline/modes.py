@@ -415,7 +415,7 @@ def table() -> str:
   return '\n'.join(f'  {name:16}{m.help}' for name, m in MODES.items())
 
 
-# -- checks --------------------------------------------------------------------
+# -- reading and checking inputs -----------------------------------------------
 
 
 def _read_video(

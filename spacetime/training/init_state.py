@@ -87,15 +87,15 @@ def check_clips(run: setup.Setup, clips: int) -> None:
 
 def _components(run: setup.Setup, source) -> pca_init.Components:
   """Computes the principal components of patches of the first clips."""
-  nets, cut, train = run.nets, run.cut, run.experiment.train
+  nets, packed, train = run.nets, run.patchify, run.experiment.train
 
   @jax.jit
   def encoded(frames_FHWC):
     return nets.encode(run.frozen, to_video(frames_FHWC)[None])
 
   def tokens(record):
-    if cut is not None:
-      return np.asarray(to_video(cut.patches(record['video'])))
+    if packed is not None:
+      return np.asarray(to_video(packed.patches(record['video'])))
     z = record['latents'][None] if 'latents' in record else None
     z = encoded(record['video']) if z is None else z.astype(np.float32)
     return np.asarray(patchify.patchify(z, nets.dit.config.patch)[0])

@@ -77,11 +77,11 @@ def jit_step(step_fn: Callable, state: state_lib.State, mesh):
     state: arrays, or their shapes, with the shardings of the mesh; donated.
     mesh: its devices may be described only.
   """
-  places = jax.tree.map(lambda leaf: leaf.sharding, state)
+  shardings = jax.tree.map(lambda leaf: leaf.sharding, state)
   return jax.jit(
     step_fn,
     donate_argnums=0,
-    out_shardings=(places, None),
+    out_shardings=(shardings, None),
     compiler_options=chips.options(mesh.devices.flat[0].device_kind),
   )
 

@@ -189,7 +189,7 @@ def _batches(
     seed=experiment.seed,
     empty_SY=splits.empty_SY,
     share=sharding.data_share(run.mesh, jax.process_index()),
-    patchify=run.cut,
+    patchify=run.patchify,
     grid=run.grid,
   )
   held_out = batches.held_out_batch(

@@ -87,7 +87,7 @@ class Setup:
     shapes: the abstract state on the mesh.
     base: weights to start from, or of which low-rank adapters are trained;
       None for random weights, or once a run has trained on from them.
-    cut: the host's patchify where clips are packed into rows.
+    patchify: the host's patchify where clips are packed into rows.
     grid: (frames, height, width) -> Geometry of a clip.
   """
 
@@ -101,7 +101,7 @@ class Setup:
   frozen: dict
   shapes: state.State
   base: init_weights.Base | init_weights.AutoencoderBase | None
-  cut: packing_lib.Patchify | None = None
+  patchify: packing_lib.Patchify | None = None
   grid: Callable[..., geometry.Geometry] | None = None
 
 
@@ -131,7 +131,7 @@ def check(
     experiment.optimizer, steps=train.steps
   )
   mesh = mesh_lib.mesh(experiment)
-  nets = cut = base = None
+  nets = patchify = base = None
   frozen, folder = {}, ''
   if experiment.stage == 'autoencoder':
     check_autoencoder_stage(experiment, files)
@@ -150,7 +150,7 @@ def check(
     frozen = load.load_own(trained, folder, mesh=mesh) if trained else {}
     autoencoder = nets.autoencoder
     patch = nets.dit.config.patch
-    cut = packing.cut(experiment, autoencoder, patch, frozen)
+    patchify = packing.make_patchify(experiment, autoencoder, patch, frozen)
     pca_init.rank(train.pca_init_rank, nets.dit.config)
     check_frozen(experiment, nets)
     base, source = find_base(init_from, workdir, nets, files=files)
@@ -179,7 +179,7 @@ def check(
     frozen=frozen,
     shapes=shapes,
     base=base,
-    cut=cut,
+    patchify=patchify,
     grid=packing.grid(autoencoder, patch),
   )
 

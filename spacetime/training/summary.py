@@ -21,7 +21,7 @@ def heading(run: setup.Setup, workdir, *, start: int, tokens: int) -> str:
   kind = devices.flat[0].device_kind
   axes = ', '.join(f'{a} {n}' for a, n in run.mesh.shape.items() if n > 1)
   data, train = run.experiment.data, run.experiment.train
-  unit = 'clips' if run.cut is None else 'rows of clips'
+  unit = 'clips' if run.patchify is None else 'rows of clips'
   batch = f'{data.batch_size} {unit}'
   if tokens:
     batch += f', {tokens:,} tokens'

@@ -157,9 +157,11 @@ def rates(experiment: Experiment, nets: Networks | None) -> loop.Rates:
     cost = 2 * forward if nets.lora.rank else flops.training(forward)
     return cost + more_predictions(experiment) * forward
 
-  cut = packing_lib.cut(experiment, nets.autoencoder, model.patch)
-  if cut is not None:
-    means = packing_lib.measure(data, cut, clip_flops)
+  patchify = packing_lib.make_patchify(
+    experiment, nets.autoencoder, model.patch
+  )
+  if patchify is not None:
+    means = packing_lib.measure(data, patchify, clip_flops)
     return loop.Rates(clips=means.clips, tokens=means.tokens, flops=means.cost)
   grid = networks_lib.clip_geometry(data, nets)
   return loop.Rates(

@@ -48,7 +48,7 @@ class Side:
   def __init__(self, config, splits, tokenizer):
     nets = networks.networks(parse.experiment(config))
     data = parse.experiment(config).data
-    cut = packing.cut(
+    patchify = packing.make_patchify(
       parse.experiment(config), nets.autoencoder, nets.dit.config.patch
     )
     self.iterator = iter(
@@ -58,7 +58,7 @@ class Side:
         tokenizer,
         length=nets.text_length,
         seed=0,
-        patchify=cut,
+        patchify=patchify,
       )
     )
     task, optimizer = (

@@ -77,7 +77,7 @@ def test_rows_of_latents_are_those_of_each_clip(weights):
     tokenizer,
     length=44,
     seed=0,
-    patchify=plan.cut,
+    patchify=plan.patchify,
     grid=plan.grid,
   )
   iterator = iter(loader)
@@ -94,7 +94,7 @@ def test_rows_of_latents_are_those_of_each_clip(weights):
     plan.frozen['autoencoder'], to_video(frames[None])
   )
   np.testing.assert_allclose(
-    plan.cut.patches(frames), z_Bfhwc.reshape(32, 16), atol=1e-4
+    plan.patchify.patches(frames), z_Bfhwc.reshape(32, 16), atol=1e-4
   )
   loss, report = jax.jit(plan.task.loss)(
     jax.jit(plan.task.init)(jax.random.key(0)),
@@ -104,6 +104,8 @@ def test_rows_of_latents_are_those_of_each_clip(weights):
   )
   assert 0 < float(loss) < 100 and float(report['padding'].value) < 0.9
   assert (
-    packing_lib.cut(plan.experiment, plan.autoencoder, (1, 1, 1)).patches
+    packing_lib.make_patchify(
+      plan.experiment, plan.autoencoder, (1, 1, 1)
+    ).patches
     is None
   )

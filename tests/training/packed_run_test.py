@@ -44,7 +44,7 @@ def parts(tmp_path_factory):
   tokenizer = tokenizer_lib.train(
     splits.captions, vocab_size=config.text.vocab_size
   )
-  cut = packing_lib.cut(
+  patchify = packing_lib.make_patchify(
     parse.experiment(config), nets.autoencoder, nets.dit.config.patch
   )
   loader = batches.make_loader(
@@ -53,7 +53,7 @@ def parts(tmp_path_factory):
     tokenizer,
     length=nets.text_length,
     seed=0,
-    patchify=cut,
+    patchify=patchify,
   )
   return (
     config,

@@ -366,7 +366,8 @@ class Block(nn.Module):
   ):
     """Returns (x_BND, None), as nn.scan expects it.
 
-    To the result it adds the hint of that index, if it is not negative.
+    Where `hint` is not negative, hints_JBND[hint] is added to the result: the
+    output of the control block of this layer.
     """
     self_segments, cross_segments = segments or (None, None)
     config = self.config
@@ -495,7 +496,7 @@ class DiT(nn.Module):
     Args:
       z_Bfhwc: noisy latents, float.
       t_BT: timesteps in [0, 1]: (B, f), one per latent frame; or (B, 1), one
-        for the clip, which costs nothing.
+        for the clip, whose modulation is broadcast and not gathered per token.
       text: prompt embeddings text_BSY, whose padding is zeros that take part in
         the attention; or their kv_cache.precompute_kv. An ImageContext of both
         if the model sees images.
@@ -505,8 +506,8 @@ class DiT(nn.Module):
       control_Bfhwc: control latents of `control_channels`.
       control_scale_B: factor of what the control blocks add; None is 1.
       end_BT: for a flow map, times that the step ends at, as t_BT.
-      stack: how the blocks run: (model, x_BND, *inputs of a block) -> x_BND;
-        see first_block_cache.py.
+      stack: runs the blocks: (model, x_BND, *inputs of a block) -> x_BND; see
+        first_block_cache.py, which leaves some out.
 
     Returns:
       float32 (B, f, h, w, c): a velocity or a sample, as trained.
