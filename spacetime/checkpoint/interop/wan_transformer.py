@@ -131,6 +131,10 @@ BLOCK_ORIGINAL = {
   )
 }
 
+# Block, module and kind of a tensor's name.
+_PARTS = re.compile(
+  r'((?:vace_)?blocks\.\d+\.)?(.*?)(\.weight|\.bias)?', re.DOTALL
+)
 # Modules that only the variants conditioned on an image have.
 IMAGE = re.compile(r'image_embedder|img_emb|add_[kv]_proj|norm_added_k|_img\.')
 
@@ -139,9 +143,7 @@ def published_name(name: str) -> str:
   """Converts a tensor's name in any dialect to diffusers' name."""
   for prefix in PREFIXES:
     name = name.removeprefix(prefix)
-  block, module, kind = re.fullmatch(
-    r'((?:vace_)?blocks\.\d+\.)?(.*?)(\.weight|\.bias)?', name, re.DOTALL
-  ).groups(default='')
+  block, module, kind = _PARTS.fullmatch(name).groups(default='')
   renamed = BLOCK_ORIGINAL if block else ORIGINAL
   return block + renamed.get(module, module) + kind
 
@@ -153,9 +155,7 @@ def published_names(names: Iterable[str]) -> dict[str, str]:
 
 def original_name(name: str) -> str:
   """Converts diffusers' name of a tensor to the original repository's."""
-  block, module, kind = re.fullmatch(
-    r'((?:vace_)?blocks\.\d+\.)?(.*?)(\.weight|\.bias)?', name, re.DOTALL
-  ).groups(default='')
+  block, module, kind = _PARTS.fullmatch(name).groups(default='')
   renamed = BLOCK_ORIGINAL if block else ORIGINAL
   back = {there: original for original, there in renamed.items()}
   return block + back.get(module, module) + kind
@@ -163,7 +163,7 @@ def original_name(name: str) -> str:
 
 @dataclasses.dataclass(frozen=True)
 class Variant:
-  """Which tensors a transformer has beside those of every one.
+  """The tensors that a transformer has beyond those of every other.
 
   Attributes:
     image: whether its cross-attention sees images.
