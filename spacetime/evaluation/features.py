@@ -187,14 +187,18 @@ def draw(seed: int, phase: tuple, *, split: str, clips: int) -> dict:
   """
   _, _, frames, height, width, characters = phase
   world = world_lib.World(max_characters=characters)
-  whole = (frames, height, width) == (world.frames, world.height, world.width)
+  is_scene = (frames, height, width) == (
+    world.frames,
+    world.height,
+    world.width,
+  )
   videos, shown, cameras = [], [], []
   for i in range(clips):
     record = framing.example(
       np.random.default_rng([SEED, seed, i]),
       world=world,
       split=split,
-      framing='wide' if whole else 'window',
+      framing='wide' if is_scene else 'window',
       frames=frames,
       height=height,
       width=width,

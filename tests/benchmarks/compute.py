@@ -88,8 +88,10 @@ class Run:
     run = setup.check(parse.experiment(config), str(out / 'unused'))
     tokenizer = close_ups.get_tokenizer(run, out)
     loss = close_ups.base_loss(run)
-    made = step.make_step(loss.loss, run.optimizer, ema=AVERAGE, draw=loss.draw)
-    self._run, self._step = run, jax.jit(made, donate_argnums=0)
+    step_fn = step.make_step(
+      loss.loss, run.optimizer, ema=AVERAGE, draw=loss.draw
+    )
+    self._run, self._step = run, jax.jit(step_fn, donate_argnums=0)
     self._draw = close_ups.Draw(run, tokenizer, seed=0)
     self._cost = close_ups.training_flops(run)['step']
     self._state = init_state.init_state(run, None, jax.random.key(0))
