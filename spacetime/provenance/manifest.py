@@ -9,6 +9,7 @@ import io
 import json
 import os
 import pathlib
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -29,13 +30,24 @@ TYPES = {
 }
 BESIDE = ('.webm',)  # formats without room for a manifest
 SIDECAR = '.c2pa'
+REMOTE = 'manifest.remote'  # problem: it lies elsewhere and is not fetched
 _SOURCE = 'http://cv.iptc.org/newscodes/digitalsourcetype/'
 GENERATED = f'{_SOURCE}trainedAlgorithmicMedia'
 COMPOSITE = f'{_SOURCE}compositeWithTrainedAlgorithmicMedia'
 GENERATION = 'org.spacetime.generation'
 SOFT_BINDING = 'c2pa.soft-binding'
+# A file may name any address as that of its manifest; none is asked.
+_OFFLINE = {'remote_manifest_fetch': False, 'ocsp_fetch': False}
 # Thumbnails would add up to 0.5 MB to each image.
-_SETTINGS = {'builder': {'thumbnail': {'enabled': False}}}
+_SETTINGS = {
+  'builder': {'thumbnail': {'enabled': False}},
+  'verify': _OFFLINE,
+}
+# Files of this type are read as bytes without manifests.
+_BYTES = 'application/octet-stream'
+# Failures of an ingredient whose manifests can still be kept: it was changed,
+# or signed by somebody unknown. Others may make the new manifest invalid.
+_KEPT_FAILURES = re.compile(r'.*\.mismatch|(signingCredential|timeStamp)\..*')
 _USES = (
   'cawg.ai_generative_training',
   'cawg.ai_training',
@@ -135,7 +147,7 @@ def sign(
       atomic_write(target) as temporary,
     ):
       for i, ingredient in enumerate(ingredients):
-        _add_ingredient(builder, ingredient, f'input-{i}')
+        _add_ingredient(builder, ingredient, f'input-{i}', context)
       if beside:
         builder.set_no_embed()
       with source.open('rb') as data, temporary.open('w+b') as out:
@@ -166,7 +178,7 @@ def verify(path: str | os.PathLike, *, roots: Sequence[str] = ()) -> Report:
   media_type = media_type_of(path)
   if not path.is_file():
     raise ValueError(f'{path}: no such file')
-  settings = {'verify': {'verify_trust': True}}
+  settings = {'verify': {'verify_trust': True, **_OFFLINE}}
   if roots:
     settings['trust'] = {'trust_anchors': '\n'.join(roots)}
   beside = sidecar(path)
@@ -183,6 +195,8 @@ def verify(path: str | os.PathLike, *, roots: Sequence[str] = ()) -> Report:
         return Report('not_present')
       with reader:
         return _report(json.loads(reader.json()))
+  except c2pa.C2paError.RemoteManifest:
+    return Report('not_present', problems=(REMOTE,))
   except (c2pa.C2paError, ValueError, KeyError) as e:
     return Report('invalid', problems=(str(e)[:200],))
 
@@ -256,10 +270,14 @@ def _definition(
   }
 
 
-def _add_ingredient(builder, ingredient: Ingredient, label: str) -> None:
-  """Adds a file to a builder, with its manifests, also those beside it."""
-  import c2pa
+def _add_ingredient(
+  builder, ingredient: Ingredient, label: str, context
+) -> None:
+  """Adds a file to a builder, with its manifests, also those beside it.
 
+  Manifests are left out if they are damaged so much that nothing reads them, or
+  if they lie at another address.
+  """
   path = ingredient.path
   media_type = media_type_of(path)
   description = {
@@ -268,21 +286,46 @@ def _add_ingredient(builder, ingredient: Ingredient, label: str) -> None:
     'instance_id': label,
     'relationship': 'parentOf' if ingredient.is_parent else 'inputTo',
   }
+  report = _store(path, context)
   beside = sidecar(path)
+  if report is None:
+    media_type = _BYTES
+  elif report and beside.is_file():
+    name = f'{label}{SIDECAR}'
+    builder.add_resource(name, io.BytesIO(beside.read_bytes()))
+    description |= {
+      'manifest_data': {'format': 'application/c2pa', 'identifier': name},
+      'active_manifest': report['active_manifest'],
+      'validation_results': report['validation_results'],
+    }
   with path.open('rb') as file:
-    if beside.is_file():
-      store = beside.read_bytes()
-      with c2pa.Reader(media_type, file, store) as reader:
-        report = json.loads(reader.json())
-      name = f'{label}{SIDECAR}'
-      builder.add_resource(name, io.BytesIO(store))
-      description |= {
-        'manifest_data': {'format': 'application/c2pa', 'identifier': name},
-        'active_manifest': report['active_manifest'],
-        'validation_results': report['validation_results'],
-      }
-      file.seek(0)
     builder.add_ingredient(json.dumps(description), media_type, file)
+
+
+def _store(path: pathlib.Path, context) -> dict[str, Any] | None:
+  """The reader's JSON of a file's manifests: {} if there are none, None if
+  they are broken."""
+  import c2pa
+
+  beside = sidecar(path)
+  data = beside.read_bytes() if beside.is_file() else None
+  if data is None and path.suffix.lower() in BESIDE:
+    return {}
+  try:
+    with path.open('rb') as file:
+      reader = c2pa.Reader.try_create(
+        media_type_of(path), file, data, context=context
+      )
+      if reader is None:
+        return {}
+      with reader:
+        store = json.loads(reader.json())
+  except c2pa.C2paError.RemoteManifest:
+    return {}
+  except (c2pa.C2paError, ValueError):
+    return None
+  failures = _failures(store)
+  return store if all(map(_KEPT_FAILURES.fullmatch, failures)) else None
 
 
 def _report(store: Mapping[str, Any]) -> Report:
@@ -299,8 +342,6 @@ def _report(store: Mapping[str, Any]) -> Report:
     (),
   )
   generators = manifest.get('claim_generator_info') or [{}]
-  results = store.get('validation_results', {})
-  failures = results.get('activeManifest', {}).get('failure', ())
   payload = None
   binding = assertions.get(SOFT_BINDING, {})
   if binding.get('alg') == watermark.NAME:
@@ -324,5 +365,12 @@ def _report(store: Mapping[str, Any]) -> Report:
       }
       for ingredient in manifest.get('ingredients', ())
     ),
-    problems=tuple(failure['code'] for failure in failures),
+    problems=_failures(store),
   )
+
+
+def _failures(store: Mapping[str, Any]) -> tuple[str, ...]:
+  """Codes of what failed in the active manifest of the reader's JSON."""
+  results = store.get('validation_results', {})
+  failures = results.get('activeManifest', {}).get('failure', ())
+  return tuple(failure['code'] for failure in failures)

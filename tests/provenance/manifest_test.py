@@ -1,8 +1,10 @@
 """Manifests: every format, tampering, ingredients, foreign roots."""
 
+import socket
+
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, PngImagePlugin
 
 import spacetime
 from spacetime.media import video_writer
@@ -105,6 +107,53 @@ def test_history_of_a_changed_source_is_kept_as_invalid(tmp_path, key, suffix):
   )
   report = manifest.verify(edited, roots=[key.root])
   assert report.ingredients[0]['manifest'], report
+
+
+def remote_picture(folder, url):
+  """A picture that names an address as that of its manifest."""
+  info = PngImagePlugin.PngInfo()
+  info.add_itxt(
+    'XML:com.adobe.xmp',
+    '<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF xmlns:rdf="http://www.w3.org/'
+    '1999/02/22-rdf-syntax-ns#"><rdf:Description rdf:about="" xmlns:dcterms='
+    f'"http://purl.org/dc/terms/" dcterms:provenance="{url}"/></rdf:RDF>'
+    '</x:xmpmeta>',
+  )
+  path = folder / 'remote.png'
+  Image.new('RGB', (32, 32), (200, 0, 0)).save(path, pnginfo=info)
+  return path
+
+
+def test_no_manifest_is_fetched(tmp_path, key):
+  with socket.create_server(('127.0.0.1', 0)) as server:
+    url = f'http://127.0.0.1:{server.getsockname()[1]}/manifest.c2pa'
+    path = remote_picture(tmp_path, url)
+    report = manifest.verify(path, roots=[key.root])
+    assert (report.state, report.problems) == (
+      'not_present',
+      (manifest.REMOTE,),
+    )
+    signed = sign(make(tmp_path, '.mp4'), key, ingredients=[Ingredient(path)])
+    assert manifest.verify(signed, roots=[key.root]).state == 'trusted'
+    server.setblocking(False)
+    with pytest.raises(BlockingIOError):  # nobody has connected
+      server.accept()
+
+
+@pytest.mark.parametrize('suffix', SUFFIXES)
+def test_broken_manifest_of_an_input_is_left_out(tmp_path, key, suffix):
+  original = sign(make(tmp_path, suffix), key, 'original')
+  store = manifest.sidecar(original)
+  path = store if store.exists() else original
+  data, clip = path.read_bytes(), make(tmp_path, '.mp4')
+  # The name of a box, and text of the claim.
+  for at in (data.index(b'jumb'), data.index(b'claim_generator') + 3):
+    path.write_bytes(data[:at] + b'\xff' * 8 + data[at + 8 :])
+    ingredients = [Ingredient(original, is_parent=True)]
+    signed = sign(clip, key, 'edited', ingredients=ingredients)
+    report = manifest.verify(signed, roots=[key.root])
+    assert (report.state, len(report.ingredients)) == ('trusted', 1)
+    assert report.actions == ('c2pa.opened', 'c2pa.edited')
 
 
 def test_inputs_are_ingredients(tmp_path, key):
