@@ -37,6 +37,7 @@ COMPOSITE = f'{_SOURCE}compositeWithTrainedAlgorithmicMedia'
 GENERATION = 'org.spacetime.generation'
 SOFT_BINDING = 'c2pa.soft-binding'
 # A file may name any address as that of its manifest; none is asked.
+_REMOTE_ERROR = 'Remote:'
 _OFFLINE = {'remote_manifest_fetch': False, 'ocsp_fetch': False}
 # Thumbnails would add up to 0.5 MB to each image.
 _SETTINGS = {
@@ -195,9 +196,9 @@ def verify(path: str | os.PathLike, *, roots: Sequence[str] = ()) -> Report:
         return Report('not_present')
       with reader:
         return _report(json.loads(reader.json()))
-  except c2pa.C2paError.RemoteManifest:
-    return Report('not_present', problems=(REMOTE,))
   except (c2pa.C2paError, ValueError, KeyError) as e:
+    if str(e).startswith(_REMOTE_ERROR):
+      return Report('not_present', problems=(REMOTE,))
     return Report('invalid', problems=(str(e)[:200],))
 
 
@@ -320,10 +321,8 @@ def _store(path: pathlib.Path, context) -> dict[str, Any] | None:
         return {}
       with reader:
         store = json.loads(reader.json())
-  except c2pa.C2paError.RemoteManifest:
-    return {}
-  except (c2pa.C2paError, ValueError):
-    return None
+  except (c2pa.C2paError, ValueError) as e:
+    return {} if str(e).startswith(_REMOTE_ERROR) else None
   failures = _failures(store)
   return store if all(map(_KEPT_FAILURES.fullmatch, failures)) else None
 

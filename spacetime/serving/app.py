@@ -137,8 +137,9 @@ def _body(*, required: tuple[str, ...], inputs: tuple[str, ...] = ()) -> dict:
   """OpenAPI description of a body that is a form or JSON."""
   schema = fields.schema(required=required, inputs=inputs)
   form = json.loads(json.dumps(schema))
-  for name in inputs:
-    form['properties'][name] = {'type': 'string', 'format': 'binary'}
+  for name in (*inputs, *fields.MANIFESTS):
+    if name in form['properties']:
+      form['properties'][name] = {'type': 'string', 'format': 'binary'}
   content = {'application/json': {'schema': schema}}
   if inputs:
     content['multipart/form-data'] = {'schema': form}

@@ -137,12 +137,15 @@ def decode(data: bytes, kind: str) -> np.ndarray:
     return np.load(out, mmap_mode='r', allow_pickle=False)
 
 
-def provenance(data: bytes, key: SigningKey | None) -> dict[str, Any]:
+def provenance(
+  data: bytes, key: SigningKey | None, *, beside: bytes | None = None
+) -> dict[str, Any]:
   """What a file says of its origin: manifest and watermark.
 
   Args:
     data: an image or video, of anybody's.
     key: our keys; without them only the manifest is read.
+    beside: the manifest of a file whose format has no room for it.
 
   Raises:
     ApiError: another format.
@@ -154,6 +157,8 @@ def provenance(data: bytes, key: SigningKey | None) -> dict[str, Any]:
   with tempfile.TemporaryDirectory() as folder:
     path = pathlib.Path(folder) / f'file{suffix}'
     path.write_bytes(data)
+    if beside is not None:
+      manifest.sidecar(path).write_bytes(beside)
     report = manifest.verify(path, roots=[key.root] if key else [])
   detected = report.state in ('trusted', 'valid')
   created = report.generation.get('created_at')

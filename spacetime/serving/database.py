@@ -33,16 +33,26 @@ class SQLite:
     self._local = threading.local()
 
   @contextlib.contextmanager
-  def transaction(self) -> Iterator[Execute]:
-    """Runs statements that happen together or not at all."""
+  def transaction(self, *, durable: bool = True) -> Iterator[Execute]:
+    """Runs statements that happen together or not at all.
+
+    Args:
+      durable: whether they are on the disk before it returns; else a loss of
+        power may undo them, as the death of a process does not.
+    """
     connection = self._connection()
-    connection.execute('begin immediate')
+    if not durable:
+      connection.execute('pragma synchronous=normal')
     try:
-      yield self._execute
-      connection.execute('commit')
-    except BaseException:
-      connection.execute('rollback')
-      raise
+      connection.execute('begin immediate')
+      try:
+        yield self._execute
+        connection.execute('commit')
+      except BaseException:
+        connection.execute('rollback')
+        raise
+    finally:
+      connection.execute('pragma synchronous=full')
 
   @contextlib.contextmanager
   def reading(self) -> Iterator[Execute]:
@@ -86,13 +96,19 @@ class Postgres:
     self._local = threading.local()
 
   @contextlib.contextmanager
-  def transaction(self) -> Iterator[Execute]:
-    """Runs statements that happen together or not at all."""
+  def transaction(self, *, durable: bool = True) -> Iterator[Execute]:
+    """Runs statements that happen together or not at all.
+
+    Args:
+      durable: whether they are on the disk before it returns.
+    """
     import psycopg
 
     connection = self._connection()
     try:
       with connection.transaction():
+        if not durable:
+          connection.execute('set local synchronous_commit = off')
         yield self._execute
     except psycopg.OperationalError:
       self.close()  # the next transaction connects again

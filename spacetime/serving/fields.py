@@ -28,6 +28,8 @@ INPUTS = {
   'video2': 'video2',
   'mask': 'mask',
 }
+# Manifest (C2PA) of an uploaded WebM, which has no room for it -> its video.
+MANIFESTS = {'video_manifest': 'video', 'video2_manifest': 'video2'}
 MODES = (
   *('text', 'still', 'image', 'extend', 'extend_backward', 'loop', 'connect'),
   *('inpaint', 'outpaint', 'edit'),
@@ -58,7 +60,8 @@ CHOICES = {
   'expand_prompt': ('grammar',),
 }
 OWN = (*REQUEST, *SAMPLING, 'format', 'expand_prompt', 'attest')
-_SIZE = re.compile(r'[1-9]\d{0,4}x[1-9]\d{0,4}')
+_SIZE = re.compile(r'[1-9]\d{0,4}x[1-9]\d{0,4}', re.ASCII)
+_NUMBER = re.compile(r'[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?', re.ASCII)
 _KINDS = {
   field.name: field.metadata.get('type', str)
   for field in dataclasses.fields(Request)
@@ -169,8 +172,10 @@ def number(name: str, value, kind: type = float) -> Any:
   error = bad_field(name, f'{name}: expected {noun}.', 'invalid_type')
   if isinstance(value, bool) or not isinstance(value, (int, float, str)):
     raise error
-  if isinstance(value, str) and len(value) > 40:
-    raise error
+  if isinstance(value, str):
+    value = value[:41].strip()
+    if len(value) > 40 or not _NUMBER.fullmatch(value):
+      raise error
   try:
     result = float(value)
   except (ValueError, OverflowError) as e:
@@ -269,6 +274,13 @@ def schema(*, required: tuple[str, ...], inputs: tuple[str, ...]) -> dict:
         'image_url': {'type': 'string', 'description': 'A data: URL.'},
       },
     }
+  for name, video in MANIFESTS.items():
+    if video in inputs:
+      properties[name] = {
+        'type': 'string',
+        'description': f'Manifest (C2PA) of {video}, if that is an uploaded '
+        'WebM: a file or a data: URL.',
+      }
   return {
     'type': 'object',
     'properties': properties,

@@ -73,6 +73,10 @@ create table if not exists daily (
   jobs bigint not null,
   primary key (owner, day)
 );
+create table if not exists manifests (
+  digest text primary key,
+  job text not null
+);
 create table if not exists marks (
   payload bigint primary key,
   job text not null,
@@ -287,11 +291,11 @@ class Jobs:
     """Replaces the settings of a job that is still queued."""
     with self._database.transaction() as execute:
       rows = execute(
-        'update jobs set prompt = ?, params = ?, seconds = ?, size = ? where '
-        "id = ? and owner = ? and status = 'queued' returning id",
+        'update jobs set model = ?, prompt = ?, params = ?, seconds = ?, size '
+        "= ? where id = ? and owner = ? and status = 'queued' returning id",
         (
-          *(job.prompt, json.dumps(job.params), job.seconds, job.size),
-          *(job_id, owner),
+          *(job.model, job.prompt, json.dumps(job.params), job.seconds),
+          *(job.size, job_id, owner),
         ),
       )
     return bool(rows)
@@ -373,7 +377,7 @@ class Jobs:
       Whether the work should go on: False if the job was deleted or cancelled,
       or belongs to another worker by now.
     """
-    with self._database.transaction() as execute:
+    with self._database.transaction(durable=False) as execute:
       rows = execute(
         'update jobs set lease_until = ?, stage = ?, steps_done = ?, steps = ? '
         "where id = ? and worker = ? and attempt = ? and status = 'in_progress'"
@@ -453,6 +457,26 @@ class Jobs:
     """The job whose video has a watermark, or None."""
     with self._database.reading() as execute:
       rows = execute('select job from marks where payload = ?', (payload,))
+    return self.get(rows[0]['job']) if rows else None
+
+  def add_manifest(self, digest: str, job: str) -> None:
+    """Records the job of a file that has its manifest beside it.
+
+    Args:
+      digest: SHA-256 of the file.
+      job: id of the job; the newest counts.
+    """
+    with self._database.transaction() as execute:
+      execute(
+        'insert into manifests (digest, job) values (?, ?) on conflict '
+        '(digest) do update set job = excluded.job',
+        (digest, job),
+      )
+
+  def of_file(self, digest: str) -> Job | None:
+    """The job of a file that has its manifest beside it, or None."""
+    with self._database.reading() as execute:
+      rows = execute('select job from manifests where digest = ?', (digest,))
     return self.get(rows[0]['job']) if rows else None
 
   # -- within ------------------------------------------------------------------

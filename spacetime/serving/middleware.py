@@ -1,6 +1,7 @@
 """ASGI middleware: size and time of bodies, headers, origins, errors."""
 
 import asyncio
+import http
 import json
 import logging
 import secrets
@@ -40,7 +41,7 @@ class Guard:
       return
     request_id = f'req_{secrets.token_hex(16)}'
     headers = {k.decode('latin-1').lower(): v for k, v in scope['headers']}
-    began, received = False, 0
+    began, received, refusal = False, 0, None
 
     async def limited():
       nonlocal received
@@ -54,7 +55,14 @@ class Guard:
       return message
 
     async def decorated(message):
-      nonlocal began
+      nonlocal began, refusal
+      if _is_plain_error(message):
+        refusal = message
+        return
+      if refusal is not None:
+        error, refusal = _shaped(refusal, message), None
+        await _answer(error, decorated)
+        return
       if message['type'] == 'http.response.start':
         began = True
         own = {name.lower() for name, _ in message.get('headers', ())}
@@ -106,6 +114,30 @@ class Guard:
       raise ApiError(
         403, 'Requests of other sites are refused.', code='cross_origin'
       )
+
+
+def _is_plain_error(message) -> bool:
+  """Whether a message begins an error that the framework wrote as text."""
+  if message['type'] != 'http.response.start' or message['status'] < 400:
+    return False
+  kind = dict(message['headers']).get(b'content-type', b'')
+  return kind.startswith(b'text/plain')
+
+
+def _shaped(start, message) -> ApiError:
+  """The error of a text, such as of a range outside of a file."""
+  phrase = http.HTTPStatus(start['status']).phrase
+  text = message.get('body', b'').decode(errors='replace').strip()
+  return ApiError(
+    start['status'],
+    text or f'{phrase}.',
+    code=phrase.lower().replace(' ', '_'),
+    headers={
+      name.decode(): value.decode()
+      for name, value in start['headers']
+      if name not in (b'content-type', b'content-length')
+    },
+  )
 
 
 async def _answer(error: ApiError, send) -> None:

@@ -16,7 +16,14 @@ from spacetime.provenance import keys as signing_keys
 from spacetime.safety import endpoint as endpoint_lib
 from spacetime.safety import policy as policy_lib
 from spacetime.safety import texts as texts_lib
-from spacetime.serving import checks, database, fields, jobs, uploads
+from spacetime.serving import (
+  checks,
+  database,
+  decode_upload,
+  fields,
+  jobs,
+  uploads,
+)
 from spacetime.serving.errors import ApiError, bad_field, unknown_id
 from spacetime.serving.files import Files
 from spacetime.serving.jobs import Job, Jobs
@@ -43,11 +50,13 @@ class Source:
     param: field of the API.
     data: its bytes; None if it is the result of a job.
     job: the job whose result it is, or None.
+    manifest: the manifest that was sent with a WebM, or None.
   """
 
   param: str
   data: bytes | None = None
   job: Job | None = None
+  manifest: bytes | None = None
 
   @property
   def slot(self) -> str:
@@ -101,7 +110,8 @@ class Service:
     """
     values = {k: v for k, v in values.items() if v is not None and v != ''}
     sources = self._sources(owner, values)
-    plain = {k: v for k, v in values.items() if k not in fields.INPUTS}
+    inputs = (*fields.INPUTS, *fields.MANIFESTS)
+    plain = {k: v for k, v in values.items() if k not in inputs}
     checked = fields.parse(
       plain, models=tuple(self.models), max_steps=self.settings.max_steps
     )
@@ -205,7 +215,9 @@ class Service:
       max_steps=self.settings.max_steps,
     )
     params = dict(checked.settings) | ({'inputs': inputs} if inputs else {})
-    job = dataclasses.replace(job, prompt=checked.prompt, params=params)
+    job = dataclasses.replace(
+      job, model=checked.model, prompt=checked.prompt, params=params
+    )
     self._check_text(job)
     job = self._with_size(job)
     if not self.jobs.change(job_id, owner=owner, job=job):
@@ -287,7 +299,8 @@ class Service:
 
   def check_provenance(self, owner: str, data: bytes) -> dict[str, Any]:
     """Manifest and watermark of a file; the owner's video that it is."""
-    answer = checks.provenance(data, self.signing_key)
+    beside = self._manifest(self._job_of(data))
+    answer = checks.provenance(data, self.signing_key, beside=beside)
     for result in answer['results']:
       if 'payload' in result:
         job = self.jobs.marked(int(result['payload'], 16))
@@ -338,11 +351,26 @@ class Service:
     return self.create(owner, values, **options)
 
   def _sources(self, owner: str, values: Mapping[str, Any]) -> list[Source]:
-    return [
-      self._source(owner, param, values[param])
+    sources = {
+      param: self._source(owner, param, values[param])
       for param in fields.INPUTS
       if param in values
-    ]
+    }
+    for name, param in fields.MANIFESTS.items():
+      if name not in values:
+        continue
+      source = sources.get(param)
+      if source is None or source.data is None:
+        raise bad_field(name, f'{name}: expected an uploaded {param}.')
+      data = values[name]
+      if isinstance(data, str):
+        data = uploads.data_url(data, param=name)
+      if not isinstance(data, bytes):
+        raise bad_field(
+          name, f'{name}: expected a file or a data: URL.', 'invalid_type'
+        )
+      sources[param] = dataclasses.replace(source, manifest=data)
+    return list(sources.values())
 
   def _source(self, owner: str, param: str, value) -> Source:
     if isinstance(value, bytes):
@@ -366,6 +394,7 @@ class Service:
     folder, stored = self.files.inputs(job.id), {}
     for source in sources:
       data, original = source.data, None
+      job_of_file = source.job or self._job_of(data)
       if source.job is not None:
         name = source.job.result['variants']['video']['name']
         data = self.files.result(source.job.id, name)
@@ -380,6 +409,11 @@ class Service:
         max_pixels=min(MAX_PIXELS, self.settings.max_pixels),
         original=original,
       )
+      beside = source.manifest or self._manifest(job_of_file)
+      if beside is not None:
+        uploads.add_manifest(
+          folder / upload.original, beside, param=f'{source.param}_manifest'
+        )
       stored[source.slot] = dataclasses.asdict(upload)
     self.files.store_inputs(job.id)
     return dataclasses.replace(
@@ -387,6 +421,21 @@ class Service:
       params={**job.params, 'inputs': stored},
       bytes=self.files.size(folder),
     )
+
+  def _job_of(self, data: bytes) -> Job | None:
+    """The job whose WebM has these bytes, of any owner."""
+    if decode_upload.container_of(data[:16]) != 'webm':
+      return None
+    return self.jobs.of_file(uploads.digest(data))
+
+  def _manifest(self, job: Job | None) -> bytes | None:
+    """The manifest beside the result of a job, if its format needs one."""
+    if job is None or self.files.finished(job.id) is None:
+      return None
+    entry = job.result['variants'].get('manifest')
+    if entry is None:
+      return None
+    return self.files.result(job.id, entry['name']).read_bytes()
 
   def _with_size(self, job: Job) -> Job:
     """The job with its size, checked by the worker if there is one."""
@@ -496,7 +545,14 @@ def _fingerprint(checked: fields.Fields, sources: list[Source]) -> str:
     source.param: source.job.id if source.job else uploads.digest(source.data)
     for source in sources
   }
-  text = json.dumps([dataclasses.asdict(checked), inputs], sort_keys=True)
+  manifests = {
+    source.param: uploads.digest(source.manifest)
+    for source in sources
+    if source.manifest is not None
+  }
+  text = json.dumps(
+    [dataclasses.asdict(checked), inputs, manifests], sort_keys=True
+  )
   return hashlib.sha256(text.encode()).hexdigest()
 
 

@@ -15,11 +15,14 @@ from typing import Any
 
 import numpy as np
 
+from spacetime.provenance import manifest
 from spacetime.serving import decode_upload
 from spacetime.serving.errors import ApiError, bad_field
 
 SECONDS = 90  # of one upload, after which its process is killed
 IMAGE_PIXELS = 64_000_000
+# Problems of a manifest that are not those of its file: it is unknown or old.
+_SIGNERS = ('signingCredential.', 'timeStamp.')
 _DATA_URL = re.compile(r'data:[\w.+/-]*(?:;[\w=.+-]+)*;base64,', re.ASCII)
 
 
@@ -127,6 +130,30 @@ def add(
     answer['width'],
     answer['fps'],
   )
+
+
+def add_manifest(path: pathlib.Path, data: bytes, *, param: str) -> None:
+  """Stores the manifest of an input beside it.
+
+  Args:
+    path: the input.
+    data: the manifest.
+    param: field of the API, for messages.
+
+  Raises:
+    ApiError: it is not this file's, or the file has room for its own.
+  """
+  if path.suffix not in manifest.BESIDE:
+    raise bad_field(param, f'{param}: expected none; it is in the file.')
+  beside = manifest.sidecar(path)
+  beside.write_bytes(data)
+  report = manifest.verify(path)
+  if not all(problem.startswith(_SIGNERS) for problem in report.problems):
+    raise bad_field(
+      param,
+      f'{param}: expected the C2PA manifest of this file.',
+      'invalid_file',
+    )
 
 
 def decode(

@@ -393,6 +393,7 @@ class Worker:
           'name': manifest.sidecar(path).name,
           'type': 'application/c2pa',
         }
+        self.jobs.add_manifest(uploads.digest(path.read_bytes()), job.id)
       report = manifest.verify(path, roots=[key.root])
       if report.state != 'trusted':
         raise JobError('signing_failed', f'The {variant} is {report.state}.')
@@ -405,14 +406,13 @@ class Worker:
     }
 
   def _ingredients(self, job: Job) -> list[manifest.Ingredient]:
-    """The files that a job was made from; WebM holds no manifest."""
+    """The files that a job was made from."""
     folder = self.files.inputs(job.id)
     inputs = job.params.get('inputs', {})
     return [
       manifest.Ingredient(folder / upload['original'], slot == 'video')
       for slot, upload in inputs.items()
       if pathlib.Path(upload['original']).suffix in manifest.TYPES
-      and not upload['original'].endswith(manifest.BESIDE)
     ]
 
   def _request(self, job_id, prompt, params, engine, out: pathlib.Path):

@@ -202,6 +202,20 @@ def test_pictures_and_modes(service, client, video, tmp_path):
   (tmp_path / 'downloaded.webm.c2pa').write_bytes(beside)
   data = videos.download_content(jobs[-1].id).read()
   assert report(service, tmp_path, data, '.webm').state == 'trusted'
+  # An uploaded WebM keeps its history, like a video chosen by its id.
+  webm = {'id': jobs[-1].id}
+  edits = [
+    videos.edit(prompt='x', video=('x.webm', data), extra_body=FAST),
+    videos.edit(
+      prompt='x', video=openai.omit, extra_body={'video': webm, **FAST}
+    ),
+  ]
+  (tmp_path / 'downloaded.webm.c2pa').unlink()
+  for job in edits:
+    mp4 = videos.download_content(poll(client, job).id).read()
+    about = report(service, tmp_path, mp4)
+    assert about.actions[:2] == ('c2pa.opened', 'c2pa.edited')
+    assert about.state == 'trusted' and about.ingredients[0]['manifest']
   picture = manifest.verify(
     service.files.results(first.id) / 'video.mp4',
     roots=[service.signing_key.root],

@@ -4,13 +4,16 @@ import io
 import json
 import os
 
+import numpy as np
 import pytest
 from fastapi.testclient import TestClient
 from PIL import Image
 
 from spacetime.media import video_writer
+from spacetime.provenance import keys as signing_keys
+from spacetime.provenance import manifest
 from spacetime.serving import app as app_lib
-from spacetime.serving import fields, keys
+from spacetime.serving import fields, keys, uploads
 from tests.helpers import service as service_lib
 
 BASE = 'http://127.0.0.1'
@@ -79,6 +82,10 @@ REFUSED = [
   ({'seconds': '1e999'}, 'seconds', 'invalid_type'),
   ({'size': 'big'}, 'size', 'invalid_value'),
   ({'size': 64}, 'size', 'invalid_type'),
+  ({'size': '6\u0664x64'}, 'size', 'invalid_value'),
+  ({'size': '0x64'}, 'size', 'invalid_value'),
+  ({'seconds': '1_0'}, 'seconds', 'invalid_type'),
+  ({'seconds': '\u0663'}, 'seconds', 'invalid_type'),
   ({'seed': 1.5}, 'seed', 'invalid_type'),
   ({'seed': 2**40}, 'seed', 'invalid_value'),
   ({'seed': True}, 'seed', 'invalid_type'),
@@ -189,6 +196,29 @@ def test_errors_have_one_shape(http, method, path, status):
   error = response.json()['error']
   assert set(error) == {'message', 'type', 'param', 'code'}
   assert error['message'] and error['code']
+
+
+def test_ranges_outside_of_a_file(http):
+  job = http.service.jobs.get(create(http)['id'])
+  claimed = http.service.jobs.claim('w', lease_seconds=60, max_running=1)
+  service_lib.complete(http.service, claimed)
+  path = f'/v1/videos/{job.id}/content'
+  assert http.get(path, headers={'range': 'bytes=0-3'}).status_code == 206
+  for value, status in (
+    ('bytes=999999999-', 416),
+    ('bytes=9-1', 400),
+    ('pages=1-2', 400),
+  ):
+    response = http.get(path, headers={'range': value})
+    assert response.status_code == status
+    error = response.json()['error']
+    assert set(error) == {'message', 'type', 'param', 'code'}
+    assert error['message'] and error['code']
+  assert (
+    http.get(path, headers={'range': 'bytes=999999999-'})
+    .headers['content-range']
+    .startswith('bytes */')
+  )
 
 
 def test_large_bodies(http):
@@ -359,9 +389,64 @@ def test_sweep_removes_orphans(http):
   assert not folder.exists() and kept.exists()
 
 
-def test_uploaded_video_and_hostile_files(http, tmp_path):
-  import numpy as np
+def test_manifest_of_an_uploaded_webm(http, tmp_path):
+  frames = np.random.default_rng(0).integers(0, 255, (3, 32, 48, 3), np.uint8)
+  clips = {}
+  for name in ('a.webm', 'b.webm', 'a.mp4'):
+    path = video_writer.write_video(tmp_path / name, frames, fps=8)
+    clips[name] = path.read_bytes()
+    frames = frames[:, ::-1]
+  key = signing_keys.make(tmp_path / 'key')
+  signed = tmp_path / 'signed.webm'
+  manifest.sign(tmp_path / 'a.webm', signed, key, generation={'seed': 1})
+  beside = manifest.sidecar(signed).read_bytes()
 
+  def post(name='a.webm', manifest=beside, field='video_manifest', **values):
+    files = {'video': (name, clips[name]), field: ('x.c2pa', manifest)}
+    return http.post(
+      '/v1/videos/edits', data={'prompt': 'x', **values}, files=files
+    )
+
+  job = http.service.jobs.get(post().json()['id'])
+  folder = http.service.files.inputs(job.id)
+  original = folder / job.params['inputs']['video']['original']
+  assert manifest.verify(original, roots=[key.root]).state == 'trusted'
+  # Another file's, of a file that holds its own, broken, or of no upload.
+  for response, param in (
+    (post('b.webm'), 'video_manifest'),
+    (post('a.mp4'), 'video_manifest'),
+    (post(manifest=b'x'), 'video_manifest'),
+    (post(field='video2_manifest'), 'video2_manifest'),
+    (
+      http.post('/v1/videos', json={'prompt': 'x', 'video_manifest': 7}),
+      'video_manifest',
+    ),
+  ):
+    assert response.status_code == 400, response.text
+    assert response.json()['error']['param'] == param, response.text
+  assert not leftovers(http)
+  # Without the manifest there is none, unless the file is one of ours.
+  files = {'video': ('a.webm', clips['a.webm'])}
+  check = {'file': files['video']}
+  for state in ('not_present', 'valid'):
+    response = http.post('/v1/videos/edits', data={'prompt': 'x'}, files=files)
+    job = http.service.jobs.get(response.json()['id'])
+    original = http.service.files.inputs(job.id) / 'video.webm'
+    assert manifest.verify(original).state == state
+    answer = http.post('/v1/content_provenance_checks', files=check).json()
+    assert answer['results'][0]['validation_state'] == state
+    done = http.service.jobs.claim('w', lease_seconds=60, max_running=9)
+    work = http.service.files.work(done.id)
+    work.mkdir()
+    (work / 'video.webm.c2pa').write_bytes(beside)
+    entry = {'name': 'video.webm.c2pa', 'type': 'application/c2pa'}
+    result = {'variants': {'manifest': entry}}
+    http.service.files.finish(done.id, result)
+    http.service.jobs.complete(done, result, size=1, keep=60)
+    http.service.jobs.add_manifest(uploads.digest(clips['a.webm']), done.id)
+
+
+def test_uploaded_video_and_hostile_files(http, tmp_path):
   frames = np.random.default_rng(0).integers(0, 255, (5, 16, 24, 3), np.uint8)
   path = video_writer.write_video(tmp_path / 'clip.mp4', frames, fps=8)
   secret = tmp_path / 'secret.mp4'

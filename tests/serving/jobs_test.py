@@ -28,7 +28,8 @@ def table(request, tmp_path):
   store = database.Postgres(request.getfixturevalue('postgres_url'))
   yield jobs.Jobs(store)
   with store.transaction() as execute:
-    for name in ('jobs', 'audit', 'daily', 'marks', 'webhooks', 'deliveries'):
+    names = ('jobs', 'audit', 'daily', 'marks', 'manifests')
+    for name in (*names, 'webhooks', 'deliveries'):
       execute(f'drop table {name}')
   store.close()
 
@@ -183,6 +184,27 @@ def test_odd_ids_are_unknown(table):
     assert table.cancel(name, owner='ann') is None
     with pytest.raises(KeyError):
       table.page('ann', after=name, limit=1, descending=True)
+
+
+def test_job_of_a_file_and_of_a_watermark(table):
+  for i in (1, 2):  # the newest counts
+    add(table, i)
+    table.add_manifest('ab', f'video_{i}')
+    table.add_mark(7, f'video_{i}')
+  assert table.of_file('ab').id == table.marked(7).id == 'video_2'
+  table.delete('video_2', owner='ann')
+  assert table.of_file('ab') is table.marked(7) is table.of_file('c') is None
+
+
+def test_queued_job_is_changed(table):
+  add(table, 1)
+  changed = make(1, model='other', prompt='b 4', params={}, seconds='3')
+  assert not table.change('video_1', owner='bob', job=changed)
+  assert table.change('video_1', owner='ann', job=changed)
+  job = table.get('video_1')
+  assert (job.model, job.prompt, job.params) == ('other', 'b 4', {})
+  claim(table)
+  assert not table.change('video_1', owner='ann', job=make(1))
 
 
 def test_expiry(table):

@@ -6,6 +6,8 @@ const FIELDS = ['size', 'seconds', 'seed', 'steps', 'negative_prompt',
   'image_at', 'strength', 'mode'];
 const EDITABLE = ['size', 'seconds', 'seed', 'steps'];
 const videos = new Map();
+let models = new Map();
+let isReady = false;     // whether the worker runs
 let dropped = null;      // a File
 let connectFrom = null;  // id of the first of two videos
 let events = null;
@@ -336,7 +338,8 @@ function edit(video) {
     inputs[name] = [input, input.value];
   };
   if (!video.settings.prompt_schedule) add('prompt', 'Prompt', video.prompt, 30);
-  EDITABLE.forEach((name) => add(name, name, video.settings[name], 6));
+  EDITABLE.forEach((name) => add(
+    name, name[0].toUpperCase() + name.slice(1), video.settings[name], 6));
   const close = (changed) => {
     node.replaceChildren();
     show(changed || videos.get(video.id));
@@ -437,7 +440,11 @@ function follow() {
 async function health() {
   try {
     const answer = await (await fetch('/health')).json();
-    $('health').textContent = answer.status === 'ok' ? 'ready'
+    if (answer.status === 'ok' && !isReady) {
+      loadModels().catch(() => {});  // start() shows errors
+    }
+    isReady = answer.status === 'ok';
+    $('health').textContent = isReady ? 'ready'
       : `${answer.status}${answer.failure ? `: ${answer.failure}` : ''}`;
   } catch (error) {
     $('health').textContent = 'the server does not answer';
@@ -445,17 +452,36 @@ async function health() {
 }
 
 async function start() {
-  const models = await attempt(() => call('GET', '/v1/models'));
-  if (!models) return;
+  if (!await attempt(loadModels)) return;
   $('login').hidden = true;
-  $('model').replaceChildren(
-    ...models.data.map((model) => element('option', model.id)));
   follow();
+}
+
+async function loadModels() {
+  const answer = await call('GET', '/v1/models');
+  const chosen = $('model').value;
+  models = new Map(answer.data.map((model) => [model.id, model]));
+  $('model').replaceChildren(
+    ...[...models.keys()].map((name) => element('option', name)));
+  if (models.has(chosen)) $('model').value = chosen;
+  showDefaults();
+  return true;
+}
+
+// What an empty field means, once the worker has read the model.
+function showDefaults() {
+  const model = models.get($('model').value) || {};
+  const defaults = {size: model.size, seconds: model.seconds,
+    steps: (model.sampling || {}).steps};
+  Object.entries(defaults).forEach(([name, value]) => {
+    $(name).placeholder = value ?? 'default';
+  });
 }
 
 $('create').addEventListener('submit', create);
 $('add_time').addEventListener('click', () => addTime().focus());
 $('seconds').addEventListener('input', showTimes);
+$('model').addEventListener('change', showDefaults);
 $('login').addEventListener('submit', (event) => {
   event.preventDefault();
   attempt(async () => {
