@@ -14,7 +14,12 @@ Sizes:
   bundled  the bundled model: a deeper transformer, longer. Two hours of one
            core; the run may be stopped and goes on.
   full     bundled, and then the whole world: up to three characters, all sizes,
-           speeds and cameras. Not trained to its end yet.
+           speeds and cameras. Three hours of one core are not enough; see
+           BUILD_NOTES.md for what they reach.
+  gpu      full, for one large GPU: eight layers of width 384 in bfloat16 and
+           packed rows of 32,768 tokens a step, so that one program serves all
+           stages. Meant for ten minutes of an H100 or H200 with 16 CPU cores,
+           which render; not run yet.
   tiny     5 steps in seconds, for tests.
 """
 
@@ -24,14 +29,15 @@ from experiments import digits_stages
 
 
 def get_config(size: str = 'cpu') -> ml_collections.ConfigDict:
-  if size not in ('cpu', 'bundled', 'full', 'tiny'):
-    raise ValueError(f'size {size!r}: expected cpu, bundled, full or tiny')
-  long = size in ('bundled', 'full')
+  if size not in ('cpu', 'bundled', 'full', 'gpu', 'tiny'):
+    raise ValueError(f'size {size!r}: expected cpu, bundled, full, gpu or tiny')
+  long = size in ('bundled', 'full', 'gpu')
   stages = digits_stages.CPU
   if long:
     stages = getattr(digits_stages, size.upper())
   width, text_width = 192, 128
-  world = {} if size == 'full' else digits_stages.EASY  # {} is the whole world
+  whole = size in ('full', 'gpu')
+  world = {} if whole else digits_stages.EASY  # {} is the whole world
   config = ml_collections.ConfigDict(
     dict(
       stage='diffusion',  # the transformer
@@ -123,6 +129,30 @@ def get_config(size: str = 'cpu') -> ml_collections.ConfigDict:
       ),
     )
   )
+  if size == 'gpu':
+    with config.unlocked():
+      config.data.packing = dict(
+        kind='rows',  # clips of all sizes in rows of tokens
+        length=1024,  # tokens
+        clips=64,  # most clips in a row
+        frames=64,  # most latent frames in a row
+        look_ahead=128,  # clips that wait, from which a row is chosen
+      )
+    config.update_from_flattened_dict(
+      {
+        'data.batch_size': 32,  # rows
+        'data.workers': 14,  # processes that render
+        'model.dtype': 'bfloat16',
+        'model.width': 384,
+        'model.heads': 6,
+        'model.layers': 8,
+        'model.mlp': 4 * 384,
+        'optimizer.learning_rate': 1e-3,
+        'optimizer.adam_rate': 5e-4,
+        'train.steps': 5000,
+        'train.checkpoint_every': 1000,
+      }
+    )
   if size == 'tiny':
     config.data.stages = digits_stages.get_tiny_stages()
     config.update_from_flattened_dict(

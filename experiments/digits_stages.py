@@ -26,6 +26,8 @@ SHIFTS = (4 / 3, 4 / 3, 4 / 3, 1.0, 0.5)
 CPU = ((200, 150, 200), (1024, 1024, 1536, 1920))
 BUNDLED = ((300, 250, 450), (1024, 1024, 1536, 1920))
 FULL = ((300, 250, 450, 2800), (1024, 1024, 1536, 1920, 1920))
+# Of packed rows, whose tokens are those of data.packing.
+GPU = ((100, 100, 200, 600), (0, 0, 0, 0, 0))
 
 
 def centred(share: float = 1.0) -> dict:

@@ -95,7 +95,7 @@ def test_digits(module, sizes):
   )
 
 
-@pytest.mark.parametrize('size', ['tiny', 'cpu', 'bundled', 'full'])
+@pytest.mark.parametrize('size', ['tiny', 'cpu', 'bundled', 'full', 'gpu'])
 def test_stages_of_digits(size):
   experiment = parse.experiment(digits.get_config(size))
   data = experiment.data
@@ -116,10 +116,11 @@ def test_stages_of_digits(size):
   for stage in data.stages:
     chances = stage.chances(lambda shape: grid(*shape).tokens)
     np.testing.assert_allclose(chances.sum(), 1)
-    assert all(grid(*shape).tokens <= stage.tokens for shape in data.shapes)
+    most = stage.tokens or data.packing.length  # of a batch, or of a row
+    assert all(grid(*shape).tokens <= most for shape in data.shapes)
 
 
-@pytest.mark.parametrize('size', ['tiny', 'cpu'])
+@pytest.mark.parametrize('size', ['tiny', 'cpu', 'quick'])
 def test_digits_autoencoder(size):
   experiment = parse.experiment(digits_autoencoder.get_config(size))
   codec = networks.autoencoder(experiment.autoencoder)
