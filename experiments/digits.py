@@ -134,7 +134,7 @@ def get_config(size: str = 'cpu') -> ml_collections.ConfigDict:
       config.data.packing = dict(
         kind='rows',  # clips of all sizes in rows of tokens
         length=1024,  # tokens
-        clips=64,  # most clips in a row
+        clips=32,  # most clips in a row
         frames=64,  # most latent frames in a row
         look_ahead=128,  # clips that wait, from which a row is chosen
       )
@@ -149,7 +149,7 @@ def get_config(size: str = 'cpu') -> ml_collections.ConfigDict:
         'model.mlp': 4 * 384,
         'optimizer.learning_rate': 1e-3,
         'optimizer.adam_rate': 5e-4,
-        'train.steps': 5000,
+        'train.steps': 4000,
         'train.checkpoint_every': 1000,
       }
     )
