@@ -35,16 +35,19 @@ SYNC = CHIPS * CHIPS - BITS * error_correction.RATE  # chips
 # A frame of fewer rows carries a larger tile, since its chroma does not resolve
 # the small one.
 SMALL_ROWS, SMALL_CHIP = 240, 6
+# Codecs spend one coefficient on a chip that fills macroblocks of so many
+# pixels, and in frames of fewer rows, their quarters.
+BLOCK, LARGE_ROWS = 16, 400
 BLUR = 5  # pixels around a pixel whose mean and deviation normalise it
-GROUP = 16  # frames with the same mark
-TARGET = 0.32  # of the correlation of each chip
+GROUP = 16  # frames with the same mark, about
+TARGET = 0.2  # of the correlation of each chip
 # Of amplitudes in grey levels: of a chip, and root mean square of all, which
-# is 42.4 dB. One amplitude in all of a frame costs fewer bytes and survives
+# is 42.6 dB. One amplitude in all of a frame costs fewer bytes and survives
 # better than one that follows the picture's activity.
-LARGEST, LARGEST_RMS = 2.2, 1.8
+LARGEST, LARGEST_RMS = 2.2, 1.75
 # Where the mark needs a larger root mean square than this, the picture is busy,
 # hides more and costs more bytes anyway: the target is up to so much higher.
-BUSY_RMS, BUSY = 1.2, 1.25
+BUSY_RMS, BUSY = 0.75, 2.0
 LOOPS, GAIN = 8, 1.4
 EPSILON = 0.5
 # Blue difference in BT.709.
@@ -128,33 +131,38 @@ def embed(
   if not 0 <= payload < 2**PAYLOAD_BITS:
     raise ValueError(f'payload={payload}: expected {PAYLOAD_BITS} bits')
   height, width = frames_FHWC.shape[1:3]
+  chip = _chip_pixels(height)
   filters = dataclasses.astuple(_filters(height, width))
+  chips = _chip_matrices(height, width, chip)
   pattern = key.pattern(error_correction.encode(_bits(payload)))
-  chip = CHIP if height >= SMALL_ROWS else SMALL_CHIP
   amplitude = np.full_like(pattern, LARGEST / 4)
-  group = min(GROUP, len(frames_FHWC))
+  count = len(frames_FHWC)
+  group = -(-count // max(1, round(count / GROUP)))
   result = []
-  for start in range(0, len(frames_FHWC), group):
+  for start in range(0, count, group):
     frames = frames_FHWC[start : start + group]
     missing = group - len(frames)  # one program for all groups
     padded = np.concatenate([frames, frames[-1:].repeat(missing, 0)])
     marked, amplitude = _embed_jit(chip)(
-      padded, filters, pattern, amplitude, strength
+      padded, filters, chips, pattern, amplitude, strength
     )
     result.append(np.asarray(jax.device_get(marked))[: len(frames)])
   return np.concatenate(result)
 
 
-def read(frames_FHWC: np.ndarray, key: Key) -> Reading:
+def read(frames_FHWC: np.ndarray, key: Key, *, search: bool = True) -> Reading:
   """Reads a watermark, also of cropped, resized or mirrored frames.
 
   Args:
     frames_FHWC: uint8 frames (F, H, W, 3).
     key: the key of the embedding.
+    search: whether the frames may have been cropped, resized or mirrored, which
+      takes longer.
   """
   count = len(frames_FHWC)
   index = np.linspace(0, count - 1, min(count, READ_FRAMES)).round().astype(int)
-  filters = _filters(*frames_FHWC.shape[1:3])
+  height, width = frames_FHWC.shape[1:3]
+  filters = _filters(height, width)
   planes_FHW = np.stack(
     [
       _normalised(
@@ -163,25 +171,18 @@ def read(frames_FHWC: np.ndarray, key: Key) -> Reading:
       for i in index
     ]
   )
-  weight_F = np.ones(len(index), np.float32)
-  weight_F[0] = FIRST_FRAME
-  first_F = np.arange(len(index)) == 0
-  peaks = []
-  for flip in (1, -1):
-    mean_HW = np.average(planes_FHW, axis=0, weights=weight_F)
-    peaks += [
-      (peak, flip) for peak in _peaks(mean_HW[:, ::flip], key.pattern(None))
-    ]
-  peaks.sort(key=lambda entry: -entry[0].height)
-  best = Reading(None, 0.0)
-  for peak, flip in peaks[:CANDIDATES]:
-    chips_FCC = np.stack([peak.chips(x[:, ::flip]) for x in planes_FHW])
-    for weights in (_by_sync(chips_FCC, key), weight_F, first_F):
-      chips = np.average(chips_FCC, axis=0, weights=weights)
-      reading = _decode(chips, key)
-      if reading.payload is not None:
-        return reading
-      best = max(best, reading, key=lambda r: r.score)
+  tile = _chip_pixels(height) * CHIPS * ROWS / height
+  best = _read_at(_Peak(0.0, tile, (0, 0)), planes_FHW, key)
+  if best.payload is not None or not search:
+    return best
+  mean_HW = np.average(planes_FHW, axis=0, weights=_weights(len(index)))
+  peaks = _peaks(mean_HW, key.pattern(None))
+  peaks.sort(key=lambda peak: -peak.height)
+  for peak in peaks[:CANDIDATES]:
+    reading = _read_at(peak, planes_FHW, key)
+    if reading.payload is not None:
+      return reading
+    best = max(best, reading, key=lambda r: r.score)
   return best
 
 
@@ -217,14 +218,12 @@ def _payload(bits: np.ndarray) -> int | None:
 
 @dataclasses.dataclass(frozen=True)
 class _Filters:
-  """Matrices of a frame size: they reduce, blur and enlarge by products."""
+  """Matrices of a frame size: they reduce and blur by products."""
 
   rows: np.ndarray
   columns: np.ndarray
   blur_rows: np.ndarray
   blur_columns: np.ndarray
-  up_rows: np.ndarray
-  up_columns: np.ndarray
 
 
 @functools.lru_cache(8)
@@ -235,8 +234,6 @@ def _filters(height: int, width: int) -> _Filters:
     _resize(columns, width),
     _blur(ROWS),
     _blur(columns),
-    _resize(height, ROWS),
-    _resize(width, columns),
   )
 
 
@@ -275,6 +272,26 @@ def _normalised(plane_HW, filters: _Filters, xp):
 # -- embedding -----------------------------------------------------------------
 
 
+def _chip_pixels(height: int) -> int:
+  """Pixels of a frame along each side of a chip."""
+  if height < SMALL_ROWS:
+    return max(1, round(SMALL_CHIP * height / ROWS))
+  block = BLOCK if height >= LARGE_ROWS else BLOCK // 2
+  return block * max(1, round(CHIP * height / ROWS / block + 0.2))
+
+
+@functools.lru_cache(8)
+def _chip_matrices(
+  height: int, width: int, chip: int
+) -> tuple[np.ndarray, np.ndarray]:
+  """Share of each chip in each row, and in each column, of the plane."""
+  filters = _filters(height, width)
+  return tuple(
+    reduce @ np.eye(-(-size // chip), dtype=np.float32).repeat(chip, 0)[:size]
+    for reduce, size in ((filters.rows, height), (filters.columns, width))
+  )
+
+
 @functools.cache
 def _embed_jit(chip: int):
   import jax
@@ -282,38 +299,40 @@ def _embed_jit(chip: int):
   return jax.jit(functools.partial(_embed_group, chip))
 
 
-def _embed_group(chip, frames_FHWC, filters, pattern, amplitude, strength):
+def _embed_group(
+  chip, frames_FHWC, filters, chips, pattern, amplitude, strength
+):
   """Frames with their mark, uint8, and the amplitudes (CHIPS, CHIPS) of its
   chips, solved in a closed loop from those of the frames before."""
   import jax
   import jax.numpy as jnp
 
   filters = _Filters(*filters)
+  rows, columns = chips
+  grid = rows.shape[1], columns.shape[1]
+  repeats = tuple(-(-size // CHIPS) for size in grid)
   frames_FHWC = frames_FHWC.astype(jnp.float32)
   planes_FHW = _plane(frames_FHWC, filters)
-  rows, columns = planes_FHW.shape[1:]
-  tile = chip * CHIPS
-  repeats = -(-rows // tile), -(-columns // tile)
-  room = [
-    (0, n * tile - size)
-    for n, size in zip(repeats, (rows, columns), strict=True)
-  ]
 
-  def chips_of(plane_HW):
-    """Sum of the pixels of each chip."""
-    padded = jnp.pad(plane_HW, room)
-    parts = padded.reshape(repeats[0], CHIPS, chip, repeats[1], CHIPS, chip)
-    return parts.sum((0, 2, 3, 5))
+  def fold(plane_HW):
+    """Sum of the pixels of each chip of the tile."""
+    sums = rows.T @ plane_HW @ columns
+    room = [
+      (0, n * CHIPS - size) for n, size in zip(repeats, grid, strict=True)
+    ]
+    parts = jnp.pad(sums, room).reshape(repeats[0], CHIPS, repeats[1], CHIPS)
+    return parts.sum((0, 2))
 
   def mark(amplitude):
-    chips = (amplitude * pattern).repeat(chip, 0).repeat(chip, 1)
-    return jnp.tile(chips, repeats)[:rows, :columns]
+    """Chips of a frame."""
+    return jnp.tile(amplitude * pattern, repeats)[: grid[0], : grid[1]]
 
-  size = jnp.maximum(chips_of(jnp.ones((rows, columns))), 1)
+  size = jnp.maximum(fold(jnp.ones(planes_FHW.shape[1:])), 1e-3)
 
   def loop(amplitude, _):
-    normal_FHW = _normalised(planes_FHW + mark(amplitude), filters, jnp)
-    score = chips_of(normal_FHW.mean(0)) / size * pattern
+    mark_HW = rows @ mark(amplitude) @ columns.T
+    normal_FHW = _normalised(planes_FHW + mark_HW, filters, jnp)
+    score = fold(normal_FHW.mean(0)) / size * pattern
     rms = jnp.sqrt(jnp.mean(amplitude**2)) / strength
     target = TARGET * strength * jnp.clip(rms / BUSY_RMS, 1.0, BUSY)
     amplitude = amplitude + GAIN * (target - score)
@@ -322,7 +341,8 @@ def _embed_group(chip, frames_FHWC, filters, pattern, amplitude, strength):
     return amplitude * jnp.minimum(1, LARGEST_RMS * strength / rms), None
 
   amplitude, _ = jax.lax.scan(loop, amplitude, None, length=LOOPS)
-  full_HW = filters.up_rows @ mark(amplitude) @ filters.up_columns.T
+  height, width = frames_FHWC.shape[1:3]
+  full_HW = mark(amplitude).repeat(chip, 0).repeat(chip, 1)[:height, :width]
   marked = frames_FHWC + full_HW[..., None] * FROM_BLUE_DIFFERENCE
   return jnp.clip(jnp.round(marked), 0, 255).astype(jnp.uint8), amplitude
 
@@ -338,34 +358,61 @@ class _Peak:
     height: of the correlation, in standard deviations above chance.
     period: of the tile, in pixels of the plane.
     shift: rows and columns of the tile that is resized to TILE.
+    is_mirrored: whether it lies in the mirrored plane.
   """
 
   height: float
   period: float
   shift: tuple[int, int]
+  is_mirrored: bool = False
 
   def chips(self, plane_HW: np.ndarray) -> np.ndarray:
     """Means of the chips of a plane, (CHIPS, CHIPS)."""
+    if self.is_mirrored:
+      plane_HW = plane_HW[:, ::-1]
     fold = _fold(_resized(plane_HW, self.period))
     tile = np.roll(fold, [-i for i in self.shift], (0, 1))
     return tile.reshape(CHIPS, CHIP, CHIPS, CHIP).mean((1, 3))
 
 
 def _peaks(plane_HW: np.ndarray, pattern: np.ndarray) -> list[_Peak]:
-  """The best shift of a pattern at each period."""
+  """The best shift of a pattern at each period, as it is and mirrored."""
   tile = pattern.repeat(CHIP, 0).repeat(CHIP, 1)
   spectrum = np.conj(np.fft.rfft2(tile))
   result = []
   for period in PERIODS:
     if min(plane_HW.shape) < LEAST_TILE * period:
       continue
-    fold = _fold(_resized(plane_HW, period))
-    correlation = np.fft.irfft2(np.fft.rfft2(fold) * spectrum, s=fold.shape)
-    shift = np.unravel_index(correlation.argmax(), correlation.shape)
-    spread = correlation.std() + 1e-9  # of black frames it is zero
-    height = (correlation[shift] - correlation.mean()) / spread
-    result.append(_Peak(float(height), period, shift))
+    resized_HW = _resized(plane_HW, period)
+    for step in (1, -1):
+      fold = _fold(resized_HW[:, ::step])
+      correlation = np.fft.irfft2(np.fft.rfft2(fold) * spectrum, s=fold.shape)
+      shift = np.unravel_index(correlation.argmax(), correlation.shape)
+      spread = correlation.std() + 1e-9  # of black frames it is zero
+      height = (correlation[shift] - correlation.mean()) / spread
+      result.append(_Peak(float(height), period, shift, step < 0))
   return result
+
+
+def _read_at(peak: _Peak, planes_FHW: np.ndarray, key: Key) -> Reading:
+  """What the planes of frames say at a place, by three weightings of them."""
+  weight_F = _weights(len(planes_FHW))
+  first_F = np.arange(len(planes_FHW)) == 0
+  chips_FCC = np.stack([peak.chips(plane_HW) for plane_HW in planes_FHW])
+  best = Reading(None, 0.0)
+  for weights in (_by_sync(chips_FCC, key), weight_F, first_F):
+    reading = _decode(np.average(chips_FCC, axis=0, weights=weights), key)
+    if reading.payload is not None:
+      return reading
+    best = max(best, reading, key=lambda r: r.score)
+  return best
+
+
+def _weights(count: int) -> np.ndarray:
+  """Weights of frames, the first more than others."""
+  weight_F = np.ones(count, np.float32)
+  weight_F[0] = FIRST_FRAME
+  return weight_F
 
 
 def _by_sync(chips_FCC: np.ndarray, key: Key) -> np.ndarray:

@@ -363,7 +363,7 @@ class Worker:
     key = self.signing_key
     mark = None
     if self._marks:
-      reading = watermark.read(frames_FHWC, key.watermark)
+      reading = watermark.read(frames_FHWC, key.watermark, search=False)
       mark = 'exact' if reading.payload == payload else 'fragile'
       self.jobs.add_mark(payload, job.id)
     generation = {

@@ -1,11 +1,14 @@
 """The watermark: exact payloads, no false ones, other keys, small frames."""
 
+import io
+
+import av
 import numpy as np
 import pytest
 import skimage.data
 from PIL import Image
 
-from spacetime.media import video_writer
+from spacetime.media import codecs, video_writer
 from spacetime.provenance import keys, manifest, signed_files, watermark
 
 KEY = watermark.Key(b'test' * 8)
@@ -48,6 +51,44 @@ ATTACKS = {
 def test_payload_is_exact_after(marked, attack):
   reading = watermark.read(ATTACKS[attack](marked), KEY)
   assert reading.payload == PAYLOAD, reading
+
+
+def test_untouched_frames_are_read_without_a_search(clip, marked):
+  assert watermark.read(marked, KEY, search=False).payload == PAYLOAD
+  cropped = ATTACKS['crop'](marked)
+  assert watermark.read(cropped, KEY, search=False).payload is None
+  assert watermark.read(clip, KEY, search=False).payload is None
+
+
+def test_mark_costs_few_bytes():
+  """Chips fill macroblocks, and flat pictures are marked weakly."""
+  image = np.full((480, 832, 3), (8, 56, 62), np.uint8)
+  image[160:320, 300:500] = (200, 40, 40)
+  frames = np.stack([image] * 3)
+  marked = watermark.embed(frames, PAYLOAD, KEY)
+  sizes = []
+  for x in (frames, marked):
+    buffer = io.BytesIO()
+    with av.open(buffer, 'w', format='mp4') as container:
+      stream = codecs.add_stream(
+        container,
+        '.mp4',
+        rate=codecs.frame_rate(8),
+        height=480,
+        width=832,
+        options={'crf': '23'},
+      )
+      for i, frame in enumerate(codecs.video_frames(x)):
+        frame.pts = i
+        container.mux(stream.encode(frame))
+      container.mux(stream.encode())
+    sizes.append(buffer.tell())
+  # 1,100 bytes; 2,700 with chips of 15 pixels and the target of busy pictures.
+  assert 300 < sizes[1] - sizes[0] < 1500
+  buffer.seek(0)
+  with av.open(buffer) as container:
+    decoded = [f.to_ndarray(format='rgb24') for f in container.decode(video=0)]
+  assert watermark.read(np.stack(decoded), KEY).payload == PAYLOAD
 
 
 def test_mark_is_invisible_and_the_same_each_time(clip, marked):
