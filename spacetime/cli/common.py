@@ -149,7 +149,7 @@ def shorten() -> None:
   if not os.environ.get('SPACETIME_TEST_STEPS'):
     return
   limit = int(os.environ['SPACETIME_TEST_STEPS'])
-  for name in ('steps', 'num'):
+  for name in ('steps', 'num', 'best_of'):
     if name in flags.FLAGS:
       flag = flags.FLAGS[name]
       flag.value = limit if flag.value is None else min(flag.value, limit)

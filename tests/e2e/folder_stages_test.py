@@ -7,6 +7,7 @@ import pytest
 from experiments import digits_pixels
 from spacetime.media import video_writer
 from spacetime.training import metrics, run
+from tests.helpers import training
 
 STAGES = [
   dict(steps=2, shift=1.5, cond=0.0, mix=[dict(height=16, width=32)]),
@@ -47,6 +48,8 @@ def config(folder, **values):
       'train.sheet_every': 0,
       'train.evaluate_every': 2,
       'train.pca_init_clips': 4,
+      'train.checkpoint_every': 1,
+      'train.keep': 4,
       'optimizer.name': 'adamw',
     }
     | values
@@ -55,22 +58,18 @@ def config(folder, **values):
 
 
 @pytest.mark.parametrize('packing', [BUCKETS, ROWS], ids=['buckets', 'rows'])
-def test_a_run_in_stages_resumes_bit_for_bit(folder, tmp_path, packing, capsys):
+def test_a_run_in_stages_resumes_bit_for_bit(
+  folder, tmp_path, packing, capsys, monkeypatch
+):
+  training.limit_devices(monkeypatch, 2)
   config_dict = config(folder, packing=packing)
   full = run.train(
     config_dict.copy_and_resolve_references(), str(tmp_path / 'a')
   )
   err = capsys.readouterr().err
   assert '1 of 6 clips could not be read and were skipped' in err
-  stops = iter([False, False, True])
-  run.train(
-    config_dict.copy_and_resolve_references(),
-    str(tmp_path / 'b'),
-    stop=lambda: next(stops),
-  )
-  again = run.train(
-    config_dict.copy_and_resolve_references(), str(tmp_path / 'b')
-  )
+  workdir = training.killed_after(tmp_path / 'a', 3, tmp_path / 'b')
+  again = run.train(config_dict.copy_and_resolve_references(), str(workdir))
   jax.tree.map(np.testing.assert_array_equal, full.params, again.params)
   losses = [
     [x['loss'] for x in metrics.read_metrics(tmp_path / name) if 'loss' in x]

@@ -138,9 +138,9 @@ def test_only_first_process_writes(two):
 
 
 @pytest.mark.e2e
-@pytest.mark.parametrize('count', [1, 4, 8])
+@pytest.mark.parametrize('count', [1, 8])
 def test_one_process_resumes_from_two(two, single, folder, count, monkeypatch):
-  """On one device, four or eight; the data continues too."""
+  """On one device or eight; the data continues too."""
   workdir = folder / f'on_{count}'
   shutil.copytree(two[0], workdir)
   training.limit_devices(monkeypatch, count)
