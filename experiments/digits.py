@@ -36,8 +36,8 @@ def get_config(size: str = 'cpu') -> ml_collections.ConfigDict:
   if long:
     stages = getattr(digits_stages, size.upper())
   width, text_width = 192, 128
-  whole = size in ('full', 'gpu')
-  world = {} if whole else digits_stages.EASY  # {} is the whole world
+  # {} is the whole world.
+  world = {} if size in ('full', 'gpu') else digits_stages.EASY
   config = ml_collections.ConfigDict(
     dict(
       stage='diffusion',  # the transformer
