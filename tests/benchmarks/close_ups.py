@@ -54,18 +54,21 @@ class Draw:
     tokenizer: of captions.
     seed: of the clips.
     caption: (rng, scene, caption) -> caption; None leaves captions as they are.
+    clips: of a batch.
   """
 
-  def __init__(self, run, tokenizer, *, seed: int, caption=None):
+  def __init__(
+    self, run, tokenizer, *, seed: int, caption=None, clips: int = CLIPS
+  ):
     self._run, self._tokenizer = run, tokenizer
-    self._caption, self._seed = caption, seed
+    self._caption, self._seed, self._clips = caption, seed, clips
     self._read = framing.StageReader(run.experiment.data.world)
     self._kind = run.experiment.data.stages[0].mix[0]
 
   def __call__(self, number: int) -> dict:
     frames, tokens = [], []
     rng = np.random.default_rng([self._seed, number % 2**32])
-    for _ in range(CLIPS):
+    for _ in range(self._clips):
       record = self._read(rng, self._kind, self._kind.draw(rng))
       # Drawn in any case: the same clips whatever the captions.
       choice = np.random.default_rng(rng.integers(2**32))
@@ -82,8 +85,8 @@ class Draw:
     return {
       'frames': np.stack(frames),
       'tokens': np.stack(tokens),
-      'shift': np.full(CLIPS, shift, np.float32),
-      'cond': np.zeros(CLIPS, np.float32),
+      'shift': np.full(self._clips, shift, np.float32),
+      'cond': np.zeros(self._clips, np.float32),
     }
 
 
@@ -117,9 +120,9 @@ def base_loss(run) -> losses.DiffusionLoss:
   )
 
 
-def training_flops(run) -> dict[str, float]:
-  """FLOPs of a training step, of the text encoder's part of it, and of the
-  forward pass of one block on one clip."""
+def training_flops(run, clips: int = CLIPS) -> dict[str, float]:
+  """FLOPs of a training step on so many clips, of the text encoder's part of
+  it, and of the forward pass of one block on them."""
   nets, model, text = run.nets, run.nets.dit.config, run.experiment.text.encoder
   length = nets.text_length
   kind = run.experiment.data.stages[0].mix[0]
@@ -141,9 +144,9 @@ def training_flops(run) -> dict[str, float]:
     + 4 * length**2 * inner
   )
   return {
-    'step': CLIPS * flops.training(forward + words),
-    'text': CLIPS * flops.training(words),
-    'block': block_flops(tokens, length, model.width),
+    'step': clips * flops.training(forward + words),
+    'text': clips * flops.training(words),
+    'block': clips * block_flops(tokens, length, model.width),
   }
 
 

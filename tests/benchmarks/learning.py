@@ -69,12 +69,13 @@ def measure(variant, *, seed: int, steps: int, out: pathlib.Path) -> list[dict]:
   config = close_ups.get_config(variant.config)
   folder = out / 'unused'  # nothing is written there
   run = setup.check(parse.experiment(config), str(folder))
-  costs = close_ups.training_flops(run)
+  costs = close_ups.training_flops(run, variant.clips)
+  budget = steps * close_ups.training_flops(run)['step']
   pretraining = 0.0
   if variant.pretrain:
     pretraining = learning_variants.CAPTION_STEPS * costs['text']
-  cost = variant.flops(costs['step'], close_ups.CLIPS * costs['block'])
-  count = round((steps * costs['step'] - pretraining) / cost)
+  cost = variant.flops(costs['step'], costs['block'])
+  count = round((budget - pretraining) / cost)
   config.train.steps = count
   run = setup.check(parse.experiment(config), str(folder))
   tokenizer = close_ups.get_tokenizer(run, out)

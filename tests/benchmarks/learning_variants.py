@@ -17,6 +17,7 @@ from spacetime.data.digits import world as world_lib
 from spacetime.diffusion import flow
 from spacetime.models.transformer import dit
 from spacetime.training import losses, means
+from tests.benchmarks import close_ups
 
 CONTRAST = 0.05  # weight of the contrastive term
 ROUTED = (1, 3)  # blocks that half of the tokens pass by, of four
@@ -37,6 +38,7 @@ class Variant:
       this variant.
     caption: (rng, scene, caption) -> caption; None changes none.
     pretrain: whether the text encoder is trained on captions first.
+    clips: of a batch; fewer clips make more steps.
   """
 
   name: str
@@ -45,6 +47,7 @@ class Variant:
   flops: Callable = lambda step, block: step
   caption: Callable | None = None
   pretrain: bool = False
+  clips: int = close_ups.CLIPS
 
 
 class Contrastive(losses.DiffusionLoss):
@@ -242,6 +245,8 @@ def pretrained_text(nets, params: dict, tokens: Sequence[np.ndarray]) -> dict:
 
 VARIANTS = (
   Variant('base'),
+  Variant('32 clips a step', clips=32),
+  Variant('16 clips a step', clips=16),
   Variant(
     'adamw', {'optimizer.name': 'adamw', 'optimizer.learning_rate': 1e-3}
   ),
