@@ -175,12 +175,14 @@ def check_mesh(experiment: Experiment, slices: topology.Topology) -> None:
   mesh = mesh_lib.planned(
     experiment, devices=devices, platform='tpu', device_kind=kind
   )
-  rows = isinstance(experiment.data.packing, packing.SequencePacking)
+  data = experiment.data
+  rows = isinstance(data.packing, packing.SequencePacking)
   if experiment.stage != 'diffusion' or rows:
     return  # no clip of one size that the mesh has to divide
   nets = networks.networks(experiment)
-  tokens = networks.clip_geometry(experiment.data, nets).tokens
-  mesh_lib.check_model(nets.dit.config, tokens, mesh)
+  for size in sorted({data.size, tuple(data.crop or data.size), *data.shapes}):
+    tokens = networks.clip_geometry(data, nets, size).tokens
+    mesh_lib.check_model(nets.dit.config, tokens, mesh)
 
 
 def check_memory(

@@ -4,6 +4,7 @@ import numpy as np
 
 # Values per step, so that the masks fit the CPU's cache.
 STEP = 1 << 18
+OVERFLOW = 'float16 holds at most 65504: set `dtype` to bfloat16 or float32'
 # Bits of the exponent, which are all set in infinities and NaN.
 EXPONENTS = {'bfloat16': 0x7F80, 'float16': 0x7C00}
 
@@ -40,3 +41,10 @@ def check(array, name: str, hint: str = '') -> None:
       f'{name}: expected finite numbers, got NaN or infinity'
       + (f'; {hint}' if hint else '')
     )
+
+
+def check_cast(array, name: str) -> None:
+  """Raises a ValueError unless all values of an array to write are finite, as
+  those that its dtype cannot hold are not."""
+  array = np.asarray(array)
+  check(array, name, OVERFLOW if array.dtype == np.float16 else '')

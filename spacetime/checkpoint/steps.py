@@ -118,8 +118,7 @@ class Checkpoints:
 
     Args:
       abstract: tree of jax.ShapeDtypeStruct with its shardings.
-      iterator: iterator of an equal loader, on any number of processes unless
-        clips are packed.
+      iterator: iterator of an equal loader, on any number of processes.
       step: step to restore; None for the latest.
 
     Raises:
@@ -171,6 +170,6 @@ def _position(step: epath.Path) -> dict:
   if len(positions) > 1:
     raise ValueError(
       f'{step}: its {len(files)} processes have different positions in the '
-      'data, since clips are packed; resume on as many processes'
+      'data; resume on as many processes'
     )
   return json.loads(positions.pop())

@@ -10,7 +10,7 @@ import jax
 import numpy as np
 import safetensors.numpy
 
-from spacetime.checkpoint import paths, trees
+from spacetime.checkpoint import finite, paths, trees
 from spacetime.checkpoint.configs import config_bytes
 from spacetime.checkpoint.paths import CONFIG, STEPS, TOKENIZER, WEIGHTS, Path
 from spacetime.media import files
@@ -32,7 +32,8 @@ def save_weights(
     tokenizer: sentencepiece model.
 
   Raises:
-    ValueError: the directory holds something else, or cannot be written.
+    ValueError: the directory holds something else, or cannot be written; or
+      values that are not finite.
   """
   directory = pathlib.Path(os.path.abspath(directory))
   files.check_writable(directory.parent)
@@ -43,6 +44,8 @@ def save_weights(
     key: np.ascontiguousarray(jax.device_get(value)).reshape(value.shape)
     for key, value in trees.flat(params).items()
   }
+  for key, array in arrays.items():
+    finite.check_cast(array, f'{directory}: {key}')
   contents[WEIGHTS] = safetensors.numpy.save(arrays)
   if directory.is_dir() and _holds(directory, contents):
     return

@@ -19,6 +19,7 @@ The compiler is that of TPUs (pip install 'spacetime-video[tpu-compile]'); it
 runs on a CPU in minutes.
 """
 
+import dataclasses
 import sys
 
 import jax
@@ -93,6 +94,12 @@ def main() -> None:
     return
   if _CONFIG.value is None or not _TOPOLOGY.value:
     raise ValueError('--config and --topology: expected both; see --help')
+  refuse_saved_settings()
+  hlo = files.as_path(_HLO.value) if _HLO.value else None
+  if hlo is not None:
+    files.check_writable(hlo.parent)
+    if hlo.exists():
+      raise SettingError('hlo', _HLO.value, 'a file that does not exist yet')
   try:
     experiment = parse.experiment(_CONFIG.value.copy_and_resolve_references())
   except OSError as e:  # a missing file raises on first use
@@ -107,7 +114,7 @@ def main() -> None:
     experiment,
     _PROGRAM.value,
     slices,
-    dump=files.as_path(_HLO.value).write_text if _HLO.value else None,
+    dump=hlo and hlo.write_text,
   )
   if _JSON.value:
     config = config_flags.get_config_filename(flags.FLAGS['config'])
@@ -116,6 +123,29 @@ def main() -> None:
     print(render.as_text(report, slices))
   if not report.passes:
     sys.exit(1)
+
+
+def refuse_saved_settings() -> None:
+  """Refuses the flags of `save`, which a dry run would ignore, and removes
+  them, so that messages name the keys of the config instead.
+
+  Raises:
+    SettingError: one of them is set.
+  """
+  sampling = [field.name for field in dataclasses.fields(SamplingSettings)]
+  axes = [f'mesh.{axis}' for axis in mesh_flags.HELP]
+  names = [n for n in (*SAVED, *sampling, *axes) if n in flags.FLAGS]
+  for name in names:
+    if flags.FLAGS[name].present:
+      raise SettingError(
+        name,
+        flags.FLAGS[name].value,
+        'none without `save`',
+        hint='a dry run takes sizes, sampler and mesh from its config, such as '
+        '--config.mesh.context=2',
+      )
+  for name in names:
+    delattr(flags.FLAGS, name)
 
 
 def save() -> None:
@@ -131,6 +161,9 @@ def save() -> None:
       str(_CONFIG.value.get('stage')),
       'none with `save`, which takes `checkpoint`',
     )
+  for flag in (_SLICES, _JSON, _HLO):
+    if flags.FLAGS[flag.name].present:
+      raise SettingError(flag.name, flag.value, 'none with `save`')
   sampling = common.flag_values(SamplingSettings)
   sampling = {k: v for k, v in sampling.items() if v is not None}
   request = Request(**common.flag_values(Request), sampling=sampling, prompt='')

@@ -2,7 +2,7 @@
 
   spacetime encode --checkpoint=WAN --data=DIR --out=CACHE
   spacetime encode --checkpoint=digits_autoencoder \\
-    --config=digits:latent --out=CACHE
+    --config=digits_pixels:cpu --out=CACHE
 
 The checkpoint is a diffusers folder, a text-to-video model or an autoencoder.
 Clips come from a folder with captions (--data) or from an experiment
@@ -19,7 +19,7 @@ from spacetime.cli import common, flag_names, mesh
 from spacetime.pipeline.encode_settings import EncodeSettings
 
 _CONFIG = config_flags.DEFINE_config_file(
-  'config', None, 'Experiment whose clips are encoded, such as digits:latent.'
+  'config', None, 'Experiment whose clips are encoded, such as digits_pixels.'
 )
 common.define_flags(EncodeSettings)
 mesh.define_flags()

@@ -80,15 +80,15 @@ def _write_signed(pipe, request: Request) -> None:
   inputs = signed_files.ingredients(sources, edited='video')
 
   def report(path: pathlib.Path, metadata: Mapping[str, Any]) -> None:
-    is_video = 'weights_hash' in metadata  # not the contact sheet
-    if is_video and not metadata.get('kept'):
-      signed_files.sign(path, metadata, key, inputs=inputs)
+    if 'weights_hash' in metadata:  # not the contact sheet
+      signed_files.sign_missing(path, metadata, key, inputs=inputs)
     _report(path, metadata)
 
   pipe.write(
     request,
     command=_command(),
     on_frames=lambda frames, metadata: signed_files.mark(frames, metadata, key),
+    mark=key.fingerprint,
     report=report,
   )
 

@@ -73,3 +73,7 @@ def _rules(experiment: Experiment) -> Iterator[tuple[str, str]]:
     yield r'data\.max_unreadable', f'`data.name` is {data.name!r}'
   if data is not None and data.name == 'digits':
     yield r'data\.changes', "`data.name` is 'digits'"
+  if experiment.stage == 'autoencoder':
+    yield r'data\.caption_dropout', 'an autoencoder learns without captions'
+  if data is not None and data.stages and all(s.tokens for s in data.stages):
+    yield r'data\.packing\.tokens', 'every stage has `tokens` of its own'

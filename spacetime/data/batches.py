@@ -82,6 +82,7 @@ def make_loader(
       unreadable.Replaced(records) if data.source.HAS_FILES else records,
       seed=seed,
       size=None if data.mixed else data.size,
+      clip_size=records.clip_size if data.mixed else None,
       batch=_budget(data, grid, count, 0),
     )
   read, parts = data.source.stage_reader(data, records), []
@@ -96,6 +97,7 @@ def make_loader(
         # Captions are dropped by the seed and the place in the stage.
         seed=(seed + 7919 * number) % 2**32,
         size=None,
+        clip_size=drawn.clip_size,
         shuffle=False,
         batch=_budget(data, grid, count, stage.tokens),
       )
@@ -121,6 +123,39 @@ def _budget(data: DataConfig, grid, count: int, tokens: int):
 def _clips_within(grid, tokens: int, multiple: int, count: int, size) -> int:
   clips = max(tokens // (_tokens(grid, size) * multiple), 1) * multiple
   return clips // count
+
+
+def largest_batch(
+  data: DataConfig, grid: Callable[..., geometry.Geometry]
+) -> tuple[tuple[int, int, int], int]:
+  """(frames, height, width) and number of the clips of the training batch with
+  the most tokens, over all processes, where a batch has clips of one size.
+
+  Args:
+    data: section of the config.
+    grid: (frames, height, width) -> Geometry.
+  """
+  if data.stages:
+    sizes = [
+      (shape, stage.tokens)
+      for stage in data.stages
+      for kind in stage.mix
+      for shape in kind.shapes
+    ]
+  elif data.mixed:
+    sizes = [(shape, 0) for shape in data.mixed.shapes]
+  else:
+    sizes = [(tuple(data.crop or data.size), 0)]
+  batches = []
+  for shape, tokens in sizes:
+    budget = _budget(data, grid, 1, tokens)
+    batches.append((shape, budget(shape) if budget else data.batch_size))
+
+  def tokens_of(batch):
+    tokens = _tokens(grid, batch[0])
+    return batch[1] * tokens, tokens
+
+  return max(batches, key=tokens_of)
 
 
 def held_out_batch(

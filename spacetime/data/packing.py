@@ -5,9 +5,7 @@ one shape serves every size. Buckets hold clips of one size, one shape a size,
 for attention kernels that cannot separate the clips of a row.
 
 In both cases clips enter a packing buffer of bounded length, from which a rule
-takes those of the next row or batch. The buffer is a function of the clips that
-came before, and its state is their positions in the sequence: a resumed run
-sees the batches that it would have seen.
+takes those of the next row or batch: see packing_plan.py.
 
 Letters: N tokens of a row, G most clips in it, T most latent frames in it,
 V values in a patch.
@@ -17,7 +15,6 @@ import dataclasses
 import itertools
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
 
 import grain
 import numpy as np
@@ -151,80 +148,6 @@ def measure(
   return RowMeans(clips / count, padding, total / count)
 
 
-def pack(
-  data: grain.IterDataset, packing: SequencePacking
-) -> grain.IterDataset:
-  """Packs clips into rows.
-
-  Args:
-    data: elements of Patchify: patches (n, V), grid (3,), and arrays of one
-      shape, such as tokens (S,).
-    packing: sizes.
-
-  Returns:
-    Rows as dicts: patches (N, V); segment_ids int32 (N,), the clip of each
-    token, from 1, 0 for padding; positions int32 (N, 3), the token's place in
-    the grid of its clip; frame_ids int32 (N,), the token's row in frame_table;
-    frame_table int32 (T, 2), the clip (from 1, 0 for none) and its latent frame
-    of each noise level; grids int32 (G, 3), tokens of each clip along time,
-    height and width, zeros for none; and the other arrays (G, ...).
-  """
-
-  def choose(buffer: Sequence[Item], at_end: bool) -> list[int] | None:
-    if len(buffer) < packing.look_ahead and not at_end:
-      return None
-    grids = [tuple(item['grid'].tolist()) for item in buffer]
-    return choose_row(grids, packing)
-
-  return _PackingBuffer(data, choose, lambda items: collate(items, packing))
-
-
-def bucket(
-  data: grain.IterDataset,
-  buckets: Buckets,
-  *,
-  batch: int | Callable[[tuple[int, int, int]], int],
-) -> grain.IterDataset:
-  """Batches clips of one size; a rest at the end of one epoch is dropped.
-
-  Args:
-    data: clips, as 'frames' or 'latents' and arrays of one shape beside them.
-    buckets: size of the packing buffer.
-    batch: clips of a batch; or (frames, height, width) -> that.
-  """
-
-  def choose(buffer: Sequence[Item], at_end: bool) -> list[int] | None:
-    """Indices of the next batch; None waits for more clips."""
-    by_shape, needed = {}, 1
-    for index, item in enumerate(buffer):
-      shape = tuple(np.shape(value) for value in item.values())
-      full = batch if isinstance(batch, int) else batch(_size(item))
-      if shape not in by_shape:
-        by_shape[shape] = []
-        needed += full - 1
-      indices = by_shape[shape]
-      indices.append(index)
-      if len(indices) == full:
-        return indices
-    if len(buffer) < buckets.look_ahead or at_end:
-      return None
-    raise SettingError(
-      'data.packing.look_ahead',
-      buckets.look_ahead,
-      f'{needed} or more: the buffer holds {len(by_shape)} sizes and a full '
-      'batch of none',
-    )
-
-  def stack(items):
-    return {name: np.stack([item[name] for item in items]) for name in items[0]}
-
-  return _PackingBuffer(data, choose, stack)
-
-
-def _size(item: Item) -> tuple[int, int, int]:
-  return tuple(item['latents' if 'latents' in item else 'frames'].shape[:3])
-
-
 def choose_row(
   grids: Sequence[tuple[int, int, int]], packing: SequencePacking
 ) -> list[int]:
@@ -253,7 +176,21 @@ def choose_row(
 def collate(
   items: Sequence[Item], packing: SequencePacking
 ) -> dict[str, np.ndarray]:
-  """Concatenates the patches of some clips into a row; see `pack`."""
+  """Concatenates the patches of some clips into a row.
+
+  Args:
+    items: elements of Patchify: patches (n, V), grid (3,), and arrays of one
+      shape, such as tokens (S,).
+    packing: sizes.
+
+  Returns:
+    patches (N, V); segment_ids int32 (N,), the clip of each token, from 1, 0
+    for padding; positions int32 (N, 3), the token's place in the grid of its
+    clip; frame_ids int32 (N,), the token's row in frame_table; frame_table
+    int32 (T, 2), the clip (from 1, 0 for none) and its latent frame of each
+    noise level; grids int32 (G, 3), tokens of each clip along time, height and
+    width, zeros for none; and the other arrays (G, ...).
+  """
   count = sum(len(item['patches']) for item in items)
   first = items[0]['patches']
   row = {
@@ -283,66 +220,3 @@ def collate(
     row[name] = np.zeros((packing.clips, *one.shape), one.dtype)
     row[name][: len(items)] = np.stack([item[name] for item in items])
   return row
-
-
-class _PackingBuffer(grain.IterDataset):
-  """Buffers elements until `choose` takes some, which `collate` makes one."""
-
-  def __init__(self, parent: grain.IterDataset, choose, collate):
-    super().__init__(parent)
-    self._choose, self._collate = choose, collate
-
-  def __iter__(self) -> grain.DatasetIterator:
-    return _PackingBufferIterator(
-      iter(self._parent), self._choose, self._collate
-    )
-
-
-class _PackingBufferIterator(grain.DatasetIterator):
-  """Its state is that of its source, and that before each buffered element.
-
-  Setting the state reads the buffered elements again.
-  """
-
-  def __init__(self, parent: grain.DatasetIterator, choose, collate):
-    super().__init__(parent)
-    self._choose, self._collate = choose, collate
-    self._buffer: list[tuple[dict[str, Any], Item]] = []
-    self._at_end = False
-
-  def __next__(self):
-    while True:
-      items = [item for _, item in self._buffer]
-      chosen = self._choose(items, self._at_end) if items else None
-      if chosen is not None:
-        taken = set(chosen)
-        self._buffer = [
-          entry for i, entry in enumerate(self._buffer) if i not in taken
-        ]
-        return self._collate([items[i] for i in chosen])
-      if self._at_end:
-        raise StopIteration
-      self._read()
-
-  def _read(self) -> None:
-    state = self._parent.get_state()
-    try:
-      self._buffer.append((state, next(self._parent)))
-    except StopIteration:
-      self._at_end = True
-
-  def get_state(self) -> dict[str, Any]:
-    return {
-      'parent': self._parent.get_state(),
-      'buffer': [state for state, _ in self._buffer],
-    }
-
-  def set_state(self, state: dict[str, Any]) -> None:
-    self._buffer, self._at_end = [], False
-    for before in state['buffer']:
-      self._parent.set_state(before)
-      self._read()
-    self._parent.set_state(state['parent'])
-
-  def __str__(self) -> str:
-    return 'PackingBuffer'

@@ -11,12 +11,11 @@ and text (S, Y) beside the caption.
 The order of the records is one global sequence, fixed by the seed alone. A
 process takes those rows of each global batch that its devices hold: the batch
 of a step is the same, in the same order, on any number of processes and in any
-order of devices, and so is the position in the data, the number of batches
-taken. Only where clips are packed or gathered by size does each process make
-rows of its own share of the sequence.
+order of devices, and so is the position in the data.
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
@@ -24,7 +23,7 @@ import grain
 import numpy as np
 
 from spacetime import SettingError
-from spacetime.data import latent_cache, unreadable
+from spacetime.data import latent_cache, packing_plan, unreadable
 from spacetime.data import packing as packing_lib
 from spacetime.data.tokenizer import Tokenizer
 
@@ -138,6 +137,7 @@ def make_loader(
   empty_SY: np.ndarray | None = None,
   packing: packing_lib.SequencePacking | packing_lib.Buckets | None = None,
   patchify: packing_lib.Patchify | None = None,
+  clip_size: Callable[[int], tuple[int, int, int]] | None = None,
   batch: Callable[[tuple[int, int, int]], int] | None = None,
   process_index: int = 0,
   process_count: int = 1,
@@ -167,10 +167,11 @@ def make_loader(
     empty_SY: the embedding of the empty caption, for records with embedded
       texts; None tokenizes captions.
     packing: how clips of many sizes share batches; None for clips of one size.
-      Each process packs its own clips.
     patchify: splits clips into patches, for packed rows.
+    clip_size: (frames, height, width) of a clip by its index in the source,
+      where clips are packed; None where all have those of `crop` or `size`.
     batch: for buckets, clips of a batch of this process by (frames, height,
-      width); None has batch_size.
+      width), a multiple of batch_size; None has batch_size.
     process_index: this process, from 0.
     process_count: number of processes that share the source.
     rows: rows of a batch over all processes that this one takes, batch_size of
@@ -178,7 +179,8 @@ def make_loader(
     shuffle: False keeps the order of the source.
     repeat: False ends after one epoch and drops an incomplete batch.
     threads: threads that prepare batches; 0 prepares them on demand.
-    buffer: batches prepared ahead.
+    buffer: batches prepared ahead; where clips are packed, the clips of one
+      batch, and so many at least.
     workers: processes that prepare batches, each with `threads`. Outside
       `absl.app.run`, parse absl's flags before iterating.
 
@@ -186,7 +188,7 @@ def make_loader(
     An iterable of {'frames': uint8 (B, F, H, W, 3), 'tokens': int32 (B, S)}. A
     cache gives 'latents' (B, f, h, w, c) instead of 'frames' and, if its texts
     are embedded, 'text' (B, S, Y) instead of 'tokens'. Packed rows: see
-    packing.pack.
+    packing.collate.
 
   Raises:
     ValueError: an argument out of range, too few records, or a clip of the
@@ -208,30 +210,120 @@ def make_loader(
   # sequence, which is therefore split among processes only afterwards.
   data = data.random_map(transform)
   options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=buffer)
-  if packing is None:
-    total = batch_size * process_count
-    if rows is None:
-      start = process_index * batch_size
-      rows = range(start, start + batch_size)
-    if process_count > 1:
-      data = _Rows(data, tuple(int(row) for row in rows), total)
-    data = data.batch(batch_size, drop_remainder=True)
-  elif process_count > 1:
-    data = data[process_index::process_count]
+  total = batch_size * process_count
+  if rows is None:
+    start = process_index * batch_size
+    rows = range(start, start + batch_size)
+  rows = tuple(int(row) for row in rows)
+  if packing is not None:
+    order = grain.MapDataset.source(range(len(source))).seed(seed)
+    order = order.shuffle() if shuffle else order
+    order = order.repeat() if repeat else order
+    if clip_size is None:
+      clip_size = functools.partial(_same, tuple(crop or size))
+    plan = _plan(
+      functools.partial(_size_at, order, clip_size),
+      len(order),
+      packing=packing,
+      patchify=patchify,
+      total=total,
+      batch=batch and functools.partial(_times, batch, process_count),
+    )
+    own = functools.partial(_own_rows, rows, total)
+    return _packed(data, plan, own, packing, patchify, options, workers)
+  if process_count > 1:
+    data = _Rows(data, rows, total)
+  data = data.batch(batch_size, drop_remainder=True)
   if not repeat:
     # Equally many on every process, or the last step would wait for ever.
-    batches = len(source) // (batch_size * process_count)
-    data = data[: batches if packing is None else batches * batch_size]
-  encodes = patchify is not None and patchify.encodes and workers
-  if encodes:
-    # Networks run here, on what the processes have rendered.
-    data = data.to_iter_dataset(options).mp_prefetch(
-      grain.MultiprocessingOptions(num_workers=workers)
+    data = data[: len(source) // total]
+  data = data.to_iter_dataset(options)
+  return _in_processes(data, workers)
+
+
+def _in_processes(data: grain.IterDataset, workers: int) -> grain.IterDataset:
+  if not workers:
+    return data
+  return data.mp_prefetch(grain.MultiprocessingOptions(num_workers=workers))
+
+
+def _plan(
+  clip_size: Callable[[int], packing_plan.Size],
+  count: int,
+  *,
+  packing: packing_lib.SequencePacking | packing_lib.Buckets,
+  patchify: packing_lib.Patchify | None,
+  total: int,
+  batch: Callable[[packing_plan.Size], int] | None,
+) -> packing_plan.Plan:
+  """The plan of the batches over all processes, `total` rows each, or for
+  buckets as many clips as `batch` says."""
+  if isinstance(packing, packing_lib.SequencePacking):
+    buffer = functools.partial(
+      packing_plan.RowBuffer, packing, patchify.geometry
     )
-  data = _batches(data, batch or batch_size, options, packing, patchify)
-  if workers and not encodes:
-    data = data.mp_prefetch(grain.MultiprocessingOptions(num_workers=workers))
-  return data
+    return packing_plan.Plan(clip_size, count, buffer, rows=total)
+  buffer = functools.partial(
+    packing_plan.BucketBuffer, packing, batch or functools.partial(_same, total)
+  )
+  return packing_plan.Plan(clip_size, count, buffer)
+
+
+def _packed(
+  data: grain.MapDataset,
+  plan: packing_plan.Plan,
+  own_rows: Callable[[int], Sequence[int]],
+  packing: packing_lib.SequencePacking | packing_lib.Buckets,
+  patchify: packing_lib.Patchify | None,
+  options: grain.ReadOptions,
+  workers: int,
+) -> grain.IterDataset:
+  """The batches of a plan."""
+  if not isinstance(packing, packing_lib.SequencePacking):
+    data = packing_plan.Reader(plan, data, own_rows, options)
+    return _in_processes(data.map(packing_plan.stack_clips), workers)
+  if patchify.encodes and workers:
+    # The network runs here, on what the processes have rendered.
+    rows = packing_plan.Reader(plan, data, own_rows, options)
+    rows = _in_processes(rows, workers)
+    return rows.map(functools.partial(_pack_rows, packing, patchify))
+  rows = packing_plan.Reader(plan, data.map(patchify), own_rows, options)
+  rows = rows.map(functools.partial(_pack_rows, packing, None))
+  return _in_processes(rows, workers)
+
+
+def _pack_rows(
+  packing: packing_lib.SequencePacking,
+  patchify: packing_lib.Patchify | None,
+  rows: Sequence[Sequence[packing_lib.Item]],
+) -> dict[str, np.ndarray]:
+  """A batch of packed rows, of clips that are first split by `patchify`."""
+  if patchify is not None:
+    rows = [[patchify.map(clip) for clip in row] for row in rows]
+  packed = [packing_lib.collate(row, packing) for row in rows]
+  return {name: np.stack([row[name] for row in packed]) for name in packed[0]}
+
+
+# Functions of module level, since the loader is sent to other processes.
+
+
+def _same(value, _):
+  return value
+
+
+def _size_at(order, clip_size, position: int) -> packing_plan.Size:
+  return tuple(clip_size(int(order[position])))
+
+
+def _times(batch, factor: int, size: packing_plan.Size) -> int:
+  return batch(size) * factor
+
+
+def _own_rows(rows: Sequence[int], total: int, count: int) -> list[int]:
+  """Of `count` rows of a batch, a multiple of `total`, those of the devices
+  that hold `rows` of `total`."""
+  per = count // total
+  return [row * per + i for row in rows for i in range(per)]
 
 
 class _Rows(grain.MapDataset):
@@ -263,26 +355,6 @@ def start(iterator: grain.DatasetIterator) -> None:
   iterator.start_prefetch()
 
 
-def _batches(
-  data: grain.MapDataset | grain.IterDataset,
-  batch_size,
-  options: grain.ReadOptions,
-  packing: packing_lib.SequencePacking | packing_lib.Buckets | None,
-  patchify: packing_lib.Patchify | None,
-) -> grain.IterDataset:
-  """Batches in order; packs or buckets them first where that is set."""
-  if isinstance(packing, packing_lib.SequencePacking):
-    data = data.map(patchify)
-    if isinstance(data, grain.MapDataset):
-      data = data.to_iter_dataset(options)
-    data = packing_lib.pack(data, packing)
-    return data.batch(batch_size, drop_remainder=True)
-  if isinstance(packing, packing_lib.Buckets):
-    data = data.to_iter_dataset(options)
-    return packing_lib.bucket(data, packing, batch=batch_size)
-  return data.to_iter_dataset(options)
-
-
 def _check_arguments(arguments: dict[str, Any]) -> None:
   """Raises ValueError for arguments of make_loader that cannot work."""
   for name in ('batch_size', 'process_count', 'text_length'):
@@ -293,6 +365,10 @@ def _check_arguments(arguments: dict[str, Any]) -> None:
     raise ValueError(
       f'{len(rows)} rows: expected batch_size={arguments["batch_size"]}'
     )
+  if arguments['packing'] is not None and not (
+    arguments['clip_size'] or arguments['crop'] or arguments['size']
+  ):
+    raise ValueError('packing: expected clip_size, crop or size')
   for name in ('threads', 'buffer', 'workers'):
     if arguments[name] < 0:
       raise ValueError(f'{name}={arguments[name]}: expected 0 or more')

@@ -40,8 +40,7 @@ class DataConfig:
       None for clips of one size.
     render: for the digits, 'files' renders every clip before the first step,
       'live' renders each clip when it is read; the clips are the same.
-    workers: processes that read clips; 0 reads in threads alone. With packed
-      rows their number decides which clips share a row.
+    workers: processes that read clips; 0 reads in threads alone.
     max_unreadable: of your own clips, the largest share that may be unreadable
       or too short: these are skipped and reported. One more ends the run.
       0 allows none; any other share allows one clip at least.

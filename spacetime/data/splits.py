@@ -26,6 +26,10 @@ class Records(Protocol):
   def caption(self, index: int) -> str:
     """The caption of a record, without its video where that is possible."""
 
+  def clip_size(self, index: int) -> tuple[int, int, int]:
+    """(frames, height, width) of a record, without its video; of sources with
+    HAS_MIXED_SIZES alone."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Splits:

@@ -151,10 +151,19 @@ class StageSource:
   def __len__(self) -> int:
     return ENDLESS
 
-  def __getitem__(self, index: int) -> dict[str, Any]:
+  def _draw(
+    self, index: int
+  ) -> tuple[np.random.Generator, Kind, tuple[int, int, int]]:
     rng = np.random.default_rng([self.seed, 3 + self.number, index])
     kind = self.stage.mix[rng.choice(len(self.chances), p=self.chances)]
-    record = self.read(rng, kind, kind.draw(rng))
+    return rng, kind, kind.draw(rng)
+
+  def clip_size(self, index: int) -> tuple[int, int, int]:
+    """(frames, height, width) of a record, without reading it."""
+    return self._draw(index)[2]
+
+  def __getitem__(self, index: int) -> dict[str, Any]:
+    record = self.read(*self._draw(index))
     return dict(
       record,
       shift=np.float32(self.stage.shift),

@@ -93,7 +93,7 @@ class ClipFolder:
       else:
         videos[clip.path] = probe
     self._check_errors(max_unreadable, recorded=names is not None)
-    for note in _notes(videos, height=height, width=width):
+    for note in _notes(videos, height=height, width=width, fps=fps):
       logging.warning('%s: %s', folder, note)
 
   def _probe(self, path: os.PathLike) -> video_reader.VideoInfo | str:
@@ -165,6 +165,7 @@ def _notes(
   *,
   height: int,
   width: int,
+  fps: float,
 ) -> Iterator[str]:
   """What reading changes in the videos, with the number of those affected."""
   shares = {
@@ -181,6 +182,16 @@ def _notes(
       f'{100 * display.CROP:g} % of their area to the crop to '
       f'{width}x{height}, the most {100 * shares[worst]:.0f} % of '
       f'{videos[worst].width}x{videos[worst].height}, {worst}'
+    )
+  slow = {
+    p: i.fps for p, i in videos.items() if resampling.repeats(i.fps, fps=fps)
+  }
+  if slow:
+    slowest = min(slow, key=slow.get)
+    yield (
+      f'{len(slow)} of {len(videos)} clips have fewer frames a second than '
+      f'{fps:g}, so that frames are repeated; the fewest {slow[slowest]:.3g}, '
+      f'{slowest}'
     )
   affected = collections.defaultdict(list)
   for path, info in videos.items():

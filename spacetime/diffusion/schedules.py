@@ -1,6 +1,7 @@
 """Schedules of noise levels for the solvers, even or as published."""
 
 import dataclasses
+import numbers
 from collections.abc import Sequence
 
 import numpy as np
@@ -161,6 +162,8 @@ def flow_match_euler_schedule(steps: int, *, shift: float) -> Schedule:
 
 
 def _check(steps: int, shift: float) -> None:
+  if not isinstance(steps, numbers.Integral):
+    raise SettingError('steps', steps, 'a whole number')
   if steps < 1:
     raise SettingError('steps', steps, '1 or more')
   if shift <= 0:

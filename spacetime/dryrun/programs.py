@@ -11,9 +11,12 @@ from jax.sharding import NamedSharding, PartitionSpec
 from spacetime import SettingError, sharding
 from spacetime.config import mesh as mesh_lib
 from spacetime.config import networks, samplers
+from spacetime.config import packing as packing_lib
 from spacetime.config.experiment import Experiment
+from spacetime.data import batches, packing
 from spacetime.diffusion import sampler
 from spacetime.models import flops
+from spacetime.models.autoencoder import identity
 from spacetime.pipeline import conditions, generate
 from spacetime.sharding import chips
 from spacetime.training import loop, losses, state, step, tasks
@@ -58,7 +61,8 @@ def lower(
 
   Args:
     experiment: experiment of a transformer.
-    program: 'train' is the training step as the trainer runs it; 'held_out'
+    program: 'train' is the training step as the trainer runs it, of batches
+      of several sizes that of the one with the most tokens; 'held_out'
       the loss of held-out clips, which runs between steps; 'sample' a step of
       the solver, with all branches of guidance, as the pipeline runs it;
       'decode' one latent frame to pixels.
@@ -87,9 +91,26 @@ def lower(
   else:
     mesh = mesh_lib.mesh(experiment, devices=devices)
   nets = networks.networks(experiment)
-  tokens = networks.clip_geometry(experiment.data, nets).tokens
+  grid = networks.clip_geometry(experiment.data, nets)
+  tokens = clip_tokens(experiment, nets) if program == 'train' else grid.tokens
   mesh_lib.check_model(nets.dit.config, tokens, mesh)
   return _LOWER[program](experiment, nets, mesh)
+
+
+def clip_tokens(experiment: Experiment, nets: networks.Networks) -> int:
+  """Tokens of a row of the training batch that `lower` describes: of a clip,
+  or of a packed row."""
+  if isinstance(experiment.data.packing, packing.SequencePacking):
+    return experiment.data.packing.length
+  size, _ = _largest_batch(experiment, nets)
+  return networks.clip_geometry(experiment.data, nets, size).tokens
+
+
+def _largest_batch(
+  experiment: Experiment, nets: networks.Networks
+) -> tuple[tuple[int, int, int], int]:
+  grid = packing_lib.grid(nets.autoencoder, nets.dit.config.patch)
+  return batches.largest_batch(experiment.data, grid)
 
 
 def _train(
@@ -108,8 +129,9 @@ def _train(
     'average': abstract.ema,
     'optimizer': abstract.opt_state,
     'frozen': _frozen(nets, mesh),
-    'batch': _batch(experiment, nets, mesh),
+    'batch': _train_batch(experiment, nets, mesh),
   }
+  rows = next(iter(parts['batch'].values())).shape[0]
   train_step = step.make_step(
     task.loss,
     optimizer,
@@ -126,7 +148,7 @@ def _train(
     lowered,
     parts,
     mesh,
-    _rows(experiment, mesh) // train.accumulate,
+    rows // sharding.num_shards('batch', mesh) // train.accumulate,
     *training_flops(experiment, nets),
     IN_FLIGHT - 1,
   )
@@ -162,13 +184,12 @@ def _forward_flops(
   rate, model = tasks.rates(experiment, nets), nets.dit.config
   if not rate.flops:
     return 0.0, 0.0, 0.0
-  clips = experiment.data.batch_size
   attended = flops.attention(
-    tokens=rate.tokens // clips,
+    tokens=rate.tokens / rate.clips,
     text_tokens=nets.text_length,
     width=model.width,
   )
-  attended *= clips * model.layers
+  attended *= rate.clips * model.layers
   passes = (2 if nets.lora.rank else 3) + tasks.more_predictions(experiment)
   forward = rate.flops / passes
   return forward - attended, attended, rate.flops
@@ -300,16 +321,55 @@ def _rows(experiment: Experiment, mesh: jax.sharding.Mesh) -> int:
   return experiment.data.batch_size // sharding.num_shards('batch', mesh)
 
 
+def _train_batch(
+  experiment: Experiment, nets: networks.Networks, mesh: jax.sharding.Mesh
+) -> dict:
+  """Returns shapes of a training batch: of packed rows, or of clips of the size
+  with the most tokens."""
+  data = experiment.data
+  if isinstance(data.packing, packing.SequencePacking):
+    shapes = _packed_rows(experiment, nets)
+  else:
+    size, rows = _largest_batch(experiment, nets)
+    shapes = _batch(experiment, nets, mesh, rows=rows, size=size)
+  if data.stages:
+    rows = shapes['tokens' if 'tokens' in shapes else 'text'].shape[:-1]
+    rows = rows if nets.text_kind != 'frozen' else rows[:-1]
+    for name in ('shift', 'cond'):
+      shapes[name] = jax.ShapeDtypeStruct(rows, jnp.float32)
+  return _sharded_rows(shapes, mesh)
+
+
+def _packed_rows(experiment: Experiment, nets: networks.Networks) -> dict:
+  """Returns shapes of packed rows, those of packing.collate."""
+  sizes, rows = experiment.data.packing, experiment.data.batch_size
+  values = nets.dit.config.patch_volume
+  pixels = isinstance(nets.autoencoder, identity.IdentityAutoencoder)
+  clip = {
+    'patches': np.zeros((1, values), np.uint8 if pixels else np.float32),
+    'grid': np.ones(3, np.int32),
+  }
+  if nets.text_kind == 'frozen':
+    clip['text'] = np.zeros((nets.text_length, nets.text.width), np.float32)
+  else:
+    clip['tokens'] = np.zeros(nets.text_length, np.int32)
+  return {
+    name: jax.ShapeDtypeStruct((rows, *array.shape), array.dtype)
+    for name, array in packing.collate([clip], sizes).items()
+  }
+
+
 def _batch(
   experiment: Experiment,
   nets: networks.Networks,
   mesh: jax.sharding.Mesh,
   *,
-  rows: int | None = None,
+  rows: int,
+  size: tuple[int, int, int] | None = None,
 ) -> dict:
   """Returns shapes of a batch: pixels or latents, tokens or embeddings."""
-  data, grid = experiment.data, networks.clip_geometry(experiment.data, nets)
-  rows = data.batch_size if rows is None else rows
+  data = experiment.data
+  grid = networks.clip_geometry(data, nets, size)
   if data.source.HAS_LATENTS:
     shapes = {'latents': (rows, *grid.latent, nets.autoencoder.z_dim)}
     dtypes = {'latents': jnp.float32}

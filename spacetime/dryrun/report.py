@@ -78,7 +78,8 @@ def dry_run(
     experiment = parse.replace(experiment, {'mesh.num_slices': slices.slices})
   devices = topology.devices(slices)
   report = compile_program(experiment, program, devices, slices.chip, dump=dump)
-  if program != 'train' or not report.memory.fits or not _evaluates(experiment):
+  evaluates = program == 'train' and experiment.train.evaluate_every
+  if not evaluates or not report.memory.fits:
     return report
   held_out = compile_program(experiment, 'held_out', devices, slices.chip)
   advice = 'the held-out loss needs more: set train.evaluate_every=0'
@@ -88,11 +89,6 @@ def dry_run(
     advice=report.advice if held_out.memory.fits else advice,
     seconds=report.seconds + held_out.seconds,
   )
-
-
-def _evaluates(experiment: Experiment) -> bool:
-  """Whether a run computes the held-out loss of clips of one size."""
-  return bool(experiment.train.evaluate_every) and not experiment.data.packing
 
 
 def compile_program(

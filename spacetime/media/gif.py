@@ -6,6 +6,8 @@ import pathlib
 import numpy as np
 from PIL import Image
 
+MOST = 50  # frames a second
+
 
 def write(
   path: pathlib.Path, frames_FHWC: np.ndarray, *, rate: fractions.Fraction

@@ -62,6 +62,12 @@ def length_at(seconds: float, *, fps: float) -> int:
   return int((seconds + _rounding(fps)) * fps + 0.5)
 
 
+def repeats(rate: float, *, fps: float) -> bool:
+  """Whether frames of a rate stand still for a time at another: more than one
+  of twenty comes twice."""
+  return rate < 0.95 * fps
+
+
 def _rounding(fps: float) -> float:
   """Seconds by which times may be off: less than half of a short period."""
   return min(_ROUNDING, 0.25 / fps)

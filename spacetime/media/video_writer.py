@@ -138,6 +138,7 @@ def write_video(
   codecs.check_frames(frames_FHWC)
   rate = codecs.frame_rate(fps)
   target = check_output(path)
+  check_rate(path, fps=fps)
   suffix = target.suffix.lower()
   if writes_folder(path, frames=len(frames_FHWC)):
     folder = output_path(path, frames=len(frames_FHWC))
@@ -151,6 +152,22 @@ def write_video(
       gif.write(temporary, frames_FHWC, rate=rate)
     return target
   return write_image(target, frames_FHWC[0])
+
+
+def check_rate(path: Path, *, fps: float) -> None:
+  """Checks, before sampling, that a format can have a rate.
+
+  Raises:
+    SettingError: a GIF of more frames a second than its players show.
+  """
+  if pathlib.Path(path).suffix.lower() == '.gif' and fps > gif.MOST:
+    raise SettingError(
+      'fps',
+      fps,
+      f'at most {gif.MOST} for a GIF, whose players show every frame for two '
+      'hundredths of a second or more',
+      hint='write an .mp4',
+    )
 
 
 def writes_folder(path: Path, *, frames: int) -> bool:

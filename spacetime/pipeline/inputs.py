@@ -93,6 +93,15 @@ def read_sized(
   info = _read(name, 'a video', video_reader.probe, source)
   for remark in info.remarks:
     logging.warning('%s=%s is %s', name, describe(source), remark)
+  if resampling.repeats(info.fps, fps=fps):
+    logging.warning(
+      '%s=%s has %.3g frames a second and is read at %g, so that frames are '
+      'repeated',
+      name,
+      describe(source),
+      info.fps,
+      fps,
+    )
   sizes = dict(most=most, height=height, width=width, fps=fps)
   return _read(name, 'a video', video_reader.read_video, source, **sizes)
 

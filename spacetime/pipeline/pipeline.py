@@ -12,6 +12,7 @@ from spacetime.checkpoint import load as load_lib
 from spacetime.checkpoint.interop import network_files
 from spacetime.data import geometry as geometry_lib
 from spacetime.diffusion.settings import SamplingSettings
+from spacetime.media import video_writer
 from spacetime.pipeline import (
   best_of_n,
   generate,
@@ -319,6 +320,7 @@ class Pipeline:
     command: str | None = None,
     callback: Progress = None,
     on_frames: OnFrames | None = None,
+    mark: str = '',
     report: outputs.Report | None = None,
   ) -> Mapping:
     """Writes the videos of a request to `out`, with sidecars and a sheet.
@@ -333,6 +335,8 @@ class Pipeline:
       on_frames: called with uint8 frames_FHWC and their metadata before they
         are encoded; returns the frames to write, such as with a watermark. A
         long video passes chunk after chunk.
+      mark: what `on_frames` does, such as the fingerprint of a key: videos with
+        another mark are of another request.
       report: called with (path, metadata) of each file; metadata of a video
         that was there has 'kept'.
 
@@ -345,7 +349,8 @@ class Pipeline:
     plan = plan_lib.resolve(request, self.engine)
     targets = outputs.targets(request, clips=plan.clips)
     outputs.check(targets, request, frames=plan.frames)
-    marked = {'marked': on_frames is not None}
+    video_writer.check_rate(request.out, fps=plan.fps)
+    marked = {'marked': mark or on_frames is not None}
     resumes = targets.state is not None and targets.state.exists()
     finished = {}
     if not resumes:
@@ -468,6 +473,7 @@ class Pipeline:
     plan = plan_lib.expand(plan, engine)
     metadata = plan_lib.metadata(plan, engine)
     identity = long_video.identity(plan, metadata)
+    identity |= {'marked': origin['marked']}
     state = rollout_state.read(
       targets.state, identity, restart=plan.request.overwrite
     )

@@ -292,6 +292,7 @@ def _inputs_hash(plan: Plan) -> str | None:
     arrays.append(video.cond_mask_FHW)
   if plan.prompt_embeds is not None:
     arrays += [*plan.prompt_embeds.text, *plan.prompt_embeds.negative]
+  arrays += [*plan.images, *plan.references]
   if not arrays:
     return None
   digest = hashlib.sha256()

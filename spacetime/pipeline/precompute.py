@@ -109,19 +109,25 @@ def write_cache(
     shard: clips in a file.
 
   Raises:
-    SettingError: a source without videos, clips of mixed sizes, or embeddings
-      without a text encoder.
+    SettingError: a source without videos, clips of mixed sizes, of stages or
+      with random crops, or embeddings without a text encoder.
     ValueError: clips that cannot be read, or another cache in the folder.
   """
   out = files.as_path(out)
   if data.source.HAS_LATENTS:
     raise SettingError('data.name', data.name, 'a source of videos')
-  if data.mixed is not None:
+  if data.stages:
     raise SettingError(
-      'data.mixed',
-      data.mixed,
-      'None, since the latents of a cache are of one size',
+      'data.stages', None, 'none, since a cache has one list of clips'
     )
+  for name, reason in {
+    'mixed': 'the latents of a cache are of one size',
+    'crop': 'latents are not cropped while training',
+  }.items():
+    if getattr(data, name):
+      raise SettingError(
+        f'data.{name}', getattr(data, name), f'None, since {reason}'
+      )
   if text == 'embeddings' and encoder.model is None:
     raise SettingError(
       'text',

@@ -30,8 +30,8 @@ def parse(schedule) -> tuple[tuple[float, ...], tuple[str, ...]]:
   pairs = _pairs(schedule) if isinstance(schedule, str) else list(schedule)
   try:
     seconds = tuple(float(time) for time, _ in pairs)
-    prompts = tuple(str(prompt).strip() for _, prompt in pairs)
-  except (TypeError, ValueError) as e:
+    prompts = tuple(prompt.strip() for _, prompt in pairs)
+  except (AttributeError, TypeError, ValueError) as e:
     raise SettingError(
       'prompt_schedule', describe(schedule), f'pairs as in {EXAMPLE}'
     ) from e

@@ -357,10 +357,10 @@ class Request:
         continue
       if not isinstance(value, numbers.Real) or not 0 < value <= most:
         raise SettingError(name, value, f'more than 0, at most {most:,}')
-    if self.frames is not None and not isinstance(
-      self.frames, numbers.Integral
-    ):
-      raise SettingError('frames', describe(self.frames), 'a whole number')
+    for name in ('frames', 'cond_frames', 'decode_overlap', 'decode_shards'):
+      value = getattr(self, name)
+      if value is not None and not isinstance(value, numbers.Integral):
+        raise SettingError(name, describe(value), 'a whole number')
     if not math.isfinite(self.lora_strength):
       raise SettingError('lora_strength', self.lora_strength, 'a finite number')
     scale = self.control_scale
@@ -419,7 +419,7 @@ def parse_size(request: Request) -> tuple[int, int] | None:
   if isinstance(size, str):
     size = size.lower().split('x')
   try:
-    width, height = (int(side) for side in size)
+    width, height = map(_integer, size)
   except (TypeError, ValueError) as e:
     raise SettingError(
       'size', request.size, 'WIDTHxHEIGHT, such as 64x64'
@@ -439,7 +439,7 @@ def parse_seeds(request: Request) -> tuple[int, ...] | None:
   if isinstance(seeds, str):
     seeds = seeds.split(',')
   try:
-    seeds = tuple(int(seed) for seed in seeds)
+    seeds = tuple(map(_integer, seeds))
   except (TypeError, ValueError) as e:
     raise SettingError(
       'seeds', request.seeds, 'whole numbers, such as 1,2,3'
@@ -449,6 +449,13 @@ def parse_seeds(request: Request) -> tuple[int, ...] | None:
   for seed in seeds:
     _check_seed('seeds', seed)
   return seeds
+
+
+def _integer(value) -> int:
+  """A whole number, of a text or itself; no other number is rounded."""
+  if not isinstance(value, (str, numbers.Integral)):
+    raise TypeError(value)
+  return int(value)
 
 
 def _check_seed(name: str, seed: int) -> None:

@@ -10,6 +10,7 @@ The root's private key is forgotten: another leaf needs another root.
 
 import dataclasses
 import datetime
+import hashlib
 import os
 import pathlib
 import secrets
@@ -42,6 +43,11 @@ class SigningKey:
   chain: str = dataclasses.field(repr=False)
   root: str = dataclasses.field(repr=False)
   watermark: Key = dataclasses.field(repr=False)
+
+  @property
+  def fingerprint(self) -> str:
+    """Names the key, by its root's certificate."""
+    return hashlib.sha256(self.root.encode()).hexdigest()[:16]
 
 
 def load(folder: str | os.PathLike) -> SigningKey:

@@ -75,6 +75,20 @@ def sign(
     beside.replace(manifest.sidecar(path))
 
 
+def sign_missing(
+  path: pathlib.Path,
+  metadata: Mapping[str, Any],
+  key: SigningKey,
+  *,
+  inputs: Sequence[manifest.Ingredient] = (),
+) -> None:
+  """Signs a generated video unless the key has signed it, as of a file that was
+  kept from a command which may have stopped before; see `sign`."""
+  report = manifest.verify(path, roots=[key.root])
+  if report.state != 'trusted':
+    sign(path, metadata, key, inputs=inputs)
+
+
 def check(out: str | None) -> None:
   """Refuses outputs that cannot be signed, before anything is sampled.
 

@@ -8,9 +8,10 @@ after at most two steps, and times and counts are of finished steps.
 import contextlib
 import dataclasses
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import jax
+import numpy as np
 from absl import logging
 from jax.sharding import NamedSharding, PartitionSpec
 
@@ -39,28 +40,42 @@ class PeriodicAction:
 
 @dataclasses.dataclass(frozen=True)
 class Rates:
-  """Amounts of one training step, for rates per second.
+  """Amounts of one training step or several, for rates per second.
 
   Attributes:
-    clips: clips of a batch, over all devices; the mean of packed rows.
-    tokens: tokens of a batch; 0 in the autoencoder's stage.
-    flops: model FLOPs of a step, analytic; 0 where not counted.
+    clips: clips, over all devices.
+    tokens: tokens without padding; 0 in the autoencoder's stage.
+    flops: model FLOPs, analytic; 0 where not counted.
   """
 
   clips: float
-  tokens: int = 0
+  tokens: float = 0
   flops: float = 0.0
 
+  def __add__(self, other: 'Rates') -> 'Rates':
+    return Rates(
+      self.clips + other.clips,
+      self.tokens + other.tokens,
+      self.flops + other.flops,
+    )
+
+  def times(self, factor: float) -> 'Rates':
+    """These amounts, so many times."""
+    return Rates(self.clips * factor, self.tokens * factor, self.flops * factor)
+
   def per_second(self, steps: int, seconds: float) -> dict[str, float]:
-    """Computes rates over some steps; MFU where the chip's peak is known."""
-    rate = steps / seconds
-    rates = {'clips_per_second': self.clips * rate, 'step_seconds': 1 / rate}
+    """Computes the rates of the amounts of some steps; MFU where the chip's
+    peak is known."""
+    rates = {
+      'clips_per_second': self.clips / seconds,
+      'step_seconds': seconds / steps,
+    }
     if self.tokens:
-      rates['tokens_per_second'] = self.tokens * rate
+      rates['tokens_per_second'] = self.tokens / seconds
     if self.flops:
-      rates['model_tflops'] = self.flops * rate / 1e12
+      rates['model_tflops'] = self.flops / seconds / 1e12
       mfu = chips.utilisation(
-        self.flops * rate,
+        self.flops / seconds,
         kind=jax.devices()[0].device_kind,
         devices=jax.device_count(),
       )
@@ -90,25 +105,28 @@ class MetricsLogger:
   """Logs metrics one step late, so that logging never blocks on the running
   step."""
 
-  def __init__(self, writer, time_log: goodput.Goodput, rates: Rates, bar):
-    self._writer, self._goodput = writer, time_log
-    self._rates, self._bar = rates, bar
+  def __init__(self, writer, time_log: goodput.Goodput, bar):
+    self._writer, self._goodput, self._bar = writer, time_log, bar
     self._pending, self._skips = None, []
+    self._amounts = Rates(clips=0)  # of all steps since the last line
     # Rates start with the second line: the first includes the compilation.
     self._since = None
 
-  def add(self, step: int, metrics: dict, *, due: bool) -> None:
-    """Keeps the metrics of a step, which are still on the device."""
+  def add(self, step: int, metrics: dict, amounts: Rates, *, due: bool) -> None:
+    """Keeps the metrics of a step, which are still on the device, and adds its
+    amounts."""
+    self._amounts += amounts
     if 'skipped' in metrics:
       self._skips.append(metrics['skipped'])
     if due:
-      self._pending, self._skips = (step, metrics, self._skips), []
+      self._pending = step, metrics, self._skips, self._amounts
+      self._skips, self._amounts = [], Rates(clips=0)
 
   def write(self) -> None:
     """Writes the pending metrics, if there are any."""
     if self._pending is None:
       return
-    step, metrics, skips = self._pending
+    step, metrics, skips, amounts = self._pending
     self._pending = None
     values = {k: float(v) for k, v in jax.device_get(metrics).items()}
     if skips:
@@ -116,7 +134,7 @@ class MetricsLogger:
     now, waited = time.monotonic(), self._goodput.seconds['data']
     if self._since is not None:
       before, began, data = self._since
-      values |= self._rates.per_second(step - before, now - began)
+      values |= amounts.per_second(step - before, now - began)
       values['data_wait'] = (waited - data) / (now - began)
     self._since = step, now, waited
     self._writer.write(step, values)
@@ -179,7 +197,7 @@ def run(
   checkpoint_every: int,
   time_log: goodput.Goodput,
   actions: Sequence[PeriodicAction] = (),
-  rates: Rates,
+  rates: Callable[[Mapping[str, np.ndarray]], Rates],
   stop: Callable[[], bool] = lambda: False,
   receive: Callable[[dict], dict] = lambda batch: batch,
 ) -> state_lib.State:
@@ -201,7 +219,7 @@ def run(
     checkpoint_every: steps between checkpoints; 0 saves only at the end.
     time_log: where the time of the run goes.
     actions: called after steps.
-    rates: amounts of one step.
+    rates: rows of this process -> their amounts.
     stop: called after each dispatched step, on every process.
     receive: called with each batch; returns the one to train on.
 
@@ -213,7 +231,7 @@ def run(
   # Not device_put, which reaches no devices of other processes.
   key = jax.jit(lambda key: key, out_shardings=replicated)(key)
   bar = progress.bar(start=first, steps=steps, quiet=jax.process_index() > 0)
-  logger = MetricsLogger(writer, time_log, rates, bar)
+  logger = MetricsLogger(writer, time_log, bar)
   pending = PendingStep(time_log, bar)
   if jax.process_count() > 1:
     feed = feed_lib.SharedFeed(iterator, receive, step=first)
@@ -227,11 +245,13 @@ def run(
     stack.enter_context(time_log.during('step'))
     for step in range(first + 1, steps + 1):
       with time_log.during('data'):
-        batch = feed.read(step)
-      if batch is None:
+        rows = feed.read(step)
+      if rows is None:
         break
       with jax.transfer_guard_host_to_device('allow'):
-        batch = feed.put(batch, mesh)
+        batch = feed.put(rows, mesh)
+      name = next(iter(rows))
+      amounts = rates(rows).times(len(batch[name]) / len(rows[name]))
       if step == first + 1:
         with (
           time_log.during('compile'),
@@ -244,7 +264,8 @@ def run(
       pending.wait()  # for the step before; this one runs meanwhile
       feed.exchange(metrics)
       logger.write()
-      logger.add(step, metrics, due=step % log_every == 0 or step == steps)
+      due = step % log_every == 0 or step == steps
+      logger.add(step, metrics, amounts, due=due)
       pending.add(step, metrics)
       if checkpoint_every and step % checkpoint_every == 0:
         pending.wait()  # its time is the step's, not the checkpoint's

@@ -117,11 +117,9 @@ def _train(
   iterator = iter(loader)
   with checkpoint_lib.Checkpoints(workdir, keep=settings.keep) as checkpoints:
     at = _first_state(run, splits, checkpoints, iterator, key=init_key)
-    rates = tasks.rates(run.experiment, nets)
     if multihost.is_first():
-      lines = summary.heading(
-        run, workdir, start=int(at.step), tokens=rates.tokens
-      )
+      rates = tasks.rates(run.experiment, nets)
+      lines = summary.heading(run, workdir, start=int(at.step), rates=rates)
       print(lines, file=sys.stderr)
     pipeline.start(iterator)
     time_log.resume(int(at.step))
@@ -162,7 +160,7 @@ def _train(
         checkpoint_every=settings.checkpoint_every,
         time_log=time_log,
         actions=actions,
-        rates=rates,
+        rates=tasks.batch_rates(run.experiment, nets),
         stop=stop,
         receive=skipped.take,
       )

@@ -217,7 +217,10 @@ def check_tokens(
 ) -> None:
   """Checks that the mesh divides the tokens of training and held-out clips."""
   data = experiment.data
-  for size in (data.size, data.crop):
+  sizes = {data.size, tuple(data.crop or data.size)}
+  if not isinstance(data.packing, packing_lib.SequencePacking):
+    sizes |= set(data.shapes)
+  for size in sorted(sizes):
     grid = networks_lib.clip_geometry(data, nets, size)
     mesh_lib.check_model(nets.dit.config, grid.tokens, mesh)
 

@@ -4,27 +4,32 @@ import math
 
 import jax
 
-from spacetime.training import setup
+from spacetime.training import loop, setup
 
 
-def heading(run: setup.Setup, workdir, *, start: int, tokens: int) -> str:
+def heading(run: setup.Setup, workdir, *, start: int, rates: loop.Rates) -> str:
   """Returns the first lines of a run: parameters, devices, batch and output.
 
   Args:
     run: a checked run.
     workdir: output folder.
     start: finished steps.
-    tokens: tokens of a batch; 0 in the autoencoder's stage.
+    rates: see tasks.rates.
   """
   trained = _count(run.shapes.params)
   devices = run.mesh.devices
   kind = devices.flat[0].device_kind
   axes = ', '.join(f'{a} {n}' for a, n in run.mesh.shape.items() if n > 1)
   data, train = run.experiment.data, run.experiment.train
-  unit = 'clips' if run.patchify is None else 'rows of clips'
-  batch = f'{data.batch_size} {unit}'
-  if tokens:
-    batch += f', {tokens:,} tokens'
+  if run.patchify is not None:
+    batch = f'{data.batch_size} rows of clips'
+  elif len(data.shapes) > 1:
+    batch = 'clips of one size'
+  else:
+    batch = f'{round(rates.clips)} clips'
+  if rates.tokens:
+    most = 'at most ' if len(data.shapes) > 1 and run.patchify is None else ''
+    batch += f', {most}{rates.tokens:,} tokens'
   lines = [
     f'parameters  {trained:,} trained, in {run.experiment.stage!r}',
     f'devices     {devices.size} x {kind}' + (f' ({axes})' if axes else ''),

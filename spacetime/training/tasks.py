@@ -3,15 +3,15 @@
 import dataclasses
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from spacetime.config import networks as networks_lib
 from spacetime.config import packing as packing_lib
 from spacetime.config.experiment import Experiment
-from spacetime.data import packing
+from spacetime.data import batches, packing
 from spacetime.data.tokenizer import END
 from spacetime.models import flops
 from spacetime.models.networks import Networks
@@ -129,19 +129,65 @@ def more_predictions(experiment: Experiment) -> int:
 
 
 def rates(experiment: Experiment, nets: Networks | None) -> loop.Rates:
-  """Returns clips, tokens and model FLOPs of one training step."""
+  """Returns clips, tokens and model FLOPs of one training step, before any has
+  been made: means of packed rows, and of batches of several sizes those of the
+  one with the most tokens. No tokens in the autoencoder's stage, no FLOPs of
+  packed rows of stages."""
   data = experiment.data
   if nets is None:
     return loop.Rates(clips=data.batch_size)
+  patch, cost = nets.dit.config.patch, _clip_flops(experiment, nets)
+  patchify = packing_lib.make_patchify(experiment, nets.autoencoder, patch)
+  if patchify is None:
+    grid = packing_lib.grid(nets.autoencoder, patch)
+    size, clips = batches.largest_batch(data, grid)
+    return _of_clips([grid(*size).grid] * clips, cost)
   if data.stages:
-    # Rows have as many tokens as they hold; `padding` is a metric of its own.
-    rows = isinstance(data.packing, packing.SequencePacking)
-    tokens = data.batch_size * data.packing.length if rows else 0
+    tokens = data.batch_size * data.packing.length
     return loop.Rates(clips=data.batch_size, tokens=tokens)
+  means = packing_lib.measure(data, patchify, cost)
+  return loop.Rates(clips=means.clips, tokens=means.tokens, flops=means.cost)
+
+
+def batch_rates(
+  experiment: Experiment, nets: Networks | None
+) -> Callable[[Mapping[str, np.ndarray]], loop.Rates]:
+  """Returns rows of a batch -> their clips, tokens and model FLOPs."""
+  if nets is None:
+    return lambda batch: loop.Rates(clips=len(batch['frames']))
+  patch, cost = nets.dit.config.patch, _clip_flops(experiment, nets)
+  grid = packing_lib.grid(nets.autoencoder, patch)
+
+  def measure(batch: Mapping[str, np.ndarray]) -> loop.Rates:
+    if 'grids' in batch:
+      grids = np.reshape(batch['grids'], (-1, 3)).tolist()
+      return _of_clips([tuple(each) for each in grids if each[0]], cost)
+    if 'latents' in batch:
+      rows, *latent = batch['latents'].shape[:4]
+      each = tuple(n // p for n, p in zip(latent, patch, strict=True))
+    else:
+      rows, *size = batch['frames'].shape[:4]
+      each = grid(*size).grid
+    return _of_clips([each] * rows, cost)
+
+  return measure
+
+
+def _of_clips(grids: Sequence[tuple[int, int, int]], cost) -> loop.Rates:
+  """Amounts of clips of so many tokens along each axis."""
+  tokens = sum(math.prod(grid) for grid in grids)
+  return loop.Rates(len(grids), tokens, sum(map(cost, grids)))
+
+
+def _clip_flops(
+  experiment: Experiment, nets: Networks
+) -> Callable[[tuple[int, int, int]], float]:
+  """Returns the model FLOPs of a training step by the tokens of one clip along
+  each axis."""
   model = nets.dit.config
 
-  def clip_flops(grid: tuple[int, int, int]) -> float:
-    """Model FLOPs of one clip, of so many tokens along each axis."""
+  @functools.cache
+  def cost(grid: tuple[int, int, int]) -> float:
     forward = flops.transformer(
       tokens=math.prod(grid),
       text_tokens=nets.text_length,
@@ -154,18 +200,7 @@ def rates(experiment: Experiment, nets: Networks | None) -> loop.Rates:
       frequencies=model.frequencies,
     )
     # Frozen kernels have no gradients to compute.
-    cost = 2 * forward if nets.lora.rank else flops.training(forward)
-    return cost + more_predictions(experiment) * forward
+    step = 2 * forward if nets.lora.rank else flops.training(forward)
+    return step + more_predictions(experiment) * forward
 
-  patchify = packing_lib.make_patchify(
-    experiment, nets.autoencoder, model.patch
-  )
-  if patchify is not None:
-    means = packing_lib.measure(data, patchify, clip_flops)
-    return loop.Rates(clips=means.clips, tokens=means.tokens, flops=means.cost)
-  grid = networks_lib.clip_geometry(data, nets)
-  return loop.Rates(
-    clips=data.batch_size,
-    tokens=data.batch_size * grid.tokens,
-    flops=data.batch_size * clip_flops(grid.grid),
-  )
+  return cost

@@ -1,6 +1,6 @@
 """Losses of one run on other meshes, processes and device orders.
 
-  PYTHONPATH=. python tests/benchmarks/meshes.py
+  PYTHONPATH=. python tests/benchmarks/meshes.py [--quick] [--only=NAME ...]
 
 Three steps of the tiny configs: one process of eight devices; two of four and
 four of two in orders in which no process holds a run of the rows, as on v5p;
@@ -15,7 +15,6 @@ import pathlib
 import subprocess
 import sys
 import tempfile
-from unittest import mock
 
 import numpy as np
 
@@ -38,16 +37,22 @@ def main() -> None:
   parser.add_argument(
     '--folder', type=pathlib.Path, help='of the runs; finished meshes are kept'
   )
+  parser.add_argument(
+    '--only', action='append', choices=MESHES, help='meshes, the first too'
+  )
+  parser.add_argument(
+    '--quick', action='store_true', help='batches in one part alone'
+  )
   parser.add_argument('--worker', help='name of a mesh; runs one process of it')
   arguments = parser.parse_args()
   if arguments.worker:
-    work(arguments.worker, arguments.folder)
+    work(arguments.worker, arguments.folder, quick=arguments.quick)
     return
   folder = arguments.folder or pathlib.Path(tempfile.mkdtemp())
   reference, largest = {}, 0.0
-  for name in MESHES:
+  for name in arguments.only or MESHES:
     if not (folder / _file(name)).exists():
-      measure(name, folder)
+      measure(name, folder, quick=arguments.quick)
     losses_by_case = json.loads((folder / _file(name)).read_text())
     for case, losses in losses_by_case.items():
       kind = case.split()[0]
@@ -59,7 +64,7 @@ def main() -> None:
   print(f'largest relative difference: {largest:.1e}')
 
 
-def measure(name: str, folder: pathlib.Path) -> None:
+def measure(name: str, folder: pathlib.Path, *, quick: bool) -> None:
   """Runs the processes of a mesh, which write their losses by case."""
   processes, devices = MESHES[name][:2]
   ran = subprocess.run(
@@ -73,6 +78,7 @@ def measure(name: str, folder: pathlib.Path) -> None:
       __file__,
       f'--worker={name}',
       f'--folder={folder}',
+      *(['--quick'] if quick else []),
     ],
     cwd=ROOT,
     env=os.environ
@@ -89,7 +95,7 @@ def measure(name: str, folder: pathlib.Path) -> None:
     raise SystemExit(f'{name}: {ran.stderr[-3000:]}')
 
 
-def work(name: str, folder: pathlib.Path) -> None:
+def work(name: str, folder: pathlib.Path, *, quick: bool) -> None:
   """Trains all cases of a mesh as one of its processes."""
   import jax
 
@@ -108,7 +114,7 @@ def work(name: str, folder: pathlib.Path) -> None:
   permuted_train.permute([int(number) for number in order.split(',')])
   losses = {}
   for kind, module in {'clips': digits_pixels, 'rows': digits_mixed}.items():
-    for accumulate in parts:
+    for accumulate in parts[:1] if quick else parts:
       config = module.get_config('tiny')
       config.update_from_flattened_dict(
         {
@@ -125,32 +131,11 @@ def work(name: str, folder: pathlib.Path) -> None:
       )
       case = f'{kind} in {accumulate}'
       workdir = folder / f'{_file(name)}_{_file(case)}'
-      with mock.patch.object(run.batches, 'make_loader', _same_rows(run)):
-        run.train(config, str(workdir))
+      run.train(config, str(workdir))
       multihost.barrier(case)
       losses[case] = list(training.losses(workdir).values())
   if jax.process_index() == 0:
     (folder / _file(name)).write_text(json.dumps(losses))
-
-
-def _same_rows(run):
-  """A loader that packs the same rows on any number of processes.
-
-  As it is, each process packs its own share of the clips, so that the rows of a
-  batch depend on the number of processes; here each takes its rows of a batch
-  that all have made.
-  """
-  make = run.batches.make_loader
-
-  def make_loader(data, *args, share, **options):
-    if data.packing is None:
-      return make(data, *args, share=share, **options)
-    rows = share.rows(data.batch_size)
-    return make(data, *args, **options).map(
-      lambda batch: {name: value[rows] for name, value in batch.items()}
-    )
-
-  return make_loader
 
 
 def _file(name: str) -> str:

@@ -23,6 +23,7 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from spacetime import checkpoint
 from spacetime.checkpoint import Checkpoints
+from spacetime.checkpoint.interop import tensor_files
 
 CONFIG = {'model': {'width': 24, 'patch': (1, 2, 2)}, 'train': {'steps': 9}}
 
@@ -426,6 +427,27 @@ def test_hashes_name_the_arrays(tmp_path):
   assert len(set(hashes)) == 4
   assert all(len(h) == 16 and int(h, 16) >= 0 for h in hashes)
   assert hashes[2] == checkpoint.weights_hash(tmp_path / 'run', step=4)
+
+
+@pytest.mark.parametrize(
+  'value, dtype, text',
+  [
+    (70_000.0, np.float16, 'a/b: expected finite.*at most 65504: set `dtype`'),
+    (np.nan, np.float32, 'a/b: expected finite numbers'),
+  ],
+)
+def test_no_file_gets_values_that_its_dtype_cannot_hold(
+  tmp_path, value, dtype, text
+):
+  with np.errstate(over='ignore'):
+    params = {'a': {'b': np.full(3, value).astype(dtype)}}
+  with pytest.raises(ValueError, match=text):
+    checkpoint.save_weights(tmp_path / 'x', params, config=CONFIG)
+  assert not (tmp_path / 'x').exists()
+  path = tmp_path / 'x.safetensors'
+  file = tensor_files.File(path, {'a/b': ((3,), np.dtype(dtype))})
+  with pytest.raises(ValueError, match=text):
+    file.put('a/b', np.full(3, value))
 
 
 def test_save_weights_overwrites_nothing_else(tmp_path):

@@ -14,6 +14,12 @@ from spacetime.evaluation import report
 from spacetime.evaluation.settings import EvaluationSettings
 from tests.helpers import published_folder
 
+STAGES = {
+  'data.render': 'live',
+  'data.packing': dict(kind='buckets', look_ahead=9),
+  'data.stages': [dict(steps=1, tokens=9, mix=[dict(height=16, width=16)])],
+}
+
 
 def messages(call) -> list[str]:
   with warnings.catch_warnings(record=True) as record:
@@ -51,6 +57,9 @@ def messages(call) -> list[str]:
     ({'data.name': 'cache'}, 'data.max_unreadable', "`data.name` is 'cache'"),
     ({'data.name': 'cache'}, 'data.changes', None),
     ({'data.name': 'folder'}, 'data.max_unreadable', None),
+    ({}, 'data.caption_dropout', None),
+    ({'stage': 'autoencoder'}, 'data.caption_dropout', 'without captions'),
+    (STAGES, 'data.packing.tokens', 'every stage has `tokens`'),
     ({}, 'data.dir', None),
     ({}, 'train.steps', None),
   ],
@@ -60,7 +69,7 @@ def test_keys_without_effect(changes, name, text):
   with config.unlocked():
     for key, value in changes.items():
       section, _, key = key.partition('.')
-      config.update({section: {key: value}})
+      config.update({section: {key: value} if key else value})
   experiment = parse.experiment(config)
   result = messages(lambda: unused.warn(experiment, [name]))
   assert len(result) == (text is not None)

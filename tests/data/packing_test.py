@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from spacetime.data import packing, pipeline
+from spacetime.data import packing, packing_plan, pipeline
 from spacetime.data import tokenizer as tokenizer_lib
 from spacetime.data.geometry import Geometry
 from spacetime.data.resolutions import Sizes
@@ -30,9 +30,11 @@ class Mixed:
   def __len__(self):
     return self.count
 
+  def clip_size(self, index):
+    return self.sizes[np.random.default_rng(index).integers(len(self.sizes))]
+
   def __getitem__(self, index):
-    rng = np.random.default_rng(index)
-    shape = self.sizes[rng.integers(len(self.sizes))]
+    rng, shape = np.random.default_rng(index), self.clip_size(index)
     video_FHWC = rng.integers(0, 256, (*shape, 3)).astype(np.uint8)
     video_FHWC[0, 0, 0, 0] = index
     return {'video': video_FHWC, 'caption': f'{index}'}
@@ -56,8 +58,10 @@ def tokenizer():
 def make(tokenizer):
   def make(how=ROWS, *, count=40, sizes=SIZES, **changes):
     arguments = dict(text_length=9, batch_size=2, seed=7, threads=2)
+    source = Mixed(count, sizes)
     return pipeline.make_loader(
-      Mixed(count, sizes),
+      source,
+      clip_size=source.clip_size,
       tokenizer=tokenizer,
       packing=how,
       patchify=cut(how) if isinstance(how, packing.SequencePacking) else None,
@@ -182,6 +186,139 @@ def test_resumes_where_it_was(make, how, threads):
   assert_equal(full[9:], take(other, 5))
   iterator.set_state(position)
   assert_equal(full[9:], take(iterator, 5))
+
+
+def joined(parts, held):
+  """The global batches of processes that hold these rows, of two each time."""
+  batches = []
+  for shares in zip(*parts, strict=True):
+    count = sum(len(share['tokens']) for share in shares)
+    per = count // sum(map(len, held))
+    batch = {}
+    for name, value in shares[0].items():
+      batch[name] = np.zeros((count, *value.shape[1:]), value.dtype)
+      for share, rows in zip(shares, held, strict=True):
+        rows = [row * per + i for row in rows for i in range(per)]
+        batch[name][rows] = share[name]
+    batches.append(batch)
+  return batches
+
+
+def of_processes(make, how, held, **changes):
+  """The iterators of processes that hold these rows of a batch."""
+  return [
+    iter(
+      make(
+        how,
+        batch_size=len(rows),
+        rows=rows,
+        process_index=index,
+        process_count=len(held),
+        **changes,
+      )
+    )
+    for index, rows in enumerate(held)
+  ]
+
+
+def per_size(factor):
+  """A process's clips of a batch: twice as many of images."""
+  return lambda size: factor * (2 if size[0] == 1 else 1)
+
+
+HELD = {
+  1: [(0, 1, 2, 3)],
+  2: [(0, 1), (2, 3)],
+  # As on v5p: a host's devices hold rows that are no run of the batch.
+  'v5p': [(0, 2), (1, 3)],
+  4: [(0,), (1,), (2,), (3,)],
+}
+
+
+@pytest.mark.parametrize('kind', ['rows', 'buckets', 'buckets of tokens'])
+def test_batches_are_the_same_on_any_number_of_processes(make, kind):
+  """Also after a stop, whose position fits any number of processes."""
+  how = ROWS if kind == 'rows' else packing.Buckets(look_ahead=40)
+
+  def started(held):
+    budget = per_size(len(held[0])) if kind.endswith('tokens') else None
+    return of_processes(make, how, held, batch=budget)
+
+  full = take(started(HELD[1])[0], 12)
+  stopped = []
+  for held in HELD.values():
+    iterators = started(held)
+    parts = [take(iterator, 7) for iterator in iterators]
+    assert_equal(full[:7], joined(parts, held))
+    states = [json.dumps(iterator.get_state()) for iterator in iterators]
+    assert len(set(states)) == 1
+    stopped.append(json.loads(states[0]))
+  for state in stopped:
+    assert state == stopped[0]
+  for held in HELD.values():
+    iterators = started(held)
+    for iterator in iterators:
+      iterator.set_state(stopped[0])
+    parts = [take(iterator, 5) for iterator in iterators]
+    assert_equal(full[7:], joined(parts, held))
+
+
+@pytest.mark.parametrize('rows', [0, 2])
+def test_a_slice_of_a_plan_has_some_of_its_batches(rows):
+  """As processes that prepare batches have, each with its own state."""
+  make_buffer = (
+    functools.partial(packing_plan.RowBuffer, ROWS, cut().geometry)
+    if rows
+    else functools.partial(packing_plan.BucketBuffer, BUCKETS, lambda _: 3)
+  )
+  sizes = Mixed().clip_size
+  plan = packing_plan.Plan(sizes, 400, make_buffer, rows=rows)
+  full = take(iter(plan), 9)
+  for number in range(2):
+    plan.set_slice(slice(number, None, 2))
+    iterator = iter(plan)
+    start = json.loads(json.dumps(iterator.get_state()))
+    assert take(iterator, 2) == full[number::2][:2]
+    other = iter(plan)
+    other.set_state(json.loads(json.dumps(iterator.get_state())))
+    assert take(other, 2) == full[number::2][2:4]
+    other.set_state(start)
+    assert take(other, 4) == full[number::2][:4]
+
+
+class Counted(Mixed):
+  """Remembers which clips have been read."""
+
+  def __init__(self, *args):
+    super().__init__(*args)
+    self.read = []
+
+  def __getitem__(self, index):
+    self.read.append(index)
+    return super().__getitem__(index)
+
+
+def test_only_the_clips_of_own_rows_are_read(tokenizer):
+  """And only those of the next batch ahead, however long the buffer is."""
+  source = Counted(250)
+  rows = packing.SequencePacking(24, 5, 9, look_ahead=200)
+  loader = pipeline.make_loader(
+    source,
+    clip_size=source.clip_size,
+    tokenizer=tokenizer,
+    packing=rows,
+    patchify=cut(rows),
+    text_length=9,
+    batch_size=1,
+    seed=7,
+    process_index=1,
+    process_count=4,
+    threads=2,
+    buffer=1,
+  )
+  clips = sum(int((b['grids'] > 0).any(2).sum()) for b in take(iter(loader), 3))
+  # The first clip is read to know its kind, and three batches ahead at most.
+  assert clips < len(source.read) <= 1 + clips + 3 * rows.clips
 
 
 def test_seed_decides(make):

@@ -222,6 +222,7 @@ def test_worker_processes_give_the_same(make):
 import multiprocessing, sys, time
 from absl import flags
 from spacetime.data import pipeline, tokenizer
+from tests.data import packing_test as packed
 from tests.data import pipeline_test as t
 def children():
   return {child.pid for child in multiprocessing.active_children()}
@@ -248,6 +249,14 @@ if __name__ == '__main__':
       time.sleep(0.05)
     print(len(new), 'started')
     t.assert_equal([next(iterator) for _ in range(7)], batches[0])
+  source = packed.Mixed()
+  one, two = (
+    t.take(pipeline.make_loader(source, clip_size=source.clip_size,
+      packing=packed.BUCKETS, tokenizer=text, text_length=9, batch_size=3,
+      seed=3, threads=1, workers=n), 6)
+    for n in (0, 2)
+  )
+  t.assert_equal(one, two)
   print('equal')
 """
   done = subprocess.run(

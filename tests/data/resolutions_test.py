@@ -91,6 +91,8 @@ def test_stored_as_they_were_drawn(tmp_path):
     np.testing.assert_array_equal(
       truth['video'], render.clip(scene, world.resized(*shape))
     )
+    size = examples.clip_size(index, world=world, split='train', seed=3)
+    assert size == shape
     shapes.add(shape)
   assert len(shapes) > 3 and shapes <= set(SMALL.shapes)
   held_out = tfds.source(path, 'validation')

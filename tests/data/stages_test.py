@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from experiments import digits_pixels
-from spacetime import SettingError
+from spacetime import SettingError, sharding
 from spacetime.config import parse
 from spacetime.data import batches as batches_lib
 from spacetime.data import geometry, packing, stages
@@ -107,9 +107,16 @@ def test_batches_of_stages_have_budgets_of_tokens():
   assert len(world_lib.from_json(record['scene']).characters) == 1
   splits = data.source.open_splits(data, seed=0)
   tokenizer = tokenizer_lib.train(splits.captions, vocab_size=400)
-  loader = batches_lib.make_loader(
-    data, splits.train, tokenizer, length=80, seed=0, grid=GRID
+  make = functools.partial(
+    batches_lib.make_loader,
+    data,
+    splits.train,
+    tokenizer,
+    length=80,
+    seed=0,
+    grid=GRID,
   )
+  loader = make()
   iterator, shapes = iter(loader), collections.Counter()
   for step in range(12):
     batch = next(iterator)
@@ -127,13 +134,18 @@ def test_batches_of_stages_have_budgets_of_tokens():
     (True, (8, 1, 16, 24)),
     (True, (2, 5, 32, 32)),
   }
-  other = iter(loader)
-  other.set_state(state)
+  # By one process, and by two, each with half of every batch.
+  halves = [sharding.DataShare(i, 2, (i,), 2) for i in range(2)]
+  others = [iter(make(share=share)) for share in (None, *halves)]
+  for other in others:
+    other.set_state(state)
   for batch in kept:
-    again = next(other)
+    again, *parts = map(next, others)
     assert batch.keys() == again.keys()
     for name in batch:
       np.testing.assert_array_equal(batch[name], again[name])
+      both = np.concatenate([part[name] for part in parts])
+      np.testing.assert_array_equal(batch[name], both)
 
 
 def test_rows_hold_clips_of_stages():

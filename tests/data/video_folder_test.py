@@ -104,10 +104,20 @@ def test_what_reading_changes_is_counted(tmp_path, caplog):
   with caplog.at_level('WARNING'):
     ClipFolder(tmp_path, **size)
   assert '1 of 4 clips are interlaced: the two fields' in caplog.text
-  assert 'lose more' not in caplog.text
+  assert 'lose more' not in caplog.text and 'repeated' not in caplog.text
   with caplog.at_level('WARNING'):
     ClipFolder(tmp_path, **size | {'height': 12, 'width': 6})
   assert (
     '4 of 4 clips lose more than 5 % of their area to the crop to 6x12, the '
     'most 67 % of 48x32'
+  ) in caplog.text
+
+
+def test_clips_of_a_lower_rate_are_counted(tmp_path, caplog):
+  make_folder(tmp_path)
+  with caplog.at_level('WARNING'):
+    ClipFolder(tmp_path, **SIZE | {'frames': 4, 'fps': 12.5})
+  assert (
+    '3 of 3 clips have fewer frames a second than 12.5, so that frames are '
+    'repeated; the fewest 10, '
   ) in caplog.text

@@ -13,7 +13,7 @@ import types
 import jax
 import pytest
 
-from experiments import digits_pixels, pods, sampling_presets
+from experiments import digits_mixed, digits_pixels, pods, sampling_presets
 from spacetime.config import experiment_files, networks, parse
 from spacetime.dryrun import (
   calibration,
@@ -282,8 +282,8 @@ def test_calibration_reproduces_the_published_runs():
   assert 'another generation' in calibration.efficiency('v5e', 'train').basis
 
 
-def tiny(**values):
-  config = digits_pixels.get_config('tiny')
+def tiny(module=digits_pixels, **values):
+  config = module.get_config('tiny')
   config.unlock()
   config.update_from_flattened_dict(
     {
@@ -298,8 +298,20 @@ def tiny(**values):
   return config
 
 
-def test_lower_train_equals_the_step_of_the_trainer(tmp_path, monkeypatch):
-  config = tiny(**{'data.dir': str(tmp_path / 'data'), 'mesh.fsdp': 2})
+@pytest.mark.parametrize('kind', ['clips', 'crop', 'rows'])
+def test_lower_train_equals_the_step_of_the_trainer(
+  tmp_path, monkeypatch, kind
+):
+  module = digits_mixed if kind == 'rows' else digits_pixels
+  config = tiny(
+    module,
+    **{
+      'data.dir': str(tmp_path / 'data'),
+      'data.clips': 40,
+      'data.crop': (1, 16, 16) if kind == 'crop' else None,
+      'mesh.fsdp': 2,
+    },
+  )
   lowered, jit_step = [], loop.jit_step
 
   def record(step_fn, state, mesh):
@@ -320,6 +332,24 @@ def test_lower_train_equals_the_step_of_the_trainer(tmp_path, monkeypatch):
   assert program.rows == 1
   parameters = report.bytes_per_device(program.parts['parameters'])
   assert parameters == report.bytes_per_device(program.parts['average'])
+
+
+def test_lower_train_describes_the_batch_with_the_most_tokens():
+  mix = [dict(height=16, width=16), dict(frames=5, height=32, width=16)]
+  config = tiny(
+    **{
+      'data.stages': [
+        dict(steps=1, tokens=tokens, mix=mix) for tokens in (9, 64)
+      ],
+      'data.render': 'live',
+      'data.packing': dict(kind='buckets', look_ahead=99),
+    }
+  )
+  program = programs.lower(parse.experiment(config), 'train', jax.devices())
+  shapes = {k: leaf.shape for k, leaf in program.parts['batch'].items()}
+  assert shapes['frames'] == (16, 5, 32, 16, 3)
+  assert shapes['shift'] == shapes['cond'] == (16,)
+  assert program.rows == 2 and program.flops > 0
 
 
 @pytest.mark.parametrize('name', ['held_out', 'sample', 'decode'])

@@ -121,7 +121,7 @@ def preempted(
         checkpoints=Checkpoints(),
         checkpoint_every=0,
         time_log=time_log,
-        rates=loop.Rates(clips=1),
+        rates=lambda batch: loop.Rates(clips=1),
         stop=stop,
       )
     finally:

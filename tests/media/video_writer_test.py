@@ -211,6 +211,8 @@ def test_bad_frames(tmp_path):
   for fps in (0, float('nan')):
     with pytest.raises(ValueError, match=f'fps={fps}: expected 0.001'):
       video_writer.write_video(path, clip_FHWC, fps=fps)
+  with pytest.raises(ValueError, match='fps=60: expected at most 50 for a GIF'):
+    video_writer.write_video(tmp_path / 'a.GIF', clip_FHWC, fps=60)
   with pytest.raises(ValueError, match='expected a file of .mp4 or .webm'):
     VideoWriter(tmp_path / 'a.gif')
   with pytest.raises(ValueError, match=r'frames are \(64, 48\); expected \(48'):

@@ -1,5 +1,6 @@
 """Videos are written as they are finished; nothing of the user's is lost."""
 
+import dataclasses
 import errno
 import json
 import os
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 
 from spacetime.media import fragmented_mp4, video_reader, video_writer
-from spacetime.pipeline import generate, outputs, pipeline, request
+from spacetime.pipeline import generate, outputs, pipeline, plan, request
 from spacetime.pipeline.prompt_embeds import PromptEmbeds
 from tests.helpers import commands
 
@@ -99,6 +100,49 @@ def test_a_stop_at_the_last_of_a_hundred_loses_one(pipe, sampler, tmp_path):
   sampler.clips = []
   assert all(m.get('kept') for p, m in pipe.write(sampling_request).items())
   assert not sampler.clips
+
+
+def test_videos_with_another_mark_are_of_another_request(
+  pipe, sampler, tmp_path
+):
+  marks = dict(on_frames=lambda frames, metadata: frames)
+  sampling_request = ask(tmp_path)
+  pipe.write(sampling_request, mark='one key', **marks)
+  (kept,) = pipe.write(sampling_request, mark='one key', **marks).values()
+  assert kept['kept'] and sampler.clips == [0]
+  for other in (dict(mark='another key') | marks, {}):
+    with pytest.raises(ValueError, match='overwrite'):
+      pipe.write(sampling_request, **other)
+
+
+def test_the_state_of_a_long_video_has_its_mark(
+  pipe, sampler, tmp_path, monkeypatch
+):
+  marks = []
+
+  def stop(*args, identity, **kwargs):
+    marks.append(identity['marked'])
+    raise KeyboardInterrupt
+
+  monkeypatch.setattr(pipeline.long_video, 'write', stop)
+  unchanged = dict(on_frames=lambda frames, metadata: frames)
+  for options in (dict(mark='key') | unchanged, {}):
+    with pytest.raises(KeyboardInterrupt):
+      pipe.write(ask(tmp_path, seconds=2), **options)
+  assert marks == ['key', False]
+
+
+def test_pictures_that_a_plan_reads_are_part_of_its_identity(pipe):
+  """Of models that see them beside the latents, too."""
+  resolved = plan.resolve(ask('x'), pipe.engine)
+  hashes = {
+    plan.metadata(
+      dataclasses.replace(resolved, **{name: (pixels,)}), pipe.engine
+    )['inputs_hash']
+    for name in ('images', 'references')
+    for pixels in np.arange(2, dtype=np.uint8).reshape(2, 1, 1, 1)
+  }
+  assert len(hashes - {None}) == 2
 
 
 def test_batches_keep_their_clips(pipe, sampler, tmp_path):

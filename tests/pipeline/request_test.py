@@ -124,6 +124,16 @@ def test_a_plan_holds_all_that_a_request_resolves_to(ask, tmp_path):
     ({'seeds': (-1,)}, 'seeds=-1: expected 0 or more'),
     ({'fps': 0.0}, 'fps=0.0: expected more than 0'),
     ({'size': 'big'}, "size='big': expected WIDTHxHEIGHT"),
+    # Nothing that Python passes is rounded.
+    ({'size': (16.9, 8)}, r'size=\(16.9, 8\): expected WIDTHxHEIGHT'),
+    ({'seeds': (1.5,)}, r'seeds=\(1.5,\): expected whole numbers'),
+    ({'seed': 1.5}, 'seed=1.5: expected 0 or more'),
+    ({'cond_frames': 1.5}, 'cond_frames=1.5: expected a whole number'),
+    ({'steps': 2.5}, 'steps=2.5: expected'),
+    (
+      {'prompt': None, 'seconds': 9, 'prompt_schedule': [(0, None)]},
+      'prompt_schedule=.*: expected pairs',
+    ),
     ({'size': '15x8'}, 'width=15: expected a multiple of 8 .* such as 8 or 16'),
     ({'size': (16, 0)}, 'height=0: .* such as 8 or 16'),
     ({'frames': 4}, r'frames=4: expected 2k\+1, such as 3 or 5'),

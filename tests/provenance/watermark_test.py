@@ -123,7 +123,10 @@ def test_generated_picture_is_marked_and_signed(clip, tmp_path):
   }
   frames = signed_files.mark(clip[:1], metadata, key)
   path = video_writer.write_video(tmp_path / 'still.png', frames, fps=8)
-  signed_files.sign(path, metadata, key)
+  signed_files.sign_missing(path, metadata, key)
+  signed = path.read_bytes()
+  signed_files.sign_missing(path, metadata, key)  # kept by a second command
+  assert path.read_bytes() == signed
   report = manifest.verify(path, roots=[key.root])
   payload = signed_files.payload(metadata)
   assert (report.state, report.payload) == ('trusted', payload)

@@ -64,7 +64,7 @@ def counted(batches, **changes):
     'checkpoints': record,
     'checkpoint_every': 0,
     'time_log': time_log,
-    'rates': loop.Rates(clips=1),
+    'rates': lambda batch: loop.Rates(clips=len(batch['x'])),
   }
   try:
     loop.run(
@@ -95,6 +95,18 @@ def test_all_steps_are_counted_and_logged():
   assert record.counted == (5, 5)
   losses = {step: values['loss'] for step, values in record.lines}
   assert losses == {2: 2.0, 4: 0.0, 5: 0.0}
+
+
+def test_rates_are_of_the_batches_that_were_trained():
+  """Whose clips may differ in number: 6 and 2 in steps 3 and 4."""
+  rows = ({'x': np.zeros(n, np.float32)} for n in (2, 2, 6, 2, 4, 5))
+  record = counted(rows, steps=6)
+  means = {
+    step: values['clips_per_second'] * values['step_seconds']
+    for step, values in record.lines
+    if 'step_seconds' in values
+  }
+  assert means == {4: pytest.approx(4), 6: pytest.approx(4.5)}
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ import numpy as np
 import safetensors.numpy
 from absl import logging
 
-from spacetime.checkpoint import mismatch
+from spacetime.checkpoint import finite, mismatch
 from spacetime.checkpoint.interop import (
   layouts,
   lora_apply,
@@ -432,6 +432,9 @@ def write(
     model: sizes of the base model.
     dialect: one of DIALECTS.
     dtype: dtype of the file.
+
+  Raises:
+    ValueError: values that are not finite, or that the dtype cannot hold.
   """
   path, names = pathlib.Path(path), lora_names.DIALECTS[dialect]
   network, arrays, targets = networks.of(model), {}, set()
@@ -450,10 +453,11 @@ def write(
     if names.alpha == 'tensor':
       arrays[f'{module}.alpha'] = np.float32(config.alpha)
     targets.add(published.partition('.')[2].partition('.')[2])
-  data = safetensors.numpy.save(
-    {k: np.array(v, dtype, order='C') for k, v in arrays.items()},
-    metadata={'format': 'pt'},
-  )
+  with np.errstate(over='ignore'):  # checked below
+    arrays = {k: np.array(v, dtype, order='C') for k, v in arrays.items()}
+  for name, array in arrays.items():
+    finite.check_cast(array, f'{path}: {name}')
+  data = safetensors.numpy.save(arrays, metadata={'format': 'pt'})
   # save_file would write it for its owner alone, whatever the umask.
   pathlib.Path(path).write_bytes(data)
 

@@ -80,12 +80,11 @@ class Parameter:
       for first in range(0, source.shape[1], ROWS):
         part = slice(first, first + ROWS)
         np.copyto(out[:, part], source[:, part], casting='unsafe')
+    hint = 'its training has diverged, or it is damaged; take other weights'
+    if target.dtype == np.float16 and not finite.all_finite(target):
+      hint = finite.OVERFLOW if finite.all_finite(source) else hint
     tensor.release()
-    finite.check(
-      target,
-      f'{tensor.path}: {tensor.name}',
-      'its training has diverged, or it is damaged; take other weights',
-    )
+    finite.check(target, f'{tensor.path}: {tensor.name}', hint)
 
 
 def parameters(

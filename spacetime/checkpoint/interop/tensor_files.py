@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 import jax.numpy as jnp
 import numpy as np
 
-from spacetime.checkpoint import mismatch
+from spacetime.checkpoint import finite, mismatch
 
 DTYPES = {
   'F32': np.dtype(np.float32),
@@ -364,10 +364,16 @@ class File:
     self._file.truncate(self._first + start)
 
   def put(self, name: str, array: np.ndarray) -> None:
-    """Writes one tensor, cast to its described dtype."""
+    """Writes one tensor, cast to its described dtype.
+
+    Raises:
+      ValueError: values that are not finite, or that the dtype cannot hold.
+    """
     shape, dtype = self._described[name]
     assert array.shape == tuple(shape), f'{name} {array.shape}, not {shape}'
-    flat = np.ascontiguousarray(array, dtype).reshape(-1)
+    with np.errstate(over='ignore'):  # checked below
+      flat = np.ascontiguousarray(array, dtype).reshape(-1)
+    finite.check_cast(flat, f'{self._path}: {name}')
     self._file.seek(self._first + self._starts.pop(name))
     self._file.write(flat.view(np.uint8))
 

@@ -55,6 +55,10 @@ class LiveExamples:
   def __len__(self) -> int:
     return self.count
 
+  def clip_size(self, index: int) -> tuple[int, int, int]:
+    """(frames, height, width) of an example, without rendering it."""
+    return clip_size(index, world=self.world, split=self.split, seed=self.seed)
+
   def __getitem__(self, index: int) -> dict:
     return example(index, world=self.world, split=self.split, seed=self.seed)
 
@@ -66,10 +70,22 @@ class LiveExamples:
     return caption
 
 
+def clip_size(
+  index: int, *, world: world_lib.World, split: str, seed: int
+) -> tuple[int, int, int]:
+  """(frames, height, width) of `example`, without rendering it."""
+  world = _drawn(index, world=world, split=split, seed=seed)[1]
+  return world.frames, world.height, world.width
+
+
+def _drawn(index: int, *, world: world_lib.World, split: str, seed: int):
+  """(random generator of an example, its world of one size)."""
+  rng = np.random.default_rng([seed, world_lib.SPLITS.index(split), index])
+  return rng, world.drawn(rng) if split == 'train' else world
+
+
 def _scene(index: int, *, world: world_lib.World, split: str, seed: int):
   """(scene, its world of one size, caption) of an example."""
-  rng = np.random.default_rng([seed, world_lib.SPLITS.index(split), index])
-  if split == 'train':
-    world = world.drawn(rng)
+  rng, world = _drawn(index, world=world, split=split, seed=seed)
   scene = scenes.sample_scene(rng, world=world, split=split)
   return scene, world, captions.caption(scene, rng, world=world)

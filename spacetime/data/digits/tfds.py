@@ -14,7 +14,7 @@ import json
 import multiprocessing
 import os
 import pathlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
 import tensorflow_datasets as tfds
@@ -152,9 +152,12 @@ class Records:
   Attributes:
     source: TFDS's data source: video (F, H, W, 3) uint8; caption and scene as
       UTF-8 bytes.
+    clip_size: (frames, height, width) of a record by its index, for clips of
+      mixed sizes; None where nobody asks for it.
   """
 
   source: Sequence
+  clip_size: Callable[[int], tuple[int, int, int]] | None = None
 
   def __len__(self) -> int:
     return len(self.source)
@@ -167,12 +170,18 @@ class Records:
     return self.source[index]['caption'].decode()
 
 
-def source(path: str, split: str) -> Records:
+def source(
+  path: str,
+  split: str,
+  *,
+  clip_size: Callable[[int], tuple[int, int, int]] | None = None,
+) -> Records:
   """Opens one split of a data set that `prepare` has rendered.
 
   Args:
     path: the folder that `prepare` returned.
     split: 'train', 'validation' or 'compositions', or a TFDS slice of one.
+    clip_size: see Records.
 
   Raises:
     ValueError: no data set at this path, or it lacks the split.
@@ -187,7 +196,7 @@ def source(path: str, split: str) -> Records:
         f'split={split!r}: expected one of {sorted(builder.info.splits)} in '
         f'{path!r}'
       )
-    return Records(builder.as_data_source(split=split))
+    return Records(builder.as_data_source(split=split), clip_size)
 
 
 def _features(world: world_lib.World) -> tfds.features.FeaturesDict:

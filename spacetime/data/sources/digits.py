@@ -32,7 +32,7 @@ def open_splits(
       data.world, 'validation', data.held_out_clips, seed
     )
   else:
-    from spacetime.data.digits import tfds
+    from spacetime.data.digits import examples, tfds
 
     path = tfds.prepare(
       data.dir,
@@ -42,10 +42,11 @@ def open_splits(
       compositions=data.held_out_clips,
       seed=seed,
     )
-    train, held_out = (
-      tfds.source(path, 'train'),
-      tfds.source(path, 'validation'),
+    clip_size = functools.partial(
+      examples.clip_size, world=data.world, split='train', seed=seed
     )
+    train = tfds.source(path, 'train', clip_size=clip_size)
+    held_out = tfds.source(path, 'validation')
   return Splits(
     train, held_out, first_captions(train), identity(data, seed=seed)
   )
