@@ -9,6 +9,14 @@ from spacetime.config import parse
 from spacetime.pipeline import encoder as encoder_lib
 from spacetime.pipeline import precompute
 from spacetime.training import init_state, metrics, run, setup
+from tests.helpers import training
+
+
+@pytest.fixture(scope='module', autouse=True)
+def two_devices():
+  with pytest.MonkeyPatch.context() as patch:
+    training.limit_devices(patch, 2)
+    yield
 
 
 def config(folder, **values):
