@@ -20,10 +20,11 @@ import sys
 import threading
 import time
 import traceback
+import warnings
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from spacetime import SettingError
+from spacetime import SettingError, SettingWarning
 from spacetime.media import image_reader, video_reader, video_writer
 from spacetime.pipeline.pipeline import Pipeline
 from spacetime.provenance import manifest, watermark
@@ -166,7 +167,10 @@ class Worker:
   def warm_up(self) -> None:
     """Compiles the programs of each model's default request."""
     for pipeline in self.pipelines.values():
-      frames_FHWC = pipeline(WARM_PROMPT).frames
+      with warnings.catch_warnings():
+        # Of words that the model does not know.
+        warnings.simplefilter('ignore', SettingWarning)
+        frames_FHWC = pipeline(WARM_PROMPT).frames
       if self._marks:
         watermark.embed(frames_FHWC, 0, self.signing_key.watermark)
       if self.policy.frames is not None:
