@@ -26,6 +26,7 @@ from spacetime.media import files
 from spacetime.models.transformer import lora as lora_lib
 
 LORA = (*lora_files.DIALECTS, 'merged')
+AUTOENCODER = 'autoencoder'  # the folder's copy of a trained one
 
 
 def export(
@@ -252,17 +253,20 @@ def _write_weights(
   dtype: np.dtype | None,
 ) -> str:
   # A released model does not contain the path of the training clips.
-  name = pathlib.Path(experiment.data.dir).name
-  experiment = parse.replace(experiment, {'data.dir': name})
+  values = {'data.dir': pathlib.Path(experiment.data.dir).name}
+  # A folder within it, as in a run, or another model, such as a bundled one.
+  _, autoencoder = load.find_autoencoder(experiment, beside=folder)
+  if autoencoder:
+    values['autoencoder.weights'] = AUTOENCODER
+  experiment = parse.replace(experiment, values)
   checkpoint.save_weights(
     out,
     jax.tree.map(lambda leaf: leaf.astype(dtype or leaf.dtype), params),
     config=experiment.values,
     tokenizer=checkpoint.read_tokenizer(folder),
   )
-  if experiment.autoencoder.kind == 'weights':
-    name = experiment.autoencoder.weights  # the run's copy, a folder within it
-    files.copy_folder(files.as_path(folder) / name, out / name)
+  if autoencoder:
+    files.copy_folder(files.as_path(autoencoder), out / AUTOENCODER)
   return checkpoint.weights_hash(out)
 
 

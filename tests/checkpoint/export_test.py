@@ -150,3 +150,20 @@ def test_a_run_remembers_what_it_started_from(folder):
     assert {len(source[k]) for k in ('fingerprint', 'autoencoder', 'text')} == {
       64
     }
+
+
+def test_a_bundled_model_takes_its_autoencoder_along(tmp_path):
+  """Its config names another bundled model, not a folder within it."""
+  export.export('digits', tmp_path / 'out')
+  config = checkpoint.read_config(tmp_path / 'out')
+  assert config['autoencoder']['weights'] == 'autoencoder'
+  original, copy = (
+    load.open_model(path, mesh=mesh()) for path in ('digits', tmp_path / 'out')
+  )
+  assert copy.weights_hash == original.weights_hash
+  for a, b in zip(
+    jax.tree.leaves(copy.read('autoencoder')),
+    jax.tree.leaves(original.read('autoencoder')),
+    strict=True,
+  ):
+    np.testing.assert_array_equal(a, b)
