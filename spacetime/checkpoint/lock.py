@@ -25,7 +25,8 @@ def held(workdir: paths.Path, *, beat: float = BEAT) -> Iterator[None]:
 
   The lock names host and process, and its holder renews it. The lock of a
   process that has ended is taken over: at once on the same machine, else after
-  three beats without a renewal.
+  three beats without a renewal. Folders that are made for it, and are still
+  empty afterwards, go with it: what is refused leaves nothing behind.
 
   Args:
     workdir: the run's directory.
@@ -44,6 +45,7 @@ def held(workdir: paths.Path, *, beat: float = BEAT) -> Iterator[None]:
         f'on {other.get("host")}; end that one, or use another folder'
       )
     logging.warning('%s: left by a run that has ended; taken over', path)
+  made = _absent(path.parent)
   paths.write_file(path, json.dumps(mine).encode())
   done = threading.Event()
   thread = threading.Thread(
@@ -57,6 +59,18 @@ def held(workdir: paths.Path, *, beat: float = BEAT) -> Iterator[None]:
     thread.join()
     if (_read(path) or {}).get('id') == mine['id']:
       path.unlink(missing_ok=True)
+      with contextlib.suppress(OSError):  # one that is not empty
+        for folder in made:
+          folder.rmdir()
+
+
+def _absent(folder: epath.Path) -> list[pathlib.Path]:
+  """The folder and those above it that do not exist, the lowest first; none in
+  a bucket, which has no folders."""
+  if '://' in os.fspath(folder):
+    return []
+  local = pathlib.Path(folder)
+  return [path for path in (local, *local.parents) if not path.exists()]
 
 
 def _renew(path, mine: dict, beat: float, done: threading.Event) -> None:

@@ -29,6 +29,21 @@ def test_a_directory_that_is_written_to_is_refused(tmp_path):
   assert not (tmp_path / lock.LOCK).exists()
 
 
+def test_an_empty_folder_goes_with_its_lock(tmp_path):
+  workdir = tmp_path / 'runs' / 'new'
+  with lock.held(workdir):
+    assert (workdir / lock.LOCK).exists()
+  assert not list(tmp_path.iterdir())
+  with lock.held(workdir):
+    (workdir / 'kept').touch()
+  assert (workdir / 'kept').exists()
+  empty = tmp_path / 'empty'
+  empty.mkdir()
+  with lock.held(empty):
+    pass
+  assert empty.exists()  # it was there before
+
+
 def test_the_lock_of_a_killed_run_is_taken_over(tmp_path, caplog):
   holder = subprocess.Popen(
     [sys.executable, '-c', HOLD, str(tmp_path)], stdout=subprocess.PIPE
