@@ -21,6 +21,7 @@ from spacetime.data import geometry, latent_cache
 from spacetime.data import packing as packing_lib
 from spacetime.media import files as files_lib
 from spacetime.models.networks import Networks
+from spacetime.models.transformer import attention_plan
 from spacetime.training import flow_map_loss, pca_init, state, tasks
 from spacetime.training import optimizer as optimizer_lib
 
@@ -215,10 +216,16 @@ def with_noise_levels(
 def check_tokens(
   experiment: Experiment, nets: Networks, mesh: jax.sharding.Mesh
 ) -> None:
-  """Checks that the mesh divides the tokens of training and held-out clips."""
+  """Checks that the mesh divides the tokens of training and held-out clips.
+
+  Raises:
+    SettingError: it does not, or it splits packed rows.
+  """
   data = experiment.data
   sizes = {data.size, tuple(data.crop or data.size)}
-  if not isinstance(data.packing, packing_lib.SequencePacking):
+  if isinstance(data.packing, packing_lib.SequencePacking):
+    attention_plan.check_packed(mesh)
+  else:
     sizes |= set(data.shapes)
   for size in sorted(sizes):
     grid = networks_lib.clip_geometry(data, nets, size)

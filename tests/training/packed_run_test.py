@@ -140,6 +140,7 @@ def test_a_packed_run_resumes_bit_for_bit(tmp_path, parts, monkeypatch):
     ),
     ({'data.mixed.multiple': (4, 8)}, 'width=40: expected a multiple'),
     ({'data.packing': None}, 'data.packing=None: expected dict'),
+    ({'mesh.context': 2}, 'mesh.context=2: expected 1 with packed sequences'),
     (
       {'data.packing': dict(kind='buckets', look_ahead=9)},
       'look_ahead=9: expected 127 or more, for 18 sizes',

@@ -244,14 +244,7 @@ def check_segments(
       f'and {lengths[1]}',
       hint="change `data.packing.length`, or `model.attention` to 'auto'",
     )
-  context = sharding.num_shards('tokens', mesh)
-  if context > 1:
-    raise SettingError(
-      'mesh.context',
-      context,
-      '1 with packed sequences',
-      hint="or change `data.packing.kind` to 'buckets'",
-    )
+  check_packed(mesh)
   on_gpu = device_of(mesh)[0] in PLATFORMS['cudnn']
   if kernel == 'auto' and on_gpu and odd:
     return 'xla'
@@ -266,6 +259,22 @@ def check_segments(
       "'buckets'",
     )
   return kernel
+
+
+def check_packed(mesh: Mesh | AbstractMesh) -> None:
+  """Checks that no axis splits the tokens of packed sequences.
+
+  Raises:
+    SettingError: the context axis does.
+  """
+  context = sharding.num_shards('tokens', mesh)
+  if context > 1:
+    raise SettingError(
+      'mesh.context',
+      context,
+      '1 with packed sequences',
+      hint="or change `data.packing.kind` to 'buckets'",
+    )
 
 
 def check_tokens(tokens: int, mesh: Mesh | AbstractMesh) -> None:
