@@ -45,7 +45,7 @@ def held(workdir: paths.Path, *, beat: float = BEAT) -> Iterator[None]:
         f'on {other.get("host")}; end that one, or use another folder'
       )
     logging.warning('%s: left by a run that has ended; taken over', path)
-  made = _absent(path.parent)
+  created = _absent(path.parent)
   paths.write_file(path, json.dumps(mine).encode())
   done = threading.Event()
   thread = threading.Thread(
@@ -60,7 +60,7 @@ def held(workdir: paths.Path, *, beat: float = BEAT) -> Iterator[None]:
     if (_read(path) or {}).get('id') == mine['id']:
       path.unlink(missing_ok=True)
       with contextlib.suppress(OSError):  # one that is not empty
-        for folder in made:
+        for folder in created:
           folder.rmdir()
 
 
