@@ -99,6 +99,12 @@ class _PlanIterator(grain.DatasetIterator):
     }
 
   def set_state(self, state: dict[str, Any]) -> None:
+    if not {'taken', 'next', 'buffer'} <= state.keys():
+      raise ValueError(
+        'the position in the data is that of an earlier version, which packed '
+        'clips in another order; start a new run from its weights, with '
+        '`checkpoint`'
+      )
     self._taken, self._next = state['taken'], state['next']
     self._buffer = self._plan.make_buffer()
     for position in state['buffer']:

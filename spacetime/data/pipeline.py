@@ -53,6 +53,11 @@ class _Clip(grain.transforms.RandomMap):
   def random_map(
     self, record: Mapping[str, Any], rng: np.random.Generator
   ) -> dict[str, np.ndarray]:
+    """One record, with a crop and a dropped caption drawn from `rng`.
+
+    Raises:
+      ValueError: a record of another form or size.
+    """
     _check_record(record, size=self.size, crop=self.crop)
     frames_FHWC = np.asarray(record['video'])
     dropped = rng.random() < self.caption_dropout
@@ -87,6 +92,7 @@ class _Latents(grain.transforms.RandomMap):
   def random_map(
     self, record: Mapping[str, Any], rng: np.random.Generator
   ) -> dict[str, np.ndarray]:
+    """One record of a cache, with a dropped caption drawn from `rng`."""
     dropped = rng.random() < self.caption_dropout
     names = ('latents', *latent_cache.CONDITIONS)
     arrays = {name: record[name] for name in names if name in record}

@@ -191,6 +191,7 @@ def write_texts(
       latent_cache.write_shard(empty, text_records(engine, [''], info))
 
   def batches(split: str, indices: range) -> Iterator[list[dict]]:
+    """Records of readable clips, encoded, `batch_size` at once."""
     source = getattr(splits, split)
     yield text_records(engine, [source.caption(i) for i in indices], info)
 
@@ -235,6 +236,7 @@ def write_latents(
   reader = _Reader(out, splits, limit=max_unreadable)
 
   def batches(split: str, indices: range) -> Iterator[list[dict]]:
+    """Records of readable clips, encoded, `batch_size` at once."""
     for i in range(0, len(indices), batch_size):
       part = indices[i : i + batch_size]
       videos = {j: reader.read(split, j) for j in part}

@@ -36,7 +36,7 @@ GENERATED = f'{_SOURCE}trainedAlgorithmicMedia'
 COMPOSITE = f'{_SOURCE}compositeWithTrainedAlgorithmicMedia'
 GENERATION = 'org.spacetime.generation'
 SOFT_BINDING = 'c2pa.soft-binding'
-# A file may name any address as that of its manifest; none is asked.
+# A file may name any address as that of its manifest; none is fetched.
 _REMOTE_ERROR = 'Remote:'
 _OFFLINE = {'remote_manifest_fetch': False, 'ocsp_fetch': False}
 # Thumbnails would add up to 0.5 MB to each image.

@@ -136,7 +136,7 @@ def rates(experiment: Experiment, nets: Networks | None) -> loop.Rates:
   data = experiment.data
   if nets is None:
     return loop.Rates(clips=data.batch_size)
-  patch, cost = nets.dit.config.patch, _clip_flops(experiment, nets)
+  patch, cost = nets.dit.config.patch, clip_flops(experiment, nets)
   patchify = packing_lib.make_patchify(experiment, nets.autoencoder, patch)
   if patchify is None:
     grid = packing_lib.grid(nets.autoencoder, patch)
@@ -155,7 +155,7 @@ def batch_rates(
   """Returns rows of a batch -> their clips, tokens and model FLOPs."""
   if nets is None:
     return lambda batch: loop.Rates(clips=len(batch['frames']))
-  patch, cost = nets.dit.config.patch, _clip_flops(experiment, nets)
+  patch, cost = nets.dit.config.patch, clip_flops(experiment, nets)
   grid = packing_lib.grid(nets.autoencoder, patch)
 
   def measure(batch: Mapping[str, np.ndarray]) -> loop.Rates:
@@ -179,7 +179,7 @@ def _of_clips(grids: Sequence[tuple[int, int, int]], cost) -> loop.Rates:
   return loop.Rates(len(grids), tokens, sum(map(cost, grids)))
 
 
-def _clip_flops(
+def clip_flops(
   experiment: Experiment, nets: Networks
 ) -> Callable[[tuple[int, int, int]], float]:
   """Returns the model FLOPs of a training step by the tokens of one clip along

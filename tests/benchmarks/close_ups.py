@@ -22,7 +22,7 @@ from spacetime.data.digits import captions, framing
 from spacetime.data.digits import world as world_lib
 from spacetime.media import contact_sheet
 from spacetime.models import flops
-from spacetime.training import caption_probe, losses, sheets
+from spacetime.training import caption_probe, losses, sheets, tasks
 
 CLIPS = 64  # of a batch
 HELD_OUT, SAMPLED, SHOWN = 256, 64, 12
@@ -123,30 +123,22 @@ def base_loss(run) -> losses.DiffusionLoss:
 def training_flops(run, clips: int = CLIPS) -> dict[str, float]:
   """FLOPs of a training step on so many clips, of the text encoder's part of
   it, and of the forward pass of one block on them."""
-  nets, model, text = run.nets, run.nets.dit.config, run.experiment.text.encoder
+  nets, text = run.nets, run.experiment.text.encoder
   length = nets.text_length
   kind = run.experiment.data.stages[0].mix[0]
-  tokens = run.grid(kind.frames, kind.height, kind.width).tokens
-  forward = flops.transformer(
-    tokens=tokens,
-    text_tokens=length,
-    width=model.width,
-    layers=model.layers,
-    mlp=model.mlp,
-    text_width=model.text_width,
-    patch_volume=model.patch_volume,
-    timesteps=1,
-    frequencies=model.frequencies,
-  )
+  grid = run.grid(kind.frames, kind.height, kind.width)
   inner = text.num_heads * text.d_kv
   words = text.num_layers * (
     2 * length * (4 * text.d_model * inner + 3 * text.d_model * text.d_ff)
     + 4 * length**2 * inner
   )
   return {
-    'step': clips * flops.training(forward + words),
+    'step': clips
+    * (
+      tasks.clip_flops(run.experiment, nets)(grid.grid) + flops.training(words)
+    ),
     'text': clips * flops.training(words),
-    'block': clips * block_flops(tokens, length, model.width),
+    'block': clips * block_flops(grid.tokens, length, nets.dit.config.width),
   }
 
 

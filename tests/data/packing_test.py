@@ -188,6 +188,12 @@ def test_resumes_where_it_was(make, how, threads):
   assert_equal(full[9:], take(iterator, 5))
 
 
+def test_a_position_of_an_earlier_version_is_refused(make):
+  iterator = iter(make(ROWS, batch_size=3))
+  with pytest.raises(ValueError, match='that of an earlier version'):
+    iterator.set_state({'next_index': 9, 'items': []})
+
+
 def joined(parts, held):
   """The global batches of processes that hold these rows, of two each time."""
   batches = []

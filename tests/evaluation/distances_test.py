@@ -7,6 +7,7 @@ from scipy import ndimage
 from spacetime.data.digits import examples
 from spacetime.data.digits import world as world_lib
 from spacetime.evaluation import distances, features, i3d
+from tests.helpers import digits_cases
 
 CLIPS = 64
 
@@ -99,27 +100,13 @@ def test_features_do_not_depend_on_the_batch():
 
 
 def test_labels_name_what_a_scene_shows():
-  character = world_lib.Character(
-    digit=3,
-    glyph=0,
-    colour='red',
-    size='small',
-    start=(30.0, 20.0),
-    motion='up',
-    speed='slow',
-  )
-  scene = world_lib.Scene(
-    characters=(character,),
-    background=world_lib.Background('plain', 'navy', 'navy'),
-    camera='zoom in',
-  )
-  shown_K, camera = features.labels(scene)
+  shown_K, camera = features.labels(digits_cases.SCENE)
   names = [name for kind in features.KINDS.values() for name in kind]
   shown = {
     name for name, is_shown in zip(names, shown_K, strict=True) if is_shown
   }
-  assert shown == {3, 'red', 'up', 'small'}
-  assert world_lib.CAMERAS[camera] == 'zoom in'
+  assert shown == {3, 'red', 'up-left', 'small'}
+  assert world_lib.CAMERAS[camera] == 'pan left'
 
 
 def test_i3d_tells_clips_apart_and_refuses_short_ones():

@@ -110,6 +110,7 @@ class TimeBlock(nn.Module):
     channels = x_BfhwC.shape[-1]
 
     def conv(name, x, init):
+      """A 3x3 convolution of maps (..., h, w, C), which keeps their shape."""
       return nn.Conv(
         channels,
         (3, 3),

@@ -91,6 +91,7 @@ class Projection(nn.Module):
   @nn.compact
   def __call__(self, context) -> KVCache | ImageContext:
     def project(context_BSD, mark=''):
+      """Keys and values (B, S, A, E) of a context; a mark names its kernels."""
       return _project_kv(
         context_BSD,
         context_BSD.shape[-1],

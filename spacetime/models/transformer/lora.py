@@ -126,6 +126,7 @@ def merge(dit: Mapping, adapter: Mapping, *, scale: float) -> dict:
   """
 
   def walk(tree, part):
+    """A subtree of the parameters, with the adapter's part of it added."""
     if 'a' in part:
       product = jnp.einsum(
         '...ir,...ro->...io',
