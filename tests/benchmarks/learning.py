@@ -128,10 +128,11 @@ def table(results: list[dict]) -> str:
     cells = []
     for measured in MEASURES:
       values = [line[measured] for line in lines]
-      error = 0.0
+      cell = f'{statistics.mean(values):.4g}'
       if len(values) > 1:
         error = statistics.stdev(values) / len(values) ** 0.5
-      cells.append(f'{statistics.mean(values):.4g} ± {error:.2g}')
+        cell += f' ± {error:.2g}'
+      cells.append(cell)
     rows.append(f'| {name} | {lines[0]["steps"]} | ' + ' | '.join(cells) + ' |')
   return '\n'.join(rows)
 
