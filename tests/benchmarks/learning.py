@@ -23,9 +23,6 @@ from spacetime.config import parse
 from spacetime.training import init_state, setup, state, step
 from tests.benchmarks import close_ups, learning_variants
 
-# Decay of the average of the weights. It ramps up, so that in a few hundred
-# steps longer averages are the same.
-AVERAGE = 0.98
 PROBED = 'probe/digit_t0.7'
 MEASURES = ('held_out/loss', PROBED, 'world/digit')
 
@@ -34,7 +31,7 @@ def main() -> None:
   """Trains what is missing; prints the table."""
   parser = argparse.ArgumentParser(description=__doc__)
   parser.add_argument('--out', default='runs/learning')
-  parser.add_argument('--steps', type=int, default=150, help='of the base')
+  parser.add_argument('--steps', type=int, default=300, help='of the base')
   parser.add_argument('--seeds', type=int, default=3)
   parser.add_argument(
     '--variants',
@@ -72,7 +69,8 @@ def measure(variant, *, seed: int, steps: int, out: pathlib.Path) -> dict:
   folder = out / 'unused'  # nothing is written there
   run = setup.check(parse.experiment(config), str(folder))
   costs = close_ups.training_flops(run, variant.clips)
-  budget = steps * close_ups.training_flops(run)['step']
+  base = close_ups.training_flops(run, learning_variants.CLIPS)
+  budget = steps * base['step']
   pretraining = 0.0
   if variant.pretrain:
     pretraining = learning_variants.CAPTION_STEPS * costs['text']
@@ -86,7 +84,9 @@ def measure(variant, *, seed: int, steps: int, out: pathlib.Path) -> dict:
   )
   loss = variant.loss(close_ups.base_loss(run))
   jitted = jax.jit(
-    step.make_step(loss.loss, run.optimizer, ema=AVERAGE, draw=loss.draw)
+    step.make_step(
+      loss.loss, run.optimizer, ema=variant.average, draw=loss.draw
+    )
   )
   key = jax.random.key(seed)
   at = init_state.init_state(run, None, jax.random.fold_in(key, 1))

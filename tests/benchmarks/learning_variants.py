@@ -19,6 +19,9 @@ from spacetime.models.transformer import dit
 from spacetime.training import losses, means
 from tests.benchmarks import close_ups
 
+CLIPS = 16  # of a batch; fewer learn faster than the 64 of compute.py
+# It ramps up, so that in a few hundred steps longer averages are alike.
+AVERAGE = 0.98
 CONTRAST = 0.05  # weight of the contrastive term
 ROUTED = (1, 3)  # blocks that half of the tokens pass by, of four
 SELF_FLOW = dict(share=0.25, weight=0.5, student=1, teacher=3)
@@ -38,7 +41,8 @@ class Variant:
       this variant.
     caption: (rng, scene, caption) -> caption; None changes none.
     pretrain: whether the text encoder is trained on captions first.
-    clips: of a batch; fewer clips make more steps.
+    clips: of a batch; fewer clips make more steps of the same FLOPs.
+    average: decay of the average of the weights that is measured.
   """
 
   name: str
@@ -47,7 +51,8 @@ class Variant:
   flops: Callable = lambda step, block: step
   caption: Callable | None = None
   pretrain: bool = False
-  clips: int = close_ups.CLIPS
+  clips: int = CLIPS
+  average: float = AVERAGE
 
 
 class Contrastive(losses.DiffusionLoss):
@@ -245,8 +250,9 @@ def pretrained_text(nets, params: dict, tokens: Sequence[np.ndarray]) -> dict:
 
 VARIANTS = (
   Variant('base'),
+  Variant('64 clips a step', clips=64),
   Variant('32 clips a step', clips=32),
-  Variant('16 clips a step', clips=16),
+  Variant('8 clips a step', clips=8),
   Variant(
     'adamw', {'optimizer.name': 'adamw', 'optimizer.learning_rate': 1e-3}
   ),
@@ -265,4 +271,6 @@ VARIANTS = (
   ),
   Variant('one thing at a time', caption=one_thing),
   Variant('text encoder first', pretrain=True),
+  Variant('average 0.95', average=0.95),
+  Variant('average 0.99', average=0.99),
 )
