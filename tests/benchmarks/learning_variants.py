@@ -17,7 +17,6 @@ from spacetime.data.digits import world as world_lib
 from spacetime.diffusion import flow
 from spacetime.models.transformer import dit
 from spacetime.training import losses, means
-from tests.benchmarks import close_ups
 
 CLIPS = 16  # of a batch; fewer learn faster than the 64 of compute.py
 # It ramps up, so that in a few hundred steps longer averages are alike.
