@@ -14,6 +14,17 @@ def test_import_needs_no_jax():
   subprocess.run([sys.executable, '-c', code], check=True)
 
 
+def test_sampling_needs_no_libraries_of_training():
+  """They would be half of the start of `spacetime sample`."""
+  unused = {'grain', 'orbax', 'optax', 'ftfy', 'tensorflow_datasets'}
+  code = f"""
+import sys
+from spacetime.pipeline import pipeline
+pipeline.Pipeline('digits').engine
+sys.exit(', '.join({unused} & set(sys.modules)) or None)"""
+  subprocess.run([sys.executable, '-c', code], check=True)
+
+
 def test_unknown_names_are_refused():
   with pytest.raises(AttributeError, match="no attribute 'sample'"):
     _ = spacetime.sample

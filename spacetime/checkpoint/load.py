@@ -10,7 +10,7 @@ import jax
 from absl import logging
 
 from spacetime import SettingError, checkpoint, sharding
-from spacetime.checkpoint import mismatch
+from spacetime.checkpoint import mismatch, shape_cache
 from spacetime.checkpoint.interop import (
   folders,
   lora,
@@ -49,6 +49,8 @@ class Model:
     adapters: LoRA weights of each transformer with their strengths, by root.
     shapes: functions that return the shapes of what the readers read, with
       their shardings, by root.
+    own_autoencoder: settings of a trained autoencoder that the experiment
+      names; None if it names none.
   """
 
   experiment: Experiment
@@ -65,6 +67,12 @@ class Model:
   shapes: Mapping[str, Callable[[], dict]] = dataclasses.field(
     default_factory=dict
   )
+  own_autoencoder: AutoencoderSection | None = None
+
+  @property
+  def settings(self) -> str:
+    """All settings that the networks are made from, as text."""
+    return repr((self.experiment, self.own_autoencoder))
 
   def abstract(self, root: str) -> dict:
     """Shapes of the parameters of a root with their shardings, {} if it has
@@ -154,6 +162,7 @@ def open_model(
   *,
   mesh: jax.sharding.Mesh,
   files: network_files.Files = network_files.NO_FILES,
+  cache: str | os.PathLike | None = None,
 ) -> Model:
   """Opens a text-to-video model by path or name; see locate.
 
@@ -162,6 +171,7 @@ def open_model(
       the files. None if there are files of all networks.
     mesh: mesh of the parameters.
     files: files of published networks, which replace those of the folder.
+    cache: folder of cached shapes, see shape_cache; None keeps none.
 
   Raises:
     SettingError: files beside a model that is not published.
@@ -182,16 +192,23 @@ def open_model(
       path,
       'a published folder or file beside files of its networks',
     )
-  return open_weights(path, folder, mesh=mesh)
+  return open_weights(path, folder, mesh=mesh, cache=cache)
 
 
-def open_weights(path: str, folder: str, *, mesh: jax.sharding.Mesh) -> Model:
+def open_weights(
+  path: str,
+  folder: str,
+  *,
+  mesh: jax.sharding.Mesh,
+  cache: str | os.PathLike | None = None,
+) -> Model:
   """Opens a run or a weights folder.
 
   Args:
     path: path or name of the model, for messages.
     folder: its folder.
     mesh: mesh of the parameters.
+    cache: folder of cached shapes; None keeps none.
 
   Raises:
     ValueError: an incomplete model, or not a text-to-video model.
@@ -215,18 +232,19 @@ def open_weights(path: str, folder: str, *, mesh: jax.sharding.Mesh) -> Model:
   tokenizer = tokenizer_lib.Tokenizer.from_bytes(
     checkpoint.read_tokenizer(folder)
   )
-  shapes = sharded_shapes(
+  shapes = shape_cache.shapes(
     lambda key: networks.init(key) | networks.init_frozen(key),
-    mesh,
-    stored=folder,
+    (experiment, trained),
+    cache,
   )
+  shapes = with_shardings(shapes, mesh, stored=folder)
   checkpoint.check_params(folder, shapes)
   readers = {
     root: functools.partial(_read, folder, root, shapes[root])
     for root in shapes
   }
   if trained:
-    autoencoder = own_shapes(trained, trained_folder, mesh=mesh)
+    autoencoder = own_shapes(trained, trained_folder, mesh=mesh, cache=cache)
     shapes['autoencoder'] = autoencoder
     readers['autoencoder'] = functools.partial(
       _read, trained_folder, 'autoencoder', autoencoder
@@ -240,6 +258,7 @@ def open_weights(path: str, folder: str, *, mesh: jax.sharding.Mesh) -> Model:
     text_hash(tokenizer, name),
     readers,
     shapes={root: functools.partial(dict, shapes[root]) for root in readers},
+    own_autoencoder=trained,
   )
 
 
@@ -352,27 +371,38 @@ def load_own(
 
 
 def own_shapes(
-  section: AutoencoderSection, folder, *, mesh: jax.sharding.Mesh
+  section: AutoencoderSection,
+  folder,
+  *,
+  mesh: jax.sharding.Mesh,
+  cache: str | os.PathLike | None = None,
 ) -> dict:
-  """Shapes of the parameters of an autoencoder's folder."""
+  """Shapes of the parameters of an autoencoder's folder; see shape_cache."""
   autoencoder = networks_lib.autoencoder(section)
-  return sharded_shapes(
-    lambda key: {'autoencoder': autoencoder.init(key)}, mesh, stored=folder
-  )['autoencoder']
+  shapes = shape_cache.shapes(
+    lambda key: {'autoencoder': autoencoder.init(key)}, section, cache
+  )
+  return with_shardings(shapes, mesh, stored=folder)['autoencoder']
 
 
 def sharded_shapes(
   init: Callable, mesh: jax.sharding.Mesh, *, stored: str | None = None
 ):
-  """Shapes of init's parameters, with their shardings on the mesh.
+  """Shapes of the parameters of `init(key)`; see with_shardings."""
+  return with_shardings(shape_cache.shapes(init, None), mesh, stored=stored)
+
+
+def with_shardings(
+  shapes, mesh: jax.sharding.Mesh, *, stored: str | None = None
+):
+  """Shapes of parameters with their shardings on the mesh.
 
   Args:
-    init: key -> parameters.
+    shapes: the shapes.
     mesh: mesh of the parameters.
     stored: a folder whose dtypes they get, such as bfloat16 in the weights of a
       large model; None keeps those of init.
   """
-  shapes = jax.eval_shape(init, jax.random.key(0))
   saved = checkpoint.stored(stored) if stored else {}
 
   def leaf(path, shape, leaf_sharding):

@@ -59,6 +59,13 @@ def config() -> dict[str, Any]:
   return result
 
 
+def program_cache() -> str | None:
+  """Folder of the programs of sampling, beside JAX's; None keeps none."""
+  if not _CACHE.value or files.is_url(files.as_path(_CACHE.value)):
+    return None
+  return os.fspath(files.as_path(_CACHE.value) / 'programs')
+
+
 def setup() -> None:
   """Sets devices and the compilation cache, before JAX runs."""
   import jax  # here, so that help and refusals of flags do not wait for it

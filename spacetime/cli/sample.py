@@ -23,7 +23,7 @@ from typing import Any
 
 from absl import flags
 
-from spacetime.cli import common, help_pages, mesh
+from spacetime.cli import common, devices, help_pages, mesh
 from spacetime.diffusion.settings import SamplingSettings
 from spacetime.pipeline import modes
 from spacetime.pipeline.request import Request
@@ -58,7 +58,10 @@ def main() -> None:
   sampling = {k: v for k, v in sampling.items() if v is not None}
   request = Request(**common.flag_values(Request), sampling=sampling)
   pipe = pipeline.from_request(
-    request, mesh=mesh.value(), programs=_PROGRAMS.value
+    request,
+    mesh=mesh.value(),
+    programs=_PROGRAMS.value,
+    program_cache=devices.program_cache(),
   )
   if _SIGN.value:
     _write_signed(pipe, request)

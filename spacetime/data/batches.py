@@ -13,6 +13,7 @@ from spacetime.data import (
   latent_cache,
   packing,
   pipeline,
+  stage_batches,
   stages,
   unreadable,
 )
@@ -102,7 +103,7 @@ def make_loader(
         batch=_budget(data, grid, count, stage.tokens),
       )
     )
-  return stages.chain(parts, [stage.steps for stage in data.stages])
+  return stage_batches.chain(parts, [stage.steps for stage in data.stages])
 
 
 def _tokens(grid, size: tuple[int, int, int]) -> int:

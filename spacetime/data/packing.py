@@ -16,7 +16,6 @@ import itertools
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
-import grain
 import numpy as np
 
 from spacetime import SettingError
@@ -86,7 +85,7 @@ class Buckets:
 
 
 @dataclasses.dataclass(frozen=True)
-class Patchify(grain.transforms.Map):
+class Patchify:
   """Splits a clip of the pipeline into patches, on the host.
 
   Attributes:
@@ -101,7 +100,7 @@ class Patchify(grain.transforms.Map):
   packing: SequencePacking
   encodes: bool = False
 
-  def map(self, element: Item) -> Item:
+  def __call__(self, element: Item) -> Item:
     """{'frames' or 'latents', text} -> {'patches', 'grid', text}."""
     rest = dict(element)
     name = 'latents' if 'latents' in rest else 'frames'

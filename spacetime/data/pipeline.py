@@ -305,7 +305,7 @@ def _pack_rows(
 ) -> dict[str, np.ndarray]:
   """A batch of packed rows, of clips that are first split by `patchify`."""
   if patchify is not None:
-    rows = [[patchify.map(clip) for clip in row] for row in rows]
+    rows = [[patchify(clip) for clip in row] for row in rows]
   packed = [packing_lib.collate(row, packing) for row in rows]
   return {name: np.stack([row[name] for row in packed]) for name in packed[0]}
 

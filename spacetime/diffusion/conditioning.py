@@ -88,7 +88,7 @@ class Conditioning:
 def pure_noise(batch: int, latent: tuple[int, int, int, int]) -> Conditioning:
   """Text to video: nothing is known. `latent` is (f, h, w, c)."""
   return Conditioning(
-    jnp.zeros((batch, *latent), jnp.float32), jnp.ones((batch, 1), jnp.float32)
+    np.zeros((batch, *latent), np.float32), np.ones((batch, 1), np.float32)
   )
 
 

@@ -12,6 +12,7 @@ import statistics
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from spacetime import SettingError
 
@@ -159,7 +160,10 @@ def size_shift(config: FlowConfig, tokens):
   """
   if config.reference is None:
     return config.shift
-  return jnp.maximum(config.shift * jnp.sqrt(tokens / config.reference), 1.0)
+  ratio, xp = tokens / config.reference, jnp
+  if isinstance(ratio, float):  # known now: nothing to compile
+    ratio, xp = np.float32(ratio), np
+  return xp.maximum(xp.float32(config.shift) * xp.sqrt(ratio), xp.float32(1))
 
 
 def sample_timesteps(

@@ -260,9 +260,12 @@ def clip_keys(seed: int, count: int, *, first: int = 0) -> jax.Array:
     first: number of the first clip.
   """
   high, low = divmod(seed, 2**32)
-  key = jax.random.key(np.uint32(low))
+  return _clip_keys(np.uint32(low), high, np.arange(first, first + count))
+
+
+@functools.partial(jax.jit, static_argnames='high')
+def _clip_keys(low, high: int, number_B) -> jax.Array:
+  key = jax.random.key(low)
   if high:  # without 64 bits JAX drops them
     key = jax.random.fold_in(key, high)
-  return jax.vmap(lambda i: jax.random.fold_in(key, i))(
-    jnp.arange(first, first + count)
-  )
+  return jax.vmap(lambda i: jax.random.fold_in(key, i))(number_B)

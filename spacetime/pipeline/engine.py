@@ -1,6 +1,7 @@
 """Engine of a pipeline: parameters and programs, reused by later calls."""
 
 import contextlib
+import functools
 import math
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -16,6 +17,7 @@ from spacetime.diffusion.settings import SamplingSettings
 from spacetime.media.pixels import to_video
 from spacetime.models.autoencoder import streaming
 from spacetime.pipeline import decode_shards, saved_programs
+from spacetime.pipeline import program_cache as program_cache_lib
 from spacetime.pipeline import progress as progress_lib
 from spacetime.sharding import chips, multihost
 
@@ -33,6 +35,8 @@ class Program:
     mesh: mesh of the arrays; None is the default device.
     find: looks up the compiled program of a lowered one, as
       saved_programs.Store; None compiles all.
+    get: the compiled program of the jitted function and its arguments, as
+      program_cache.ProgramCache; None leaves it to JAX.
     **options: options of jax.jit.
   """
 
@@ -43,11 +47,12 @@ class Program:
     *,
     mesh=None,
     find: Callable | None = None,
+    get: Callable | None = None,
     **options,
   ):
     self._call = jax.jit(function, **options)
     self._compiling, self._signatures = compiling, {}
-    self._mesh, self._find = mesh, find
+    self._mesh, self._find, self._get = mesh, find, get
 
   def __call__(self, *args):
     if self._mesh is not None and multihost.spans_processes(self._mesh):
@@ -74,6 +79,10 @@ class Program:
     call = None
     if self._find is not None:
       call = self._find(self._call.lower(*args))
+    if call is None and self._get is not None:
+      call = self._get(self._call, args, self._compiling)
+      self._signatures[signature] = call
+      return call(*args)
     call = call or self._call
     with self._compiling():
       result = call(*args)
@@ -98,6 +107,8 @@ class Engine:
     resident_bytes: networks up to this size stay in memory.
     programs: folder of compiled programs, see saved_programs; None compiles
       all.
+    program_cache: folder of the programs that earlier commands compiled, see
+      program_cache; used on one CPU device.
   """
 
   def __init__(
@@ -107,11 +118,17 @@ class Engine:
     mesh: jax.sharding.Mesh | None = None,
     resident_bytes: int = RESIDENT_BYTES,
     programs: saved_programs.Store | None = None,
+    program_cache: str | None = None,
   ):
     self.model = model
     self.mesh = sharding.as_mesh(mesh)
     self.progress = progress_lib.SILENT
     self._resident_bytes, self._saved = resident_bytes, programs
+    self._cache = None
+    if program_cache and self._is_cpu:
+      self._cache = program_cache_lib.ProgramCache(
+        program_cache, model.settings, self.mesh
+      )
     self._params: dict[str, Any] = {}
     self._programs: dict[Any, Any] = {}
 
@@ -120,6 +137,10 @@ class Engine:
     """Whether several processes share the transformers. Each then runs the
     text encoder and the autoencoder by itself, on its first device."""
     return multihost.spans_processes(self.mesh)
+
+  @property
+  def _is_cpu(self) -> bool:
+    return self.mesh.size == 1 and self.mesh.devices.flat[0].platform == 'cpu'
 
   @property
   def devices(self) -> int:
@@ -205,6 +226,7 @@ class Engine:
         self._compiling,
         mesh=mesh,
         find=self._saved and self._saved.find,
+        get=self._cache and functools.partial(self._cache.get, key),
         compiler_options=chips.options(kind) or None,
         **options,
       )

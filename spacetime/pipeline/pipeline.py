@@ -75,6 +75,8 @@ class Pipeline:
       tensor. None is the first device.
     programs: folder of programs that spacetime compile --save has compiled for
       these devices; others are compiled when they are needed.
+    program_cache: folder of programs, kept for later processes on a CPU; None
+      keeps none.
     progress: whether calls show a bar on stderr.
   """
 
@@ -93,10 +95,12 @@ class Pipeline:
     lora_strength: float = 1.0,
     mesh=None,
     programs: str | None = None,
+    program_cache: str | None = None,
     progress: bool = True,
   ):
     self.path, self.progress = path, progress
     self._mesh, self._engine, self._programs = mesh, None, programs
+    self._program_cache = program_cache
     self._files = {
       name: os.fspath(value)
       for name, value in zip(
@@ -125,9 +129,14 @@ class Pipeline:
       path, files = self.path, network_files.Files(**self._files)
       if path == DEFAULT and files.transformer:  # nothing of it would be used
         path = None
-      model = load_lib.open_model(path, mesh=mesh, files=files)
+      model = load_lib.open_model(
+        path, mesh=mesh, files=files, cache=self._program_cache
+      )
       self._engine = Engine(
-        _with_lora(model, **self._lora), mesh=mesh, programs=store
+        _with_lora(model, **self._lora),
+        mesh=mesh,
+        programs=store,
+        program_cache=self._program_cache,
       )
     return self._engine
 
@@ -510,18 +519,20 @@ class Pipeline:
     )
 
 
-def from_request(
-  request: Request, *, mesh=None, programs: str | None = None
-) -> Pipeline:
-  """The pipeline of a request's checkpoint and LoRA weights, not yet opened."""
+def from_request(request: Request, **options) -> Pipeline:
+  """The pipeline of a request's checkpoint and LoRA weights, not yet opened.
+
+  Args:
+    request: the request.
+    **options: mesh, programs and program_cache of the pipeline.
+  """
   return Pipeline(
     request.checkpoint,
     **{name: getattr(request, name) for name in request_lib.FILES},
-    mesh=mesh,
-    programs=programs,
     lora=request.lora,
     lora_2=request.lora_2,
     lora_strength=request.lora_strength,
+    **options,
   )
 
 

@@ -4,7 +4,6 @@ import html
 import warnings
 from collections.abc import Callable, Sequence
 
-import ftfy
 import numpy as np
 from absl import logging
 
@@ -161,7 +160,11 @@ def clean(text: str) -> str:
 
   Source: diffusers 0.42.1, prompt_clean of the Wan pipelines.
   """
-  text = html.unescape(html.unescape(ftfy.fix_text(text)))
+  # Nothing of it is broken, and the import takes as long as a step of sampling.
+  if not (text.isascii() and text.isprintable() and '&' not in text):
+    import ftfy
+
+    text = html.unescape(html.unescape(ftfy.fix_text(text)))
   return ' '.join(text.split())
 
 

@@ -127,7 +127,7 @@ class Store:
     self, name: str, lowered: jax.stages.Lowered
   ) -> tuple[jax.stages.Compiled, int]:
     """Compiles and saves a program; returns it and its size in bytes."""
-    with _without_cache():
+    with without_cache():
       compiled = lowered.compile()
     data, _, _ = serialize_executable.serialize(compiled)
     digest = hashlib.sha256(data).hexdigest()
@@ -143,7 +143,7 @@ class Store:
 
 
 @contextlib.contextmanager
-def _without_cache() -> Iterator[None]:
+def without_cache() -> Iterator[None]:
   """Compiles anew: on CPUs, a program of the compilation cache cannot be saved
   again, since it lacks its functions."""
   name = 'jax_enable_compilation_cache'

@@ -11,7 +11,7 @@ from experiments import digits_pixels
 from spacetime import SettingError, sharding
 from spacetime.config import parse
 from spacetime.data import batches as batches_lib
-from spacetime.data import geometry, packing, stages
+from spacetime.data import geometry, packing, stage_batches, stages
 from spacetime.data import tokenizer as tokenizer_lib
 from spacetime.data.digits import world as world_lib
 
@@ -54,7 +54,9 @@ def numbers(first):
 
 
 def test_parts_follow_one_another_and_go_on_anywhere():
-  data = stages.chain([numbers(0), numbers(100), numbers(200)], [2, 3, 1])
+  data = stage_batches.chain(
+    [numbers(0), numbers(100), numbers(200)], [2, 3, 1]
+  )
   expected = [0, 1, 100, 101, 102, 200, 201, 202, 203]
   iterator, states = iter(data), []
   for value in expected:

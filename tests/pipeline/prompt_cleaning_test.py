@@ -1,12 +1,16 @@
 """Prompts of published models: cleaned and truncated as in diffusers."""
 
+import html
 import json
 import pathlib
 import re
 
+import ftfy
+import hypothesis
 import numpy as np
 import pytest
 from absl import logging
+from hypothesis import strategies as st
 
 from spacetime.checkpoint.interop import tokenizers
 from spacetime.data.tokenizer import END, PAD, Tokenizer
@@ -49,6 +53,13 @@ NASTY = (
 def test_cleans():
   for raw, expected in CLEANED.items():
     assert prompts.clean(raw) == expected, repr(raw)
+
+
+@hypothesis.given(st.text(st.characters(max_codepoint=0x7F), max_size=40))
+def test_plain_text_is_cleaned_as_any_other(text):
+  """ftfy is left out where it would change nothing."""
+  unescaped = html.unescape(html.unescape(ftfy.fix_text(text)))
+  assert prompts.clean(text) == ' '.join(unescaped.split())
 
 
 @pytest.mark.parity
