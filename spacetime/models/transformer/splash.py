@@ -21,6 +21,7 @@ from spacetime.models.transformer.attention_kernels import (
 )
 
 LANES = 128  # of a vector register of a TPU: blocks are multiples of it
+PADDING = 1 / 8  # of a sequence, at most, that whole blocks may add
 
 
 @dataclasses.dataclass(frozen=True)
@@ -229,9 +230,16 @@ class _Call:
 
 
 def fit(blocks: tuple[int, ...], length: int) -> tuple[int, ...]:
-  """Returns the blocks, or one block for a sequence shorter than them."""
-  lanes = -(-length // LANES) * LANES
-  return (lanes,) * len(blocks) if lanes <= max(blocks) else blocks
+  """Returns the blocks, or smaller ones for a sequence that they do not suit.
+
+  A sequence shorter than a block is one block. One of a few blocks, which would
+  be padded by more than PADDING, is divided evenly: of 1,040 tokens, two blocks
+  of 1,024 would compute four times the logits.
+  """
+  count = -(-length // max(blocks))
+  if count > 1 and pad_to(length, *blocks) <= (1 + PADDING) * length:
+    return blocks
+  return (pad_to(-(-length // count), LANES),) * len(blocks)
 
 
 def pad_to(length: int, *blocks: int) -> int:

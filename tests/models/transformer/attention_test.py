@@ -171,6 +171,24 @@ def test_fit_and_pad_to():
   assert splash.pad_to(75_600, 1024, 512) == 75_776
 
 
+@pytest.mark.parametrize(
+  'blocks, length, padded',
+  [
+    ((1024, 512), 1_040, 1_280),
+    ((2048, 1024), 2_100, 2_304),
+    ((1024, 1024), 2_100, 2_304),
+    ((1024, 1024), 32_760, 32_768),
+    ((2048, 1024), 18_480, 20_480),
+  ],
+)
+def test_a_sequence_just_above_a_block_is_not_padded_to_two(
+  blocks, length, padded
+):
+  fitted = splash.fit(blocks, length)
+  assert splash.pad_to(length, *fitted) == padded
+  assert max(fitted) <= max(blocks) and not any(b % 128 for b in fitted)
+
+
 class Mesh:
   """A mesh of devices that do not exist."""
 
