@@ -8,11 +8,10 @@ key. Give root.pem to whoever verifies; keep the rest. The second adds a key for
 an owner to a file and prints it once. Needs the extra [provenance].
 """
 
-import pathlib
-
 from absl import flags
 
 from spacetime import SettingError
+from spacetime.media.files import with_home
 
 _KEY = flags.DEFINE_string(
   'key', None, 'New folder of a signing key, such as keys/studio.'
@@ -47,6 +46,6 @@ def main() -> None:
     return
   from spacetime.serving import keys as api_keys
 
-  path = pathlib.Path(_API_KEYS.value).expanduser()
+  path = with_home(_API_KEYS.value)
   key = api_keys.add(path, _OWNER.value or '', days=_DAYS.value)
   print(key)

@@ -7,11 +7,10 @@ was published, not that a model made it. `spacetime sample --sign` says that of
 what it generates. Needs the extra [provenance].
 """
 
-import pathlib
-
 from absl import flags
 
 from spacetime import SettingError
+from spacetime.media.files import with_home
 
 _FILE = flags.DEFINE_string('file', None, 'File to sign, such as clip.mp4.')
 _KEY = flags.DEFINE_string('key', None, 'Folder of `spacetime keys`.')
@@ -29,7 +28,7 @@ def main() -> None:
   for flag in (_FILE, _KEY, _OUT):
     if not flag.value:
       raise SettingError(flag.name, flag.value, 'a path')
-  source, out = (pathlib.Path(f.value).expanduser() for f in (_FILE, _OUT))
+  source, out = (with_home(f.value) for f in (_FILE, _OUT))
   if not source.is_file():
     raise SettingError('file', str(source), 'a file that exists')
   if source.suffix.lower() != out.suffix.lower():

@@ -11,11 +11,11 @@ manifest is invalid. Needs the extra [provenance].
 """
 
 import json
-import pathlib
 
 from absl import flags
 
 from spacetime import SettingError
+from spacetime.media.files import with_home
 
 OPERANDS = True
 INVALID = 3  # exit code
@@ -43,10 +43,10 @@ def main(operands: list[str]) -> int:
   key = keys.load(_KEY.value) if _KEY.value else None
   roots = [key.root] if key else []
   if _ROOT.value:
-    path = pathlib.Path(_ROOT.value).expanduser()
+    path = with_home(_ROOT.value)
     if not path.is_file():
       raise SettingError('root', str(path), 'a certificate, such as root.pem')
     roots.append(path.read_text())
-  result = report.of_file(pathlib.Path(files[0]).expanduser(), key, roots)
+  result = report.of_file(with_home(files[0]), key, roots)
   print(json.dumps(result, indent=2))
   return INVALID if result['c2pa']['state'] == 'invalid' else 0

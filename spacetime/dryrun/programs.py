@@ -41,6 +41,8 @@ class Lowered:
     attention: FLOPs that attention kernels run.
     waiting: batches on a device beside the one among `parts`.
     options: compiler options.
+    fewer: settings that make the rows of a device fewer; '' if none does.
+    single: what helps where a device holds a single row; '' if it depends.
   """
 
   lowered: jax.stages.Lowered
@@ -52,6 +54,8 @@ class Lowered:
   attention: float = 0.0
   waiting: int = 0
   options: dict = dataclasses.field(default_factory=dict)
+  fewer: str = ''
+  single: str = ''
 
 
 def lower(
@@ -144,13 +148,15 @@ def _train(
     lowered = loop.jit_step(train_step, abstract, mesh).lower(
       abstract, parts['frozen'], parts['batch'], _replicated(key, mesh)
     )
+  shards = sharding.num_shards('batch', mesh)
   return Lowered(
     lowered,
     parts,
     mesh,
-    rows // sharding.num_shards('batch', mesh) // train.accumulate,
+    rows // shards // train.accumulate,
     *training_flops(experiment, nets),
     IN_FLIGHT - 1,
+    fewer=f'train.accumulate={rows // shards}, or a smaller data.batch_size',
   )
 
 
@@ -224,7 +230,14 @@ def _held_out(
   share = len(timesteps) * rows / experiment.data.batch_size
   dense, attended = dense * share, attended * share
   return Lowered(
-    lowered, parts, mesh, rows // shards, dense + attended, dense, attended
+    lowered,
+    parts,
+    mesh,
+    rows // shards,
+    dense + attended,
+    dense,
+    attended,
+    fewer='a smaller train.held_out',
   )
 
 
@@ -271,6 +284,7 @@ def _sample(
     dense,
     attended,
     options=chips.options(mesh.devices.flat[0].device_kind),
+    fewer='a smaller data.batch_size' if clips > shards else '',
   )
 
 
@@ -304,8 +318,15 @@ def _decode(
       parts['parameters'], parts['cache'], parts['latents']
     )
   options = chips.options(mesh.devices.flat[0].device_kind)
-  rows = _rows(experiment, mesh)
-  return Lowered(lowered, parts, mesh, rows, options=options)
+  return Lowered(
+    lowered,
+    parts,
+    mesh,
+    _rows(experiment, mesh),
+    options=options,
+    fewer='a smaller data.batch_size',
+    single='one clip is most of it: decode it in tiles, by --decode_tiles',
+  )
 
 
 _LOWER = {

@@ -113,7 +113,8 @@ def compile_program(
     ValueError: see programs.lower; or a program that the compiler refuses for
       another reason.
   """
-  start, remat = time.monotonic(), experiment.model.remat
+  start = time.monotonic()
+  remat = experiment.model.remat if program == 'train' else None
   lowered = programs.lower(experiment, program, devices)
   mesh = dict(lowered.mesh.shape)
   parts = part_sizes(lowered)
@@ -180,15 +181,18 @@ def part_sizes(lowered: programs.Lowered) -> dict[str, float]:
 
 
 def advice(
-  memory: roofline_lib.Memory, lowered: programs.Lowered, remat: str
+  memory: roofline_lib.Memory, lowered: programs.Lowered, remat: str | None
 ) -> str:
   """Returns what to change so that the program fits; '' if it does."""
   if memory.fits:
     return ''
+  if lowered.single and lowered.rows <= 1:
+    return lowered.single
   return roofline_lib.advice(
     memory,
     mesh=dict(lowered.mesh.shape),
     rows=lowered.rows,
+    fewer=lowered.fewer,
     remat=remat,
     sharded=('parameters', 'average', 'optimizer'),
   )

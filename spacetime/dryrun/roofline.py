@@ -138,7 +138,8 @@ def advice(
   *,
   mesh: Mapping[str, int],
   rows: int,
-  remat: str,
+  fewer: str,
+  remat: str | None,
   sharded: Sequence[str] = (),
 ) -> str:
   """Suggests what to change so that a program may fit.
@@ -147,7 +148,8 @@ def advice(
     memory: memory of a program that does not fit.
     mesh: devices along each axis.
     rows: rows of the batch that one device holds at once.
-    remat: model.remat.
+    fewer: settings that make them fewer; '' if none does.
+    remat: model.remat; None of a program without a backward pass.
     sharded: names of the memory rows that are sharded like the parameters.
   """
   state = sum(memory.rows.get(name, 0.0) for name in sharded)
@@ -160,11 +162,8 @@ def advice(
     return 'the state is most of it: use a slice of more chips'
   if remat == 'none':
     return "activations are most of it: set model.remat='attention'"
-  if rows > 1:
-    return (
-      f'{rows} clips at once on a device: set train.accumulate={rows}, or a '
-      'smaller data.batch_size'
-    )
+  if rows > 1 and fewer:
+    return f'{rows} rows at once on a device: set {fewer}'
   if mesh['data'] * mesh['fsdp'] > 1:
     return (
       f'activations of one clip are most of it: set mesh.context='

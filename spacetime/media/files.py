@@ -32,6 +32,14 @@ def is_url(path) -> bool:
   return '://' in os.fspath(path)
 
 
+def with_home(path) -> pathlib.Path:
+  """A path of this machine with the home folder in place of `~`.
+
+  `~name` of no user is the name itself, as in a shell.
+  """
+  return pathlib.Path(os.path.expanduser(path))
+
+
 def as_path(path):
   """A pathlib.Path of this machine, or an epath.Path of a URL.
 
@@ -42,7 +50,7 @@ def as_path(path):
     ValueError: a URL that nothing installed here can read.
   """
   if not is_url(path):
-    return pathlib.Path(path).expanduser()
+    return with_home(path)
   from etils import epath
 
   text = os.fspath(path)
@@ -107,7 +115,7 @@ def mirror(path) -> pathlib.Path:
   if not is_url(path):
     return path
   scheme, _, rest = os.fspath(path).partition('://')
-  target = BUCKETS.expanduser() / scheme / rest.strip('/')
+  target = with_home(BUCKETS) / scheme / rest.strip('/')
   if not exists(path):
     raise ValueError(f'{os.fspath(path)}: no such file or folder')
   for source, name in _files_below(path, ''):
@@ -146,7 +154,7 @@ def check_local(name: str, path) -> pathlib.Path:
       'a path of this machine',
       hint='copy the result to the bucket afterwards',
     )
-  return pathlib.Path(path).expanduser()
+  return with_home(path)
 
 
 def exists(path) -> bool:
@@ -255,7 +263,7 @@ def check_writable(folder: str | os.PathLike) -> None:
   """
   if is_url(folder):
     return
-  path = pathlib.Path(folder).expanduser().absolute()
+  path = with_home(folder).absolute()
   while not path.exists() and path != path.parent:
     path = path.parent
   reason = None

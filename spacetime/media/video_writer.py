@@ -281,4 +281,6 @@ def _write_frames(
 def _is_folder(path: Path) -> bool:
   # A pathlib.Path has no final slash.
   path, text = pathlib.Path(path), os.fspath(path)
-  return text.endswith('/') or not path.suffix and path.expanduser().is_dir()
+  return (
+    text.endswith('/') or not path.suffix and files.with_home(path).is_dir()
+  )

@@ -95,7 +95,7 @@ def targets(request: Request, *, clips: int) -> Targets:
       f'FILE{fragmented_mp4.SUFFIX}, since a video of `seconds` is written '
       'chunk by chunk',
     )
-  files = [pathlib.Path(video).expanduser() for video in videos]
+  files = [media_files.with_home(video) for video in videos]
   parts = (file.with_name(f'{file.stem}.part.mp4') for file in files)
   state = path.with_name(f'{path.stem}.part.safetensors')
   return Targets(videos, None, tuple(parts), state)
@@ -134,7 +134,7 @@ def check(targets: Targets, request: Request, *, frames: int) -> None:
       continue
     if media_files.is_url(value):
       continue
-    source = pathlib.Path(value).expanduser().resolve()
+    source = media_files.with_home(value).resolve()
     if any(source == path.resolve() for path in files):
       raise SettingError(
         'out', request.out, f'another file than {source}, which `{name}` reads'

@@ -16,7 +16,7 @@ import pathlib
 import secrets
 
 from spacetime import SettingError
-from spacetime.media.files import atomic_folder
+from spacetime.media.files import atomic_folder, with_home
 from spacetime.provenance.watermark import Key
 
 FILES = ('signing.pem', 'chain.pem', 'root.pem', 'watermark.key')
@@ -56,7 +56,7 @@ def load(folder: str | os.PathLike) -> SigningKey:
   Raises:
     SettingError: files that are absent.
   """
-  folder = pathlib.Path(folder).expanduser()
+  folder = with_home(folder)
   absent = [name for name in FILES if not (folder / name).is_file()]
   if absent:
     raise SettingError(
@@ -82,7 +82,7 @@ def make(
   Raises:
     SettingError: the folder holds files, or an empty name.
   """
-  folder = pathlib.Path(folder).expanduser()
+  folder = with_home(folder)
   if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
     raise SettingError('key', str(folder), 'a new folder')
   if not organization.strip() or len(organization) > 64:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from spacetime import SettingError
+from spacetime.media.files import with_home
 from spacetime.provenance import manifest, watermark
 from spacetime.provenance.keys import SigningKey
 
@@ -113,7 +114,7 @@ def ingredients(
   """
   result = []
   for name, source in sources.items():
-    path = pathlib.Path(source).expanduser()
+    path = with_home(source)
     if path.suffix.lower() in manifest.TYPES:
       result.append(manifest.Ingredient(path, name == edited))
   return result

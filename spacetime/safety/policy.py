@@ -11,6 +11,7 @@ import functools
 import hashlib
 import importlib.resources
 import json
+import os
 import pathlib
 import re
 from collections.abc import Mapping
@@ -141,7 +142,7 @@ def load(name: str) -> Policy:
     if name in NAMES:
       text = (_FOLDER / f'{name}.json').read_text()
     else:
-      text = pathlib.Path(name).expanduser().read_text()
+      text = pathlib.Path(os.path.expanduser(name)).read_text()
     return _parse(name, text)
   except (OSError, ValueError, KeyError, TypeError, re.error) as e:
     raise SettingError(

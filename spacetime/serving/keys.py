@@ -13,7 +13,7 @@ import time
 from typing import Any
 
 from spacetime import SettingError
-from spacetime.media.files import atomic_write
+from spacetime.media.files import atomic_write, with_home
 
 PREFIX = 'st-'
 LOCAL = 'local'  # the owner of everything without keys
@@ -31,7 +31,7 @@ class ApiKeys:
   """
 
   def __init__(self, path: str | None):
-    self._path = pathlib.Path(path).expanduser() if path else None
+    self._path = with_home(path) if path else None
     self._changed, self._entries = None, {}
     if self._path is not None:
       self._read()

@@ -5,7 +5,7 @@ import ipaddress
 import pathlib
 
 from spacetime import SettingError
-from spacetime.media.files import as_path, is_url
+from spacetime.media.files import as_path, is_url, with_home
 
 LOOPBACK = ('localhost', '127.0.0.1', '::1')
 
@@ -208,13 +208,13 @@ class ServeSettings:
   @property
   def folder(self) -> pathlib.Path:
     """The folder of this server's state."""
-    return pathlib.Path(self.state).expanduser().absolute()
+    return with_home(self.state).absolute()
 
   @property
   def files_folder(self) -> pathlib.Path:
     """The folder of inputs and results on this machine."""
     files = self.state if self.bucket else self.files or self.state
-    return pathlib.Path(files).expanduser().absolute()
+    return with_home(files).absolute()
 
   @property
   def bucket(self) -> str | None:

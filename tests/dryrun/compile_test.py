@@ -213,10 +213,12 @@ def test_memory_total_and_fits():
 @pytest.mark.parametrize(
   'state, mesh, rows, remat, text',
   [
+    (1, dict(data=1, fsdp=8, context=1), 1, None, 'mesh.context=2'),
     (7, dict(data=2, fsdp=4, context=1), 1, 'full', 'move mesh.data=2 to mesh'),
     (7, dict(data=1, fsdp=8, context=1), 1, 'full', 'a slice of more chips'),
     (1, dict(data=1, fsdp=8, context=1), 1, 'none', "model.remat='attention'"),
-    (1, dict(data=1, fsdp=8, context=1), 4, 'full', 'train.accumulate=4'),
+    (1, dict(data=1, fsdp=8, context=1), 4, 'full', '4 rows at once on a dev'),
+    (1, dict(data=1, fsdp=8, context=1), 4, None, 'set FEWER'),
     (1, dict(data=1, fsdp=8, context=4), 1, 'full', 'mesh.context=8'),
     (1, dict(data=1, fsdp=1, context=4), 1, 'attention', "'offload'"),
     (1, dict(data=1, fsdp=1, context=4), 1, 'full', 'a slice of more chips'),
@@ -225,9 +227,35 @@ def test_memory_total_and_fits():
 def test_advice(state, mesh, rows, remat, text):
   memory = roofline.Memory({'parameters': float(state)}, 8.0, 'no')
   advice = roofline.advice(
-    memory, mesh=mesh, rows=rows, remat=remat, sharded=('parameters',)
+    memory,
+    mesh=mesh,
+    rows=rows,
+    fewer='FEWER',
+    remat=remat,
+    sharded=('parameters',),
   )
   assert text in advice
+
+
+@pytest.mark.parametrize(
+  'program, settings, text',
+  [
+    ('train', {'train.accumulate': 2}, 'train.accumulate=8, or a smaller data'),
+    ('held_out', {'train.held_out': 16}, 'set a smaller train.held_out'),
+    ('sample', {}, 'set a smaller data.batch_size'),
+    ('sample', {'data.batch_size': 1}, 'use a slice of more chips'),
+    ('decode', {}, 'set a smaller data.batch_size'),
+    ('decode', {'data.batch_size': 1}, '--decode_tiles'),
+  ],
+)
+def test_advice_names_settings_of_its_program(program, settings, text):
+  config = tiny()
+  config.update_from_flattened_dict({'data.batch_size': 8} | settings)
+  experiment = parse.experiment(config)
+  lowered = programs.lower(experiment, program, jax.devices()[:1])
+  full = roofline.Memory({}, 8.0, 'no')
+  remat = 'full' if program == 'train' else None
+  assert text in report.advice(full, lowered, remat)
 
 
 def test_collective_seconds_use_spanned_links():

@@ -43,3 +43,11 @@ def test_check_writable_makes_nothing(tmp_path):
   for path in ('/proc/none', tmp_path / 'file' / 'run'):
     with pytest.raises(ValueError, match=f'{path} cannot be written'):
       files.check_writable(path)
+
+
+@pytest.mark.parametrize('function', [files.as_path, files.with_home])
+def test_home_folders(function, monkeypatch):
+  monkeypatch.setenv('HOME', '/home/me')
+  assert function('~/a') == pathlib.Path('/home/me/a')
+  # As in a shell: a file may have such a name.
+  assert function('~no-such-user/a') == pathlib.Path('~no-such-user/a')
