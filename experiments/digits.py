@@ -35,7 +35,7 @@ def get_config(size: str = 'cpu') -> ml_collections.ConfigDict:
   stages = digits_stages.CPU
   if long:
     stages = getattr(digits_stages, size.upper())
-  width, text_width = 192, 128
+  width, text_width = 128, 128
   # {} is the whole world.
   world = {} if size in ('full', 'gpu') else digits_stages.EASY
   config = ml_collections.ConfigDict(
@@ -65,7 +65,8 @@ def get_config(size: str = 'cpu') -> ml_collections.ConfigDict:
       ),
       autoencoder=dict(kind='weights', weights='digits_autoencoder'),
       text=dict(
-        length=80 if long else 44,  # the longest captions have 70 and 42 tokens
+        # The longest captions have 42 tokens, of the whole world 70.
+        length=44 if world else 80,
         vocab_size=640,
         d_model=text_width,
         d_kv=text_width // 4,
@@ -76,7 +77,7 @@ def get_config(size: str = 'cpu') -> ml_collections.ConfigDict:
       model=dict(
         patch=(1, 1, 1),  # a latent cell is a token
         width=width,
-        heads=3,
+        heads=4,
         layers=6 if long else 4,
         mlp=4 * width,
         theta=100.0,  # base of the RoPE wavelengths; the grids are small
@@ -100,22 +101,22 @@ def get_config(size: str = 'cpu') -> ml_collections.ConfigDict:
       ),
       optimizer=dict(
         name='muon',
-        learning_rate=2e-3,  # of matrices
-        adam_rate=1e-3,  # of the other parameters
+        learning_rate=1.2e-3 if long else 2e-3,  # of matrices
+        adam_rate=6e-4 if long else 1e-3,  # of the other parameters
         warmup=50,
         decay=0.25,  # share of the steps, at the end
         newton_schulz=3,
       ),
       mesh=dict(data=-1, fsdp=1, context=1, tensor=1),
       train=dict(
-        steps=dict(bundled=3800, full=6800).get(size, 1100),
-        ema=0.998 if long else 0.995,
+        steps=dict(bundled=12500, full=30000).get(size, 2400),
+        ema=0.9993 if long else 0.997,
         accumulate=1,
         log_every=10,
-        evaluate_every=500 if long else 0,
-        sheet_every=1000 if long else 550,
-        probe_every=500 if long else 0,
-        checkpoint_every=250 if long else 100,
+        evaluate_every=1000 if long else 0,
+        sheet_every=2000 if long else 1200,
+        probe_every=1000 if long else 0,
+        checkpoint_every=500 if long else 200,
         keep=2,
         held_out=16,
         scored_clips=16,  # with each sheet

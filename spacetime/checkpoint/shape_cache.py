@@ -45,7 +45,7 @@ def shapes(init: Callable, settings, folder: os.PathLike | None = None) -> dict:
   if folder is not None:
     text = repr((settings, code_version()))
     name = hashlib.sha256(text.encode()).hexdigest()
-    path = pathlib.Path(folder) / f'{name}.shapes.json'
+    path = files.as_path(folder) / f'{name}.shapes.json'
     try:
       return _from_json(json.loads(path.read_text()))
     except FileNotFoundError:

@@ -38,7 +38,7 @@ class ProgramCache:
   """
 
   def __init__(self, folder: os.PathLike, model: str, mesh: jax.sharding.Mesh):
-    self.folder, self._mesh = pathlib.Path(folder), mesh
+    self.folder, self._mesh = files.as_path(folder), mesh
     self._model = repr(
       (
         model,
