@@ -201,20 +201,19 @@ def make_loader(
       wrong size; the first clip is checked here, the others when they are read.
   """
   _check_arguments(locals())
-  first = source[0]
-  if 'latents' in first:
-    transform = _Latents(tokenizer, text_length, caption_dropout, empty_SY)
-  else:
-    _check_record(first, size=size, crop=crop)
-    transform = _Clip(tokenizer, text_length, caption_dropout, size, crop)
-  data = grain.MapDataset.source(source).seed(seed)
-  if shuffle:
-    data = data.shuffle()
-  if repeat:
-    data = data.repeat()
+  transform = _transform(
+    source[0],
+    tokenizer=tokenizer,
+    text_length=text_length,
+    caption_dropout=caption_dropout,
+    size=size,
+    crop=crop,
+    empty_SY=empty_SY,
+  )
+  order = functools.partial(_order, seed=seed, shuffle=shuffle, repeat=repeat)
   # The random generator of a record depends on its index in the global
   # sequence, which is therefore split among processes only afterwards.
-  data = data.random_map(transform)
+  data = order(source).random_map(transform)
   options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=buffer)
   total = batch_size * process_count
   if rows is None:
@@ -222,14 +221,12 @@ def make_loader(
     rows = range(start, start + batch_size)
   rows = tuple(int(row) for row in rows)
   if packing is not None:
-    order = grain.MapDataset.source(range(len(source))).seed(seed)
-    order = order.shuffle() if shuffle else order
-    order = order.repeat() if repeat else order
+    numbers = order(range(len(source)))
     if clip_size is None:
       clip_size = functools.partial(_same, tuple(crop or size))
     plan = _plan(
-      functools.partial(_size_at, order, clip_size),
-      len(order),
+      functools.partial(_size_at, numbers, clip_size),
+      len(numbers),
       packing=packing,
       patchify=patchify,
       total=total,
@@ -245,6 +242,33 @@ def make_loader(
     data = data[: len(source) // total]
   data = data.to_iter_dataset(options)
   return _in_processes(data, workers)
+
+
+def _transform(
+  first: Mapping[str, Any],
+  *,
+  tokenizer: Tokenizer,
+  text_length: int,
+  caption_dropout: float,
+  size: tuple[int, int, int] | None,
+  crop: tuple[int, int, int] | None,
+  empty_SY: np.ndarray | None,
+):
+  """The transform of a source's records, of which the first is checked."""
+  if 'latents' in first:
+    return _Latents(tokenizer, text_length, caption_dropout, empty_SY)
+  _check_record(first, size=size, crop=crop)
+  return _Clip(tokenizer, text_length, caption_dropout, size, crop)
+
+
+def _order(
+  source: Records | range, *, seed: int, shuffle: bool, repeat: bool
+) -> grain.MapDataset:
+  """The records of a source in the order of training."""
+  data = grain.MapDataset.source(source).seed(seed)
+  if shuffle:
+    data = data.shuffle()
+  return data.repeat() if repeat else data
 
 
 def _in_processes(data: grain.IterDataset, workers: int) -> grain.IterDataset:
