@@ -158,8 +158,10 @@ def check_rate(path: Path, *, fps: float) -> None:
   """Checks, before sampling, that a format can have a rate.
 
   Raises:
-    SettingError: a GIF of more frames a second than its players show.
+    SettingError: no file can have it, or a GIF of more frames a second than its
+      players show.
   """
+  codecs.frame_rate(fps)
   if pathlib.Path(path).suffix.lower() == '.gif' and fps > gif.MOST:
     raise SettingError(
       'fps',

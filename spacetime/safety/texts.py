@@ -148,6 +148,8 @@ def minilm() -> tuple[str, Classifier]:
 
   @functools.lru_cache(1024)
   def classify(text: str) -> Mapping[str, float]:
+    if not normalize.plain(text):  # no word, as in '...'
+      return dict.fromkeys(categories, 0.0)
     # A sentence must not hide among others, nor its sense in their mean.
     x_BE = np.concatenate([embed(part) for part in [text, *_parts(text)]])
     probability_BK = probabilities(x_BE, weights)

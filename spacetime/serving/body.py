@@ -1,10 +1,12 @@
 """Bodies of requests: multipart forms and JSON, as one dictionary."""
 
+import collections
 import json
 import re
 from typing import Any
 
-from starlette.datastructures import UploadFile
+from starlette.datastructures import FormData, UploadFile
+from starlette.exceptions import HTTPException
 from starlette.requests import Request
 
 from spacetime.serving.errors import ApiError, bad_field
@@ -37,23 +39,33 @@ async def read(request: Request, *, most: int) -> dict[str, Any]:
       'Expected a body of multipart/form-data or application/json.',
       code='unsupported_media_type',
     )
+  try:
+    async with request.form(
+      max_files=MAX_FILES, max_fields=MAX_FIELDS, max_part_size=most
+    ) as form:
+      return await _form_values(form)
+  except HTTPException as e:  # of the parser, with its reason
+    reason = str(e.detail).rstrip('.')
+    raise ApiError(
+      400, f'Expected a valid form: {reason}.', code='invalid_form'
+    ) from e
+
+
+async def _form_values(form: FormData) -> dict[str, Any]:
   values: dict[str, Any] = {}
-  async with request.form(
-    max_files=MAX_FILES, max_fields=MAX_FIELDS, max_part_size=most
-  ) as form:
-    for name, value in form.multi_items():
-      if isinstance(value, UploadFile):
-        value = await value.read()
-      nested = _NESTED.fullmatch(name)
-      if nested:
-        inner = values.setdefault(nested[1], {})
-        if not isinstance(inner, dict) or nested[2] in inner:
-          raise bad_field(nested[1], f'{nested[1]}: expected once.')
-        inner[nested[2]] = value
-      elif name in values:
-        raise bad_field(name[:80], f'{name[:80]}: expected once.')
-      else:
-        values[name] = value
+  for name, value in form.multi_items():
+    if isinstance(value, UploadFile):
+      value = await value.read()
+    nested = _NESTED.fullmatch(name)
+    if nested:
+      inner = values.setdefault(nested[1], {})
+      if not isinstance(inner, dict) or nested[2] in inner:
+        raise _repeated(nested[1])
+      inner[nested[2]] = value
+    elif name in values:
+      raise _repeated(name)
+    else:
+      values[name] = value
   return values
 
 
@@ -61,12 +73,25 @@ def parse_json(data: bytes) -> dict[str, Any]:
   """An object of JSON.
 
   Raises:
-    ApiError: no JSON, not an object, or nested too deeply.
+    ApiError: no JSON, not an object, nested too deeply, or a name twice.
   """
   try:
-    values = json.loads(data)
+    values = json.loads(data, object_pairs_hook=_once)
   except (ValueError, RecursionError) as e:
     raise ApiError(400, 'Expected valid JSON.', code='invalid_json') from e
   if not isinstance(values, dict):
     raise ApiError(400, 'Expected a JSON object.', code='invalid_json')
   return values
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+  """An object of JSON, whose names differ: else the last would win unseen."""
+  values = dict(pairs)
+  if len(values) < len(pairs):
+    counts = collections.Counter(name for name, _ in pairs)
+    raise _repeated(counts.most_common(1)[0][0])
+  return values
+
+
+def _repeated(name: str) -> ApiError:
+  return bad_field(name[:80], f'{name[:80]}: expected once.')

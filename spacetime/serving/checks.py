@@ -77,7 +77,9 @@ def _moderation(entry: Any, policy: Policy) -> dict[str, Any]:
   url = content.get('url') if isinstance(content, dict) else content
   if not isinstance(url, str):
     raise bad_field('input', 'input: expected a data: URL.')
-  picture_1HWC = decode(uploads.data_url(url, param='input'), 'image')
+  picture_1HWC = decode(
+    uploads.data_url(url, param='input'), 'image', param='input'
+  )
   try:
     verdict = frames_lib.check(picture_1HWC, policy.frames)
   except CheckError as e:
@@ -118,8 +120,13 @@ def _merged(results: list[dict[str, Any]]) -> dict[str, Any]:
   return merged
 
 
-def decode(data: bytes, kind: str) -> np.ndarray:
+def decode(data: bytes, kind: str, *, param: str) -> np.ndarray:
   """Frames of bytes of a client, decoded in a process with limits.
+
+  Args:
+    data: an image or video.
+    kind: 'image' or 'video'.
+    param: field of the API, for messages.
 
   Raises:
     ApiError: not a readable image or video.
@@ -132,7 +139,7 @@ def decode(data: bytes, kind: str) -> np.ndarray:
       kind, path, out, max_frames=MAX_FRAMES, max_pixels=MAX_PIXELS
     )
     if 'error' in answer:
-      raise bad_field('file', f'file: {answer["error"]}.', 'invalid_file')
+      raise bad_field(param, f'{param}: {answer["error"]}.', 'invalid_file')
     # Mapped, since frames may be larger than this process should become.
     return np.load(out, mmap_mode='r', allow_pickle=False)
 
@@ -188,7 +195,7 @@ def _watermark(data: bytes, container: str, key: SigningKey) -> dict[str, Any]:
   result = {'type': watermark.NAME, 'outcome': 'not_detected'}
   kind = 'video' if container in decode_upload.VIDEOS else 'image'
   with contextlib.suppress(ApiError):  # a broken picture has no watermark
-    reading = watermark.read(decode(data, kind), key.watermark)
+    reading = watermark.read(decode(data, kind, param='file'), key.watermark)
     result['score'] = round(reading.score, 2)
     if reading.payload is not None:
       result |= {'outcome': 'detected', 'payload': f'{reading.payload:08x}'}

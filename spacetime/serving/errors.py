@@ -46,21 +46,28 @@ def bad_field(
   return ApiError(400, message, code=code, param=param)
 
 
-def unknown_id(kind: str, name: str) -> ApiError:
+def unknown_id(kind: str, name: str, param: str | None = None) -> ApiError:
   """The error of an id that does not exist for this owner."""
-  return ApiError(404, f'No {kind} {name[:80]!r}.', code='not_found')
+  return ApiError(
+    404, f'No {kind} {name[:80]!r}.', code='not_found', param=param
+  )
 
 
 def body(error: ApiError) -> dict[str, Any]:
   """The JSON body of an error."""
   return {
     'error': {
-      'message': error.message,
+      'message': _unicode(error.message),
       'type': TYPES.get(error.status, 'invalid_request_error'),
-      'param': error.param,
+      'param': _unicode(error.param),
       'code': error.code,
     }
   }
+
+
+def _unicode(text: str | None) -> str | None:
+  """A text that can be encoded: JSON may name fields by lone surrogates."""
+  return None if text is None else text.encode(errors='replace').decode()
 
 
 class ErrorDetail(pydantic.BaseModel):

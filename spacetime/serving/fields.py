@@ -15,6 +15,8 @@ from spacetime.pipeline.request import Request
 from spacetime.serving.errors import ApiError, bad_field
 
 PROMPT_CHARACTERS = 8000
+LONGEST = 24 * 3600  # seconds of a video
+MOST_PAIRS = 1000  # prompts of a schedule
 FORMATS = {
   'mp4': 'video/mp4',
   'webm': 'video/webm',
@@ -60,7 +62,10 @@ CHOICES = {
   'expand_prompt': ('grammar',),
 }
 OWN = (*REQUEST, *SAMPLING, 'format', 'expand_prompt', 'attest')
+# Beside the settings in a job's params: its inputs, warnings of the model.
+INTERNAL = ('inputs', 'warnings')
 _SIZE = re.compile(r'[1-9]\d{0,4}x[1-9]\d{0,4}', re.ASCII)
+_NEXT = re.compile(r';\s*\d+(?:\.\d+)?\s*:')  # begins another prompt
 _NUMBER = re.compile(r'[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?', re.ASCII)
 _KINDS = {
   field.name: field.metadata.get('type', str)
@@ -102,11 +107,9 @@ def parse(
   Raises:
     ApiError: 400, with the field.
   """
-  known = ('prompt', 'model', 'seconds', 'size', *OWN)
-  for name in values:
-    if name not in known:
-      raise bad_field(name[:80], f'Unknown field {name[:80]!r}.', 'unknown')
-  model = values.get('model') or models[0]
+  check_names(values, ('prompt', 'model', 'seconds', 'size', *OWN))
+  model = values.get('model')
+  model = models[0] if model in (None, '') else text('model', model, 8000)
   if model not in models:
     names = ', '.join(models)
     raise bad_field(
@@ -116,13 +119,13 @@ def parse(
   for name in OWN:
     value = values.get(name)
     if value is not None and value != '':
-      settings[name] = _convert(name, value)
-  if settings.get('steps', 1) > max_steps:
-    raise bad_field('steps', f'steps: expected at most {max_steps}.')
+      settings[name] = _convert(name, value, max_steps=max_steps)
   if values.get('seconds') not in (None, ''):
     seconds = number('seconds', values['seconds'])
-    if not 0 < seconds <= 24 * 3600:
-      raise bad_field('seconds', 'seconds: expected more than 0.')
+    if not 0 < seconds <= LONGEST:
+      raise bad_field(
+        'seconds', f'seconds: expected more than 0, at most {LONGEST}.'
+      )
     settings['seconds'] = seconds
   if values.get('size') not in (None, ''):
     size = text('size', values['size'], 20).lower()
@@ -132,11 +135,25 @@ def parse(
   prompt = prompt_text(values.get('prompt'))
   if 'prompt_schedule' in settings:
     if 'seconds' not in settings:
-      raise bad_field('prompt_schedule', 'prompt_schedule: expected seconds.')
+      raise bad_field(
+        'prompt_schedule',
+        'prompt_schedule: expected `seconds` too, the length of the video.',
+      )
     prompt = settings['prompt_schedule']
   if not prompt:
     raise bad_field('prompt', 'prompt: expected a text.', 'missing')
   return Fields(prompt, model, settings)
+
+
+def check_names(values: Mapping[str, Any], known: tuple[str, ...]) -> None:
+  """Refuses fields that a request does not have.
+
+  Raises:
+    ApiError: it names the field.
+  """
+  for name in values:
+    if name not in known:
+      raise bad_field(name[:80], f'Unknown field {name[:80]!r}.', 'unknown')
 
 
 def prompt_text(value, name: str = 'prompt') -> str:
@@ -162,8 +179,20 @@ def text(name: str, value, length: int) -> str:
   return ''.join(kept).strip()
 
 
-def number(name: str, value, kind: type = float) -> Any:
+def number(
+  name: str,
+  value,
+  kind: type = float,
+  *,
+  between: tuple[int, int] = (-(10**9), 10**9),
+) -> Any:
   """A finite number, from JSON or from the text of a form.
+
+  Args:
+    name: the field, for messages.
+    value: a number or a text.
+    kind: int or float.
+    between: the least and the greatest number.
 
   Raises:
     ApiError: not a number, or out of the field's range.
@@ -186,9 +215,9 @@ def number(name: str, value, kind: type = float) -> Any:
     if result != int(result):
       raise error
     result = int(result)
-  low, high = RANGES.get(name, (-1e9, 1e9))
+  low, high = between
   if not low <= result <= high:
-    raise bad_field(name, f'{name}: expected {low:g} to {high:g}.')
+    raise bad_field(name, f'{name}: expected {low} to {high}.')
   return result
 
 
@@ -201,7 +230,7 @@ def flag(name: str, value) -> bool:
   raise bad_field(name, f'{name}: expected true or false.', 'invalid_type')
 
 
-def _convert(name: str, value) -> Any:
+def _convert(name: str, value, *, max_steps: int) -> Any:
   if name == 'attest':
     return flag(name, value)
   if name in CHOICES:
@@ -217,20 +246,29 @@ def _convert(name: str, value) -> Any:
   kind = _KINDS.get(name, str)
   if kind is str:
     return text(name, value, TEXT.get(name, 100))
-  return number(name, value, kind)
+  if name == 'steps':
+    return number(name, value, kind, between=(1, max_steps))
+  return number(name, value, kind, **_between(name))
+
+
+def _between(name: str) -> dict[str, tuple[int, int]]:
+  return {'between': RANGES[name]} if name in RANGES else {}
 
 
 def _schedule(pairs: list) -> str:
   """'0: PROMPT; 10: PROMPT' of [[0, PROMPT], [10, PROMPT]]."""
-  parts = []
-  for pair in pairs[:1000]:
+  name, parts = 'prompt_schedule', []
+  if not 0 < len(pairs) <= MOST_PAIRS:
+    raise bad_field(name, f'{name}: expected 1 to {MOST_PAIRS} prompts.')
+  for pair in pairs:
     if not isinstance(pair, list) or len(pair) != 2:
-      raise bad_field(
-        'prompt_schedule', 'prompt_schedule: expected [seconds, prompt] pairs.'
-      )
-    seconds = number('prompt_schedule', pair[0])
-    parts.append(f'{seconds:g}: {text("prompt_schedule", pair[1], 8000)}')
-  return text('prompt_schedule', '; '.join(parts), TEXT['prompt_schedule'])
+      raise bad_field(name, f'{name}: expected [seconds, prompt] pairs.')
+    seconds = number(name, pair[0], between=(0, LONGEST))
+    prompt = text(name, pair[1], PROMPT_CHARACTERS)
+    if _NEXT.search(prompt):
+      raise bad_field(name, f'{name}: expected no "; NUMBER:" in a prompt.')
+    parts.append(f'{seconds:.4f}: {prompt}')
+  return text(name, '; '.join(parts), TEXT[name])
 
 
 def schema(*, required: tuple[str, ...], inputs: tuple[str, ...]) -> dict:
@@ -294,4 +332,6 @@ def from_setting_error(name: str, message: str) -> ApiError:
   renamed = {own: field for field, own in INPUTS.items()}
   renamed |= {'width': 'size', 'height': 'size'}
   name = name.split('.')[-1]
+  for field, own in INPUTS.items():  # settings that the message mentions
+    message = message.replace(f'`{own}`', f'`{field}`')
   return bad_field(renamed.get(name, name) or None, message)

@@ -5,7 +5,9 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any
 
+from spacetime import SettingError
 from spacetime.diffusion.settings import SamplingSettings
+from spacetime.media import video_writer
 from spacetime.pipeline import modes, plan, prompt_schedule
 from spacetime.pipeline.engine import Engine
 from spacetime.pipeline.request import Request
@@ -88,6 +90,11 @@ def build(
   )
 
 
+def file_format(params: Mapping[str, Any]) -> str:
+  """The format of a job's file, one of fields.FORMATS."""
+  return params.get('format', 'png' if params.get('mode') == 'still' else 'mp4')
+
+
 def size(request: Request, engine: Engine) -> Size:
   """Size of the video; checks everything that can be refused.
 
@@ -102,7 +109,19 @@ def size(request: Request, engine: Engine) -> Size:
     frames = 1 + (resolved.division.latent_frames - 1) * step
     if resolved.conditioning is not None:
       frames += len(resolved.conditioning.before_FHWC)
+  video_writer.check_rate(request.out, fps=resolved.fps)
+  _check_format(request, frames)
   return Size(frames, sizes.height, sizes.width, resolved.fps)
+
+
+def _check_format(request: Request, frames: int) -> None:
+  kind = pathlib.PurePath(request.out).suffix[1:]
+  if video_writer.writes_folder(request.out, frames=frames):
+    raise SettingError('format', kind, 'a format of videos, or `mode` still')
+  if request.seconds is not None and kind != 'mp4':
+    raise SettingError(
+      'format', kind, 'mp4, since a long video is written chunk by chunk'
+    )
 
 
 def _length(

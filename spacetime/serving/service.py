@@ -39,7 +39,10 @@ ORPHAN_SECONDS = 3600.0
 # Of an upload: 0.8 GB of frames, such as 12 seconds of 720p at 24 a second.
 MAX_FRAMES, MAX_PIXELS = 5000, 2**28
 # Settings that a remix does not take from its source.
-_NOT_INHERITED = ('inputs', 'mode', 'strength', 'image_at', 'prompt_schedule')
+_NOT_INHERITED = (
+  *fields.INTERNAL,
+  *('mode', 'strength', 'image_at', 'prompt_schedule'),
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -108,7 +111,7 @@ class Service:
     Raises:
       ApiError: it names the field; nothing is stored.
     """
-    values = {k: v for k, v in values.items() if v is not None and v != ''}
+    values = _stated(values)
     sources = self._sources(owner, values)
     inputs = (*fields.INPUTS, *fields.MANIFESTS)
     plain = {k: v for k, v in values.items() if k not in inputs}
@@ -154,17 +157,18 @@ class Service:
 
   def edit(self, owner: str, values: Mapping[str, Any], **options) -> Job:
     """Queues an edit of a video: see create."""
+    values = {'mode': 'edit'} | _stated(values)
     _require(values, 'video')
-    values = {'mode': 'edit', **values}
     if values['mode'] == 'edit':
       values.setdefault('strength', EDIT_STRENGTH)
     return self._derive(owner, values, **options)
 
   def extend(self, owner: str, values: Mapping[str, Any], **options) -> Job:
     """Queues an extension of a video; `seconds` are those of the new frames."""
+    values = {'mode': 'extend'} | _stated(values)
     _require(values, 'video')
     _require(values, 'seconds')
-    return self._derive(owner, {'mode': 'extend', **values}, **options)
+    return self._derive(owner, values, **options)
 
   def remix(
     self, owner: str, job_id: str, values: Mapping[str, Any], **options
@@ -193,14 +197,14 @@ class Service:
         'video': {'id': job_id},
       }
     return self.create(
-      owner, {**inherited, **values}, remixed_from=job_id, **options
+      owner, inherited | _stated(values), remixed_from=job_id, **options
     )
 
   def change(self, owner: str, job_id: str, values: Mapping[str, Any]) -> Job:
     """Changes fields of a job that is still queued.
 
     Raises:
-      ApiError: 409 once it runs.
+      ApiError: 400 once it runs.
     """
     job = self.get(owner, job_id)
     for name in fields.INPUTS:
@@ -208,6 +212,7 @@ class Service:
         raise bad_field(name, f'{name}: inputs cannot be changed.', 'unknown')
     params = dict(job.params)
     inputs = params.pop('inputs', None)
+    params.pop('warnings', None)
     prompt = {} if 'prompt_schedule' in params else {'prompt': job.prompt}
     checked = fields.parse(
       {'model': job.model, **prompt, **params, **values},
@@ -242,15 +247,20 @@ class Service:
       self.files.remove_inputs(job_id)
     return job
 
-  def get(self, owner: str, job_id: str) -> Job:
+  def get(self, owner: str, job_id: str, param: str | None = None) -> Job:
     """A job of an owner.
+
+    Args:
+      owner: its owner.
+      job_id: its id.
+      param: field of the request that named it.
 
     Raises:
       ApiError: 404, for the jobs of others too.
     """
     job = self.jobs.get(job_id, owner=owner)
     if job is None:
-      raise unknown_id('video', job_id)
+      raise unknown_id('video', job_id, param)
     return job
 
   def completed(self, owner: str, job_id: str, param: str | None = None) -> Job:
@@ -259,13 +269,15 @@ class Service:
     Raises:
       ApiError: 404, or 400 while it is not completed.
     """
-    job = self.get(owner, job_id)
-    if job.status != 'completed' or self.files.finished(job_id) is None:
+    job = self.get(owner, job_id, param)
+    if job.status != 'completed':
       raise bad_field(
         param,
         f'The video is {job.status}; expected a completed one.',
         'video_not_ready',
       )
+    if self.files.finished(job_id) is None:  # it is being deleted
+      raise unknown_id('video', job_id, param)
     return job
 
   def show(self, job: Job) -> dict[str, Any]:
@@ -273,7 +285,7 @@ class Service:
     error = None
     if job.error is not None:
       error = {'param': None, 'type': None, **job.error}
-    settings = {k: v for k, v in job.params.items() if k != 'inputs'}
+    settings = {k: v for k, v in job.params.items() if k not in fields.INTERNAL}
     return {
       'id': job.id,
       'object': 'video',
@@ -294,6 +306,7 @@ class Service:
       'steps_total': job.steps,
       'seconds_left': _seconds_left(job),
       'settings': settings,
+      'warnings': job.params.get('warnings', []),
       'provenance': (job.result or {}).get('provenance'),
     }
 
@@ -342,8 +355,11 @@ class Service:
   def _derive(self, owner: str, values: dict[str, Any], **options) -> Job:
     """Queues a video made of another, at that one's size and model."""
     reference = values['video']
-    if isinstance(reference, dict) and isinstance(reference.get('id'), str):
-      job = self.completed(owner, reference['id'], 'video')
+    name = None
+    if isinstance(reference, dict):
+      name = reference.get('id', reference.get('file_id'))
+    if isinstance(name, str):
+      job = self.completed(owner, name[:100], 'video')
       options['remixed_from'] = job.id
       if values['mode'] != 'outpaint':
         values.setdefault('size', job.size)
@@ -393,27 +409,13 @@ class Service:
       return job
     folder, stored = self.files.inputs(job.id), {}
     for source in sources:
-      data, original = source.data, None
-      job_of_file = source.job or self._job_of(data)
-      if source.job is not None:
-        name = source.job.result['variants']['video']['name']
-        data = self.files.result(source.job.id, name)
-        if source.slot in ('image', 'mask') and data.suffix != '.png':
-          original, data = data, _last_frame(data)
-      upload = uploads.add(
-        folder,
-        source.slot,
-        data,
-        param=source.param,
-        max_frames=MAX_FRAMES,
-        max_pixels=min(MAX_PIXELS, self.settings.max_pixels),
-        original=original,
-      )
-      beside = source.manifest or self._manifest(job_of_file)
-      if beside is not None:
-        uploads.add_manifest(
-          folder / upload.original, beside, param=f'{source.param}_manifest'
-        )
+      try:
+        upload = self._add(folder, source)
+      except FileNotFoundError as e:
+        if source.job is None:
+          raise
+        # Its video was deleted in the meantime.
+        raise unknown_id('video', source.job.id, source.param) from e
       stored[source.slot] = dataclasses.asdict(upload)
     self.files.store_inputs(job.id)
     return dataclasses.replace(
@@ -421,6 +423,36 @@ class Service:
       params={**job.params, 'inputs': stored},
       bytes=self.files.size(folder),
     )
+
+  def _add(self, folder, source: Source) -> uploads.Upload:
+    """An input, stored and decoded in a folder.
+
+    Raises:
+      FileNotFoundError: the result that it is was deleted.
+    """
+    data, original = source.data, None
+    job_of_file = source.job or self._job_of(data)
+    if source.job is not None:
+      name = source.job.result['variants']['video']['name']
+      data = self.files.result(source.job.id, name)
+      data.stat()  # raises FileNotFoundError
+      if source.slot in ('image', 'mask') and data.suffix != '.png':
+        original, data = data, _last_frame(data)
+    upload = uploads.add(
+      folder,
+      source.slot,
+      data,
+      param=source.param,
+      max_frames=MAX_FRAMES,
+      max_pixels=min(MAX_PIXELS, self.settings.max_pixels),
+      original=original,
+    )
+    beside = source.manifest or self._manifest(job_of_file)
+    if beside is not None:
+      uploads.add_manifest(
+        folder / upload.original, beside, param=f'{source.param}_manifest'
+      )
+    return upload
 
   def _job_of(self, data: bytes) -> Job | None:
     """The job whose WebM has these bytes, of any owner."""
@@ -464,7 +496,12 @@ class Service:
         f'are {pixels} pixels; expected at most {self.settings.max_pixels}.',
       )
     size = f'{answer["width"]}x{answer["height"]}'
-    return dataclasses.replace(job, size=size, seconds=answer['seconds'])
+    params = job.params
+    if answer.get('warnings'):
+      params = {**params, 'warnings': answer['warnings']}
+    return dataclasses.replace(
+      job, size=size, seconds=answer['seconds'], params=params
+    )
 
   def _check_room(self) -> None:
     least = self.settings.min_free_mb * MIB
@@ -526,6 +563,11 @@ def signing_key(settings: ServeSettings) -> signing_keys.SigningKey | None:
   if not folder.exists():
     signing_keys.make(folder)
   return signing_keys.load(folder)
+
+
+def _stated(values: Mapping[str, Any]) -> dict[str, Any]:
+  """The fields that are neither null nor empty."""
+  return {k: v for k, v in values.items() if v is not None and v != ''}
 
 
 def _require(values: Mapping[str, Any], name: str) -> None:

@@ -23,7 +23,9 @@ SECONDS = 90  # of one upload, after which its process is killed
 IMAGE_PIXELS = 64_000_000
 # Problems of a manifest that are not those of its file: it is unknown or old.
 _SIGNERS = ('signingCredential.', 'timeStamp.')
-_DATA_URL = re.compile(r'data:[\w.+/-]*(?:;[\w=.+-]+)*;base64,', re.ASCII)
+_DATA_URL = re.compile(
+  r'data:[\w.+/-]*(?:;[\w=.+-]+)*;base64,', re.ASCII | re.I
+)
 
 
 @dataclasses.dataclass(frozen=True)

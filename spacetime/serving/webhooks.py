@@ -8,6 +8,7 @@ import hashlib
 import hmac
 import http.client
 import json
+import re
 import secrets
 import threading
 import time
@@ -18,6 +19,7 @@ from spacetime.serving import fields
 from spacetime.serving.database import Database, create_tables, is_id
 from spacetime.serving.errors import ApiError, bad_field, unknown_id
 
+FIELDS = ('name', 'url', 'event_types')
 EVENTS = ('video.completed', 'video.failed')
 RETRY_SECONDS = (5, 30, 300, 1800, 7200)  # after each failed delivery
 SECONDS = 10.0  # of one delivery
@@ -121,7 +123,7 @@ class Webhooks:
 
   def list(self, owner: str, *, after: str | None, limit: int):
     """A page of endpoints, oldest first."""
-    seq = 0 if after is None else self._row(owner, after)['seq']
+    seq = 0 if after is None else self._row(owner, after, 'after')['seq']
     with self._database.reading() as execute:
       rows = execute(
         'select * from webhooks where owner = ? and seq > ? order by seq '
@@ -273,8 +275,7 @@ class Webhooks:
     signatures = [sign(row['secret'], event_id, now, body)]
     if row['old_secret'] and row['old_until'] > now:
       signatures.append(sign(row['old_secret'], event_id, now, body))
-    url = urllib.parse.urlsplit(row['url'])
-    self._check_host(url)
+    url = self._check_url(row['url'])
     kind = (
       http.client.HTTPSConnection
       if url.scheme == 'https'
@@ -301,47 +302,76 @@ class Webhooks:
 
   # -- within ------------------------------------------------------------------
 
-  def _row(self, owner: str, webhook_id: str) -> dict[str, Any]:
+  def _row(
+    self, owner: str, webhook_id: str, param: str | None = None
+  ) -> dict[str, Any]:
     if not is_id(webhook_id):
-      raise unknown_id('webhook endpoint', webhook_id)
+      raise unknown_id('webhook endpoint', webhook_id, param)
     with self._database.reading() as execute:
       rows = execute(
         'select * from webhooks where id = ? and owner = ?', (webhook_id, owner)
       )
     if not rows:
-      raise unknown_id('webhook endpoint', webhook_id)
+      raise unknown_id('webhook endpoint', webhook_id, param)
     return rows[0]
 
   def _check(self, values: dict[str, Any], *, required: bool) -> dict[str, Any]:
     result = {}
-    for name in ('name', 'url', 'event_types'):
+    fields.check_names(values, FIELDS)
+    for name in FIELDS:
       if values.get(name) is None:
         if required:
           raise bad_field(name, f'{name}: expected a value.', 'missing')
         continue
       value = values[name]
       if name == 'event_types':
-        if not isinstance(value, list) or not set(map(str, value)) <= set(
-          EVENTS
-        ):
-          names = ', '.join(EVENTS)
-          raise bad_field(name, f'{name}: expected a list of {names}.')
-        result['events'] = json.dumps(value)
+        result['events'] = json.dumps(_events(value))
         continue
       result[name] = fields.text(name, value, 2000)
+      if not result[name]:
+        raise bad_field(name, f'{name}: expected a value.', 'missing')
     if 'url' in result:
       try:
-        self._check_host(urllib.parse.urlsplit(result['url']))
-      except (OSError, ValueError) as e:
+        self._check_url(result['url'])
+      except OSError as e:
         raise bad_field('url', f'url: {e}.', 'host_not_allowed') from e
     return result
 
-  def _check_host(self, url: urllib.parse.SplitResult) -> None:
+  def _check_url(self, text: str) -> urllib.parse.SplitResult:
+    """The parts of a URL that deliveries may go to.
+
+    Raises:
+      OSError: not a URL, or of another host.
+    """
+    if not re.fullmatch('[!-~]+', text):
+      raise OSError('expected ASCII without spaces')
+    try:
+      url = urllib.parse.urlsplit(text)
+      url.port  # noqa: B018 - a property that checks
+    except ValueError as e:
+      raise OSError(f'{e}') from e
     local = url.hostname in ('127.0.0.1', 'localhost')
     if url.scheme not in (('https', 'http') if local else ('https',)):
       raise OSError('expected https')
     if url.hostname not in self._hosts or url.username is not None:
       raise OSError('the operator of this service has not allowed this host')
+    return url
+
+
+def _events(value) -> list[str]:
+  """The types of events of an endpoint, each once.
+
+  Raises:
+    ApiError: not a list of EVENTS.
+  """
+  if (
+    not isinstance(value, list)
+    or not value
+    or any(event not in EVENTS for event in value)
+  ):
+    names = ', '.join(EVENTS)
+    raise bad_field('event_types', f'event_types: expected a list of {names}.')
+  return [event for event in EVENTS if event in value]
 
 
 def _secret() -> str:

@@ -35,6 +35,7 @@ from spacetime.serving import (
   fields,
   hosts,
   job_request,
+  notices,
   renditions,
   service,
   uploads,
@@ -160,6 +161,7 @@ class Worker:
         'longest': max(engine.data.frames, engine.data.max_frames),
         'weights_hash': engine.model.weights_hash,
         'sampling': dataclasses.asdict(engine.settings()),
+        'example': _example(engine),
       }
       for name, engine in ((n, p.engine) for n, p in self.pipelines.items())
     ]
@@ -178,23 +180,25 @@ class Worker:
           frames_lib.check(frames_FHWC[:1], self.policy.frames)
 
   def check(self, job: Mapping[str, Any]) -> dict[str, Any]:
-    """Checks a job that is not queued yet: its size, or what is refused.
+    """Checks a job that is not queued yet: its size and warnings, or an error.
 
     Args:
       job: {'id', 'model', 'prompt', 'params'}.
     """
     try:
       engine = self.pipelines[job['model']].engine
-      request = self._request(
-        job['id'], job['prompt'], job['params'], engine, pathlib.Path('x.mp4')
-      )
-      size = job_request.size(request, engine)
+      params = job['params']
+      out = pathlib.Path(f'video.{job_request.file_format(params)}')
+      request = self._request(job['id'], job['prompt'], params, engine, out)
+      with notices.collected() as warned:
+        size = job_request.size(request, engine)
     except SettingError as e:
       return {'error': str(e), 'param': e.name}
     except (ValueError, OverflowError) as e:
       # The one setting that is refused without its name.
       return {'error': str(e), 'param': 'prompt'}
-    return dataclasses.asdict(size) | {'seconds': size.seconds}
+    answer = {'seconds': size.seconds, 'warnings': warned}
+    return dataclasses.asdict(size) | answer
 
   def run_next(self) -> bool:
     """Runs the next job, if there is one and the disk has room."""
@@ -257,8 +261,7 @@ class Worker:
     if hosts.count() > 1:  # the others have no chunks to go on from
       shutil.rmtree(work, ignore_errors=True)
     work.mkdir(parents=True, exist_ok=True)
-    suffix = 'png' if job.params.get('mode') == 'still' else 'mp4'
-    kind = job.params.get('format', suffix)
+    kind = job_request.file_format(job.params)
     path = work / f'video.{kind}'
     request = self._request(
       job.id, job.prompt, job.params, pipeline.engine, path
@@ -456,13 +459,19 @@ def open_pipelines(settings: ServeSettings, mesh=None) -> dict[str, Pipeline]:
   return pipelines
 
 
+def _example(engine) -> str | None:
+  """A prompt of a model that knows certain words only."""
+  vocabulary = engine.data.source.prompt_vocabulary(engine.data)
+  return None if vocabulary is None else vocabulary.example
+
+
 def _uploads(job: Job) -> list[uploads.Upload]:
   inputs = job.params.get('inputs', {})
   return [uploads.Upload(**upload) for upload in inputs.values()]
 
 
 def _public(params: Mapping[str, Any]) -> dict[str, Any]:
-  return {name: value for name, value in params.items() if name != 'inputs'}
+  return {k: v for k, v in params.items() if k not in fields.INTERNAL}
 
 
 def _frames(path: pathlib.Path):

@@ -262,10 +262,25 @@ def test_refusals_of_the_model(client):
     ({'extra_body': {'solver': 'magic'}}, 'solver'),
     ({'extra_body': {'mode': 'loop'}}, 'mode'),
     ({'extra_body': {'image_at': 'last'}}, 'image_at'),
+    ({'extra_body': {'fps': 1e-9}}, 'fps'),
+    ({'extra_body': {'fps': 60, 'format': 'gif'}}, 'fps'),
+    ({'extra_body': {'format': 'png'}}, 'format'),
+    ({'seconds': '60', 'extra_body': {'format': 'webm'}}, 'format'),
   ):
     with pytest.raises(openai.BadRequestError) as error:
       client.videos.create(**{'prompt': 'x', **values})
     assert error.value.param == param, error.value
+
+
+def test_warnings_of_the_model(client):
+  for _ in range(2):
+    warned = client.videos.create(prompt='a dog in a park')
+    assert any('has dog, park' in text for text in warned.warnings)
+    client.videos.delete(warned.id)
+  plain = client.videos.create(prompt='a red 3 moves to the right')
+  assert plain.warnings == []
+  client.videos.delete(plain.id)
+  assert 'a small red 3' in client.models.list().data[0].example
 
 
 def test_same_seed_same_mark(service, client, video):

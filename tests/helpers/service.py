@@ -21,6 +21,7 @@ CARD = {
   'fps': 8,
   'seconds': '2.125',
   'longest': 49,
+  'example': 'a red 3',
 }
 SIZE = {'frames': 17, 'height': 64, 'width': 64, 'fps': 8, 'seconds': '2.125'}
 

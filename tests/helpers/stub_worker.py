@@ -64,8 +64,11 @@ def main() -> None:
   print(json.dumps({'ready': True}), flush=True)
   threading.Thread(target=run, args=(stub,), daemon=True).start()
   for line in sys.stdin:
-    number = json.loads(line)['question']
-    print(json.dumps({'answer': number, **service_lib.SIZE}), flush=True)
+    job = json.loads(line)
+    answer = {'answer': job['question'], **service_lib.SIZE}
+    if 'dragon' in job['prompt']:
+      answer['warnings'] = ['the model knows no dragon']
+    print(json.dumps(answer), flush=True)
   os._exit(0)
 
 

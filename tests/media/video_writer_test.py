@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from spacetime import SettingError
 from spacetime.media import video_writer
 from spacetime.media.video_writer import VideoWriter
 
@@ -222,3 +223,15 @@ def test_bad_frames(tmp_path):
   with pytest.raises(ValueError, match='no frames to write; expected 1'):
     VideoWriter(path).close()
   assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+  'name, fps, message',
+  [
+    ('a.mp4', 1e-9, 'fps=1e-09: expected 0.001 to 1000'),
+    ('a.gif', 60, 'fps=60: expected at most 50 for a GIF'),
+  ],
+)
+def test_rates_are_refused_before_sampling(name, fps, message):
+  with pytest.raises(SettingError, match=message):
+    video_writer.check_rate(name, fps=fps)

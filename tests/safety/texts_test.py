@@ -39,6 +39,12 @@ def test_captions_of_the_digits_world_pass(checkers):
     assert table.allowed(checkers, captions.canonical_caption(scene))
 
 
+@pytest.mark.parametrize('text', ['...', '!!!', '\U0001f600', ''])
+def test_texts_without_a_word_pass(checkers, text):
+  for checker in checkers:
+    assert checker.check_text(text).allowed, checker
+
+
 def test_bad_sentence_does_not_hide_among_good_ones(checkers):
   _, classifier = checkers
   good = 'A lighthouse on a rocky coast in golden evening light. ' * 8

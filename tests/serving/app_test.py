@@ -1,5 +1,6 @@
 """Routes without a worker: fields, errors, owners, limits."""
 
+import base64
 import io
 import json
 import os
@@ -75,7 +76,8 @@ REFUSED = [
   ({'prompt': 3}, 'prompt', 'invalid_type'),
   ({'prompt': 'x' * 9000}, 'prompt', 'invalid_value'),
   ({'model': 'other'}, 'model', 'model_not_found'),
-  ({'model': ['digits']}, 'model', 'model_not_found'),
+  ({'model': ['digits']}, 'model', 'invalid_type'),
+  ({'model': []}, 'model', 'invalid_type'),
   ({'seconds': 'soon'}, 'seconds', 'invalid_type'),
   ({'seconds': -1}, 'seconds', 'invalid_value'),
   ({'seconds': 'nan'}, 'seconds', 'invalid_type'),
@@ -110,7 +112,18 @@ REFUSED = [
     None,
   ),
   ({'input_reference': {'a': 1, 'b': 2}}, 'input_reference', 'invalid_type'),
-  ({'input_reference': {'id': 'video_0'}}, None, 'not_found'),
+  ({'input_reference': {'id': 'video_0'}}, 'input_reference', 'not_found'),
+  (
+    {'prompt_schedule': [[i, 'a'] for i in range(1001)], 'seconds': 2000},
+    'prompt_schedule',
+    'invalid_value',
+  ),
+  (
+    {'prompt_schedule': [[0, 'a; 4: b']], 'seconds': 8},
+    'prompt_schedule',
+    'invalid_value',
+  ),
+  ({'prompt_schedule': [], 'seconds': 8}, 'prompt_schedule', 'invalid_value'),
   ({'input_reference': 7}, 'input_reference', 'invalid_type'),
   ({'video': {'id': 7}}, 'video', 'invalid_type'),
 ]
@@ -127,6 +140,26 @@ def test_refused_fields(http, values, param, code):
 
 
 @pytest.mark.parametrize(
+  'values, message',
+  [
+    ({'seed': -1}, 'seed: expected 0 to 4294967295.'),
+    ({'steps': 0}, 'steps: expected 1 to 200.'),
+    ({'steps': 201}, 'steps: expected 1 to 200.'),
+    ({'seconds': 86401}, 'seconds: expected more than 0, at most 86400.'),
+    ({'prompt_schedule': '0: a'}, 'expected `seconds` too'),
+  ],
+)
+def test_messages_state_the_range(http, values, message):
+  assert message in create(http, 400, **values)['error']['message']
+
+
+def test_times_of_a_schedule_are_exact(http):
+  pairs = [[0, 'a'], [12345.675, 'b; c']]
+  video = create(http, prompt_schedule=pairs, seconds=20_000)
+  assert video['settings']['prompt_schedule'] == ('0.0000: a; 12345.6750: b; c')
+
+
+@pytest.mark.parametrize(
   'data, kind',
   [
     (b'{', 'application/json'),
@@ -134,8 +167,11 @@ def test_refused_fields(http, values, param, code):
     (b'[' * 100_000, 'application/json'),
     (b'\xff\xfe', 'application/json'),
     (b'{"prompt": "\\ud800"}', 'application/json'),
+    (b'{"\\ud800": 1}', 'application/json'),
     (b'prompt=x', 'text/plain'),
     (b'', ''),
+    (b'{"prompt": "a", "prompt": "b"}', 'application/json'),
+    (b'{"prompt": "a", "video": {"id": "", "id": ""}}', 'application/json'),
     (b'--x\r\nbroken', 'multipart/form-data; boundary=x'),
     (b'x', 'multipart/form-data'),
     (b'prompt=a&prompt=b', 'application/x-www-form-urlencoded'),
@@ -149,11 +185,35 @@ def test_broken_bodies(http, data, kind):
   assert response.json()['error']['message']
 
 
+@pytest.mark.parametrize(
+  'data, kind, reason',
+  [
+    (b'x', 'multipart/form-data', 'boundary'),
+    (
+      b'&'.join(b'a%d=1' % i for i in range(90)),
+      'application/x-www-form-urlencoded',
+      'Maximum number of fields is 80',
+    ),
+  ],
+)
+def test_broken_forms_say_why(http, data, kind, reason):
+  response = http.post(
+    '/v1/videos', content=data, headers={'content-type': kind}
+  )
+  error = response.json()['error']
+  assert (response.status_code, error['code']) == (400, 'invalid_form')
+  assert reason in error['message']
+
+
 def test_model_refuses(tmp_path):
-  answer = {'error': 'width=65: expected a multiple of 8', 'param': 'width'}
+  answer = {
+    'error': 'width=65: expected a multiple of 8, or `image` too',
+    'param': 'width',
+  }
   http = client(tmp_path, supervisor=service_lib.FakeSupervisor(answer))
   error = create(http, 400, size='65x64')['error']
   assert error['param'] == 'size' and '65' in error['message']
+  assert '`input_reference`' in error['message']  # the name in the API
 
 
 def test_too_many_pixels(tmp_path):
@@ -221,6 +281,140 @@ def test_ranges_outside_of_a_file(http):
   )
 
 
+def finish(http, **values):
+  """The id of a completed video."""
+  job_id = create(http, **values)['id']
+  claimed = http.service.jobs.claim('w', lease_seconds=60, max_running=9)
+  service_lib.complete(http.service, claimed)
+  return job_id
+
+
+@pytest.mark.parametrize('path', ['/', '/page/app.js', '/v1/videos/{}/content'])
+def test_head_answers_like_get_without_a_body(http, path):
+  path = path.format(finish(http))
+  head, get = http.head(path), http.get(path)
+  assert head.status_code == 200 and not head.content
+  assert head.headers['content-length'] == str(len(get.content))
+
+
+def test_null_fields_count_as_absent(http):
+  job_id = finish(http)
+  for path, values in (
+    ('/v1/videos/edits', {'video': {'id': job_id}, 'strength': None}),
+    ('/v1/videos/edits', {'video': {'file_id': job_id}}),
+    ('/v1/videos/extensions', {'video': {'id': job_id}, 'seconds': 1}),
+    (f'/v1/videos/{job_id}/remix', {'size': None, 'strength': None}),
+  ):
+    values = {'prompt': 'x', 'mode': None, **values}
+    response = http.post(path, json=values)
+    assert response.status_code == 200, (path, response.text)
+    video = response.json()
+    assert video['settings']['mode'] in ('edit', 'extend')
+    assert video['settings']['size'] == '64x64'
+    assert video['remixed_from_video_id'] == job_id
+
+
+def test_video_that_is_deleted_meanwhile(http, monkeypatch):
+  job_id = finish(http)
+  results = http.service.files.results(job_id)
+  (results / 'video.mp4').unlink()
+  for slot in ('input_reference', 'video'):
+    error = create(http, 404, **{slot: {'id': job_id}})['error']
+    assert (error['code'], error['param']) == ('not_found', slot)
+  path = f'/v1/videos/{job_id}/content'
+  assert http.get(path).status_code == 404
+  (results / 'result.json').unlink()
+  error = http.get(path).json()['error']
+  assert error['code'] == 'not_found'
+  assert not leftovers(http)
+
+
+def test_data_urls_of_any_case(http):
+  text = base64.b64encode(png()).decode()
+  create(http, input_reference=f'DATA:image/PNG;BASE64,{text}')
+  error = create(http, 400, input_reference=f'data:image/png,{text}')['error']
+  assert error['param'] == 'input_reference'
+
+
+def test_session_without_keys_keeps_nothing(http):
+  response = http.post('/v1/session', json={'key': '\u20ac; x'})
+  assert response.status_code == 200, response.text
+  assert 'set-cookie' not in response.headers
+
+
+def test_unknown_fields_of_other_calls(tmp_path):
+  http = client(tmp_path, webhook_hosts='hooks.test')
+  hook = {
+    'name': 'a',
+    'url': 'https://hooks.test/',
+    'event_types': ['video.failed'],
+  }
+  created = http.post('/v1/webhook_endpoints', json=hook).json()
+  endpoint = f'/v1/webhook_endpoints/{created["id"]}'
+  for path, values in (
+    ('/v1/moderations', {'input': 'a'}),
+    ('/v1/content_provenance_checks', {}),
+    ('/v1/session', {'key': 'a'}),
+    ('/v1/webhook_endpoints', hook),
+    (endpoint, {}),
+    (f'{endpoint}/test', {'event_type': 'video.failed'}),
+    (f'{endpoint}/rotate_secret', {}),
+  ):
+    response = http.post(path, json={**values, 'other': 1})
+    assert response.status_code == 400, (path, response.text)
+    error = response.json()['error']
+    assert (error['param'], error['code']) == ('other', 'unknown'), path
+
+
+@pytest.mark.parametrize(
+  'values, param',
+  [
+    ({'url': 'https://hooks.test:99999/'}, 'url'),
+    ({'url': 'https://hooks.test:x/'}, 'url'),
+    ({'url': 'https://hooks.test/a b'}, 'url'),
+    ({'url': 'https://hooks.test/\xe9'}, 'url'),
+    ({'url': 'https://[::1'}, 'url'),
+    ({'url': 'https://a:b@hooks.test/'}, 'url'),
+    ({'url': 'https://10.0.0.1/'}, 'url'),
+    ({'url': ''}, 'url'),
+    ({'name': ''}, 'name'),
+    ({'event_types': []}, 'event_types'),
+    ({'event_types': ['video.failed', {}]}, 'event_types'),
+  ],
+)
+def test_refused_webhooks(tmp_path, values, param):
+  http = client(tmp_path, webhook_hosts='hooks.test')
+  hook = {
+    'name': 'a',
+    'url': 'https://hooks.test/',
+    'event_types': ['video.failed', 'video.failed'],
+  }
+  created = http.post('/v1/webhook_endpoints', json=hook).json()
+  assert created['event_types'] == ['video.failed']
+  for path, body in (
+    ('/v1/webhook_endpoints', hook | values),
+    (f'/v1/webhook_endpoints/{created["id"]}', values),
+  ):
+    response = http.post(path, json=body)
+    assert response.status_code == 400, response.text
+    assert response.json()['error']['param'] == param
+  page = http.get('/v1/webhook_endpoints').json()['data']
+  assert [row['id'] for row in page] == [created['id']]
+  error = http.get('/v1/webhook_endpoints?after=wh_0').json()['error']
+  assert error['param'] == 'after'
+
+
+def test_pictures_to_moderate(http):
+  text = base64.b64encode(b'hello').decode()
+  part = {
+    'type': 'image_url',
+    'image_url': {'url': f'data:image/png;base64,{text}'},
+  }
+  response = http.post('/v1/moderations', json={'input': [part]})
+  error = response.json()['error']
+  assert (response.status_code, error['param']) == (400, 'input')
+
+
 def test_large_bodies(http):
   data = b'x' * (2**20 + 1)
   chunks = (data[:1000] for _ in range(2000))  # without Content-Length
@@ -253,6 +447,7 @@ def test_idempotency(http):
 
   assert post('k').json()['id'] == post('k').json()['id']
   assert post('k').json()['id'] != post('l').json()['id']
+  assert post('').json()['id'] != post('').json()['id']  # no key at all
   error = post('k', 'y').json()['error']
   assert error['code'] == 'idempotency_key_reused'
 
