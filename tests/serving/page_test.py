@@ -9,8 +9,8 @@ import time
 import pytest
 from playwright import sync_api
 
-from spacetime.serving import app as app_lib
 from spacetime.serving import supervisor
+from spacetime.serving.routes import page as page_lib
 from spacetime.serving.service import Service
 from spacetime.serving.settings import ServeSettings
 from tests.helpers import chromium, stub_worker
@@ -19,8 +19,8 @@ from tests.serving import app_test
 
 
 def test_page_needs_no_other_site_and_no_inline_code():
-  html = (app_lib.PAGE / 'index.html').read_text()
-  script = (app_lib.PAGE / 'app.js').read_text()
+  html = (page_lib.PAGE / 'index.html').read_text()
+  script = (page_lib.PAGE / 'app.js').read_text()
   assert not re.search(r'https?://', html + script)
   assert not re.search(r'<script(?![^>]*src)|<style|\son\w+=|\sstyle=', html)
   # Prompts are never parsed as HTML.
@@ -169,6 +169,8 @@ def test_gallery_actions(page, site):
   assert job.params['mode'] == 'connect'
   assert set(job.params['inputs']) == {'video', 'video2'}
   page.click(f'#{first} button:text-is("Delete")')
+  assert site.jobs.get(first) is not None  # asked again
+  page.click(f'#{first} button:text-is("Delete for good?")')
   page.wait_for_selector(f'#{first}', state='detached')
   assert site.jobs.get(first) is None
 
@@ -188,7 +190,7 @@ def test_queue_is_edited_and_cancelled(page, site):
   assert site.jobs.get(waiting).params['seconds'] == 2
   for job_id in (waiting, running):
     page.click(f'#{job_id} button:has-text("Cancel")')
-    page.wait_for_selector(f'#{job_id} .failed:has-text("was cancelled")')
+    page.wait_for_selector(f'#{job_id} .state:text-is("cancelled")')
   page.click(f'#{waiting} button:has-text("Remove")')
   page.wait_for_selector(f'#{waiting}', state='detached')
 
@@ -237,6 +239,37 @@ def test_file_is_dropped(page, site):
   page.wait_for_selector('#dropped:has-text("b.png")')
   page.click('#undrop')
   page.wait_for_selector('#dropped:has-text("Drop a picture")')
+  # Neither a picture nor a video.
+  with page.expect_file_chooser() as chooser:
+    page.click('#drop')
+  chooser.value.set_files(
+    [{'name': 'c.txt', 'mimeType': 'text/plain', 'buffer': b'hello'}]
+  )
+  page.wait_for_selector('#error:has-text("c.txt: expected a picture")')
+  assert page.query_selector('#preview img') is None
+
+
+@pytest.mark.e2e
+def test_warnings_order_and_focus(page, site):
+  assert page.get_attribute('#prompt', 'placeholder') == 'such as: a red 3'
+  page.click('#random')
+  seed = page.input_value('#seed')
+  running = create(page, site, 'a blue 1', steps='2000')
+  waiting = create(page, site, 'a dragon', steps='')
+  page.wait_for_selector(f'#{waiting} .warning:has-text("knows no dragon")')
+  ids = page.locator('#queue > li').evaluate_all('li => li.map(x => x.id)')
+  assert ids[-2:] == [running, waiting]
+  page.wait_for_selector(f'#{waiting} .small:has-text("seed {seed}")')
+  # The keyboard stays in the queue when an entry changes or goes.
+  page.click(f'#{running} button:text-is("Cancel")')
+  page.wait_for_selector(f'#{running} .state:text-is("cancelled")')
+  focused = 'document.activeElement.closest("li")?.id'
+  assert page.evaluate(focused) == running
+  page.keyboard.press('Enter')  # Remove
+  page.wait_for_selector(f'#{running}', state='detached')
+  assert page.evaluate(focused) == waiting
+  finished(page, waiting)
+  assert site.jobs.get(waiting).params['warnings']
 
 
 @pytest.mark.e2e

@@ -11,6 +11,14 @@ let isReady = false;     // whether the worker runs
 let dropped = null;      // a File
 let connectFrom = null;  // id of the first of two videos
 let events = null;
+let hiding = null;       // timer of the hint
+const MODES = {
+  still: 'still picture', image: 'from a picture', extend: 'extension',
+  extend_backward: 'extension backwards', loop: 'loop', connect: 'connection',
+  inpaint: 'inpainting', outpaint: 'outpainting', edit: 'edit',
+};
+const FRAGILE = 'fragile: lost when the file is compressed again';
+const DROP = 'Drop a picture or video here, or click';
 
 function element(tag, text, attributes) {
   const node = document.createElement(tag);
@@ -23,6 +31,16 @@ function button(text, action, label) {
   const node = element('button', text, {type: 'button'});
   if (label) node.setAttribute('aria-label', label);
   node.addEventListener('click', action);
+  return node;
+}
+
+// A second press is needed; it is offered until the focus leaves the button.
+function sureButton(text, question, action) {
+  const node = button(text, () => {
+    if (node.textContent === question) action();
+    else node.textContent = question;
+  });
+  node.addEventListener('blur', () => { node.textContent = text; });
   return node;
 }
 
@@ -46,6 +64,7 @@ async function attempt(action) {
     return await action();
   } catch (error) {
     $('error').textContent = error.message;
+    $('error').scrollIntoView({block: 'nearest'});  // it may be far above
     return null;
   }
 }
@@ -97,7 +116,11 @@ async function create(event) {
 }
 
 function derive(path, values) {
-  attempt(async () => show(await call('POST', path, values)));
+  attempt(async () => {
+    const video = await call('POST', path, values);
+    show(video);
+    hint(`Queued: ${about(video)}`, 5000);
+  });
 }
 
 function promptOf(video) {
@@ -143,12 +166,14 @@ function chooseFirst(id) {
     node.querySelector('.connect').setAttribute('aria-pressed', node.id === id);
   });
   hint(id === null ? ''
-    : 'Choose Connect on the video that follows; Escape ends this.');
+    : 'Choose Connect on the video that follows, or here again to stop.');
 }
 
-function hint(text) {
+function hint(text, milliseconds) {
+  clearTimeout(hiding);
   $('hint').textContent = text;
   $('hint').hidden = !text;
+  if (milliseconds) hiding = setTimeout(() => hint(''), milliseconds);
 }
 
 function steps(video) {
@@ -183,20 +208,32 @@ function schedule(video) {
 // -- files -------------------------------------------------------------------
 
 function drop(file) {
+  $('error').textContent = '';
+  if (file && !/^(image|video)\//.test(file.type)) {
+    $('error').textContent = `${file.name}: expected a picture or a video.`;
+    file = null;
+  }
   dropped = file;
   $('preview').querySelectorAll('*').forEach(
     (node) => URL.revokeObjectURL(node.src));
   $('preview').replaceChildren();
   if (file) {
     const tag = file.type.startsWith('video/') ? 'video' : 'img';
-    $('preview').append(
-      element(tag, undefined, {src: URL.createObjectURL(file)}));
+    $('preview').append(element(tag, undefined,
+      {src: URL.createObjectURL(file), alt: '', preload: 'auto'}));
   } else {
     $('file').value = '';
   }
-  $('dropped').textContent = file ? file.name
-    : 'Drop a picture or video here, or click';
   $('undrop').hidden = !file;
+  showDropped();
+}
+
+// The name of the file, and what becomes of it.
+function showDropped() {
+  const isEdited = dropped && dropped.type.startsWith('video/')
+    && !$('mode').value;
+  $('dropped').textContent = !dropped ? DROP : dropped.name
+    + (isEdited ? ' will be edited; Mode can also extend or loop it' : '');
 }
 
 function listenToDrops() {
@@ -247,6 +284,7 @@ function addTime(seconds, prompt) {
 function showTimes() {
   const pairs = timeline();
   $('prompt').required = !pairs.length;
+  $('seconds').required = Boolean(pairs.length);
   const end = Number($('seconds').value) || 0;
   $('strip').replaceChildren(...strip(pairs, end).map(
     ([, text, share]) => wide(element('span', text || '...'), share)));
@@ -275,13 +313,34 @@ function show(video) {
   const old = document.getElementById(video.id);
   const node = ended ? card(video) : entry(video, old);
   if (node === old) return;
+  const isFocused = old && old.contains(document.activeElement);
   const list = ended ? $('gallery') : $('queue');
   if (old && old.parentNode === list) {
     old.replaceWith(node);
   } else {
     if (old) old.remove();
-    list.prepend(node);
+    // The queue is in the order of its work, the gallery begins with the newest.
+    if (ended) list.prepend(node);
+    else list.append(node);
   }
+  if (isFocused) focusIn(node);
+}
+
+// Keyboard users stay where they are when an element is replaced or removed.
+function focusIn(node) {
+  const next = node && node.querySelector('button');
+  (next || $('prompt')).focus({preventScroll: true});
+}
+
+function about(video) {
+  const mode = MODES[video.settings.mode];
+  return [...(mode ? [mode] : []), video.size, `${video.seconds} s`,
+    `seed ${video.settings.seed || 0}`].join(', ');
+}
+
+function warnings(video) {
+  return (video.warnings || []).map(
+    (text) => element('p', `Warning: ${text}`, {class: 'small warning'}));
 }
 
 function entry(video, old) {
@@ -291,22 +350,28 @@ function entry(video, old) {
   const node = old && old.parentNode === $('queue') ? old : element('li');
   node.id = video.id;
   const state = old && old.dataset.status === video.status;
+  const isFocused = node.contains(document.activeElement);
   if (!state) {
     node.replaceChildren(element('p', video.prompt),
+      element('p', about(video), {class: 'small'}), ...warnings(video),
       element('p', '', {class: 'small state', role: 'status'}));
     if (video.status === 'in_progress') {
       node.append(element('progress', '', {max: '100'}));
     }
     node.append(controls(video));
     node.dataset.status = video.status;
+    if (isFocused) focusIn(node);
   }
   const left = video.seconds_left ? `, ${video.seconds_left} s left` : '';
   const steps = video.steps_total
     ? `, step ${video.steps_done} of ${video.steps_total}` : '';
-  const text = video.error ? `${video.status}: ${video.error.message}`
-    : `${video.status === 'queued' ? 'queued' : video.stage}${steps}${left}`;
+  const isCancelled = video.error && video.error.code === 'cancelled';
+  const text = isCancelled ? 'cancelled'
+    : video.error ? `${video.status}: ${video.error.message}`
+      : `${video.status === 'queued' ? 'queued' : video.stage}${steps}${left}`;
   node.querySelector('.state').textContent = text;
-  node.querySelector('.state').classList.toggle('failed', Boolean(video.error));
+  node.querySelector('.state').classList.toggle(
+    'failed', Boolean(video.error) && !isCancelled);
   const bar = node.querySelector('progress');
   if (bar) bar.value = video.progress;
   return node;
@@ -329,8 +394,10 @@ function edit(video) {
   const node = document.getElementById(video.id);
   const form = element('form', undefined, {'aria-label': 'Edit'});
   const inputs = {};
+  const defaults = defaultsOf(video.model);
   const add = (name, label, value, size) => {
-    const input = element('input', undefined, {size});
+    const input = element('input', undefined,
+      {size, placeholder: defaults[name] ?? ''});
     input.value = value === undefined ? '' : value;
     const wrapper = element('label', `${label} `);
     wrapper.append(input);
@@ -372,7 +439,11 @@ function remove(video) {
 function forget(id) {
   videos.delete(id);
   const node = document.getElementById(id);
-  if (node) node.remove();
+  if (!node) return;
+  const next = node.nextElementSibling || node.previousElementSibling;
+  const isFocused = node.contains(document.activeElement);
+  node.remove();
+  if (isFocused) focusIn(next);
 }
 
 function card(video) {
@@ -386,8 +457,6 @@ function card(video) {
       src: path, controls: '', loop: '', preload: 'metadata',
       poster: `${path}?variant=thumbnail`, 'aria-label': video.prompt,
     });
-  const about = `${video.size}, ${video.seconds} s, seed `
-    + `${video.settings.seed || 0}`;
   const row = element('div', undefined, {class: 'buttons'});
   const connecting = button('Connect', () => connect(video));
   connecting.className = 'connect';
@@ -399,11 +468,12 @@ function card(video) {
     connecting,
     button('Loop', () => loop(video)),
     element('a', 'Download', {href: path, download: ''}),
-    button('Delete', () => remove(video)));
+    sureButton('Delete', 'Delete for good?', () => remove(video)));
   const pairs = schedule(video);
   node.append(view, pairs.length ? seeking(video, view, pairs)
     : element('p', video.prompt),
-  element('p', about, {class: 'small'}), provenance(video), row);
+  element('p', about(video), {class: 'small'}), ...warnings(video),
+  provenance(video), row);
   return node;
 }
 
@@ -419,10 +489,12 @@ function seeking(video, view, pairs) {
 
 function provenance(video) {
   const facts = video.provenance;
+  const mark = facts && facts.watermark_state === 'fragile' ? FRAGILE
+    : facts && facts.watermark_state;
   const text = facts
     ? `Content credentials: ${facts.state}, signed by ${facts.issuer}; `
       + `watermark ${facts.watermark || 'none'}`
-      + `${facts.watermark_state ? ` (${facts.watermark_state})` : ''}`
+      + `${mark ? ` (${mark})` : ''}`
     : 'Not signed.';
   return element('p', text, {class: 'small'});
 }
@@ -470,18 +542,30 @@ async function loadModels() {
 
 // What an empty field means, once the worker has read the model.
 function showDefaults() {
-  const model = models.get($('model').value) || {};
-  const defaults = {size: model.size, seconds: model.seconds,
-    steps: (model.sampling || {}).steps};
-  Object.entries(defaults).forEach(([name, value]) => {
-    $(name).placeholder = value ?? 'default';
+  const name = $('model').value;
+  const {size, seconds, steps: count} = defaultsOf(name);
+  Object.entries({size, seconds, steps: count}).forEach(([field, value]) => {
+    $(field).placeholder = value ?? 'default';
   });
+  const {example} = models.get(name) || {};
+  $('prompt').placeholder = example ? `such as: ${example}`
+    : 'What the video shows';
+}
+
+function defaultsOf(name) {
+  const model = models.get(name) || {};
+  return {size: model.size, seconds: model.seconds, seed: 0,
+    steps: (model.sampling || {}).steps};
 }
 
 $('create').addEventListener('submit', create);
 $('add_time').addEventListener('click', () => addTime().focus());
 $('seconds').addEventListener('input', showTimes);
 $('model').addEventListener('change', showDefaults);
+$('mode').addEventListener('change', showDropped);
+$('random').addEventListener('click', () => {
+  [$('seed').value] = crypto.getRandomValues(new Uint32Array(1));
+});
 $('login').addEventListener('submit', (event) => {
   event.preventDefault();
   attempt(async () => {
