@@ -307,6 +307,8 @@ function wide(node, share) {
 
 function show(video) {
   const before = videos.get(video.id);
+  // An answer that was overtaken by the event of its end.
+  if (before && hasEnded(before) && !hasEnded(video)) return;
   videos.set(video.id, video);
   const ended = video.status === 'completed';
   if (ended && before && before.status === 'completed') return;
@@ -341,6 +343,10 @@ function about(video) {
 function warnings(video) {
   return (video.warnings || []).map(
     (text) => element('p', `Warning: ${text}`, {class: 'small warning'}));
+}
+
+function hasEnded(video) {
+  return ['completed', 'failed'].includes(video.status);
 }
 
 function entry(video, old) {
