@@ -20,6 +20,7 @@ from spacetime import SettingError, checkpoint
 from spacetime.checkpoint.interop import network_files
 from spacetime.cli import flag_names
 from spacetime.config import describe, parse, unused
+from spacetime.media import files as media_files
 from spacetime.sharding import multihost
 from spacetime.training import profile, run, watchdog
 
@@ -137,6 +138,8 @@ def main() -> None:
       raise
     print(f'interrupted {e}', file=sys.stderr)
   except OSError as e:
+    if e.errno in media_files.UNUSABLE:
+      raise
     fail(f'{e}; earlier checkpoints are complete')
   except ValueError:
     raise

@@ -61,6 +61,8 @@ class TextSection:
   def __post_init__(self):
     if self.kind not in TEXT_KINDS:
       raise SettingError('text.kind', self.kind, f'one of {TEXT_KINDS}')
+    if self.length < 1:
+      raise SettingError('text.length', self.length, '1 or more')
 
 
 @dataclasses.dataclass(frozen=True)

@@ -31,6 +31,8 @@ TABLES = tuple(
 FILE, CAPTION = ('file', 'file_name'), ('caption', 'text')
 SEPARATORS = {'.csv': ',;\t', '.tsv': '\t'}
 TEXT = '.txt'
+# What pandas, Python and spreadsheets write for a missing text.
+MISSING = ('nan', 'none', 'null', 'n/a', '#n/a', '<na>')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,11 +56,13 @@ class Row:
     label: place in the table, such as 'line 3'.
     file: name of the video.
     caption: caption of the video.
+    unread: names of its other columns.
   """
 
   label: str
   file: str
   caption: str
+  unread: tuple[str, ...] = ()
 
 
 def read(folder) -> Captions:
@@ -87,12 +91,12 @@ def read(folder) -> Captions:
   empty = [
     text_path(path)
     for path, caption in captions.items()
-    if text_files.is_blank(caption)
+    if _is_missing(caption)
   ]
   if empty:
     raise ValueError(
       f'{len(empty)} of {len(videos)} captions are empty, such as {empty[0]}; '
-      'write them, or remove these videos'
+      f'write them, or remove these videos ({MISSING} are no captions)'
     )
   texts = collections.Counter(map(text_path, videos))
   shared = [path for path, count in texts.items() if count > 1]
@@ -239,7 +243,7 @@ def _from_table(folder, table, files: list) -> Captions:
         f'{rows[path].label} too; expected one row for each video'
       )
     captions[path], rows[path] = row.caption.strip(), row
-    if text_files.is_blank(captions[path]):
+    if _is_missing(captions[path]):
       empty.append(row)
   if absent:
     raise ValueError(
@@ -247,9 +251,12 @@ def _from_table(folder, table, files: list) -> Captions:
       'correct the table'
     )
   if empty:
+    text = empty[0].caption
+    reason = 'empty' if text_files.is_blank(text) else text.strip()
     raise ValueError(
-      f'{table}, {empty[0].label}: the caption of {empty[0].file} is empty '
-      f'(one of {len(empty)}); write it, or remove the row'
+      f'{table}, {empty[0].label}: the caption of {empty[0].file} is '
+      f'{reason} (one of {len(empty)}); write it, '
+      'or remove the row'
     )
   bare = [
     path
@@ -258,14 +265,22 @@ def _from_table(folder, table, files: list) -> Captions:
   ]
   texts = [path for path in files if path.suffix == TEXT]
   texts = [path for path in texts if not _is_hidden(folder, path)]
+  unread = sorted({name for row in rows.values() for name in row.unread})
+  columns = f'columns of {table.name} are not read, {", ".join(unread)}'
   return Captions(
     {p: captions[p] for p in sorted(captions, key=lambda p: rows[p].file)},
     _notes(
       (bare, f'videos are not in {table.name} and are left out'),
       (texts, f'texts are not read, since {table.name} has the captions'),
       *_left_out(folder, files, captions),
-    ),
+    )
+    + ((f'{len(unread)} {columns}',) if unread else ()),
   )
+
+
+def _is_missing(caption: str) -> bool:
+  """Whether a caption is blank, or what programs write for a missing value."""
+  return text_files.is_blank(caption) or caption.strip().lower() in MISSING
 
 
 def _find(folder, name: str, names: dict):
@@ -454,7 +469,8 @@ def _row(table, label: str, values: Any) -> Row:
   file, caption = texts
   if not file.strip():
     raise ValueError(f'{table}, {label}: the name of the file is empty')
-  return Row(label, file.strip(), caption)
+  others = set(values) - {*FILE, *CAPTION, ''}
+  return Row(label, file.strip(), caption, tuple(others))
 
 
 def _checked(table, label: str, name: str, text: str) -> str:

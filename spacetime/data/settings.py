@@ -1,6 +1,7 @@
 """The `data` section of a config: the clips of a run."""
 
 import dataclasses
+import math
 import types
 
 from spacetime import SettingError
@@ -115,6 +116,8 @@ class DataConfig:
       )
     if self.batch_size < 1:
       raise SettingError('data.batch_size', self.batch_size, '1 or more')
+    if not 0 < self.fps < math.inf:
+      raise SettingError('data.fps', self.fps, 'above 0')
     if not 0 <= self.caption_dropout <= 1:
       raise SettingError('data.caption_dropout', self.caption_dropout, '0 to 1')
 

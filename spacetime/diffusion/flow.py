@@ -17,6 +17,8 @@ import numpy as np
 from spacetime import SettingError
 
 PREDICTIONS = ('velocity', 'sample')
+# Beyond these all levels are 0 or 1 in float32.
+MAX_SHIFT, MAX_STD = 1_000_000, 100
 # Bounds that leave less of the distribution than this are refused: what is left
 # is a tail that float32 cannot draw from.
 MIN_SHARE = 1e-3
@@ -63,6 +65,11 @@ class FlowConfig:
     for name in ('shift', 'std'):
       if getattr(self, name) <= 0:
         raise SettingError(f'flow.{name}', getattr(self, name), 'more than 0')
+    for name, most in (('shift', MAX_SHIFT), ('std', MAX_STD)):
+      if not getattr(self, name) <= most:
+        raise SettingError(
+          f'flow.{name}', getattr(self, name), f'at most {most}'
+        )
     if not 0 < self.floor < 1:
       raise SettingError('flow.floor', self.floor, 'between 0 and 1')
     self._check_bounds()

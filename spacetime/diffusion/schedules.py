@@ -168,6 +168,8 @@ def _check(steps: int, shift: float) -> None:
     raise SettingError('steps', steps, '1 or more')
   if shift <= 0:
     raise SettingError('shift', shift, 'more than 0')
+  if not shift <= flow.MAX_SHIFT:
+    raise SettingError('shift', shift, f'at most {flow.MAX_SHIFT}')
 
 
 def _check_strength(strength: float) -> None:

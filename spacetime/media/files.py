@@ -23,6 +23,8 @@ from spacetime import SettingError
 
 # Copies of folders and files in buckets.
 BUCKETS = pathlib.Path('~/.cache/spacetime/buckets')
+# Errors of a path itself, which no second attempt changes.
+UNUSABLE = errno.ELOOP, errno.ENAMETOOLONG, errno.ENOTDIR
 # What reads URLs of a scheme, and the extra that brings it.
 _BACKENDS = {'gs': ('gcsfs', "pip install 'spacetime-video[gcs]'")}
 
@@ -264,16 +266,28 @@ def check_writable(folder: str | os.PathLike) -> None:
   if is_url(folder):
     return
   path = with_home(folder).absolute()
-  while not path.exists() and path != path.parent:
+  reason = _unusable(path)
+  # Links that lead nowhere are there, and no folder.
+  while not os.path.lexists(path) and path != path.parent:
     path = path.parent
-  reason = None
-  if not path.is_dir():
+  if reason is None and not path.is_dir():
     reason = errno.ENOTDIR
-  elif not (path.stat().st_mode & 0o222 and os.access(path, os.W_OK)):
+  elif reason is None and not (
+    path.stat().st_mode & 0o222 and os.access(path, os.W_OK)
+  ):
     # The bits as well, since root may write everywhere but in /proc.
     reason = errno.EACCES
   if reason is not None:
     raise ValueError(f'{folder} cannot be written ({os.strerror(reason)})')
+
+
+def _unusable(path: pathlib.Path) -> int | None:
+  """Why no file can have this path, as an error number of UNUSABLE."""
+  try:
+    path.lstat()
+  except OSError as e:
+    return e.errno if e.errno in UNUSABLE else None
+  return None
 
 
 def _remove(folder) -> None:

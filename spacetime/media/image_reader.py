@@ -17,8 +17,12 @@ FORMATS = (
   *('PNG', 'JPEG', 'WEBP', 'GIF', 'BMP', 'TIFF', 'PPM', 'AVIF', 'JPEG2000'),
 )
 # Tags of TIFF.
-BITS_PER_SAMPLE, SAMPLE_FORMAT = 258, 339
-SIGNED = 2
+BITS_PER_SAMPLE, PHOTOMETRIC, SAMPLE_FORMAT = 258, 262, 339
+SIGNED, WHITE_IS_ZERO = 2, 0
+# Transfer functions of HDR in a cICP chunk of PNG: PQ and HLG.
+HDR = (16, 18)
+# A gamma so near to that of sRGB is sRGB, as libpng has it.
+SAME_GAMMA = 0.05
 
 
 def read_image(
@@ -109,6 +113,10 @@ def _open(path: Path) -> Image.Image:
     raise _unreadable(path, e) from e
   try:
     video_file.check_pixels(path, *image.size)
+    if image.format == 'PNG' and _png_transfer(path) in HDR:
+      raise ValueError(
+        f'{path} is an HDR image (PQ or HLG); convert it to sRGB'
+      )
     _scale_clear_color(image)
     _decode(path, image)
   except ValueError:
@@ -139,7 +147,10 @@ def _unreadable(path: Path, error: Exception) -> ValueError:
 def _load(path: Path, convert: Callable) -> Image.Image:
   with _open(path) as image:
     try:
-      return convert(ImageOps.exif_transpose(image), bits=_bits(image))
+      result = convert(ImageOps.exif_transpose(image), bits=_bits(image))
+      if _is_inverted(image):
+        result = ImageOps.invert(result)
+      return _from_gamma(image, result) if convert is to_rgb else result
     except Exception as e:  # damaged metadata, or values of no known range
       raise _unreadable(path, e) from e
 
@@ -172,6 +183,40 @@ def _to_srgb(image: Image.Image) -> Image.Image:
     )
   except (ImageCms.PyCMSError, OSError, ValueError):
     return image  # a damaged profile, which viewers ignore too
+
+
+def _is_inverted(image: Image.Image) -> bool:
+  """Whether white is 0, which Pillow turns round in gray of 8 bits alone."""
+  tags = getattr(image, 'tag_v2', None) or {}
+  deep = image.mode.startswith('I') or image.mode == 'F'
+  return deep and tags.get(PHOTOMETRIC) == WHITE_IS_ZERO
+
+
+def _from_gamma(image: Image.Image, rgb: Image.Image) -> Image.Image:
+  """Applies the gamma that a PNG states in place of sRGB, as browsers do."""
+  gamma = image.info.get('gamma')
+  named = 'srgb' in image.info or image.info.get('icc_profile')
+  if not gamma or named or abs(gamma * 2.2 - 1) <= SAME_GAMMA:
+    return rgb
+  light = (np.arange(256) / 255) ** (1 / gamma)
+  steep = 1.055 * np.maximum(light, 1e-9) ** (1 / 2.4) - 0.055
+  levels = np.where(light <= 0.0031308, 12.92 * light, steep)
+  return rgb.point(np.round(255 * levels).astype(int).tolist() * 3)
+
+
+def _png_transfer(path: Path) -> int | None:
+  """The transfer function of a cICP chunk, which Pillow does not read."""
+  with open(path, 'rb') as file:
+    file.seek(8)  # the signature
+    while len(head := file.read(8)) == 8:
+      size, kind = int.from_bytes(head[:4], 'big'), head[4:]
+      if kind == b'cICP':
+        data = file.read(4)
+        return data[1] if len(data) == 4 else None
+      if kind == b'IDAT':
+        return None
+      file.seek(size + 4, 1)
+  return None
 
 
 def _rgba(image: Image.Image) -> Image.Image:

@@ -1,8 +1,12 @@
 """Refusals of config sections."""
 
+import dataclasses
+import math
+
 import pytest
 
-from spacetime.config import sections
+from experiments import digits_pixels
+from spacetime.config import parse, sections
 
 
 @pytest.mark.parametrize(
@@ -29,6 +33,18 @@ from spacetime.config import sections
 def test_optimizer_refuses(values, text):
   with pytest.raises(ValueError, match=text):
     sections.OptimizerConfig(**values)
+
+
+def test_a_text_without_tokens_is_refused():
+  with pytest.raises(ValueError, match='text.length=0: expected 1 or more'):
+    sections.TextSection(length=0, encoder=None)
+
+
+@pytest.mark.parametrize('fps', [0, -8, math.nan, math.inf])
+def test_a_rate_of_clips_is_above_zero(fps):
+  data = parse.experiment(digits_pixels.get_config('tiny')).data
+  with pytest.raises(ValueError, match=f'data.fps={fps}: expected above 0'):
+    dataclasses.replace(data, fps=fps)
 
 
 def test_frame_conditioning_refuses():

@@ -28,6 +28,9 @@ COMPILE = ('--config=digits_pixels:tiny', '--topology=v5e-4')
 CAPTION = ('--data={FOLDER}', '--endpoint=http://127.0.0.1:9/v1')
 
 NOT_NUMBERS = ('abc', '', '1.5.2', '0x10', '--')
+# Paths that no file can have, or none that can be read.
+PATHS = ('{LOOP}', '{LOOP}/a', '{GONE}', '{PIPE}', '/dev/zero', '~nobody-/a')
+PATHS += ('a\0b', 300 * 'x', 5000 * 'x', '{TEXT}/a', 'https://localhost:9/a')
 NUMBERS = ('nan', 'inf', '-inf', '-1', '1e400')
 
 
@@ -55,6 +58,9 @@ def write_inputs(root: pathlib.Path) -> dict[str, str]:
       'BROKEN': 'broken',
       'HALF': 'half',
       'MINE': 'mine.mp4',
+      'LOOP': 'loop',
+      'GONE': 'gone',
+      'PIPE': 'pipe.mp4',
     }.items()
   }
   frames = np.zeros((9, 64, 64, 3), np.uint8)
@@ -88,6 +94,9 @@ def write_inputs(root: pathlib.Path) -> dict[str, str]:
   )
   paths['MINE'].write_bytes(b'my own file')
   (root / 'locked').mkdir()
+  paths['LOOP'].symlink_to('loop')
+  paths['GONE'].symlink_to('nowhere')
+  os.mkfifo(paths['PIPE'])
   result = {name: str(path) for name, path in paths.items()}
   return result | {'LOCKED': '/proc/none', 'OUT': str(root / 'new')}
 
@@ -225,6 +234,12 @@ def cases() -> list[tuple[str, ...]]:
       )
     ],
     *with_each('', SAMPLE, 'cpu_devices', ('abc',)),
+    *with_each('', SAMPLE, 'image', PATHS),
+    *with_each('', EXTEND, 'video', PATHS),
+    *with_each('', SAMPLE[1:], 'prompts_file', PATHS),
+    *with_each('', SAMPLE, 'prompt_embeds', PATHS),
+    *with_each('', SAMPLE, 'lora', PATHS),
+    *with_each('', SAMPLE, 'checkpoint', PATHS),
   ]  # fmt: skip
   sample = [case[1:] if case[:1] == ('',) else case for case in sample]
   train = [
@@ -276,6 +291,10 @@ def cases() -> list[tuple[str, ...]]:
     (*FOLDER, '--config.data.dir={TEXT}'),
     (*TRAIN, '--config.data.name=cache', '--config.data.dir={NOTHING}'),
     (*TRAIN, '--config.data.name=cache', '--config.data.dir={TEXT}'),
+    *with_each('', FOLDER, 'config.data.dir', PATHS),
+    *with_each('', TRAIN, 'checkpoint', PATHS),
+    *with_each('', TRAIN[:1], 'workdir', PATHS[:3]),
+    (*FOLDER, '--config.data.dir={FOLDER}', '--config.data.fps=0'),
   ]
   evaluate = [
     ('--out=',),

@@ -194,7 +194,9 @@ CASES = {
     {'metadata.csv': 'File , Caption\na.mp4, one\nb.mp4, two\n'}, A
   ),
   'more columns': Case(
-    {'metadata.csv': 'id,file,caption,fps\n1,a.mp4,one,8\n2,b.mp4,two,8\n'}, A
+    {'metadata.csv': 'id,file,caption,fps\n1,a.mp4,one,8\n2,b.mp4,two,8\n'},
+    A,
+    notes=('2 columns of metadata.csv are not read, fps, id',),
   ),
   'blank lines': Case(
     {'metadata.csv': '\nfile,caption\n\na.mp4,one\n,\nb.mp4,two\n\n'}, A
@@ -322,6 +324,18 @@ CASES = {
   ),
   'JSON of one text': Case(
     {'captions.json': '"one"'}, refusal=('captions.json holds one value',)
+  ),
+  'a missing value of pandas': Case(
+    {'metadata.csv': 'file,caption\na.mp4,one\nb.mp4,nan\n'},
+    refusal=('metadata.csv, line 3: the caption of b.mp4 is nan',),
+  ),
+  "Python's None in a text": Case(
+    texts(**{'b.txt': 'None\n'}), refusal=('1 of 2 captions are empty', 'b.txt')
+  ),
+  'the part of a video': Case(
+    {'metadata.csv': 'file,start,end,caption\na.mp4,1,2,one\nb.mp4,0,1,two'},
+    A,
+    notes=('2 columns of metadata.csv are not read, end, start',),
   ),
   'null': Case(
     {'captions.jsonl': rows('one', None)},

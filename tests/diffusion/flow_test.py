@@ -89,6 +89,8 @@ def test_frame_loss_is_a_mean_over_each_frame():
 def test_refuses():
   with pytest.raises(ValueError, match="flow.prediction='noise': expected"):
     flow.FlowConfig(prediction='noise')
+  with pytest.raises(ValueError, match='flow.shift=1e.300: expected at most'):
+    flow.FlowConfig(shift=1e300)
   with pytest.raises(ValueError, match='flow.shift=0: expected more than 0'):
     flow.FlowConfig(shift=0)
 

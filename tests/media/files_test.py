@@ -40,7 +40,10 @@ def test_check_writable_makes_nothing(tmp_path):
   files.check_writable('gs://bucket/run')
   assert not os.listdir(tmp_path)
   (tmp_path / 'file').write_text('')
-  for path in ('/proc/none', tmp_path / 'file' / 'run'):
+  (tmp_path / 'loop').symlink_to('loop')
+  (tmp_path / 'gone').symlink_to('nothing')
+  names = ('file/run', 'loop', 'loop/run', 'gone', 'gone/run', 300 * 'x')
+  for path in ('/proc/none', *(tmp_path / name for name in names)):
     with pytest.raises(ValueError, match=f'{path} cannot be written'):
       files.check_writable(path)
 

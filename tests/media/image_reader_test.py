@@ -1,6 +1,8 @@
 """Tests of reading images; their kinds are in tests/corpus/media.py."""
 
+import io
 import struct
+import zlib
 
 import numpy as np
 import pytest
@@ -103,3 +105,60 @@ def test_colours_of_a_profile_become_srgb(tmp_path, mode):
   # A damaged profile is ignored.
   image.save(path, icc_profile=profile()[:200])
   assert (image_reader.read_image(path) == levels).all()
+
+
+def chunked(path, gray, *chunks):
+  """A PNG of one gray level with chunks of colour in its header."""
+  stream = io.BytesIO()
+  Image.new('RGB', (8, 8), (gray,) * 3).save(stream, 'PNG')
+  data = stream.getvalue()
+  extra = b''.join(
+    struct.pack('>I', len(body))
+    + kind
+    + body
+    + struct.pack('>I', zlib.crc32(kind + body))
+    for kind, body in chunks
+  )
+  path.write_bytes(data[:33] + extra + data[33:])  # after IHDR
+  return path
+
+
+@pytest.mark.parametrize(
+  'chunks, level',
+  [
+    ([(b'gAMA', struct.pack('>I', 100_000))], 188),  # linear light
+    ([(b'gAMA', struct.pack('>I', 55_556))], 104),  # 1 / 1.8, of old Macs
+    ([(b'gAMA', struct.pack('>I', 45_455))], 128),
+    ([(b'sRGB', b'\0'), (b'gAMA', struct.pack('>I', 100_000))], 128),
+    ([(b'cICP', bytes([1, 13, 0, 1]))], 128),
+  ],
+)
+def test_the_gamma_of_a_png(tmp_path, chunks, level):
+  path = chunked(tmp_path / 'a.png', 128, *chunks)
+  if level == 104:
+    level = round(255 * (1.055 * (128 / 255) ** (1.8 / 2.4) - 0.055))
+  assert abs(int(image_reader.read_image(path)[0, 0, 0]) - level) <= 1
+  # Values of a mask are no light.
+  assert image_reader.load_mask(path).getpixel((0, 0)) == 128
+
+
+@pytest.mark.parametrize('transfer', [16, 18])
+def test_an_hdr_png_is_refused(tmp_path, transfer):
+  path = chunked(tmp_path / 'a.png', 128, (b'cICP', bytes([9, transfer, 0, 1])))
+  with pytest.raises(ValueError, match='a.png is an HDR image'):
+    image_reader.read_image(path)
+
+
+@pytest.mark.parametrize('photometric, first', [(0, 255), (1, 0)])
+def test_deep_tiff_whose_white_is_zero(tmp_path, photometric, first):
+  """A TIFF by hand: Pillow writes no other photometric of 16 bits."""
+  values = np.array([[0, 20_000, 40_000, 65_535]] * 2, '<u2').tobytes()
+  tags = [(256, 4), (257, 2), (258, 16), (259, 1), (262, photometric)]
+  tags += [(273, 122), (277, 1), (278, 2), (279, len(values))]
+  data = struct.pack('<2sHIH', b'II', 42, 8, len(tags))
+  data += b''.join(struct.pack('<HHII', tag, 4, 1, v) for tag, v in tags)
+  path = tmp_path / 'a.tiff'
+  path.write_bytes(data.ljust(122, b'\0') + values)
+  levels = image_reader.read_image(path)[0, :, 0].tolist()
+  assert levels == [abs(255 - first - v) for v in (255, 177, 99, 0)]
+  assert image_reader.load_mask(path).getpixel((0, 0)) == first

@@ -157,6 +157,7 @@ def read(
     for target, change in _changes(file, parts, shapes):
       param, layer, layout = rows[target]
       changes.setdefault((param, layer), []).append(change)
+  _check_floats(file.path, modules)
   _check_finite(file.path, modules)
   _check_decomposed(file, modules)
   if not any(
@@ -381,6 +382,20 @@ def _kronecker(file: LoraFile, module: _Module, arrays, alpha):
     return lora_changes.Kronecker(*factors, 1.0)
   scale = file.scales.scale(module.root, module.stem, rank, alpha=alpha)
   return lora_changes.Kronecker(*factors, scale)
+
+
+def _check_floats(path, modules: Mapping[str, _Module]) -> None:
+  integers = [
+    tensor.name
+    for module in modules.values()
+    for kind, tensor in module.tensors.items()
+    if kind != 'alpha' and tensor.dtype.kind in 'iub'
+  ]
+  if integers:
+    raise ValueError(
+      f'{path} has integers, in {mismatch.listed(integers, most=MOST)}: '
+      'expected floats; quantised weights are not supported'
+    )
 
 
 def _check_finite(path, modules: Mapping[str, _Module]) -> None:

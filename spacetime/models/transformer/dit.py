@@ -115,6 +115,12 @@ class DiTConfig:
   flow_map: float = 0.0
 
   def __post_init__(self):
+    for name in ('channels', 'width', 'heads', 'layers', 'mlp', 'text_width'):
+      if getattr(self, name) < 1:
+        raise SettingError(f'model.{name}', getattr(self, name), '1 or more')
+    for name in ('theta', 'eps'):
+      if not 0 < getattr(self, name) < math.inf:
+        raise SettingError(f'model.{name}', getattr(self, name), 'above 0')
     head = self.width // self.heads
     if self.width % self.heads or head % 2 or head < 6:
       raise SettingError(

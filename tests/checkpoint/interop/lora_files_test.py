@@ -554,6 +554,17 @@ def test_fp8_factors(tmp_path):
   np.testing.assert_allclose(kernel, expected, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize('dtype', [np.int64, np.uint8])
+def test_refuses_integers(tmp_path, dtype):
+  arrays = {
+    name: np.ones(array.shape, dtype)
+    for name, array in pair('transformer.blocks.0.attn1.to_q').items()
+  }
+  path = save(tmp_path / 'a.safetensors', arrays)
+  with pytest.raises(ValueError, match='integers, in .*lora_A.*expected float'):
+    lora.read(path, MODEL)
+
+
 def test_refuses_values_that_are_not_finite(tmp_path):
   for i, bad in enumerate((np.nan, np.inf)):
     down = DOWN.copy()

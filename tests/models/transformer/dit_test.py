@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import math
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +11,7 @@ import pytest
 
 from spacetime.models.transformer import dit
 from spacetime.models.transformer.attention_plan import attend
-from tests.helpers import seeded_weights
+from tests.helpers import published_folder, seeded_weights
 from tests.helpers.seeded_weights import draw
 
 TINY = dit.DiTConfig(
@@ -246,6 +247,22 @@ def test_timestep_features_have_cosines_first():
   np.testing.assert_allclose(features[0, 0], [1] * 5 + [0] * 5)
   np.testing.assert_allclose(features[0, 1, 0], np.cos(250.0), atol=1e-4)
   np.testing.assert_allclose(features[0, 1, 5], np.sin(250.0), atol=1e-4)
+
+
+@pytest.mark.parametrize(
+  'values, text',
+  [
+    ({'heads': 0}, 'model.heads=0: expected 1 or more'),
+    ({'layers': -1}, 'model.layers=-1: expected 1 or more'),
+    ({'mlp': 0}, 'model.mlp=0: expected 1 or more'),
+    ({'theta': -1.0}, 'model.theta=-1.0: expected above 0'),
+    ({'theta': math.nan}, 'model.theta=nan: expected above 0'),
+    ({'eps': 0.0}, 'model.eps=0.0: expected above 0'),
+  ],
+)
+def test_sizes_out_of_range_are_refused(values, text):
+  with pytest.raises(ValueError, match=text):
+    dataclasses.replace(published_folder.TRANSFORMER, **values)
 
 
 def test_refuses():
