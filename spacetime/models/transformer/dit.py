@@ -115,7 +115,7 @@ class DiTConfig:
   flow_map: float = 0.0
 
   def __post_init__(self):
-    for name in ('channels', 'width', 'heads', 'layers', 'mlp', 'text_width'):
+    for name in ('width', 'heads', 'layers', 'mlp'):
       if getattr(self, name) < 1:
         raise SettingError(f'model.{name}', getattr(self, name), '1 or more')
     for name in ('theta', 'eps'):
