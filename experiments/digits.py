@@ -11,8 +11,8 @@ names; position, motion and size are freed stage by stage
 Sizes:
   cpu      one character, still camera. About 1,000 CPU seconds; see
            BUILD_NOTES.md for what it reaches.
-  bundled  the bundled model: a deeper transformer, longer. Two hours of one
-           core; the run may be stopped and goes on.
+  bundled  the bundled model: a deeper transformer, longer. An hour and a half of
+           one core; the run may be stopped and goes on.
   full     bundled, and then the whole world: up to three characters, all sizes,
            speeds and cameras. Three hours of one core are not enough; see
            BUILD_NOTES.md for what they reach.
@@ -109,7 +109,7 @@ def get_config(size: str = 'cpu') -> ml_collections.ConfigDict:
       ),
       mesh=dict(data=-1, fsdp=1, context=1, tensor=1),
       train=dict(
-        steps=dict(bundled=12500, full=30000).get(size, 2400),
+        steps=dict(bundled=14000, full=30000).get(size, 2400),
         ema=0.9993 if long else 0.997,
         accumulate=1,
         log_every=10,

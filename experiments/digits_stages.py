@@ -21,7 +21,7 @@ MOVING_CAMERAS = (
 )
 # Factors of flow.shift, by stage. A digit is decided at t = 0.3 to 0.7: a half
 # brings 0.36 of the levels of a whole clip there, 1 only 0.15.
-SHIFTS = (4 / 3, 4 / 3, 4 / 3, 0.7, 0.5)
+SHIFTS = (4 / 3, 4 / 3, 4 / 3, 1.0, 0.5)
 # (steps of each stage but the last, tokens of a batch in each stage). Batches
 # are small, since on a CPU the number of steps limits what is learnt (see
 # BUILD_NOTES.md).
