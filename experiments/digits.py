@@ -11,8 +11,8 @@ names; position, motion and size are freed stage by stage
 Sizes:
   cpu      one character, still camera. About 1,000 CPU seconds; see
            BUILD_NOTES.md for what it reaches.
-  bundled  the bundled model: a deeper transformer, longer. An hour and a half of
-           one core; the run may be stopped and goes on.
+  bundled  the bundled model: a deeper transformer, longer. A hundred minutes
+           of one core; the run may be stopped and goes on.
   full     bundled, and then the whole world: up to three characters, all sizes,
            speeds and cameras. Three hours of one core are not enough; see
            BUILD_NOTES.md for what they reach.
