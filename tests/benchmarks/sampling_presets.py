@@ -52,7 +52,8 @@ of 81 frames of 480x832 or 720x1280; of Wan 2.2 5B 121 frames of 480x832 or
 704x1280. 50 steps are with guidance, 4 without, as distilled weights are
 sampled. GiB are those of one device (half a chip on TPU7x) while the
 transformer runs, in bfloat16; the text encoder and the autoencoder are read
-before and after it. `c` marks what the TPU compiler reported ({versions});
+before and after it. `c` marks what the TPU compiler reported
+({versions});
 the rest is computed, see `tests/benchmarks/sampling_presets.py`. Seconds are
 of one video, for the transformer alone: FLOPs at the efficiency of published
 runs, none of them measured here. Where a mesh makes several videos at once
@@ -183,7 +184,9 @@ def cell(name: str, report: dict | None, per_value: float) -> str:
     mark = '' if total <= memory_limit(name) else ' (does not fit)'
   else:
     total, mark = report['total'], 'c' if report['fits'] else 'c (does not fit)'
-  return f'{total / GIB:.1f}{mark}; {seconds(name):.2g}'
+  expected = seconds(name)
+  shown = f'{expected:.2g}' if expected < 10 else f'{expected:.0f}'
+  return f'{total / GIB:.1f}{mark}; {shown}'
 
 
 def memory_limit(name: str) -> float:
