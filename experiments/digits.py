@@ -101,8 +101,8 @@ def get_config(size: str = 'cpu') -> ml_collections.ConfigDict:
       ),
       optimizer=dict(
         name='muon',
-        learning_rate=1.2e-3 if long else 2e-3,  # of matrices
-        adam_rate=6e-4 if long else 1e-3,  # of the other parameters
+        learning_rate=1.2e-3,  # of matrices
+        adam_rate=6e-4,  # of the other parameters
         warmup=50,
         decay=0.25,  # share of the steps, at the end
         newton_schulz=3,

@@ -25,7 +25,7 @@ SHIFTS = (4 / 3, 4 / 3, 4 / 3, 1.0, 0.5)
 # (steps of each stage but the last, tokens of a batch in each stage). Batches
 # are small, since on a CPU the number of steps limits what is learnt (see
 # BUILD_NOTES.md).
-CPU = ((500, 300, 500), (256, 256, 448, 640))
+CPU = ((900, 700, 400), (256, 256, 448, 640))
 BUNDLED = ((1000, 800, 1700), (256, 256, 448, 640))
 FULL = ((1000, 800, 1700, 6000), (256, 256, 448, 640, 640))
 # Of packed rows, whose tokens are those of data.packing.
