@@ -92,24 +92,42 @@ def over(image_HWC: np.ndarray, ground: int) -> np.ndarray:
   return np.round(mixed).astype(np.uint8)
 
 
-def to_bt709(signal_HWC: np.ndarray, *, primaries: int) -> np.ndarray:
+def from_srgb(signal: np.ndarray) -> np.ndarray:
+  """Signals of sRGB, 0 to 1, -> light. Source: IEC 61966-2-1."""
+  return np.where(
+    signal <= 0.04045, signal / 12.92, ((signal + 0.055) / 1.055) ** 2.4
+  )
+
+
+def to_srgb(light: np.ndarray) -> np.ndarray:
+  """The inverse of from_srgb."""
+  steep = 1.055 * np.maximum(light, 1e-9) ** (1 / 2.4) - 0.055
+  return np.where(light <= 0.0031308, 12.92 * light, steep)
+
+
+def to_bt709(
+  signal_HWC: np.ndarray, *, primaries: int, is_image: bool = False
+) -> np.ndarray:
   """SDR signals of wide primaries -> those of BT.709; what lies outside of its
   gamut is clipped.
 
   Args:
     signal_HWC: full-range signals, uint16 (H, W, 3).
     primaries: code of the primaries, a key of TO_BT709.
+    is_image: whether signals are those of sRGB, not of video.
 
   Returns:
     uint8 (H, W, 3).
   """
   result = np.empty(signal_HWC.shape, np.uint8)
-  levels = (np.arange(2**16) / (2**16 - 1)) ** DISPLAY_GAMMA
+  levels = np.arange(2**16) / (2**16 - 1)
+  levels = from_srgb(levels) if is_image else levels**DISPLAY_GAMMA
   table = levels.astype(np.float32)
   for rows in range(0, len(signal_HWC), 128):  # bounds the memory
     light = table[signal_HWC[rows : rows + 128]] @ TO_BT709[primaries].T
-    light = np.clip(light, 0, 1) ** (1 / DISPLAY_GAMMA)
-    result[rows : rows + 128] = np.round(255 * light)
+    light = np.clip(light, 0, 1)
+    shown = to_srgb(light) if is_image else light ** (1 / DISPLAY_GAMMA)
+    result[rows : rows + 128] = np.round(255 * shown)
   return result
 
 

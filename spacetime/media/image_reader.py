@@ -19,8 +19,7 @@ FORMATS = (
 # Tags of TIFF.
 BITS_PER_SAMPLE, PHOTOMETRIC, SAMPLE_FORMAT = 258, 262, 339
 SIGNED, WHITE_IS_ZERO = 2, 0
-# Transfer functions of HDR in a cICP chunk of PNG: PQ and HLG.
-HDR = (16, 18)
+HEADER = 2**16  # bytes of an AVIF that hold its properties
 # A gamma so near to that of sRGB is sRGB, as libpng has it.
 SAME_GAMMA = 0.05
 
@@ -113,7 +112,7 @@ def _open(path: Path) -> Image.Image:
     raise _unreadable(path, e) from e
   try:
     video_file.check_pixels(path, *image.size)
-    if image.format == 'PNG' and _png_transfer(path) in HDR:
+    if _color_codes(path, image)[1] in (color.PQ, color.HLG):
       raise ValueError(
         f'{path} is an HDR image (PQ or HLG); convert it to sRGB'
       )
@@ -150,7 +149,9 @@ def _load(path: Path, convert: Callable) -> Image.Image:
       result = convert(ImageOps.exif_transpose(image), bits=_bits(image))
       if _is_inverted(image):
         result = ImageOps.invert(result)
-      return _from_gamma(image, result) if convert is to_rgb else result
+      if convert is not to_rgb:
+        return result
+      return _from_primaries(path, image, _from_gamma(image, result))
     except Exception as e:  # damaged metadata, or values of no known range
       raise _unreadable(path, e) from e
 
@@ -199,24 +200,39 @@ def _from_gamma(image: Image.Image, rgb: Image.Image) -> Image.Image:
   if not gamma or named or abs(gamma * 2.2 - 1) <= SAME_GAMMA:
     return rgb
   light = (np.arange(256) / 255) ** (1 / gamma)
-  steep = 1.055 * np.maximum(light, 1e-9) ** (1 / 2.4) - 0.055
-  levels = np.where(light <= 0.0031308, 12.92 * light, steep)
-  return rgb.point(np.round(255 * levels).astype(int).tolist() * 3)
+  levels = np.round(255 * color.to_srgb(light)).astype(int)
+  return rgb.point(levels.tolist() * 3)
 
 
-def _png_transfer(path: Path) -> int | None:
-  """The transfer function of a cICP chunk, which Pillow does not read."""
+def _from_primaries(
+  path: Path, image: Image.Image, rgb: Image.Image
+) -> Image.Image:
+  """Converts wide primaries that a file states by their code to BT.709's."""
+  primaries = _color_codes(files.local_copy(path), image)[0]
+  if primaries not in color.TO_BT709 or image.info.get('icc_profile'):
+    return rgb
+  signal_HWC = np.asarray(rgb).astype(np.uint16) * 257
+  return Image.fromarray(
+    color.to_bt709(signal_HWC, primaries=primaries, is_image=True)
+  )
+
+
+def _color_codes(path: Path, image: Image.Image) -> tuple[int, int]:
+  """Codes of primaries and transfer function, which Pillow does not read; 2 is
+  unspecified. Source: ITU-T H.273, tables 2 and 3."""
   with open(path, 'rb') as file:
-    file.seek(8)  # the signature
-    while len(head := file.read(8)) == 8:
-      size, kind = int.from_bytes(head[:4], 'big'), head[4:]
-      if kind == b'cICP':
-        data = file.read(4)
-        return data[1] if len(data) == 4 else None
-      if kind == b'IDAT':
-        return None
-      file.seek(size + 4, 1)
-  return None
+    if image.format == 'AVIF':
+      data = file.read(HEADER).partition(b'colrnclx')[2]
+      if len(data) >= 4:
+        return int.from_bytes(data[:2], 'big'), int.from_bytes(data[2:4], 'big')
+    if image.format == 'PNG':
+      file.seek(8)  # the signature
+      while len(head := file.read(8)) == 8 and head[4:] != b'IDAT':
+        size = int.from_bytes(head[:4], 'big')
+        if head[4:] == b'cICP' and len(data := file.read(4)) == 4:
+          return data[0], data[1]
+        file.seek(size + 4, 1)
+  return 2, 2
 
 
 def _rgba(image: Image.Image) -> Image.Image:

@@ -149,6 +149,37 @@ def test_an_hdr_png_is_refused(tmp_path, transfer):
     image_reader.read_image(path)
 
 
+def test_wide_primaries_of_a_png_are_converted(tmp_path):
+  path = chunked(tmp_path / 'a.png', 128, (b'cICP', bytes([12, 13, 0, 1])))
+  assert (image_reader.read_image(path) == 128).all()  # gray stays gray
+  Image.new('RGB', (8, 8), (200, 60, 60)).save(tmp_path / 'b.png')
+  data = (tmp_path / 'b.png').read_bytes()
+  start = path.read_bytes()
+  chunk = start[33 : start.index(b'IDAT') - 4]
+  (tmp_path / 'b.png').write_bytes(data[:33] + chunk + data[33:])
+  red, green, blue = image_reader.read_image(tmp_path / 'b.png')[0, 0].astype(
+    int
+  )
+  # By hand: light 0.5776, 0.0452, 0.0452; 0.6974, 0.0228, 0.0347 in BT.709.
+  assert max(abs(red - 217), abs(green - 41), abs(blue - 52)) <= 1
+
+
+@pytest.mark.parametrize('codes', [(12, 13), (9, 16), (9, 18)])
+def test_color_codes_of_an_avif(tmp_path, codes):
+  path = tmp_path / 'a.avif'
+  Image.new('RGB', (16, 16), (200, 60, 60)).save(path, quality=100)
+  plain = image_reader.read_image(path)[8, 8].astype(int)
+  data = path.read_bytes()
+  at = data.index(b'colrnclx') + 8
+  path.write_bytes(data[:at] + struct.pack('>HH', *codes) + data[at + 4 :])
+  if codes[1] != 13:
+    with pytest.raises(ValueError, match='a.avif is an HDR image'):
+      image_reader.read_image(path)
+  else:
+    wide = image_reader.read_image(path)[8, 8].astype(int)
+    assert wide[0] > plain[0] + 10 and wide[1] < plain[1] - 10
+
+
 @pytest.mark.parametrize('photometric, first', [(0, 255), (1, 0)])
 def test_deep_tiff_whose_white_is_zero(tmp_path, photometric, first):
   """A TIFF by hand: Pillow writes no other photometric of 16 bits."""
