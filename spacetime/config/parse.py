@@ -23,6 +23,8 @@ from spacetime.models.transformer.dit import DiTConfig
 from spacetime.models.transformer.lora import LoraConfig
 from spacetime.sharding import MeshConfig
 
+# Shapes and steps are int32.
+LARGEST = 2**31
 PACKINGS = {'rows': packing.SequencePacking, 'buckets': packing.Buckets}
 AUTOENCODERS = {
   'identity': identity.IdentityAutoencoder,
@@ -222,6 +224,8 @@ def _unpack(section: Mapping, cls, where: str, **derived):
   values = derived | {
     k: tuple(v) if isinstance(v, list) else v for k, v in section.items()
   }
+  for name, value in section.items():
+    _check_range(f'{where}.{name}', value)
   for field in dataclasses.fields(cls):
     if (
       field.name not in values
@@ -232,6 +236,13 @@ def _unpack(section: Mapping, cls, where: str, **derived):
         f'{where}.{field.name}', None, 'a value: it is missing'
       )
   return cls(**values)
+
+
+def _check_range(name: str, value) -> None:
+  """Refuses whole numbers that no size or count can have."""
+  for number in value if isinstance(value, (list, tuple)) else (value,):
+    if isinstance(number, int) and abs(number) >= LARGEST:
+      raise SettingError(name, value, f'whole numbers below {LARGEST:,}')
 
 
 def _names(cls) -> list[str]:

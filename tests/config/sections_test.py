@@ -6,6 +6,7 @@ import math
 import pytest
 
 from experiments import digits_pixels
+from spacetime import SettingError
 from spacetime.config import parse, sections
 
 
@@ -91,3 +92,20 @@ def test_reconstruction_refuses():
 def test_the_text_section_refuses_unknown_kinds():
   with pytest.raises(ValueError, match="text.kind='learnt': expected one of"):
     sections.TextSection(length=8, encoder=None, kind='learnt')
+
+
+@pytest.mark.parametrize(
+  'name, value',
+  [
+    ('data.height', 10**12),
+    ('optimizer.warmup', 10**12),
+    ('text.vocab_size', 10**12),
+    ('model.patch', (1, 2**31, 1)),
+    ('train.steps', -(2**40)),
+  ],
+)
+def test_numbers_beyond_any_shape_are_refused(name, value):
+  config = digits_pixels.get_config('tiny')
+  config.update_from_flattened_dict({name: value})
+  with pytest.raises(SettingError, match='whole numbers below 2,147,483,648'):
+    parse.experiment(config)
