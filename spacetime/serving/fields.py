@@ -61,6 +61,7 @@ CHOICES = {
   'format': tuple(FORMATS),
   'expand_prompt': ('grammar',),
 }
+OPENAI = ('prompt', 'model', 'seconds', 'size')
 OWN = (*REQUEST, *SAMPLING, 'format', 'expand_prompt', 'attest')
 # Beside the settings in a job's params: its inputs, warnings of the model.
 INTERNAL = ('inputs', 'warnings')
@@ -107,7 +108,7 @@ def parse(
   Raises:
     ApiError: 400, with the field.
   """
-  check_names(values, ('prompt', 'model', 'seconds', 'size', *OWN))
+  check_names(values, (*OPENAI, *OWN))
   model = values.get('model')
   model = models[0] if model in (None, '') else text('model', model, 8000)
   if model not in models:
