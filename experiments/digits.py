@@ -9,7 +9,7 @@ names; position, motion and size are freed stage by stage
 (experiments/digits_stages.py).
 
 Sizes:
-  cpu      one character, still camera. About 1,000 CPU seconds; see
+  cpu      one character, still camera. About 800 CPU seconds; see
            BUILD_NOTES.md for what it reaches.
   bundled  the bundled model: a deeper transformer, longer. A hundred minutes
            of one core; the run may be stopped and goes on.
