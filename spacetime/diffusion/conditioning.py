@@ -73,16 +73,23 @@ class Conditioning:
 
   def repeat(self, count: int) -> 'Conditioning':
     """All clips `count` times, one batch after the other."""
-    arrays = {
-      field.name: getattr(self, field.name)
-      for field in dataclasses.fields(self)
-      if field.name != 't_index_fhw'
-    }
-    repeated = {
-      name: None if x is None else jnp.concatenate([x] * count)
-      for name, x in arrays.items()
-    }
-    return Conditioning(t_index_fhw=self.t_index_fhw, **repeated)
+    return concatenate([self] * count)
+
+
+def concatenate(parts: list[Conditioning]) -> Conditioning:
+  """The conditioning of several batches of clips of the same kind as one."""
+  arrays = {
+    field.name: [getattr(part, field.name) for part in parts]
+    for field in dataclasses.fields(Conditioning)
+    if field.name != 't_index_fhw'
+  }
+  return Conditioning(
+    t_index_fhw=parts[0].t_index_fhw,
+    **{
+      name: None if xs[0] is None else jnp.concatenate(xs)
+      for name, xs in arrays.items()
+    },
+  )
 
 
 def pure_noise(batch: int, latent: tuple[int, int, int, int]) -> Conditioning:

@@ -106,13 +106,15 @@ class Tail:
   """End of the video so far, from which sampling and decoding continue.
 
   Attributes:
-    z_Bfhwc: float32, the last latent frames, at most context_frames.
-    last_frame_BfHWC: uint8, the last frame of each.
+    z_Bfhwc: float32, the last latent frames, at most context_frames; none where
+      each chunk is a clip of its own, conditioned on frames.
+    frames_BFHWC: uint8, the last frame of each; or the frames that the next
+      chunk begins with.
     cache: cache of the decoder, a pytree of arrays.
   """
 
   z_Bfhwc: np.ndarray
-  last_frame_BfHWC: np.ndarray
+  frames_BFHWC: np.ndarray
   cache: object
 
 
@@ -157,7 +159,7 @@ def next_conditioning(
 
   Args:
     tail: end of the video; all of its latent frames but the first are reused.
-    first_z_B1hwc: latents of tail.last_frame_BfHWC[:, 0], encoded alone.
+    first_z_B1hwc: latents of tail.frames_BFHWC[:, 0], encoded alone.
     frames: latent frames of the chunk.
     context_noise: highest noise level of the conditioning frames: they have
       that of the step where it is lower.

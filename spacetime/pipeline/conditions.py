@@ -12,10 +12,63 @@ import jax.numpy as jnp
 import numpy as np
 
 from spacetime.diffusion import conditioning as conditioning_lib
+from spacetime.diffusion import conditioning_video
 from spacetime.diffusion.conditioning_video import ConditioningVideo
 from spacetime.media.pixels import to_video
 from spacetime.models.networks import Networks
 from spacetime.pipeline.engine import Engine
+from spacetime.pipeline.plan import Plan
+
+
+def beside(
+  engine: Engine,
+  plan: Plan,
+  video: ConditioningVideo | None,
+  images: tuple[np.ndarray, ...],
+  *,
+  batch: int,
+) -> conditioning_lib.Conditioning:
+  """Conditioning of a model that sees known pixels beside its latents.
+
+  Args:
+    engine: the model.
+    plan: plan of the clips, whose references the model sees too.
+    video: conditioning video; None has no known pixels.
+    images: images that the model sees beside the text, uint8 (H, W, 3).
+    batch: clips.
+  """
+  if engine.networks.dit.config.sees == 'channels':
+    return channels(engine, video, images, batch=batch)
+  sizes = plan.geometry
+  return control(
+    engine,
+    video,
+    plan.references,
+    (sizes.frames, sizes.height, sizes.width),
+    batch=batch,
+    scale=plan.request.control_scale,
+  )
+
+
+def continued(
+  engine: Engine, plan: Plan, frames_BFHWC: np.ndarray
+) -> conditioning_lib.Conditioning:
+  """Conditioning of clips that begin with known frames, each with its own.
+
+  Args:
+    engine: a model that sees known pixels beside its latents.
+    plan: plan of the clips.
+    frames_BFHWC: uint8 first frames of each clip. A model that sees an image
+      beside the text sees the last of them.
+  """
+  parts = []
+  for frames_FHWC in frames_BFHWC:
+    video = conditioning_video.forward(
+      frames_FHWC, frames=plan.geometry.frames, cond_frames=len(frames_FHWC)
+    )
+    images = (frames_FHWC[-1],) if plan.images else ()
+    parts.append(beside(engine, plan, video, images, batch=1))
+  return conditioning_lib.concatenate(parts)
 
 
 def channels(

@@ -93,19 +93,9 @@ def conditioning(
   It is encoded up to the last latent frame that is used.
   """
   nets, settings, video = engine.networks, plan.settings, plan.conditioning
-  latent, sizes = plan.geometry.latent, plan.geometry
-  if nets.dit.config.sees == 'channels':
-    return conditions.channels(engine, video, plan.images, batch=batch)
-  if nets.dit.config.sees == 'control':
-    size = sizes.frames, sizes.height, sizes.width
-    return conditions.control(
-      engine,
-      video,
-      plan.references,
-      size,
-      batch=batch,
-      scale=plan.request.control_scale,
-    )
+  latent = plan.geometry.latent
+  if nets.dit.config.sees != 'frames':
+    return conditions.beside(engine, plan, video, plan.images, batch=batch)
   if video is None:
     return conditioning_lib.pure_noise(
       batch, (*latent, engine.autoencoder.z_dim)

@@ -17,6 +17,7 @@ from spacetime.media import fragmented_mp4, video_writer
 from spacetime.media.pixels import to_video
 from spacetime.pipeline import (
   best_of_n,
+  conditions,
   decode,
   generate,
   prompt_schedule,
@@ -27,6 +28,145 @@ from spacetime.pipeline.engine import Engine
 from spacetime.pipeline.outputs import Targets
 from spacetime.pipeline.plan import Plan
 from spacetime.pipeline.prompt_embeds import PromptEmbeds
+
+
+class _Stream:
+  """Chunks whose latents are decoded as one stream, without seams.
+
+  Later chunks are conditioned on the last latent frames.
+
+  Args:
+    engine: the model.
+    plan: plan with a division into chunks.
+    decoder: decoder of the latents.
+    state: state to resume from; None starts a video.
+  """
+
+  def __init__(
+    self,
+    engine: Engine,
+    plan: Plan,
+    decoder: decode.Decoder,
+    state: rollout_state.State | None,
+  ):
+    autoencoder = engine.autoencoder
+    self._plan = plan
+    self._autoencoder = engine.read('autoencoder')
+    self._encode = engine.program('encode_first', autoencoder.encode_first)
+    # Only the latent frames that the next chunk is conditioned on.
+    self._z = collections.deque(maxlen=plan.division.context_frames)
+    self._ends = collections.deque(maxlen=plan.division.context_frames)
+    cache = None
+    if state:
+      latent = (plan.clips, 1, *plan.geometry.latent[1:], autoencoder.z_dim)
+      shapes = jax.eval_shape(
+        autoencoder.decode_first,
+        self._autoencoder,
+        jax.ShapeDtypeStruct(latent, np.float32),
+      )
+      tail = state.tail(shapes[0])
+      cache = tail.cache
+      self._z.extend(np.moveaxis(tail.z_Bfhwc, 1, 0))
+      self._ends.extend(np.moveaxis(tail.frames_BFHWC, 1, 0))
+    self._stream = decoder.stream(plan.geometry.latent[1:], cache)
+
+  @property
+  def tail(self) -> rollout.Tail:
+    """The end of the video, which the next chunk continues."""
+    return rollout.Tail(
+      np.stack(self._z, 1), np.stack(self._ends, 1), self._stream.cache
+    )
+
+  def append(self, chunk: rollout.Chunk, z_Bfhwc: np.ndarray) -> np.ndarray:
+    """The new frames_BFHWC of a chunk, uint8."""
+    z_Bfhwc = z_Bfhwc[:, self._plan.division.output_slice(chunk)]
+    parts = []
+    for i in range(z_Bfhwc.shape[1]):
+      parts.append(decode.frames(self._stream(z_Bfhwc[:, i : i + 1])))
+      self._z.append(z_Bfhwc[:, i])
+      self._ends.append(parts[-1][:, -1])
+    return np.concatenate(parts, axis=1)
+
+  def first(
+    self, first: conditioning.Conditioning
+  ) -> conditioning.Conditioning:
+    """Conditioning of the first chunk, from that of the mode."""
+    plan = self._plan
+    return rollout.first_conditioning(
+      first,
+      frames=plan.geometry.latent[0],
+      context_noise=plan.division.context_noise,
+    )
+
+  def next(self) -> conditioning.Conditioning:
+    """Conditioning of the next chunk."""
+    plan, tail = self._plan, self.tail
+    video = to_video(tail.frames_BFHWC[:, :1])
+    _, opening = self._encode(self._autoencoder, video)
+    return rollout.next_conditioning(
+      tail,
+      np.asarray(opening),
+      frames=plan.geometry.latent[0],
+      context_noise=plan.division.context_noise,
+    )
+
+
+class _Clips:
+  """Chunks that are clips of their own, each with the last frames of the video.
+
+  So models that see known frames beside their latents continue a clip: they
+  generate the known frames again, which are left out of the video.
+
+  Args:
+    engine: the model.
+    plan: plan with a division into chunks.
+    decoder: decoder of the latents.
+    state: state to resume from; None starts a video.
+  """
+
+  def __init__(
+    self,
+    engine: Engine,
+    plan: Plan,
+    decoder: decode.Decoder,
+    state: rollout_state.State | None,
+  ):
+    self._engine, self._plan, self._decoder = engine, plan, decoder
+    context, step = plan.division.context_frames, plan.geometry.stride[0]
+    self._known = 1 + step * (context - 1)
+    self._tail = state.tail(()) if state else None
+
+  @property
+  def tail(self) -> rollout.Tail:
+    """The end of the video, which the next chunk continues."""
+    return self._tail
+
+  def append(self, chunk: rollout.Chunk, z_Bfhwc: np.ndarray) -> np.ndarray:
+    """The new frames_BFHWC of a chunk, uint8."""
+    stream = self._decoder.stream(self._plan.geometry.latent[1:])
+    frames_BFHWC = np.concatenate(
+      [
+        decode.frames(stream(z_Bfhwc[:, i : i + 1]))
+        for i in range(self._plan.division.output_slice(chunk).stop)
+      ],
+      axis=1,
+    )
+    self._tail = rollout.Tail(
+      z_Bfhwc[:, :0], frames_BFHWC[:, -self._known :], ()
+    )
+    return frames_BFHWC[:, self._known if chunk.index else 0 :]
+
+  def first(
+    self, first: conditioning.Conditioning
+  ) -> conditioning.Conditioning:
+    """Conditioning of the first chunk, from that of the mode."""
+    return first
+
+  def next(self) -> conditioning.Conditioning:
+    """Conditioning of the next chunk."""
+    return conditions.continued(
+      self._engine, self._plan, self._tail.frames_BFHWC
+    )
 
 
 class Chunks:
@@ -51,37 +191,19 @@ class Chunks:
     state: rollout_state.State | None = None,
   ):
     self._engine, self._plan, self._embeds = engine, plan, embeds
-    autoencoder = engine.autoencoder
     self._run = generate.Programs(engine, plan.settings, plan.geometry.latent)
     # A single transformer stays in memory; two are read in turn.
     self._params = {}
-    self._autoencoder = engine.read('autoencoder')
-    self._encode = engine.program('encode_first', autoencoder.encode_first)
     self.done = state.chunks if state else 0
-    # Only the latent frames that the next chunk is conditioned on.
-    self._z = collections.deque(maxlen=plan.division.context_frames)
-    self._ends = collections.deque(maxlen=plan.division.context_frames)
-    cache = None
-    if state:
-      latent = (plan.clips, 1, *plan.geometry.latent[1:], autoencoder.z_dim)
-      shapes = jax.eval_shape(
-        autoencoder.decode_first,
-        self._autoencoder,
-        jax.ShapeDtypeStruct(latent, np.float32),
-      )
-      tail = state.tail(shapes[0])
-      cache = tail.cache
-      self._z.extend(np.moveaxis(tail.z_Bfhwc, 1, 0))
-      self._ends.extend(np.moveaxis(tail.last_frame_BfHWC, 1, 0))
     self._decode = generate.decoder(engine, plan.layout)
-    self._stream = self._decode.stream(plan.geometry.latent[1:], cache)
+    sees = engine.networks.dit.config.sees
+    kind = _Stream if sees == 'frames' else _Clips
+    self._video = kind(engine, plan, self._decode, state)
 
   @property
   def tail(self) -> rollout.Tail:
     """The end of the video, which the next chunk continues."""
-    return rollout.Tail(
-      np.stack(self._z, 1), np.stack(self._ends, 1), self._stream.cache
-    )
+    return self._video.tail
 
   @property
   def steps_per_chunk(self) -> int:
@@ -100,17 +222,13 @@ class Chunks:
     """
     if chunk.index != self.done:
       raise ValueError(f'chunk {chunk.index}: expected {self.done}')
-    z_Bfhwc = self._sample(chunk)[:, self._plan.division.output_slice(chunk)]
-    parts = []
+    frames_BFHWC = self._video.append(chunk, self._sample(chunk))
     video = self._plan.conditioning
     if chunk.index == 0 and video is not None and len(video.before_FHWC):
-      parts.append(np.stack([video.before_FHWC] * self._plan.clips))
-    for i in range(z_Bfhwc.shape[1]):
-      parts.append(decode.frames(self._stream(z_Bfhwc[:, i : i + 1])))
-      self._z.append(z_Bfhwc[:, i])
-      self._ends.append(parts[-1][:, -1])
+      before_BFHWC = np.stack([video.before_FHWC] * self._plan.clips)
+      frames_BFHWC = np.concatenate([before_BFHWC, frames_BFHWC], axis=1)
     self.done += 1
-    return np.concatenate(parts, axis=1)
+    return frames_BFHWC
 
   def _sample(self, chunk: rollout.Chunk) -> np.ndarray:
     """Latents of the chunk with the latent frames it is conditioned on; for
@@ -163,24 +281,14 @@ class Chunks:
       state = run.run(root, params, state, text, conditioning)
     z_Bfhwc = np.asarray(generate.to_host(run.finalize(state)), np.float32)
     generate.check_latents(z_Bfhwc)
-    return z_Bfhwc
+    return z_Bfhwc[:, len(self._plan.references) :]
 
   def _conditioning(self, chunk: rollout.Chunk) -> conditioning.Conditioning:
-    plan, frames = self._plan, self._plan.geometry.latent[0]
     if chunk.index:
-      tail = self.tail
-      video = to_video(tail.last_frame_BfHWC[:, :1])
-      _, opening = self._encode(self._autoencoder, video)
-      return rollout.next_conditioning(
-        tail,
-        np.asarray(opening),
-        frames=frames,
-        context_noise=plan.division.context_noise,
-      )
+      return self._video.next()
+    plan = self._plan
     first = generate.conditioning(self._engine, plan, batch=plan.clips)
-    return rollout.first_conditioning(
-      first, frames=frames, context_noise=plan.division.context_noise
-    )
+    return self._video.first(first)
 
 
 def identity(plan: Plan, metadata: Mapping[str, Any]) -> dict[str, Any]:

@@ -385,9 +385,11 @@ def check_model(name: str, request: Request, model: 'DiTConfig') -> None:
     )
   if sees == 'frames':
     return
-  if request.seconds is not None:
+  if request.context_noise is not None:
     raise SettingError(
-      'seconds', request.seconds, f'none with {MODELS[sees]}: set `frames`'
+      'context_noise',
+      request.context_noise,
+      f'none with {MODELS[sees]}, which sees known frames as they are',
     )
   if sees == 'control':
     return
@@ -395,7 +397,17 @@ def check_model(name: str, request: Request, model: 'DiTConfig') -> None:
     raise SettingError(
       'image_at', request.image_at, f"'first' with {MODELS[sees]}"
     )
+  if request.cond_frames not in (None, 1):
+    raise SettingError(
+      'cond_frames', request.cond_frames, f'1 with {MODELS[sees]}'
+    )
   ends = model.image_tokens > 0
+  if ends and request.seconds is not None:
+    raise SettingError(
+      'seconds',
+      request.seconds,
+      'none with a model that leads from one image to another: set `frames`',
+    )
   if ends and request.last_image is None:
     raise SettingError(
       'last_image',

@@ -147,7 +147,7 @@ def resolve(request: Request, engine: Engine) -> Plan:
   fps = engine.data.fps if request.fps is None else request.fps
   _check_rate(request, engine)
   sizes = geometry(request, engine)
-  division = prompt_schedule.divide(request, sizes, fps=fps)
+  division = prompt_schedule.divide(request, sizes, fps=fps, sees=model.sees)
   _check_mesh(request, engine, sizes)
   # The coder of an autoencoder without parameters does not gain by sharing.
   layout = decode.parse(

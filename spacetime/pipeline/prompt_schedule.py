@@ -140,7 +140,7 @@ def length(seconds: float, *, stride: int, fps: float) -> int:
 
 
 def divide(
-  request: Request, geometry: geometry_lib.Geometry, *, fps: float
+  request: Request, geometry: geometry_lib.Geometry, *, fps: float, sees: str
 ) -> rollout.Rollout | None:
   """The chunks of a long video; None without `seconds`.
 
@@ -148,6 +148,7 @@ def divide(
     request: a request that `check` has accepted.
     geometry: sizes of a chunk.
     fps: frames a second of the video.
+    sees: how the model sees known pixels, see DiTConfig.sees.
 
   Raises:
     SettingError: `cond_frames` that a chunk cannot hold, or prompts past the
@@ -158,7 +159,9 @@ def divide(
   step = geometry.stride[0]
   frames = length(request.seconds, stride=step, fps=fps)
   cond_frames = request.cond_frames
-  if cond_frames is None:
+  if cond_frames is None and sees == 'channels':
+    cond_frames = 1
+  elif cond_frames is None:
     cond_frames = modes.default_cond_frames('extend', geometry)[0]
   if (cond_frames - 1) % step or not (
     1 <= cond_frames < max(geometry.frames, 2)
@@ -170,12 +173,14 @@ def divide(
       f'{geometry.frames} frames is conditioned on whole latent frames',
     )
   noise = request.context_noise
+  if noise is None:
+    noise = CONTEXT_NOISE if sees == 'frames' else 0.0
   return rollout.Rollout(
     geometry_lib.latent_frames(frames, stride=step),
     geometry.latent[0],
     geometry_lib.latent_frames(cond_frames, stride=step),
     _starts(request, frames, step=step, fps=fps),
-    CONTEXT_NOISE if noise is None else noise,
+    noise,
   )
 
 

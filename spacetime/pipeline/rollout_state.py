@@ -65,7 +65,7 @@ def write(
     identity: identity of the request, plain values.
   """
   leaves = jax.tree.leaves(jax.device_get(tail.cache))
-  arrays = {'z': tail.z_Bfhwc, 'end': tail.last_frame_BfHWC}
+  arrays = {'z': tail.z_Bfhwc, 'end': tail.frames_BFHWC}
   arrays |= {_leaf(i): leaf for i, leaf in enumerate(leaves)}
   arrays = {name: np.ascontiguousarray(x) for name, x in arrays.items()}
   header = {

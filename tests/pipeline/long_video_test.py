@@ -7,6 +7,7 @@ import jax
 import numpy as np
 import pytest
 
+from spacetime import SettingError
 from spacetime.diffusion import rollout
 from spacetime.media import fragmented_mp4
 from spacetime.models.autoencoder import streaming, wan
@@ -21,6 +22,7 @@ from spacetime.pipeline import (
 )
 from spacetime.pipeline import plan as plan_lib
 from spacetime.pipeline.request import Request
+from tests.helpers import published_folder
 
 SCHEDULE = '0: a red 0 bounces; so it goes; 2.5: a blue 7 stands still'
 SAMPLING = dict(steps=1, solver='euler', guidance=1.0)
@@ -250,7 +252,7 @@ def test_a_state_of_another_request_is_refused(tmp_path):
   assert state.marks == marks and state.chunks == 4
   end = state.tail(tail.cache)
   np.testing.assert_array_equal(end.z_Bfhwc, tail.z_Bfhwc)
-  np.testing.assert_array_equal(end.last_frame_BfHWC, tail.last_frame_BfHWC)
+  np.testing.assert_array_equal(end.frames_BFHWC, tail.frames_BFHWC)
   np.testing.assert_array_equal(end.cache['a'], tail.cache['a'])
   with pytest.raises(ValueError, match='seed is 3 there, 4 here; repeat'):
     rollout_state.read(path, {'seed': 4, 'a': (1,)})
@@ -293,3 +295,103 @@ def test_positions_are_scaled_in_long_chunks(frames, same, engine, tmp_path):
     latents.append(chunks._sample(plan.division.chunks[0]))
   assert latents[0].shape[1] == 1 + frames // 4
   assert np.array_equal(*latents) == same
+
+
+@pytest.fixture(scope='module')
+def published(tmp_path_factory):
+  """Tiny published folders that see known frames beside their latents."""
+  folder = tmp_path_factory.mktemp('wan')
+  channels = published_folder.COND_CHANNELS
+  published_folder.write(folder / 'image', cond_channels=channels)
+  published_folder.write(
+    folder / 'vace', control_layers=(0,), control_channels=6 + 4 * 4
+  )
+  return folder
+
+
+@pytest.mark.parametrize('kind, known', [('image', 1), ('vace', 5)])
+def test_a_model_that_sees_images_continues_with_clips(kind, known, published):
+  pipe = pipeline.load(str(published / kind), progress=False)
+  picture = np.random.default_rng(0).integers(0, 256, (16, 32, 3), np.uint8)
+  # No noise, which the chunks do not share with clips.
+  settings = dict(
+    frames=9,
+    size=(32, 16),
+    steps=1,
+    guidance=1.0,
+    temperature=0.0,
+    prompt_embeds_cache='',
+  )
+  prompts = ['a red 3', 'a blue 7']
+  rate = pipe.engine.data.fps
+  videos = list(
+    pipe.stream(
+      seconds=21 / rate,
+      prompt_schedule=[(0, prompts[0]), (14.5 / rate, prompts[1])],
+      image=picture,
+      cond_frames=known,
+      **settings,
+    )
+  )
+  first = pipe(prompts[0], image=picture, **settings).frames
+
+  def extended(frames, prompt):
+    if kind == 'image':
+      return pipe(prompt, image=frames[-1], **settings).frames
+    longer = pipe.extend(frames, prompt, cond_frames=known, **settings).frames
+    return longer[len(frames) - known :]
+
+  expected = [first]
+  for video in videos[1:]:
+    prompt = video.metadata['chunk']['prompt']
+    clip = extended(expected[-1], prompt)
+    expected.append(clip[: known + len(video.frames)])
+  np.testing.assert_array_equal(videos[0].frames, first)
+  assert (
+    len(videos) >= 3 and videos[-1].metadata['chunk']['prompt'] == prompts[1]
+  )
+  for video, clip in zip(videos[1:], expected[1:], strict=True):
+    np.testing.assert_array_equal(video.frames, clip[known:])
+
+
+def test_a_video_of_clips_resumes_bit_for_bit(published, tmp_path):
+  picture = np.random.default_rng(0).integers(0, 256, (16, 32, 3), np.uint8)
+  request = Request(
+    prompt='a red 3',
+    image=picture,
+    frames=9,
+    size=(32, 16),
+    seconds=21 / 16,
+    prompt_embeds_cache='',
+    out=f'{tmp_path}/a.mp4',
+    sampling=SAMPLING,
+  )
+  engine = pipeline.load(str(published / 'image'), progress=False).engine
+  plan, targets = resolve(engine, request)
+  embeds = embed(engine, plan)
+  chunks = long_video.Chunks(engine, plan, embeds)
+  frames = [chunks.generate(chunk) for chunk in chunks.remaining[:2]]
+  rollout_state.write(
+    targets.state, chunks.tail, chunks=2, marks=(), identity={}
+  )
+  frames += [chunks.generate(chunk) for chunk in chunks.remaining]
+  state = rollout_state.read(targets.state, {})
+  again = long_video.Chunks(engine, plan, embeds, state=state)
+  for chunk, expected in zip(again.remaining, frames[2:], strict=True):
+    np.testing.assert_array_equal(again.generate(chunk), expected)
+
+
+@pytest.mark.parametrize(
+  'kind, changes, text',
+  [
+    ('image', {'context_noise': 0.1}, 'context_noise=0.1: expected none with'),
+    ('image', {'cond_frames': 5}, 'cond_frames=5: expected 1 with an image'),
+    ('vace', {'context_noise': 0.1}, 'context_noise=0.1: expected none with'),
+    ('vace', {'cond_frames': 4}, r'cond_frames=4: expected 2k\+1'),
+  ],
+)
+def test_refuses_what_clips_cannot_do(kind, changes, text, published):
+  pipe = pipeline.load(str(published / kind), progress=False)
+  picture = np.zeros((16, 32, 3), np.uint8)
+  with pytest.raises(SettingError, match=text):
+    next(pipe.stream('a', seconds=1.3, frames=9, image=picture, **changes))
