@@ -1,6 +1,7 @@
 """ASGI middleware: size and time of bodies, headers, origins, errors."""
 
 import asyncio
+import contextlib
 import http
 import json
 import logging
@@ -12,6 +13,7 @@ from spacetime.serving.errors import ApiError
 from spacetime.serving.uploads import too_large
 
 BODY_SECONDS = 300.0
+DRAIN_SECONDS = 30.0  # of a body that is refused
 HEADERS = {
   'content-security-policy': "default-src 'self'; img-src 'self' data: blob:; "
   "media-src 'self' blob:; object-src 'none'; base-uri 'none'; frame-ancestors "
@@ -41,12 +43,18 @@ class Guard:
       return
     request_id = f'req_{secrets.token_hex(16)}'
     headers = {k.decode('latin-1').lower(): v for k, v in scope['headers']}
-    began, received, refusal = False, 0, None
+    began, received, refusal, is_read = False, 0, None, False
+
+    async def tracked():
+      nonlocal is_read
+      message = await receive()
+      is_read = not message.get('more_body')
+      return message
 
     async def limited():
       nonlocal received
       try:
-        message = await asyncio.wait_for(receive(), BODY_SECONDS)
+        message = await asyncio.wait_for(tracked(), BODY_SECONDS)
       except TimeoutError as e:
         raise ApiError(408, 'The body took too long.', code='timeout') from e
       received += len(message.get('body', b''))
@@ -65,6 +73,9 @@ class Guard:
         return
       if message['type'] == 'http.response.start':
         began = True
+        is_sent = is_read or 'expect' in headers
+        if message['status'] == 413 and not is_sent:
+          await _drain(receive)
         own = {name.lower() for name, _ in message.get('headers', ())}
         message['headers'] = [
           *message.get('headers', ()),
@@ -114,6 +125,15 @@ class Guard:
       raise ApiError(
         403, 'Requests of other sites are refused.', code='cross_origin'
       )
+
+
+async def _drain(receive) -> None:
+  """Reads the rest of a refused body: a client that is still sending would lose
+  the answer with its connection."""
+  with contextlib.suppress(TimeoutError):
+    async with asyncio.timeout(DRAIN_SECONDS):
+      while (await receive()).get('more_body'):
+        pass
 
 
 def _is_plain_error(message) -> bool:

@@ -1,9 +1,13 @@
 """Routes without a worker: fields, errors, owners, limits."""
 
 import base64
+import contextlib
 import io
 import json
 import os
+import socket
+import time
+import urllib.request
 
 import numpy as np
 import pytest
@@ -428,6 +432,31 @@ def test_large_bodies(http):
     assert response.json()['error']['code'] == 'request_too_large'
 
 
+@pytest.mark.parametrize('is_chunked', [False, True])
+def test_large_body_is_answered_while_it_is_sent(tmp_path, is_chunked):
+  """A connection that closes early would look like a lost one."""
+  service = service_lib.make(tmp_path, max_upload_mb=1)
+  part = b'x' * 2**16
+  kind = b'content-length: %d' % (1024 * len(part))
+  if is_chunked:
+    kind = b'transfer-encoding: chunked'
+    part = b'%x\r\n%s\r\n' % (len(part), part)
+  with service_lib.running(service) as url:
+    address = '127.0.0.1', int(url.rpartition(':')[2])
+    with socket.create_connection(address, timeout=20) as connection:
+      connection.sendall(
+        b'POST /v1/videos HTTP/1.1\r\nhost: 127.0.0.1\r\n'
+        b'connection: close\r\ncontent-type: application/json\r\n'
+        + kind
+        + b'\r\n\r\n'
+      )
+      for _ in range(1024):
+        connection.sendall(part)
+      if is_chunked:
+        connection.sendall(b'0\r\n\r\n')
+      assert connection.recv(100).startswith(b'HTTP/1.1 413')
+
+
 def test_other_sites_are_refused(http):
   for headers in ({'origin': 'http://evil.example'}, {'host': 'evil.example'}):
     response = http.post('/v1/videos', json={'prompt': 'x'}, headers=headers)
@@ -530,6 +559,36 @@ def test_keys_and_owners(tmp_path):
   entries[1]['expires'] = 1
   path.write_text(json.dumps(entries))
   assert call('GET', '/v1/videos', bob).status_code == 401
+
+
+@pytest.mark.parametrize('end', ['expired', 'revoked'])
+def test_events_end_with_the_key(tmp_path, end):
+  path = tmp_path / 'keys.json'
+  key = keys.add(path, 'ann', days=1)
+  service = service_lib.make(tmp_path / 'state', api_keys=str(path))
+  headers = {'authorization': f'Bearer {key}'}
+  with (
+    service_lib.running(service) as url,
+    contextlib.ExitStack() as stack,
+  ):
+    job = service.create('ann', {'prompt': 'a red 3'})
+    streams = []
+    for name in ('events', f'videos/{job.id}/events'):
+      request = urllib.request.Request(f'{url}/v1/{name}', headers=headers)
+      answer = urllib.request.urlopen(request, timeout=20)
+      streams.append(stack.enter_context(answer))
+    for stream in streams:
+      assert stream.readline().startswith(b'event: ')
+    stream = streams[0]  # of all videos, which begins with their ids
+    assert json.loads(stream.readline()[6:]) == {'ids': [job.id]}
+    entries = [] if end == 'revoked' else json.loads(path.read_text())
+    for entry in entries:
+      entry['expires'] = 1
+    path.write_text(json.dumps(entries))
+    deadline = time.monotonic() + 20
+    for stream in streams:
+      while stream.readline():
+        assert time.monotonic() < deadline, 'the stream goes on'
 
 
 def test_uploads(http, tmp_path):

@@ -1,6 +1,8 @@
 """The page: static, strict, and in Chromium if there is one."""
 
+import contextlib
 import dataclasses
+import json
 import os
 import re
 import signal
@@ -9,7 +11,7 @@ import time
 import pytest
 from playwright import sync_api
 
-from spacetime.serving import supervisor
+from spacetime.serving import keys, supervisor
 from spacetime.serving.routes import page as page_lib
 from spacetime.serving.service import Service
 from spacetime.serving.settings import ServeSettings
@@ -20,7 +22,8 @@ from tests.serving import app_test
 
 def test_page_needs_no_other_site_and_no_inline_code():
   html = (page_lib.PAGE / 'index.html').read_text()
-  script = (page_lib.PAGE / 'app.js').read_text()
+  scripts = ('app.js', 'events.js')
+  script = ''.join((page_lib.PAGE / name).read_text() for name in scripts)
   assert not re.search(r'https?://', html + script)
   assert not re.search(r'<script(?![^>]*src)|<style|\son\w+=|\sstyle=', html)
   # Prompts are never parsed as HTML.
@@ -35,13 +38,20 @@ def test_page_needs_no_other_site_and_no_inline_code():
 
 
 @pytest.fixture(scope='module')
-def site(tmp_path_factory):
-  """A service whose worker process is a stub, and a browser."""
+def browser():
   if chromium.find() is None:
     pytest.skip('needs Chromium: python -m tests.helpers.chromium')
-  folder = tmp_path_factory.mktemp('page')
+  with sync_api.sync_playwright() as driver:
+    browser = driver.chromium.launch(args=['--no-sandbox'], **chromium.find())
+    yield browser
+    browser.close()
+
+
+@contextlib.contextmanager
+def serving(folder, **options):
+  """A service whose worker process is a stub."""
   settings = ServeSettings(
-    state=str(folder), min_free_mb=1, max_steps=2000, sign='off'
+    state=str(folder), min_free_mb=1, max_steps=2000, sign='off', **options
   )
   watcher = supervisor.Supervisor(
     {'settings': dataclasses.asdict(settings)},
@@ -49,16 +59,18 @@ def site(tmp_path_factory):
     command=stub_worker.COMMAND,
   )
   service = Service(settings, watcher)
-  with (
-    service_lib.running(service) as url,
-    sync_api.sync_playwright() as driver,
-  ):
-    browser = driver.chromium.launch(args=['--no-sandbox'], **chromium.find())
-    service.url, service.browser = url, browser
+  with service_lib.running(service) as url:
+    service.url = url
     while watcher.state != 'ready':
       time.sleep(0.05)
     yield service
-    browser.close()
+
+
+@pytest.fixture(scope='module')
+def site(tmp_path_factory, browser):
+  with serving(tmp_path_factory.mktemp('page')) as service:
+    service.browser = browser
+    yield service
 
 
 @pytest.fixture
@@ -292,6 +304,88 @@ def test_timeline(page, site):
   page.reload()
   page.click(f'#{job_id} button:has-text("Copy settings")')
   assert page.locator('#times li').count() == 2
+
+
+@pytest.mark.e2e
+@pytest.mark.parametrize('has_workers', [True, False])
+def test_seven_tabs(site, has_workers):
+  """A browser opens six connections to a server, and each tab needs some."""
+  context = site.browser.new_context()
+  context.set_default_timeout(60_000)
+  if not has_workers:
+    # Of several tabs of a window, one is visible.
+    context.add_init_script(
+      """delete window.SharedWorker;
+      let hidden = false;
+      Object.defineProperty(document, 'hidden', {get: () => hidden});
+      window.hide = (value) => {
+        hidden = value;
+        document.dispatchEvent(new Event('visibilitychange'));
+      };"""
+    )
+  tabs = []
+  for _ in range(7):
+    if tabs and not has_workers:
+      tabs[-1].evaluate('hide(true)')
+    tabs.append(context.new_page())
+    tabs[-1].goto(site.url)
+    tabs[-1].wait_for_selector('#model option', state='attached')
+  job_id = create(tabs[-1], site, 'a red 3')
+  finished(tabs[-1], job_id)
+  for tab in tabs:
+    if not has_workers:
+      tabs[-1].evaluate('hide(true)')
+      tab.evaluate('hide(false)')
+    card = finished(tab, job_id)
+    assert card.query_selector('video').evaluate(
+      """async (video) => {
+        video.muted = true;
+        await video.play();
+        while (!video.currentTime) await new Promise(requestAnimationFrame);
+        return video.videoWidth;
+      }"""
+    )
+    if not has_workers:
+      tab.evaluate('hide(true)')
+  # A tab that is closed is not missed; what one deletes goes from all.
+  tabs.pop(0).close()
+  if not has_workers:
+    tabs[0].evaluate('hide(false)')
+  site.delete('local', job_id)
+  tabs[0].wait_for_selector(f'#{job_id}', state='detached')
+  context.close()
+
+
+@pytest.mark.e2e
+def test_key_expires_in_all_tabs(tmp_path, browser):
+  path = tmp_path / 'keys.json'
+  ann, bob = (keys.add(path, name, days=1) for name in ('ann', 'bob'))
+  with serving(tmp_path / 'state', api_keys=str(path)) as site:
+    context = browser.new_context()
+    context.set_default_timeout(60_000)
+    tabs = [context.new_page() for _ in range(2)]
+    for tab in tabs:
+      tab.goto(site.url)
+      tab.wait_for_selector('#login')
+    tabs[0].fill('#key', ann)
+    tabs[0].press('#key', 'Enter')
+    first = create(tabs[0], site, 'a red 3')
+    tabs[1].reload()
+    finished(tabs[1], first)
+    entries = json.loads(path.read_text())
+    entries[0]['expires'] = 1
+    path.write_text(json.dumps(entries))
+    for tab in tabs:
+      tab.wait_for_selector('#login')
+    # Logging in serves the other tab as well, and shows nothing of Ann's.
+    tabs[1].fill('#key', bob)
+    tabs[1].press('#key', 'Enter')
+    second = create(tabs[1], site, 'a blue 7')
+    for tab in tabs:
+      finished(tab, second)
+      assert not tab.is_visible('#login')
+      assert tab.query_selector(f'#{first}') is None
+    context.close()
 
 
 @pytest.mark.e2e

@@ -10,7 +10,7 @@ let models = new Map();
 let isReady = false;     // whether the worker runs
 let dropped = null;      // a File
 let connectFrom = null;  // id of the first of two videos
-let events = null;
+let stream = null;       // port of the worker that all tabs share
 let hiding = null;       // timer of the hint
 const MODES = {
   still: 'still picture', image: 'from a picture', extend: 'extension',
@@ -507,12 +507,65 @@ function provenance(video) {
 
 // -- the service -------------------------------------------------------------
 
-function follow() {
-  if (events) events.close();
-  events = new EventSource('/v1/events');
-  events.addEventListener('video', (event) => show(JSON.parse(event.data)));
-  events.addEventListener('deleted',
-    (event) => forget(JSON.parse(event.data).id));
+// Events of all videos, by one stream for all tabs: see events.js.
+function follow(message) {
+  if (!stream) stream = window.SharedWorker ? sharedStream() : ownStream();
+  stream.postMessage(message);
+}
+
+function sharedStream() {
+  const {port} = new SharedWorker('/page/events.js');
+  port.addEventListener('message', (event) => receive(event.data));
+  port.start();
+  // A page that is left may come back as it was.
+  window.addEventListener('pagehide', () => port.postMessage('leave'));
+  window.addEventListener('pageshow', (event) => {
+    if (event.persisted) port.postMessage('follow');
+  });
+  return port;
+}
+
+// Browsers without shared workers: a stream while the tab is visible.
+function ownStream() {
+  let source = null;
+  const restart = () => {
+    if (source) source.close();
+    source = null;
+    if (document.hidden) return;
+    source = new EventSource('/v1/events');
+    source.addEventListener('snapshot',
+      (event) => receive({type: 'snapshot', ids: JSON.parse(event.data).ids}));
+    source.addEventListener('video',
+      (event) => receive({type: 'video', video: JSON.parse(event.data)}));
+    source.addEventListener('deleted',
+      (event) => receive({type: 'deleted', id: JSON.parse(event.data).id}));
+    source.addEventListener('error', () => {
+      if (source.readyState === EventSource.CLOSED) receive({type: 'closed'});
+    });
+  };
+  document.addEventListener('visibilitychange', restart);
+  return {postMessage: restart};
+}
+
+function receive(message) {
+  if (message.type === 'video') show(message.video);
+  else if (message.type === 'deleted') forget(message.id);
+  else if (message.type === 'closed') resume();
+  else {  // a stream begins, after a login in another tab, say
+    [...videos.keys()].filter((id) => !message.ids.includes(id))
+      .forEach(forget);
+    $('login').hidden = true;
+  }
+}
+
+// The stream was refused: the key has expired, or a proxy knows no server.
+async function resume() {
+  try {
+    await call('GET', '/v1/models');
+    setTimeout(() => follow('follow'), 1000);
+  } catch (error) {
+    if ($('login').hidden) setTimeout(resume, 5000);
+  }
 }
 
 async function health() {
@@ -529,10 +582,10 @@ async function health() {
   }
 }
 
-async function start() {
+async function start(message) {
   if (!await attempt(loadModels)) return;
   $('login').hidden = true;
-  follow();
+  follow(message);
 }
 
 async function loadModels() {
@@ -577,7 +630,7 @@ $('login').addEventListener('submit', (event) => {
   attempt(async () => {
     await call('POST', '/v1/session', {key: $('key').value});
     $('key').value = '';
-    await start();
+    await start('log in');
   });
 });
 document.addEventListener('keydown', (event) => {
@@ -586,4 +639,4 @@ document.addEventListener('keydown', (event) => {
 listenToDrops();
 health();
 setInterval(health, 5000);
-start();
+start('follow');

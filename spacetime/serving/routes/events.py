@@ -1,18 +1,21 @@
-"""Progress as server-sent events."""
+"""Progress as server-sent events, for as long as the key is valid."""
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 
 import fastapi
 from fastapi import Request
 from fastapi.responses import Response, StreamingResponse
 from starlette.concurrency import run_in_threadpool
 
+from spacetime.serving.errors import ApiError
+from spacetime.serving.routes import calls
 from spacetime.serving.routes.calls import Owner, TheService
 from spacetime.serving.service import Service
 
 EVENT_SECONDS = 0.2
+ALIVE = ': alive\n\n'  # a comment, so that proxies keep the connection
 ENDED = ('completed', 'failed')
 router = fastapi.APIRouter(prefix='/v1', tags=['videos'])
 
@@ -23,7 +26,8 @@ async def video_events(
 ) -> Response:
   """Progress of a video, as server-sent events, until it ends."""
   await run_in_threadpool(service.get, owner, video_id)
-  return _events(request, _follow(service, owner, video_id))
+  is_valid = _validity(request, owner)
+  return _events(_follow(service, owner, video_id, is_valid))
 
 
 @router.get('/events')
@@ -31,10 +35,23 @@ async def all_events(
   request: Request, service: TheService, owner: Owner
 ) -> Response:
   """Progress of all videos of the key, as server-sent events."""
-  return _events(request, _follow_all(service, owner))
+  return _events(_follow_all(service, owner, _validity(request, owner)))
 
 
-def _events(request: Request, events: AsyncIterator[str]) -> Response:
+def _validity(request: Request, owner: str) -> Callable[[], bool]:
+  """Whether the key of a request is still its owner's: it may expire, or be
+  removed from the file, while the stream lasts."""
+
+  def is_valid() -> bool:
+    try:
+      return calls.get_owner(request) == owner
+    except ApiError:
+      return False
+
+  return is_valid
+
+
+def _events(events: AsyncIterator[str]) -> Response:
   return StreamingResponse(
     events,
     media_type='text/event-stream',
@@ -43,11 +60,11 @@ def _events(request: Request, events: AsyncIterator[str]) -> Response:
 
 
 async def _follow(
-  service: Service, owner: str, video_id: str
+  service: Service, owner: str, video_id: str, is_valid: Callable[[], bool]
 ) -> AsyncIterator[str]:
   """An event for each change of a video, the last when it ends."""
   last = None
-  while True:
+  while is_valid():
     job = await run_in_threadpool(service.jobs.get, video_id, owner=owner)
     if job is None:
       yield f'event: deleted\ndata: {{"id": "{video_id}"}}\n\n'
@@ -55,20 +72,28 @@ async def _follow(
     text = json.dumps(service.show(job))
     if text != last:
       yield f'event: video\ndata: {text}\n\n'
-      last = text
+    else:
+      yield ALIVE
+    last = text
     if job.status in ENDED:
       return
     await asyncio.sleep(EVENT_SECONDS)
 
 
-async def _follow_all(service: Service, owner: str) -> AsyncIterator[str]:
-  """An event for each change of an owner's newest videos."""
-  last: dict[str, str] = {}
-  while True:
+async def _follow_all(
+  service: Service, owner: str, is_valid: Callable[[], bool]
+) -> AsyncIterator[str]:
+  """An event for each change of an owner's newest videos, after their ids:
+  what was deleted while a client was away is not among them."""
+  last: dict[str, str] | None = None
+  while is_valid():
     page, _ = await run_in_threadpool(
       service.jobs.page, owner, after=None, limit=50, descending=True
     )
     shown = {job.id: json.dumps(service.show(job)) for job in page}
+    if last is None:
+      yield f'event: snapshot\ndata: {json.dumps({"ids": [*shown]})}\n\n'
+      last = {}
     for job_id, text in reversed(shown.items()):
       if last.get(job_id) != text:
         yield f'event: video\ndata: {text}\n\n'
@@ -76,6 +101,6 @@ async def _follow_all(service: Service, owner: str) -> AsyncIterator[str]:
       if await run_in_threadpool(service.jobs.get, job_id, owner=owner) is None:
         yield f'event: deleted\ndata: {{"id": "{job_id}"}}\n\n'
     if shown == last:
-      yield ': alive\n\n'
+      yield ALIVE
     last = shown
     await asyncio.sleep(EVENT_SECONDS)

@@ -15,6 +15,7 @@ PAGE = importlib.resources.files('spacetime.serving') / 'page'
 PAGE_FILES = {
   'index.html': 'text/html; charset=utf-8',
   'app.js': 'text/javascript; charset=utf-8',
+  'events.js': 'text/javascript; charset=utf-8',
   'style.css': 'text/css; charset=utf-8',
 }
 router = fastapi.APIRouter(include_in_schema=False)
