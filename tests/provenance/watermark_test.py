@@ -53,6 +53,40 @@ def test_payload_is_exact_after(marked, attack):
   assert reading.payload == PAYLOAD, reading
 
 
+def foliage():
+  """Two frames of a texture, 256 x 384, whose blue follows its luma."""
+  random = np.random.default_rng(0)
+  shape = 272, 400
+  frequency = np.hypot(
+    np.fft.fftfreq(shape[0])[:, None], np.fft.fftfreq(shape[1])[None]
+  )
+  spectrum = np.fft.fft2(random.normal(size=shape)) / np.maximum(
+    frequency, 1 / shape[1]
+  )
+  texture = np.fft.ifft2(spectrum).real
+  texture = texture[..., None] / texture.std() * (30, 45, -20) + (90, 120, 60)
+  pixels_HWC = np.clip(texture, 0, 255).astype(np.uint8)
+  return np.stack([pixels_HWC[i : i + 256, i : i + 384] for i in (0, 4)])
+
+
+def test_payload_is_exact_in_the_palette_of_a_gif():
+  """A palette brings the picture's own interference back, which the embedding
+  had cancelled."""
+  frames = foliage()
+
+  def gif(frames_FHWC):
+    return np.stack(
+      [
+        np.asarray(Image.fromarray(frame).quantize(128).convert('RGB'))
+        for frame in frames_FHWC
+      ]
+    )
+
+  marked = gif(watermark.embed(frames, PAYLOAD, KEY))
+  assert watermark.read(marked, KEY).payload == PAYLOAD
+  assert watermark.read(gif(frames), KEY).payload is None
+
+
 def test_untouched_frames_are_read_without_a_search(clip, marked):
   assert watermark.read(marked, KEY, search=False).payload == PAYLOAD
   cropped = ATTACKS['crop'](marked)
