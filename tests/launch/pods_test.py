@@ -377,14 +377,21 @@ def test_the_image_holds_what_it_names():
   assert {'setup.py', 'spacetime', 'experiments', 'README.md'} <= set(copied)
   setup = (ROOT / 'setup.py').read_text()
   base = next(line for line in lines if line.startswith('FROM '))
-  install = next(line for line in lines if 'pip install' in line)
+  extras = next(line for line in lines if line.startswith('ARG EXTRAS='))
+  assert any('pip install' in line and '.[$EXTRAS]' in line for line in lines)
   worker = (ROOT / 'launch/install_worker.sh').read_text()
   oldest = re.search(r"python_requires='>=3\.(\d+)'", setup)[1]
   for text, pattern in ((base, r'python:3\.(\d+)'), (worker, r"'3\.(\d+)'")):
     assert int(re.search(pattern, text)[1]) >= int(oldest)
-  for text in (install, worker):
-    for extra in re.search(r'\.\[([\w,]+)\]', text)[1].split(','):
+  texts = [extras.replace('ARG ', ''), worker]
+  for name in ('serve', 'serve_hosts'):
+    texts.append((ROOT / f'launch/gke/{name}.yaml').read_text())
+  for text in texts:
+    listed = re.search(r'(?:EXTRAS=|\.\[)([\w,]+)', text)[1].split(',')
+    for extra in listed:
       assert f"'{extra}': " in setup
+    if 'serve' in text:  # what the flags of the deployment need
+      assert {'gcs', 'postgres', 'serve'} < set(listed)
 
 
 def test_a_jobset(tools):
