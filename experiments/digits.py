@@ -32,9 +32,11 @@ def get_config(size: str = 'cpu') -> ml_collections.ConfigDict:
   if size not in ('cpu', 'bundled', 'full', 'gpu', 'tiny'):
     raise ValueError(f'size {size!r}: expected cpu, bundled, full, gpu or tiny')
   long = size in ('bundled', 'full', 'gpu')
-  stages = digits_stages.CPU
-  if long:
-    stages = getattr(digits_stages, size.upper())
+  stages = {
+    'cpu': digits_stages.get_stages(*digits_stages.CPU),
+    'full': digits_stages.get_stages(*digits_stages.FULL, first=4),
+    'gpu': digits_stages.get_stages(*digits_stages.GPU),
+  }.get(size) or digits_stages.get_stages(*digits_stages.BUNDLED)
   width, text_width = 128, 128
   # {} is the whole world.
   world = {} if size in ('full', 'gpu') else digits_stages.EASY
@@ -61,12 +63,12 @@ def get_config(size: str = 'cpu') -> ml_collections.ConfigDict:
           look_ahead=600,  # clips in the buffer
           tokens=1024,  # of a batch, unless its stage says otherwise
         ),
-        stages=digits_stages.get_stages(*stages),
+        stages=stages,
       ),
       autoencoder=dict(kind='weights', weights='digits_autoencoder'),
       text=dict(
-        # The longest captions have 42 tokens, of the whole world 70.
-        length=44 if world else 80,
+        # The longest captions have 42 tokens, of the whole world 84.
+        length=44 if world else 88,
         vocab_size=640,
         d_model=text_width,
         d_kv=text_width // 4,
@@ -109,7 +111,7 @@ def get_config(size: str = 'cpu') -> ml_collections.ConfigDict:
       ),
       mesh=dict(data=-1, fsdp=1, context=1, tensor=1),
       train=dict(
-        steps=dict(bundled=14000, full=30000).get(size, 2400),
+        steps=dict(bundled=14000, full=16000).get(size, 2400),
         ema=0.9993 if long else 0.997,
         accumulate=1,
         log_every=10,

@@ -5,6 +5,8 @@ word moves the mean picture; then one thing after another is freed, and a tenth
 of what came before stays in the mixture. What it reaches: BUILD_NOTES.md.
 """
 
+from spacetime.data.digits import world
+
 EASY = dict(
   max_characters=1,
   sizes=('medium', 'large'),
@@ -21,15 +23,19 @@ MOVING_CAMERAS = (
 )
 # Factors of flow.shift, by stage. A digit is decided at t = 0.3 to 0.7: a half
 # brings 0.36 of the levels of a whole clip there, 1 only 0.15.
-SHIFTS = (4 / 3, 4 / 3, 4 / 3, 1.0, 0.5)
+SHIFTS = (4 / 3, 4 / 3, 4 / 3, 1.0, 4 / 3, 0.7)
+# Chance of conditioning frames: frames that are carried on from a first one
+# teach to keep a shape.
+COND = (0.0, 0.0, 0.0, 0.8, 0.2, 0.8)
 # (steps of each stage but the last, tokens of a batch in each stage). Batches
 # are small, since on a CPU the number of steps limits what is learnt (see
 # BUILD_NOTES.md).
 CPU = ((900, 700, 400), (256, 256, 448, 640))
 BUNDLED = ((1000, 800, 1700), (256, 256, 448, 640))
-FULL = ((1000, 800, 1700, 6000), (256, 256, 448, 640, 640))
+# The last two stages, from the weights of BUNDLED.
+FULL = ((2500,), (320, 640))
 # Of packed rows, whose tokens are those of data.packing.
-GPU = ((100, 100, 200, 600), (0, 0, 0, 0, 0))
+GPU = ((100, 100, 200, 600, 600), (0, 0, 0, 0, 0, 0))
 
 
 def centred(share: float = 1.0) -> dict:
@@ -80,35 +86,52 @@ def pair(share: float) -> dict:
     spread=0.5,
     height=48,
     width=48,
-    world=EASY | dict(max_characters=2),
+    world=EASY | dict(min_characters=2, max_characters=2),
   )
+
+
+def short_pair(share: float) -> dict:
+  """Nine frames of two characters."""
+  return pair(share) | dict(frames=9, height=56, width=56)
 
 
 def get_full_world() -> list[dict]:
   """All that the world holds, with half of the tokens for single characters."""
+  everything = dict(
+    max_characters=1,
+    sizes=tuple(world.SIZES),
+    speeds=tuple(world.SPEEDS),
+    # The two whose paths turn are the hardest.
+    motions=(*world.MOTIONS, 'bouncing', 'circling'),
+  )
   return [
-    centred(0.02),
-    close(0.03),
-    short(0.05),
-    path_centred(0.08),
-    clip(0.32),
-    clip(0.07, cameras=MOVING_CAMERAS),
-    pair(0.05),
-    dict(share=0.05, height=64, width=64),
+    close(0.02),
+    path_centred(0.05),
+    clip(0.14, motions=everything['motions']),
+    clip(0.12, **everything),
+    clip(0.12, cameras=MOVING_CAMERAS),
+    clip(0.03, motions=(world.WANDERING,)),
+    pair(0.08),
+    short_pair(0.1),
+    dict(share=0.04, height=64, width=64),
     clip(0.14, max_characters=2),
-    dict(share=0.13, frames=17, height=64, width=64),
-    dict(share=0.03, frames=17, height=48, width=96),
-    dict(share=0.03, frames=33, height=64, width=64),
+    dict(share=0.1, frames=17, height=64, width=64),
+    dict(share=0.02, frames=17, height=48, width=80),
+    dict(share=0.02, frames=17, height=80, width=48),
+    dict(share=0.02, frames=33, height=64, width=64),
   ]
 
 
-def get_stages(steps: tuple[int, ...], tokens: tuple[int, ...]) -> list[dict]:
-  """Centred close-ups, close-ups, short clips, clips, and the whole world.
+def get_stages(
+  steps: tuple[int, ...], tokens: tuple[int, ...], *, first: int = 0
+) -> list[dict]:
+  """Centred close-ups, close-ups, short clips, clips, pairs, the whole world.
 
   Args:
     steps: of all stages but the last, which goes on to the end of the run;
-      three leave the whole world out.
+      those after it are left out.
     tokens: of a batch in each.
+    first: number of stages that are left out at the beginning.
   """
   mixtures = (
     [centred()],
@@ -122,19 +145,19 @@ def get_stages(steps: tuple[int, ...], tokens: tuple[int, ...]) -> list[dict]:
       path_centred(0.2),
       clip(0.4),
     ],
+    [close(0.05), clip(0.1), pair(0.75), short_pair(0.1)],
     get_full_world(),
   )
   return [
     dict(
       steps=count,
       tokens=budget,
-      mix=mix,
+      mix=mixtures[number],
       shift=SHIFTS[number],
-      # Frames that are carried on from a first one teach to keep a shape.
-      cond=0.8 if number >= 3 else 0.0,
+      cond=COND[number],
     )
-    for number, (count, budget, mix) in enumerate(
-      zip((*steps, 1), tokens, mixtures[: len(steps) + 1], strict=True)
+    for number, (count, budget) in enumerate(
+      zip((*steps, 1), tokens, strict=True), first
     )
   ]
 

@@ -40,7 +40,9 @@ def sample_scene(
   lens = paths.view(camera, world=world)
   cast = []
   taken = []
-  for number in range(rng.integers(1, world.max_characters + 1)):
+  for number in range(
+    rng.integers(world.min_characters, world.max_characters + 1)
+  ):
     held_out = split == 'compositions' and number == 0
     triples = _triples(
       world.digits, world.colours, world.active_motions, held_out

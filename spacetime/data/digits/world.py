@@ -83,7 +83,8 @@ class World:
     frames: frames per clip; one frame is an image, where nothing moves.
     height: pixel rows, at least 16.
     width: pixel columns, at least 16.
-    max_characters: largest number of characters in a scene; the smallest is 1.
+    max_characters: largest number of characters in a scene.
+    min_characters: smallest number, where there is room for them.
     digits: digits that characters show; one listed twice is twice as likely, as
       in the lists below.
     colours: colours of characters.
@@ -115,6 +116,7 @@ class World:
   cameras: tuple[str, ...] = _FULL_WORLD['cameras']
   still_camera: float = 0.7
   # Not in the repr, which names held-out clips and those of one size.
+  min_characters: int = dataclasses.field(default=1, repr=False)
   legs: float = dataclasses.field(default=0.0, repr=False)
   mixed: Sizes | None = dataclasses.field(default=None, repr=False)
 
@@ -137,6 +139,12 @@ class World:
         f'1 to {len(self.colours)}, the number of `data.world.colours`, since '
         'the characters of a scene differ in colour',
       )
+    if not 1 <= self.min_characters <= self.max_characters:
+      raise SettingError(
+        'data.world.min_characters',
+        self.min_characters,
+        f'1 to {self.max_characters}, `data.world.max_characters`',
+      )
     for name in ('still_camera', 'legs'):
       if not 0 <= getattr(self, name) <= 1:
         raise SettingError(
@@ -154,14 +162,14 @@ class World:
     return self if self.mixed is None else self.resized(*self.mixed.draw(rng))
 
   def identity(self) -> dict:
-    """All fields by name, `mixed` and `legs` only if they are set.
+    """All fields by name; those outside of the repr only if they are set.
 
     The name of a rendered data set is computed from them.
     """
     values = dataclasses.asdict(self)
-    for name in ('mixed', 'legs'):
-      if not values[name]:
-        del values[name]
+    for field in dataclasses.fields(self):
+      if not field.repr and values[field.name] == field.default:
+        del values[field.name]
     return values
 
   def without_wandering(self) -> 'World':

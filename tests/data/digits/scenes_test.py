@@ -61,6 +61,18 @@ def test_characters_stay_in_the_frame_and_apart(name):
   assert {1, 2} <= counts <= set(range(1, world.max_characters + 1))
 
 
+def test_the_smallest_number_of_characters_is_kept():
+  world = world_lib.World(sizes=('small',), min_characters=2)
+  generators = [np.random.default_rng(i) for i in range(40)]
+  scenes_of_it = [
+    scenes.sample_scene(rng, world=world, split='train') for rng in generators
+  ]
+  assert {len(scene.characters) for scene in scenes_of_it} == {2, 3}
+  # Names of files come from the identity: it is that of before.
+  assert 'min_characters' not in world_lib.World().identity()
+  assert world.identity()['min_characters'] == 2
+
+
 def test_deterministic_per_seed():
   world = WORLDS['default']
   assert _scenes(world, 'train', 9) == _scenes(world, 'train', 9)

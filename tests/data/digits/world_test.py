@@ -47,6 +47,7 @@ def test_wandering_is_of_worlds_that_name_it_and_is_not_judged():
     ({'width': 15}, 'width=15: expected at least 16'),
     ({'max_characters': 9}, 'max_characters=9: expected 1 to 8'),
     ({'max_characters': 0}, 'max_characters=0: expected 1 to 8'),
+    ({'min_characters': 4}, 'min_characters=4: expected 1 to 3'),
     ({'colours': ('mauve',)}, r"colours=\('mauve',\): expected some of"),
     ({'cameras': ()}, r'cameras=\(\): expected some of'),
     ({'still_camera': 1.5}, r'still_camera=1.5: expected a probability'),
