@@ -49,12 +49,15 @@ def main() -> None:
     sys.exit(130)
   sys.argv = [f'spacetime {name}', *arguments[1:]]
   setup = getattr(command, 'setup', devices.setup)
-  common.run(
-    command.main,
-    setup=setup,
-    docstring=command.__doc__,
-    operands=getattr(command, 'OPERANDS', False),
-  )
+  try:
+    common.run(
+      command.main,
+      setup=setup,
+      docstring=command.__doc__,
+      operands=getattr(command, 'OPERANDS', False),
+    )
+  except common.Interrupted as e:
+    common.leave(e.code)
 
 
 def overview() -> str:

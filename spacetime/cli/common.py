@@ -1,5 +1,6 @@
 """Shared by the commands: flags from dataclasses, parsing, errors in a line."""
 
+import atexit
 import dataclasses
 import os
 import signal
@@ -13,6 +14,10 @@ from absl import flags, logging
 
 import spacetime
 from spacetime.cli import config_file, flag_names, help_pages
+
+
+class Interrupted(SystemExit):
+  """The end of a command by a signal; the process ends by `leave`."""
 
 
 class NumbersParser(flags.ArgumentParser):
@@ -223,12 +228,24 @@ def run(
     codes = [value for value in e.args if isinstance(value, int)]
     words = [value for value in e.args if isinstance(value, str)]
     code = codes[0] if codes else INTERRUPTED
-    _fail(e, ' '.join(['interrupted', *words]), code)
+    _fail(e, ' '.join(['interrupted', *words]), code, end=Interrupted)
   except (MemoryError, RuntimeError) as e:
     if not _is_out_of_memory(e):
       raise
     _fail(e, f'out of memory: {str(e).splitlines()[0]}; {LESS_MEMORY}', 1)
   sys.exit(code or 0)
+
+
+def leave(code: int) -> typing.NoReturn:
+  """Ends the process after a signal.
+
+  A signal may leave a compilation of XLA running. The interpreter would wait
+  for it when it shuts down, and then crash with exit code 139.
+  """
+  atexit._run_exitfuncs()
+  sys.stdout.flush()
+  sys.stderr.flush()
+  os._exit(code)
 
 
 def _stop(number: int, frame) -> typing.NoReturn:
@@ -252,9 +269,15 @@ def _show_warning(message, category, filename, lineno, file=None, line=None):
   print(text, file=file or sys.stderr)
 
 
-def _fail(error: BaseException, text: str, code: int) -> typing.NoReturn:
+def _fail(
+  error: BaseException,
+  text: str,
+  code: int,
+  *,
+  end: type[SystemExit] = SystemExit,
+) -> typing.NoReturn:
   if os.environ.get('SPACETIME_TRACEBACK'):
     raise error
   notes = getattr(error, '__notes__', ())
   print(f'error: {"; ".join([text, *notes])}', file=sys.stderr)
-  sys.exit(code)
+  raise end(code)

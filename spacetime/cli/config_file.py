@@ -3,6 +3,7 @@
 import ast
 import dataclasses
 import difflib
+import typing
 from typing import Any
 
 from spacetime.config import experiment_files
@@ -23,7 +24,7 @@ class Arguments:
 
   def add_to(self, config) -> None:
     """Sets the additions in a ConfigDict."""
-    with config.unlocked():
+    with config.unlocked(), config.ignore_type():
       for name, value in self.additions.items():
         *sections, key = name.split('.')
         section = config
@@ -54,6 +55,9 @@ def resolve(argv: list[str]) -> Arguments:
       if error:
         additions[key] = _value(value if equals else 'True', optional[key])
         continue
+      if equals and _is_ours(config, key, value):
+        additions[key] = _value(value, None)
+        continue
     result.append(argument)
   return Arguments(result, additions)
 
@@ -80,15 +84,54 @@ def _unknown(config, name: str) -> ValueError | None:
   return None
 
 
+def _is_ours(config, name: str, text: str) -> bool:
+  """Whether config_flags would refuse a value of a known key: it knows types
+  by the value in the file, which may be None, or whole where fractions are
+  possible too."""
+  *sections, key = name.split('.')
+  section = config
+  for part in sections:
+    if not hasattr(section, 'keys'):
+      return False
+    section = section[part]
+  value = section[key] if hasattr(section, 'keys') else 0
+  if value is None:
+    return True
+  is_integer = isinstance(_value(text, None), int)
+  is_number = type(value) is int and not is_integer
+  return is_number and _takes_fractions(config, name)
+
+
+def _takes_fractions(config, name: str) -> bool:
+  """Whether a key is a number that need not be whole."""
+  section = _parsed(config)
+  *sections, key = name.split('.')
+  for part in sections:
+    section = getattr(section, part, None)
+  if not dataclasses.is_dataclass(section):
+    return False
+  hint = typing.get_type_hints(type(section)).get(key)
+  return float in (hint, *typing.get_args(hint))
+
+
 def _optional(config) -> dict[str, Any]:
   """Every key that the experiment may have, with its value."""
-  from spacetime.config import describe, parse  # here: they import JAX
+  from spacetime.config import describe  # here: it imports JAX
 
-  try:
-    experiment = parse.experiment(config.copy_and_resolve_references())
-  except ValueError:
+  experiment = _parsed(config)
+  if experiment is None:
     return {}
   return {name: value for name, value, _ in describe.keys(experiment)}
+
+
+def _parsed(config):
+  """The experiment of a config; None if it is none without its overrides."""
+  from spacetime.config import parse  # here: it imports JAX
+
+  try:
+    return parse.experiment(config.copy_and_resolve_references())
+  except ValueError:
+    return None
 
 
 def _value(text: str, default) -> Any:

@@ -136,7 +136,7 @@ def main() -> None:
   except KeyboardInterrupt as e:
     if not (stop.preempted and _PREEMPTED.value):
       raise
-    print(f'interrupted {e}', file=sys.stderr)
+    raise KeyboardInterrupt(_PREEMPTED.value, *e.args) from e
   except OSError as e:
     if e.errno in media_files.UNUSABLE:
       raise

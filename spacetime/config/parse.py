@@ -3,6 +3,8 @@
 import dataclasses
 import difflib
 import math
+import types
+import typing
 from collections.abc import Mapping
 from typing import Any
 
@@ -133,7 +135,7 @@ def plain(config) -> dict:
 
 def _data(values: Mapping) -> DataConfig:
   values = dict(values)
-  world = dict(values.get('world') or {})
+  world = _keys(values.get('world') or {}, 'data.world')
   _check_known(
     'data.world',
     world,
@@ -143,7 +145,7 @@ def _data(values: Mapping) -> DataConfig:
   if values.get('mixed') is not None:
     values['mixed'] = _unpack(values['mixed'], resolutions.Sizes, 'data.mixed')
   if values.get('packing') is not None:
-    section = dict(values['packing'])
+    section = _keys(values['packing'], 'data.packing')
     kind = section.pop('kind', None)
     if kind not in PACKINGS:
       raise SettingError('data.packing.kind', kind, f'one of {[*PACKINGS]}')
@@ -218,13 +220,14 @@ def _unpack(section: Mapping, cls, where: str, **derived):
     where: name of the section, for messages.
     **derived: fields that other sections determine.
   """
-  if not isinstance(section, Mapping):
-    raise SettingError(where, section, 'a section, a dict of its keys')
+  section = _keys(section, where)
   _check_known(where, section, [n for n in _names(cls) if n not in derived])
   values = derived | {
     k: tuple(v) if isinstance(v, list) else v for k, v in section.items()
   }
+  hints = typing.get_type_hints(cls)
   for name, value in section.items():
+    _check_number(f'{where}.{name}', value, hints.get(name))
     _check_range(f'{where}.{name}', value)
   for field in dataclasses.fields(cls):
     if (
@@ -236,6 +239,23 @@ def _unpack(section: Mapping, cls, where: str, **derived):
         f'{where}.{field.name}', None, 'a value: it is missing'
       )
   return cls(**values)
+
+
+def _keys(section, where: str) -> dict:
+  """The keys of a section, copied."""
+  if not isinstance(section, Mapping):
+    raise SettingError(where, section, 'a section, a dict of its keys')
+  return dict(section)
+
+
+def _check_number(name: str, value, hint) -> None:
+  """Refuses anything but a number for a field that is one, or None."""
+  is_union = typing.get_origin(hint) in (types.UnionType, typing.Union)
+  kinds = {*(typing.get_args(hint) if is_union else (hint,))}
+  kinds -= {types.NoneType}
+  is_number = value is None or isinstance(value, (int, float))
+  if kinds and kinds <= {int, float} and not is_number:
+    raise SettingError(name, value, 'a number')
 
 
 def _check_range(name: str, value) -> None:

@@ -101,6 +101,7 @@ class DataConfig:
         'None, since latents are not cropped',
         hint='encode smaller clips',
       )
+    self._check_crop()
     if self.mixed is not None:
       self._check_mixed()
     if self.stages:
@@ -120,6 +121,22 @@ class DataConfig:
       raise SettingError('data.fps', self.fps, 'above 0')
     if not 0 <= self.caption_dropout <= 1:
       raise SettingError('data.caption_dropout', self.caption_dropout, '0 to 1')
+
+  def _check_crop(self):
+    sizes = (self.frames, self.height, self.width)
+    if self.crop is not None and not (
+      isinstance(self.crop, tuple)
+      and len(self.crop) == len(sizes)
+      and all(isinstance(size, int) for size in self.crop)
+      and all(
+        1 <= crop <= size for crop, size in zip(self.crop, sizes, strict=True)
+      )
+    ):
+      raise SettingError(
+        'data.crop',
+        self.crop,
+        f'None, or frames, height and width of at most {sizes}',
+      )
 
   def _check_mixed(self) -> None:
     if not self.source.HAS_MIXED_SIZES:

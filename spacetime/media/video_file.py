@@ -36,7 +36,8 @@ def open_video(
 ) -> Iterator[tuple[av.container.InputContainer, av.video.stream.VideoStream]]:
   """Yields the container of a file and its video stream.
 
-  Cover pictures are not video. Only the file itself is read, whatever it
+  Cover pictures are not video. Of several streams it is the first that is
+  marked as the default, or the first. Only the file itself is read, whatever it
   refers to. Errors of FFmpeg in the block become ValueErrors.
 
   Raises:
@@ -132,8 +133,12 @@ def _unreadable(path: Path, error: av.FFmpegError) -> ValueError:
 
 
 def _video_stream(path: Path, container) -> av.video.stream.VideoStream:
-  for stream in video_streams(container):
-    return stream
+  streams = video_streams(container)
+  if streams:
+    # As players do: the stream that is marked as the default, else the first.
+    default = av.stream.Disposition.default
+    marked = [s for s in streams if s.disposition & default]
+    return (marked or streams)[0]
   cover = ' but a cover picture' if container.streams.video else ''
   raise ValueError(f'{path} has no video stream{cover}')
 

@@ -28,11 +28,13 @@ INTERLACED = 'interlaced: the two fields of a frame stay woven'
 HDR = 'HDR: tone-mapped to SDR'
 TRANSPARENT = 'transparent: laid over white'
 CUT_SHORT = 'cut short: it ends before the duration that it states'
-SEVERAL = 'of several video streams, of which the first is read'
+SEVERAL = 'of several video streams, of which the default is read'
 # Seconds at the end of a file, of which all packets are read for its duration.
 TAIL = 2
 # Seconds by which a file may end before the duration that it states.
 SLACK = 0.5
+# Seconds by which the times of frames may go back.
+DISORDER = 0.5
 
 
 @dataclasses.dataclass(frozen=True)
@@ -313,6 +315,7 @@ def _decode(
   timestamp."""
   rate = video_file.average_rate(stream)
   aspect, matrix = float(stream.sample_aspect_ratio or 1) or 1.0, None
+  latest = -math.inf
   for i, decoded in enumerate(video_file.decode(container, stream)):
     base = decoded.time_base or stream.time_base
     if decoded.pts is None:
@@ -320,6 +323,14 @@ def _decode(
     else:
       zero = decoded.pts if zero is None else zero
       time = float((decoded.pts - zero) * base)
+    if time < latest - max(DISORDER, 2 / rate):
+      # Frames at times that have passed would be left out.
+      raise ValueError(
+        f'{path}: the times of its frames go back from {latest:.3f} to '
+        f'{time:.3f} s, as in files that are joined byte by byte; join them '
+        'again by a program that knows the format'
+      )
+    latest = max(latest, time)
     if decoded.is_corrupt:
       raise ValueError(f'{path} is damaged {time:.3f} s after its start')
     if matrix is None:

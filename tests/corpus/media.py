@@ -231,13 +231,15 @@ def cover(path, *, only_sound=False):
   return path
 
 
-def two_streams(path):
-  """Grays, and a second stream of another size."""
+def two_streams(path, default=0):
+  """Grays in two streams of different sizes, one of which is the default."""
+  flag = av.stream.Disposition.default
   with av.open(str(path), 'w') as container:
     streams = []
-    for height, width in ((32, 48), (16, 16)):
+    for i, (height, width) in enumerate(((32, 48), (16, 16))):
       stream = container.add_stream('ffv1', rate=RATE)
       stream.height, stream.width, stream.pix_fmt = height, width, 'bgr0'
+      stream.disposition = flag if i == default else 0
       streams.append(stream)
     for i, image_HWC in enumerate(videos.gray_clip(6)):
       for stream in streams:
@@ -280,6 +282,12 @@ def cut_short(path, keep):
     container={'movflags': '+faststart'},
   )
   path.write_bytes(path.read_bytes()[: int(keep * path.stat().st_size)])
+
+
+def joined(path):
+  """Two files of a second each, the bytes of one after those of the other."""
+  grays(path, RATE)
+  path.write_bytes(2 * path.read_bytes())
 
 
 def cut_matroska(path):
@@ -441,9 +449,18 @@ VIDEOS = [
     size=(32, 48),
     remarks=(video_reader.SEVERAL,),
   ),
+  Media(
+    'default.mkv',
+    lambda p: two_streams(p, default=1),
+    numbers=range(6),
+    seconds=0.6,
+    size=(16, 16),
+    remarks=(video_reader.SEVERAL,),
+  ),
   Media('trimmed.mp4', trimmed, numbers=range(7, 12), seconds=0.5),
   Media('cut.mp4', lambda p: cut_short(p, 0.3), refusal='cannot be read'),
   Media('cut.mp4', lambda p: cut_short(p, 0.8), refusal='cannot be read'),
+  Media('joined.ts', joined, refusal='go back from 0.900 to'),
   Media('half.mkv', cut_matroska, remarks=(video_reader.CUT_SHORT,)),
   Media('interlaced.mp4', interlaced, remarks=(video_reader.INTERLACED,)),
   Media(

@@ -6,6 +6,7 @@ the original repository; a text encoder has llama.cpp's.
 """
 
 import functools
+import math
 import mmap
 import pathlib
 import re
@@ -59,13 +60,14 @@ def open_file(path: pathlib.Path) -> dict[str, Tensor]:
     ) from e
   try:
     reader = gguf.GGUFReader(path)
-  except (ValueError, IndexError, KeyError, OSError) as e:
+    field = reader.get_field('general.architecture')
+    architecture = field.contents() if field else None
+    shapes = {entry.name: _shape(reader, entry) for entry in reader.tensors}
+  except (ValueError, TypeError, IndexError, KeyError, OSError) as e:
     raise ValueError(
       f'{path} is a GGUF file that is damaged or cut short ({str(e)[:200]}): '
       'download it again'
     ) from e
-  field = reader.get_field('general.architecture')
-  architecture = field.contents() if field else None
   if architecture not in ARCHITECTURES:
     raise ValueError(
       f'{path} is a GGUF file of architecture {architecture!r}: expected '
@@ -75,10 +77,6 @@ def open_file(path: pathlib.Path) -> dict[str, Tensor]:
     mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
   tensors = {}
   for entry in reader.tensors:
-    shape = tuple(int(n) for n in reversed(entry.shape))
-    original = reader.get_field(f'{SHAPE}{entry.name}')
-    if original is not None:
-      shape = tuple(int(n) for n in original.contents())
     name = _name(entry.name)
     if entry.data_offset + entry.n_bytes > len(mapped):
       raise ValueError(
@@ -89,7 +87,7 @@ def open_file(path: pathlib.Path) -> dict[str, Tensor]:
       name,
       pathlib.Path(path),
       DTYPES['F32' if entry.tensor_type.name == 'F32' else 'BF16'],
-      shape,
+      shapes[entry.name],
       int(entry.data_offset),
       mapped,
       functools.partial(
@@ -98,6 +96,22 @@ def open_file(path: pathlib.Path) -> dict[str, Tensor]:
       int(entry.n_bytes),
     )
   return tensors
+
+
+def _shape(reader, entry) -> tuple[int, ...]:
+  """The shape of a tensor.
+
+  Raises:
+    ValueError, TypeError: the metadata has no shape of as many values.
+  """
+  shape = tuple(int(n) for n in reversed(entry.shape))
+  original = reader.get_field(f'{SHAPE}{entry.name}')
+  if original is None:
+    return shape
+  stated = tuple(int(n) for n in original.contents())
+  if min(stated, default=1) < 0 or math.prod(stated) != math.prod(shape):
+    raise ValueError(f'{entry.name} is {shape}, and {stated} in the metadata')
+  return stated
 
 
 def _dequantise(raw: np.ndarray, *, kind, rows, path) -> np.ndarray:

@@ -199,7 +199,12 @@ def test_unsupported_quantisations(arrays, text, tmp_path):
 # -- GGUF ----------------------------------------------------------------------
 
 
-def write_gguf(path, kinds=('F32', 'Q8_0', 'F16'), architecture='wan'):
+SHAPE = 'comfy.gguf.orig_shape.patch_embedding.weight'
+
+
+def write_gguf(
+  path, kinds=('F32', 'Q8_0', 'F16'), architecture='wan', shape=None
+):
   writer = gguf.GGUFWriter(path, architecture)
   values = {}
   for kind in kinds:
@@ -209,7 +214,7 @@ def write_gguf(path, kinds=('F32', 'Q8_0', 'F16'), architecture='wan'):
     writer.add_tensor(f'{kind}.weight', data, raw_dtype=quant)
   conv = random(8, 4, 1, 2, 2)
   writer.add_tensor('patch_embedding.weight', conv.reshape(8, 16))
-  writer.add_array('comfy.gguf.orig_shape.patch_embedding.weight', conv.shape)
+  writer.add_array(SHAPE, shape or conv.shape)
   writer.write_header_to_file()
   writer.write_kv_data_to_file()
   writer.write_tensors_to_file()
@@ -243,6 +248,29 @@ def test_gguf_files_that_are_refused(tmp_path, monkeypatch):
   with pytest.raises(
     ValueError, match=r"pip install 'spacetime-video\[gguf\]'"
   ):
+    weight_files.open_tensors(path)
+
+
+@pytest.mark.parametrize('shape', [(8, 4, 1, 2, 3), (-8, -16), ('a',)])
+def test_gguf_shapes_that_are_refused(tmp_path, shape):
+  path = tmp_path / 'x.gguf'
+  write_gguf(path, shape=shape)
+  with pytest.raises(ValueError, match='x.gguf is a GGUF file that is damaged'):
+    weight_files.open_tensors(path)
+
+
+@pytest.mark.parametrize(
+  'old, new, message',
+  [
+    (b'wan', b'wa\x80', 'x.gguf is a GGUF file that is damaged'),
+    (b'patch_embedding.weight', b'patch_embedding.weigh\xff', 'x.gguf'),
+  ],
+)
+def test_gguf_text_that_is_not_utf8(tmp_path, old, new, message):
+  path = tmp_path / 'x.gguf'
+  write_gguf(path)
+  path.write_bytes(path.read_bytes().replace(old, new))
+  with pytest.raises(ValueError, match=message):
     weight_files.open_tensors(path)
 
 
