@@ -40,30 +40,12 @@ from spacetime.serving import database as database_lib
 from spacetime.serving.jobs import ATTEMPTS, Job, Jobs
 from tests.helpers import postgres
 
-PORT = 8377
-URL = f'http://127.0.0.1:{PORT}'
+ENDED = 'none: it had ended'  # between the look at the job and the kill
 STAGES = ('checking frames', 'encoding', 'signing', 'finishing')
 # Of the kills, those that fall after sampling; of the attempts, those that are
 # hit, except of the minute, each of whose attempts but the last is.
 LATE, HIT = 0.3, 0.6
 MINUTE = {'seconds': 60, 'steps': 4, 'size': '32x32'}
-
-
-def fetch(method, path, body=None, key=None):
-  """Bytes of an answer, or None while the server is away."""
-  headers = {'content-type': 'application/json'}
-  if key:
-    headers['idempotency-key'] = key
-  data = None if body is None else json.dumps(body).encode()
-  request = urllib.request.Request(URL + path, data, headers, method=method)
-  try:
-    with urllib.request.urlopen(request, timeout=60) as answer:
-      return answer.read()
-  except urllib.error.HTTPError as e:
-    print('refused', e.code, e.read()[:200])
-    return None
-  except OSError:
-    return None
 
 
 def bodies(count):
@@ -92,12 +74,12 @@ def bodies(count):
     yield body | (kinds[number % len(kinds)] if number else MINUTE)
 
 
-def send(ids, count):
+def send(service, ids, count):
   """Queues jobs, each until an answer arrives; fills in their ids."""
   dice = random.Random(1)
   for number, body in enumerate(bodies(count)):
     key = f'job-{number}'
-    while (answer := fetch('POST', '/v1/videos', body, key)) is None:
+    while (answer := service.fetch('POST', '/v1/videos', body, key)) is None:
       time.sleep(0.1)
     ids[number] = json.loads(answer)['id']
     time.sleep(dice.uniform(0, 3))
@@ -109,10 +91,11 @@ class Service:
   Args:
     folder: its state.
     database: URL of its database; '' is SQLite.
+    port: its port.
   """
 
-  def __init__(self, folder, database):
-    self._folder, self._database = folder, database
+  def __init__(self, folder, database, port):
+    self._folder, self._database, self._port = folder, database, port
     self.start()
 
   def start(self) -> None:
@@ -120,7 +103,12 @@ class Service:
     folder, database = self._folder, self._database
     command = [
       *(sys.executable, '-m', 'spacetime', 'serve', f'--state={folder}'),
-      *(f'--port={PORT}', '--nowarm', '--max_queued=1000', '--min_free_mb=1'),
+      *(
+        f'--port={self._port}',
+        '--nowarm',
+        '--max_queued=1000',
+        '--min_free_mb=1',
+      ),
       '--policy=off',  # classifiers are not the subject
       f'--sign={folder}/key',
       *((f'--database={database}', f'--files={folder}') if database else ()),
@@ -145,6 +133,23 @@ class Service:
     self._server.wait()
     self.start()
     return True
+
+  def fetch(self, method, path, body=None, key=None) -> bytes | None:
+    """An answer, or None while the server is away."""
+    headers = {'content-type': 'application/json'}
+    if key:
+      headers['idempotency-key'] = key
+    data = None if body is None else json.dumps(body).encode()
+    url = f'http://127.0.0.1:{self._port}{path}'
+    request = urllib.request.Request(url, data, headers, method=method)
+    try:
+      with urllib.request.urlopen(request, timeout=60) as answer:
+        return answer.read()
+    except urllib.error.HTTPError as e:
+      print('refused', e.code, e.read()[:200])
+      return None
+    except OSError:
+      return None
 
   def stop(self) -> None:
     """Ends the server."""
@@ -217,7 +222,7 @@ def attack(service, jobs, ids, sender, options) -> dict:
     if job is not None and job.steps_done:
       first, _ = steps[job.id].get(job.attempt, (job.steps_done, 0))
       steps[job.id][job.attempt] = first, job.steps_done
-    count = kinds.total()
+    count = kinds.total() - stages[ENDED]
     if job is not None and count < options.kills and aims.reached(job):
       aims.hit(job)
       kind = ('worker', 'server')[count % 2]
@@ -225,7 +230,7 @@ def attack(service, jobs, ids, sender, options) -> dict:
       if kill():
         now = jobs.get(job.id)
         has_ended = now.status != 'in_progress' and now.attempt == job.attempt
-        stage = 'none: it had ended' if has_ended else job.stage
+        stage = ENDED if has_ended else job.stage
         kinds[kind] += 1
         stages[stage] += 1
         mode = job.params.get('mode', job.params.get('format', 'text'))
@@ -242,7 +247,7 @@ def attack(service, jobs, ids, sender, options) -> dict:
     time.sleep(0.01)
 
 
-def check(jobs, path, ids, steps, roots) -> dict[str, int]:
+def check(service, jobs, path, ids, steps, roots) -> dict[str, int]:
   """Counts what went wrong, by kind; prints each."""
   failures = dict.fromkeys(
     ('lost', 'doubled', 'unreadable', 'begun anew', 'leftovers'), 0
@@ -255,7 +260,7 @@ def check(jobs, path, ids, steps, roots) -> dict[str, int]:
       print('lost', number, job)
       continue
     attempts[job.attempt] += 1
-    wrong = _unreadable(job, path / 'results' / job_id, roots)
+    wrong = _unreadable(service, job, path / 'results' / job_id, roots)
     failures['unreadable'] += bool(wrong)
     failures['begun anew'] += _begun_anew(job, steps[job_id])
     if wrong:
@@ -272,7 +277,7 @@ def check(jobs, path, ids, steps, roots) -> dict[str, int]:
   return failures
 
 
-def _unreadable(job, folder, roots) -> str:
+def _unreadable(service, job, folder, roots) -> str:
   """Why the files of a completed job are not right, or ''."""
   try:
     name = job.result['variants']['video']['name']
@@ -282,7 +287,8 @@ def _unreadable(job, folder, roots) -> str:
     if len(read(folder / name)) != job.result['frames']:
       return 'frames are missing'
     for variant, file in job.result['variants'].items():
-      data = fetch('GET', f'/v1/videos/{job.id}/content?variant={variant}')
+      path = f'/v1/videos/{job.id}/content?variant={variant}'
+      data = service.fetch('GET', path)
       if data != (folder / file['name']).read_bytes() or not data:
         return f'{variant} over HTTP'
       if variant != 'manifest':
@@ -328,6 +334,7 @@ def main():
   parser.add_argument('--jobs', type=int, default=40)
   parser.add_argument('--database', default='')
   parser.add_argument('--postgres', action='store_true')
+  parser.add_argument('--port', type=int, default=8377)
   parser.add_argument('--seed', type=int, default=0)
   options = parser.parse_args()
   folder = tempfile.mkdtemp(prefix='spacetime-kills-')
@@ -336,18 +343,18 @@ def main():
     database = options.database
     if options.postgres:
       database = stack.enter_context(postgres.running())
-    service = Service(folder, database)
+    service = Service(folder, database, options.port)
     stack.callback(service.stop)
     path = pathlib.Path(folder)
     jobs = Jobs(database_lib.connect(database, path))
     ids: dict[int, str] = {}
-    sender = threading.Thread(target=send, args=(ids, options.jobs))
+    sender = threading.Thread(target=send, args=(service, ids, options.jobs))
     sender.start()
     done = attack(service, jobs, ids, sender, options)
-    failures = check(jobs, path, ids, done['steps'], [key.root])
+    failures = check(service, jobs, path, ids, done['steps'], [key.root])
     failures['integrity'] = integrity(path, database)
   kills = done['kinds'].total()
-  during = kills - done['stages']['none: it had ended']
+  during = kills - done['stages'][ENDED]
   print(
     f'{kills} kills ({dict(done["kinds"])}), {during} during a job '
     f'({dict(done["stages"])}); {len(ids)} jobs, {time.time() - began:.0f} s: '
