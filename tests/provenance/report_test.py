@@ -13,9 +13,9 @@ def test_damaged_frames_are_reported_as_invalid(tmp_path, key, suffix):
   """Whether or not the frames can still be read."""
   path = manifest_test.make(tmp_path, suffix)
   signed = manifest_test.sign(path, key)
-  whole = report.of_file(signed, key, [key.root])
-  assert whole['c2pa']['state'] == 'trusted'
-  assert whole['watermark']['state'] == 'unknown'
+  intact = report.of_file(signed, key, [key.root])
+  assert intact['c2pa']['state'] == 'trusted'
+  assert intact['watermark']['state'] == 'unknown'
   data = signed.read_bytes()
   frames = data.rindex(path.read_bytes()[-300:-280])
   states = set()
