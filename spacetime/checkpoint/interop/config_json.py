@@ -1,6 +1,7 @@
 """Checks the class and the values of published config.json files."""
 
 import difflib
+import math
 
 CLASSES = {
   'transformer': 'WanTransformer3DModel',
@@ -54,7 +55,7 @@ def with_defaults(values: dict, defaults: dict, where) -> dict:
   """Merges the values of a config.json into defaults; lists become tuples.
 
   Raises:
-    ValueError: keys that are not in the defaults.
+    ValueError: keys that are not in the defaults, or values of another kind.
   """
   unknown = []
   for key in sorted(values.keys() - defaults.keys()):
@@ -66,6 +67,12 @@ def with_defaults(values: dict, defaults: dict, where) -> dict:
       f'{where}: unknown keys {"; ".join(unknown)}: expected keys of '
       f'{sorted(defaults)}; the weights are of an unknown model'
     )
+  for key in values.keys() & defaults.keys():
+    if not _is_like(values[key], defaults[key]):
+      raise ValueError(
+        f'{where}: {key}={values[key]!r}: expected a value such as '
+        f'{defaults[key]!r}'
+      )
   return defaults | {
     key: tuple(value) if isinstance(value, list) else value
     for key, value in values.items()
@@ -81,3 +88,20 @@ def require(values: dict, where, **expected) -> None:
         f'{where}: {key}={values[key]!r}: expected {value!r}, as in every '
         'model of Wan 2.1 and 2.2 that is supported'
       )
+
+
+def _is_like(value, default) -> bool:
+  """Whether a value of a config.json is of the kind of its default. Of None
+  nothing follows but that texts and sections are no sizes."""
+  if default is None:
+    return not isinstance(value, (str, dict))
+  if isinstance(default, bool):
+    return isinstance(value, bool)
+  if isinstance(default, (int, float)):
+    is_number = isinstance(value, (int, float))
+    return is_number and not isinstance(value, bool) and math.isfinite(value)
+  if isinstance(default, tuple):
+    return isinstance(value, (list, tuple)) and all(
+      isinstance(item, (int, float)) and math.isfinite(item) for item in value
+    )
+  return True

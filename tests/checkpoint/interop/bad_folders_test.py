@@ -315,3 +315,31 @@ def test_every_pickle_ending_is_known():
     '.bin' in tensor_files.PICKLES
     and '.safetensors' not in tensor_files.PICKLES
   )
+
+
+@pytest.mark.parametrize(
+  'part, key, value',
+  [
+    ('transformer', 'num_attention_heads', '2'),
+    ('transformer', 'num_layers', None),
+    ('transformer', 'ffn_dim', True),
+    ('transformer', 'freq_dim', None),
+    ('transformer', 'out_channels', [12]),
+    ('transformer', 'patch_size', '1,2,2'),
+    ('transformer', 'patch_size', [1, '2', 2]),
+    ('transformer', 'eps', float('nan')),
+    ('transformer', 'image_dim', '1280'),
+    ('vae', 'dim_mult', '1,2'),
+    ('vae', 'latents_std', [1.0, 'a', 1.0]),
+    ('vae', 'is_residual', 'no'),
+    ('text_encoder', 'num_layers', '3'),
+    ('text_encoder', 'd_kv', {}),
+  ],
+)
+def test_values_of_another_kind(tmp_path, part, key, value):
+  published_folder.write(tmp_path)
+  path = tmp_path / part / 'config.json'
+  path.write_text(json.dumps(json.loads(path.read_text()) | {key: value}))
+  with pytest.raises(ValueError, match=f'{part}/config.json: {key}=') as error:
+    folders.open_pipeline(tmp_path)
+  assert 'expected a value such as' in str(error.value)
