@@ -324,7 +324,7 @@ def integrity(path, database) -> int:
     answer = connection.execute('pragma integrity_check').fetchone()[0]
     return int(answer != 'ok')
   command = [f'{postgres.binaries()}/pg_amcheck', '--install-missing']
-  return subprocess.run([*command, '-d', database]).returncode
+  return subprocess.run([*command, database]).returncode
 
 
 def main():
@@ -347,6 +347,7 @@ def main():
     stack.callback(service.stop)
     path = pathlib.Path(folder)
     jobs = Jobs(database_lib.connect(database, path))
+    stack.callback(jobs.database.close)  # PostgreSQL waits for connections
     ids: dict[int, str] = {}
     sender = threading.Thread(target=send, args=(service, ids, options.jobs))
     sender.start()

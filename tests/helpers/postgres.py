@@ -12,7 +12,7 @@ import tempfile
 def binaries() -> pathlib.Path | None:
   """Folder of initdb and postgres, or None."""
   if shutil.which('initdb'):
-    return pathlib.Path(shutil.which('initdb')).parent
+    return pathlib.Path(shutil.which('initdb')).resolve().parent
   folders = sorted(pathlib.Path('/usr/lib/postgresql').glob('*/bin'))
   return folders[-1] if folders else None
 
