@@ -555,6 +555,7 @@ def _check_limits(execute, job: Job, limits: Limits, *, day: int) -> None:
   if usage['stored'] + job.bytes > limits.max_stored_bytes:
     raise LimitError(
       'storage_limit_exceeded',
-      f'{usage["stored"]} bytes are stored; at most {limits.max_stored_bytes} '
-      'may be. Delete videos.',
+      f'{usage["stored"]} bytes are stored, and {job.bytes} of this request '
+      f'would be; at most {limits.max_stored_bytes} may. Delete videos, or '
+      'upload less.',
     )

@@ -125,7 +125,7 @@ def test_limits(table):
   add(table, 6, limits)
   with pytest.raises(jobs.LimitError, match='4 jobs today'):  # deleted ones too
     add(table, 7, limits)
-  with pytest.raises(jobs.LimitError, match='bytes are stored'):
+  with pytest.raises(jobs.LimitError, match='stored, and 101 of this request'):
     add(table, 8, bytes=101)
 
 
