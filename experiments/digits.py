@@ -13,13 +13,15 @@ Sizes:
            BUILD_NOTES.md for what it reaches.
   bundled  the bundled model: a deeper transformer, longer. A hundred minutes
            of one core; the run may be stopped and goes on.
-  full     bundled, and then the whole world: up to three characters, all sizes,
-           speeds and cameras. Three hours of one core are not enough; see
-           BUILD_NOTES.md for what they reach.
-  gpu      full, for one large GPU: eight layers of width 384 in bfloat16 and
-           packed rows of 32,768 tokens a step, so that one program serves all
-           stages. Meant for ten minutes of an H100 or H200 with 16 CPU cores,
-           which render; not run yet.
+  full     the whole world, from the weights of bundled: up to three characters,
+           all sizes, speeds and cameras.
+             spacetime train --config=digits:full --checkpoint=runs/bundled
+               --workdir=runs/full
+           One core has not been enough yet; see BUILD_NOTES.md.
+  gpu      bundled and full in one run, for one large GPU: eight layers of width
+           384 in bfloat16 and packed rows of 32,768 tokens a step, so that one
+           program serves all stages. Meant for ten minutes of an H100 or H200
+           with 16 CPU cores, which render; not run yet.
   tiny     5 steps in seconds, for tests.
 """
 
