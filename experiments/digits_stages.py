@@ -5,13 +5,17 @@ word moves the mean picture; then one thing after another is freed, and a tenth
 of what came before stays in the mixture. What it reaches: BUILD_NOTES.md.
 """
 
-from spacetime.data.digits import world
-
 EASY = dict(
   max_characters=1,
   sizes=('medium', 'large'),
   speeds=('fast',),
   cameras=('still',),
+)
+# The two motions whose paths turn are the hardest: they come twice.
+MOTIONS = (
+  *('left', 'right', 'up', 'down'),
+  *('up-left', 'up-right', 'down-left', 'down-right'),
+  *('still', 'bouncing', 'circling', 'bouncing', 'circling'),
 )
 MOVING_CAMERAS = (
   'pan left',
@@ -99,18 +103,17 @@ def get_full_world() -> list[dict]:
   """All that the world holds, with half of the tokens for single characters."""
   everything = dict(
     max_characters=1,
-    sizes=tuple(world.SIZES),
-    speeds=tuple(world.SPEEDS),
-    # The two whose paths turn are the hardest.
-    motions=(*world.MOTIONS, 'bouncing', 'circling'),
+    sizes=('small', 'medium', 'large'),
+    speeds=('slow', 'fast'),
+    motions=MOTIONS,
   )
   return [
     close(0.02),
     path_centred(0.05),
-    clip(0.14, motions=everything['motions']),
+    clip(0.14, motions=MOTIONS),
     clip(0.12, **everything),
     clip(0.12, cameras=MOVING_CAMERAS),
-    clip(0.03, motions=(world.WANDERING,)),
+    clip(0.03, motions=('wandering',)),
     pair(0.08),
     short_pair(0.1),
     dict(share=0.04, height=64, width=64),
