@@ -4,7 +4,8 @@
 #   bash launch/test.sh [--quick] [arguments of pytest]
 #
 # --quick is the fast lane: it leaves out comparisons with PyTorch's
-# implementations, with what they need, and end-to-end tests.
+# implementations, with what they need, end-to-end tests, and tests that compute
+# for more than three seconds.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 source launch/setup_venv.sh
@@ -13,7 +14,7 @@ arguments=()
 extra=parity
 for argument in "$@"; do
   if [[ "$argument" == --quick ]]; then
-    arguments+=(-m 'not parity and not e2e')
+    arguments+=(-m 'not parity and not e2e and not slow')
     extra=test
   else
     arguments+=("$argument")

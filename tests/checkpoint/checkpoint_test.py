@@ -220,6 +220,7 @@ with Checkpoints(sys.argv[1], keep=2) as checkpoints:
 """
 
 
+@pytest.mark.slow
 def test_kill_in_the_middle_of_a_save_loses_nothing_older(tmp_path):
   """SIGKILL at random moments; what was whole before restores bit for bit."""
   moments, last, half = random.Random(0), 0, 0
@@ -296,6 +297,7 @@ print('equal', want.tolist(), flush=True)
 """
 
 
+@pytest.mark.slow
 def test_two_processes_save_and_restore(tmp_path):
   with socket.socket() as probe:
     probe.bind(('localhost', 0))

@@ -45,6 +45,7 @@ def python(*arguments):
   )
 
 
+@pytest.mark.slow
 def test_the_command_converts_there_and_back(source, tmp_path):
   there, back = tmp_path / 'ours', tmp_path / 'back'
   for a, b in ((source, there), (there, back)):
@@ -179,6 +180,7 @@ def test_schedules_that_are_not_of_a_flow_are_refused():
       sections.schedule(scheduler | change, 'here')
 
 
+@pytest.mark.slow
 def test_the_command_refuses_bad_flags(tmp_path):
   ran = python(f'--source={tmp_path}')
   assert 'error: --target: expected a folder' in ran.stderr

@@ -74,6 +74,7 @@ def assert_equal(a, b, atol=0.0):
     np.testing.assert_allclose(x, y, atol=atol, rtol=0)
 
 
+@pytest.mark.slow
 def test_a_tuned_transformer_replaces_that_of_the_folder(folder, tmp_path):
   export.export(str(folder / 'whole'), tmp_path / 'out')
   assert_equal(opened(tmp_path / 'out'), ema(folder / 'whole', 'dit'))

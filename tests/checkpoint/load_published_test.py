@@ -19,6 +19,7 @@ def open_model(path):
   return load.open_model(str(path), mesh=sharding.single_device_mesh())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   'vae', [published_folder.VAE, published_folder.VAE22], ids=['2.1', '2.2']
 )

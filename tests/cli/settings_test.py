@@ -78,6 +78,7 @@ def raised_by():
   return result
 
 
+@pytest.mark.slow
 def test_every_setting_in_a_message_has_a_flag_or_a_key():
   mentions = source_names.mentions()
   assert len(mentions) > 40

@@ -48,6 +48,7 @@ def rows_of(packing, text_length: int, volume: int) -> dict:
   return batch | {'patches': patches}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   'module, sizes',
   [

@@ -22,6 +22,7 @@ def count(tree) -> int:
   return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(tree))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   'module, size, parameters, tokens, stride',
   [

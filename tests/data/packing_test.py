@@ -241,6 +241,7 @@ HELD = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('kind', ['rows', 'buckets', 'buckets of tokens'])
 def test_batches_are_the_same_on_any_number_of_processes(make, kind):
   """Also after a stop, whose position fits any number of processes."""

@@ -216,6 +216,7 @@ def test_resumes_where_it_was(make, threads):
   assert_equal(complete[4:], [next(other) for _ in range(5)])
 
 
+@pytest.mark.slow
 def test_worker_processes_give_the_same(make):
   """In a process of its own, since the workers import it anew."""
   program = """

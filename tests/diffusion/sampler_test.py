@@ -151,6 +151,7 @@ def test_without_conditioning_there_is_one_timestep_a_clip(prediction):
   assert set(seen) == {(4, 1)}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('name', sorted(solvers.SOLVERS))
 @pytest.mark.parametrize('guidance', [1.0, 2.0])
 def test_masked_values_move_straight_to_their_known_values(name, guidance):
@@ -253,6 +254,7 @@ def textual(params, z, t, text):
   return jnp.sin(z) * params['scale'] + text[:, :1, None, None, None]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('name', sorted(solvers.SOLVERS))
 @pytest.mark.parametrize('kind', ['cfg', 'apg'])
 def test_a_loop_of_jitted_steps_is_the_scan_to_the_last_bit(name, kind):
@@ -427,6 +429,7 @@ def test_branches_are_one_batch(guidance, batch):
   assert set(seen) == {batch}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('solver', sorted(solvers.SOLVERS.keys() - {'renoise'}))
 @pytest.mark.parametrize('steps', [4, 10, 20])
 def test_context_noise_is_the_timestep_of_the_network(solver, steps):

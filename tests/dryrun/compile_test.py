@@ -237,6 +237,7 @@ def test_advice(state, mesh, rows, remat, text):
   assert text in advice
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   'program, settings, text',
   [
@@ -326,6 +327,7 @@ def tiny(module=digits_pixels, **values):
   return config
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('kind', ['clips', 'crop', 'rows'])
 def test_lower_train_equals_the_step_of_the_trainer(
   tmp_path, monkeypatch, kind
@@ -362,6 +364,7 @@ def test_lower_train_equals_the_step_of_the_trainer(
   assert parameters == report.bytes_per_device(program.parts['average'])
 
 
+@pytest.mark.slow
 def test_lower_train_describes_the_batch_with_the_most_tokens():
   mix = [dict(height=16, width=16), dict(frames=5, height=32, width=16)]
   config = tiny(

@@ -64,6 +64,7 @@ def shuffled(clip, share):
   return clip[order]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   'change, strengths',
   [
@@ -109,6 +110,7 @@ def test_labels_name_what_a_scene_shows():
   assert world_lib.CAMERAS[camera] == 'pan left'
 
 
+@pytest.mark.slow
 def test_i3d_tells_clips_apart_and_refuses_short_ones():
   with pytest.raises(ValueError, match='frames=8: expected 9 or more'):
     i3d.check(8)

@@ -59,6 +59,7 @@ def ceiling(real):
   return _summary(clips, targets)
 
 
+@pytest.mark.slow
 def test_real_clips_score_high(ceiling):
   # 300 clips measure 1.00, 1.00, 1.00 and 0.99; lower the bounds only if the
   # digits world itself is made harder.
@@ -163,6 +164,7 @@ def test_blur_lowers_the_sharpness(real):
   assert blurred < 0.7 * sharp
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('camera', world_lib.CAMERAS)
 @pytest.mark.parametrize('size', [(17, 64, 64), (33, 48, 96)])
 def test_cameras_are_read_from_pixels(camera, size):

@@ -227,6 +227,7 @@ def test_only_what_git_tracks_is_packed(tools, checkout, capsys, monkeypatch):
     module.shipped()
 
 
+@pytest.mark.slow
 def test_the_checkout_is_packed(tmp_path):
   # Not imported here: its flags are not those of other tests' commands.
   script = (

@@ -99,7 +99,7 @@ def test_test_lints_and_runs_pytest(clone):
   assert (check, form) == ('ruff check .', 'ruff format --check .')
   assert tests == (
     'python -m pytest -n 2 --dist worksteal -m not parity and not e2e '
-    'tests/x_test.py -x'
+    'and not slow tests/x_test.py -x'
   )
   bash('bash launch/test.sh', cwd=clone)
   assert logged(clone)[-1] == 'python -m pytest -n 2 --dist worksteal'

@@ -164,6 +164,7 @@ def test_bad_sizes(tmp_path):
       video_reader.read_video(tmp_path / 'a.mkv', fps=fps)
 
 
+@pytest.mark.slow
 def test_frames_are_freed_as_they_are_read(tmp_path, monkeypatch):
   most = []
 

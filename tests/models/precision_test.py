@@ -59,6 +59,7 @@ def predict(dtype):
   return loss, params
 
 
+@pytest.mark.slow
 def test_time_embedding_of_a_bfloat16_model_is_float32():
   loss, params = predict('bfloat16')
   for function in (loss, jax.grad(loss)):
@@ -99,6 +100,7 @@ def test_float32_products_of_the_text_encoder(dtype):
   assert all(names == {'HIGHEST'} for names, kind in listed if kind == 'f32')
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   'dtype, expected', [('float32', 'HIGH'), ('bfloat16', 'DEFAULT')]
 )

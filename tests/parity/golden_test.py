@@ -34,6 +34,7 @@ def weights(model, interop, *inputs):
   return params
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('name', list(golden_cases.AUTOENCODERS))
 def test_autoencoder_agrees_with_the_published_code(name):
   config = golden_cases.AUTOENCODERS[name]

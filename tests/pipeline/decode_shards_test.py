@@ -57,6 +57,7 @@ def example(form, function):
   return x, np.asarray(jax.jit(getattr(model, function))(params, x))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('function', ['decode', 'encode'])
 @pytest.mark.parametrize('form', list(CONFIGS))
 @pytest.mark.parametrize('side, count', [('height', 4), ('width', 2)])
@@ -88,6 +89,7 @@ def arrays(text):
   return max(math.prod(map(int, s.split(','))) for s in shapes)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('form', list(CONFIGS))
 def test_no_device_holds_a_complete_activation(form):
   model, params = build(form)

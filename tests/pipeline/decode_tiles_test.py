@@ -56,6 +56,7 @@ def test_the_identity_has_no_seams():
   np.testing.assert_allclose(actual, model.decode({}, z), atol=1e-6, rtol=0)
 
 
+@pytest.mark.slow
 def test_one_tile_equals_full_frames():
   model = wan.WanAutoencoder(wan.PRESETS['tiny'])
   params = jax.jit(model.init)(jax.random.key(0))
@@ -68,6 +69,7 @@ def test_one_tile_equals_full_frames():
   np.testing.assert_allclose(actual, expected, atol=1e-5, rtol=0)
 
 
+@pytest.mark.slow
 def test_seams_of_a_trained_autoencoder_are_faint():
   folder = ASSETS / 'digits_autoencoder'
   experiment = checkpoint.read_experiment(folder)

@@ -63,6 +63,7 @@ def broken(model, root, path):
   return dataclasses.replace(model, readers=readers)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   'root, path, text',
   [

@@ -128,6 +128,7 @@ def complete(engine, tmp_path_factory):
   return plan, folder, ends, np.concatenate(frames)
 
 
+@pytest.mark.slow
 def test_one_program_runs_all_chunks_and_only_the_tail_remains(
   engine, complete
 ):
@@ -160,6 +161,7 @@ def test_a_stream_yields_the_chunks_of_the_file(complete):
   np.testing.assert_array_equal(frames, complete[3])
 
 
+@pytest.mark.slow
 def test_a_stream_goes_on_as_the_decode_in_one_piece(tmp_path):
   codec = wan.WanAutoencoder(wan.PRESETS['tiny'])
   params = jax.jit(codec.init)(jax.random.key(0))
@@ -217,6 +219,7 @@ def test_resumes_bit_for_bit(engine, complete, tmp_path):
   assert sidecar['chunks'][4]['seed'] == [3, 0, 4]
 
 
+@pytest.mark.slow
 def test_each_chunk_is_the_best_of_its_candidates(
   engine, tmp_path, monkeypatch
 ):
@@ -282,6 +285,7 @@ def test_fragments_play_while_there_are_more_to_come(tmp_path):
 
 
 # The bundled model was trained on up to 49 frames.
+@pytest.mark.slow
 @pytest.mark.parametrize('frames, same', [(17, True), (65, False)])
 def test_positions_are_scaled_in_long_chunks(frames, same, engine, tmp_path):
   settings = dict(

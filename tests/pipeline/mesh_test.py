@@ -87,16 +87,19 @@ def check(path, mesh, *prompt, **settings):
   assert np.abs(np.int16(frames) - one[1]).max() <= 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('mesh', MESHES)
 def test_a_published_model(mesh, wan):
   check(wan / 'text', MESHES[mesh], PROMPT, **WAN)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('model', ['image', 'vace'])
 def test_variants(model, wan):
   check(wan / model, MESHES['all'], PROMPT, image=str(wan / 'image.png'), **WAN)
 
 
+@pytest.mark.slow
 def test_the_bundled_model():
   mesh = dict(data=2, fsdp=2, context=2)  # its 3 heads stay together
   check('digits', mesh, PROMPT, 'a blue 7', seed=3, steps=2)
@@ -131,6 +134,7 @@ def test_refuses_a_mesh_that_does_not_divide(
     pipe(PROMPT, **(WAN | settings))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('batch_size', [8, 1])
 def test_a_cache_does_not_depend_on_the_devices(batch_size, tmp_path):
   folder = finetuned.write(tmp_path / 'all')

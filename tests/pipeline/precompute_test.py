@@ -22,6 +22,7 @@ def folder(tmp_path_factory):
   return finetuned.write(tmp_path_factory.mktemp('encode') / 'all')
 
 
+@pytest.mark.slow
 def test_records_hold_the_outputs_of_the_networks(folder):
   cache = latent_cache.Cache(folder / 'cache')
   model = encoder_lib.open_encoder(str(folder / 'wan')).model
@@ -48,6 +49,7 @@ def test_records_hold_the_outputs_of_the_networks(folder):
   assert not cache.empty_SY[len(empty) :].any()
 
 
+@pytest.mark.slow
 def test_resumes_after_the_last_shard(folder, tmp_path, monkeypatch):
   data = finetuned.data(folder)
   encoder = encoder_lib.open_encoder(str(folder / 'wan'))

@@ -117,6 +117,7 @@ def test_a_folder_that_cannot_be_written_only_keeps_nothing(tmp_path):
   assert call(path, double, {'x': X})['y'].tolist() == [0, 2, 4, 6]
 
 
+@pytest.mark.slow
 def test_a_model_samples_the_same_frames_from_the_folder(tmp_path, monkeypatch):
   published_folder.write(tmp_path / 'wan')
   settings = dict(

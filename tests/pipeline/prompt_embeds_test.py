@@ -65,6 +65,7 @@ def sample(model, prompts=('a red 3',), **more):
   return sampling.frames(model, prompts, size=(3, 8, 16), steps=4, **more)
 
 
+@pytest.mark.slow
 def test_a_network_is_freed_before_the_next_is_read(tmp_path):
   log = []
   image = np.zeros((8, 16, 3), np.uint8)
@@ -79,6 +80,7 @@ def test_a_network_is_freed_before_the_next_is_read(tmp_path):
   assert log == [(root, []) for root in ['text', 'autoencoder', *each, *each]]
 
 
+@pytest.mark.slow
 def test_with_every_prompt_in_the_cache_the_encoder_is_never_read(
   folder, tmp_path
 ):
@@ -109,6 +111,7 @@ def test_padding_is_not_stored_and_zero_when_read(folder):
   assert not padded[1, 2:].any() and padded.shape == (2, 512, row.shape[1])
 
 
+@pytest.mark.slow
 def test_a_damaged_file_is_encoded_again(folder, tmp_path, caplog):
   logging.use_absl_handler()
   model, cache = opened(folder), prompt_embeds.Cache(tmp_path)

@@ -307,6 +307,7 @@ def test_features_of_a_file_for_every_clip(ask, tmp_path):
   assert plan.negative_prompt == '' and plan.prompt_embeds.negative == ()
 
 
+@pytest.mark.slow
 def test_embeds_of_a_file_sample_what_their_prompts_do(
   ask, tmp_path, monkeypatch
 ):

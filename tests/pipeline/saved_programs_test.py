@@ -45,6 +45,7 @@ def saved(path, folder, mesh=None):
   ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   'mesh', [None, {'fsdp': 2, 'context': 2, 'tensor': 2, 'data': 1}]
 )
@@ -125,6 +126,7 @@ def test_refuses_other_chips_versions_and_flags(wan, tmp_path, monkeypatch):
     saved_programs.Store(folder, mesh)
 
 
+@pytest.mark.slow
 def test_programs_of_an_image_to_video_model(tmp_path):
   published_folder.write(
     tmp_path / 'wan', cond_channels=published_folder.COND_CHANNELS

@@ -643,6 +643,7 @@ def test_sweep_removes_orphans(http):
   assert not folder.exists() and kept.exists()
 
 
+@pytest.mark.slow
 def test_manifest_of_an_uploaded_webm(http, tmp_path):
   frames = np.random.default_rng(0).integers(0, 255, (3, 32, 48, 3), np.uint8)
   clips = {}

@@ -1,9 +1,12 @@
 """Requests made from the OpenAPI document; 1,000 of them are a benchmark."""
 
+import pytest
+
 from tests.benchmarks import service_fuzz
 from tests.helpers import service as service_lib
 
 
+@pytest.mark.slow
 def test_generated_requests_are_answered(tmp_path):
   service = service_lib.make(
     tmp_path,

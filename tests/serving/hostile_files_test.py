@@ -30,6 +30,7 @@ def peak() -> int:
   return resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('case', hostile.FILES, ids=lambda case: case.name)
 def test_hostile_file(http, case):
   data, before, began = case.data(), peak(), time.monotonic()

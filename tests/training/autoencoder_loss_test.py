@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from spacetime.config.sections import ReconstructionConfig
 from spacetime.training import autoencoder_loss, step
@@ -16,6 +17,7 @@ def test_psnr():
   )
 
 
+@pytest.mark.slow
 def test_reconstruction_loss_is_least_at_the_truth():
   def stage(offset):
     return autoencoder_loss.Reconstruction(
@@ -39,6 +41,7 @@ def test_reconstruction_loss_is_least_at_the_truth():
   assert mean.shape == square.shape == (3,) and cells == 4 * 5 * 8 * 12
 
 
+@pytest.mark.slow
 def test_accumulation_and_filled_batches_change_nothing():
   stage = autoencoder_loss.Reconstruction(
     posterior=lambda params, video: (video, jnp.zeros_like(video)),

@@ -35,6 +35,7 @@ def config(folder, **values):
   return result
 
 
+@pytest.mark.slow
 def test_a_cache_holds_the_latents_of_known_pixels(folder):
   cache = latent_cache.Cache(folder / 'cache')
   assert cache.info.control == CONTROL['control_channels']
@@ -59,6 +60,7 @@ def test_a_cache_holds_the_latents_of_known_pixels(folder):
   )
 
 
+@pytest.mark.slow
 def test_a_run_trains_the_control_blocks(folder, tmp_path):
   settings = config(folder, **{'train.steps': 2})
   state = run.train(

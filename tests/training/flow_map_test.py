@@ -64,6 +64,7 @@ def smooth(params, x, t, text, key=None, *, end_BT):
   return jnp.sin(params['a'] * x + 2 * t) + r * t**2 + 0.3 * text * t
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('conditioning', [ONE_TIME, CONDITIONED])
 @pytest.mark.parametrize('guidance', [1.0, 3.0])
 def test_the_mean_velocity_of_a_straight_path_has_no_loss(
@@ -113,6 +114,7 @@ def test_target_is_a_finite_difference_along_the_path(conditioning):
   )
 
 
+@pytest.mark.slow
 def test_gradient_is_of_the_guided_prediction_alone():
   data = batch()
   stage = make(smooth, guidance=3.0, conditioning=ONE_TIME)
@@ -151,6 +153,7 @@ def test_gradient_is_of_the_guided_prediction_alone():
   np.testing.assert_allclose(gradient['a'], slope['a'], rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_a_curved_path_needs_the_derivative():
   """Data of one Gaussian: x = a(t) e with a known flow from any t to any r."""
 
@@ -228,6 +231,7 @@ def wan(tmp_path_factory):
   return finetuned.write(tmp_path_factory.mktemp('flow_map') / 'all')
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   'values, message',
   [
@@ -256,6 +260,7 @@ def test_refuses_a_run(values, message, wan):
     setup.check_flow_map(experiment, networks.networks(experiment))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('rank', [0, 2])
 def test_a_run_from_a_published_model(rank, wan, tmp_path):
   config = flow_map_config(wan, **{'lora.rank': rank, 'train.steps': 3})
@@ -303,6 +308,7 @@ def test_a_fresh_flow_map_does_what_its_base_does(wan):
   )
 
 
+@pytest.mark.slow
 def test_digits_from_a_run(tmp_path):
   """The experiment, from a run of the model that it replaces."""
   base = digits.get_config('tiny')

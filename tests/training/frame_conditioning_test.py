@@ -15,6 +15,7 @@ from spacetime.training import frame_conditioning
 ONLY = {f.name: 0.0 for f in dataclasses.fields(FrameConditioningConfig)}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   'kind, rows',
   [

@@ -51,6 +51,7 @@ def config(model, **values):
   return result
 
 
+@pytest.mark.slow
 def test_a_cache_holds_what_the_model_sees(model):
   known, folder = model
   cache = latent_cache.Cache(folder / 'cache')
@@ -76,6 +77,7 @@ def test_a_cache_holds_what_the_model_sees(model):
   np.testing.assert_allclose(record['image'], np.concatenate(image), atol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_run_trains_on_it(model, tmp_path):
   """Low-rank adapters of the one, every parameter of the other."""
   known, folder = model

@@ -20,6 +20,8 @@ from spacetime.training import (
 )
 from tests.helpers.training import killed_after, limit_devices
 
+pytestmark = pytest.mark.slow
+
 
 def changed(**values):
   """The tiny config with other values, by their whole names."""

@@ -14,6 +14,8 @@ from tests.helpers.training import (
   losses,
 )
 
+pytestmark = pytest.mark.slow
+
 STEPS = 4
 
 

@@ -57,6 +57,7 @@ def predict(tree):
     return dit.DiT(MODEL).apply(variables, z, jnp.float32([[0.5]]), text)
 
 
+@pytest.mark.slow
 def test_beside_is_the_same_as_merged():
   """Every kernel of the transformer takes factors beside it."""
   half = base(jnp.bfloat16)

@@ -120,6 +120,7 @@ def test_original_names(config, form, tmp_path):
   same(part.load(mesh()), other.load(mesh()))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   'config',
   [

@@ -95,6 +95,7 @@ def test_an_interrupted_run_continues(tmp_path, monkeypatch):
     assert records.caption(i) == truth['caption']
 
 
+@pytest.mark.slow
 def test_processes_write_the_same_files(path, tmp_path, monkeypatch):
   monkeypatch.setattr(tfds, 'SHARD', 3)
   monkeypatch.setattr(tfds, '_cores', lambda: 2)

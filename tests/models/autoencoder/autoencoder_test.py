@@ -70,6 +70,7 @@ def clip(model, frames):
   return draw('clip', (2, 13, *size[2:]), 0.4).clip(-1, 1)[:, :frames]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('form', list(CONFIGS))
 def test_chunked_equals_one_clip(form):
   model, params, encode, decode = build(form)
@@ -124,6 +125,7 @@ def test_encode_and_decode_are_causal(form):
   assert np.abs(decoded[:, 5:] - changed[:, 5:]).max() > 1e-3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('form', list(CONFIGS))
 def test_cache_has_fixed_shape(form):
   model = wan.WanAutoencoder(CONFIGS[form])
@@ -146,6 +148,7 @@ def test_cache_has_fixed_shape(form):
   assert video.shape == (2, 4, 16, 24, 3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   'name, parameters, stride',
   [
@@ -190,6 +193,7 @@ def test_convolve_auto_chooses_by_channels_on_cpu(channels, form):
   assert len(set(lowered.values())) == 3
 
 
+@pytest.mark.slow
 def test_encode_normalises_and_decode_clips():
   model, params, encode, decode = build('residual')
   video = clip(model, 5)
@@ -211,6 +215,7 @@ def test_encode_normalises_and_decode_clips():
   assert np.all(posterior.logvar_Bfhwc <= 20)
 
 
+@pytest.mark.slow
 def test_init_biases_and_finite_slope():
   config = wan.WanAutoencoderConfig(
     base_dim=4,
@@ -243,6 +248,7 @@ def test_bfloat16_computes_in_bfloat16_and_returns_float32():
   assert jax.eval_shape(model.decode, params, z).dtype == jnp.float32
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('time', [1, 3, 4])
 def test_identity_decode_inverts_encode(time):
   model = identity.IdentityAutoencoder(time=time)

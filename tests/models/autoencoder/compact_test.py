@@ -23,6 +23,7 @@ CONFIG = compact.CompactConfig(
 )
 
 
+@pytest.mark.slow
 def test_it_starts_as_it_should():
   config = dataclasses.replace(CONFIG, latents_mean=(), latents_std=())
   model = wan.WanAutoencoder(config)

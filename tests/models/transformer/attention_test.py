@@ -61,6 +61,7 @@ def make_mesh(**sizes):
   return sharding.make_mesh(sharding.MeshConfig(**({'data': 1} | sizes)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('padded', [False, True], ids=['unpadded', 'padded'])
 @pytest.mark.parametrize(
   'context_attention, sizes, plan',
@@ -132,6 +133,7 @@ def flash(blocks=None):
   )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('padded', [False, True], ids=['unpadded', 'padded'])
 def test_splash_equals_plain(padded):
   """The lengths are several blocks, and no multiple of a block."""

@@ -217,6 +217,7 @@ def gradient(remat):
   return jax.jit(jax.grad(loss))(random_params())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('name', ['full', 'attention', 'offload'])
 def test_remat_changes_nothing(name):
   jax.tree.map(
@@ -284,6 +285,7 @@ def test_refuses():
     apply(random_params(), t=T[:, :3])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('kind', dit.rope.SCALING_RULES)
 def test_rope_scaling_acts_beyond_trained_length(kind):
   params, z = random_params(), np.concatenate([Z, Z[:, ::-1]], axis=1)

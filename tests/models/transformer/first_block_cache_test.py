@@ -33,6 +33,7 @@ def variables():
   return {'params': params, 'lora': lora.variables(adapter, config)}
 
 
+@pytest.mark.slow
 def test_precompute_kv_changes_no_prediction(variables):
   cache = precompute_kv(CONFIG, variables, TEXT)
   assert cache.k.shape == cache.v.shape == (3, 2, 8, 2, 12)
@@ -50,6 +51,7 @@ def cached(variables, z, cache, threshold, text=TEXT):
   )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('precomputed', [False, True])
 def test_predict_runs_all_blocks_or_reuses_their_residual(
   variables, precomputed

@@ -72,6 +72,7 @@ def test_fresh_adapter_changes_nothing(params):
   assert float(a.var()) == pytest.approx(1 / (3 * 40), rel=0.2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('remat', ['none', 'full'])
 @pytest.mark.parametrize(
   'targets', [lora.TARGETS, ('self_attention.v',), ('mlp_out', 'mlp_in')]

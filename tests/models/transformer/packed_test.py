@@ -106,6 +106,7 @@ def split_clips(y_BNV, batch):
   ]
 
 
+@pytest.mark.slow
 def test_packed_equals_unpacked_forward_and_gradient():
   clips, batch = make_batch()
   params = random_params()

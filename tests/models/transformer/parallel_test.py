@@ -84,6 +84,7 @@ def alone(params):
   return gradients(params, one)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   'sizes',
   [
@@ -137,6 +138,7 @@ def test_state_shards_all_large_arrays(name):
   assert parts >= 3 * 15
 
 
+@pytest.mark.slow
 def test_kernels_are_gathered_in_compute_dtype(tmp_path):
   """Right after partitioning; CPUs widen what they send later."""
   values = make_config(**{'model.dtype': 'bfloat16', 'model.layers': 1})

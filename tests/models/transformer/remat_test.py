@@ -73,6 +73,7 @@ KERNELS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('kernel', KERNELS)
 @pytest.mark.parametrize(
   'name, again', [('none', 0), ('full', 1), ('attention', 0), ('offload', 0)]
