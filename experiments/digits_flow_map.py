@@ -4,7 +4,8 @@
     --workdir=runs/flow_map
 
 RUN is a run of digits:bundled or a weights folder of one, such as digits, the
-bundled model. The flow map replaces that model with guidance 2.5, at any number of steps; compare with
+bundled model. The flow map replaces that model with guidance 2.5, at any number
+of steps; compare with
 
   spacetime evaluate --checkpoint=runs/flow_map --steps=1 --out=one
 
