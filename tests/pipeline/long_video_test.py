@@ -313,6 +313,7 @@ def published(tmp_path_factory):
   return folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('kind, known', [('image', 1), ('vace', 5)])
 def test_a_model_that_sees_images_continues_with_clips(kind, known, published):
   pipe = pipeline.load(str(published / kind), progress=False)
@@ -358,6 +359,7 @@ def test_a_model_that_sees_images_continues_with_clips(kind, known, published):
     np.testing.assert_array_equal(video.frames, clip[known:])
 
 
+@pytest.mark.slow
 def test_a_video_of_clips_resumes_bit_for_bit(published, tmp_path):
   picture = np.random.default_rng(0).integers(0, 256, (16, 32, 3), np.uint8)
   request = Request(

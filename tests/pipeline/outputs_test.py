@@ -74,6 +74,7 @@ def names(folder):
   return sorted(path.name for path in folder.iterdir())
 
 
+@pytest.mark.slow
 def test_a_stop_at_the_last_of_a_hundred_loses_one(pipe, sampler, tmp_path):
   sampling_request = ask(tmp_path, num=100)
   sampler.stop = 99, KeyboardInterrupt()

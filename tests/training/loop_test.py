@@ -13,6 +13,7 @@ from spacetime.training import state as state_lib
 from tests.helpers import slow_run
 
 
+@pytest.mark.slow
 def test_a_signal_is_followed_by_at_most_two_steps():
   """SIGTERM at a random moment, 20 times; most steps are not logged."""
   for run in slow_run.trials(20, 0.02):

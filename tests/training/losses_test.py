@@ -253,6 +253,7 @@ def scaled(params, x, t, *rest):
   return params['w'] * x
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('kind', ['clips', 'rows'])
 def test_accumulation_changes_nothing(kind):
   """Parts count differently many frames or tokens, and have the same noise."""
