@@ -5,7 +5,7 @@
 #
 # --quick is the fast lane: it leaves out comparisons with PyTorch's
 # implementations, with what they need, end-to-end tests, and tests that compute
-# for more than three seconds.
+# for more than two seconds.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 source launch/setup_venv.sh

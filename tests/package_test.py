@@ -14,6 +14,7 @@ def test_import_needs_no_jax():
   subprocess.run([sys.executable, '-c', code], check=True)
 
 
+@pytest.mark.slow
 def test_sampling_needs_no_libraries_of_training():
   """They would be half of the start of `spacetime sample`."""
   unused = {'grain', 'orbax', 'optax', 'ftfy', 'tensorflow_datasets'}

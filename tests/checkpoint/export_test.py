@@ -87,6 +87,7 @@ def test_a_tuned_transformer_replaces_that_of_the_folder(folder, tmp_path):
   assert model.networks.dit.config.width == 24
 
 
+@pytest.mark.slow
 def test_pairs_are_merged_into_a_copy(folder, tmp_path):
   export.export(str(folder / 'pairs'), tmp_path / 'out', lora='merged')
   pairs = ema(folder / 'pairs', 'lora')
@@ -153,6 +154,7 @@ def test_a_run_remembers_what_it_started_from(folder):
     }
 
 
+@pytest.mark.slow
 def test_a_bundled_model_takes_its_autoencoder_along(tmp_path):
   """Its config names another bundled model, not a folder within it."""
   export.export('digits', tmp_path / 'out')

@@ -171,6 +171,7 @@ def test_padding_of_the_mixed_digits_is_little():
 BUCKETS = packing.Buckets(look_ahead=13)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('how', [ROWS, BUCKETS], ids=['rows', 'buckets'])
 @pytest.mark.parametrize('threads', [0, 3])
 def test_resumes_where_it_was(make, how, threads):

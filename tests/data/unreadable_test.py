@@ -66,6 +66,7 @@ def make_bad(folder, kind):
   return path, message
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('kind', ['cut', 'long sound', 'late', 'sound'])
 def test_a_bad_clip_is_skipped_and_counted(tmp_path, kind, caplog):
   """The next clip takes its turns, at the same places at every start."""

@@ -383,6 +383,7 @@ def test_lower_train_describes_the_batch_with_the_most_tokens():
   assert program.rows == 2 and program.flops > 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('name', ['held_out', 'sample', 'decode'])
 def test_lower_programs(name):
   program = programs.lower(parse.experiment(tiny()), name, jax.devices())
@@ -425,6 +426,7 @@ def test_sampling_presets_have_the_tokens_of_their_clips():
   assert flags == '--mesh.data=1 --mesh.context=8 --steps=4 --guidance=1'
 
 
+@pytest.mark.slow
 def test_batches_in_flight_and_the_held_out_loss_are_counted():
   parts = {'parameters': 10.0, 'batch': 4.0, 'batches in flight': 4.0}
   parts = {name: size * GIB for name, size in parts.items()}

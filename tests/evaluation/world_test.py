@@ -72,6 +72,7 @@ def test_real_clips_score_high(ceiling):
   assert ceiling['clips'] == 45 and ceiling['held_out/clips'] == 15
 
 
+@pytest.mark.slow
 def test_blur_and_noise_change_little(real, ceiling):
   targets, clips = real
   rng = np.random.default_rng(0)
@@ -85,6 +86,7 @@ def test_blur_and_noise_change_little(real, ceiling):
     assert degraded[name] >= ceiling[name] - 0.05
 
 
+@pytest.mark.slow
 def test_clips_of_other_prompts_score_low(real):
   targets, clips = real
   shuffled = _summary(clips, targets[1:] + targets[:1])

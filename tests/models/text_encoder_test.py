@@ -18,6 +18,7 @@ def built():
   return model, jax.jit(model.init)(jax.random.key(0)), jax.jit(model.encode)
 
 
+@pytest.mark.slow
 def test_encode_ignores_padding(built):
   _, params, encode = built
   tokens = np.array([[5, 9, 30, 1], [7, 1, 0, 0]], np.int32)

@@ -1,6 +1,7 @@
 """Best-of-n: the smoothest of several samples, by optical flow."""
 
 import numpy as np
+import pytest
 from PIL import Image
 from scipy import ndimage
 
@@ -110,6 +111,7 @@ def test_the_size_of_the_picture_is_no_matter():
   )
 
 
+@pytest.mark.slow
 def test_it_agrees_with_characters_that_are_followed():
   """Of real clips that lack frames, it finds the one that lacks fewest, as the
   seam score does, which knows the world."""

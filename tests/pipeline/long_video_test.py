@@ -140,6 +140,7 @@ def test_one_program_runs_all_chunks_and_only_the_tail_remains(
   assert len(decode(folder / 'a.part.mp4')) == 41
 
 
+@pytest.mark.slow
 def test_a_stream_yields_the_chunks_of_the_file(complete):
   pipe = pipeline.load('digits', progress=False)
   videos = list(

@@ -86,6 +86,7 @@ def test_resumes_after_the_last_shard(folder, tmp_path, monkeypatch):
     precompute.write_cache(encoder, other, out, shard=3)
 
 
+@pytest.mark.slow
 def test_clips_that_cannot_be_read_are_skipped(folder, tmp_path, capsys):
   """The others keep their latents and their captions, in every batch."""
   clips = tmp_path / 'clips'

@@ -135,6 +135,7 @@ def test_a_damaged_file_is_encoded_again(folder, tmp_path, caplog):
   assert 'expected (1, S, 12)' in caplog.records[-1].getMessage()
 
 
+@pytest.mark.slow
 def test_a_change_in_the_middle_of_an_array_is_seen(tmp_path):
   folder = published_folder.write(tmp_path / 'tiny')
   cache = prompt_embeds.Cache(tmp_path / 'cache')

@@ -431,6 +431,7 @@ def test_two_transformers(ask, tmp_path):
   assert index['boundary_ratio'] == 0.9
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   'changes, frames, length',
   [

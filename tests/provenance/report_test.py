@@ -8,6 +8,7 @@ from tests.provenance import manifest_test
 key = manifest_test.key
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('suffix', manifest_test.SUFFIXES)
 def test_damaged_frames_are_reported_as_invalid(tmp_path, key, suffix):
   """Whether or not the frames can still be read."""

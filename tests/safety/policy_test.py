@@ -13,6 +13,7 @@ from spacetime.safety import endpoint, frames, normalize, policy
 from tests.safety import table
 
 
+@pytest.mark.slow
 def test_table_of_the_documentation_is_current():
   def rows(text):
     return [

@@ -133,6 +133,7 @@ REFUSED = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('values, param, code', REFUSED)
 def test_refused_fields(http, values, param, code):
   status = 404 if code == 'not_found' else 400
@@ -701,6 +702,7 @@ def test_manifest_of_an_uploaded_webm(http, tmp_path):
     http.service.jobs.add_manifest(uploads.digest(clips['a.webm']), done.id)
 
 
+@pytest.mark.slow
 def test_uploaded_video_and_hostile_files(http, tmp_path):
   frames = np.random.default_rng(0).integers(0, 255, (5, 16, 24, 3), np.uint8)
   path = video_writer.write_video(tmp_path / 'clip.mp4', frames, fps=8)

@@ -215,6 +215,7 @@ def test_expiry(table):
   assert table.ids() == {'video_2'}
 
 
+@pytest.mark.slow
 def test_page_of_many_jobs_is_fast(table):
   with table.database.transaction() as execute:
     execute(

@@ -293,6 +293,7 @@ def test_a_run_from_a_published_model(rank, wan, tmp_path):
   assert published[name].shape == (24, 16)
 
 
+@pytest.mark.slow
 def test_a_fresh_flow_map_does_what_its_base_does(wan):
   """At r = t, whatever the weight of the second time."""
   plain = networks.networks(parse.experiment(finetuned.config(wan)))

@@ -45,6 +45,7 @@ def test_random_conditioning_leaves_frames_to_learn():
   assert len({tuple(row) for row in drawn}) == 7
 
 
+@pytest.mark.slow
 def test_kinds_are_drawn_by_weight_and_images_have_none():
   config = FrameConditioningConfig(**(ONLY | {'none': 3.0, 'first': 1.0}))
   drawn = frame_conditioning.sample_cond_mask(
@@ -92,6 +93,7 @@ def test_a_share_of_clips_has_independent_timesteps():
   assert not t_Bf[:, :2].any() and (t_Bf[~independent_B, 2:] < 2).all()
 
 
+@pytest.mark.slow
 def test_conditioning_frames_of_clips_of_other_durations():
   count_B = jnp.repeat(jnp.array([1, 2, 4]), 64)
   for kind, masks in (

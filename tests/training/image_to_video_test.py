@@ -108,6 +108,7 @@ def test_a_run_trains_on_it(model, tmp_path):
     assert change.max(-1).min() > 0 if 'patch' in name[0] else change.max() > 0
 
 
+@pytest.mark.slow
 def test_converted_to_a_weights_folder_and_back(model, tmp_path):
   known, folder = model
   source = folder / 'wan'

@@ -218,6 +218,7 @@ def test_keys_of_the_decoder_say_nothing():
   assert umt5.read_config(values, 'here').d_model == 24
 
 
+@pytest.mark.slow
 def test_pipelines(tmp_path):
   folder = published_folder.write(tmp_path / 'tiny')
   assert network_files.is_pipeline(folder)

@@ -104,6 +104,7 @@ def files(folder, tmp_path_factory):
   )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('config', [VAE, VAE22, TEXT, TRANSFORMER], ids=repr)
 @pytest.mark.parametrize('form', ['safetensors', 'pth'])
 def test_original_names(config, form, tmp_path):

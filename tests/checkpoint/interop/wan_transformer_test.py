@@ -154,6 +154,7 @@ SIZES_14B = dict(width=5120, heads=40, layers=40, mlp=13824)
 SIZES_1_3B = dict(width=1536, heads=12, layers=30, mlp=8960)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('name', PUBLISHED)
 def test_variants_have_the_published_tensors(name, tmp_path):
   sizes, (tensors, values) = PUBLISHED[name]

@@ -165,6 +165,7 @@ def test_presets_parameter_count_and_stride(name, parameters, stride):
   assert model.stride == stride
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('stride', [1, 2])
 @pytest.mark.parametrize('kernel', [(3, 3, 3), (3, 1, 1), (1, 3, 3)])
 def test_convolve_forms_agree(kernel, stride):
@@ -237,6 +238,7 @@ def test_init_biases_and_finite_slope():
   assert np.abs(slope).max() < 1e5
 
 
+@pytest.mark.slow
 def test_bfloat16_computes_in_bfloat16_and_returns_float32():
   config = dataclasses.replace(RESIDUAL, dtype='bfloat16')
   model = wan.WanAutoencoder(config)

@@ -145,6 +145,7 @@ def test_splash_equals_plain(padded):
   )
 
 
+@pytest.mark.slow
 def test_ring_of_splash_equals_plain():
   mesh = make_mesh(context=2, fsdp=4)
   arrays = inputs(40, rows=1, tokens=40, heads=1)

@@ -75,6 +75,7 @@ def test_init_parameter_count_of_wan(
   assert sum(leaf.size for leaf in jax.tree.leaves(shapes)) == count
 
 
+@pytest.mark.slow
 def test_one_timestep_equals_the_same_timestep_per_frame():
   params = random_params()
   one = apply(params, t=np.float32([[0.3], [0.8]]))
@@ -161,6 +162,7 @@ def test_pos_embed_distinguishes_tokens_that_rope_cannot():
   assert apart[~np.eye(30, dtype=bool)].min() > 1e-3
 
 
+@pytest.mark.slow
 def test_fresh_pos_embed_changes_nothing():
   config = dataclasses.replace(TINY, pos_embed_frequencies=3)
   params = random_params()

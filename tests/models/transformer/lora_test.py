@@ -61,6 +61,7 @@ def apply(params, adapter, config=CONFIG, key=None, model=MODEL):
   return np.asarray(compiled(variables, rngs, model=model))
 
 
+@pytest.mark.slow
 def test_fresh_adapter_changes_nothing(params):
   adapter = fresh_adapter(jax.random.key(0))
   # Two programs: they may round differently.

@@ -170,6 +170,7 @@ def test_positions_are_those_of_the_clip_alone():
   np.testing.assert_allclose(cosines[0, own], expected, atol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('text', [False, True])
 def test_splash_with_segments_equals_plain(text):
   """The TPU kernel runs interpreted."""
