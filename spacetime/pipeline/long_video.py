@@ -117,11 +117,7 @@ class _Clips:
   So models that see known frames beside their latents continue a clip: they
   generate the known frames again, which are left out of the video.
 
-  Args:
-    engine: the model.
-    plan: plan with a division into chunks.
-    decoder: decoder of the latents.
-    state: state to resume from; None starts a video.
+  Args: see _Stream.
   """
 
   def __init__(
