@@ -13,12 +13,15 @@ Sizes:
            BUILD_NOTES.md for what it reaches.
   bundled  the bundled model: a deeper transformer, longer. A hundred minutes
            of one core; the run may be stopped and goes on.
-  full     the whole world, from the weights of bundled: up to three characters,
+  pairs    as bundled, one or two characters: which digit has which colour is
+           learnt from the first step. 14,000 steps are not enough; see
+           BUILD_NOTES.md.
+  full     the whole world, from the weights of pairs: up to three characters,
            all sizes, speeds and cameras.
-             spacetime train --config=digits:full --checkpoint=runs/bundled
+             spacetime train --config=digits:full --checkpoint=runs/pairs
                --workdir=runs/full
-           One core has not been enough yet; see BUILD_NOTES.md.
-  gpu      bundled and full in one run, for one large GPU: eight layers of width
+           Not run yet.
+  gpu      pairs and full in one run, for one large GPU: eight layers of width
            384 in bfloat16 and packed rows of 32,768 tokens a step, so that one
            program serves all stages. Meant for ten minutes of an H100 or H200
            with 16 CPU cores, which render; not run yet.
@@ -29,19 +32,28 @@ import ml_collections
 
 from experiments import digits_stages
 
+SIZES = ('cpu', 'bundled', 'pairs', 'full', 'gpu', 'tiny')
+
 
 def get_config(size: str = 'cpu') -> ml_collections.ConfigDict:
-  if size not in ('cpu', 'bundled', 'full', 'gpu', 'tiny'):
-    raise ValueError(f'size {size!r}: expected cpu, bundled, full, gpu or tiny')
-  long = size in ('bundled', 'full', 'gpu')
+  if size not in SIZES:
+    raise ValueError(f'size {size!r}: expected one of {SIZES}')
+  pairs = size in ('pairs', 'full', 'gpu')
+  long = pairs or size == 'bundled'
   stages = {
     'cpu': digits_stages.get_stages(*digits_stages.CPU),
+    'pairs': digits_stages.get_stages(*digits_stages.PAIRS, characters=2),
     'full': digits_stages.get_stages(*digits_stages.FULL, first=4),
-    'gpu': digits_stages.get_stages(*digits_stages.GPU),
+    'gpu': digits_stages.get_stages(*digits_stages.GPU, characters=2),
   }.get(size) or digits_stages.get_stages(*digits_stages.BUNDLED)
   width, text_width = 128, 128
-  # {} is the whole world.
-  world = {} if size in ('full', 'gpu') else digits_stages.EASY
+  # {} is the whole world. The longest captions of one, two and three characters
+  # have 42, 53 and 84 tokens.
+  world, text_length = {
+    'pairs': (digits_stages.EASY | dict(max_characters=2), 64),
+    'full': ({}, 88),
+    'gpu': ({}, 88),
+  }.get(size, (digits_stages.EASY, 44))
   config = ml_collections.ConfigDict(
     dict(
       stage='diffusion',  # the transformer
@@ -69,8 +81,7 @@ def get_config(size: str = 'cpu') -> ml_collections.ConfigDict:
       ),
       autoencoder=dict(kind='weights', weights='digits_autoencoder'),
       text=dict(
-        # The longest captions have 42 tokens, of the whole world 84.
-        length=44 if world else 88,
+        length=text_length,
         vocab_size=640,
         d_model=text_width,
         d_kv=text_width // 4,
@@ -113,7 +124,7 @@ def get_config(size: str = 'cpu') -> ml_collections.ConfigDict:
       ),
       mesh=dict(data=-1, fsdp=1, context=1, tensor=1),
       train=dict(
-        steps=dict(bundled=14000, full=16000).get(size, 2400),
+        steps={'bundled': 14000, 'pairs': 14000, 'full': 16000}.get(size, 2400),
         ema=0.9993 if long else 0.997,
         accumulate=1,
         log_every=10,
@@ -134,6 +145,10 @@ def get_config(size: str = 'cpu') -> ml_collections.ConfigDict:
       ),
     )
   )
+  if pairs:
+    with config.unlocked():
+      # Sees from the start which word is beside which.
+      config.text.bias_init = 'local'
   if size == 'gpu':
     with config.unlocked():
       config.data.packing = dict(

@@ -32,8 +32,9 @@ def get_config(size: str = 'bundled') -> ml_collections.ConfigDict:
     config.flow_map = dict(
       guidance=2.5,  # becomes part of the weights
       delta=0.005,  # half the distance of the difference in time
-      velocity=0.5,  # share of clips that learn the velocity
-      to_data=0.25,  # share of clips that learn steps to data
+      velocity=0.25,  # share of clips that learn the velocity
+      to_data=0.5,  # share of clips that learn steps to data
+      teacher='model',  # velocities are the guided ones of RUN
     )
   config.update_from_flattened_dict(
     {

@@ -11,6 +11,7 @@ EASY = dict(
   speeds=('fast',),
   cameras=('still',),
 )
+TWO = EASY | dict(min_characters=2, max_characters=2)
 # The two motions whose paths turn are the hardest: they come twice.
 MOTIONS = (
   *('left', 'right', 'up', 'down'),
@@ -27,19 +28,20 @@ MOVING_CAMERAS = (
 )
 # Factors of flow.shift, by stage. A digit is decided at t = 0.3 to 0.7: a half
 # brings 0.36 of the levels of a whole clip there, 1 only 0.15.
-SHIFTS = (4 / 3, 4 / 3, 4 / 3, 1.0, 4 / 3, 0.7)
+SHIFTS = (4 / 3, 4 / 3, 4 / 3, 1.0, 0.7)
 # Chance of conditioning frames: frames that are carried on from a first one
 # teach to keep a shape.
-COND = (0.0, 0.0, 0.0, 0.8, 0.2, 0.8)
+COND = (0.0, 0.0, 0.0, 0.8, 0.8)
 # (steps of each stage but the last, tokens of a batch in each stage). Batches
 # are small, since on a CPU the number of steps limits what is learnt (see
 # BUILD_NOTES.md).
 CPU = ((900, 700, 400), (256, 256, 448, 640))
 BUNDLED = ((1000, 800, 1700), (256, 256, 448, 640))
-# The last two stages, from the weights of BUNDLED.
-FULL = ((2500,), (320, 640))
+PAIRS = ((2000, 1000, 1700), (256, 256, 448, 640))
+# The last stage alone, from the weights of PAIRS.
+FULL = ((), (640,))
 # Of packed rows, whose tokens are those of data.packing.
-GPU = ((100, 100, 200, 600, 600), (0, 0, 0, 0, 0, 0))
+GPU = ((150, 100, 200, 900), (0, 0, 0, 0, 0))
 
 
 def centred(share: float = 1.0) -> dict:
@@ -82,6 +84,15 @@ def clip(share: float, **world) -> dict:
   return dict(share=share, frames=17, height=64, width=64, world=EASY | world)
 
 
+def one_of_two(kind: dict) -> dict:
+  """The same around one of two characters, both of which the caption names.
+
+  The picture holds one digit, which the caption names beside the colour that is
+  seen: what binds a word to its neighbours is learnt as fast as the digits are.
+  """
+  return kind | dict(framing='one', world=TWO)
+
+
 def pair(share: float) -> dict:
   """Close-ups of two characters, side by side or one above the other."""
   return dict(
@@ -90,7 +101,7 @@ def pair(share: float) -> dict:
     spread=0.5,
     height=48,
     width=48,
-    world=EASY | dict(min_characters=2, max_characters=2),
+    world=TWO,
   )
 
 
@@ -126,31 +137,67 @@ def get_full_world() -> list[dict]:
 
 
 def get_stages(
-  steps: tuple[int, ...], tokens: tuple[int, ...], *, first: int = 0
+  steps: tuple[int, ...],
+  tokens: tuple[int, ...],
+  *,
+  characters: int = 1,
+  first: int = 0,
 ) -> list[dict]:
-  """Centred close-ups, close-ups, short clips, clips, pairs, the whole world.
+  """Centred close-ups, close-ups, short clips, clips, the whole world.
 
   Args:
     steps: of all stages but the last, which goes on to the end of the run;
       those after it are left out.
     tokens: of a batch in each.
+    characters: 1, or 2 at most, in all stages but the whole world.
     first: number of stages that are left out at the beginning.
   """
-  mixtures = (
-    [centred()],
-    [centred(0.3), close(0.7)],
-    [centred(0.1), close(0.3), still(0.05), short(0.55)],
-    [
-      centred(0.02),
-      close(0.08),
-      still(0.1),
-      short(0.2),
-      path_centred(0.2),
-      clip(0.4),
-    ],
-    [close(0.05), clip(0.1), pair(0.75), short_pair(0.1)],
-    get_full_world(),
-  )
+  if characters == 1:
+    mixtures = (
+      [centred()],
+      [centred(0.3), close(0.7)],
+      [centred(0.1), close(0.3), still(0.05), short(0.55)],
+      [
+        centred(0.02),
+        close(0.08),
+        still(0.1),
+        short(0.2),
+        path_centred(0.2),
+        clip(0.4),
+      ],
+    )
+  else:
+    mixtures = (
+      [centred(0.4), one_of_two(centred(0.6))],
+      [
+        centred(0.15),
+        close(0.3),
+        one_of_two(centred(0.2)),
+        one_of_two(close(0.35)),
+      ],
+      [
+        close(0.1),
+        one_of_two(close(0.15)),
+        still(0.05),
+        pair(0.1),
+        short(0.25),
+        one_of_two(short(0.25)),
+        short_pair(0.1),
+      ],
+      [
+        close(0.04),
+        one_of_two(close(0.06)),
+        still(0.05),
+        still(0.05) | dict(world=TWO),
+        short(0.08),
+        one_of_two(short(0.08)),
+        short_pair(0.06),
+        path_centred(0.1),
+        clip(0.22),
+        clip(0.26, **TWO),
+      ],
+    )
+  mixtures = (*mixtures, get_full_world())
   return [
     dict(
       steps=count,

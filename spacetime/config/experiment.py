@@ -69,6 +69,16 @@ class Experiment:
     if self.stage not in STAGES:
       raise SettingError('stage', self.stage, f'one of {STAGES}')
 
+  @property
+  def has_teacher(self) -> bool:
+    """Whether a flow map learns from the model that its run starts from."""
+    return (
+      self.stage == 'diffusion'
+      and self.model is not None
+      and self.model.flow_map > 0
+      and self.flow_map.teacher == 'model'
+    )
+
   def require(self, *names: str) -> None:
     """Checks that the config has these sections.
 

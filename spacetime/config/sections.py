@@ -8,6 +8,7 @@ from spacetime.models import text_encoder
 from spacetime.models.autoencoder import compact, identity, wan
 
 # The text encoder is trained with the transformer, or has published weights.
+FLOW_MAP_TEACHERS = ('clips', 'model')
 TEXT_KINDS = ('trained', 'frozen')
 OPTIMIZERS = ('adamw', 'muon')
 MOMENTS = ('float32', 'bfloat16')
@@ -142,20 +143,30 @@ class FlowMapConfig:
       length.
     to_data: share of the clips that learn steps to data; the others learn steps
       to any smaller noise level.
+    teacher: where velocities come from: 'clips' (AnyFlow), or 'model', the
+      guided prediction of the model that the run starts from, which stays in
+      memory. It costs one more prediction, and its velocities vary less: the
+      flow map makes the clips of that model.
 
-  Source: Gu et al. 2026 (AnyFlow), arXiv 2605.13724.
+  Source: Gu et al. 2026 (AnyFlow), arXiv 2605.13724; velocities of a model:
+  Sabour et al. 2025 (Align Your Flow), arXiv 2506.14603.
   """
 
   guidance: float = 3.0
   delta: float = 0.005
   velocity: float = 0.5
   to_data: float = 0.25
+  teacher: str = 'clips'
 
   def __post_init__(self):
     if self.guidance < 1:
       raise SettingError('flow_map.guidance', self.guidance, '1 or more')
     if not 0 < self.delta < 0.5:
       raise SettingError('flow_map.delta', self.delta, 'above 0, below 0.5')
+    if self.teacher not in FLOW_MAP_TEACHERS:
+      raise SettingError(
+        'flow_map.teacher', self.teacher, f'one of {FLOW_MAP_TEACHERS}'
+      )
     for name in ('velocity', 'to_data'):
       if not 0 <= getattr(self, name) <= 1:
         raise SettingError(f'flow_map.{name}', getattr(self, name), '0 to 1')

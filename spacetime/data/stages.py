@@ -21,7 +21,7 @@ from spacetime.data import resolutions
 from spacetime.data.digits import world as world_lib
 
 # What a clip shows of its scene or video; all but 'wide' need the digits world.
-FRAMINGS = ('wide', 'window', 'near')
+FRAMINGS = ('wide', 'window', 'one', 'near')
 # Records of a stage: more than any run reads.
 ENDLESS = 2**31 - 1
 
@@ -35,9 +35,10 @@ class Kind:
     frames: of a clip.
     height: rows.
     width: columns.
-    framing: 'wide', whole scenes or videos; or, of the digits world, 'window'
-      or 'near', parts of scenes: see framing.draw and framing.draw_near.
-    spread: of windows, from 0, characters in the middle, to 1, anywhere.
+    framing: 'wide', whole scenes or videos; or, of the digits world, parts of
+      scenes: 'window', around all characters, 'one', around one of those that
+      the caption names (framing.draw), or 'near' (framing.draw_near).
+    spread: of both windows, from 0, characters in the middle, to 1, anywhere.
     sizes: sizes that clips are drawn from in place of the three above.
     world: fields of data.world that this kind changes, such as
       (('max_characters', 1),).

@@ -19,7 +19,7 @@ from spacetime.models import flops
 from spacetime.models.autoencoder import identity
 from spacetime.pipeline import conditions, generate
 from spacetime.sharding import chips
-from spacetime.training import loop, losses, state, step, tasks
+from spacetime.training import flow_map_loss, loop, losses, state, step, tasks
 from spacetime.training import optimizer as optimizer_lib
 
 PROGRAMS = ('train', 'held_out', 'sample', 'decode')
@@ -132,7 +132,7 @@ def _train(
     'parameters': abstract.params,
     'average': abstract.ema,
     'optimizer': abstract.opt_state,
-    'frozen': _frozen(nets, mesh),
+    'frozen': _frozen(experiment, nets, mesh),
     'batch': _train_batch(experiment, nets, mesh),
   }
   rows = next(iter(parts['batch'].values())).shape[0]
@@ -216,7 +216,7 @@ def _held_out(
   rows = -(-train.held_out // shards) * shards  # as training/hooks.py has it
   parts = {
     'average': abstract.ema,
-    'frozen': _frozen(nets, mesh),
+    'frozen': _frozen(experiment, nets, mesh),
     'batch': _batch(experiment, nets, mesh, rows=rows),
   }
   with jax.set_mesh(mesh):
@@ -420,9 +420,20 @@ def _batch(
   )
 
 
-def _frozen(nets: networks.Networks, mesh: jax.sharding.Mesh) -> dict:
-  """Returns shapes of the frozen transformer below LoRA weights."""
-  return {'dit': _transformer(nets, mesh)} if nets.lora.rank else {}
+def _frozen(
+  experiment: Experiment, nets: networks.Networks, mesh: jax.sharding.Mesh
+) -> dict:
+  """Returns shapes of the frozen transformer below LoRA weights, or of the
+  teacher of a flow map."""
+  if nets.lora.rank:
+    return {'dit': _transformer(nets, mesh)}
+  if not experiment.has_teacher:
+    return {}
+  teacher = {'dit': _transformer(nets, mesh)}
+  if nets.text_kind == 'trained':
+    shapes = jax.eval_shape(nets.init, jax.random.key(0))
+    teacher['text'] = _sharded_params({'text': shapes['text']}, mesh)['text']
+  return {flow_map_loss.TEACHER: teacher}
 
 
 def _transformer(nets: networks.Networks, mesh):

@@ -9,8 +9,12 @@ The derivative along the path is a central difference of the network itself,
 without gradient. Rows with r = t learn the guided velocity; the others are
 weighted by their own error, so that all rows count as much.
 
+With `flow_map.teacher`='model' v is the teacher's guided prediction itself, and
+the network has no guidance to take out.
+
 Source: Gu et al. 2026 (AnyFlow), arXiv 2605.13724, stage 1; the identity is
-that of Geng et al. 2025 (MeanFlow), arXiv 2505.13447, equation 6.
+that of Geng et al. 2025 (MeanFlow), arXiv 2505.13447, equation 6; the velocity
+of a teacher in it: Sabour et al. 2025, arXiv 2506.14603, section 3.2.
 """
 
 import dataclasses
@@ -25,6 +29,8 @@ from spacetime.training import frame_conditioning, losses, means
 
 # Mean of t sqrt(1 - t) over [0, 1].
 MEAN_WEIGHT = 4 / 15
+# Root of the teacher's parameters, among the frozen ones.
+TEACHER = 'teacher'
 # Errors are divided by their own size and at least this.
 MIN_ERROR = 1e-5
 
@@ -123,10 +129,10 @@ class FlowMapLoss:
     params = frozen | params
     z_Bfhwc, text = self.clips.inputs(params, frozen, batch)
     moves_Bf = 1.0 - draws['cond_mask'].astype(jnp.float32)
-    v = flow.velocity(z_Bfhwc, draws['noise'])
+    v = self.velocity(params, batch, z_Bfhwc, draws)
     error = self.prediction(
       params, z_Bfhwc, text, draws, losses.dropout_key(key, 4)
-    ) - self.target(params, z_Bfhwc, text, draws)
+    ) - self.target(params, z_Bfhwc, text, draws, v)
     loss_Bf = flow.frame_loss(error, jnp.zeros_like(v))
     moving_B = jnp.maximum(jnp.sum(moves_Bf, axis=1), 1.0)
     loss_B = jnp.sum(loss_Bf * moves_Bf, axis=1) / moving_B
@@ -144,6 +150,44 @@ class FlowMapLoss:
       'loss_velocity': means.Mean(reference, count),
     }
 
+  @property
+  def scale(self) -> float:
+    """Guidance that the prediction of the network has and v has not."""
+    return 1.0 if self.config.teacher == 'model' else self.config.guidance
+
+  def velocity(self, params, batch, z_Bfhwc, draws):
+    """v at t, without gradient: of the clips, or as the teacher predicts it.
+
+    Args:
+      params: parameters of all networks.
+      batch: see DiffusionLoss.loss.
+      z_Bfhwc: its latents.
+      draws: see `draw`.
+    """
+    if self.config.teacher == 'clips':
+      return flow.velocity(z_Bfhwc, draws['noise'])
+    # The transformer below LoRA weights is the teacher as it is.
+    teacher = params.get(TEACHER) or {
+      k: params[k] for k in params.keys() - {'lora'}
+    }
+    text = (
+      batch['text']
+      if 'text' in batch
+      else self.clips.embed(teacher, batch['tokens'])
+    )
+    x_t = flow.add_noise(z_Bfhwc, draws['noise'], draws['t'])
+
+    def predict(text):
+      return self.clips.velocity(
+        teacher, x_t, draws['t'], text, end_BT=draws['t']
+      )
+
+    v, scale = predict(text), self.config.guidance
+    if scale != 1:
+      unguided = predict(self.negative(teacher, len(z_Bfhwc)))
+      v = unguided + scale * (v - unguided)
+    return jax.lax.stop_gradient(v)
+
   def prediction(self, params, z_Bfhwc, text, draws, dropout=None):
     """The mean velocity (B, f, h, w, c) from t to r, with the guidance that the
     network has learned taken out of it.
@@ -160,7 +204,7 @@ class FlowMapLoss:
     x_t = flow.add_noise(z_Bfhwc, draws['noise'], draws['t'])
     at = dict(end_BT=draws['r'])
     mean = self.clips.velocity(params, x_t, draws['t'], text, dropout, **at)
-    scale = self.config.guidance
+    scale = self.scale
     if scale == 1:
       return mean
     negative = self.negative(params, len(z_Bfhwc))
@@ -169,20 +213,20 @@ class FlowMapLoss:
     )
     return (mean - (1 - scale) * jax.lax.stop_gradient(unguided)) / scale
 
-  def target(self, params, z_Bfhwc, text, draws):
+  def target(self, params, z_Bfhwc, text, draws, v):
     """v - (t - r) d u / d t, without gradient: (B, f, h, w, c).
 
-    The derivative is the central difference of the network along the straight
-    path; what stands still has none.
+    The derivative is the central difference of the network along v; what stands
+    still has none.
 
     Args:
       params, z_Bfhwc, text, draws: see `prediction`.
+      v: see `velocity`.
     """
-    t, r, scale = draws['t'], draws['r'], self.config.guidance
+    t, r = draws['t'], draws['r']
     moves = 1.0 - draws['cond_mask'].astype(jnp.float32)
     if t.shape[1] == 1:  # no conditioning frames
       moves = jnp.ones_like(t)
-    v = flow.velocity(z_Bfhwc, draws['noise'])
     x_t = flow.add_noise(z_Bfhwc, draws['noise'], t)
     params = jax.lax.stop_gradient(params)
 
@@ -191,7 +235,7 @@ class FlowMapLoss:
       return self.clips.velocity(params, x, t + step * moves, text, end_BT=r)
 
     delta = self.config.delta
-    slope = (at(delta) - at(-delta)) / (2 * delta * scale)
+    slope = (at(delta) - at(-delta)) / (2 * delta * self.scale)
     return jax.lax.stop_gradient(v - flow.per_frame(t - r) * slope)
 
 

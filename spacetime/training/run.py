@@ -22,6 +22,7 @@ from spacetime.sharding import multihost
 from spacetime.training import (
   artifacts,
   clips,
+  flow_map_loss,
   goodput,
   hooks,
   init_state,
@@ -113,6 +114,9 @@ def _train(
   frozen = run.frozen
   if nets and nets.lora.rank:
     frozen = frozen | run.base.load(nets, run.mesh, dtype=nets.dit.config.dtype)
+  elif run.experiment.has_teacher:
+    teacher = run.base.load(nets, run.mesh, dtype=nets.dit.config.dtype)
+    frozen = frozen | {flow_map_loss.TEACHER: teacher}
   init_key, run_key = jax.random.split(jax.random.key(run.experiment.seed))
   iterator = iter(loader)
   with checkpoint_lib.Checkpoints(workdir, keep=settings.keep) as checkpoints:

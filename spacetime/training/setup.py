@@ -154,7 +154,13 @@ def check(
     patchify = packing.make_patchify(experiment, autoencoder, patch, frozen)
     pca_init.rank(train.pca_init_rank, nets.dit.config)
     check_frozen(experiment, nets)
-    base, source = find_base(init_from, workdir, nets, files=files)
+    base, source = find_base(
+      init_from,
+      workdir,
+      nets,
+      files=files,
+      teacher=experiment.has_teacher,
+    )
     experiment = with_noise_levels(experiment, source)
     check_flow_map(experiment, nets)
     records = {'source': source} if source else {}
@@ -417,23 +423,25 @@ def find_base(
   nets: Networks,
   *,
   files: network_files.Files = network_files.NO_FILES,
+  teacher: bool = False,
 ) -> tuple[init_weights.Base | None, dict | None]:
   """Returns the weights to load and the record of the initial weights.
 
   A run that has trained on from all weights needs them no more; low-rank
-  adapters always need the weights that they adapt.
+  adapters always need the weights that they adapt, and flow maps a teacher.
 
   Raises:
     ValueError: see init_weights.open_base; or adapters of nothing.
   """
+  always = nets.lora.rank or teacher
   workdir = checkpoint.absolute(workdir)
   saved, path = _saved_source(workdir), init_from
   if files and not (path or files.transformer):
     raise SettingError('transformer', None, 'a file, or `checkpoint`')
   if saved and not path and not files:
-    if nets.lora.rank or not checkpoint.has_step(workdir):
+    if always or not checkpoint.has_step(workdir):
       path = saved['path']
-  if init_from and not nets.lora.rank and checkpoint.has_step(workdir):
+  if init_from and not always and checkpoint.has_step(workdir):
     warnings.warn(
       SettingWarning(
         'checkpoint',
@@ -448,6 +456,10 @@ def find_base(
         'checkpoint',
         None,
         f'the weights to adapt with `lora.rank`={nets.lora.rank}',
+      )
+    if teacher:
+      raise SettingError(
+        'checkpoint', None, "the teacher with `flow_map.teacher`='model'"
       )
     return None, saved
   base = init_weights.open_base(path, nets, files=files)

@@ -122,10 +122,11 @@ def reconstruction_task(experiment: Experiment, autoencoder) -> Task:
 
 def more_predictions(experiment: Experiment) -> int:
   """Returns the predictions without gradient of a training step: of a flow map
-  two of the central difference, and one of guidance."""
+  two of the central difference, one of guidance, and one of a teacher."""
   if not experiment.model.flow_map:
     return 0
-  return 2 + (experiment.flow_map.guidance != 1)
+  flow_map = experiment.flow_map
+  return 2 + (flow_map.guidance != 1) + (flow_map.teacher == 'model')
 
 
 def rates(experiment: Experiment, nets: Networks | None) -> loop.Rates:

@@ -5,8 +5,10 @@
 Joins: the step in pixels, place and velocity from what is given to what is
 made, as ratios to the steps within real clips (spacetime/evaluation/seams.py);
 beside them the steps within clips that are made whole, which no join can be
-expected to be below. Given frames: decibels of what comes out. Edits: how many
-have the colour that is asked for, how far characters are from where they were.
+expected to be below; and of extensions, how many of their last frames show the
+characters of the clip. Given frames: decibels of what comes out. Edits to
+another colour or digit: how many have it, how many have kept all else, how far
+characters are from where they were.
 Writes metrics.json and sheet.png (what is given, then what is made).
 """
 
@@ -181,7 +183,7 @@ def joins(maker, clips, scenes, *, names=JOINS):
   ):
     if name not in names:
       continue
-    steps = []
+    steps, after = [], []
     for i, clip in enumerate(tqdm.tqdm(clips, desc=name)):
       scene = next_scene(scenes[i])
       result = maker(
@@ -193,9 +195,14 @@ def joins(maker, clips, scenes, *, names=JOINS):
         **inputs_of(clip),
       )
       steps += [seams.step(result, join, looped=not join) for join in at]
+      if name == 'extend':
+        report = measures.measure(result[-frames:])
+        after.append(measures.score(report, scenes[i]))
       if i < SHOWN:
         rows.append((f'{name}: {captions.canonical_caption(scene)}', result))
     tell(name, steps)
+    if after:
+      metrics[name] |= shares(after, ('count', 'colour', 'digit'))
   return metrics, rows
 
 
@@ -226,7 +233,7 @@ def inpaintings(maker, clips, scenes):
     if i < SHOWN:
       rows.append(('inpaint: the right half is new', sampled))
   return {
-    'inpaint': {'dB of the clip': np.mean(decibels)} | scene_scores(scores)
+    'inpaint': {'dB of the clip': np.mean(decibels)} | shares(scores)
   }, rows
 
 
@@ -246,7 +253,7 @@ def outpaintings(maker, clips, scenes):
     if i < SHOWN:
       rows.append(('outpaint: all but the middle is new', sampled))
   return {
-    'outpaint': {'dB of the clip': np.mean(decibels)} | scene_scores(scores)
+    'outpaint': {'dB of the clip': np.mean(decibels)} | shares(scores)
   }, rows
 
 
@@ -263,61 +270,67 @@ def stills(maker, clips, scenes):
     measures.score(measures.measure(image[None]), scene)
     for image, scene in zip(images_NHWC, scenes, strict=True)
   ]
-  return {'still': scene_scores(scores)}, [
+  return {'still': shares(scores)}, [
     ('stills, of a prompt each', images_NHWC[:COLUMNS])
   ]
 
 
-def scene_scores(scores: list[dict]) -> dict[str, float]:
-  """How many show the characters that are asked for, in their colours."""
-  return {
-    name: np.mean([score[name] for score in scores])
-    for name in ('count', 'colour')
-  }
+def shares(scores: list[dict], names=('count', 'colour', 'digit', 'motion')):
+  """How many show what the prompt says, by attribute."""
+  return {name: np.mean([score[name] for score in scores]) for name in names}
 
 
 def edits(maker, clips, scenes):
-  """Another colour, over strengths: is it there, is the rest where it was?"""
+  """Another colour or digit, over strengths: is it there, is the rest as it
+  was?"""
   metrics, rows = {}, []
-  colours = list(world.COLOURS)
-  for strength in STRENGTHS:
-    followed, away = [], []
-    for i, clip in enumerate(tqdm.tqdm(clips, desc=f'edit {strength}')):
-      target = repainted(scenes[i], colours)
-      sampled = maker(
-        target,
-        seed=i,
-        mode='edit',
-        video=clip,
-        strength=strength,
-        temperature=None,
-      )
-      report = measures.measure(sampled)
-      followed.append(measures.score(report, target)['colour'])
-      before = measures.measure(clip)
-      if report.tracks and before.tracks:
-        offset_F2 = report.tracks[0].path_F2 - before.tracks[0].path_F2
-        away.append(np.hypot(*offset_F2.T).mean())
-      if i < SHOWN:
-        rows.append(
-          (f'edit {strength}: {captions.canonical_caption(target)}', sampled)
+  for attribute, change in (('colour', repainted), ('digit', renumbered)):
+    for strength in STRENGTHS:
+      scores, away = [], []
+      name = f'edit {attribute} {strength}'
+      for i, clip in enumerate(tqdm.tqdm(clips, desc=name)):
+        target = change(scenes[i])
+        sampled = maker(
+          target,
+          seed=i,
+          mode='edit',
+          video=clip,
+          strength=strength,
+          temperature=None,
         )
-    metrics[f'edit {strength}'] = {
-      'colour': np.mean(followed),
-      'pixels away': np.mean(away),
-    }
+        report = measures.measure(sampled)
+        scores.append(measures.score(report, target))
+        before = measures.measure(clip)
+        if len(report.tracks) == len(before.tracks) == 1:
+          offset_F2 = report.tracks[0].path_F2 - before.tracks[0].path_F2
+          away.append(np.hypot(*offset_F2.T).mean())
+        if i < SHOWN:
+          text = f'{name}: {captions.canonical_caption(target)}'
+          rows.append((text, sampled))
+      metrics[name] = shares(scores) | {'pixels away': np.mean(away)}
   return metrics, rows
 
 
-def repainted(scene: world.Scene, colours: list[str]) -> world.Scene:
+def repainted(scene: world.Scene) -> world.Scene:
   """The scene with characters of colours three further on."""
+  colours = list(world.COLOURS)
+  return changed(
+    scene,
+    lambda c: {'colour': colours[(colours.index(c.colour) + 3) % len(colours)]},
+  )
+
+
+def renumbered(scene: world.Scene) -> world.Scene:
+  """The scene with digits three further on."""
+  return changed(scene, lambda c: {'digit': (c.digit + 3) % 10})
+
+
+def changed(scene: world.Scene, change) -> world.Scene:
+  """The scene with fields of each character changed."""
   return dataclasses.replace(
     scene,
     characters=tuple(
-      dataclasses.replace(
-        c, colour=colours[(colours.index(c.colour) + 3) % len(colours)]
-      )
-      for c in scene.characters
+      dataclasses.replace(c, **change(c)) for c in scene.characters
     ),
   )
 

@@ -81,6 +81,30 @@ def test_bfloat16_returns_bfloat16(built):
   assert encoded.dtype == jax.numpy.bfloat16
 
 
+def test_local_biases_tell_the_order_of_words_from_the_start():
+  """Exchanging two far words changes the others more than with normal ones."""
+  tokens = np.array([[5, 9, 30, 11, 7, 8, 31, 1]], np.int32)
+  swapped = tokens[:, [0, 1, 6, 3, 4, 5, 2, 7]]
+
+  def change(bias_init):
+    config = dataclasses.replace(
+      text_encoder.PRESETS['digits'], num_layers=1, bias_init=bias_init
+    )
+    model = text_encoder.TextEncoder(config)
+    params = model.init(jax.random.key(0))
+    a, b = (model.encode(params, t) for t in (tokens, swapped))
+    return float(np.abs(a[0, 1] - b[0, 1]).mean())
+
+  assert change('local') > 4 * change('normal')
+
+
+def test_local_biases_look_at_one_side():
+  after, before, *others = text_encoder.local_biases(32, 4).T
+  assert after[17] == before[1] == -1 and after[18] == before[2] == -2
+  assert (after[:16] == text_encoder.AWAY).all() and after[0] == before[0]
+  assert (before[16:] == text_encoder.AWAY).all() and not np.any(others)
+
+
 @pytest.mark.parametrize(
   'name, parameters', [('umt5-xxl', 5_680_910_336), ('digits', 394_112)]
 )
@@ -98,6 +122,7 @@ def test_presets_parameter_count(name, parameters):
     (dict(buckets=30), 'buckets=30: expected a multiple of 4'),
     (dict(max_distance=8), 'max_distance=8: expected more than .* 8'),
     (dict(bias='none'), "bias='none': expected one of"),
+    (dict(bias_init='near'), "bias_init='near': expected one of"),
     (dict(dtype='int8'), "dtype='int8': expected float32"),
   ],
 )

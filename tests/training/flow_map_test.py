@@ -88,7 +88,8 @@ def test_target_is_a_finite_difference_along_the_path(conditioning):
   stage = make(smooth, conditioning=conditioning, guidance=2.0)
   params = {'a': jnp.float32(0.7)}
   draws = stage.draw(params, {}, data, jax.random.key(5))
-  target = stage.target(params, data['latents'], data['text'], draws)
+  v = stage.velocity(params, data, data['latents'], draws)
+  target = stage.target(params, data['latents'], data['text'], draws, v)
   z, noise = np.float64(data['latents']), np.float64(draws['noise'])
   t, r = (np.float64(draws[k])[:, :, None, None, None] for k in ('t', 'r'))
   moves = ~np.asarray(draws['cond_mask'])[:, :, None, None, None]
@@ -112,6 +113,41 @@ def test_target_is_a_finite_difference_along_the_path(conditioning):
   np.testing.assert_allclose(
     np.asarray(target)[frozen], (noise - z)[frozen], rtol=1e-6
   )
+
+
+def test_a_teacher_gives_the_guided_velocity():
+  """Its own parameters, both prompts, and a target along its velocity."""
+  data = batch()
+  stage = make(smooth, guidance=2.5, conditioning=ONE_TIME, teacher='model')
+  params = {'a': jnp.float32(0.7), 'teacher': {'a': jnp.float32(-0.4)}}
+  draws = stage.draw(params, {}, data, jax.random.key(5))
+  t, r = (draws[k][:, :, None, None, None] for k in ('t', 'r'))
+  x_t = (1 - t) * data['latents'] + t * draws['noise']
+  # `smooth` of the teacher's factor, of a prompt of ones and one of zeros.
+  prompted, other = (
+    jnp.sin(-0.4 * x_t + 2 * t) + t * t**2 + 0.3 * text * t for text in (1, 0)
+  )
+  v = stage.velocity(params, data, data['latents'], draws)
+  np.testing.assert_allclose(v, 2.5 * prompted - 1.5 * other, atol=1e-6)
+  target = stage.target(params, data['latents'], data['text'], draws, v)
+
+  def network(s):
+    return smooth(
+      params,
+      x_t + s * v,
+      (t + s)[..., 0, 0, 0],
+      data['text'],
+      end_BT=draws['r'],
+    )
+
+  _, slope = jax.jvp(network, (jnp.zeros_like(t),), (jnp.ones_like(t),))
+  np.testing.assert_allclose(target, v - (t - r) * slope, atol=2e-3)
+  mean = stage.prediction(params, data['latents'], data['text'], draws)
+  np.testing.assert_allclose(mean, network(0 * t), atol=1e-6)
+  gradient = jax.grad(lambda p: stage.loss(p, {}, data, jax.random.key(0))[0])(
+    params
+  )
+  assert float(gradient['teacher']['a']) == 0 != float(gradient['a'])
 
 
 @pytest.mark.slow
@@ -206,6 +242,7 @@ def test_a_batch_in_parts():
   [
     ({'guidance': 0.5}, '^flow_map.guidance=0.5: expected 1 or more'),
     ({'delta': 0.0}, '^flow_map.delta=0.0: expected above 0'),
+    ({'teacher': 'both'}, "^flow_map.teacher='both': expected one of"),
     ({'velocity': 1.5}, '^flow_map.velocity=1.5: expected 0 to 1'),
     ({'velocity': 0.9}, '^flow_map.to_data=0.25: expected at most 0.1'),
   ],
@@ -261,9 +298,12 @@ def test_refuses_a_run(values, message, wan):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('rank', [0, 2])
-def test_a_run_from_a_published_model(rank, wan, tmp_path):
+@pytest.mark.parametrize(
+  'rank, teacher', [(0, 'clips'), (2, 'clips'), (0, 'model'), (2, 'model')]
+)
+def test_a_run_from_a_published_model(rank, teacher, wan, tmp_path):
   config = flow_map_config(wan, **{'lora.rank': rank, 'train.steps': 3})
+  config.flow_map.teacher = teacher
   workdir, source = str(tmp_path / 'run'), str(wan / 'wan')
   stops = iter([False, True])
   state = run.train(
@@ -273,10 +313,12 @@ def test_a_run_from_a_published_model(rank, wan, tmp_path):
   if not rank:
     end = np.asarray(state.params['dit']['end_in']['kernel'])
     assert np.abs(end - state.params['dit']['time_in']['kernel']).max() > 0
-  if rank:  # a resumed run ends where one without a stop does
+  if rank or teacher == 'model':
+    # A resumed run ends where one without a stop does.
     resumed = run.train(config, workdir)
     at_once = run.train(config, str(tmp_path / 'once'), checkpoint=source)
     jax.tree.map(np.testing.assert_array_equal, resumed.params, at_once.params)
+  if rank:
     with pytest.raises(SettingError, match="lora='diffusers': expected 'merge"):
       export.export(workdir, tmp_path / 'lora', lora='diffusers')
   out = tmp_path / 'out'
@@ -291,6 +333,13 @@ def test_a_run_from_a_published_model(rank, wan, tmp_path):
   published = published_folder.tensors(out / 'transformer')
   name = 'condition_embedder.delta_embedder.linear_1.weight'
   assert published[name].shape == (24, 16)
+
+
+def test_a_teacher_has_to_be_there(wan, tmp_path):
+  config = flow_map_config(wan)
+  config.flow_map.teacher = 'model'
+  with pytest.raises(SettingError, match='^checkpoint=None: expected the teac'):
+    run.train(config, str(tmp_path / 'run'))
 
 
 @pytest.mark.slow

@@ -71,6 +71,7 @@ def draw(
   height: int,
   width: int,
   spread: float,
+  one: bool = False,
 ) -> tuple[world_lib.Scene, Window, dict[str, np.ndarray]]:
   """A random scene and a window in which all of its characters stay whole.
 
@@ -87,6 +88,8 @@ def draw(
     width: columns of the window.
     spread: 0 puts the characters' bounding box in the middle, 1 anywhere in
       the window; between them a share of that room.
+    one: whether only one character, drawn at random, has to stay whole: the
+      caption names all, so that its colour alone says which digit is shown.
 
   Returns:
     (scene, window, drawing of the whole scene).
@@ -108,7 +111,10 @@ def draw(
       scene = dataclasses.replace(scene, characters=scene.characters[:1])
     first = int(rng.integers(world.frames - frames + 1))
     tree = render.drawing(scene, world)
-    low_2, high_2 = _box(scene, tree, slice(first, first + frames))
+    shown = range(len(scene.characters))
+    if one:
+      shown = [rng.choice(shown)]
+    low_2, high_2 = _box(scene, tree, slice(first, first + frames), shown)
     room_2 = np.array([height, width]) - 2 * EDGE - (high_2 - low_2)
     if (room_2 >= 0).all():
       break
@@ -163,8 +169,8 @@ def example(
     rng: the only source of chance.
     world: what scenes may contain.
     split: see `scenes.sample_scene`.
-    framing: 'wide', a whole scene of these sizes; 'window' or 'near', a part
-      of a scene of the world's own sizes, see `draw` and `draw_near`.
+    framing: 'wide', a whole scene of these sizes; 'window', 'one' or 'near', a
+      part of a scene of the world's own sizes, see `draw` and `draw_near`.
     frames: of the clip.
     height: rows.
     width: columns.
@@ -183,7 +189,8 @@ def example(
     if framing == 'near':
       scene, window, tree = draw_near(rng, **how)
     else:
-      scene, window, tree = draw(rng, **how, spread=spread)
+      one = framing == 'one'
+      scene, window, tree = draw(rng, **how, spread=spread, one=one)
     video_FHWC = window.render(tree)
     position = _position_in(window, scene, tree)
     caption = captions.caption(scene, rng, world=world, position=position)
@@ -194,11 +201,12 @@ def example(
   }
 
 
-def _box(scene, tree, shown: slice) -> tuple[np.ndarray, np.ndarray]:
-  """The bounding box of all ink over the frames that are shown."""
-  rows = [character.glyph for character in scene.characters]
-  centre_FP2 = tree['centre_FP2'][shown, : len(rows)]
-  half_FP2 = tree['size_FP'][shown, : len(rows), None] * glyphs.extents()[rows]
+def _box(scene, tree, frames: slice, numbers) -> tuple[np.ndarray, np.ndarray]:
+  """The bounding box of the ink of these characters over some frames."""
+  numbers = list(numbers)
+  rows = [scene.characters[number].glyph for number in numbers]
+  centre_FP2 = tree['centre_FP2'][frames][:, numbers]
+  half_FP2 = tree['size_FP'][frames][:, numbers, None] * glyphs.extents()[rows]
   low_2 = (centre_FP2 - half_FP2).min((0, 1))
   return low_2, (centre_FP2 + half_FP2).max((0, 1))
 

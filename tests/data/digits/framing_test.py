@@ -76,6 +76,36 @@ def test_a_scene_that_does_not_fit_is_reduced_to_one_character(monkeypatch):
     assert (low >= -0.02).all() and (high <= 20.02).all()
 
 
+def test_a_window_around_one_shows_either_of_two():
+  rng, middles = np.random.default_rng(5), []
+  pairs = dataclasses.replace(EASY, min_characters=2, max_characters=2)
+  for _ in range(40):
+    scene, window, tree = framing.draw(
+      rng,
+      world=pairs,
+      split='train',
+      frames=1,
+      height=24,
+      width=24,
+      spread=0.0,
+      one=True,
+    )
+    shown = [
+      np.abs(window.crop(tree)['centre_FP2'][0, n] - 12).max() < 3
+      for n in range(len(scene.characters))
+    ]
+    if len(shown) == 2:  # a few scenes have room for one only
+      middles.append(shown.index(True))
+      character = dataclasses.replace(
+        scene, characters=(scene.characters[middles[-1]],)
+      )
+      alone = render.drawing(character, pairs)
+      alone = {**alone, 'centre_FP2': tree['centre_FP2'][:, middles[-1:]]}
+      low, high = box_of(window, character, alone)
+      assert (low >= -0.02).all() and (high <= 24.02).all()
+  assert len(middles) > 30 and set(middles) == {0, 1}
+
+
 def test_a_window_near_a_character_lies_in_the_frame():
   rng = np.random.default_rng(2)
   for _ in range(20):
