@@ -24,6 +24,7 @@ from spacetime.dryrun import (
   roofline,
 )
 from spacetime.models import flops
+from spacetime.models.networks import num_params
 from spacetime.sharding import chips, topology
 from spacetime.training import loop, run
 from tests.helpers import commands
@@ -390,6 +391,20 @@ def test_lower_programs(name):
   assert 'main' in program.lowered.as_text()
   assert (program.flops > 0) == (name != 'decode')
   assert program.flops == program.dense + program.attention
+
+
+@pytest.mark.slow
+def test_a_teacher_is_counted_among_the_frozen_parameters():
+  config = tiny()
+  with config.unlocked():
+    config.model.flow_map = 0.25
+    config.flow_map = {'teacher': 'model'}
+    config.sampling.solver, config.sampling.guidance = 'euler', 1.0
+  program = programs.lower(parse.experiment(config), 'train', jax.devices())
+  frozen, trained = (
+    num_params(program.parts[name]) for name in ('frozen', 'parameters')
+  )
+  assert frozen == trained > 0
 
 
 def test_branches_of_guidance_share_the_devices():

@@ -81,6 +81,7 @@ def test_bfloat16_returns_bfloat16(built):
   assert encoded.dtype == jax.numpy.bfloat16
 
 
+@pytest.mark.slow
 def test_local_biases_tell_the_order_of_words_from_the_start():
   """Exchanging two far words changes the others more than with normal ones."""
   tokens = np.array([[5, 9, 30, 11, 7, 8, 31, 1]], np.int32)

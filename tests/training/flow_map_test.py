@@ -115,6 +115,7 @@ def test_target_is_a_finite_difference_along_the_path(conditioning):
   )
 
 
+@pytest.mark.slow
 def test_a_teacher_gives_the_guided_velocity():
   """Its own parameters, both prompts, and a target along its velocity."""
   data = batch()
@@ -335,6 +336,7 @@ def test_a_run_from_a_published_model(rank, teacher, wan, tmp_path):
   assert published[name].shape == (24, 16)
 
 
+@pytest.mark.slow
 def test_a_teacher_has_to_be_there(wan, tmp_path):
   config = flow_map_config(wan)
   config.flow_map.teacher = 'model'
