@@ -43,7 +43,7 @@ def get_config(size: str = 'bundled') -> ml_collections.ConfigDict:
       'conditioning.independent_noise_prob': 0.0,
       'optimizer.learning_rate': 5e-4,  # of matrices
       'optimizer.adam_rate': 2e-4,  # of the other parameters
-      'train.steps': 900,
+      'train.steps': 3200,
       'train.ema': 0.995,
       'sampling.steps': 1,
       'sampling.solver': 'euler',
