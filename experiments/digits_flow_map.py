@@ -10,9 +10,9 @@ of steps; compare with
   spacetime evaluate --checkpoint=runs/flow_map --steps=1 --out=one
 
 Sizes:
-  bundled  clips of 17 frames of 64 x 64, from the bundled model: 20 minutes of
-           one CPU core. Four steps then follow the prompt nearly as 14 guided
-           ones do; one step does not yet (BUILD_NOTES.md).
+  bundled  clips of 17 frames of 64 x 64, from the bundled model: 70 minutes of
+           one CPU core. Four steps then follow the prompt as 14 guided ones
+           do, and one draws a digit that can mostly be read (BUILD_NOTES.md).
   tiny     3 steps in seconds, from a run of digits:tiny; for tests.
 """
 
