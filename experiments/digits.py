@@ -32,12 +32,12 @@ import ml_collections
 
 from experiments import digits_stages
 
-SIZES = ('cpu', 'bundled', 'pairs', 'full', 'gpu', 'tiny')
-
 
 def get_config(size: str = 'cpu') -> ml_collections.ConfigDict:
-  if size not in SIZES:
-    raise ValueError(f'size {size!r}: expected one of {SIZES}')
+  if size not in ('cpu', 'bundled', 'pairs', 'full', 'gpu', 'tiny'):
+    raise ValueError(
+      f'size {size!r}: expected cpu, bundled, pairs, full, gpu or tiny'
+    )
   pairs = size in ('pairs', 'full', 'gpu')
   long = pairs or size == 'bundled'
   stages = {
