@@ -130,9 +130,8 @@ def local_biases(buckets: int, heads: int) -> np.ndarray:
   for first, near, far in ((0, half, 0), (quarter, 0, half)):
     table_KA[far : far + half, first : first + quarter] = AWAY
     table_KA[near : near + half, first : first + quarter] = -distance_K[:, None]
-  table_KA[0, : 2 * quarter] = (
-    AWAY  # the token itself, which is in the residual
-  )
+  # The token itself is in the residual.
+  table_KA[0, : 2 * quarter] = AWAY
   return table_KA
 
 

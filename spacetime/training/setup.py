@@ -163,6 +163,8 @@ def check(
     )
     experiment = with_noise_levels(experiment, source)
     check_flow_map(experiment, nets)
+    if experiment.has_teacher:
+      check_teacher(experiment, base)
     records = {'source': source} if source else {}
     empty_SY = None
     if experiment.data.source.HAS_LATENTS:
@@ -415,6 +417,22 @@ def check_flow_map(experiment: Experiment, nets: Networks) -> None:
         name, value, f'{expected}, with `model.flow_map`={model.flow_map}'
       )
   samplers.sampler(experiment, nets, experiment.sampling)  # its solver
+
+
+def check_teacher(experiment: Experiment, base: init_weights.Base) -> None:
+  """Refuses guidance of a teacher that has guidance in its weights.
+
+  Raises:
+    SettingError: the teacher is a flow map, and would be guided twice.
+  """
+  guidance = experiment.flow_map.guidance
+  if base.model.flow_map and guidance != 1:
+    raise SettingError(
+      'flow_map.guidance',
+      guidance,
+      f'1, since {base.path} is a flow map, whose weights include guidance, '
+      "with `flow_map.teacher`='model'",
+    )
 
 
 def find_base(

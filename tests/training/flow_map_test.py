@@ -1,6 +1,7 @@
 """Flow maps: the loss, a run from a model of one time, and its export."""
 
 import json
+import types
 
 import jax
 import jax.numpy as jnp
@@ -342,6 +343,19 @@ def test_a_teacher_has_to_be_there(wan, tmp_path):
   config.flow_map.teacher = 'model'
   with pytest.raises(SettingError, match='^checkpoint=None: expected the teac'):
     run.train(config, str(tmp_path / 'run'))
+
+
+@pytest.mark.slow
+def test_a_teacher_is_not_guided_twice(wan):
+  config = flow_map_config(wan)
+  config.flow_map.teacher = 'model'
+  base = types.SimpleNamespace(
+    path='runs/map', model=types.SimpleNamespace(flow_map=0.25)
+  )
+  with pytest.raises(SettingError, match='^flow_map.guidance=3.0: expected 1,'):
+    setup.check_teacher(parse.experiment(config), base)
+  config.flow_map.guidance = 1.0
+  setup.check_teacher(parse.experiment(config), base)
 
 
 @pytest.mark.slow
