@@ -28,7 +28,8 @@ from spacetime.training import optimizer as optimizer_lib
 AUTOENCODER = 'autoencoder'  # the run's copy of a trained one
 # Config keys that may change on resume because they do not affect the learned
 # state. More steps, and a later decay, are how a run on its plateau is made
-# longer; the distribution of noise levels may move during training.
+# longer; the distributions of noise levels and of conditioning frames may move
+# during training.
 FREE_KEYS = (
   'train.steps',
   'optimizer.decay',
@@ -37,6 +38,7 @@ FREE_KEYS = (
   'flow.shift',
   'flow.low',
   'flow.high',
+  'conditioning',
   'train.ema',
   'train.held_out',
   'train.log_every',

@@ -98,6 +98,23 @@ def test_refuses_a_work_directory_of_another_config(
   assert saved['optimizer']['learning_rate'] != 0.5
 
 
+def test_goes_on_with_other_conditioning_frames(
+  data_dir, full, tmp_path, monkeypatch
+):
+  limit_devices(monkeypatch, 2)
+  workdir = killed_after(full[2], 2, tmp_path / 'run')
+  shares = dict(none=0.0, first=1.0, first_k=0.0, last_k=0.0, ends=0.0)
+  values = {
+    f'conditioning.{k}': x for k, x in (shares | {'random': 0.0}).items()
+  }
+  state = run.train(config(data_dir, **values), str(workdir))
+  assert int(state.step) == STEPS
+  assert losses(workdir)[2] == full[1][2]
+  assert losses(workdir)[4] != full[1][4]
+  saved = json.loads((workdir / 'config.json').read_text())
+  assert saved['conditioning']['first'] == 1.0
+
+
 @pytest.mark.e2e
 def test_overfits_a_handful_of_clips(data_dir, tmp_path, monkeypatch):
   limit_devices(monkeypatch, 1)
