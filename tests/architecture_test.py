@@ -6,6 +6,8 @@ import pathlib
 import subprocess
 import sys
 
+import pytest
+
 ROOT = pathlib.Path(__file__).parents[1]
 # From the ground up; folders of one floor do not import each other.
 FLOORS = (
@@ -128,6 +130,52 @@ def test_no_import_cycles():
   for name in edges:
     visit(name)
   assert not cycles, '\n'.join(cycles)
+
+
+def module_path(name: str) -> pathlib.Path | None:
+  """The file of a module of the project; None of a package or another name."""
+  path = ROOT.joinpath(*name.split('.')).with_suffix('.py')
+  return path if path.is_file() else None
+
+
+@functools.cache
+def defined(path: pathlib.Path) -> set[str]:
+  """Names that a module binds, those inside its functions too."""
+  names = {'__doc__', '__file__', '__name__'}
+  for node in ast.walk(ast.parse(path.read_text())):
+    if isinstance(node, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+      names.add(node.name)
+    elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+      names.add(node.id)
+    elif isinstance(node, ast.Import | ast.ImportFrom):
+      names |= {(a.asname or a.name).split('.')[0] for a in node.names}
+  return names
+
+
+@pytest.mark.slow
+def test_names_that_are_read_from_modules_exist():
+  offenders = []
+  for path in sorted((ROOT / 'spacetime').rglob('*.py')):
+    tree, imported, other = ast.parse(path.read_text()), {}, set()
+    for node in ast.walk(tree):
+      if isinstance(node, ast.ImportFrom):
+        for alias in node.names:
+          name = f'{node.module}.{alias.name}'
+          imported[alias.asname or alias.name] = module_path(name)
+      elif isinstance(node, ast.arg):
+        other.add(node.arg)
+      elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+        other.add(node.id)
+    offenders += [
+      f'{path.relative_to(ROOT)}:{node.lineno}: {node.value.id}.{node.attr}'
+      for node in ast.walk(tree)
+      if isinstance(node, ast.Attribute)
+      and isinstance(node.value, ast.Name)
+      and node.value.id not in other
+      and imported.get(node.value.id)
+      and node.attr not in defined(imported[node.value.id])
+    ]
+  assert not offenders, '\n'.join(offenders)
 
 
 def test_rooms():

@@ -138,9 +138,7 @@ def read_original(source: Source, name: str) -> np.ndarray:
   Raises:
     SettingError: unreadable.
   """
-  if not _is_path(source):
-    return np.asarray(_picture(source, name))
-  return _read(name, 'an image', video_reader.read_image, source)
+  return np.asarray(_picture(source, name))
 
 
 def read_references(

@@ -38,6 +38,23 @@ def test_cropping_is_reported(tmp_path, caplog):
   assert not caplog.text
 
 
+def test_images_at_their_own_size_of_every_kind(tmp_path):
+  """A path, a PIL image and an array; references, with commas between them."""
+  image = np.zeros((6, 10, 3), np.uint8)
+  image[:, :5] = 200, 100, 50
+  Image.fromarray(image).save(tmp_path / 'a.png')
+  path = tmp_path / 'a.png'
+  for source in (path, str(path), Image.open(path), image):
+    np.testing.assert_array_equal(inputs.read_original(source, 'image'), image)
+  one, other = inputs.read_references(f'{path},{path}', SQUARE)
+  assert one.shape == (64, 64, 3)
+  np.testing.assert_array_equal(one[32, [0, -1]], [[200, 100, 50], [0, 0, 0]])
+  np.testing.assert_array_equal(one, other)
+  (tmp_path / 'b.png').write_bytes(b'no image')
+  with pytest.raises(SettingError, match='^image=.*b.png.*an image file; '):
+    inputs.read_original(tmp_path / 'b.png', 'image')
+
+
 def test_what_reading_changes_is_reported(tmp_path, caplog):
   media.interlaced(tmp_path / 'a.mp4')
   with caplog.at_level('WARNING'):
