@@ -225,7 +225,8 @@ class Engine:
         function,
         self._compiling,
         mesh=mesh,
-        find=self._saved and self._saved.find,
+        find=self._saved
+        and functools.partial(self._saved.find, name=_program_name(key)),
         get=self._cache and functools.partial(self._cache.get, key),
         compiler_options=chips.options(kind) or None,
         **options,
@@ -279,3 +280,9 @@ class Engine:
   def _compiling(self):
     with self.progress.stage('compiling'):
       yield
+
+
+def _program_name(key) -> str:
+  """The name of a key's program in a folder of saved ones."""
+  parts = key if isinstance(key, tuple) else (key,)
+  return '-'.join(part for part in parts if isinstance(part, str))

@@ -12,13 +12,14 @@ import json
 import os
 import pathlib
 import platform
+import warnings
 from collections.abc import Callable, Iterator
 
 import jax
 from jax.experimental import serialize_executable
 from jax.experimental.compilation_cache import compilation_cache
 
-from spacetime import SettingError
+from spacetime import SettingError, SettingWarning
 from spacetime.media import files
 from spacetime.sharding import chips
 
@@ -59,14 +60,22 @@ class Store:
     new: whether the folder is created if it does not exist.
 
   Raises:
-    SettingError: no such folder, or programs for other chips, versions or
-      flags; the first difference is named.
+    SettingError: no such folder, one that cannot be written, or programs for
+      other chips, versions or flags; the first difference is named.
     ValueError: a damaged folder.
   """
 
   def __init__(self, folder, mesh: jax.sharding.Mesh, *, new: bool = False):
     self.folder, self._mesh = files.as_path(folder), mesh
+    self._has_warned = False
     here = target(mesh)
+    if new:
+      try:
+        files.check_writable(folder)
+      except ValueError as e:
+        raise SettingError(
+          'save', str(folder), 'a folder for programs', hint=str(e)
+        ) from e
     self._index = {'target': here, 'programs': {}}
     path = self.folder / INDEX
     if not path.exists():
@@ -82,10 +91,14 @@ class Store:
         )
       return
     try:
-      self._index = json.loads(path.read_text())
-      there = dict(self._index['target'])
-      self._index = {'target': there, 'programs': dict(self._index['programs'])}
-    except (ValueError, KeyError, TypeError) as e:
+      values = json.loads(path.read_text())
+      there, programs = dict(values['target']), dict(values['programs'])
+      self._index['target'] = there
+      self._index['programs'] = {
+        key: {name: str(entry[name]) for name in ('name', 'file', 'sha256')}
+        for key, entry in programs.items()
+      }
+    except (OSError, ValueError, KeyError, TypeError) as e:
       raise ValueError(f'{path}: damaged; make the programs again') from e
     for name in here | there:
       if here.get(name) != there.get(name):
@@ -95,25 +108,42 @@ class Store:
           f'programs for {name} {here.get(name)!r}, not '
           f'{there.get(name)!r}: compile them again in another folder',
         )
+    if not new:  # found now, not in the middle of a video
+      for entry in self._index['programs'].values():
+        self._read(entry)
 
   @property
   def names(self) -> list[str]:
     """Names of the saved programs, in the order in which they were made."""
     return [entry['name'] for entry in self._index['programs'].values()]
 
-  def find(self, lowered: jax.stages.Lowered) -> Callable | None:
+  def find(
+    self, lowered: jax.stages.Lowered, name: str | None = None
+  ) -> Callable | None:
     """The compiled program of a lowered one; None if there is none.
+
+    Args:
+      lowered: the lowered program.
+      name: its name; once, a missing one of a saved name is warned of.
 
     Raises:
       ValueError: its file is missing or damaged.
     """
     entry = self._index['programs'].get(_key(lowered))
     if entry is None:
+      if name in self.names and not self._has_warned:
+        self._has_warned = True
+        warnings.warn(
+          SettingWarning(
+            'programs',
+            str(self.folder),
+            f'its program {name!r} is of another model, size, number of clips '
+            'or sampler: compiled now',
+          ),
+          stacklevel=2,
+        )
       return None
-    path = self.folder / entry['file']
-    data = path.read_bytes() if path.exists() else b''
-    if hashlib.sha256(data).hexdigest() != entry['sha256']:
-      raise ValueError(f'{path}: missing or damaged; make the programs again')
+    data = self._read(entry)
     devices = [*self._mesh.devices.flat]
     return serialize_executable.deserialize_and_load(
       data,
@@ -122,6 +152,13 @@ class Store:
       backend=devices[0].client,
       execution_devices=devices,
     )
+
+  def _read(self, entry: dict[str, str]) -> bytes:
+    path = self.folder / entry['file']
+    data = path.read_bytes() if path.is_file() else b''
+    if hashlib.sha256(data).hexdigest() != entry['sha256']:
+      raise ValueError(f'{path}: missing or damaged; make the programs again')
+    return data
 
   def compile(
     self, name: str, lowered: jax.stages.Lowered

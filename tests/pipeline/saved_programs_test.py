@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import spacetime
-from spacetime import SettingError, sharding
+from spacetime import SettingError, SettingWarning, sharding
 from spacetime.pipeline import compile_ahead, saved_programs
 from spacetime.pipeline import pipeline as pipeline_lib
 from spacetime.pipeline.request import Request
@@ -56,8 +56,8 @@ def test_sampling_finds_the_programs_that_were_saved(
   assert names[:5] == ['embed', 'init', 'start-dit', 'step-dit', 'finalize']
   hits, find = [], saved_programs.Store.find
 
-  def record(self, lowered):
-    program = find(self, lowered)
+  def record(self, lowered, name):
+    program = find(self, lowered, name)
     hits.append(program is not None)
     return program
 
@@ -76,7 +76,8 @@ def test_sampling_finds_the_programs_that_were_saved(
   expected = plain('a red 3', seed=1, **SETTINGS, **SAMPLING)
   np.testing.assert_array_equal(clip.frames, expected.frames)
   # Another shape or setting has programs of its own.
-  pipe('a red 3', seed=1, **SETTINGS, **(SAMPLING | {'steps': 3}))
+  with pytest.warns(SettingWarning, match="its program 'init' is of another"):
+    pipe('a red 3', seed=1, **SETTINGS, **(SAMPLING | {'steps': 3}))
   assert not all(hits)
 
 
@@ -121,9 +122,47 @@ def test_refuses_other_chips_versions_and_flags(wan, tmp_path, monkeypatch):
   file.write_bytes(file.read_bytes()[:-1])
   with pytest.raises(ValueError, match='missing or damaged'):
     again.find(lowered)
-  (folder / saved_programs.INDEX).write_text('{')
+  with pytest.raises(ValueError, match='missing or damaged'):
+    saved_programs.Store(folder, mesh)
+  index = folder / saved_programs.INDEX
+  values = json.loads(index.read_text())
+  (entry,) = values['programs'].values()
+  for key in entry:
+    programs = {'0': {k: v for k, v in entry.items() if k != key}}
+    for other in (programs, {'0': [1]}, [1]):
+      index.write_text(json.dumps(values | {'programs': other}))
+      with pytest.raises(ValueError, match='programs.json: damaged'):
+        saved_programs.Store(folder, mesh)
+  index.write_text('{')
   with pytest.raises(ValueError, match='programs.json: damaged'):
     saved_programs.Store(folder, mesh)
+
+
+def test_programs_of_other_settings_are_reported_once(tmp_path, recwarn):
+  mesh = sharding.single_device_mesh()
+  folder = tmp_path / 'programs'
+  add = jax.jit(lambda x: x + 1)
+  store = saved_programs.Store(folder, mesh, new=True)
+  store.compile('step-dit', add.lower(np.float32(1)))
+  again = saved_programs.Store(folder, mesh)
+  other = add.lower(np.ones(2, np.float32))
+  assert again.find(other, 'encode_first') is None
+  assert not recwarn
+  for _ in range(2):
+    assert again.find(other, 'step-dit') is None
+  (warning,) = recwarn
+  assert str(warning.message).startswith(
+    f"programs='{folder}': its program 'step-dit' is of another model, size"
+  )
+
+
+def test_refuses_a_folder_that_cannot_be_written(tmp_path):
+  mesh = sharding.single_device_mesh()
+  file = tmp_path / 'file'
+  file.write_text('')
+  for folder in (file, file / 'programs', '/proc/none/programs'):
+    with pytest.raises(SettingError, match='^save=.*cannot be written'):
+      saved_programs.Store(folder, mesh, new=True)
 
 
 @pytest.mark.slow
@@ -142,8 +181,8 @@ def test_programs_of_an_image_to_video_model(tmp_path):
   with pytest.MonkeyPatch.context() as patch:
     hits, find = {}, saved_programs.Store.find
 
-    def record(self, lowered):
-      program = find(self, lowered)
+    def record(self, lowered, name):
+      program = find(self, lowered, name)
       hits[len(hits)] = program is not None
       return program
 
