@@ -151,10 +151,15 @@ def read_references(
     geometry: sizes of the clip.
 
   Raises:
-    SettingError: unreadable.
+    SettingError: unreadable, or none.
   """
-  if isinstance(sources, str):
-    sources = sources.split(',')
+  if isinstance(sources, str) and not os.path.exists(sources):
+    paths = [path.strip() for path in sources.split(',')]
+    if not all(paths):
+      raise SettingError(
+        'reference_images', sources, 'image files with commas between them'
+      )
+    sources = paths
   elif not isinstance(sources, (list, tuple)):
     sources = [sources]
   result = []

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import numbers
 from collections.abc import Mapping, Sequence
 
 import jax
@@ -43,7 +44,8 @@ def mesh_shape(config: MeshConfig, *, devices: int) -> tuple[int, ...]:
   """
   sizes = [getattr(config, axis) for axis in AXES]
   for axis, size in zip(AXES, sizes, strict=True):
-    if size == 0 or size < -1:
+    is_whole = isinstance(size, numbers.Integral) and size is not True
+    if not is_whole or size == 0 or size < -1:
       raise SettingError(
         f'mesh.{axis}', size, '1 or more, or -1 for the remaining devices'
       )
@@ -131,7 +133,8 @@ def as_mesh(
   None is the first device alone.
 
   Raises:
-    SettingError: an unknown axis, or see make_mesh.
+    SettingError: an unknown axis, no mesh or one of other axes, or see
+      make_mesh.
   """
   if value is None:
     return single_device_mesh()
@@ -140,7 +143,16 @@ def as_mesh(
       if name not in AXES:
         raise SettingError(f'mesh.{name}', value[name], f'an axis of {AXES}')
     value = MeshConfig(**value)
-  return make_mesh(value) if isinstance(value, MeshConfig) else value
+  if isinstance(value, MeshConfig):
+    return make_mesh(value)
+  if getattr(value, 'axis_names', None) != AXES:
+    raise SettingError(
+      'mesh',
+      str(value),
+      f"sizes of the axes {', '.join(AXES)}, such as {{'context': 4}}, or a "
+      'mesh of these axes',
+    )
+  return value
 
 
 def by_slice(devices: Sequence[jax.Device], slices: int) -> list[list]:

@@ -46,10 +46,15 @@ def test_images_at_their_own_size_of_every_kind(tmp_path):
   path = tmp_path / 'a.png'
   for source in (path, str(path), Image.open(path), image):
     np.testing.assert_array_equal(inputs.read_original(source, 'image'), image)
-  one, other = inputs.read_references(f'{path},{path}', SQUARE)
+  one, other = inputs.read_references(f'{path}, {path}', SQUARE)
   assert one.shape == (64, 64, 3)
   np.testing.assert_array_equal(one[32, [0, -1]], [[200, 100, 50], [0, 0, 0]])
   np.testing.assert_array_equal(one, other)
+  Image.fromarray(image).save(tmp_path / 'a,b.png')
+  assert len(inputs.read_references(str(tmp_path / 'a,b.png'), SQUARE)) == 1
+  for empty in ('', ',', f'{path},'):
+    with pytest.raises(SettingError, match='^reference_images=.*with commas'):
+      inputs.read_references(empty, SQUARE)
   (tmp_path / 'b.png').write_bytes(b'no image')
   with pytest.raises(SettingError, match='^image=.*b.png.*an image file; '):
     inputs.read_original(tmp_path / 'b.png', 'image')

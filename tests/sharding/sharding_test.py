@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from jax.sharding import PartitionSpec as P
 
-from spacetime import sharding
+from spacetime import SettingError, sharding
 from spacetime.sharding import mesh as mesh_lib
 
 
@@ -32,6 +32,29 @@ def test_mesh_shape_resolves_free_axis():
 def test_mesh_shape_refuses(sizes, text):
   with pytest.raises(ValueError, match=text):
     sharding.mesh_shape(sharding.MeshConfig(**sizes), devices=8)
+
+
+@pytest.mark.parametrize(
+  ('value', 'text'),
+  [
+    ({'context': '2'}, "^mesh.context='2': expected 1 or more, or -1 for"),
+    ({'context': 2.0}, '^mesh.context=2.0: expected 1 or more, or -1 for'),
+    ({'context': True}, '^mesh.context=True: expected 1 or more, or -1 for'),
+    ({'context': None}, '^mesh.context=None: expected 1 or more, or -1'),
+    ({'rows': 2}, '^mesh.rows=2: expected an axis of'),
+    ('context=2', "^mesh='context=2': expected sizes of the axes data, fsdp"),
+    (8, "^mesh='8': expected sizes of the axes data, fsdp, context, tensor"),
+    ([2, 4], "^mesh='\\[2, 4\\]': expected sizes of the axes data, fsdp"),
+  ],
+)
+def test_as_mesh_refuses(value, text):
+  with pytest.raises(SettingError, match=text):
+    sharding.as_mesh(value)
+
+
+def test_as_mesh_refuses_a_mesh_of_other_axes():
+  with pytest.raises(SettingError, match='^mesh=.* a mesh of these axes'):
+    sharding.as_mesh(jax.make_mesh((8,), ('rows',)))
 
 
 @pytest.mark.parametrize(
