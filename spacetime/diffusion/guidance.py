@@ -2,6 +2,7 @@
 unconditional velocities."""
 
 import dataclasses
+import math
 from collections.abc import Sequence
 
 import jax
@@ -48,8 +49,9 @@ class Guidance:
       raise SettingError('guidance_kind', self.kind, f'one of {KINDS}')
     if not 0 <= self.scale < float('inf'):
       raise SettingError('guidance', self.scale, '0 or more')
-    low, high = self.interval
-    if not 0 <= low < high <= 1:
+    interval = self.interval
+    is_pair = isinstance(interval, tuple) and len(interval) == 2
+    if not is_pair or not 0 <= interval[0] < interval[1] <= 1:
       raise SettingError('interval', self.interval, '0 <= low < high <= 1')
     if self.zero_steps < 0:
       raise SettingError('zero_steps', self.zero_steps, '0 or more')
@@ -61,6 +63,8 @@ class Guidance:
       )
     if not -1 < self.momentum < 1:
       raise SettingError('momentum', self.momentum, 'more than -1, less than 1')
+    if not math.isfinite(self.eta):
+      raise SettingError('eta', self.eta, 'a finite number')
 
   @property
   def uses_cfg(self) -> bool:

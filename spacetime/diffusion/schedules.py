@@ -12,6 +12,7 @@ from spacetime.diffusion import flow
 # Wan's schedule starts this much below 1, where the log-ratio of signal to
 # noise is infinite.
 MARGIN = 1e-6
+MAX_STEPS = 10_000  # more are a slip of the keyboard
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,8 +97,10 @@ def timesteps_schedule(
       strength that leaves no step.
   """
   try:
-    values = np.asarray(timesteps, np.float64).reshape(-1)
+    values = np.asarray(timesteps, np.float64)
   except (TypeError, ValueError):
+    values = np.zeros(0)
+  if not isinstance(timesteps, (list, tuple)) or values.ndim != 1:
     values = np.zeros(0)
   falling = bool((np.diff(values) < 0).all())
   if not len(values) or not falling or not 0 < values[-1] <= values[0] <= 1000:
@@ -164,8 +167,8 @@ def flow_match_euler_schedule(steps: int, *, shift: float) -> Schedule:
 def _check(steps: int, shift: float) -> None:
   if not isinstance(steps, numbers.Integral):
     raise SettingError('steps', steps, 'a whole number')
-  if steps < 1:
-    raise SettingError('steps', steps, '1 or more')
+  if not 1 <= steps <= MAX_STEPS:
+    raise SettingError('steps', steps, f'1 or more, at most {MAX_STEPS:,}')
   if shift <= 0:
     raise SettingError('shift', shift, 'more than 0')
   if not shift <= flow.MAX_SHIFT:

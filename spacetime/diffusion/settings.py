@@ -7,6 +7,9 @@ Modules that need JAX are imported where they are used, so that the help of
 
 import dataclasses
 import math
+import numbers
+import os
+import types
 import typing
 
 from spacetime import SettingError
@@ -54,6 +57,36 @@ PRESETS = {
 }
 
 
+# Types that values of a field's type may have, and their names in messages.
+_TYPES = {
+  int: (numbers.Integral, 'a whole number'),
+  float: (numbers.Real, 'a number'),
+  str: ((str, os.PathLike), 'a text'),
+}
+
+
+def check_types(settings) -> None:
+  """Checks the numbers and texts of a dataclass; fields of other types, or of
+  several, have checks of their own.
+
+  Raises:
+    SettingError: a value of another type.
+  """
+  for field in dataclasses.fields(settings):
+    value, kinds = getattr(settings, field.name), (field.type,)
+    if isinstance(field.type, types.UnionType):
+      kinds = typing.get_args(field.type)
+    if value is None and types.NoneType in kinds:
+      continue
+    kind, *others = [k for k in kinds if k is not types.NoneType]
+    if not others and kind in _TYPES and not _is_a(kind, value):
+      raise SettingError(field.name, value, _TYPES[kind][1])
+
+
+def _is_a(kind: type, value) -> bool:
+  return isinstance(value, _TYPES[kind][0]) and not isinstance(value, bool)
+
+
 def preset_settings(name: str, *, steps: int | None = None) -> dict:
   """The settings of a preset.
 
@@ -64,7 +97,7 @@ def preset_settings(name: str, *, steps: int | None = None) -> dict:
   Raises:
     SettingError: no such preset.
   """
-  if name not in PRESETS:
+  if not isinstance(name, str) or name not in PRESETS:
     raise SettingError('preset', name, f'one of {sorted(PRESETS)}')
   settings = PRESETS[name]
   if name == 'rcm' and steps is not None and 1 <= steps < 4:
@@ -176,6 +209,7 @@ class SamplingSettings:
     for name in ('interval', 'timesteps'):  # hashable, as programs' keys
       if isinstance(getattr(self, name), list):
         object.__setattr__(self, name, tuple(getattr(self, name)))
+    check_types(self)
     solvers.get(self.solver)
     if isinstance(self.timesteps, tuple) and (
       len(self.timesteps) != self.steps

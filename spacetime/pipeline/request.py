@@ -16,6 +16,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from spacetime import SettingError
+from spacetime.diffusion.settings import check_types
 from spacetime.pipeline import aliases
 
 PROMPT_EMBEDS_CACHE = '~/.cache/spacetime/embeddings'
@@ -361,6 +362,7 @@ class Request:
       value = getattr(self, name)
       if value is not None and not isinstance(value, numbers.Integral):
         raise SettingError(name, describe(value), 'a whole number')
+    check_types(self)
     if not math.isfinite(self.lora_strength):
       raise SettingError('lora_strength', self.lora_strength, 'a finite number')
     scale = self.control_scale

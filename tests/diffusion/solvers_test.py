@@ -260,7 +260,7 @@ def test_an_even_schedule_falls_from_one_to_zero_and_shifts():
 def test_refuses():
   with pytest.raises(SettingError, match='^shift=1e.300: expected at most 10'):
     schedules.even_schedule(4, shift=1e300)
-  with pytest.raises(SettingError, match='^steps=0: expected 1 or more$'):
+  with pytest.raises(SettingError, match='^steps=0: expected 1 or more, at'):
     schedules.even_schedule(0)
   for name in (*PUBLISHED, 'flow_match_euler_schedule'):
     with pytest.raises(SettingError, match='^shift=0: expected more than 0$'):

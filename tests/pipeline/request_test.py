@@ -179,6 +179,16 @@ def test_a_plan_holds_all_that_a_request_resolves_to(ask, tmp_path):
     ({'lora': 'none.safetensors'}, "lora='none.safetensors': .* no such file"),
     ({'lora_2': 'x'}, "lora_2='x': expected none, since the model has one"),
     ({'lora_strength': float('nan')}, 'lora_strength=nan: expected a finite'),
+    ({'lora_strength': 'a'}, "^lora_strength='a': expected a number"),
+    ({'control_scale': '1'}, "^control_scale='1': expected a number"),
+    ({'decode_tiles': (2, 2)}, r'^decode_tiles=\(2, 2\): expected a text'),
+    ({'expand_prompt': 3}, '^expand_prompt=3: expected a text'),
+    ({'guidance': 'a'}, "^guidance='a': expected a number"),
+    ({'preset': ['rcm']}, r"^preset=\['rcm'\]: expected a text"),
+    (
+      {'seconds': 2.0, 'context_noise': 'a'},
+      "^context_noise='a': expected a number",
+    ),
     (
       {'prompt': None, 'prompts_file': 'none.txt'},
       "prompts_file='none.txt': expected a file that exists",

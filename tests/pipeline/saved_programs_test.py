@@ -76,7 +76,9 @@ def test_sampling_finds_the_programs_that_were_saved(
   expected = plain('a red 3', seed=1, **SETTINGS, **SAMPLING)
   np.testing.assert_array_equal(clip.frames, expected.frames)
   # Another shape or setting has programs of its own.
-  with pytest.warns(SettingWarning, match="its program 'step-dit' is of another"):
+  with pytest.warns(
+    SettingWarning, match="its program 'step-dit' is of another"
+  ):
     pipe('a red 3', seed=1, **SETTINGS, **(SAMPLING | {'steps': 3}))
   assert not all(hits)
 
