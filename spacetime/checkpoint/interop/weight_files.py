@@ -52,7 +52,7 @@ def open_tensors(path: pathlib.Path) -> dict[str, Tensor]:
       quantisation, or a pickle that needs code.
   """
   path = pathlib.Path(path)
-  first = _first_bytes(path)
+  first = first_bytes(path)
   if first.startswith(gguf_files.MAGIC):
     return gguf_files.open_file(path)
   if first.startswith(torch_files.MAGIC) or path.suffix in tensor_files.PICKLES:
@@ -77,19 +77,35 @@ def resolve(
   Raises:
     ValueError: an unknown quantisation.
   """
-  _check_formats(tensors, metadata, path)
+  described = _check_formats(tensors, metadata, path)
   scales, result = {}, {}
   for name, tensor in tensors.items():
     stem, _, last = name.rpartition('.')
-    if last in SCALES and f'{stem}.weight' in tensors:
-      scales[f'{stem}.weight'] = tensor
+    weight = f'{stem}.weight'
+    if last in SCALES and weight in tensors:
+      if weight in scales:
+        raise ValueError(
+          f'{path} has {scales[weight].name} and {name}: expected one scale of '
+          f'{weight}'
+        )
+      scales[weight] = tensor
     elif last == MARKER or last in (*INPUT_SCALES, FORMAT):
       continue
     else:
       result[name] = tensor
+  float8 = [n for n, t in result.items() if t.dtype in FLOAT8.values()]
+  lost = described & set(float8) - scales.keys()
+  if not scales and any(n.rpartition('.')[2] == MARKER for n in tensors):
+    lost |= set(float8)
+  if lost:
+    raise ValueError(
+      f'{path} is scaled float8 without the scales of '
+      f'{mismatch.listed(lost, most=3)}: expected {" or ".join(SCALES)} beside '
+      'each; take the complete file'
+    )
   for name, tensor in result.items():
     if tensor.dtype in FLOAT8.values():
-      scale = scales.pop(name, None)
+      scale = scales.get(name)
       result[name] = _float8(tensor, scale, path)
   foreign = [
     f'{name} {tensor.dtype.name}'
@@ -97,16 +113,22 @@ def resolve(
     if tensor.dtype not in DTYPES.values()
     and name.rpartition('.')[2] not in BYTES
   ]
-  if foreign or scales:
-    names = mismatch.listed(foreign or scales, most=3)
+  if foreign:
+    names = mismatch.listed(foreign, most=3)
     raise ValueError(
       f'{path} has {names}: expected {", ".join(DTYPES)}, float8 or GGUF; take '
       'weights of one of these'
     )
+  if spare := scales.keys() - set(float8):
+    raise ValueError(
+      f'{path} has scales of {mismatch.listed(spare, most=3)}: expected float8 '
+      'weights beside them; take the complete file'
+    )
   return result
 
 
-def _first_bytes(path: pathlib.Path) -> bytes:
+def first_bytes(path: pathlib.Path) -> bytes:
+  """The first bytes of a file, which say its format; b'' without a file."""
   if not path.is_file():
     return b''
   with path.open('rb') as file:
@@ -161,24 +183,32 @@ def _decode(raw, *, dtype, shape, scale) -> np.ndarray:
   return values if scale is None else values * scale
 
 
-def _check_formats(tensors, metadata: Mapping[str, str], path) -> None:
-  """Refuses quantisations by the names that the file gives them."""
-  formats = set()
+def _check_formats(tensors, metadata: Mapping[str, str], path) -> set[str]:
+  """Names of the weights that the file says are quantised.
+
+  Raises:
+    ValueError: an unknown quantisation, by the name that the file gives it.
+  """
+  formats, described = set(), set()
   for name, tensor in tensors.items():
     for mark, form in UNSUPPORTED.items():
       if mark in name:
         _refuse(path, form, name)
     if name.rpartition('.')[2] == FORMAT:
-      formats.add(_format(bytes(tensor.raw()), path))
+      formats.add(_format(_json(bytes(tensor.raw()), path)))
+      described.add(f'{name.removesuffix(FORMAT)}weight')
   if METADATA in metadata:
-    layers = _json(metadata[METADATA], path).get('layers', {})
-    formats |= {str(layer.get('format')) for layer in layers.values()}
+    layers = _json(metadata[METADATA], path).get('layers')
+    layers = layers if isinstance(layers, dict) else {}
+    formats |= {_format(layer) for layer in layers.values()}
+    described |= {f'{name}.weight' for name in layers}
   for form in formats - set(FORMATS):
     _refuse(path, form, METADATA if METADATA in metadata else FORMAT)
+  return described
 
 
-def _format(data: bytes, path) -> str:
-  return str(_json(data, path).get('format'))
+def _format(values) -> str:
+  return str(values.get('format') if isinstance(values, dict) else values)
 
 
 def _json(data, path) -> dict:

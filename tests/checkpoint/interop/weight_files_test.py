@@ -165,6 +165,9 @@ def test_scaled_float8(form, tmp_path):
   np.testing.assert_array_equal(values['a.bias'], arrays['a.bias'])
 
 
+QUANT = np.frombuffer(b'{"format": "float8_e4m3fn"}', np.uint8)
+
+
 @pytest.mark.parametrize(
   'arrays, text',
   [
@@ -185,8 +188,27 @@ def test_scaled_float8(form, tmp_path):
       r'a.weight_scale \(3, 2\): expected one scale',
     ),
     (
+      {'a.weight': W.astype(ml_dtypes.float8_e4m3fn), 'a.comfy_quant': QUANT},
+      'without the scales of a.weight: expected scale_weight or weight_scale',
+    ),
+    (
+      {
+        'a.weight': W.astype(ml_dtypes.float8_e4m3fn),
+        'scaled_fp8': np.zeros(2, ml_dtypes.float8_e4m3fn),
+      },
+      'without the scales of a.weight',
+    ),
+    (
+      {
+        'a.weight': W.astype(ml_dtypes.float8_e4m3fn),
+        'a.scale_weight': np.float32(2),
+        'a.weight_scale': np.float32(3),
+      },
+      'has a.scale_weight and a.weight_scale: expected one scale of a.weight',
+    ),
+    (
       {'a.weight': W, 'a.scale_weight': np.float32(2)},
-      'has a.weight: expected',
+      'has scales of a.weight: expected float8 weights',
     ),
   ],
 )
@@ -194,6 +216,26 @@ def test_unsupported_quantisations(arrays, text, tmp_path):
   path = save(tmp_path / 'x.safetensors', arrays)
   with pytest.raises(ValueError, match=text):
     weight_files.open_tensors(path)
+
+
+@pytest.mark.parametrize(
+  'layers, text',
+  [
+    ({'a': {'format': 'float8_e4m3fn'}}, 'without the scales of a.weight'),
+    ({'a': 'int4'}, 'is quantised as int4'),
+    ({'a': None}, 'is quantised as None'),
+  ],
+)
+def test_quantisations_of_the_header(layers, text, tmp_path):
+  arrays = {'a.weight': W.astype(ml_dtypes.float8_e4m3fn)}
+  metadata = {weight_files.METADATA: json.dumps({'layers': layers})}
+  path = save(tmp_path / 'x.safetensors', arrays, metadata)
+  with pytest.raises(ValueError, match=text):
+    weight_files.open_tensors(path)
+  for other in (None, [1]):  # it says nothing
+    metadata = {weight_files.METADATA: json.dumps({'layers': other})}
+    path = save(tmp_path / 'x.safetensors', arrays, metadata)
+    assert opened(path).keys() == {'a.weight'}
 
 
 # -- GGUF ----------------------------------------------------------------------
