@@ -25,7 +25,10 @@ class Family:
   kind: str = ''
 
 
-_LORA = r'\.(lora[_.](A|B|up|down)|hada_w1|lokr_w|dora_scale|diff_b)\b|lora_up'
+_LORA = (
+  r'\.(lora[_.](A|B|up|down)|hada_w\d_[ab]|lokr_w\d(_[ab])?|dora_scale|diff_b)\b'
+  r'|lora_up'
+)
 FAMILIES = (
   Family('a file of LoRA weights, which belongs to `lora`', (_LORA,)),
   Family('of HunyuanVideo, another family of models', (r'double_blocks\.',)),

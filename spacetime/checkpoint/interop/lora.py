@@ -11,6 +11,7 @@ changed: lora_apply.py.
 
 import dataclasses
 import hashlib
+import itertools
 import os
 import pathlib
 from collections.abc import Iterable, Mapping
@@ -21,6 +22,8 @@ from absl import logging
 
 from spacetime.checkpoint import finite, mismatch
 from spacetime.checkpoint.interop import (
+  families,
+  gguf_files,
   layouts,
   lora_apply,
   lora_changes,
@@ -28,7 +31,9 @@ from spacetime.checkpoint.interop import (
   lora_scale,
   networks,
   tensor_files,
+  torch_files,
   wan_transformer,
+  weight_files,
 )
 from spacetime.media import files as files_lib
 from spacetime.models.transformer import dit as dit_lib
@@ -43,6 +48,14 @@ MOST = 3
 DECOMPOSED = ('dora_scale', 'magnitude')
 LOKR = ('lokr_w1', 'lokr_w2')
 LOHA = ('hada_w1_a', 'hada_w1_b', 'hada_w2_a', 'hada_w2_b')
+LOKR_HALVES = ('lokr_w1_a', 'lokr_w1_b', 'lokr_w2_a', 'lokr_w2_b')
+# Of each row, a module has the kinds of one entry: others would not count.
+EITHER = (
+  (('down', 'up', 'up_bias'), LOHA, (*LOKR, *LOKR_HALVES)),
+  (LOKR[:1], LOKR_HALVES[:2]),
+  (LOKR[1:], LOKR_HALVES[2:]),
+  (DECOMPOSED[:1], DECOMPOSED[1:]),
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -109,9 +122,17 @@ def open_lora(path: str | os.PathLike) -> LoraFile:
     ValueError: no such file, a damaged one, or an adapter of another form.
   """
   path = find(path)
-  tensors = tensor_files.open_tensors(path, dtypes=tensor_files.READABLE)
-  scales = lora_scale.read(path, tensor_files.metadata(path))
-  return LoraFile(path, tensors, scales)
+  first, metadata = weight_files.first_bytes(path), {}
+  if first.startswith(gguf_files.MAGIC):
+    raise ValueError(
+      f'{path} is a GGUF file: expected LoRA weights in safetensors'
+    )
+  if first.startswith(torch_files.MAGIC):
+    tensors = torch_files.open_file(path)
+  else:
+    tensors = tensor_files.open_tensors(path, dtypes=tensor_files.READABLE)
+    metadata = tensor_files.metadata(path)
+  return LoraFile(path, tensors, lora_scale.read(path, metadata))
 
 
 def read(
@@ -142,15 +163,10 @@ def read(
       faults.setdefault(fault, []).extend(names)
   text = mismatch.report(faults, most=MOST)
   if text or not modules:
-    form = lora_names.unsupported(file.tensors)
     raise ValueError(
       f'{file.path} does not fit this transformer of {model.layers} layers of '
       f'width {model.width}; {text or "it has no LoRA weights"}; '
-      + (
-        f'{form} is not supported'
-        if form
-        else 'it belongs to another base model'
-      )
+      f'{_reason(file)}'
     )
   changes = {}
   for parts in modules.values():
@@ -172,6 +188,17 @@ def read(
     )
   ignored = sorted(n for n in file.tensors if _is_ignored(n, rows))
   return lora_apply.Adapter(network, changes, tuple(ignored))
+
+
+def _reason(file: LoraFile) -> str:
+  """Why a file does not fit, as far as its names say."""
+  form = lora_names.unsupported(file.tensors)
+  if form:
+    return f'{form} is not supported'
+  family = families.identify(file.tensors)
+  if family is not None and family.kind:
+    return f'it is {family.name}, not LoRA weights'
+  return 'it belongs to another base model'
 
 
 @dataclasses.dataclass
@@ -221,8 +248,9 @@ def _is_ignored(name: str, rows: Mapping) -> bool:
 
 
 def _faults(module: _Module, shapes: Mapping) -> dict[str, list[str]]:
-  """Names of a module's tensors by fault: halves, and other shapes."""
-  kinds, halves, other = module.tensors.keys(), [], []
+  """Names of a module's tensors by fault: halves, several forms, and other
+  shapes."""
+  kinds, other, empty = module.tensors.keys(), [], []
   required = []
   if kinds & {'down', 'up', 'up_bias'}:
     required += ['down', 'up']
@@ -237,19 +265,25 @@ def _faults(module: _Module, shapes: Mapping) -> dict[str, list[str]]:
   if any(kind not in kinds for kind in required):
     names = (t.name for t in module.tensors.values())
     return {'without its other half': list(names)}
+  for row in EITHER:
+    forms = [kinds & set(form) for form in row]
+    if sum(map(bool, forms)) > 1:
+      names = (module.tensors[kind].name for form in forms for kind in form)
+      return {'two forms of one change': list(names)}
   for kind, expected in _expected(module, shapes).items():
     tensor = module.tensors[kind]
-    if not _fits(tensor.shape, expected):
+    if not all(tensor.shape):
+      empty.append(f'{tensor.name} {tensor.shape}')
+    elif not _fits(tensor.shape, expected):
       other.append(f'{tensor.name} {tensor.shape}, expected {expected}')
-  if not other and any(k.startswith('lokr') for k in kinds):
-    target = next(iter(module.targets.values()))
-    size = [_lokr_shape(module, f) for f in LOKR]
-    product = tuple(a * b for a, b in zip(*size, strict=True))
-    expected = shapes[target]
-    if not _fits(product, expected[:2]):
-      name = next(iter(module.tensors.values())).name
+  lokr = [kind for kind in kinds if kind.startswith('lokr')]
+  if lokr and not other:
+    product = _lokr_product(module)
+    expected = shapes[module.targets[lokr[0]]]
+    if not _fits(product, expected):
+      name = module.tensors[lokr[0]].name
       other.append(f'{name} of a product {product}, expected {expected}')
-  return {'without its other half': halves, 'of other shapes': other}
+  return {'without values': empty, 'of other shapes': other}
 
 
 def _expected(module: _Module, shapes: Mapping) -> dict[str, tuple[int, ...]]:
@@ -297,10 +331,19 @@ def _fits(shape: tuple[int, ...], expected: tuple[int, ...]) -> bool:
   return len(expected) > 2 and shape[:1] + shape[1:] == flat
 
 
-def _lokr_shape(module: _Module, factor: str) -> tuple[int, int]:
+def _lokr_product(module: _Module) -> tuple[int, ...]:
+  """The shape of the product of LoKr's factors."""
+  first, second = (_lokr_shape(module, factor) for factor in LOKR)
+  if any(n != 1 for n in first[2:]):  # the kernel is the second factor's
+    return first
+  axes = itertools.zip_longest(first, second, fillvalue=1)
+  return tuple(a * b for a, b in axes)
+
+
+def _lokr_shape(module: _Module, factor: str) -> tuple[int, ...]:
   if factor in module.tensors:
-    shape = (*module.tensors[factor].shape, 1, 1)[:2]
-    return shape
+    shape = module.tensors[factor].shape
+    return shape + (1,) * (2 - len(shape))
   rows = module.tensors[f'{factor}_a'].shape[0]
   return rows, module.tensors[f'{factor}_b'].shape[1]
 

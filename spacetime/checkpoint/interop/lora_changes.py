@@ -102,7 +102,10 @@ Change = Additive | Decomposed
 
 
 def has_effect(change: Change) -> bool:
-  """Whether a change is other than 0: whether all of its factors are."""
+  """Whether a change is other than 0: whether all of its factors are. DoRA sets
+  norms, whatever its factors."""
+  if isinstance(change, Decomposed):
+    return True
   return all(np.any(value) for value in vars(change).values())
 
 

@@ -49,7 +49,7 @@ class Scales:
   rank_stabilised: bool = False
 
   def scale(
-    self, root: str, stem: str, rank: int, *, alpha: float | None = None
+    self, root: str, stem: str, rank: float, *, alpha: float | None = None
   ) -> float:
     """The scale of one module's factors.
 
@@ -60,8 +60,9 @@ class Scales:
       alpha: value of the tensor beside them, if any.
 
     Raises:
-      ValueError: an alpha that is not a finite number, or 0.
+      ValueError: an alpha or a rank that is not a finite number, or 0.
     """
+    rank = self._number('rank', rank)
     if alpha is not None:
       return self._number('.alpha', alpha) / rank
     config = self.config(root)
@@ -151,6 +152,11 @@ def check(config: Mapping, where) -> None:
       'expected an adapter of the published weights; save it with '
       'path_initial_model_for_weight_conversion'
     )
+  for key in ('alpha_pattern', 'rank_pattern'):
+    if not isinstance(config.get(key) or {}, dict):
+      raise ValueError(
+        f'{where}: {key}={config[key]!r}: expected numbers by name'
+      )
   if config.get('fan_in_fan_out'):
     raise ValueError(f'{where}: fan_in_fan_out: expected false')
 

@@ -10,9 +10,14 @@ import safetensors.numpy
 
 from spacetime import sharding
 from spacetime.checkpoint import load
-from spacetime.checkpoint.interop import lora, lora_scale, wan_transformer
+from spacetime.checkpoint.interop import (
+  lora,
+  lora_scale,
+  parts,
+  wan_transformer,
+)
 from spacetime.models.transformer import lora as lora_lib
-from tests.helpers import published_folder
+from tests.helpers import published_folder, torch_archive
 
 MODEL = published_folder.TRANSFORMER
 CONFIG = lora_lib.LoraConfig(rank=3, alpha=6.0)
@@ -219,6 +224,31 @@ def test_refuses_a_pickle_and_half_a_file(tmp_path):
   path.write_bytes(path.read_bytes()[:-8])
   with pytest.raises(ValueError, match='is cut short'):
     lora.read(path, MODEL)
+
+
+def test_the_first_bytes_say_the_format(tmp_path):
+  expected = lora.read(save(tmp_path / 'a.safetensors', pair(STEM)), MODEL).lora
+  for name in ('b.pt', 'c.safetensors'):
+    path = torch_archive.save(tmp_path / name, {'state_dict': pair(STEM)})
+    actual = lora.read(path, MODEL).lora
+    jax.tree.map(np.testing.assert_array_equal, actual, expected)
+  (tmp_path / 'd.safetensors').write_bytes(b'GGUF' + bytes(60))
+  with pytest.raises(ValueError, match='is a GGUF file: expected LoRA weights'):
+    lora.read(tmp_path / 'd.safetensors', MODEL)
+
+
+@pytest.mark.parametrize(
+  'config, text',
+  [(MODEL, 'a Wan transformer'), (published_folder.VAE, 'a Wan autoencoder')],
+)
+def test_other_networks_are_called_what_they_are(config, text, tmp_path):
+  path = published_folder.write_part(tmp_path, config)
+  with pytest.raises(ValueError, match=f'it is {text}, not LoRA weights'):
+    lora.read(path, MODEL)
+  for arrays in (PRODUCT, HADAMARD):  # and the other way round
+    path = save(tmp_path / 'b.safetensors', arrays)
+    with pytest.raises(ValueError, match='a file of LoRA weights, which belo'):
+      parts.open_part(path, 'transformer')
 
 
 def test_every_kernel_has_a_name_in_the_original_dialect():
@@ -497,6 +527,109 @@ def test_merges(case, tmp_path):
   kernel, bias = merged(tmp_path, arrays)
   np.testing.assert_allclose(kernel, expected, rtol=2e-5, atol=2e-5)
   np.testing.assert_allclose(bias, 2 * M if case == 'bias' else 0 * M)
+
+
+def test_lokr_beside_a_bias(tmp_path):
+  arrays = {f'{STEM}.lokr_w1': W1, f'{STEM}.lokr_w2': W2, f'{STEM}.diff_b': M}
+  kernel, bias = merged(tmp_path, arrays)
+  np.testing.assert_allclose(kernel, BASE + np.kron(W1, W2), rtol=1e-5)
+  np.testing.assert_allclose(bias, M)
+
+
+def test_lokr_of_a_convolution(tmp_path):
+  """The second factor has the kernel, of 5 axes or flat."""
+  stem, w1 = 'diffusion_model.patch_embedding', random(4, 1)
+  w2 = random(6, 3, 1, 2, 2)
+  delta = np.kron(w1, w2.reshape(6, 12)).reshape(24, 3, 1, 2, 2)
+  expected = wan_transformer.from_torch(delta, 'patch')
+  for i, second in enumerate((w2, w2.reshape(6, 12))):
+    arrays = {f'{stem}.lokr_w1': w1, f'{stem}.lokr_w2': second}
+    path = save(tmp_path / f'{i}.safetensors', arrays)
+    kernel = lora.read(path, MODEL).merge(zeros())['patch_embed']['kernel']
+    np.testing.assert_allclose(kernel, expected, rtol=1e-5)
+
+
+PRODUCT = {f'{STEM}.lokr_w1': W1, f'{STEM}.lokr_w2': W2}
+HADAMARD = {
+  f'{STEM}.hada_w{i}_{half}': B if half == 'a' else A
+  for i in (1, 2)
+  for half in 'ab'
+}
+
+
+@pytest.mark.parametrize(
+  'arrays, text',
+  [
+    (pair(STEM) | HADAMARD, 'two forms of one change: .*hada_w1_a'),
+    (pair(STEM) | PRODUCT, 'two forms of one change: .*lokr_w1'),
+    (
+      PRODUCT | {f'{STEM}.lokr_w1_a': WA, f'{STEM}.lokr_w1_b': WB},
+      'two forms of one change: .*lokr_w1, .*lokr_w1_a',
+    ),
+    (
+      pair(STEM)
+      | {
+        f'{STEM}.dora_scale': M[:, None],
+        f'{STEM}.lora_magnitude_vector': M,
+      },
+      'two forms of one change: .*dora_scale, .*lora_magnitude_vector',
+    ),
+    (
+      {f'{STEM}.lokr_w1': W1, f'{STEM}.lokr_w2': random(6, 6, 3)},
+      r'of a product \(24, 24, 3\), expected \(24, 24\)',
+    ),
+    (
+      {f'{STEM}.lokr_w1': random(4, 4, 2), f'{STEM}.lokr_w2': W2},
+      'of a product .*, expected',
+    ),
+    (
+      {f'{STEM}.lora_A.weight': A[:0], f'{STEM}.lora_B.weight': B[:, :0]},
+      r'without values: .*lora_A.weight \(0, 24\)',
+    ),
+    (
+      {k: v[:0] if k.endswith('b') else v[:, :0] for k, v in HADAMARD.items()}
+      | ALPHA,
+      'without values: .*hada_w1_a',
+    ),
+    (
+      {
+        f'{STEM}.lokr_w1': W1,
+        f'{STEM}.lokr_w2_a': WA[:, :0],
+        f'{STEM}.lokr_w2_b': WB[:0],
+      },
+      'without values: .*lokr_w2_a',
+    ),
+  ],
+)
+def test_refuses_forms_of_changes(arrays, text, tmp_path):
+  arrays = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
+  path = save(tmp_path / 'a.safetensors', arrays)
+  with pytest.raises(ValueError, match=f'a.safetensors does not fit .*{text}'):
+    lora.read(path, MODEL)
+
+
+def test_dora_of_a_zero_change_has_an_effect(tmp_path, caplog):
+  arrays = pair(STEM) | {f'{STEM}.dora_scale': 0 * M[:, None]}
+  kernel, _ = merged(tmp_path, arrays)
+  assert not kernel.any() and not caplog.text
+
+
+@pytest.mark.parametrize(
+  'values, text',
+  [
+    ({'alpha_pattern': [1]}, r'alpha_pattern=\[1\]: expected numbers by name'),
+    ({'rank_pattern': 'x'}, "rank_pattern='x': expected numbers by name"),
+    ({'r': 'x'}, "rank='x': expected a number"),
+    ({'r': 0}, 'rank=0: expected a number other than 0'),
+  ],
+)
+def test_refuses_values_of_peft(values, text, tmp_path):
+  config = json.dumps(dict(lora_alpha=3) | values)
+  path = save(
+    tmp_path / 'a.safetensors', PRODUCT, {lora_scale.METADATA: config}
+  )
+  with pytest.raises(ValueError, match=f'a.safetensors: {text}'):
+    lora.read(path, MODEL)
 
 
 def test_lokr_of_peft_has_alpha(tmp_path):
