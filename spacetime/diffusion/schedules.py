@@ -81,7 +81,7 @@ def timesteps_schedule(
   timesteps: Sequence[float],
   *,
   shift: float = 1.0,
-  rounded: bool = False,
+  schedule: str = 'even',
   strength: float = 1.0,
 ) -> Schedule:
   """The schedule of timesteps that a distilled model was trained at.
@@ -89,12 +89,14 @@ def timesteps_schedule(
   Args:
     timesteps: K falling values above 0, in thousandths, before the shift.
     shift: see flow.shifted.
-    rounded: whether the network sees whole thousandths of the shifted levels.
+    schedule: one of SCHEDULES; 'rounded' rounds what the network sees to whole
+      thousandths.
     strength: noise level to begin at; the steps above it are left out.
 
   Raises:
-    SettingError: timesteps that do not fall, or are outside of (0, 1000]; or a
-      strength that leaves no step.
+    SettingError: timesteps that do not fall, are outside of (0, 1000] or begin
+      at 1 or below, as noise levels do; a strength that leaves no step; or no
+      such schedule.
   """
   try:
     values = np.asarray(timesteps, np.float64)
@@ -109,6 +111,14 @@ def timesteps_schedule(
       timesteps,
       'falling numbers of at most 1000, above 0, such as 1000,750,500,250',
     )
+  if values[0] <= 1:
+    raise SettingError(
+      'timesteps',
+      timesteps,
+      'thousandths before the shift, such as 1000,750,500,250, and no noise '
+      'levels',
+    )
+  _check_name(schedule)
   _check(len(values), shift)
   _check_strength(strength)
   sigmas = flow.shifted(values / 1000, shift)
@@ -119,7 +129,8 @@ def timesteps_schedule(
       strength,
       f'at least {sigmas[-1]:.3f}, the last noise level of `timesteps`',
     )
-  return _to_zero(sigmas, np.round(sigmas, 3) if rounded else sigmas)
+  rounded = np.round(sigmas, 3) if schedule == 'rounded' else sigmas
+  return _to_zero(sigmas, rounded)
 
 
 def wan_unipc_schedule(steps: int, *, shift: float) -> Schedule:
@@ -162,6 +173,11 @@ def flow_match_euler_schedule(steps: int, *, shift: float) -> Schedule:
   low = flow.shifted(0.001, shift)
   sigmas = flow.shifted(np.linspace(1.0, low, steps), shift)
   return _to_zero(sigmas, sigmas)
+
+
+def _check_name(schedule: str) -> None:
+  if schedule not in SCHEDULES:
+    raise SettingError('schedule', schedule, f'one of {SCHEDULES}')
 
 
 def _check(steps: int, shift: float) -> None:
@@ -219,8 +235,7 @@ def make_schedule(
     SettingError: no such schedule, no published one for this solver, or steps,
       shift and strength that leave no step.
   """
-  if name not in SCHEDULES:
-    raise SettingError('schedule', name, f'one of {SCHEDULES}')
+  _check_name(name)
   if name != 'published':
     even = even_schedule(steps, shift=shift, strength=strength)
     if name == 'even':

@@ -105,6 +105,14 @@ def preset_settings(name: str, *, steps: int | None = None) -> dict:
   return settings
 
 
+def _as_tuple(value):
+  """Numbers of a sequence or an array as a tuple; other values as they are, to be
+  refused by their names."""
+  if hasattr(value, 'tolist'):
+    value = value.tolist()
+  return tuple(value) if isinstance(value, (list, range)) else value
+
+
 @dataclasses.dataclass(frozen=True)
 class SamplingSettings:
   """Settings of the sampler; each field's metadata has its help and group.
@@ -207,8 +215,7 @@ class SamplingSettings:
     from spacetime.models.transformer import rope
 
     for name in ('interval', 'timesteps'):  # hashable, as programs' keys
-      if isinstance(getattr(self, name), list):
-        object.__setattr__(self, name, tuple(getattr(self, name)))
+      object.__setattr__(self, name, _as_tuple(getattr(self, name)))
     check_types(self)
     solvers.get(self.solver)
     if isinstance(self.timesteps, tuple) and (
@@ -254,7 +261,7 @@ class SamplingSettings:
         self.guidance_2,
         'None, since the model has one transformer',
       )
-    if self.guidance_2 < 0:
+    if not 0 <= self.guidance_2 < math.inf:
       raise SettingError('guidance_2', self.guidance_2, '0 or more')
     if self.guidance == 1 != self.guidance_2:
       raise SettingError(
@@ -279,8 +286,9 @@ class SamplingSettings:
     changes = {k: v for k, v in changes.items() if v is not None}
     if preset is not None:
       changes = preset_settings(preset, steps=changes.get('steps')) | changes
-    if isinstance(changes.get('timesteps'), (list, tuple)):
-      changes = {'steps': len(changes['timesteps'])} | changes
+    timesteps = _as_tuple(changes.get('timesteps'))
+    if isinstance(timesteps, tuple):
+      changes = {'steps': len(timesteps)} | changes
     if changes.get('guidance') == 1:
       changes = {'guidance_2': None} | changes
     return dataclasses.replace(self, **changes)
@@ -320,7 +328,7 @@ class SamplingSettings:
       schedule = schedules.timesteps_schedule(
         self.timesteps,
         shift=self.shift,
-        rounded=self.schedule == 'rounded',
+        schedule=self.schedule,
         strength=self.strength,
       )
     guidance = self.make_guidance()

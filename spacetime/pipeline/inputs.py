@@ -22,7 +22,7 @@ from spacetime.media import (
   resampling,
   video_reader,
 )
-from spacetime.pipeline.request import Source, describe
+from spacetime.pipeline.request import Source, describe, split_paths
 from spacetime.pipeline.video import Video
 
 
@@ -154,7 +154,7 @@ def read_references(
     SettingError: unreadable, or none.
   """
   if isinstance(sources, str) and not os.path.exists(sources):
-    paths = [path.strip() for path in sources.split(',')]
+    paths = split_paths(sources)
     if not all(paths):
       raise SettingError(
         'reference_images', sources, 'image files with commas between them'

@@ -3,11 +3,12 @@
 import dataclasses
 import os
 import time
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
 
-from spacetime import SettingError, sharding
+from spacetime import SettingError, SettingWarning, sharding
 from spacetime.checkpoint import load as load_lib
 from spacetime.checkpoint.interop import network_files
 from spacetime.data import geometry as geometry_lib
@@ -545,6 +546,11 @@ def _with_lora(
       if root not in model.readers:
         raise SettingError(
           name, path, 'none, since the model has one transformer: use `lora`'
+        )
+      if not lora_strength * strength:
+        warnings.warn(
+          SettingWarning(name, path, 'no effect, since its strength is 0'),
+          stacklevel=2,
         )
       try:
         model = model.with_lora(

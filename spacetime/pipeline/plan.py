@@ -158,6 +158,7 @@ def resolve(request: Request, engine: Engine) -> Plan:
   settings = engine.settings(preset=request.preset, **request.sampling)
   _check_boundary(request, engine)
   unused_lib.check_sizes(engine, sizes, settings)
+  unused_lib.warn_of_start(settings)
   embeds = None
   if arrays is None:
     prompts = [prompts_lib.check(engine, prompt) for prompt in prompts]

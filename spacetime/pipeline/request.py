@@ -12,7 +12,7 @@ import math
 import numbers
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from spacetime import SettingError
@@ -26,6 +26,7 @@ MOST = {'num': 10_000, 'batch_size': 10_000, 'best_of': 1_000}
 CLIPS = 10_000  # videos of one request
 LONGEST = 86_400  # seconds of a video, a day
 SEEDS = 2**63  # seeds are smaller
+LORAS = 'paths, each with a finite strength or none, as A.safetensors:0.8,B'
 # A path, an array (F, H, W, 3) or (H, W, 3), a PIL image or a Video.
 Source = Any
 
@@ -481,29 +482,49 @@ def parse_loras(name: str, value) -> tuple[tuple[str, float], ...]:
   if isinstance(value, os.PathLike):
     value = [os.fspath(value)]
   if isinstance(value, str):
-    value = [value] if os.path.exists(value) else value.split(',')
+    value = split_paths(value)
   if isinstance(value, tuple) and len(value) == 2 and _is_number(value[1]):
     value = [value]
+  if isinstance(value, Mapping) or not isinstance(value, Iterable):
+    raise SettingError(name, describe(value), LORAS)
   pairs = []
   for item in value:
+    if isinstance(item, (tuple, list)) and len(item) != 2:
+      raise SettingError(name, describe(value), LORAS)
     path, strength = item if isinstance(item, (tuple, list)) else (item, 1.0)
     is_path = isinstance(path, (str, os.PathLike))
     path = os.fspath(path).strip() if is_path else ''
-    mark = re.fullmatch(r'(.*):([-+]?[\d.]+(?:[eE][-+]?\d+)?|nan|inf)', path)
-    if mark and not os.path.exists(path):
-      path, strength = mark[1], mark[2]
+    if not os.path.exists(path):
+      path, strength = _strength(path, strength)
     try:
       strength = float(strength)
     except (TypeError, ValueError):
       strength = math.nan
     if not path or not math.isfinite(strength):
-      raise SettingError(
-        name,
-        describe(value),
-        'paths, each with a finite strength or none, as A.safetensors:0.8,B',
-      )
+      raise SettingError(name, describe(value), LORAS)
     pairs.append((path, strength))
   return tuple(pairs)
+
+
+def split_paths(text: str) -> list[str]:
+  """Items between commas; a comma in the name of a file that exists, with or
+  without a strength behind it, is no end of an item."""
+  parts, items = text.split(','), []
+  while parts:
+    for count in range(len(parts), 0, -1):
+      item = ','.join(parts[:count]).strip()
+      if count == 1 or any(map(os.path.exists, (item, _strength(item)[0]))):
+        break
+    items.append(item)
+    parts = parts[count:]
+  return items
+
+
+def _strength(path: str, default=1.0) -> tuple[str, str | float]:
+  """(path, strength) of 'PATH:STRENGTH'."""
+  number = r'[-+]?(?:[\d.]+(?:e[-+]?\d+)?|nan|inf(?:inity)?)'
+  mark = re.fullmatch(rf'(.*?)\s*:\s*({number})', path, re.IGNORECASE)
+  return (mark[1], mark[2]) if mark else (path, default)
 
 
 def _is_number(value) -> bool:

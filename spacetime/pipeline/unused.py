@@ -13,12 +13,13 @@ import jax
 from spacetime import SettingError, SettingWarning
 from spacetime.data import geometry as geometry_lib
 from spacetime.diffusion import rollout
-from spacetime.diffusion.settings import SamplingSettings
+from spacetime.diffusion.settings import PRESETS, SamplingSettings
 from spacetime.pipeline import prompts as prompts_lib
 from spacetime.pipeline.engine import Engine
 from spacetime.pipeline.request import Request, describe
 
 TOKENS = 2**20  # most tokens of a clip, 14 times those of 14B at 720p
+START = 0.9  # least share of the first noise level that timesteps begin at
 LARGER = 4  # times the area of training, above which a size is warned of
 DEFAULTS = {field.name: field.default for field in dataclasses.fields(Request)}
 
@@ -45,7 +46,8 @@ def find(
   trained = engine.settings()
   reasons = dict(
     itertools.chain(
-      _of_sampler(settings),
+      _of_sampler(settings, preset=request.preset),
+      _of_experts(request, engine, settings),
       _of_request(request, engine),
       _of_length(request, engine, geometry, division),
     )
@@ -71,7 +73,12 @@ def warn(request: Request, reasons: Mapping[str, str]) -> None:
     )
 
 
-def _of_sampler(settings: SamplingSettings) -> Iterator[tuple[str, str]]:
+def _of_sampler(
+  settings: SamplingSettings, *, preset: str | None
+) -> Iterator[tuple[str, str]]:
+  schedules = {settings.schedule, PRESETS.get(preset, {}).get('schedule')}
+  if settings.timesteps is not None and 'rounded' not in schedules:
+    yield 'schedule', '`timesteps` replace it'
   if settings.guidance == 1:
     for name in ('negative_prompt', 'interval', 'guidance_kind'):
       yield name, '`guidance` is 1'
@@ -82,6 +89,21 @@ def _of_sampler(settings: SamplingSettings) -> Iterator[tuple[str, str]]:
   if settings.guidance == 1 or settings.guidance_kind != 'apg':
     for name in ('momentum', 'norm_threshold', 'eta'):
       yield name, '`guidance_kind` is not apg, or `guidance` is 1'
+
+
+def _of_experts(
+  request: Request, engine: Engine, settings: SamplingSettings
+) -> Iterator[tuple[str, str]]:
+  if settings.boundary is None:
+    return
+  schedule = settings.make_schedule()
+  first = schedule.steps_from(settings.boundary)
+  reason = f'every step is {{}} the `boundary` {settings.boundary:g}'
+  if first == schedule.steps:
+    for name in ('lora_2', 'guidance_2'):
+      yield name, reason.format('above')
+  if first == 0 and 'dit_2' not in engine.model.adapters:
+    yield 'lora', reason.format('below')
 
 
 def _of_request(request: Request, engine: Engine) -> Iterator[tuple[str, str]]:
@@ -119,6 +141,21 @@ def _of_length(
     yield (
       'frames',
       f'{request.seconds:g} `seconds` are {geometry.frames} frames',
+    )
+
+
+def warn_of_start(settings: SamplingSettings) -> None:
+  """Warns of timesteps that begin far below the noise that latents begin as."""
+  first = settings.make_schedule().sigmas[0]
+  if settings.timesteps is not None and first < START * settings.strength:
+    warnings.warn(
+      SettingWarning(
+        'timesteps',
+        settings.timesteps,
+        f'the first is the noise level {first:.2f}, but latents begin at '
+        f'{settings.strength:g}: expected 1000 or a little less',
+      ),
+      stacklevel=2,
     )
 
 

@@ -1,6 +1,7 @@
 """Sampling settings: help for every field, refusals, and what they build."""
 
 import dataclasses
+import json
 
 import numpy as np
 import pytest
@@ -119,6 +120,21 @@ def test_rounded_schedule_has_integer_thousandths():
   )
 
 
+@pytest.mark.parametrize(
+  'value, expected',
+  [
+    (np.array([1000, 500]), (1000, 500)),
+    (np.float32([1000, 500]), (1000.0, 500.0)),
+    (range(1000, 0, -500), (1000, 500)),
+  ],
+)
+def test_timesteps_of_python(value, expected):
+  settings = SETTINGS.with_changes(timesteps=value)
+  assert settings.timesteps == expected and settings.steps == len(expected)
+  json.dumps(settings.timesteps)
+  assert hash(settings) == hash(SETTINGS.with_changes(timesteps=expected))
+
+
 def test_unknown_preset():
   with pytest.raises(SettingError, match="^preset='lcm': expected one of"):
     SETTINGS.with_changes(preset='lcm')
@@ -138,6 +154,22 @@ def test_unknown_preset():
     ),
     ({'timesteps': (750.0, 750.0), 'steps': 2}, '^timesteps=.*: expected fall'),
     ({'timesteps': (1001.0,), 'steps': 1}, '^timesteps=.*: expected falling'),
+    (
+      {'timesteps': (1.0, 0.9375), 'steps': 2},
+      r'^timesteps=\(1.0, 0.9375\): expected thousandths before the shift',
+    ),
+    ({'timesteps': ((1000, 500),), 'steps': 1}, '^timesteps=.*: expected fall'),
+    (
+      {'timesteps': (1000.0,), 'steps': 1, 'schedule': 'foo'},
+      "^schedule='foo': expected one of",
+    ),
+    *(
+      ({'boundary': 0.9, 'guidance_2': value}, f'^guidance_2={value}: expected')
+      for value in (float('nan'), float('inf'), -1.0)
+    ),
+    ({'eta': float('nan')}, '^eta=nan: expected a finite number'),
+    ({'interval': (0.5,)}, r'^interval=\(0.5,\): expected 0 <= low'),
+    ({'interval': (0.0, 0.5, 1.0)}, '^interval=.*: expected 0 <= low'),
     ({'timesteps': (9.0, 0.0), 'steps': 2}, '^timesteps=.*: expected falling'),
     ({'timesteps': (float('nan'),), 'steps': 1}, '^timesteps=.*: expected fal'),
     (

@@ -496,8 +496,18 @@ def test_lora_settings_are_paths_with_strengths(tmp_path):
     (odd, ((str(odd), 1.0),)),
     (['a', ('b', 0.5), [odd, 2]], (('a', 1.0), ('b', 0.5), (str(odd), 2.0))),
     (('a', 0.5), (('a', 0.5),)),
+    # A comma in the name of a file, with a strength and beside others.
+    (f'{odd}:0.5', ((str(odd), 0.5),)),
+    (
+      f'a, {odd}:0.5,{odd},b:2',
+      (('a', 1.0), (str(odd), 0.5), (str(odd), 1.0), ('b', 2.0)),
+    ),
+    ('a: 0.5 , b :2', (('a', 0.5), ('b', 2.0))),
   ):
     assert request.parse_loras('lora', value) == expected
-  for value in ('', 'a,', ',a', 'a:nan', 'a:inf', ('a', None), ['a:1..2']):
+  for value in (
+    *('', 'a,', ',a', 'a:nan', 'a:NaN', 'a:inf', 'a:-inf', ('a', None)),
+    *(['a:1..2'], {'a': 0.5}, 7, [('a',)], [('a', 1, 2)]),
+  ):
     with pytest.raises(ValueError, match='lora=.*: expected paths, each with'):
       request.parse_loras('lora', value)

@@ -4,7 +4,9 @@ import contextlib
 import dataclasses
 import warnings
 
+import numpy as np
 import pytest
+import safetensors.numpy
 
 from spacetime import SettingWarning
 from spacetime.data.digits import captions, grammar, scenes, world
@@ -21,9 +23,19 @@ PROMPT = 'a red 3 moves left'
 
 @pytest.fixture(scope='module')
 def engines(tmp_path_factory):
-  """Opened models of which no parameter is read."""
+  """Opened models of which no parameter is read, and the folder of 'two'."""
   folder = published_folder.write(tmp_path_factory.mktemp('unused') / 'tiny')
-  return {'digits': Pipeline('digits').engine, 'wan': Pipeline(folder).engine}
+  two = published_folder.write(tmp_path_factory.mktemp('unused') / 'two')
+  published_folder.write_part(
+    two / 'transformer_2', published_folder.TRANSFORMER
+  )
+  published_folder.change_index(two, boundary_ratio=0.875)
+  return {
+    'digits': Pipeline('digits').engine,
+    'wan': Pipeline(folder).engine,
+    'two': Pipeline(two).engine,
+    'folder': two,
+  }
 
 
 @contextlib.contextmanager
@@ -75,6 +87,13 @@ def resolve(engine, **changes):
      '0.6 `seconds` are one chunk'),
     ('digits', {'seconds': 0.6, 'cond_frames': 1}, 'cond_frames', 'one chunk'),
     ('digits', {'seconds': 0.6, 'frames': 17}, 'frames', 'are 5 frames'),
+    ('digits', {'timesteps': (1000, 500), 'steps': 2, 'schedule': 'published'},
+     'schedule', '`timesteps` replace it'),
+    ('digits', {'preset': 'lightx2v', 'steps': 4, 'schedule': 'published'},
+     'schedule', '`timesteps` replace it'),
+    ('two', {'timesteps': (1000, 950), 'shift': 5.0, 'guidance': 3.0,
+             'guidance_2': 2.0},
+     'guidance_2', 'every step is above the `boundary` 0.875'),
   ],
 )  # fmt: skip
 def test_settings_without_effect(engines, model, changes, name, reason):
@@ -97,6 +116,10 @@ def test_settings_without_effect(engines, model, changes, name, reason):
     {'guidance': 2.0, 'guidance_kind': 'apg', 'momentum': 0.0, 'eta': 0.1},
     {'guidance': 2.0, 'guidance_kind': 'cfg_zero', 'zero_steps': 0},
     {'guidance': 1.0, 'guidance_kind': 'cfg'},  # the default
+    {'preset': 'lightx2v', 'steps': 4},
+    {'preset': 'lightx2v', 'steps': 4, 'schedule': 'rounded'},
+    {'preset': 'fastwan', 'steps': 3, 'schedule': 'published'},
+    {'preset': 'rcm', 'steps': 4},
     {'seconds': 3.0, 'context_noise': 0.1, 'cond_frames': 1},
     {'expand_prompt': 'http://x/v1', 'expand_model': 'x'},
   ],
@@ -105,6 +128,60 @@ def test_settings_with_effect(engines, changes):
   with warned() as messages:
     plan = resolve(engines['digits'], **changes)
   assert not messages and not plan.unused
+
+
+def lora_file(path):
+  stem = 'diffusion_model.blocks.0.self_attn.q'
+  arrays = {
+    f'{stem}.lora_A.weight': np.ones((2, 24), np.float32),
+    f'{stem}.lora_B.weight': np.ones((24, 2), np.float32),
+  }
+  safetensors.numpy.save_file(arrays, path)
+  return str(path)
+
+
+def test_lora_of_a_transformer_without_a_step(engines, tmp_path):
+  path = lora_file(tmp_path / 'a.safetensors')
+  steps = {'guidance': 1.0, 'shift': 1.0}
+  for name, timesteps, reason in (
+    ('lora', (800, 500), 'below'),
+    ('lora_2', (1000, 900), 'above'),
+  ):
+    pipe = Pipeline(engines['folder'], **{name: path})
+    with warned() as messages:
+      resolve(
+        pipe.engine,
+        **steps | {'timesteps': timesteps, name: path},
+      )
+    assert f'every step is {reason} the `boundary` 0.875' in messages[name]
+    with warned() as messages:
+      resolve(pipe.engine, **steps | {'timesteps': (1000, 500), name: path})
+    assert not messages
+
+
+@pytest.mark.parametrize('lora', ['{}:0', '{}:0.0,{}:1', '{}'])
+def test_lora_of_strength_0(engines, lora, tmp_path):
+  path = lora_file(tmp_path / 'a.safetensors')
+  strength = 0.0 if lora == '{}' else 1.0
+  with warned() as messages:
+    pipe = Pipeline(
+      engines['folder'], lora=lora.format(path, path), lora_strength=strength
+    )
+    assert pipe.engine
+  assert 'no effect, since its strength is 0' in messages['lora']
+  with warned() as messages:
+    assert Pipeline(engines['folder'], lora=f'{path}:-1').engine
+  assert not messages
+
+
+def test_timesteps_that_begin_late(engines):
+  with warned() as messages:
+    resolve(engines['digits'], timesteps=(500, 250), shift=1.0)
+  assert '500, 250): the first is the noise level 0.50' in messages['timesteps']
+  for late in ({'preset': 'rcm', 'steps': 4}, {'timesteps': (980, 500)}):
+    with warned() as messages:
+      resolve(engines['digits'], **late)
+    assert not messages
 
 
 def test_sizes_beyond_training(engines):
