@@ -68,6 +68,8 @@ def convert(
   if located is None or alone or located.is_published:
     size = None if shard_bytes == tensor_files.LIMIT else shard_bytes / 1e9
     _warn_of_unused('a weights folder has one file', shard_gb=size)
+    if located is None or (alone and not located.pipeline):
+      _warn_of_unused('`source` is no folder of a pipeline', variant=variant)
     pipeline = _open(located, transformer, variant, files)
     to_weights(pipeline, target, dtype=dtype)
     return
@@ -100,8 +102,8 @@ def _open(
   folder = located and located.folder
   if located is not None and located.kind == 'transformer':
     folder = located.pipeline
-    files = files.over(
-      network_files.of_transformer(located.folder, transformer=transformer)
+    files = network_files.with_transformer(
+      files, located.folder, transformer=transformer
     )
   return folders.open_pipeline(
     folder, transformer=transformer, variant=variant, files=files
@@ -140,7 +142,9 @@ def to_weights(pipeline: folders.Pipeline, target, *, dtype=None) -> None:
     autoencoder=parse.experiment(autoencoder).autoencoder,
   )
   tokenizer = tokenizers.read(
-    pipeline.tokenizer, vocabulary=config['text']['vocab_size']
+    pipeline.tokenizer,
+    vocabulary=config['text']['vocab_size'],
+    where=pipeline.text_encoder.path,
   )
   parts = pipeline.parts
   size = sum(part.size for part in parts.values())

@@ -281,13 +281,12 @@ def _open(path: str | None, files: network_files.Files) -> Base:
     return _published(path, folder / 'transformer', folder, files)
   if located.kind == 'transformer':
     root = located.pipeline and pathlib.Path(located.pipeline)
-    if network_files.is_original(folder):
-      files = files.over(network_files.original_files(folder))
+    files = network_files.with_transformer(files, folder)
     if files.transformer_2:
       raise SettingError(
         'checkpoint', path, 'one of its two transformers, a folder within it'
       )
-    return _published(path, files.transformer or folder, root, files)
+    return _published(path, files.transformer, root, files)
   if files:
     raise SettingError('checkpoint', path, 'a published folder or file')
   return _own(path, located.folder)
@@ -314,7 +313,9 @@ def _published(
     source = folders.find_tokenizer(
       files, encoder, root and root / folders.TOKENIZER
     )
-    tokenizer = tokenizers.read(source, vocabulary=encoder.config.vocab_size)
+    tokenizer = tokenizers.read(
+      source, vocabulary=encoder.config.vocab_size, where=encoder.path
+    )
     name = f'{encoder.fingerprint()} None'
     text = load_lib.text_hash(tokenizer, name)
   return Base(

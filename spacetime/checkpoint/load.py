@@ -184,7 +184,7 @@ def open_model(
   if located.is_published:
     return open_published(folder, mesh=mesh, files=files)
   if located.kind == 'transformer':
-    files = files.over(network_files.of_transformer(folder))
+    files = network_files.with_transformer(files, folder)
     return open_published(located.pipeline, mesh=mesh, files=files)
   if files:
     raise SettingError(
@@ -299,7 +299,9 @@ def open_published(
   experiment = parse.experiment(sections.from_pipeline(pipeline, dtype=dtype))
   networks = networks_lib.networks(experiment)
   tokenizer = tokenizers.read(
-    pipeline.tokenizer, vocabulary=networks.text.config.vocab_size
+    pipeline.tokenizer,
+    vocabulary=networks.text.config.vocab_size,
+    where=pipeline.text_encoder.path,
   )
   readers = {
     root: functools.partial(part.load, mesh, dtype=dtype)

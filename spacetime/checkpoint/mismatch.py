@@ -24,6 +24,27 @@ def compare(actual: Shapes, expected: Shapes) -> dict[str, list[str]]:
   }
 
 
+def sizes(shapes: Shapes, name: str, *, axes: int, where) -> tuple[int, ...]:
+  """The shape of a tensor that the sizes of a network are inferred from.
+
+  Args:
+    shapes: shapes by name.
+    name: the tensor.
+    axes: number of its axes.
+    where: the file, for the message.
+
+  Raises:
+    ValueError: another number of axes, or an axis of no values.
+  """
+  shape = tuple(shapes[name])
+  if len(shape) != axes or not all(shape):
+    raise ValueError(
+      f'{where}: {name} {shape}: expected {axes} axes of 1 or more, from which '
+      'the sizes of the network follow; it is damaged, or of another model'
+    )
+  return shape
+
+
 def report(
   faults: Mapping[str, Iterable[str]], *, most: int | None = None
 ) -> str:

@@ -105,7 +105,7 @@ def test_cut_as_transformers_does(tmp_path):
   config = {'tokenizer_class': 'T5Tokenizer', 'extra_ids': 0}
   (tmp_path / 'tokenizer_config.json').write_text(json.dumps(config))
   theirs = transformers.AutoTokenizer.from_pretrained(tmp_path)
-  ours = tokenizers.read(tmp_path, vocabulary=400)
+  ours = tokenizers.read(tmp_path, vocabulary=40)
   for count in (1, 100, 127, 128, 129, 400):
     text = 'a red 3 moves left ' * count
     target = theirs(

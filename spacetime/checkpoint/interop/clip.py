@@ -4,12 +4,13 @@ A row has the published name, the path of the parameter and the layout; see
 umt5.py.
 """
 
+import functools
 import math
-import re
 from collections.abc import Iterable, Iterator, Mapping
 
 import numpy as np
 
+from spacetime.checkpoint import mismatch
 from spacetime.checkpoint.interop import config_json, layouts
 from spacetime.models import image_encoder
 
@@ -109,7 +110,8 @@ def read_config(values: dict, where) -> image_encoder.ImageConfig:
     'CLIPVisionModelWithProjection',
   )
   config_json.check_class(names[0], expected, where)
-  values = CONFIG | {k: v for k, v in values.items() if k in CONFIG}
+  values = {k: v for k, v in values.items() if k in CONFIG}
+  values = config_json.with_defaults(values, CONFIG, where)
   if (values.pop('hidden_act'), values.pop('num_channels')) != ('gelu', 3):
     raise ValueError(
       f"{where}: expected hidden_act='gelu' and num_channels=3, as in the "
@@ -130,23 +132,27 @@ def infer_config(
   Raises:
     ValueError: another encoder than ViT-H/14, whose heads have 80 channels.
   """
-  width, _, side, _ = shapes.get(
-    f'{PREFIX}embeddings.patch_embedding.weight', (0, 0, 0, 0)
-  )
+  patch = f'{PREFIX}embeddings.patch_embedding.weight'
   mlp = f'{PREFIX}{BLOCK.format(i=0)}mlp.fc1.weight'
   positions = f'{PREFIX}embeddings.position_embedding.weight'
-  if not width or width % HEAD or not {mlp, positions} <= shapes.keys():
+  if missing := sorted({patch, mlp, positions} - shapes.keys()):
+    raise ValueError(
+      f"{where} lacks {', '.join(missing)}: expected CLIP's ViT-H/14 with "
+      "transformers' names"
+    )
+  sizes = functools.partial(mismatch.sizes, shapes, where=where)
+  width, _, side, _ = sizes(patch, axes=4)
+  if width % HEAD:
     raise ValueError(
       f'{where}: the heads do not follow from a width of {width}: expected '
-      "CLIP's ViT-H/14 with transformers' names, or its config.json beside it"
+      "CLIP's ViT-H/14, or its config.json beside it"
     )
-  layers = [re.search(r'encoder\.layers\.(\d+)\.', name) for name in shapes]
   return image_encoder.ImageConfig(
     hidden_size=width,
-    intermediate_size=shapes[mlp][0],
-    num_hidden_layers=1 + max(int(match[1]) for match in layers if match),
+    intermediate_size=sizes(mlp, axes=2)[0],
+    num_hidden_layers=layouts.count(r'.*encoder\.layers\.(\d+)\.', shapes),
     num_attention_heads=width // HEAD,
-    image_size=side * math.isqrt(shapes[positions][0] - 1),
+    image_size=side * math.isqrt(sizes(positions, axes=2)[0] - 1),
     patch_size=side,
   )
 

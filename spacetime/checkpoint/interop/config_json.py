@@ -39,6 +39,8 @@ def check_class(name: str | None, expected: tuple[str, ...], where) -> None:
   if name is None or name in expected:
     return
   text = 'an unknown class'
+  if not isinstance(name, str):
+    name = repr(name)
   for word, family in FAMILIES.items():
     if word in name:
       text = f'of {family}, another family of models'
@@ -98,10 +100,14 @@ def _is_like(value, default) -> bool:
   if isinstance(default, bool):
     return isinstance(value, bool)
   if isinstance(default, (int, float)):
-    is_number = isinstance(value, (int, float))
-    return is_number and not isinstance(value, bool) and math.isfinite(value)
+    kinds = int if isinstance(default, int) else (int, float)
+    is_number = isinstance(value, kinds) and not isinstance(value, bool)
+    # Sizes and epsilons: what is positive is positive in every model.
+    return is_number and math.isfinite(value) and (value > 0 or default <= 0)
   if isinstance(default, tuple):
+    whole = bool(default) and all(isinstance(n, int) for n in default)
+    kinds = int if whole else (int, float)
     return isinstance(value, (list, tuple)) and all(
-      isinstance(item, (int, float)) and math.isfinite(item) for item in value
+      isinstance(item, kinds) and math.isfinite(item) for item in value
     )
   return True

@@ -136,7 +136,7 @@ def open_pipeline(
     kind: parts_lib.open_part(path, kind, variant=variant)
     for kind, path in paths.items()
   }
-  _check_fit(folder, **{kind: part.config for kind, part in parts.items()})
+  _check_fit(**parts)
   scheduler = tensor_files.read_json(folder / SCHEDULER)
   second = files.transformer_2
   if transformer is None and not (files.transformer and not second):
@@ -144,6 +144,8 @@ def open_pipeline(
       parts[SECOND] = _open_second(
         second or folder / SECOND, parts['transformer'], variant=variant
       )
+  elif transformer is None and (folder / SECOND).is_dir():
+    network_files.warn_of_one(files, folder)
   if second and index.get('boundary_ratio') is None:
     image = parts['transformer'].config.cond_channels > 0
     index |= {'boundary_ratio': IMAGE_BOUNDARY if image else BOUNDARY}
@@ -196,7 +198,7 @@ def _open_files(files: network_files.Files) -> Pipeline:
       )
   for kind in kinds[1:]:
     parts[kind] = parts_lib.open_part(paths[kind], kind)
-  _check_fit(path, **{kind: part.config for kind, part in parts.items()})
+  _check_fit(**parts)
   if files.transformer_2:
     parts[SECOND] = _open_second(files.transformer_2, parts['transformer'])
   residual = parts['vae'].config.is_residual
@@ -287,42 +289,49 @@ def _bad_boundary(folder: pathlib.Path, boundary) -> ValueError:
 
 
 def _check_fit(
-  folder, *, transformer, vae, text_encoder, image_encoder=None
+  *,
+  transformer: parts_lib.Part,
+  vae: parts_lib.Part,
+  text_encoder: parts_lib.Part,
+  image_encoder: parts_lib.Part | None = None,
 ) -> None:
+  config, latents = transformer.config, vae.config
   faults = []
-  time, height, width = wan.WanAutoencoder(vae).stride
-  if transformer.cond_channels not in (0, time + vae.z_dim):
+  time, height, width = wan.WanAutoencoder(latents).stride
+  if config.cond_channels not in (0, time + latents.z_dim):
     faults.append(
-      f'transformer/ has {transformer.cond_channels} channels of conditioning '
-      f'beside its latents, not 0 or {time + vae.z_dim}, a mask and latents'
+      f'{config.cond_channels} channels of conditioning beside its latents, '
+      f'expected 0 or {time + latents.z_dim}, a mask and the latents of '
+      f'{vae.path}'
     )
-  control = 2 * vae.z_dim + height * width
-  if transformer.control_layers and transformer.control_channels != control:
+  control = 2 * latents.z_dim + height * width
+  if config.control_layers and config.control_channels != control:
     faults.append(
-      f'transformer/ has {transformer.control_channels} control channels, not '
-      f'{control}, two latents and a mask'
+      f'{config.control_channels} control channels, expected {control}, a mask '
+      f'and two latents of {vae.path}'
     )
-  if transformer.image_width != (
-    image_encoder.hidden_size if image_encoder else 0
-  ):
-    has = (
-      f'of width {image_encoder.hidden_size}' if image_encoder else 'missing'
+  expected = image_encoder.config.hidden_size if image_encoder else 0
+  if config.image_width != expected:
+    source = (
+      f'that of {image_encoder.path}'
+      if image_encoder
+      else ('as there is no image encoder')
     )
     faults.append(
-      f'transformer/ has embeddings of images of width '
-      f'{transformer.image_width}, image_encoder/ is {has}'
+      f'embeddings of images of width {config.image_width}, expected '
+      f'{expected}, {source}'
     )
-  if transformer.channels != vae.z_dim:
+  if config.channels != latents.z_dim:
     faults.append(
-      f'transformer/ has {transformer.channels} input channels, vae/ has '
-      f'{vae.z_dim} latent channels'
+      f'{config.channels} latent channels, expected {latents.z_dim}, those of '
+      f'{vae.path}'
     )
-  if transformer.text_width != text_encoder.d_model:
+  if config.text_width != text_encoder.config.d_model:
     faults.append(
-      f'transformer/ has text of width {transformer.text_width}, '
-      f'text_encoder/ has {text_encoder.d_model}'
+      f'text of width {config.text_width}, expected '
+      f'{text_encoder.config.d_model}, that of {text_encoder.path}'
     )
   if faults:
     raise ValueError(
-      f'{folder}: {"; ".join(faults)}: expected networks of one model'
+      f'{transformer.path} has {"; ".join(faults)}: take networks of one model'
     )

@@ -1,7 +1,7 @@
 """Torch's layouts of tensors and the paths of parameter trees, in numpy."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 # Torch's kernels are (output channels, input channels, *space).
 FROM_TORCH = {
@@ -41,6 +41,14 @@ def match(name: str, table) -> tuple[str, str]:
     f'patterns, from {table[0][0]!r} to {table[-1][0]!r}; the file is of '
     'another model'
   )
+
+
+def count(pattern: str, names: Iterable[str]) -> int:
+  """The number of layers in names: 1 more than the largest group of `pattern`,
+  and hardly more than there are names, however large a number one has."""
+  matches = [re.match(pattern, name) for name in names]
+  largest = max((int(match[1]) for match in matches if match), default=-1)
+  return min(1 + largest, 1 + len(matches))
 
 
 def put(tree: dict, path: list[str], value) -> None:

@@ -6,7 +6,9 @@ The folder is a pipeline's, as diffusers writes it, or Wan's own repository.
 import dataclasses
 import os
 import pathlib
+import warnings
 
+from spacetime import SettingError, SettingWarning
 from spacetime.media import files as files_lib
 
 INDEX = 'model_index.json'
@@ -98,6 +100,46 @@ def of_transformer(path, *, transformer: str | None = None) -> Files:
   return dataclasses.replace(
     files, transformer=getattr(files, transformer), transformer_2=None
   )
+
+
+def with_transformer(
+  files: Files, path, *, transformer: str | None = None
+) -> Files:
+  """Files, and those of a published transformer or of Wan's own repository.
+
+  Args:
+    files: files, which replace those of the repository.
+    path, transformer: see of_transformer.
+
+  Raises:
+    SettingError: the file of a transformer beside another transformer.
+  """
+  if files.transformer and not is_original(path):
+    raise SettingError(
+      'transformer',
+      files.transformer,
+      f'none beside {path}, which is a transformer too; leave one of them out',
+    )
+  other = of_transformer(path, transformer=transformer)
+  if other.transformer_2:
+    warn_of_one(files, path)
+  return files.over(other)
+
+
+def warn_of_one(files: Files, path) -> None:
+  """Warns of one file from elsewhere in place of two transformers."""
+  if not files.transformer or files.transformer_2:
+    return
+  if pathlib.Path(files.transformer).parent != pathlib.Path(path):
+    warnings.warn(
+      SettingWarning(
+        'transformer',
+        files.transformer,
+        f'it serves all noise levels, in place of both transformers of {path}: '
+        'for two, set `transformer_2` too',
+      ),
+      stacklevel=2,
+    )
 
 
 def is_pipeline(path) -> bool:

@@ -3,11 +3,13 @@
 import dataclasses
 import hashlib
 import pathlib
+import re
 from collections.abc import Callable, Mapping
 
 import jax
 import numpy as np
 
+from spacetime import SettingError
 from spacetime.checkpoint.interop import (
   families,
   network_files,
@@ -20,6 +22,8 @@ from spacetime.checkpoint.interop import (
 from spacetime.checkpoint.interop import parameters as parameters_lib
 
 CONFIG = 'config.json'
+# One of several files of weights, by its name.
+SHARD = re.compile(r'.*-\d{5}-of-(\d{5})\..*')
 SUFFIXES = (*tensor_files.PICKLES, '.safetensors', '.gguf')
 
 
@@ -134,21 +138,38 @@ def open_part(path, kind: str, *, variant: str | None = None) -> Part:
   names = [n for n in names if n.rpartition('.')[2] not in extra]
   names = networks.published_names(kind, names, path)
   tensors = {published: opened[name] for name, published in names.items()}
-  sizes = weights.parent / CONFIG
-  if _belongs(sizes, weights):
-    values = tensor_files.read_json(sizes)
-    config = networks.FORMATS[kind].read_config(values, sizes)
-    if values.get('_class_name') == 'WanModel':
-      config = wan_transformer.without_images(config, tensors)
-  elif kind == 'transformer':
-    config = transformer_sizes.infer_config(tensors, weights)
-  else:
-    shapes = {name: tensor.shape for name, tensor in tensors.items()}
-    config = networks.FORMATS[kind].infer_config(shapes, weights)
-  network = networks.of(config)
+  network = networks.of(_config(kind, tensors, weights))
   networks.check(network, tensors, path)
   params = parameters_lib.parameters(network, tensors)
   return Part(network, params, path, extra)
+
+
+def _config(kind: str, tensors: Mapping, weights: pathlib.Path):
+  """The sizes of a network: those of config.json, or of its tensors.
+
+  Raises:
+    ValueError: sizes that no network has; it names the file.
+  """
+  sizes = weights.parent / CONFIG
+  try:
+    if _belongs(sizes, weights):
+      values = tensor_files.read_json(sizes)
+      config = networks.FORMATS[kind].read_config(values, sizes)
+      if values.get('_class_name') == 'WanModel':
+        config = wan_transformer.without_images(config, tensors)
+      return config
+    sizes = weights
+    if shard := SHARD.fullmatch(weights.name):
+      raise ValueError(
+        f'{weights} is one of {int(shard[1])} shards: expected its folder or '
+        f'its index, such as {tensor_files.STEMS[0]}.safetensors.index.json'
+      )
+    if kind == 'transformer':
+      return transformer_sizes.infer_config(tensors, weights)
+    shapes = {name: tensor.shape for name, tensor in tensors.items()}
+    return networks.FORMATS[kind].infer_config(shapes, weights)
+  except SettingError as e:
+    raise ValueError(f'{sizes}: {e}') from e
 
 
 def _belongs(config: pathlib.Path, weights: pathlib.Path) -> bool:

@@ -118,7 +118,7 @@ def schedule(scheduler: Mapping, where) -> tuple[float, str]:
   Raises:
     ValueError: a scheduler that is unknown, or not of a flow model.
   """
-  name = scheduler.get('_class_name')
+  name = str(scheduler.get('_class_name'))
   flow_euler = SOLVERS.get(name) == 'euler'
   if name not in SOLVERS or not (
     flow_euler or scheduler.get('use_flow_sigmas')
@@ -128,7 +128,10 @@ def schedule(scheduler: Mapping, where) -> tuple[float, str]:
       f'{scheduler.get("use_flow_sigmas")}: expected a scheduler of a flow '
       f'model, one of {sorted(SOLVERS)}'
     )
-  shift = scheduler.get('shift' if flow_euler else 'flow_shift', 1.0)
+  key = 'shift' if flow_euler else 'flow_shift'
+  shift = scheduler.get(key, 1.0)
+  if isinstance(shift, bool) or not isinstance(shift, (int, float)):
+    raise ValueError(f'{where}: scheduler {key}={shift!r}: expected a number')
   return float(shift), SOLVERS[name]
 
 

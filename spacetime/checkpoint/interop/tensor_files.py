@@ -7,11 +7,12 @@ header of that length, the data.
 """
 
 import dataclasses
+import itertools
 import json
 import math
 import mmap
 import pathlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import jax.numpy as jnp
 import numpy as np
@@ -170,7 +171,11 @@ def open_tensors(
     return open_file(path, dtypes=dtypes)
   index = read_json(path)
   names = index.get('weight_map')
-  if not isinstance(names, dict) or not names:
+  if (
+    not isinstance(names, dict)
+    or not names
+    or not all(isinstance(file, str) for file in names.values())
+  ):
     raise ValueError(f"{path}: expected a 'weight_map' of names to files")
   files = sorted(set(names.values()))
   absent = [file for file in files if not (path.parent / file).is_file()]
@@ -188,7 +193,7 @@ def open_tensors(
   moved = {
     key
     for key in names.keys() & tensors.keys()
-    if tensors[key].path.name != names[key]
+    if tensors[key].path != path.parent / names[key]
   }
   faults = {
     'in no shard': names.keys() - tensors.keys(),
@@ -237,7 +242,7 @@ def open_file(
     tensor = Tensor(name, path, dtype, shape, data + start, mapped)
     if data + stop > size:
       cut.append(name)
-    if start < 0 or stop - start != tensor.size:
+    if stop - start != tensor.size:
       uneven.append(name)
     tensors[name] = tensor
   if cut:
@@ -256,24 +261,62 @@ def open_file(
       f'{path}: {mismatch.listed(uneven)}: the size of the data differs from '
       'that of the shape; the file is damaged; download it again'
     )
+  if shared := _overlapping(tensors.values()):
+    raise ValueError(
+      f'{path}: {mismatch.listed(shared, most=3)}: their data are those of '
+      'another tensor too; the file is damaged; download it again'
+    )
   return tensors
 
 
 def _parse_header(path: pathlib.Path, data: bytes) -> dict:
+  doubled = []
+
+  def once(pairs):
+    values = dict(pairs)
+    if len(values) < len(pairs):
+      names = [name for name, _ in pairs]
+      doubled.extend(name for name in values if names.count(name) > 1)
+    return values
+
   try:
-    header = json.loads(data)
+    header = json.loads(data, object_pairs_hook=once)
     header.pop('__metadata__', None)
-    for entry in header.values():
-      entry['dtype'], entry['shape'], entry['data_offsets']
-  except (
-    *(ValueError, TypeError, KeyError, AttributeError),
-    RecursionError,
-  ) as e:
+    valid = all(_is_entry(entry) for entry in header.values())
+  except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+    valid = False
+  if not valid:
     raise ValueError(
       f'{path}: its header is not that of safetensors; it is damaged, or '
       'another kind of file'
-    ) from e
+    )
+  if doubled:
+    raise ValueError(
+      f'{path} has {mismatch.listed(doubled, most=3)} twice: the file is '
+      'damaged; download it again'
+    )
   return header
+
+
+def _is_entry(entry: Mapping) -> bool:
+  """Whether an entry of a header describes a tensor."""
+  shape, offsets = entry['shape'], entry['data_offsets']
+  return (
+    isinstance(entry['dtype'], str)
+    and isinstance(shape, list)
+    and len(offsets) == 2
+    and all(type(n) is int and n >= 0 for n in (*shape, *offsets))
+  )
+
+
+def _overlapping(tensors: Iterable[Tensor]) -> list[str]:
+  """Names of tensors whose data begin within those of another."""
+  ordered = sorted((t for t in tensors if t.size), key=lambda t: t.start)
+  return [
+    after.name
+    for before, after in itertools.pairwise(ordered)
+    if after.start < before.start + before.size
+  ]
 
 
 def metadata(path: pathlib.Path) -> dict[str, str]:
@@ -310,7 +353,7 @@ def read_json(path: pathlib.Path) -> dict:
   if not path.is_file():
     raise ValueError(f'{path}: no such file')
   try:
-    values = json.loads(path.read_text())
+    values = json.loads(path.read_text('utf-8-sig'))
   except (ValueError, RecursionError) as e:
     raise ValueError(f'{path} is not JSON ({e}); download it again') from e
   if not isinstance(values, dict):

@@ -21,50 +21,54 @@ STEPS = {
   'normalizer': ('Precompiled', 'Replace', 'Strip'),
   'pre_tokenizer': ('Metaspace', 'WhitespaceSplit'),
 }
+# Least share of an encoder's rows that its tokenizer has pieces for. The rest
+# are sentinels and padding: UMT5 has 256,000 pieces for 256,384 rows, and T5's
+# tokenizer of 32,000 belongs to another encoder.
+LEAST = 0.5
 Piece = proto.ModelProto.SentencePiece
 
 
-def read(folder: pathlib.Path | bytes, *, vocabulary: int) -> Tokenizer:
+def read(
+  folder: pathlib.Path | bytes, *, vocabulary: int, where='the tokenizer'
+) -> Tokenizer:
   """The tokenizer of a folder.
 
   Args:
     folder: folder with a sentencepiece model or a tokenizer.json; one of these
       files; or the bytes of a sentencepiece model.
     vocabulary: rows of the text encoder's embedding.
+    where: the file that bytes are from, for messages.
 
   Raises:
-    ValueError: no tokenizer, one of another kind, or one with more pieces than
-      rows.
+    ValueError: no tokenizer, one of another kind, or one with another number of
+      pieces than the encoder's.
   """
-  if isinstance(folder, bytes):
-    return _check(Tokenizer.from_bytes(folder), 'the tokenizer', vocabulary)
-  folder = pathlib.Path(folder)
-  models = [folder / name for name in MODELS if (folder / name).is_file()]
-  if folder.is_file():
-    is_json = folder.suffix == '.json'
-    data = from_json(folder) if is_json else folder.read_bytes()
-    try:
-      tokenizer = Tokenizer.from_bytes(data)
-    except (RuntimeError, ValueError) as e:
-      raise ValueError(
-        f'{folder}: no tokenizer: expected a sentencepiece model or {JSON}'
-      ) from e
-  elif models:
-    tokenizer = Tokenizer.load(models[0])
-  elif (folder / JSON).is_file():
-    tokenizer = Tokenizer.from_bytes(from_json(folder / JSON))
-  else:
-    raise ValueError(f'{folder}: no tokenizer: expected {MODELS[0]} or {JSON}')
-  return _check(tokenizer, folder, vocabulary)
-
-
-def _check(tokenizer: Tokenizer, where, vocabulary: int) -> Tokenizer:
-  if tokenizer.size > vocabulary:
+  path, data = where, folder
+  if not isinstance(folder, bytes):
+    path = _find(pathlib.Path(folder))
+    data = from_json(path) if path.suffix == '.json' else path.read_bytes()
+  try:
+    tokenizer = Tokenizer.from_bytes(data)
+  except ValueError as e:
     raise ValueError(
-      f'{where} has {tokenizer.size} pieces, the text encoder an embedding of '
+      f'{path}: no tokenizer: expected a sentencepiece model or {JSON} ({e})'
+    ) from e
+  if not LEAST * vocabulary <= tokenizer.size <= vocabulary:
+    raise ValueError(
+      f'{path} has {tokenizer.size} pieces, the text encoder an embedding of '
       f'{vocabulary} rows: expected a tokenizer and an encoder of one model'
     )
   return tokenizer
+
+
+def _find(folder: pathlib.Path) -> pathlib.Path:
+  """The file of a tokenizer."""
+  if folder.is_file():
+    return folder
+  for name in (*MODELS, JSON):
+    if (folder / name).is_file():
+      return folder / name
+  raise ValueError(f'{folder}: no tokenizer: expected {MODELS[0]} or {JSON}')
 
 
 def from_json(path: pathlib.Path) -> bytes:

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping
 
 import numpy as np
 
+from spacetime.checkpoint import mismatch
 from spacetime.checkpoint.interop import config_json, layouts
 from spacetime.models import text_encoder
 
@@ -105,17 +106,19 @@ def infer_config(
     raise ValueError(
       f'{where} lacks {", ".join(missing)}: expected the tensors of UMT5'
     )
-  vocabulary, width = shapes[names['embedding']]
-  buckets, heads = shapes[names['bias']]
-  indices = [re.match(r'encoder\.block\.(\d+)\.', name) for name in shapes]
-  layers = 1 + max(int(match[1]) for match in indices if match)
+  size = {
+    key: mismatch.sizes(shapes, name, axes=2, where=where)
+    for key, name in names.items()
+  }
+  (vocabulary, width), (buckets, heads) = size['embedding'], size['bias']
+  layers = layouts.count(r'encoder\.block\.(\d+)\.', shapes)
   biases = sum(name.endswith(POSITION) for name in shapes)
   return text_encoder.TextConfig(
     vocab_size=vocabulary,
     d_model=width,
-    d_kv=shapes[names['query']][0] // heads,
+    d_kv=size['query'][0] // heads,
     num_heads=heads,
-    d_ff=shapes[names['gate']][0],
+    d_ff=size['gate'][0],
     num_layers=layers,
     buckets=buckets,
     bias='layer' if biases == layers else 'shared',

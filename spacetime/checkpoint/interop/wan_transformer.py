@@ -237,12 +237,15 @@ def rows(
 
 def count_layers(names: Iterable[str], stack: str = 'blocks') -> int:
   """The number of blocks in the published names, or of another stack."""
-  matches = [re.match(rf'{stack}\.(\d+)\.', name) for name in names]
-  return 1 + max((int(m[1]) for m in matches if m), default=-1)
+  return layouts.count(rf'{stack}\.(\d+)\.', names)
 
 
-def check_names(names: Iterable[str]) -> None:
+def check_names(names: Iterable[str], where) -> None:
   """Refuses published names that are not those of a Wan transformer.
+
+  Args:
+    names: published names.
+    where: the file, for the message.
 
   Raises:
     ValueError: names that are missing or not in the tables of the variant; all
@@ -254,7 +257,7 @@ def check_names(names: Iterable[str]) -> None:
   missing, unknown = sorted(expected - names), sorted(names - expected)
   if missing or unknown:
     raise ValueError(
-      f'expected the {len(expected)} tensors of a Wan transformer; '
+      f'{where}: expected the {len(expected)} tensors of a Wan transformer; '
       + mismatch.report({'missing': missing, 'unknown': unknown}, most=20)
     )
 
@@ -294,7 +297,7 @@ def params_from_torch_names(tensors: dict[str, np.ndarray]) -> dict:
       f'{len(tensors)} tensors of {len(named)} names: expected each tensor '
       'once, in one dialect of names'
     )
-  check_names(named)
+  check_names(named, 'the transformer')
   params, stacks = {}, {}
   for name, path, layer, layout in rows(
     count_layers(named), variant_of_names(named)

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping
 
 import numpy as np
 
+from spacetime.checkpoint import mismatch
 from spacetime.checkpoint.interop import config_json, layouts
 from spacetime.models.autoencoder import wan
 
@@ -226,7 +227,7 @@ def infer_config(
   Raises:
     ValueError: missing tensors, or latent channels without known statistics.
   """
-  base, pixels = _shape(shapes, 'encoder.conv_in.weight', where)[:2]
+  base, pixels, *_ = _shape(shapes, 'encoder.conv_in.weight', where)
   z_dim = _shape(shapes, 'post_quant_conv.weight', where)[0]
   if z_dim not in STATISTICS:
     raise ValueError(
@@ -237,11 +238,12 @@ def infer_config(
   levels, temporal = [[]], []
   pattern = re.compile(r'encoder\.down_blocks\.(\d+)\.(.*)')
   blocks = {}
-  for name, shape in shapes.items():
+  for name in shapes:
     if match := pattern.fullmatch(name):
-      blocks.setdefault(int(match[1]), {})[match[2]] = shape
+      blocks.setdefault(int(match[1]), {})[match[2]] = name
   for _, block in sorted(blocks.items()):
-    widths = [s[0] for n, s in block.items() if n.endswith('conv2.weight')]
+    convs = [block[tail] for tail in block if tail.endswith('conv2.weight')]
+    widths = [_shape(shapes, name, where)[0] for name in convs]
     levels[-1] += widths
     if any('resample.' in name for name in block):
       temporal.append(any('time_conv.' in name for name in block))
@@ -267,7 +269,7 @@ def _shape(shapes, name: str, where) -> tuple[int, ...]:
     raise ValueError(
       f'{where} lacks {name}: expected the tensors of a Wan autoencoder'
     )
-  return shapes[name]
+  return mismatch.sizes(shapes, name, axes=5, where=where)
 
 
 def write_config(config: wan.WanAutoencoderConfig) -> dict:

@@ -72,6 +72,10 @@ class WanAutoencoderConfig:
         raise SettingError(
           f'autoencoder.{name}', getattr(self, name), 'a positive integer'
         )
+    if min(self.dim_mult, default=0) < 1:
+      raise SettingError(
+        'autoencoder.dim_mult', self.dim_mult, 'one or more positive integers'
+      )
     if len(self.temporal_downsample) != len(self.dim_mult) - 1:
       raise SettingError(
         'autoencoder.temporal_downsample',

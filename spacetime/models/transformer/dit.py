@@ -118,6 +118,8 @@ class DiTConfig:
     for name in ('width', 'heads', 'layers', 'mlp'):
       if getattr(self, name) < 1:
         raise SettingError(f'model.{name}', getattr(self, name), '1 or more')
+    if len(self.patch) != 3 or min(self.patch) < 1:
+      raise SettingError('model.patch', self.patch, 'three sizes, 1 or more')
     for name in ('theta', 'eps'):
       if not 0 < getattr(self, name) < math.inf:
         raise SettingError(f'model.{name}', getattr(self, name), 'above 0')

@@ -11,6 +11,7 @@ import safetensors.numpy
 
 from spacetime.checkpoint import convert, paths
 from spacetime.checkpoint.interop import (
+  config_json,
   folders,
   network_files,
   networks,
@@ -80,6 +81,75 @@ def test_an_entry_of_other_bytes(tmp_path):
   path = tmp_path / 'x.safetensors'
   path.write_bytes(struct.pack('<Q', len(data)) + data + bytes(8))
   refused('x.safetensors: a: the size of the data differs', path)
+
+
+@pytest.mark.parametrize(
+  'changes',
+  [
+    {'data_offsets': ['0', '4']},
+    {'data_offsets': [0, 4, 8]},
+    {'data_offsets': 4},
+    {'data_offsets': [-4, 0]},
+    {'dtype': ['F32']},
+    {'dtype': None},
+    {'shape': 1},
+    {'shape': [1.0]},
+    {'shape': [-1, -1]},
+    {'shape': None},
+  ],
+)
+def test_an_entry_of_another_form(changes, tmp_path):
+  entry = {'dtype': 'F32', 'shape': [1], 'data_offsets': [0, 4]} | changes
+  data = json.dumps({'a': entry}).encode()
+  path = tmp_path / 'x.safetensors'
+  path.write_bytes(struct.pack('<Q', len(data)) + data + bytes(8))
+  refused('x.safetensors: its header is not that of safetensors', path)
+
+
+def test_a_tensor_twice_in_a_header(tmp_path):
+  entries = [
+    f'"{name}": {{"dtype": "F32", "shape": [2], "data_offsets": {offsets}}}'
+    for name, offsets in (('a', [0, 8]), ('b', [8, 16]), ('a', [8, 16]))
+  ]
+  path = tmp_path / 'x.safetensors'
+  for chosen, text in (
+    (entries, 'x.safetensors has a twice: the file is damaged'),
+    (
+      entries[1:],
+      'x.safetensors: [ab]: their data are those of another tensor',
+    ),
+  ):
+    data = f'{{{", ".join(chosen)}}}'.encode()
+    path.write_bytes(struct.pack('<Q', len(data)) + data + bytes(16))
+    refused(text, path)
+
+
+@pytest.mark.parametrize('value', [None, 3, ['a'], {}])
+def test_an_index_of_other_values(value, tmp_path):
+  index = published_folder.write_shards(tmp_path, CONFIG)
+  values = json.loads(index.read_text())
+  values['weight_map'][min(values['weight_map'])] = value
+  index.write_text(json.dumps(values))
+  refused("index.json: expected a 'weight_map' of names to files", tmp_path)
+
+
+def test_shards_in_a_folder_beside_their_index(tmp_path):
+  index = published_folder.write_shards(tmp_path, CONFIG)
+  values = json.loads(index.read_text())
+  (tmp_path / 'parts').mkdir()
+  for name in set(values['weight_map'].values()):
+    (tmp_path / name).rename(tmp_path / 'parts' / name)
+  names = {k: f'parts/{name}' for k, name in values['weight_map'].items()}
+  # As some editors write it.
+  text = '\ufeff' + json.dumps(values | {'weight_map': names})
+  index.write_text(text, 'utf-8')
+  assert parts.open_part(tmp_path, 'transformer').config == CONFIG
+
+
+def test_one_of_several_shards(tmp_path):
+  published_folder.write_shards(tmp_path, CONFIG, count=2)
+  path = tmp_path / 'diffusion_pytorch_model-00001-of-00002.safetensors'
+  refused('00001-of-00002.safetensors is one of 2 shards: expected its', path)
 
 
 def test_an_index_that_names_a_missing_file(tmp_path):
@@ -245,7 +315,9 @@ def test_pipelines(tmp_path):
     dataclasses.replace(published_folder.TEXT, d_model=14),
   )
   with pytest.raises(
-    ValueError, match='has 3 input channels, vae/ has 4 latent channels; .*14'
+    ValueError,
+    match='transformer has 3 latent channels, expected 4, those of .*vae; text '
+    'of width 12, expected 14, that of .*text_encoder: take networks of one',
   ):
     folders.open_pipeline(folder)
 
@@ -335,12 +407,76 @@ def test_every_pickle_ending_is_known():
     ('vae', 'is_residual', 'no'),
     ('text_encoder', 'num_layers', '3'),
     ('text_encoder', 'd_kv', {}),
+    ('transformer', 'num_attention_heads', 2.5),
+    ('transformer', 'num_layers', 0),
+    ('transformer', 'freq_dim', 0),
+    ('transformer', 'patch_size', [1, 2, 2.5]),
+    ('vae', 'base_dim', 0),
+    ('vae', 'z_dim', 1.5),
+    ('text_encoder', 'layer_norm_epsilon', -1),
+    ('image_encoder', 'hidden_size', 0),
+    ('image_encoder', 'num_hidden_layers', '2'),
   ],
 )
 def test_values_of_another_kind(tmp_path, part, key, value):
-  published_folder.write(tmp_path)
+  published_folder.write(tmp_path, image=published_folder.IMAGE)
   path = tmp_path / part / 'config.json'
   path.write_text(json.dumps(json.loads(path.read_text()) | {key: value}))
   with pytest.raises(ValueError, match=f'{part}/config.json: {key}=') as error:
     folders.open_pipeline(tmp_path)
   assert 'expected a value such as' in str(error.value)
+
+
+@pytest.mark.parametrize(
+  'part, key, value, text',
+  [
+    (
+      'transformer',
+      'patch_size',
+      [1, 2],
+      r'model.patch=\(1, 2\): expected three',
+    ),
+    ('transformer', 'patch_size', [0, 2, 2], 'model.patch='),
+    (
+      'transformer',
+      'attention_head_dim',
+      7,
+      'model.heads=2: expected a divisor',
+    ),
+    (
+      'vae',
+      'dim_mult',
+      [0, 1, 2],
+      'autoencoder.dim_mult=.*: expected one or mo',
+    ),
+    (
+      'text_encoder',
+      'relative_attention_num_buckets',
+      3,
+      'text.buckets=3: exp',
+    ),
+  ],
+)
+def test_sizes_that_no_network_has(tmp_path, part, key, value, text):
+  published_folder.write(tmp_path)
+  path = tmp_path / part / 'config.json'
+  path.write_text(json.dumps(json.loads(path.read_text()) | {key: value}))
+  with pytest.raises(ValueError, match=f'{part}/config.json: {text}'):
+    folders.open_pipeline(tmp_path)
+
+
+@pytest.mark.parametrize('value', [None, 'abc', [3], True])
+def test_a_shift_that_is_no_number(value):
+  values = folders.SCHEDULER_CONFIG | {'flow_shift': value}
+  with pytest.raises(
+    ValueError, match='here: scheduler flow_shift=.*: expected'
+  ):
+    sections.schedule(values, 'here')
+
+
+@pytest.mark.parametrize('name', [3, ['WanPipeline']])
+def test_a_class_that_is_no_name(name):
+  with pytest.raises(ValueError, match='is an unknown class: expected WanPipe'):
+    config_json.check_class(name, ('WanPipeline',), 'here')
+  with pytest.raises(ValueError, match='expected a scheduler of a flow model'):
+    sections.schedule({'_class_name': name}, 'here')

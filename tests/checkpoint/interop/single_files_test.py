@@ -2,6 +2,8 @@
 
 import dataclasses
 import json
+import shutil
+import warnings
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +12,7 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from spacetime import SettingError, sharding
+from spacetime import SettingError, SettingWarning, sharding
 from spacetime.checkpoint import convert, init_weights, load
 from spacetime.checkpoint.interop import (
   folders,
@@ -281,6 +283,77 @@ def test_wrong_files(files, tmp_path):
     parts.open_part(path, 'vae')
 
 
+@pytest.mark.parametrize(
+  'config, name',
+  [
+    (TRANSFORMER, 'patch_embedding.weight'),
+    (TRANSFORMER, 'head.head.weight'),
+    (TRANSFORMER, 'time_embedding.0.weight'),
+    (TRANSFORMER, 'text_embedding.0.weight'),
+    (TRANSFORMER, 'blocks.0.ffn.0.weight'),
+    (VAE, 'encoder.conv1.weight'),
+    (VAE, 'conv2.weight'),
+    (VAE, 'decoder.head.2.weight'),
+    (VAE, 'encoder.downsamples.0.residual.6.weight'),
+    (TEXT, 'token_embedding.weight'),
+    (TEXT, 'blocks.0.pos_embedding.embedding.weight'),
+    (TEXT, 'blocks.0.attn.q.weight'),
+    (TEXT, 'blocks.0.ffn.gate.0.weight'),
+  ],
+)
+def test_sizes_of_damaged_tensors(config, name, tmp_path):
+  """Sizes that follow from no tensor of such axes are refused by its name."""
+  tensors, kind = original(config), networks.of(config).kind
+  for shape in ((), (3,), (3, 0)):
+    damaged = tensors | {name: np.zeros(shape, np.float32)}
+    path = save(tmp_path / 'x.safetensors', damaged)
+    with pytest.raises(ValueError, match='x.safetensors: .* of 1 or more, fro'):
+      parts.open_part(path, kind)
+
+
+def test_sizes_that_fit_no_network(tmp_path):
+  tensors = original(TRANSFORMER) | {'head.head.weight': np.zeros((512, 128))}
+  tensors = {k: np.float32(v) for k, v in tensors.items()}
+  path = save(tmp_path / 'x.safetensors', tensors)
+  with pytest.raises(ValueError, match='x.safetensors: model.cond_channels=-'):
+    parts.open_part(path, 'transformer')
+
+
+@pytest.mark.parametrize(
+  'config, name',
+  [
+    (TRANSFORMER, 'blocks.999999999.ffn.0.weight'),
+    (TEXT, 'blocks.999999999.attn.q.weight'),
+  ],
+)
+def test_a_layer_of_a_large_number(config, name, tmp_path):
+  tensors = original(config) | {name: np.zeros(3, np.float32)}
+  path = save(tmp_path / 'x.safetensors', tensors)
+  with pytest.raises(
+    ValueError, match='x.safetensors: expected the .* missing'
+  ):
+    parts.open_part(path, networks.of(config).kind)
+
+
+def test_the_file_of_a_transformer_beside_another(folder, files, tmp_path):
+  other = save(tmp_path / 'other.safetensors', original(TRANSFORMER))
+  text = (
+    'other.safetensors.*expected none beside .*, which is a transformer too'
+  )
+  both = dataclasses.replace(files, transformer=other)
+  for path in (files.transformer, str(folder / 'transformer')):
+    with pytest.raises(SettingError, match=text):
+      load.open_model(path, mesh=mesh(), files=both)
+    with pytest.raises(SettingError, match=text):
+      convert.convert(path, tmp_path / 'ours', files=both)
+    nets = load.open_model(str(folder), mesh=mesh()).networks
+    frozen = dataclasses.replace(nets, text_kind='frozen')
+    with pytest.raises(SettingError, match=text):
+      init_weights.open_base(path, frozen, files=both)
+  with pytest.warns(SettingWarning, match="variant='bf16': no effect"):
+    convert.convert(None, tmp_path / 'ours', files=files, variant='bf16')
+
+
 def test_converts_single_files(folder, files, tmp_path):
   convert.convert(None, tmp_path / 'ours', files=files)
   convert.convert(tmp_path / 'ours', tmp_path / 'back')
@@ -363,6 +436,23 @@ def test_folders_of_the_original_repository(two, folder, files, tmp_path):
       base.autoencoder
       == init_weights.open_base(None, frozen, files=files).autoencoder
     )
+
+
+def test_one_file_in_place_of_two_transformers(folder, files, tmp_path):
+  two = tmp_path / 'two'
+  shutil.copytree(folder, two)
+  shutil.copytree(folder / 'transformer', two / 'transformer_2')
+  published_folder.change_index(two, boundary_ratio=0.875)
+  one = network_files.Files(transformer=files.transformer)
+  with pytest.warns(SettingWarning, match='in place of both transformers of'):
+    model = load.open_model(str(two), mesh=mesh(), files=one)
+  assert 'dit_2' not in model.readers
+  both = dataclasses.replace(one, transformer_2=files.transformer)
+  with warnings.catch_warnings():
+    warnings.simplefilter('error')
+    model = load.open_model(str(two), mesh=mesh(), files=both)
+    assert 'dit_2' in model.readers
+    load.open_model(str(two / 'transformer'), mesh=mesh())
 
 
 def test_the_transformer_is_judged_first(files):

@@ -68,15 +68,16 @@ def as_json(serialized: bytes) -> dict:
 def test_either_dress_gives_the_same_tokens(byte_fallback, tmp_path):
   serialized = trained(byte_fallback=byte_fallback)
   plain = Tokenizer.from_bytes(serialized)
+  rows = plain.size + 10
   (tmp_path / 'tokenizer.json').write_text(json.dumps(as_json(serialized)))
-  dressed = tokenizers.read(tmp_path, vocabulary=400)
+  dressed = tokenizers.read(tmp_path, vocabulary=rows)
   assert dressed.size == plain.size
   for text in TEXTS:
     np.testing.assert_array_equal(
       dressed.encode(text, length=80), plain.encode(text, length=80)
     )
   (tmp_path / 'spiece.model').write_bytes(serialized)
-  assert tokenizers.read(tmp_path, vocabulary=400).serialized == serialized
+  assert tokenizers.read(tmp_path, vocabulary=rows).serialized == serialized
 
 
 @pytest.mark.parity
@@ -92,7 +93,7 @@ def test_tokens_agree_with_transformers(tmp_path):
   theirs = transformers.AutoTokenizer.from_pretrained(source)
   theirs.save_pretrained(saved)
   (saved / 'spiece.model').unlink(missing_ok=True)
-  ours = tokenizers.read(saved, vocabulary=400)
+  ours = tokenizers.read(saved, vocabulary=40)
   for text in TEXTS:
     ids = theirs(text, padding='max_length', max_length=80).input_ids
     np.testing.assert_array_equal(ours.encode(text, length=80), ids)
@@ -128,3 +129,17 @@ def test_what_is_refused(tmp_path):
     ValueError, match=f'has {size} pieces, .* embedding of 7 rows'
   ):
     tokenizers.read(tmp_path, vocabulary=7)
+  # T5's tokenizer beside UMT5's encoder knows a share of its rows.
+  with pytest.raises(
+    ValueError, match=f'has {size} pieces, .* embedding of {9 * size} rows'
+  ):
+    tokenizers.read(tmp_path, vocabulary=9 * size)
+
+
+@pytest.mark.parametrize('data', [b'', b'version https://git-lfs.github.com/'])
+def test_what_is_no_model_is_named(data, tmp_path):
+  path = tmp_path / 'spiece.model'
+  path.write_bytes(data)
+  for source in (tmp_path, path, data):
+    with pytest.raises(ValueError, match='spiece.model: no tokenizer: expect'):
+      tokenizers.read(source, vocabulary=400, where='umt5, spiece.model')
