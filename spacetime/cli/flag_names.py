@@ -1,5 +1,6 @@
 """Names of flags: diffusers' spellings, suggestions, and settings as flags."""
 
+import dataclasses
 import difflib
 import re
 import sys
@@ -7,6 +8,7 @@ import sys
 from absl import flags
 
 import spacetime
+from spacetime.diffusion.settings import SamplingSettings
 from spacetime.pipeline import aliases
 
 # A setting -> the flag or config key that sets it, where it is not the flag or
@@ -20,9 +22,12 @@ SETTINGS = {
   'key': ('sign',),
   'max_unreadable': ('data.max_unreadable',),
   'changes': ('data.changes',),
+  'checkpoint': ('source',),
 }
-# Config sections whose keys are settings of the same name.
-SECTIONS = ('sampling',)
+# Config sections with the keys that are settings of the same name.
+SECTIONS = {
+  'sampling': {field.name for field in dataclasses.fields(SamplingSettings)}
+}
 _BACKTICKS = re.compile(r'`([A-Za-z_][\w.]*)`')
 
 
@@ -155,8 +160,8 @@ def _flag(name: str) -> str | None:
     return None
   if '.' in name:
     return f'--config.{name}' if _is_key(name) else None
-  for section in SECTIONS:
-    if _is_key(f'{section}.{name}'):
+  for section, keys in SECTIONS.items():
+    if name in keys and _is_key(f'{section}.{name}'):
       return f'--config.{section}.{name}'
   return f'--config.{name}' if _is_key(name) else None
 

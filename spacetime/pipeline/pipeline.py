@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import re
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -34,6 +35,11 @@ Progress = progress_lib.Callback | None
 DEFAULT = Request.checkpoint  # of the flag
 # (frames_FHWC, metadata) -> frames_FHWC, before they are encoded.
 OnFrames = Callable[[np.ndarray, Mapping], np.ndarray]
+# Noise levels of one of two transformers, in the name of a file or its folder.
+NOISE = re.compile(
+  r'(?<![a-z])(?i:high|low)(?=(?i:[-_ ]?noise)[^/]*(?:/[^/]*)?$)'
+  r'|(?<![A-Za-z])(?:HIGH|LOW)(?![A-Za-z])(?=[^/]*$)'
+)
 SAMPLING = tuple(field.name for field in dataclasses.fields(SamplingSettings))
 
 
@@ -133,6 +139,7 @@ class Pipeline:
       model = load_lib.open_model(
         path, mesh=mesh, files=files, cache=self._program_cache
       )
+      _warn_of_order(model, self._files | self._lora)
       self._engine = Engine(
         _with_lora(model, **self._lora),
         mesh=mesh,
@@ -535,6 +542,34 @@ def from_request(request: Request, **options) -> Pipeline:
     lora_strength=request.lora_strength,
     **options,
   )
+
+
+def _warn_of_order(model: load_lib.Model, settings: Mapping) -> None:
+  """Warns of files that are named after the levels of the other transformer.
+
+  Args:
+    model: the opened model.
+    settings: files of networks and LoRA weights, by setting.
+  """
+  if 'dit_2' not in model.readers:
+    return
+  for name in ('transformer', 'transformer_2', 'lora', 'lora_2'):
+    own, other = ('low', 'high') if name.endswith('_2') else ('high', 'low')
+    paths = [settings.get(name) or '']
+    if name.startswith('lora'):
+      paths = [p for p, _ in request_lib.parse_loras(name, settings[name])]
+    for path in paths:
+      levels = {match[0].lower() for match in NOISE.finditer(path)}
+      if levels == {other} and own not in os.path.basename(path).lower():
+        warnings.warn(
+          SettingWarning(
+            name,
+            path,
+            f'the file is named after the {other} noise levels, `{name}` is of '
+            f'the {own} ones',
+          ),
+          stacklevel=3,
+        )
 
 
 def _with_lora(

@@ -123,6 +123,12 @@ def test_no_message_of_the_library_spells_a_flag():
     ),
     ('export', ValueError('a\n  b `c`'), 'a b `c`'),
     (
+      'convert',
+      SettingError('vae', None, 'a file', hint='or set `checkpoint`'),
+      '--vae: expected a file; or set --source',
+    ),
+    ('train', ValueError('a file for `lora`'), 'a file for `lora`'),
+    (
       'train',
       SettingError('steps', 0, '1 or more'),
       '--config.sampling.steps=0: expected 1 or more',

@@ -174,6 +174,37 @@ def test_lora_of_strength_0(engines, lora, tmp_path):
   assert not messages
 
 
+@pytest.mark.parametrize(
+  'name, levels',
+  [
+    ('wan2.2_low_noise_4steps', 'low'),
+    ('Wan22_LOW_rank64', 'low'),
+    ('A14B-HighNoise', 'high'),
+    ('high_noise_model/model', 'high'),
+  ],
+)
+def test_files_of_the_other_transformer(engines, name, levels, tmp_path):
+  path = tmp_path / f'{name}.safetensors'
+  path.parent.mkdir(exist_ok=True)
+  path = lora_file(path)
+  right, wrong = ('lora_2', 'lora') if levels == 'low' else ('lora', 'lora_2')
+  with warned() as messages:
+    assert Pipeline(engines['folder'], **{wrong: path}).engine
+  assert f'named after the {levels} noise levels' in messages[wrong]
+  with warned() as messages:
+    assert Pipeline(engines['folder'], **{right: path}).engine
+  assert not messages
+
+
+def test_names_that_say_nothing_of_noise_levels(engines, tmp_path):
+  for name in ('slow_noise', 'low_vram', 'high_and_low_noise'):
+    for setting in ('lora', 'lora_2'):
+      path = lora_file(tmp_path / f'{name}.safetensors')
+      with warned() as messages:
+        assert Pipeline(engines['folder'], **{setting: path}).engine
+      assert not messages
+
+
 def test_timesteps_that_begin_late(engines):
   with warned() as messages:
     resolve(engines['digits'], timesteps=(500, 250), shift=1.0)

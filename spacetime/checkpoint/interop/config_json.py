@@ -105,8 +105,8 @@ def _is_like(value, default) -> bool:
     # Sizes and epsilons: what is positive is positive in every model.
     return is_number and math.isfinite(value) and (value > 0 or default <= 0)
   if isinstance(default, tuple):
-    whole = bool(default) and all(isinstance(n, int) for n in default)
-    kinds = int if whole else (int, float)
+    integral = bool(default) and all(isinstance(n, int) for n in default)
+    kinds = int if integral else (int, float)
     return isinstance(value, (list, tuple)) and all(
       isinstance(item, kinds) and math.isfinite(item) for item in value
     )

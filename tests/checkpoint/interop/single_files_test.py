@@ -438,7 +438,7 @@ def test_folders_of_the_original_repository(two, folder, files, tmp_path):
     )
 
 
-def test_one_file_in_place_of_two_transformers(folder, files, tmp_path):
+def test_one_file_that_replaces_two_transformers(folder, files, tmp_path):
   two = tmp_path / 'two'
   shutil.copytree(folder, two)
   shutil.copytree(folder / 'transformer', two / 'transformer_2')
