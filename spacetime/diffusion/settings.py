@@ -106,8 +106,7 @@ def preset_settings(name: str, *, steps: int | None = None) -> dict:
 
 
 def _as_tuple(value):
-  """Numbers of a sequence or an array as a tuple; other values as they are, to be
-  refused by their names."""
+  """The numbers of a list or an array as a tuple; other values as they are."""
   if hasattr(value, 'tolist'):
     value = value.tolist()
   return tuple(value) if isinstance(value, (list, range)) else value
