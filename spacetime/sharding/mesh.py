@@ -44,8 +44,8 @@ def mesh_shape(config: MeshConfig, *, devices: int) -> tuple[int, ...]:
   """
   sizes = [getattr(config, axis) for axis in AXES]
   for axis, size in zip(AXES, sizes, strict=True):
-    is_whole = isinstance(size, numbers.Integral) and size is not True
-    if not is_whole or size == 0 or size < -1:
+    is_integer = isinstance(size, numbers.Integral) and size is not True
+    if not is_integer or size == 0 or size < -1:
       raise SettingError(
         f'mesh.{axis}', size, '1 or more, or -1 for the remaining devices'
       )
