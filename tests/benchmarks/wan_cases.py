@@ -26,6 +26,8 @@ CASES = {
   'vae_encode_whole': 'as vae_encode, ours in one piece',
   'vae_decode_whole': 'as vae_decode, ours in one piece',
   'vae_decode_long': '81 frames of 128x128, chunk by chunk',
+  'matmul': 'four products of dit_forward: 1560x1536 by 1536x8960',
+  'conv': 'four convolutions of vae_decode: 3x3x3, 96 channels, 6x64x64',
 }
 TOKENS = 1000
 SIDE = 128
@@ -35,6 +37,12 @@ VARIANTS = {
 }
 # Of lightx2v's weights: between these an Euler step each.
 SIGMAS = (1.0, 0.9375, 0.8333, 0.625, 0.0)
+# One kernel alone, repeated: what a library's products and convolutions cost.
+KERNELS = {
+  'matmul': ((1560, 1536), (1536, 8960)),
+  'conv': ((1, 6, 64, 64, 96), (3, 3, 3, 96, 96)),
+}
+REPEATS = 4
 
 
 def frames(case: str) -> int:
@@ -76,6 +84,8 @@ def tensors(case: str) -> dict[str, np.ndarray]:
 
 def inputs(case: str) -> tuple[np.ndarray, ...]:
   """What goes in, channels last."""
+  if case in KERNELS:
+    return tuple(draw(str(shape), shape, 0.1) for shape in KERNELS[case])
   if case == 'umt5':
     return (np.arange(1, 513, dtype=np.int32)[None] % (TOKENS - 1) + 1,)
   if case.startswith('vae_encode'):
@@ -101,6 +111,9 @@ def conditions(case: str) -> dict[str, np.ndarray]:
 def ours(case: str):
   """spacetime's side."""
   import jax
+
+  if case in KERNELS:
+    return _ours_kernel(case)
 
   from spacetime.checkpoint.interop import umt5, wan_transformer, wan_vae
   from spacetime.models import text_encoder
@@ -147,6 +160,22 @@ def ours(case: str):
   return lambda: _summary(*run(params))
 
 
+def _ours_kernel(case: str):
+  import jax
+
+  x, w = map(jax.numpy.asarray, inputs(case))
+  if case == 'matmul':
+    run = jax.jit(jax.numpy.matmul)
+  else:
+    run = jax.jit(
+      lambda x, w: jax.lax.conv_general_dilated(
+        *(x, w, (1, 1, 1), 'SAME'),
+        dimension_numbers=('NDHWC', 'DHWIO', 'NDHWC'),
+      )
+    )
+  return lambda: [run(x, w).block_until_ready() for _ in range(REPEATS)][-1]
+
+
 def _summary(loss, grads):
   """The loss and the norm of all gradients; waits for them."""
   import jax
@@ -176,7 +205,14 @@ def theirs(case: str):
   import torch
 
   arrays = [torch.from_numpy(x) for x in inputs(case)]
-  if case == 'umt5':
+  if case == 'matmul':
+    run, last = _repeated(torch.matmul, *arrays), lambda x: x
+  elif case == 'conv':
+    x, w = arrays
+    x, w = x.movedim(-1, 1).contiguous(), w.permute(4, 3, 0, 1, 2).contiguous()
+    convolve = functools.partial(torch.nn.functional.conv3d, padding=1)
+    run, last = _repeated(convolve, x, w), lambda x: x.movedim(1, -1)
+  elif case == 'umt5':
     run, last = _their_text(arrays), lambda x: x
   elif case.startswith('vae'):
     run, last = _their_vae(case, arrays), lambda x: x.movedim(1, -1)
@@ -190,6 +226,10 @@ def theirs(case: str):
       return last(run()).numpy()
 
   return once
+
+
+def _repeated(function, *arrays):
+  return lambda: [function(*arrays) for _ in range(REPEATS)][-1]
 
 
 def _load(model, case: str):

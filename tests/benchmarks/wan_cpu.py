@@ -4,12 +4,13 @@
   python tests/benchmarks/wan_cpu.py vae_decode umt5 --repeats=9
   python tests/benchmarks/wan_cpu.py vae_decode vae_decode_long --repeats=0
   python tests/benchmarks/wan_cpu.py --side=ours           # without torch
+  python tests/benchmarks/wan_cpu.py --vectors=avx2        # as without AVX-512
 
 spacetime and diffusers (transformers for the text encoder) do the same work
 with the same random weights in float32, each in a process of its own, so that
 thread pools do not mix, and take turns, so that what else the machine does
-falls on both. The first line names the processor, since ratios depend on it.
-Then one line a case:
+falls on both. The first line names the processor, since ratios depend on it,
+and two cases are one kernel alone. Then one line a case:
 
   seconds    medians of the runs, ours and theirs
   ratio      the median of the pairs' ratios: below 1 spacetime is faster
@@ -18,7 +19,8 @@ Then one line a case:
              brackets what it held before it ran: libraries and weights
   difference of the results, the largest, and the largest value of theirs
 
-Bars (ratio): dit 1.15, vae 1.4, umt5 1.1; memory of vae_decode_long: theirs.
+Bars (ratio): dit 0.95, vae_encode 0.9, vae_decode 1, umt5 0.7; memory of
+vae_decode_long: theirs.
 """
 
 import argparse
@@ -41,8 +43,16 @@ ROOT = pathlib.Path(__file__).parents[2]
 TIMED = (
   *('dit_forward', 'dit_backward', 'i2v_forward', 'vace_forward'),
   *('four_steps', 'vae_encode', 'vae_decode', 'umt5'),
+  *('matmul', 'conv'),
 )
 SIDES = ('ours', 'theirs')
+# What keeps torch, its oneDNN and MKL, and XLA from wider vectors.
+NARROW = {
+  'ATEN_CPU_CAPABILITY': 'avx2',
+  'ONEDNN_MAX_CPU_ISA': 'AVX2',
+  'MKL_ENABLE_INSTRUCTIONS': 'AVX2',
+  'XLA_FLAGS': '--xla_cpu_max_isa=AVX2',
+}
 
 
 def peak() -> float:
@@ -83,16 +93,19 @@ def work(case: str, side: str, threads: int, result: str) -> None:
 class Worker:
   """A process that waits for its turn."""
 
-  def __init__(self, case: str, side: str, threads: int, result: str):
+  def __init__(
+    self, case: str, side: str, threads: int, result: str, vectors: str
+  ):
     command = [sys.executable, __file__, case, f'--work={side}']
     command += [f'--threads={threads}', f'--result={result}']
     path = f'{ROOT}{os.pathsep}{os.environ.get("PYTHONPATH", "")}'
+    narrow = NARROW if vectors == 'avx2' else {}
     self._process = subprocess.Popen(
       command,
       stdin=subprocess.PIPE,
       stdout=subprocess.PIPE,
       text=True,
-      env={**os.environ, 'PYTHONPATH': path},
+      env={**os.environ, **narrow, 'PYTHONPATH': path},
     )
     self.built = self._answer()
 
@@ -114,12 +127,12 @@ class Worker:
     return json.loads(line)
 
 
-def compare(case: str, sides, repeats: int, threads: int) -> None:
+def compare(case: str, sides, repeats: int, threads: int, vectors: str) -> None:
   """Takes turns, and prints the line of a case."""
   with tempfile.TemporaryDirectory() as folder:
     files = {side: f'{folder}/{side}.npy' for side in sides}
     # One after the other: a peak must not be that of a machine short of it.
-    workers = {s: Worker(case, s, threads, files[s]) for s in sides}
+    workers = {s: Worker(case, s, threads, files[s], vectors) for s in sides}
     runs = {side: [] for side in sides}
     for _ in range(repeats):
       for side in sides:
@@ -190,6 +203,12 @@ def main() -> None:
     help='pairs of runs after the first; 0 tells memory only',
   )
   parser.add_argument('--threads', type=int, default=2, help='of each process')
+  parser.add_argument(
+    '--vectors',
+    choices=('widest', 'avx2'),
+    default='widest',
+    help='avx2: no library uses wider ones, by its own setting',
+  )
   parser.add_argument('--side', choices=SIDES, help='only this one')
   parser.add_argument('--work', choices=SIDES, help=argparse.SUPPRESS)
   parser.add_argument('--result', help=argparse.SUPPRESS)
@@ -203,10 +222,13 @@ def main() -> None:
     work(args.cases[0], args.work, args.threads, args.result)
     return
   load = os.getloadavg()[0]
-  print(f'{processor()}; load before: {load:.1f}', flush=True)
+  print(
+    f'{processor()}; vectors: {args.vectors}; load before: {load:.1f}',
+    flush=True,
+  )
   for case in args.cases or TIMED:
     sides = [args.side] if args.side else SIDES
-    compare(case, sides, args.repeats, args.threads)
+    compare(case, sides, args.repeats, args.threads, args.vectors)
 
 
 if __name__ == '__main__':
