@@ -45,7 +45,7 @@ def get_config(size: str = 'cpu') -> ml_collections.ConfigDict:
     'pairs': digits_stages.get_stages(*digits_stages.PAIRS, characters=2),
     'full': digits_stages.get_stages(*digits_stages.FULL, first=4),
     'gpu': digits_stages.get_stages(*digits_stages.GPU, characters=2),
-  }.get(size) or digits_stages.get_stages(*digits_stages.BUNDLED)
+  }.get(size) or digits_stages.get_bundled_stages()
   width, text_width = 128, 128
   # {} is the whole world. The longest captions of one, two and three characters
   # have 42, 53 and 84 tokens.
@@ -124,7 +124,7 @@ def get_config(size: str = 'cpu') -> ml_collections.ConfigDict:
       ),
       mesh=dict(data=-1, fsdp=1, context=1, tensor=1),
       train=dict(
-        steps={'bundled': 14000, 'pairs': 14000, 'full': 16000}.get(size, 2400),
+        steps={'bundled': 22000, 'pairs': 14000, 'full': 16000}.get(size, 2400),
         ema=0.9993 if long else 0.997,
         accumulate=1,
         log_every=10,
@@ -145,6 +145,11 @@ def get_config(size: str = 'cpu') -> ml_collections.ConfigDict:
       ),
     )
   )
+  if size == 'bundled':
+    # Half of the last stage's clips have conditioning frames: joins need them.
+    config.conditioning.update(
+      none=0.4, first=0.15, first_k=0.15, last_k=0.05, ends=0.2, random=0.05
+    )
   if pairs:
     with config.unlocked():
       # Sees from the start which word is beside which.

@@ -37,6 +37,7 @@ COND = (0.0, 0.0, 0.0, 0.8, 0.8)
 # BUILD_NOTES.md).
 CPU = ((900, 700, 400), (256, 256, 448, 640))
 BUNDLED = ((1000, 800, 1700), (256, 256, 448, 640))
+BUNDLED_CLIPS = 10500  # steps of its fourth stage, before get_bundled_stages'
 PAIRS = ((2000, 1000, 1700), (256, 256, 448, 640))
 # The last stage alone, from the weights of PAIRS.
 FULL = ((), (640,))
@@ -210,6 +211,27 @@ def get_stages(
       zip((*steps, 1), tokens, strict=True), first
     )
   ]
+
+
+def get_bundled_stages() -> list[dict]:
+  """BUNDLED, and then more whole clips, half of them with conditioning frames.
+
+  At the end most clips are whole, the hard motions come more often, and noise
+  levels are lower: what is left is to keep a shape from frame to frame.
+  """
+  stages = get_stages(*BUNDLED)
+  # Of conditioning.none = 0.4: a third of the clips, and a half.
+  stages[-1] |= dict(steps=BUNDLED_CLIPS, cond=0.53)
+  mix = [
+    close(0.04),
+    still(0.08),
+    short(0.1),
+    path_centred(0.1),
+    clip(0.3),
+    clip(0.38, motions=MOTIONS),
+  ]
+  last = dict(steps=1, tokens=BUNDLED[1][-1], mix=mix, shift=0.7, cond=0.8)
+  return [*stages, last]
 
 
 def get_tiny_stages() -> list[dict]:
