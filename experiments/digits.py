@@ -11,8 +11,8 @@ names; position, motion and size are freed stage by stage
 Sizes:
   cpu      one character, still camera. About 800 CPU seconds; see
            BUILD_NOTES.md for what it reaches.
-  bundled  the bundled model: a deeper transformer, longer. A hundred minutes
-           of one core; the run may be stopped and goes on.
+  bundled  the bundled model: a deeper transformer, longer. Two hours and
+           forty minutes of one core; the run may be stopped and goes on.
   pairs    as bundled, one or two characters: which digit has which colour is
            learnt from the first step. 14,000 steps are not enough; see
            BUILD_NOTES.md.
