@@ -1,6 +1,7 @@
 """Whole folders against diffusers and transformers, live and in both ways."""
 
 import dataclasses
+import string
 
 import jax
 import jax.numpy as jnp
@@ -67,10 +68,10 @@ def pipeline(form: str):
       **TEXT, num_layers=2, feed_forward_proj='gated-gelu'
     )
   )
+  special = [(piece, 0.0) for piece in ('<pad>', '</s>', '<unk>')]
+  letters = [(letter, -1.0) for letter in string.ascii_lowercase]
   pieces = tokenizers.Tokenizer(
-    tokenizers.models.Unigram(
-      [('<pad>', 0.0), ('</s>', 0.0), ('<unk>', 0.0), ('a', -1.0)], unk_id=2
-    )
+    tokenizers.models.Unigram([*special, *letters], unk_id=2)
   )
   return diffusers.WanPipeline(
     tokenizer=transformers.PreTrainedTokenizerFast(

@@ -24,7 +24,7 @@ STEPS = {
 # Least share of an encoder's rows that its tokenizer has pieces for. The rest
 # are sentinels and padding: UMT5 has 256,000 pieces for 256,384 rows, and T5's
 # tokenizer of 32,000 belongs to another encoder.
-LEAST = 0.5
+LEAST = 0.25
 Piece = proto.ModelProto.SentencePiece
 
 
