@@ -14,8 +14,8 @@ Sizes:
   bundled  the bundled model: a deeper transformer, longer. Two hours and
            forty minutes of one core; the run may be stopped and goes on.
   pairs    as bundled, one or two characters: which digit has which colour is
-           learnt from the first step. 14,000 steps are not enough; see
-           BUILD_NOTES.md.
+           learnt from the first step. 28,000 steps are not enough for
+           two; see BUILD_NOTES.md.
   full     the whole world, from the weights of pairs: up to three characters,
            all sizes, speeds and cameras.
              spacetime train --config=digits:full --checkpoint=runs/pairs

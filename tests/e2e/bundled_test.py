@@ -46,6 +46,7 @@ def test_is_what_was_measured(name):
   metrics = json.loads((ASSETS / name / 'metrics.json').read_text())
   assert metrics['weights_hash'] == checkpoint.weights_hash(ASSETS / name)
   assert metrics['num'] >= 64
+  assert metrics.get('checkpoint', name) == name
 
 
 def test_the_model_follows_the_prompt():
