@@ -41,14 +41,21 @@ def target(mesh: jax.sharding.Mesh) -> dict[str, str]:
   return values
 
 
-def processor() -> str:
-  """Name of this machine's processor."""
-  cpu = pathlib.Path('/proc/cpuinfo')
-  if cpu.exists():
-    for line in cpu.read_text().splitlines():
-      if line.startswith('model name'):
-        return line.partition(':')[2].strip()
-  return platform.processor() or platform.machine()
+def processor(cpuinfo: str = '/proc/cpuinfo') -> str:
+  """Name of this machine's processor and a hash of its instructions, which
+  virtual machines of one name may lack."""
+  path, lines = pathlib.Path(cpuinfo), {}
+  if path.exists():
+    for line in path.read_text().splitlines():
+      key, colon, value = line.partition(':')
+      if colon:
+        lines.setdefault(key.strip(), value.strip())
+  name = lines.get('model name') or platform.processor() or platform.machine()
+  instructions = lines.get('flags') or lines.get('Features')  # x86, or Arm
+  if not instructions:
+    return name
+  text = ' '.join(sorted(instructions.split()))
+  return f'{name} ({hashlib.sha256(text.encode()).hexdigest()[:8]})'
 
 
 class Store:
@@ -127,7 +134,7 @@ class Store:
       name: its name; once, a missing one of a saved name is warned of.
 
     Raises:
-      ValueError: its file is missing or damaged.
+      ValueError: its file is missing or damaged, or cannot be loaded.
     """
     entry = self._index['programs'].get(_key(lowered))
     if entry is None:
@@ -145,13 +152,20 @@ class Store:
       return None
     data = self._read(entry)
     devices = [*self._mesh.devices.flat]
-    return serialize_executable.deserialize_and_load(
-      data,
-      lowered.in_tree,
-      lowered.out_tree,
-      backend=devices[0].client,
-      execution_devices=devices,
-    )
+    try:
+      return serialize_executable.deserialize_and_load(
+        data,
+        lowered.in_tree,
+        lowered.out_tree,
+        backend=devices[0].client,
+        execution_devices=devices,
+      )
+    except Exception as e:  # of pickle, or of any runtime
+      reason = str(e).splitlines()[0] if str(e) else type(e).__name__
+      raise ValueError(
+        f'{self.folder / entry["file"]}: cannot be loaded here ({reason}); '
+        'make the programs again'
+      ) from e
 
   def _read(self, entry: dict[str, str]) -> bytes:
     path = self.folder / entry['file']

@@ -1,6 +1,7 @@
 """Programs of sampling, compiled ahead of time and loaded."""
 
 import dataclasses
+import hashlib
 import json
 import shutil
 
@@ -138,6 +139,44 @@ def test_refuses_other_chips_versions_and_flags(wan, tmp_path, monkeypatch):
   index.write_text('{')
   with pytest.raises(ValueError, match='programs.json: damaged'):
     saved_programs.Store(folder, mesh)
+
+
+def test_processors_of_one_name_may_lack_instructions(tmp_path):
+  """Virtual machines of several generations share a name."""
+  names = []
+  for number, text in enumerate(
+    (
+      'model name\t: Intel Xeon\nflags\t\t: fpu avx2 amx_bf16\n',
+      'model name\t: Intel Xeon\nflags\t\t: avx2 fpu amx_bf16\n',
+      'model name\t: Intel Xeon\nflags\t\t: fpu avx2\n',
+      'processor\t: 0\nFeatures\t: fp asimd\n',
+      'processor\t: 0\nFeatures\t: fp asimd sve\n',
+    )
+  ):
+    path = tmp_path / str(number)
+    path.write_text(text)
+    names.append(saved_programs.processor(str(path)))
+  assert names[0] == names[1] and len(set(names)) == 4
+  assert names[0].startswith('Intel Xeon (')
+  assert saved_programs.processor(str(tmp_path / 'none'))
+
+
+def test_a_program_that_cannot_be_loaded_is_named(tmp_path, monkeypatch):
+  mesh = sharding.single_device_mesh()
+  lowered = jax.jit(lambda x: x + 1).lower(np.float32(1))
+  saved_programs.Store(tmp_path / 'a', mesh, new=True).compile('add', lowered)
+  index = tmp_path / 'a' / saved_programs.INDEX
+  values = json.loads(index.read_text())
+  (entry,) = values['programs'].values()
+  data = b'of another runtime'
+  (tmp_path / 'a' / entry['file']).write_bytes(data)
+  entry['sha256'] = hashlib.sha256(data).hexdigest()
+  index.write_text(json.dumps(values))
+  store = saved_programs.Store(tmp_path / 'a', mesh)
+  with pytest.raises(
+    ValueError, match='add-.*bin: cannot be loaded here .*; m'
+  ):
+    store.find(lowered)
 
 
 def test_programs_of_other_settings_are_reported_once(tmp_path, recwarn):
