@@ -15,6 +15,7 @@ import warnings
 import jax
 import numpy as np
 import tqdm
+from jax.sharding import NamedSharding, PartitionSpec
 from matplotlib import pyplot
 
 from spacetime import SettingError, SettingWarning, checkpoint, sharding
@@ -104,19 +105,26 @@ def evaluate_autoencoder(
   world = experiment.data.world
   real, _ = real_clips(world, count=settings.num, seed=settings.seed)
 
+  rows = NamedSharding(mesh, PartitionSpec(mesh.axis_names))
+
   @jax.jit
-  def reconstruct(frames_FHWC):
-    video = to_video(frames_FHWC)[None]
+  def reconstruct(frames_BFHWC):
+    video = to_video(frames_BFHWC)
     decoded = autoencoder.decode(params, autoencoder.encode(params, video))
-    return psnr(video, decoded)[0], decoded[0]
+    return psnr(video, decoded), decoded
 
   values, clips, texts = [], [], []
-  for i, clip in enumerate(tqdm.tqdm(real, desc='reconstructing', unit='clip')):
-    value, decoded = reconstruct(clip)
-    values.append(float(value))
-    if i < SHOWN // 2:
-      clips += [clip, to_frames(decoded)]
-      texts += ['a held-out clip', f'its reconstruction, {value:.1f} dB']
+  with tqdm.tqdm(total=len(real), desc='reconstructing', unit='clip') as bar:
+    for first in range(0, len(real), mesh.size):  # a clip on each device
+      batch = real[first : first + mesh.size]
+      padded = batch + batch[-1:] * (mesh.size - len(batch))
+      result = reconstruct(jax.device_put(np.stack(padded), rows))
+      for clip, value, decoded in zip(batch, *result, strict=False):
+        values.append(float(value))
+        if len(values) <= SHOWN // 2:
+          clips += [clip, to_frames(decoded)]
+          texts += ['a held-out clip', f'its reconstruction, {value:.1f} dB']
+        bar.update()
   contact_sheet.write(out / 'sheet.png', clips, texts)
   return {
     'checkpoint': settings.checkpoint,

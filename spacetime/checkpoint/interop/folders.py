@@ -136,6 +136,15 @@ def open_pipeline(
     kind: parts_lib.open_part(path, kind, variant=variant)
     for kind, path in paths.items()
   }
+  model = parts['transformer']
+  if model.config.image_width and 'image_encoder' not in parts:
+    raise SettingError(
+      'image_encoder',
+      None,
+      f'a file of {families.DESCRIPTIONS["image_encoder"]}, since '
+      f'{model.path} sees embeddings of images and {folder} has no '
+      'image_encoder',
+    )
   _check_fit(**parts)
   scheduler = tensor_files.read_json(folder / SCHEDULER)
   second = files.transformer_2

@@ -495,3 +495,24 @@ def test_image_encoder_file(folder, files, tmp_path):
   (tmp_path / 'narrow' / 'config.json').unlink()
   with pytest.raises(ValueError, match='heads do not follow from a width of 8'):
     parts.open_part(tmp_path / 'narrow', 'image_encoder')
+
+
+def test_a_folder_without_its_image_encoder(tmp_path):
+  """Wan 2.1 I2V sees embeddings of CLIP, whose weights are a network of their
+  own."""
+  image = published_folder.IMAGE
+  folder = published_folder.write(
+    tmp_path / 'wan',
+    image=image,
+    cond_channels=published_folder.COND_CHANNELS,
+    image_width=image.hidden_size,
+  )
+  encoder = (folder / 'image_encoder').rename(tmp_path / 'clip')
+  with pytest.raises(
+    SettingError,
+    match='^image_encoder=None: expected a file of a CLIP image encoder, since '
+    '.*/transformer sees embeddings of images and .*/wan has no image_encoder$',
+  ):
+    folders.open_pipeline(folder)
+  files = network_files.Files(image_encoder=str(encoder))
+  assert folders.open_pipeline(folder, files=files).image_encoder
