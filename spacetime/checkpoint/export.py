@@ -1,5 +1,6 @@
 """Exports the trained weights of a run as a folder."""
 
+import os
 import pathlib
 import shutil
 import warnings
@@ -177,7 +178,9 @@ def _write_finetuned(folder, out, experiment, nets, dtype, path) -> str:
   if base.part is None:  # not published: the base's folder has the rest
     own = checkpoint.read_experiment(base.folder)
     own = _as_flow_map(own, experiment)
+    own = parse.replace(own, {'data.fps': experiment.data.fps})
     return _write_weights(base.folder, out, own, params, dtype)
+  _warn_of_rate(folder, out, experiment)
   with paths.new_folder(out) as target:
     name = 'transformer'
     if base.pipeline is not None:
@@ -186,14 +189,31 @@ def _write_finetuned(folder, out, experiment, nets, dtype, path) -> str:
       shutil.copytree(base.pipeline, target, dirs_exist_ok=True, ignore=ignore)
     parameters.write(target / name, nets.dit.config, params['dit'], dtype=dtype)
     if nets.dit.config.flow_map and base.pipeline is not None:
-      index, scheduler = (
-        tensor_files.read_json(target / path)
-        for path in (network_files.INDEX, folders.SCHEDULER)
+      index, scheduler = sections.as_flow_map(
+        tensor_files.read_json(target / network_files.INDEX),
+        shift=experiment.sampling.shift,
       )
-      index, scheduler = sections.as_flow_map(index, scheduler)
       tensor_files.write_json(target / network_files.INDEX, index)
       tensor_files.write_json(target / folders.SCHEDULER, scheduler)
   return f'{experiment.source["fingerprint"][:16]}, trained'
+
+
+def _warn_of_rate(folder, out, experiment: Experiment) -> None:
+  """Warns of a frame rate that a published folder cannot hold."""
+  autoencoder, fps = experiment.autoencoder, experiment.data.fps
+  if autoencoder.kind != 'wan' or fps is None:
+    return
+  _, rate = sections.clips(autoencoder.network)
+  if fps != rate:
+    warnings.warn(
+      SettingWarning(
+        'checkpoint',
+        os.fspath(folder),
+        f'its clips have {fps:g} frames per second, for which {out} has no '
+        f'place: sample with --fps={fps:g}, not at {rate}',
+      ),
+      stacklevel=4,
+    )
 
 
 def check_second_time(
@@ -226,6 +246,7 @@ def _as_flow_map(own: Experiment, trained: Experiment) -> Experiment:
     own,
     {
       'model.flow_map': trained.model.flow_map,
+      'flow_map': trained.values.get('flow_map', {}),
       'sampling': trained.values['sampling'],
     },
   )

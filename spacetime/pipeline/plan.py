@@ -159,6 +159,9 @@ def resolve(request: Request, engine: Engine) -> Plan:
   _check_boundary(request, engine)
   unused_lib.check_sizes(engine, sizes, settings)
   unused_lib.warn_of_start(settings)
+  engine.samplers(settings, sizes.latent)  # refuses what the model has not
+  unused_lib.warn_of_guidance(engine, settings)
+  unused_lib.warn_of_one_transformer(request, engine, settings)
   embeds = None
   if arrays is None:
     prompts = [prompts_lib.check(engine, prompt) for prompt in prompts]
@@ -209,7 +212,7 @@ def resolve(request: Request, engine: Engine) -> Plan:
 def _check_mesh(
   request: Request, engine: Engine, sizes: geometry_lib.Geometry
 ) -> None:
-  """Refuses a mesh that does not divide the transformer or its tokens."""
+  """Refuses a mesh that does not divide a network or the tokens."""
   if engine.devices == 1:
     return
   references = 0
@@ -217,6 +220,8 @@ def _check_mesh(
     references = len(inputs.read_references(request.reference_images, sizes))
   tokens = sizes.tokens // sizes.latent[0] * (sizes.latent[0] + references)
   mesh_lib.check_model(engine.networks.dit.config, tokens, engine.mesh)
+  for root in engine.model.readers:
+    engine.model.abstract(root)
 
 
 def _images(request: Request) -> tuple[np.ndarray, ...]:

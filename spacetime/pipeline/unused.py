@@ -144,6 +144,51 @@ def _of_length(
     )
 
 
+def warn_of_one_transformer(
+  request: Request, engine: Engine, settings: SamplingSettings
+) -> None:
+  """Warns of LoRA weights for one of two transformers that both have steps."""
+  adapters = engine.model.adapters
+  if settings.boundary is None or len(adapters) != 1:
+    return
+  schedule = settings.make_schedule()
+  if schedule.steps_from(settings.boundary) in (0, schedule.steps):
+    return
+  (root,) = adapters
+  name, other, below = 'lora', 'lora_2', 'above'
+  if root == 'dit_2':
+    name, other, below = 'lora_2', 'lora', 'below'
+  warnings.warn(
+    SettingWarning(
+      name,
+      describe(getattr(request, name)),
+      f'changes the transformer of noise levels {below} the `boundary` '
+      f'{settings.boundary:g} alone; set `{other}` for the other',
+    ),
+    stacklevel=2,
+  )
+
+
+def warn_of_guidance(engine: Engine, settings: SamplingSettings) -> None:
+  """Warns of guidance of a flow map whose weights include guidance."""
+  experiment = engine.model.experiment
+  trained = experiment.flow_map.guidance
+  if not engine.networks.dit.config.flow_map or 1 in (
+    trained,
+    settings.guidance,
+  ):
+    return
+  warnings.warn(
+    SettingWarning(
+      'guidance',
+      settings.guidance,
+      f'guides twice, since this flow map has guidance {trained:g} in its '
+      'weights: expected 1, which takes half the time',
+    ),
+    stacklevel=2,
+  )
+
+
 def warn_of_start(settings: SamplingSettings) -> None:
   """Warns of timesteps that begin far below the noise that latents begin as."""
   first = settings.make_schedule().sigmas[0]

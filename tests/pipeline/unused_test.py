@@ -2,13 +2,15 @@
 
 import contextlib
 import dataclasses
+import json
 import warnings
 
 import numpy as np
 import pytest
 import safetensors.numpy
 
-from spacetime import SettingWarning
+from spacetime import SettingError, SettingWarning
+from spacetime.checkpoint.interop import folders
 from spacetime.data.digits import captions, grammar, scenes, world
 from spacetime.data.splits import Vocabulary
 from spacetime.diffusion.settings import SamplingSettings
@@ -156,7 +158,68 @@ def test_lora_of_a_transformer_without_a_step(engines, tmp_path):
     assert f'every step is {reason} the `boundary` 0.875' in messages[name]
     with warned() as messages:
       resolve(pipe.engine, **steps | {'timesteps': (1000, 500), name: path})
-    assert not messages
+    assert 'no effect' not in messages[name]
+
+
+def test_lora_of_one_of_two_transformers(engines, tmp_path):
+  """Those of Wan 2.2 A14B come in pairs of files."""
+  path = lora_file(tmp_path / 'a.safetensors')
+  for name, levels, other in (
+    ('lora', 'above', 'lora_2'),
+    ('lora_2', 'below', 'lora'),
+  ):
+    pipe = Pipeline(engines['folder'], **{name: path})
+    with warned() as messages:
+      resolve(pipe.engine, **{name: path})
+    assert messages == {
+      name: f"{name}='{path}': changes the transformer of noise levels "
+      f'{levels} the `boundary` 0.875 alone; set `{other}` for the other'
+    }
+  pipe = Pipeline(engines['folder'], lora=path, lora_2=path)
+  with warned() as messages:
+    resolve(pipe.engine, lora=path, lora_2=path)
+  assert not messages
+
+
+@pytest.fixture(scope='module')
+def flow_map(tmp_path_factory):
+  """An opened flow map whose published weights include guidance."""
+  folder = tmp_path_factory.mktemp('flow_map') / 'wan'
+  published_folder.write(folder, flow_map=0.25)
+  scheduler = folder / folders.SCHEDULER
+  values = json.loads(scheduler.read_text()) | {'flow_shift': 3.0}
+  scheduler.write_text(json.dumps(values))
+  return Pipeline(folder).engine
+
+
+def test_guidance_of_a_flow_map_that_has_it(engines, flow_map):
+  with warned() as messages:
+    resolve(flow_map, guidance=5.0)
+  assert messages == {
+    'guidance': 'guidance=5.0: guides twice, since this flow map has guidance '
+    '3 in its weights: expected 1, which takes half the time'
+  }
+  with warned() as messages:
+    resolve(flow_map)
+    resolve(flow_map, steps=1000, guidance=1.0)
+    resolve(flow_map, timesteps=(1000, 500), guidance=1.0)
+    resolve(engines['wan'], guidance=5.0)
+  assert not messages
+
+
+def test_a_flow_map_with_the_scheduler_of_another_model(flow_map):
+  """As of its file beside a folder of Wan 2.1."""
+  settings = flow_map.settings()
+  assert flow_map.published['scheduler']['flow_shift'] == 3
+  assert (settings.solver, settings.shift) == ('euler', 5)
+  assert (settings.steps, settings.guidance) == (4, 1)
+
+
+@pytest.mark.parametrize('solver', ['unipc', 'renoise', 'heun', 'dpm'])
+def test_a_flow_map_is_solved_by_euler(flow_map, solver):
+  """Before anything is computed."""
+  with pytest.raises(SettingError, match=f"^solver='{solver}': expected 'eul"):
+    resolve(flow_map, solver=solver)
 
 
 @pytest.mark.parametrize('lora', ['{}:0', '{}:0.0,{}:1', '{}'])

@@ -1,6 +1,7 @@
 """Flow maps: the loss, a run from a model of one time, and its export."""
 
 import json
+import shutil
 import types
 
 import jax
@@ -330,6 +331,7 @@ def test_a_run_from_a_published_model(rank, teacher, wan, tmp_path):
   pipe = spacetime.load(str(out), progress=False)
   settings = pipe.engine.settings()
   assert (settings.steps, settings.guidance, settings.solver) == (4, 1, 'euler')
+  assert settings.shift == 3  # the run's, and 5 of the folder
   clip = pipe('a red 3', steps=1, frames=5, size=(32, 16))
   assert clip.frames.shape == (5, 16, 32, 3)
   published = published_folder.tensors(out / 'transformer')
@@ -343,6 +345,23 @@ def test_a_teacher_has_to_be_there(wan, tmp_path):
   config.flow_map.teacher = 'model'
   with pytest.raises(SettingError, match='^checkpoint=None: expected the teac'):
     run.train(config, str(tmp_path / 'run'))
+
+
+@pytest.mark.slow
+def test_refuses_one_of_two_transformers(wan, tmp_path):
+  """Which serves some noise levels alone."""
+  two = tmp_path / 'two'
+  shutil.copytree(wan / 'wan', two)
+  shutil.copytree(two / 'transformer', two / 'transformer_2')
+  published_folder.change_index(two, boundary_ratio=0.875)
+  start, experiment = (
+    two / 'transformer',
+    parse.experiment(flow_map_config(wan)),
+  )
+  with pytest.raises(
+    SettingError, match=f"^checkpoint='{start}': expected a transformer of all"
+  ):
+    setup.check(experiment, str(tmp_path / 'run'), init_from=str(start))
 
 
 @pytest.mark.slow

@@ -12,6 +12,7 @@ from spacetime.checkpoint.interop.folders import SCHEDULER_CONFIG, Pipeline
 # Text tokens, padding included, that the published pipelines attend to.
 TEXT_LENGTH = 512
 FLOW_MAP_SCHEDULER = 'FlowMapEulerDiscreteScheduler'
+FLOW_MAP_SHIFT = 5.0  # of AnyFlow
 SOLVERS = {
   'UniPCMultistepScheduler': 'unipc',
   'DPMSolverMultistepScheduler': 'dpm',
@@ -71,6 +72,9 @@ def from_pipeline(pipeline: Pipeline, *, dtype=None) -> dict:
   sampling = {'steps': 50, 'guidance': 5.0, 'schedule': 'published'}
   if pipeline.transformer.config.flow_map:
     # Guidance is part of the weights; any number of steps will do.
+    if pipeline.scheduler.get('_class_name') != FLOW_MAP_SCHEDULER:
+      # A file of the transformer with the scheduler of another model.
+      shift, solver = FLOW_MAP_SHIFT, 'euler'
     sampling = {'steps': 4, 'guidance': 1.0, 'schedule': 'even'}
   elif pipeline.boundary and pipeline.transformer.config.cond_channels:
     sampling |= {'steps': 40, 'guidance': 3.5}
@@ -135,9 +139,9 @@ def schedule(scheduler: Mapping, where) -> tuple[float, str]:
   return float(shift), SOLVERS[name]
 
 
-def as_flow_map(index: Mapping, scheduler: Mapping) -> tuple[dict, dict]:
+def as_flow_map(index: Mapping, *, shift: float) -> tuple[dict, dict]:
   """model_index.json and scheduler_config.json of a flow map that was trained
-  from a published model."""
+  from a published model, to be sampled with this shift."""
   index = dict(index) | {
     '_class_name': 'AnyFlowPipeline',
     'scheduler': ['diffusers', FLOW_MAP_SCHEDULER],
@@ -145,7 +149,6 @@ def as_flow_map(index: Mapping, scheduler: Mapping) -> tuple[dict, dict]:
   }
   for key in ('transformer_2', 'boundary_ratio', 'expand_timesteps'):
     index.pop(key, None)
-  shift = schedule(scheduler, 'scheduler')[0]
   return index, {
     '_class_name': FLOW_MAP_SCHEDULER,
     'num_train_timesteps': 1000,
