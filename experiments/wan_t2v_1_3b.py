@@ -47,7 +47,7 @@ def get_config(size: str = '480p') -> ml_collections.ConfigDict:
         batch_size=8,  # clips per step, over all devices
         caption_dropout=0.1,  # share without caption, for guidance
         crop=None,  # latents are not cropped
-        fps=16,  # frames per second
+        fps=None,  # frames per second, those of the cache
       ),
       autoencoder=dict(
         kind='wan',  # Wan's causal video autoencoder

@@ -34,7 +34,6 @@ def get_config(size: str = '720p') -> ml_collections.ConfigDict:
   )
   config.update_from_flattened_dict(
     {
-      'data.fps': 24,
       'model.width': 3072,
       'model.heads': 24,
       'model.layers': 30,

@@ -45,6 +45,7 @@ class Base:
     fingerprint: fingerprint of a published transformer, or of all weights.
     autoencoder: fingerprint of the autoencoder; '' if there is none.
     text: fingerprint of the text encoder; '' if there is none.
+    image_encoder: fingerprint of the image encoder; '' if there is none.
     part: the published transformer; None of a run or weights folder.
     pipeline: the published folder of the transformer, if there is one.
     folder: the run or weights folder; '' of a published model.
@@ -59,6 +60,7 @@ class Base:
   fingerprint: str
   autoencoder: str = ''
   text: str = ''
+  image_encoder: str = ''
   part: parts.Part | None = None
   pipeline: str | None = None
   folder: str = ''
@@ -74,6 +76,8 @@ class Base:
       'autoencoder': self.autoencoder,
       'text': self.text,
     }
+    if self.image_encoder:
+      source['image_encoder'] = self.image_encoder
     if self.noise_levels:
       source['noise_levels'] = list(self.noise_levels)
     return source
@@ -300,14 +304,24 @@ def _published(
 ) -> Base:
   part = parts.open_part(transformer, 'transformer')
   paths = {}
-  # Neither is needed for cached latents and texts: a folder may lack them.
-  for kind in ('vae', 'text_encoder'):
+  # None is needed for a cache, which has what they compute: a folder may lack
+  # them.
+  for kind in ('vae', 'text_encoder', 'image_encoder'):
     paths[kind] = getattr(files, kind)
     if not paths[kind] and root and (root / kind).is_dir():
       paths[kind] = root / kind
-  autoencoder = text = ''
+  autoencoder = text = image = ''
   if paths['vae']:
     autoencoder = parts.open_part(paths['vae'], 'vae').fingerprint()
+  if files.image_encoder and not part.config.image_width:
+    raise SettingError(
+      'image_encoder',
+      files.image_encoder,
+      f'none, since {path} sees no embeddings of images',
+    )
+  if paths['image_encoder'] and part.config.image_width:
+    encoder = parts.open_part(paths['image_encoder'], 'image_encoder')
+    image = encoder.fingerprint()
   if paths['text_encoder']:
     encoder = parts.open_part(paths['text_encoder'], 'text_encoder')
     source = folders.find_tokenizer(
@@ -324,6 +338,7 @@ def _published(
     part.fingerprint(),
     autoencoder,
     text,
+    image,
     part=part,
     pipeline=os.fspath(root) if root else None,
     noise_levels=_noise_levels(transformer, root),
@@ -368,6 +383,7 @@ def _own(path: str, folder: str) -> Base:
     fingerprint,
     fingerprint_of_autoencoder(experiment, beside=folder),
     load_lib.text_hash(Tokenizer.from_bytes(tokenizer), fingerprint),
+    fingerprint if nets.image is not None else '',
     folder=folder,
     trained_text=nets.text_kind == 'trained',
     tokenizer=tokenizer,

@@ -46,6 +46,7 @@ class Model:
       transformers. Those of a run are the average (EMA) of training.
     text_stamp: size and time of the files of a published text encoder.
     autoencoder_hash: fingerprint of a published autoencoder.
+    image_hash: fingerprint of the image encoder; '' if there is none.
     adapters: LoRA weights of each transformer with their strengths, by root.
     shapes: functions that return the shapes of what the readers read, with
       their shardings, by root.
@@ -61,6 +62,7 @@ class Model:
   readers: Mapping[str, Callable[[], dict]]
   text_stamp: str = ''
   autoencoder_hash: str = ''
+  image_hash: str = ''
   adapters: Mapping[str, tuple[tuple[lora_apply.Adapter, float], ...]] = (
     dataclasses.field(default_factory=dict)
   )
@@ -257,6 +259,7 @@ def open_weights(
     name,
     text_hash(tokenizer, name),
     readers,
+    image_hash=name if 'image' in shapes else '',
     shapes={root: functools.partial(dict, shapes[root]) for root in readers},
     own_autoencoder=trained,
   )
@@ -317,6 +320,7 @@ def open_published(
     readers,
     pipeline.text_encoder.stamp(),
     pipeline.vae.fingerprint(),
+    pipeline.image_encoder.fingerprint() if pipeline.image_encoder else '',
     shapes={
       root: functools.partial(part.abstract, mesh, dtype=dtype)
       for root, part in pipeline.parts.items()

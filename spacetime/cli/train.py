@@ -56,6 +56,12 @@ _TEXT_ENCODER = flags.DEFINE_string(
   None,
   'File of the published text encoder that made the cache, which is checked.',
 )
+_IMAGE_ENCODER = flags.DEFINE_string(
+  'image_encoder',
+  None,
+  'File of the published image encoder (CLIP) that made the cache, which is '
+  'checked.',
+)
 _TOKENIZER = flags.DEFINE_string(
   'tokenizer', None, 'sentencepiece model or tokenizer.json of --text_encoder.'
 )
@@ -127,6 +133,7 @@ def main() -> None:
         transformer=_TRANSFORMER.value,
         vae=_VAE.value,
         text_encoder=_TEXT_ENCODER.value,
+        image_encoder=_IMAGE_ENCODER.value,
         tokenizer=_TOKENIZER.value,
       ),
       stop=stop,

@@ -14,9 +14,11 @@ embedding of the empty caption, for dropped captions.
 
 import dataclasses
 import json
+import math
 import os
 import pathlib
 import tempfile
+import typing
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -67,6 +69,9 @@ class CacheInfo:
       0) stores none.
     control: channels of the latents `control_latents` of known pixels, of
       models with control blocks; 0 stores none.
+    image_encoder: fingerprint of the image encoder; '' if there is none.
+    mean: mean by which the autoencoder normalises each latent channel; () is 0.
+    std: its standard deviation; () is 1.
   """
 
   autoencoder: str
@@ -85,12 +90,24 @@ class CacheInfo:
   known: str = ''
   image: tuple[int, int] = (0, 0)
   control: int = 0
+  image_encoder: str = ''
+  mean: tuple[float, ...] = ()
+  std: tuple[float, ...] = ()
 
   def __post_init__(self):
+    for field in dataclasses.fields(self):
+      value, kind = getattr(self, field.name), field.type
+      if not _has_type(value, kind):
+        is_plain = typing.get_origin(kind) is None
+        raise SettingError(
+          field.name, value, kind.__name__ if is_plain else str(kind)
+        )
     if self.dtype not in DTYPES:
       raise SettingError('dtype', self.dtype, f'one of {sorted(DTYPES)}')
     if self.shard < 1:
       raise SettingError('shard', self.shard, '1 or more')
+    if not self.fps > 0:
+      raise SettingError('fps', self.fps, 'above 0')
 
   def shards(self, kind: str, split: str) -> list[tuple[str, range]]:
     """(file name, indices of its records) of every shard."""
@@ -113,6 +130,7 @@ def create(folder, info: CacheInfo, *, tokenizer: bytes | None = None) -> None:
       written.
   """
   folder = files.as_path(folder)
+  absent = tokenizer is not None and not (folder / TOKENIZER).is_file()
   if (folder / FILE).is_file():
     old, new = dataclasses.asdict(_read_info(folder)), dataclasses.asdict(info)
     changes = [
@@ -122,6 +140,8 @@ def create(folder, info: CacheInfo, *, tokenizer: bytes | None = None) -> None:
     ]
     if changes:
       raise ValueError(f'{folder} holds another cache; {"; ".join(changes)}')
+    if absent:
+      (folder / TOKENIZER).write_bytes(tokenizer)
     return
   files.check_writable(folder)
   if folder.is_dir() and any(folder.iterdir()):
@@ -166,13 +186,18 @@ def write_shard(path, records: Iterator[Mapping[str, np.ndarray]]) -> None:
 def read_skipped(folder) -> dict[str, dict[int, str]]:
   """Why clips were skipped, by split and index."""
   path = files.as_path(folder) / SKIPPED
-  saved = json.loads(path.read_text()) if path.is_file() else {}
-  return {
-    split: {
-      int(index): reason for index, reason in saved.get(split, {}).items()
+  try:
+    saved = json.loads(path.read_text()) if path.is_file() else {}
+    return {
+      split: {
+        int(index): reason for index, reason in saved.get(split, {}).items()
+      }
+      for split in SPLITS
     }
-    for split in SPLITS
-  }
+  except (ValueError, AttributeError, RecursionError) as e:
+    raise ValueError(
+      f'{path} cannot be read ({e}); make the cache again with spacetime encode'
+    ) from e
 
 
 def write_skipped(folder, skipped: Mapping[str, Mapping[int, str]]) -> None:
@@ -193,7 +218,7 @@ class Cache:
   """Reads a cache: `cache.split('train')[i]`.
 
   Raises:
-    ValueError: not a cache, or an incomplete one.
+    ValueError: not a cache, or an incomplete or damaged one.
   """
 
   def __init__(self, folder):
@@ -210,12 +235,37 @@ class Cache:
         f'{absent[0]}; run spacetime encode again, which continues where it '
         'stopped'
       )
+    for name in (EMPTY, TOKENIZER) if self.info.length else ():
+      if not (self.folder / name).is_file():
+        raise ValueError(
+          f'{folder} is incomplete: {name} is missing; run spacetime encode '
+          'again, which writes it'
+        )
+
+  def check(self) -> None:
+    """Opens every file.
+
+    Raises:
+      ValueError: one is damaged, or there are no clips.
+    """
+    for name in SPLITS:
+      if not len(self.split(name)):
+        raise ValueError(
+          f'{self.folder} has no {name} clips; make it with spacetime encode '
+          'of clips that can be read'
+        )
+    self.empty_SY  # noqa: B018 - reads it
 
   def split(self, name: str) -> 'Split':
-    """The records of one of SPLITS."""
+    """The records of one of SPLITS.
+
+    Raises:
+      ValueError: a file is damaged.
+    """
     sources = {
-      kind: grain.sources.ArrayRecordDataSource(
-        [os.fspath(self.folder / file) for file, _ in shards]
+      kind: _open(
+        [self.folder / file for file, _ in shards],
+        sum(len(numbers) for _, numbers in shards),
       )
       for kind in KINDS
       if (shards := self.info.shards(kind, name))
@@ -239,8 +289,7 @@ class Cache:
     """The embedding of the empty caption; None if texts are not embedded."""
     if not self.info.length:
       return None
-    path = self.folder / EMPTY
-    source = grain.sources.ArrayRecordDataSource([os.fspath(path)])
+    source = _open([self.folder / EMPTY], 1)
     return _load(self.info, source[0])['text']
 
   @property
@@ -283,7 +332,13 @@ class Split:
     Raises:
       ValueError: values that are not finite.
     """
-    record = _load(self.info, self.sources[kind][self.indices[index]])
+    try:
+      record = _load(self.info, self.sources[kind][self.indices[index]])
+    except (RuntimeError, safetensors.SafetensorError) as e:
+      raise ValueError(
+        f'record {index} of the cache cannot be read ({e}); make the cache '
+        'again with spacetime encode'
+      ) from e
     for name, array in record.items():
       if name != 'caption' and not np.isfinite(np.float32(array)).all():
         raise ValueError(
@@ -313,6 +368,53 @@ def _read_info(folder) -> CacheInfo:
     raise ValueError(
       f'{path} cannot be read ({e}); make the cache again with spacetime encode'
     ) from e
+
+
+def _has_type(value, kind) -> bool:
+  """Whether a value of cache.json has the type of its field."""
+  if typing.get_origin(kind) is tuple:
+    kinds = typing.get_args(kind)
+    if not isinstance(value, tuple):
+      return False
+    if kinds[1:] == (...,):
+      kinds = kinds[:1] * len(value)
+    return len(value) == len(kinds) and all(map(_has_type, value, kinds))
+  if isinstance(value, bool):
+    return False
+  if kind is float:
+    return isinstance(value, (int, float)) and math.isfinite(value)
+  return isinstance(value, kind) and (kind is not int or value >= 0)
+
+
+def _open(paths: list, count: int) -> grain.sources.ArrayRecordDataSource:
+  """Opens the shards of so many records.
+
+  Raises:
+    ValueError: one is damaged, or they hold another number.
+  """
+  try:
+    source = _source(paths)
+  except RuntimeError:
+    for path in paths:
+      try:
+        _source([path])
+      except RuntimeError as e:
+        reason = f' ({e})' if str(e) else ''
+        raise ValueError(
+          f'{path} is damaged{reason}; remove it and run spacetime encode again'
+        ) from e
+    raise
+  if len(source) != count:
+    raise ValueError(
+      f'{paths[0].parent} is damaged: {len(source)} records in {len(paths)} '
+      f'shards such as {paths[0].name}, expected {count}; make the cache again '
+      'with spacetime encode'
+    )
+  return source
+
+
+def _source(paths: list) -> grain.sources.ArrayRecordDataSource:
+  return grain.sources.ArrayRecordDataSource([*map(os.fspath, paths)])
 
 
 def _bits(array: np.ndarray) -> np.ndarray:

@@ -34,7 +34,8 @@ class DataConfig:
     batch_size: clips per step, over all devices; rows where clips are packed.
     caption_dropout: share of clips that are trained without their caption.
     crop: (frames, height, width) cut out of each clip; None keeps clips whole.
-    fps: frames per second of the clips, for playback and resampling.
+    fps: frames per second of the clips, for playback and resampling. None is
+      the rate of the cache or, in spacetime encode, of the checkpoint.
     mixed: sizes that training clips are drawn from; None trains on one size.
       Held-out clips always have frames, height and width.
     packing: how clips of mixed sizes share a batch: kind='rows' or 'buckets';
@@ -66,7 +67,7 @@ class DataConfig:
   batch_size: int
   caption_dropout: float
   crop: tuple[int, int, int] | None
-  fps: float
+  fps: float | None
   mixed: Sizes | None = dataclasses.field(default=None, repr=False)
   packing: packing_lib.SequencePacking | packing_lib.Buckets | None = (
     dataclasses.field(default=None, repr=False)
@@ -117,7 +118,7 @@ class DataConfig:
       )
     if self.batch_size < 1:
       raise SettingError('data.batch_size', self.batch_size, '1 or more')
-    if not 0 < self.fps < math.inf:
+    if self.fps is not None and not 0 < self.fps < math.inf:
       raise SettingError('data.fps', self.fps, 'above 0')
     if not 0 <= self.caption_dropout <= 1:
       raise SettingError('data.caption_dropout', self.caption_dropout, '0 to 1')

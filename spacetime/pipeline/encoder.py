@@ -116,6 +116,41 @@ def open_encoder(
   )
 
 
+def check_devices(
+  encoder: Encoder,
+  *,
+  batch_size: int,
+  latent: tuple[int, int],
+  embeds: bool,
+) -> None:
+  """Checks that the devices share a batch or a frame, and the parameters.
+
+  Args:
+    encoder: the encoder, of which nothing has been read.
+    batch_size: clips encoded at once.
+    latent: rows and columns of the latents.
+    embeds: whether captions are embedded.
+
+  Raises:
+    SettingError: several devices that divide neither, or a parameter that they
+      do not divide.
+  """
+  mesh = sharding.as_mesh(encoder.mesh)
+  if mesh.size == 1:
+    return
+  shared = decode_shards.shared_devices(mesh, latent)
+  if batch_size % mesh.size and not shared:
+    raise SettingError(
+      'batch_size',
+      batch_size,
+      f'a multiple of {mesh.size}, the number of devices, which do not divide '
+      f'latents of {latent[0]} x {latent[1]} cells either',
+    )
+  if encoder.model is not None:
+    for root in ('text',) * embeds + ('image',) * (encoder.image[0] > 0):
+      encoder.model.abstract(root)
+
+
 class ClipEncoder:
   """Encodes batches of clips to the arrays of a cache.
 
@@ -124,9 +159,6 @@ class ClipEncoder:
     info: description of the cache: which arrays it has, and their dtype.
     out: folder of the cache, for messages.
     batch_size: clips encoded at once.
-
-  Raises:
-    SettingError: several devices that divide neither a batch nor a frame.
   """
 
   def __init__(
@@ -228,10 +260,8 @@ def _chunk_encoder(
 ) -> Callable:
   """video_BFHWC -> its latents, chunk after chunk.
 
-  The devices share the clips of a batch, or the rows or columns of a frame.
-
-  Raises:
-    SettingError: several devices that divide neither.
+  The devices share the clips of a batch, or the rows or columns of a frame; see
+  check_devices.
   """
   autoencoder, params = encoder.autoencoder, encoder.read()
   mesh = sharding.as_mesh(encoder.mesh)
@@ -247,13 +277,6 @@ def _chunk_encoder(
   elif shared:
     coder = decode_shards.encoder(autoencoder, params, shared, latent=latent)
     params, first, step = coder.params, coder.first, coder.step
-  elif mesh.size > 1:
-    raise SettingError(
-      'batch_size',
-      batch_size,
-      f'a multiple of {mesh.size}, the number of devices, which do not divide '
-      f'latents of {latent[0]} x {latent[1]} cells either',
-    )
 
   def encode(video_BFHWC):
     return streaming.encode_chunks(

@@ -53,9 +53,12 @@ def encode(
   else:
     experiment.require('data')
     data, seed = experiment.data, experiment.seed
+  data = dataclasses.replace(data, **settings.clips)
+  if data.fps is None:
+    data = dataclasses.replace(data, fps=encoder.fps)
   write_cache(
     encoder,
-    dataclasses.replace(data, **settings.clips),
+    data,
     settings.out,
     seed=seed,
     text=settings.text,
@@ -110,7 +113,8 @@ def write_cache(
 
   Raises:
     SettingError: a source without videos, clips of mixed sizes, of stages or
-      with random crops, or embeddings without a text encoder.
+      with random crops, embeddings without a text encoder, or devices that
+      cannot share the work.
     ValueError: clips that cannot be read, or another cache in the folder.
   """
   out = files.as_path(out)
@@ -137,6 +141,12 @@ def write_cache(
   model = None if text == 'captions' else encoder.model
   nets = model and model.networks
   grid = geometry.Geometry(*data.size, encoder.autoencoder.stride, (1, 1, 1))
+  encoder_lib.check_devices(
+    encoder,
+    batch_size=batch_size,
+    latent=grid.latent[1:],
+    embeds=model is not None,
+  )
   splits = data.source.open_splits(data, seed=seed)
   info = latent_cache.CacheInfo(
     autoencoder=encoder.fingerprint,
@@ -155,6 +165,9 @@ def write_cache(
     known=encoder.known,
     image=encoder.image,
     control=encoder.control,
+    image_encoder=encoder.model.image_hash if encoder.model else '',
+    mean=encoder.autoencoder.latents_mean,
+    std=encoder.autoencoder.latents_std,
   )
   tokenizer = model.tokenizer.serialized if model else None
   latent_cache.create(out, info, tokenizer=tokenizer)

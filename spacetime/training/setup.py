@@ -2,11 +2,13 @@
 
 import dataclasses
 import json
+import math
 import warnings
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
+import numpy as np
 import optax
 from absl import logging
 
@@ -57,7 +59,11 @@ FREE_KEYS = (
   'data.stages',
   'data.max_unreadable',
   'data.changes',
+  # Those of the cache may not change.
   'source.path',
+  'source.autoencoder',
+  'source.text',
+  'source.image_encoder',
   'mesh',
   'model.attention',
   'model.context_attention',
@@ -163,21 +169,34 @@ def check(
       files=files,
       teacher=experiment.has_teacher,
     )
-    experiment = with_noise_levels(experiment, source)
     check_flow_map(experiment, nets)
+    if nets.dit.config.flow_map and (source or {}).get('noise_levels'):
+      raise SettingError(
+        'checkpoint',
+        source['path'],
+        'a transformer of all noise levels, not one of two, with '
+        f'`model.flow_map`={nets.dit.config.flow_map}',
+      )
+    experiment = with_noise_levels(experiment, source)
     if experiment.has_teacher:
       check_teacher(experiment, base)
     records = {'source': source} if source else {}
     empty_SY = None
     if experiment.data.source.HAS_LATENTS:
-      records['cache'] = check_cache(experiment, nets, source, workdir)
+      records |= check_cache(experiment, nets, source, workdir)
       if nets.dit.config.flow_map:
         empty_SY = latent_cache.Cache(experiment.data.dir).empty_SY
     task = tasks.diffusion_task(experiment, nets, empty_SY=empty_SY)
     experiment = parse.replace(with_own_autoencoder(experiment), records)
+  if experiment.data.fps is None:
+    raise SettingError(
+      'data.fps', None, f'a number with `data.name`={experiment.data.name!r}'
+    )
   checkpoint.check_config(workdir, experiment.values, free=FREE_KEYS)
   key = jax.random.key(experiment.seed)
   shapes = state.abstract_state(task.init, key, optimizer, mesh)
+  if nets and (nets.lora.rank or experiment.has_teacher):  # beside the state
+    load.sharded_shapes(lambda key: {'dit': nets.init(key)['dit']}, mesh)
   files_lib.check_writable(workdir)
   return Setup(
     experiment=experiment,
@@ -485,8 +504,10 @@ def find_base(
   base = init_weights.open_base(path, nets, files=files)
   source = base.source()
   if saved:  # a file of the transformer alone does not say these
-    keys = ('autoencoder', 'text')
-    source |= {key: source[key] or saved.get(key, '') for key in keys}
+    keys = ('autoencoder', 'text', 'image_encoder')
+    source |= {
+      key: saved[key] for key in keys if not source.get(key) and key in saved
+    }
   return base, source
 
 
@@ -516,22 +537,24 @@ def check_cache(
   """Refuses latents or embeddings of other networks than the run's.
 
   Returns:
-    fingerprints of the cache, for the run's config.
+    values for the run's config: fingerprints of the cache, and its frame rate.
 
   Raises:
-    ValueError: no cache, an incomplete one, or one of other networks or sizes.
+    ValueError: no cache, an incomplete or damaged one, or one of other networks
+      or sizes.
   """
-  folder = experiment.data.dir
-  info = latent_cache.Cache(folder).info
-  expected = init_weights.fingerprint_of_autoencoder(experiment, beside=workdir)
-  if not expected and source:
-    expected = source['autoencoder']
-  if expected and expected != info.autoencoder:
-    raise ValueError(
-      f'{folder} has latents of another autoencoder, {info.autoencoder}: '
-      f"expected those of {expected}, the run's; make them with spacetime "
-      'encode, or change `data.dir`'
+  folder, source = experiment.data.dir, source or {}
+  cache = latent_cache.Cache(folder)
+  info = cache.info
+  own = init_weights.fingerprint_of_autoencoder(experiment, beside=workdir)
+  networks = [
+    (
+      'latents',
+      'autoencoder',
+      own or source.get('autoencoder'),
+      info.autoencoder,
     )
+  ]
   if nets.text_kind == 'frozen':
     if not info.length:
       raise ValueError(
@@ -539,15 +562,54 @@ def check_cache(
         "with `text.kind`='frozen'; make them with spacetime encode "
         '--text=embeddings, or change `data.dir`'
       )
-    expected = (source or {}).get('text')
-    if expected and expected != info.text:
+    networks.append(
+      (
+        'embeddings',
+        'text encoder or tokenizer',
+        source.get('text'),
+        info.text,
+      )
+    )
+  if nets.image is not None and info.image_encoder:
+    networks.append(
+      (
+        'embeddings of images',
+        'image encoder',
+        source.get('image_encoder'),
+        info.image_encoder,
+      )
+    )
+  for contents, network, expected, actual in networks:
+    if expected and expected != actual:
       raise ValueError(
-        f'{folder} has embeddings of another text encoder or tokenizer, '
-        f"{info.text}: expected those of {expected}, the run's; make them "
-        'with spacetime encode, or change `data.dir`'
+        f'{folder} has {contents} of another {network}, {actual}: expected '
+        f"those of {expected}, the run's; make them with spacetime encode, or "
+        'change `data.dir`'
       )
   _check_sizes(experiment, nets, info)
-  return {'autoencoder': info.autoencoder, 'text': info.text}
+  _check_moments(experiment, nets, info)
+  cache.check()
+  fingerprints = {'autoencoder': info.autoencoder, 'text': info.text}
+  if info.image_encoder:
+    fingerprints['image_encoder'] = info.image_encoder
+  return {'cache': fingerprints, 'data.fps': info.fps}
+
+
+def _check_moments(
+  experiment: Experiment, nets: Networks, info: latent_cache.CacheInfo
+) -> None:
+  """Refuses latents of another normalisation than the run decodes.
+
+  A config without one takes that of the weights.
+  """
+  for name, actual in (('latents_mean', info.mean), ('latents_std', info.std)):
+    expected = getattr(nets.autoencoder, name)
+    if actual and expected and not np.allclose(actual, expected, atol=1e-4):
+      raise ValueError(
+        f'{experiment.data.dir} has latents of another normalisation, '
+        f'{actual}: expected `autoencoder.{name}`={expected}; change it, or '
+        '`data.dir`'
+      )
 
 
 def _check_sizes(
@@ -572,6 +634,7 @@ def _check_sizes(
   if nets.image is not None:
     images = 2 if model.image_tokens else 1
     image = images * nets.image.config.tokens, nets.image.config.hidden_size
+  grid = networks_lib.clip_geometry(data, nets)
   sizes = {
     'image': (image, tuple(info.image)),
     'data.frames': (data.frames, info.frames),
@@ -579,6 +642,11 @@ def _check_sizes(
     'data.width': (data.width, info.width),
     'autoencoder.z_dim': (nets.autoencoder.z_dim, info.latent[3]),
   }
+  if data.size == (info.frames, info.height, info.width):  # strides differ
+    latents = *grid.latent, nets.autoencoder.z_dim
+    sizes['latents'] = latents, tuple(info.latent)
+  if data.fps is not None and not math.isclose(data.fps, info.fps):
+    sizes['data.fps'] = data.fps, info.fps
   if nets.text_kind == 'frozen':
     sizes['text.length'] = nets.text_length, info.length
     sizes['text.d_model'] = nets.text.width, info.features

@@ -136,6 +136,72 @@ def test_refuses_other_folders(tmp_path):
     latent_cache.Cache(tmp_path)
 
 
+@pytest.mark.parametrize(
+  'name, value, expected',
+  [
+    ('counts', [5], r'tuple\[int, int\]'),
+    ('counts', [5, -2], r'tuple\[int, int\]'),
+    ('frames', '5', 'int'),
+    ('length', True, 'int'),
+    ('fps', 'fast', 'float'),
+    ('fps', 0, 'above 0'),
+    ('std', [1, None], 'tuple'),
+    ('known', 3, 'str'),
+  ],
+)
+def test_values_of_another_type_are_refused(name, value, expected, tmp_path):
+  folder = fill(tmp_path / 'c')
+  path = folder / latent_cache.FILE
+  path.write_text(json.dumps(json.loads(path.read_text()) | {name: value}))
+  with pytest.raises(
+    ValueError, match=f'cache.json cannot be read .{name}=.*expected {expected}'
+  ):
+    latent_cache.Cache(folder)
+
+
+def test_files_that_are_missing_or_damaged_are_refused(tmp_path):
+  """They are named; nothing is trained on the rest."""
+  folder = fill(tmp_path / 'c')
+  latent_cache.Cache(folder).check()
+  shard = next(folder.glob('latents-train-00001*'))
+  held_out = next(folder.glob('latents-held_out*'))
+  for path, data, text in (
+    (folder / latent_cache.TOKENIZER, None, 'incomplete: tokenizer.model is'),
+    (folder / latent_cache.EMPTY, None, 'incomplete: empty.array_record is'),
+    (folder / latent_cache.EMPTY, b'', 'empty.array_record is damaged'),
+    (folder / latent_cache.SKIPPED, b'{', 'skipped.json cannot be read'),
+    (folder / latent_cache.SKIPPED, b'[1]', 'skipped.json cannot be read'),
+    (shard, b'', '00001-of-00003.array_record is damaged .*; remove it and'),
+    (shard, bytes(2**17), '00001-of-00003.array_record is damaged'),
+    (next(folder.glob('latents-train-00002*')), shard, '6 records in 3 shards'),
+    (
+      folder / latent_cache.SKIPPED,
+      b'{"held_out": {"0": "x", "1": "x"}}',
+      'has no held_out clips',
+    ),
+  ):
+    before = path.read_bytes() if path.exists() else None
+    if data is None:
+      path.unlink()
+    else:
+      path.write_bytes(data if isinstance(data, bytes) else data.read_bytes())
+    with pytest.raises(ValueError, match=text):
+      latent_cache.Cache(folder).check()
+    if path.name == latent_cache.TOKENIZER:  # encoding again repairs it
+      latent_cache.create(folder, INFO, tokenizer=before)
+      assert path.read_bytes() == before
+    elif before is None:
+      path.unlink()
+    else:
+      path.write_bytes(before)
+  data = bytearray(held_out.read_bytes())
+  at = data.find(b'latents')
+  data[at : at + 200] = bytes(200)
+  held_out.write_bytes(data)
+  with pytest.raises(ValueError, match='record 0 of the cache cannot be read'):
+    latent_cache.Cache(folder).split('held_out')[0]
+
+
 def batches(cache, *, embedded, dropout=0.5, steps=4):
   loader = pipeline.make_loader(
     cache.split('train'),

@@ -1,11 +1,17 @@
 """The digits world from cached latents: the same run as from pixels."""
 
+import json
+import shutil
+
 import jax
 import numpy as np
 import pytest
 
 from experiments import digits_pixels
+from spacetime import checkpoint
+from spacetime.checkpoint import export
 from spacetime.config import parse
+from spacetime.data import latent_cache
 from spacetime.pipeline import encoder as encoder_lib
 from spacetime.pipeline import precompute
 from spacetime.training import init_state, metrics, run, setup
@@ -80,6 +86,12 @@ def test_a_run_starts_from_a_model_of_our_own(folder, tmp_path):
   )
   at = init_state.init_state(ready, None, jax.random.key(0))
   assert set(at.params) == {'dit', 'text'} and int(at.step) == 0
+  # A cache of another frame rate: what is exported has it.
+  slow = tmp_path / 'slow'
+  shutil.copytree(folder / 'embeddings', slow)
+  info = json.loads((slow / latent_cache.FILE).read_text()) | {'fps': 4}
+  (slow / latent_cache.FILE).write_text(json.dumps(info))
+  embedded |= {'data.dir': str(slow), 'data.fps': 4}
   experiment = config(folder, **embedded, **{'train.sheet_every': 2})
   with experiment.unlocked():
     experiment.text.kind = 'frozen'
@@ -90,3 +102,5 @@ def test_a_run_starts_from_a_model_of_our_own(folder, tmp_path):
   assert (tmp_path / 'run/sheets/0000002.png').exists()
   first, last = (losses(p)[0] for p in (folder / 'run', tmp_path / 'run'))
   assert last < first
+  export.export(str(tmp_path / 'run'), tmp_path / 'out')
+  assert checkpoint.read_experiment(tmp_path / 'out').data.fps == 4

@@ -8,10 +8,13 @@ import numpy as np
 import pytest
 
 from experiments import digits_autoencoder
-from spacetime import checkpoint, sharding
+from spacetime import SettingWarning, checkpoint, sharding
 from spacetime.checkpoint import export
-from spacetime.checkpoint.interop import parts
+from spacetime.checkpoint.interop import network_files, parts
 from spacetime.config import networks, parse
+from spacetime.data import latent_cache
+from spacetime.pipeline import precompute
+from spacetime.pipeline.encode_settings import EncodeSettings
 from spacetime.training import init_state, run, setup, tasks
 from tests.helpers import finetuned, published_folder
 from tests.helpers.training import killed_after, leaves, losses
@@ -100,6 +103,19 @@ def test_only_what_is_trained_is_in_the_checkpoint(kind, folder, full):
   assert source['fingerprint'] == opened.fingerprint()
 
 
+def test_an_export_names_the_frame_rate_that_it_cannot_hold(
+  form, kind, full, tmp_path
+):
+  rate = {'2.1': 16, '2.2': 24}[form]
+  with pytest.warns(
+    SettingWarning,
+    match=f'its clips have 8 frames per second.* --fps=8, not at {rate}$',
+  ):
+    export.export(
+      str(full[1]), tmp_path / 'out', lora='merged' if kind == 'lora' else None
+    )
+
+
 def test_begins_at_the_published_weights(form, kind, folder, tmp_path):
   """The loss of the first step is that of the folder's own transformer."""
   config = finetuned.config(folder, vae=FORMS[form], **KINDS[kind])
@@ -185,6 +201,37 @@ def test_refuses_pairs_of_nothing(tiny, tmp_path):
     check(tiny, tmp_path, start=None, **LORA)
 
 
+def test_refuses_a_mesh_that_does_not_divide_the_weights_to_adapt(
+  tiny, tmp_path
+):
+  """The adapters themselves are on every device."""
+  wide = {'width': 36, 'heads': 6}
+  published_folder.write(tmp_path / 'wan', **wide)
+  values = {f'model.{name}': size for name, size in wide.items()}
+  mesh = {'mesh.data': 1, 'mesh.fsdp': 8}
+  config = finetuned.config(tiny, **LORA, **values, **mesh)
+  with pytest.raises(ValueError, match='mesh.fsdp=8: .* to divide 36, an axis'):
+    setup.check(
+      parse.experiment(config),
+      str(tmp_path / 'run'),
+      init_from=str(tmp_path / 'wan'),
+    )
+
+
+def test_refuses_an_image_encoder_of_a_model_that_sees_no_images(
+  tiny, tmp_path
+):
+  with pytest.raises(
+    ValueError, match="^image_encoder='clip': expected none, since .*/wan sees"
+  ):
+    setup.check(
+      parse.experiment(finetuned.config(tiny)),
+      str(tmp_path / 'run'),
+      init_from=str(tiny / 'wan'),
+      files=network_files.Files(image_encoder='clip'),
+    )
+
+
 def changed_cache(tiny, folder, **values):
   """A copy of the cache that says it was made by others."""
   shutil.copytree(tiny / 'cache', folder)
@@ -208,12 +255,61 @@ def changed_cache(tiny, folder, **values):
       {'length': 0, 'features': 0, 'text': ''},
       'captions that are not embedded: expected embeddings',
     ),
+    (
+      {'mean': (0.5, -0.25, 2.0)},
+      'another normalisation, .*: expected `autoencoder.latents_mean`=',
+    ),
+    ({'std': (1.0, 1.0, 1.0)}, 'expected `autoencoder.latents_std`='),
+    (
+      {'latent': (3, 2, 4, 3)},
+      r'latents=\(3, 4, 8, 3\), there \(3, 2, 4, 3\)',
+    ),
+    (
+      {'counts': (7, 0)},
+      'held_out.* shards such as .*, expected 0|no held_out',
+    ),
   ],
 )
 def test_refuses_a_cache_of_other_networks(values, text, tiny, tmp_path):
   other = changed_cache(tiny, tmp_path / 'cache', **values)
   with pytest.raises(ValueError, match=text):
     check(tiny, tmp_path / 'run', **other)
+
+
+def test_a_run_has_the_frame_rate_of_its_cache(tiny, tmp_path):
+  ready = check(tiny, tmp_path / 'run')
+  assert ready.experiment.data.fps == 8
+  assert ready.experiment.values['data']['fps'] == 8
+  check(tiny, tmp_path / 'run', **{'data.fps': 8.0})
+  with pytest.raises(ValueError, match='data.fps=16, there 8; change these'):
+    check(tiny, tmp_path / 'run', **{'data.fps': 16})
+  # A resumed run keeps its rate.
+  checkpoint.write_config(tmp_path / 'run', ready.experiment.values)
+  check(tiny, tmp_path / 'run')
+  other = changed_cache(tiny, tmp_path / 'cache', fps=24)
+  with pytest.raises(ValueError, match='another config: data.fps: 8 -> 24'):
+    check(tiny, tmp_path / 'run', **other)
+
+
+def test_clips_without_a_cache_need_a_frame_rate(tmp_path):
+  config = digits_autoencoder.get_config('tiny')
+  with config.unlocked():
+    config.data.fps, config.data.batch_size = None, 8
+  with pytest.raises(
+    ValueError, match="^data.fps=None: .* with `data.name`='d"
+  ):
+    setup.check(parse.experiment(config), str(tmp_path))
+
+
+def test_clips_that_are_encoded_have_the_rate_of_the_model(tiny, tmp_path):
+  experiment = finetuned.config(
+    tiny, **{'data.name': 'folder', 'data.dir': str(tiny / 'clips')}
+  )
+  precompute.encode(
+    EncodeSettings(checkpoint=str(tiny / 'wan'), out=str(tmp_path / 'cache')),
+    experiment=parse.experiment(experiment),
+  )
+  assert latent_cache.Cache(tmp_path / 'cache').info.fps == 16
 
 
 def test_refuses_two_transformers_and_takes_one(tiny, tmp_path):
@@ -278,6 +374,27 @@ def test_a_run_continues_from_its_own_start(tiny, tmp_path):
       str(workdir),
       init_from=str(other),
     )
+
+
+def test_a_run_continues_from_a_file_or_its_folder(tiny, tmp_path):
+  """Neither has to say which autoencoder and text encoder made the cache."""
+  (file,) = (tiny / 'wan/transformer').glob('*.safetensors')
+  starts = {
+    'file': {'files': network_files.Files(transformer=str(file))},
+    'folder': {'init_from': str(tiny / 'wan')},
+    'none': {},
+  }
+  experiment = parse.experiment(finetuned.config(tiny, **LORA))
+  for first in ('file', 'folder'):
+    workdir = tmp_path / first
+    ready = setup.check(experiment, str(workdir), **starts[first])
+    checkpoint.write_config(workdir, ready.experiment.values)
+    for start in starts.values():
+      again = setup.check(experiment, str(workdir), **start).experiment
+      assert (
+        again.source['fingerprint'] == ready.experiment.source['fingerprint']
+      )
+      assert again.cache == ready.experiment.cache
 
 
 def test_an_autoencoder_starts_from_weights(tiny, tmp_path):

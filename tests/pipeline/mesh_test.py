@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import json
 
 import jax
 import numpy as np
@@ -10,7 +11,10 @@ from PIL import Image
 
 import spacetime
 from spacetime import SettingError
+from spacetime.checkpoint import load
 from spacetime.data import latent_cache
+from spacetime.evaluation import report
+from spacetime.evaluation.settings import EvaluationSettings
 from spacetime.pipeline import decode, precompute
 from spacetime.pipeline import encoder as encoder_lib
 from tests.helpers import finetuned, published_folder
@@ -132,6 +136,59 @@ def test_refuses_a_mesh_that_does_not_divide(
   with pytest.raises(SettingError, match=message):
     pipe = spacetime.load(str(path), mesh=mesh, progress=False)
     pipe(PROMPT, **(WAN | settings))
+
+
+def test_refuses_a_transformer_before_the_text_encoder_runs(tmp_path):
+  """The devices divide the text encoder, but not the transformer's width."""
+  text = dataclasses.replace(published_folder.TEXT, d_model=16)
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(published_folder, 'TEXT', text)
+    published_folder.write(
+      tmp_path / 'wan', width=36, heads=6, mlp=48, text_width=16
+    )
+    patch.setattr(load.Model, 'read', lambda self, root: pytest.fail(root))
+    pipe = spacetime.load(
+      str(tmp_path / 'wan'), mesh={'data': 1, 'fsdp': 8}, progress=False
+    )
+    with pytest.raises(SettingError, match='^mesh.fsdp=8: .* to divide 36, '):
+      pipe(PROMPT, **WAN)
+
+
+@pytest.mark.parametrize(
+  'mesh, changes, message',
+  [
+    (
+      {'data': 8},
+      {'width': 16},
+      '^batch_size=3: expected a multiple of 8.* latents of 4 x 4 cells',
+    ),
+    ({'fsdp': 8}, {}, '^mesh.fsdp=8: expected .* to divide 12, an axis of'),
+  ],
+)
+def test_a_mesh_is_refused_before_a_cache_begins(
+  mesh, changes, message, tmp_path
+):
+  published_folder.write(tmp_path / 'wan')
+  finetuned.write_clips(tmp_path / 'clips')
+  data = dataclasses.replace(finetuned.data(tmp_path), **changes)
+  encoder = encoder_lib.open_encoder(str(tmp_path / 'wan'), mesh=mesh)
+  with pytest.raises(SettingError, match=message):
+    precompute.write_cache(encoder, data, tmp_path / 'cache', batch_size=3)
+  assert not (tmp_path / 'cache').exists()
+
+
+@pytest.mark.slow
+def test_an_autoencoder_is_evaluated_by_all_devices(tmp_path):
+  """As on one device, with fewer clips than devices and with more."""
+  measured = []
+  for mesh in (None, {'data': 8}, {'context': 4, 'tensor': 2}):
+    settings = EvaluationSettings(
+      checkpoint='digits_autoencoder', num=9, out=str(tmp_path / str(mesh))
+    )
+    report.write(settings, mesh=mesh)
+    text = (tmp_path / str(mesh) / report.METRICS).read_text()
+    measured.append(json.loads(text))
+  assert measured[0] == measured[1] == measured[2]
 
 
 @pytest.mark.slow

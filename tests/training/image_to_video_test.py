@@ -1,6 +1,8 @@
 """Training of image-to-video models: caches, losses, full runs and LoRA."""
 
 import dataclasses
+import functools
+import shutil
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +12,7 @@ import pytest
 from experiments import wan_i2v_14b
 from spacetime import SettingError, sharding
 from spacetime.checkpoint import convert, load
-from spacetime.checkpoint.interop import folders, parts
+from spacetime.checkpoint.interop import folders, network_files, parts
 from spacetime.config import networks, parse
 from spacetime.data import latent_cache
 from spacetime.diffusion import conditioning
@@ -106,6 +108,49 @@ def test_a_run_trains_on_it(model, tmp_path):
     change = np.abs(np.asarray(new) - np.asarray(old))
     # Every row of the input's kernel: those of noise, mask and latents.
     assert change.max(-1).min() > 0 if 'patch' in name[0] else change.max() > 0
+
+
+@pytest.mark.slow
+def test_refuses_embeddings_of_another_image_encoder(model, tmp_path):
+  known, folder = model
+  if known == 'first':  # it sees no embeddings of images
+    return
+  start, other = tmp_path / 'wan', tmp_path / 'run'
+  shutil.copytree(folder / 'wan', start)
+  ready = setup.check(
+    parse.experiment(config(model)), str(other), init_from=str(start)
+  )
+  cached = ready.experiment.cache['image_encoder']
+  assert cached == ready.experiment.source['image_encoder']
+  tensors = published_folder.tensors(start / 'image_encoder')
+  published_folder.write_part(
+    start / 'image_encoder',
+    IMAGE,
+    tensors={name: tensor + 1 for name, tensor in tensors.items()},
+  )
+  with pytest.raises(ValueError, match=f'another image encoder, {cached}: exp'):
+    setup.check(
+      parse.experiment(config(model)), str(other), init_from=str(start)
+    )
+  # As a file of its own, without the folder's.
+  encoder = (folder / 'wan/image_encoder').rename(tmp_path / 'clip')
+  try:
+    check = functools.partial(
+      setup.check,
+      parse.experiment(config(model)),
+      str(other),
+      init_from=str(folder / 'wan'),
+    )
+    assert 'image_encoder' not in check().experiment.source
+    for path, fits in ((encoder, True), (start / 'image_encoder', False)):
+      files = network_files.Files(image_encoder=str(path))
+      if fits:
+        assert check(files=files).experiment.source['image_encoder'] == cached
+        continue
+      with pytest.raises(ValueError, match='another image encoder'):
+        check(files=files)
+  finally:
+    encoder.rename(folder / 'wan/image_encoder')
 
 
 @pytest.mark.slow

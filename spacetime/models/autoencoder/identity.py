@@ -40,6 +40,16 @@ class IdentityAutoencoder:
     """Latent channels."""
     return 3 * self.time
 
+  @property
+  def latents_mean(self) -> tuple[float, ...]:
+    """Latents are pixels: ()."""
+    return ()
+
+  @property
+  def latents_std(self) -> tuple[float, ...]:
+    """Latents are pixels: ()."""
+    return ()
+
   def init(self, key: jax.Array) -> dict:
     """Returns no parameters."""
     del key

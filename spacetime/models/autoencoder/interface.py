@@ -24,6 +24,14 @@ class Autoencoder(Protocol):
   def z_dim(self) -> int:
     """Latent channels."""
 
+  @property
+  def latents_mean(self) -> tuple[float, ...]:
+    """Mean that is subtracted from each latent channel; () is 0."""
+
+  @property
+  def latents_std(self) -> tuple[float, ...]:
+    """Standard deviation that each latent channel is divided by; () is 1."""
+
   def init(self, key: jax.Array) -> dict:
     """Returns fresh parameters."""
 

@@ -311,6 +311,16 @@ class WanAutoencoder:
     """Channels of the latents."""
     return self.config.z_dim
 
+  @property
+  def latents_mean(self) -> tuple[float, ...]:
+    """Mean that is subtracted from each latent channel; () is 0."""
+    return tuple(self.config.latents_mean)
+
+  @property
+  def latents_std(self) -> tuple[float, ...]:
+    """Standard deviation that each latent channel is divided by; () is 1."""
+    return tuple(self.config.latents_std)
+
   def init(self, key: jax.Array) -> dict:
     """Returns fresh parameters: nested dicts of float32 arrays."""
     # One threefry draw per tensor would take XLA half a second to compile.
