@@ -124,7 +124,7 @@ def get_config(size: str = 'cpu') -> ml_collections.ConfigDict:
       ),
       mesh=dict(data=-1, fsdp=1, context=1, tensor=1),
       train=dict(
-        steps={'bundled': 22000, 'pairs': 14000, 'full': 16000}.get(size, 2400),
+        steps={'bundled': 34000, 'pairs': 14000, 'full': 16000}.get(size, 2400),
         ema=0.9993 if long else 0.997,
         accumulate=1,
         log_every=10,

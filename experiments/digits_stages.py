@@ -37,7 +37,8 @@ COND = (0.0, 0.0, 0.0, 0.8, 0.8)
 # BUILD_NOTES.md).
 CPU = ((900, 700, 400), (256, 256, 448, 640))
 BUNDLED = ((1000, 800, 1700), (256, 256, 448, 640))
-BUNDLED_CLIPS = 10500  # steps of its fourth stage, before get_bundled_stages'
+# Steps of its fourth stage, and of the fifth, which get_bundled_stages adds.
+BUNDLED_CLIPS, BUNDLED_WHOLE = 10500, 8000
 PAIRS = ((2000, 1000, 1700), (256, 256, 448, 640))
 # The last stage alone, from the weights of PAIRS.
 FULL = ((), (640,))
@@ -217,12 +218,15 @@ def get_bundled_stages() -> list[dict]:
   """BUNDLED, and then more whole clips, half of them with conditioning frames.
 
   At the end most clips are whole, the hard motions come more often, and noise
-  levels are lower: what is left is to keep a shape from frame to frame.
+  levels are lower: what is left is to keep a shape from frame to frame. The
+  last stage adds wandering characters, which long videos need, a moving camera,
+  and other sizes, so that positions and durations are not those of one size.
   """
   stages = get_stages(*BUNDLED)
+  tokens = BUNDLED[1][-1]
   # Of conditioning.none = 0.4: a third of the clips, and a half.
   stages[-1] |= dict(steps=BUNDLED_CLIPS, cond=0.53)
-  mix = [
+  whole = [
     close(0.04),
     still(0.08),
     short(0.1),
@@ -230,8 +234,26 @@ def get_bundled_stages() -> list[dict]:
     clip(0.3),
     clip(0.38, motions=MOTIONS),
   ]
-  last = dict(steps=1, tokens=BUNDLED[1][-1], mix=mix, shift=0.7, cond=0.8)
-  return [*stages, last]
+  varied = [
+    close(0.04),
+    still(0.08),
+    short(0.05),
+    path_centred(0.06),
+    clip(0.15),
+    clip(0.23, motions=MOTIONS),
+    clip(0.1, cameras=MOVING_CAMERAS),
+    clip(0.12, motions=('bouncing', 'circling')),
+    clip(0.08, motions=('wandering',)),
+    clip(0.02) | dict(height=48, width=80),
+    clip(0.02) | dict(height=80, width=48),
+    clip(0.02) | dict(height=96, width=64),
+    clip(0.03) | dict(frames=33),
+  ]
+  return [
+    *stages,
+    dict(steps=BUNDLED_WHOLE, tokens=tokens, mix=whole, shift=0.7, cond=0.8),
+    dict(steps=1, tokens=tokens, mix=varied, shift=0.7, cond=0.8),
+  ]
 
 
 def get_tiny_stages() -> list[dict]:
