@@ -31,7 +31,7 @@ AUTOENCODER = 'autoencoder'  # the run's copy of a trained one
 # Config keys that may change on resume because they do not affect the learned
 # state. More steps, and a later decay, are how a run on its plateau is made
 # longer; the distributions of noise levels and of conditioning frames may move
-# during training.
+# during training, and a later stage's captions may be longer.
 FREE_KEYS = (
   'train.steps',
   'optimizer.decay',
@@ -41,6 +41,7 @@ FREE_KEYS = (
   'flow.low',
   'flow.high',
   'conditioning',
+  'text.length',
   'train.ema',
   'train.held_out',
   'train.log_every',

@@ -1,6 +1,7 @@
 """Attention on a mesh: chooses a kernel and a form of context parallelism.
 
-On one device a kernel computes attention (attention_kernels.py, splash.py).
+On one device a kernel computes attention (attention_kernels.py, blockwise.py,
+splash.py).
 Where the mesh's context axis splits the tokens, queries reach all keys by
 context parallelism:
 
@@ -23,12 +24,24 @@ import jax.numpy as jnp
 from jax.sharding import AbstractMesh, Mesh
 
 from spacetime import SettingError, sharding
-from spacetime.models.transformer import attention_kernels, ring
+from spacetime.models.transformer import attention_kernels, blockwise, ring
 
-KERNELS = ('auto', 'xla', 'cudnn', 'splash')
+KERNELS = ('auto', 'xla', 'blockwise', 'cudnn', 'splash')
 CONTEXT_ATTENTION = ('auto', 'ulysses', 'ring', 'both')
 # By `device.platform`.
-PLATFORMS = {'xla': None, 'cudnn': ('gpu', 'cuda'), 'splash': ('tpu',)}
+PLATFORMS = {
+  'xla': None,
+  'blockwise': None,
+  'cudnn': ('gpu', 'cuda'),
+  'splash': ('tpu',),
+}
+# Of 'auto', by `device.platform`; 'xla' elsewhere.
+DEFAULTS = {
+  'cpu': 'blockwise',
+  'tpu': 'splash',
+  'gpu': 'cudnn',
+  'cuda': 'cudnn',
+}
 # Bytes of the mask of packed rows in cuDNN's attention, and of its gradient,
 # above which a run is refused: no GPU of 80 GB has so much beside a model.
 PACKED_BIAS_LIMIT = 16 * 2**30
@@ -39,7 +52,7 @@ class AttentionPlan:
   """Kernel and context parallelism of attention on a mesh.
 
   Attributes:
-    kernel: 'xla', 'cudnn' or 'splash'.
+    kernel: one of KERNELS, but not 'auto'.
     device_kind: the devices' kind, as JAX names it.
     ulysses: devices in a group that exchanges tokens for heads.
     ring: number of such groups in a ring.
@@ -101,9 +114,7 @@ def _check_kernel(
   """Returns the kernel, that of the platform for 'auto'; see `choose`."""
   half = jnp.dtype(dtype).itemsize == 2
   if kernel == 'auto':
-    kernel = {'tpu': 'splash', 'gpu': 'cudnn', 'cuda': 'cudnn'}.get(
-      platform, 'xla'
-    )
+    kernel = DEFAULTS.get(platform, 'xla')
     if kernel == 'cudnn' and not _cudnn_supports(head_size, half):
       kernel = 'xla'
   allowed = PLATFORMS[kernel]
@@ -111,7 +122,8 @@ def _check_kernel(
     raise SettingError(
       'model.attention',
       kernel,
-      f"'auto' or 'xla' on {platform!r}: this kernel runs on {allowed}",
+      f"'auto', 'blockwise' or 'xla' on {platform!r}: this kernel runs on "
+      f'{allowed}',
     )
   if kernel == 'cudnn' and not _cudnn_supports(head_size, half):
     raise SettingError(
@@ -160,6 +172,8 @@ def get_kernel(plan: AttentionPlan) -> attention_kernels.Kernel:
     return splash.kernel(plan.device_kind)
   if plan.kernel == 'cudnn':
     return attention_kernels.CUDNN
+  if plan.kernel == 'blockwise':
+    return blockwise.KERNEL
   return attention_kernels.PLAIN
 
 

@@ -11,6 +11,7 @@ from spacetime import sharding
 from spacetime.models.transformer import (
   attention_kernels,
   attention_plan,
+  blockwise,
   ring,
   splash,
 )
@@ -159,6 +160,76 @@ def test_ring_of_splash_equals_plain():
   )
 
 
+@pytest.fixture
+def always_blocks(monkeypatch):
+  """Blocks of 16 queries, however small the logits."""
+  monkeypatch.setattr(blockwise, 'SMALL', 0)
+  monkeypatch.setattr(blockwise, 'QUERIES', 16)
+
+
+@pytest.mark.parametrize('tokens', [5, 16, 40], ids='tokens{}'.format)
+@pytest.mark.parametrize('mask', ['none', 'padding', 'segments'])
+def test_blockwise_equals_plain(always_blocks, mask, tokens):
+  """Of less than a block, one block, and no multiple of a block."""
+  arrays = inputs(S, tokens=tokens)
+  mask_BS = padding(S) if mask == 'padding' else None
+  if mask == 'segments':
+    mask_BS = attention_kernels.Segments(
+      jnp.arange(tokens) // 4 * jnp.array([[1], [0]]) % 3,
+      jnp.arange(S) // 3 % 3 * jnp.array([[1], [1]]),
+    )
+  got = value_and_gradients(blockwise.attend, *arrays, mask_BS)
+  assert_same(
+    got, value_and_gradients(attention_kernels.plain, *arrays, mask_BS)
+  )
+
+
+@pytest.mark.parametrize('dtype', ['bfloat16', 'float16'])
+def test_blockwise_in_half_precision_is_as_near_as_plain(always_blocks, dtype):
+  q, k, v, weights = inputs(S, tokens=40)
+  want = jax.tree.leaves(
+    value_and_gradients(attention_kernels.plain, q, k, v, weights, None)
+  )
+  half = [x.astype(dtype) for x in (q, k, v)]
+
+  def error(call):
+    got = jax.tree.leaves(value_and_gradients(call, *half, weights, None))
+    assert {a.dtype for a in got} == {jnp.dtype(dtype)}
+    differences = jax.tree.map(lambda a, b: jnp.abs(a - b).max(), got, want)
+    return max(map(float, differences))
+
+  assert error(blockwise.attend) < 1.5 * error(attention_kernels.plain)
+
+
+def test_blockwise_takes_plain_products_where_the_logits_are_small():
+  """And blocks of queries where they are not."""
+  for tokens, loops in ((32, 0), (400, 3)):
+    q, k, v, _ = inputs(tokens, tokens=tokens)
+    text = str(jax.make_jaxpr(blockwise.attend)(q, k, v))
+    assert text.count('scan[') == loops
+
+
+@pytest.mark.parametrize('padded', [False, True], ids=['unpadded', 'padded'])
+@pytest.mark.parametrize('context_attention', ['ulysses', 'ring'])
+def test_blockwise_runs_under_context_parallelism(
+  always_blocks, context_attention, padded
+):
+  mesh = make_mesh(context=2, tensor=2, data=2)
+  mask_BS = padding(S) if padded else None
+  arrays = inputs(S, tokens=S)
+  call = functools.partial(
+    attention_plan.attend,
+    keys='tokens',
+    kernel='blockwise',
+    context_attention=context_attention,
+  )
+  with jax.set_mesh(mesh):
+    got = value_and_gradients(call, *arrays, mask_BS)
+  assert_same(
+    got, value_and_gradients(attention_kernels.plain, *arrays, mask_BS)
+  )
+
+
 def test_join_ignores_a_part_without_keys():
   q, k, v, _ = inputs(4)
   empty = jnp.zeros((2, 4), bool)
@@ -208,7 +279,7 @@ class Mesh:
 @pytest.mark.parametrize(
   'platform, dtype, kernel',
   [
-    ('cpu', 'bfloat16', 'xla'),
+    ('cpu', 'bfloat16', 'blockwise'),
     ('tpu', 'bfloat16', 'splash'),
     ('tpu', 'float32', 'splash'),
     ('gpu', 'bfloat16', 'cudnn'),
