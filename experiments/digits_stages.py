@@ -38,7 +38,7 @@ COND = (0.0, 0.0, 0.0, 0.8, 0.8)
 CPU = ((900, 700, 400), (256, 256, 448, 640))
 BUNDLED = ((1000, 800, 1700), (256, 256, 448, 640))
 # Steps of its fourth stage, and of the fifth, which get_bundled_stages adds.
-BUNDLED_CLIPS, BUNDLED_WHOLE = 10500, 8000
+BUNDLED_CLIPS, BUNDLED_LONG = 10500, 8000
 PAIRS = ((2000, 1000, 1700), (256, 256, 448, 640))
 # The last stage alone, from the weights of PAIRS.
 FULL = ((), (640,))
@@ -226,7 +226,7 @@ def get_bundled_stages() -> list[dict]:
   tokens = BUNDLED[1][-1]
   # Of conditioning.none = 0.4: a third of the clips, and a half.
   stages[-1] |= dict(steps=BUNDLED_CLIPS, cond=0.53)
-  whole = [
+  clips = [
     close(0.04),
     still(0.08),
     short(0.1),
@@ -251,7 +251,7 @@ def get_bundled_stages() -> list[dict]:
   ]
   return [
     *stages,
-    dict(steps=BUNDLED_WHOLE, tokens=tokens, mix=whole, shift=0.7, cond=0.8),
+    dict(steps=BUNDLED_LONG, tokens=tokens, mix=clips, shift=0.7, cond=0.8),
     dict(steps=1, tokens=tokens, mix=varied, shift=0.7, cond=0.8),
   ]
 

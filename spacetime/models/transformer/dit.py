@@ -80,8 +80,9 @@ class DiTConfig:
       a model without it learns words of position and motion only from clips
       whose content shows through the noise.
     dtype: dtype of matrix products; norms, modulation and softmax are float32.
-    attention: attention kernel: 'xla', 'cudnn' (GPU), 'splash' (TPU), or 'auto'
-      for the fastest that the platform has.
+    attention: attention kernel: 'xla', 'blockwise' (by blocks of queries, for
+      CPUs), 'cudnn' (GPU), 'splash' (TPU), or 'auto' for the fastest that the
+      platform has.
     context_attention: context parallelism where mesh.context splits the tokens:
       'ulysses', 'ring', 'both', or 'auto'.
     remat: what is recomputed in the backward pass: 'none'; 'full', all of a
