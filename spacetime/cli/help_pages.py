@@ -11,7 +11,7 @@ from spacetime.pipeline import aliases
 
 WORDS = ('-h', '-help', '--help', '--helpfull', '--helpshort')
 GROUPS = (
-  *('input', 'length', 'solver', 'guidance', 'memory', 'output'),
+  *('input', 'scenes', 'length', 'solver', 'guidance', 'memory', 'output'),
   *('options', 'devices'),
 )
 # Groups of flags that no dataclass defines.

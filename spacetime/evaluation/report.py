@@ -102,7 +102,7 @@ def evaluate_autoencoder(
   autoencoder = networks.autoencoder(experiment.autoencoder)
   params = load.load_own(experiment.autoencoder, folder, mesh=mesh)
   params = params['autoencoder']
-  world = experiment.data.world
+  world = dataclasses.replace(experiment.data.world, **settings.contents)
   real, _ = real_clips(world, count=settings.num, seed=settings.seed)
 
   rows = NamedSharding(mesh, PartitionSpec(mesh.axis_names))
@@ -131,6 +131,7 @@ def evaluate_autoencoder(
     'weights_hash': checkpoint.weights_hash(folder),
     'num': settings.num,
     'seed': settings.seed,
+    'scenes': settings.contents,
     'psnr': round(float(np.mean(values)), 3),
     'psnr_least': round(float(np.min(values)), 3),
   }
@@ -142,7 +143,9 @@ def evaluate_model(
   """Measures the model's videos and real clips of the same scenes."""
   pipe = Pipeline(settings.checkpoint, mesh=mesh)
   _warn_of_other_data(settings, pipe.engine.data.name)
-  world = pipe.engine.data.world.without_wandering()
+  world = dataclasses.replace(
+    pipe.engine.data.world.without_wandering(), **settings.contents
+  )
   request = Request(
     checkpoint=settings.checkpoint,
     prompt=['any'] * settings.num,
@@ -170,6 +173,7 @@ def evaluate_model(
     'seed': settings.seed,
     'frames': geometry.frames,
     'size': f'{geometry.width}x{geometry.height}',
+    'scenes': settings.contents,
     **{k: sampling[k] for k in ('solver', 'steps', 'guidance', 'temperature')},
     'seconds_per_video': round(seconds / settings.num, 3),
   }

@@ -3,8 +3,16 @@
 import dataclasses
 
 from spacetime import SettingError
+from spacetime.data.digits import world as world_lib
 
 WORLDS = ('digits',)
+# Contents of scenes that can be chosen. Wandering has no score.
+CONTENTS = {
+  'motions': world_lib.MOTIONS,
+  'sizes': tuple(world_lib.SIZES),
+  'speeds': tuple(world_lib.SPEEDS),
+  'cameras': world_lib.CAMERAS,
+}
 FEATURES = ('digits', 'i3d')
 
 
@@ -30,6 +38,34 @@ class EvaluationSettings:
   )
   world: str = _field(
     'digits', 'input', 'World whose scenes the model was trained on.'
+  )
+  characters: int | None = _field(
+    None,
+    'scenes',
+    "Characters of a scene, 1 to 3; the default is the training data's.",
+  )
+  motions: str | None = _field(
+    None,
+    'scenes',
+    'Motions of characters, such as left,circling; the default is the training '
+    "data's.",
+  )
+  sizes: str | None = _field(
+    None,
+    'scenes',
+    'Sizes of characters, such as small,large; the default is the training '
+    "data's.",
+  )
+  speeds: str | None = _field(
+    None,
+    'scenes',
+    "Speeds of characters, such as slow; the default is the training data's.",
+  )
+  cameras: str | None = _field(
+    None,
+    'scenes',
+    "Motions of the camera, such as 'pan left,zoom in'; the default is the "
+    "training data's.",
   )
   features: str = _field(
     'digits',
@@ -95,6 +131,30 @@ class EvaluationSettings:
     for name, least in (('num', 2), ('batch_size', 1), ('seed', 0)):
       if getattr(self, name) < least:
         raise SettingError(name, getattr(self, name), f'{least} or more')
+
+    if self.characters is not None and self.characters not in (1, 2, 3):
+      raise SettingError('characters', self.characters, '1, 2 or 3')
+    for name, known in CONTENTS.items():
+      unknown = set(self.contents.get(name, ())) - set(known)
+      if unknown:
+        raise SettingError(
+          name, getattr(self, name), f'names among {", ".join(known)}'
+        )
+
+  @property
+  def contents(self) -> dict:
+    """The fields of World for the contents that are set."""
+    values = {name: getattr(self, name) for name in CONTENTS}
+    fields = {
+      name: tuple(part.strip() for part in value.split(','))
+      for name, value in values.items()
+      if value is not None
+    }
+    if self.characters is not None:
+      fields |= dict(
+        min_characters=self.characters, max_characters=self.characters
+      )
+    return fields
 
   @property
   def sampling(self) -> dict:

@@ -274,6 +274,9 @@ def test_evaluate_measures_samples_and_real_clips(model, tmp_path):
     '--temperature=0.5',
     '--size=48x32',
     '--frames=9',
+    '--characters=1',
+    '--motions=up,down',
+    '--cameras=pan left, pan right',
     f'--out={tmp_path}',
   )
   ran.ok()
@@ -281,7 +284,8 @@ def test_evaluate_measures_samples_and_real_clips(model, tmp_path):
   assert (metrics['frames'], metrics['size']) == (9, '48x32')
   assert (metrics['guidance'], metrics['temperature']) == (1.0, 0.5)
   assert metrics['sampled']['clips'] == metrics['real']['clips'] == 4
-  assert metrics['real']['colour'] == 1.0
+  assert metrics['real']['colour'] == metrics['real']['motion'] == 1.0
+  assert metrics['scenes']['cameras'] == ['pan left', 'pan right']
   assert {p.name for p in tmp_path.iterdir()} >= {'sheet.png', 'chart.png'}
 
 
@@ -525,5 +529,9 @@ def test_evaluate_refuses(tmp_path):
     '--world=films: expected one of digits': ['--world=films'],
     "--out='': expected a folder": ['--out='],
     '--num=1: expected 2 or more': [f'--out={tmp_path}/a', '--num=1'],
+    '--cameras=left: expected names among still, pan': ['--cameras=left'],
+    '--motions=wandering: expected names': ['--motions=wandering'],
+    "--sizes='': expected names among small": ['--sizes='],
+    '--characters=4: expected 1, 2 or 3': ['--characters=4'],
   }
   refused('evaluate', cases)
