@@ -37,8 +37,8 @@ COND = (0.0, 0.0, 0.0, 0.8, 0.8)
 # BUILD_NOTES.md).
 CPU = ((900, 700, 400), (256, 256, 448, 640))
 BUNDLED = ((1000, 800, 1700), (256, 256, 448, 640))
-# Steps of its fourth stage, and of the fifth, which get_bundled_stages adds.
-BUNDLED_CLIPS, BUNDLED_LONG = 10500, 8000
+# Steps of its fourth stage, and of those which get_bundled_stages adds.
+BUNDLED_CLIPS, BUNDLED_LONG, BUNDLED_VARIED = 10500, 8000, 8500
 PAIRS = ((2000, 1000, 1700), (256, 256, 448, 640))
 # The last stage alone, from the weights of PAIRS.
 FULL = ((), (640,))
@@ -214,13 +214,36 @@ def get_stages(
   ]
 
 
+def get_varied(legs: float = 0.0) -> list[dict]:
+  """What the bundled model sees at last: one character, much of it moving.
+
+  Args:
+    legs: World.legs of wandering characters.
+  """
+  return [
+    close(0.04),
+    still(0.08),
+    short(0.05),
+    path_centred(0.06),
+    clip(0.15),
+    clip(0.23, motions=MOTIONS),
+    clip(0.1, cameras=MOVING_CAMERAS),
+    clip(0.12, motions=('bouncing', 'circling')),
+    clip(0.08, motions=('wandering',), **(dict(legs=legs) if legs else {})),
+    clip(0.02) | dict(height=48, width=80),
+    clip(0.02) | dict(height=80, width=48),
+    clip(0.02) | dict(height=96, width=64),
+    clip(0.03) | dict(frames=33),
+  ]
+
+
 def get_bundled_stages() -> list[dict]:
   """BUNDLED, and then more whole clips, half of them with conditioning frames.
 
   At the end most clips are whole, the hard motions come more often, and noise
   levels are lower: what is left is to keep a shape from frame to frame. The
-  last stage adds wandering characters, which long videos need, a moving camera,
-  and other sizes, so that positions and durations are not those of one size.
+  last two stages add wandering characters, which long videos need, a moving
+  camera, and other sizes, so that positions and durations vary.
   """
   stages = get_stages(*BUNDLED)
   tokens = BUNDLED[1][-1]
@@ -234,25 +257,13 @@ def get_bundled_stages() -> list[dict]:
     clip(0.3),
     clip(0.38, motions=MOTIONS),
   ]
-  varied = [
-    close(0.04),
-    still(0.08),
-    short(0.05),
-    path_centred(0.06),
-    clip(0.15),
-    clip(0.23, motions=MOTIONS),
-    clip(0.1, cameras=MOVING_CAMERAS),
-    clip(0.12, motions=('bouncing', 'circling')),
-    clip(0.08, motions=('wandering',)),
-    clip(0.02) | dict(height=48, width=80),
-    clip(0.02) | dict(height=80, width=48),
-    clip(0.02) | dict(height=96, width=64),
-    clip(0.03) | dict(frames=33),
-  ]
+  last = dict(tokens=tokens, shift=0.7, cond=0.8)
   return [
     *stages,
-    dict(steps=BUNDLED_LONG, tokens=tokens, mix=clips, shift=0.7, cond=0.8),
-    dict(steps=1, tokens=tokens, mix=varied, shift=0.7, cond=0.8),
+    last | dict(steps=BUNDLED_LONG, mix=clips),
+    last | dict(steps=BUNDLED_VARIED, mix=get_varied()),
+    # Three of four wandering clips have legs: what follows another motion.
+    last | dict(steps=1, mix=get_varied(legs=0.75)),
   ]
 
 
