@@ -28,6 +28,8 @@ CASES = {
   'vae_decode_long': '81 frames of 128x128, chunk by chunk',
   'matmul': 'four products of dit_forward: 1560x1536 by 1536x8960',
   'conv': 'four convolutions of vae_decode: 3x3x3, 96 channels, 6x64x64',
+  'attention': 'four self-attentions of dit_forward: 1560 tokens, 12 heads',
+  'attention_xla': "the same by ours of plain products, model.attention='xla'",
 }
 TOKENS = 1000
 SIDE = 128
@@ -41,6 +43,8 @@ SIGMAS = (1.0, 0.9375, 0.8333, 0.625, 0.0)
 KERNELS = {
   'matmul': ((1560, 1536), (1536, 8960)),
   'conv': ((1, 6, 64, 64, 96), (3, 3, 3, 96, 96)),
+  'attention': 3 * ((1, 1560, 12, 128),),
+  'attention_xla': 3 * ((1, 1560, 12, 128),),
 }
 REPEATS = 4
 
@@ -85,7 +89,10 @@ def tensors(case: str) -> dict[str, np.ndarray]:
 def inputs(case: str) -> tuple[np.ndarray, ...]:
   """What goes in, channels last."""
   if case in KERNELS:
-    return tuple(draw(str(shape), shape, 0.1) for shape in KERNELS[case])
+    return tuple(
+      draw(f'{number}{shape}', shape, 1.0 if len(shape) == 4 else 0.1)
+      for number, shape in enumerate(KERNELS[case])
+    )
   if case == 'umt5':
     return (np.arange(1, 513, dtype=np.int32)[None] % (TOKENS - 1) + 1,)
   if case.startswith('vae_encode'):
@@ -163,8 +170,13 @@ def ours(case: str):
 def _ours_kernel(case: str):
   import jax
 
-  x, w = map(jax.numpy.asarray, inputs(case))
-  if case == 'matmul':
+  from spacetime.models.transformer import attention_plan
+
+  arrays = [jax.numpy.asarray(x) for x in inputs(case)]
+  if case.startswith('attention'):
+    kernel = 'xla' if case.endswith('xla') else 'auto'
+    run = jax.jit(functools.partial(attention_plan.attend, kernel=kernel))
+  elif case == 'matmul':
     run = jax.jit(jax.numpy.matmul)
   else:
     run = jax.jit(
@@ -173,7 +185,7 @@ def _ours_kernel(case: str):
         dimension_numbers=('NDHWC', 'DHWIO', 'NDHWC'),
       )
     )
-  return lambda: [run(x, w).block_until_ready() for _ in range(REPEATS)][-1]
+  return lambda: [run(*arrays).block_until_ready() for _ in range(REPEATS)][-1]
 
 
 def _summary(loss, grads):
@@ -207,6 +219,10 @@ def theirs(case: str):
   arrays = [torch.from_numpy(x) for x in inputs(case)]
   if case == 'matmul':
     run, last = _repeated(torch.matmul, *arrays), lambda x: x
+  elif case.startswith('attention'):
+    arrays = [x.movedim(1, 2).contiguous() for x in arrays]
+    attend = torch.nn.functional.scaled_dot_product_attention
+    run, last = _repeated(attend, *arrays), lambda x: x.movedim(1, 2)
   elif case == 'conv':
     x, w = arrays
     x, w = x.movedim(-1, 1).contiguous(), w.permute(4, 3, 0, 1, 2).contiguous()

@@ -10,7 +10,7 @@ spacetime and diffusers (transformers for the text encoder) do the same work
 with the same random weights in float32, each in a process of its own, so that
 thread pools do not mix, and take turns, so that what else the machine does
 falls on both. The first line names the processor, since ratios depend on it,
-and two cases are one kernel alone. Then one line a case:
+and the last cases are one kernel alone. Then one line a case:
 
   seconds    medians of the runs, ours and theirs
   ratio      the median of the pairs' ratios: below 1 spacetime is faster
@@ -43,7 +43,7 @@ ROOT = pathlib.Path(__file__).parents[2]
 TIMED = (
   *('dit_forward', 'dit_backward', 'i2v_forward', 'vace_forward'),
   *('four_steps', 'vae_encode', 'vae_decode', 'umt5'),
-  *('matmul', 'conv'),
+  *('matmul', 'conv', 'attention', 'attention_xla'),
 )
 SIDES = ('ours', 'theirs')
 # What keeps torch, its oneDNN and MKL, and XLA from wider vectors.
