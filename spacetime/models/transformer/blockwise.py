@@ -102,10 +102,12 @@ def forward(q_BNAE, k_BSAE, v_BSAE, mask_BS=None):
   queries = q_BNAE.shape[1]
 
   def head(arrays, ids):
+    """(y, lse) of a head, (blocks, Q, E) and (blocks, Q)."""
     q, k_SE, v_SE = arrays
     ids_queries, ids_S = ids
 
     def block(inputs):
+      """(y_QE, lse_Q) of a block of queries."""
       q_QE, ids_Q = inputs
       logits_QS = _logits(q_QE, k_SE, ids_Q, ids_S)
       top_Q1 = jnp.max(logits_QS, axis=-1, keepdims=True)
@@ -136,10 +138,12 @@ def backward(q_BNAE, k_BSAE, v_BSAE, mask_BS, y_BNAE, lse_BAN, dy_BNAE):
   mean_BAN = jnp.einsum('BNAE,BNAE->BAN', dy_BNAE, y_BNAE, **F32)
 
   def head(arrays, ids):
+    """(dq, dk_SE, dv_SE) of a head; dq is (blocks, Q, E), in float32."""
     q, k_SE, v_SE, dy, lse, mean = arrays
     ids_queries, ids_S = ids
 
     def block(gradients, inputs):
+      """Adds a block's gradients of keys and values; returns its dq_QE."""
       dk_SE, dv_SE = gradients
       q_QE, dy_QE, lse_Q, mean_Q, ids_Q = inputs
       logits_QS = _logits(q_QE, k_SE, ids_Q, ids_S)
