@@ -13,6 +13,10 @@ Sizes:
            BUILD_NOTES.md for what it reaches.
   bundled  the bundled model: a deeper transformer, longer. Two hours and
            forty minutes of one core; the run may be stopped and goes on.
+  deep     the bundled model with nine layers instead of six and mostly moving
+           cameras, from its weights.
+             spacetime train --config=digits:deep --checkpoint=digits
+               --workdir=runs/deep
   pairs    as bundled, one or two characters: which digit has which colour is
            learnt from the first step. 28,000 steps are not enough for
            two; see BUILD_NOTES.md.
@@ -34,17 +38,19 @@ from experiments import digits_stages
 
 
 def get_config(size: str = 'cpu') -> ml_collections.ConfigDict:
-  if size not in ('cpu', 'bundled', 'pairs', 'full', 'gpu', 'tiny'):
+  if size not in ('cpu', 'bundled', 'deep', 'pairs', 'full', 'gpu', 'tiny'):
     raise ValueError(
-      f'size {size!r}: expected cpu, bundled, pairs, full, gpu or tiny'
+      f'size {size!r}: expected cpu, bundled, deep, pairs, full, gpu or tiny'
     )
   pairs = size in ('pairs', 'full', 'gpu')
-  long = pairs or size == 'bundled'
+  bundled = size in ('bundled', 'deep')
+  long = pairs or bundled
   stages = {
     'cpu': digits_stages.get_stages(*digits_stages.CPU),
     'pairs': digits_stages.get_stages(*digits_stages.PAIRS, characters=2),
     'full': digits_stages.get_stages(*digits_stages.FULL, first=4),
     'gpu': digits_stages.get_stages(*digits_stages.GPU, characters=2),
+    'deep': digits_stages.get_deep_stages(),
   }.get(size) or digits_stages.get_bundled_stages()
   width, text_width = 128, 128
   # {} is the whole world. The longest captions of one, two and three characters
@@ -55,6 +61,7 @@ def get_config(size: str = 'cpu') -> ml_collections.ConfigDict:
     'full': ({}, 88),
     'gpu': ({}, 88),
     'bundled': (digits_stages.EASY, 56),
+    'deep': (digits_stages.EASY, 56),
   }.get(size, (digits_stages.EASY, 44))
   config = ml_collections.ConfigDict(
     dict(
@@ -95,7 +102,7 @@ def get_config(size: str = 'cpu') -> ml_collections.ConfigDict:
         patch=(1, 1, 1),  # a latent cell is a token
         width=width,
         heads=4,
-        layers=6 if long else 4,
+        layers={'cpu': 4, 'tiny': 4, 'deep': 9}.get(size, 6),
         mlp=4 * width,
         theta=100.0,  # base of the RoPE wavelengths; the grids are small
         pos_embed_frequencies=6,
@@ -126,7 +133,12 @@ def get_config(size: str = 'cpu') -> ml_collections.ConfigDict:
       ),
       mesh=dict(data=-1, fsdp=1, context=1, tensor=1),
       train=dict(
-        steps={'bundled': 34000, 'pairs': 14000, 'full': 16000}.get(size, 2400),
+        steps={
+          'bundled': 34000,
+          'deep': 12000,
+          'pairs': 14000,
+          'full': 16000,
+        }.get(size, 2400),
         ema=0.9993 if long else 0.997,
         accumulate=1,
         log_every=10,
@@ -147,7 +159,7 @@ def get_config(size: str = 'cpu') -> ml_collections.ConfigDict:
       ),
     )
   )
-  if size == 'bundled':
+  if bundled:
     # Half of the last stage's clips have conditioning frames: joins need them.
     config.conditioning.update(
       none=0.4, first=0.15, first_k=0.15, last_k=0.05, ends=0.2, random=0.05

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from spacetime import SettingError, checkpoint
+from spacetime.checkpoint import deepen
 from spacetime.checkpoint import load as load_lib
 from spacetime.checkpoint.interop import (
   folders,
@@ -92,8 +93,14 @@ class Base:
         code computes in float32; a text encoder gets float32. None keeps all.
     """
     if nets.dit.config.flow_map and not self.model.flow_map:
-      base = self.load(without_second_time(nets), mesh, dtype=dtype)
+      base = self.load(changed(nets, flow_map=0.0), mesh, dtype=dtype)
       return with_second_time(base)
+    layers = nets.dit.config.layers
+    if layers > self.model.layers:
+      base = self.load(
+        changed(nets, layers=self.model.layers), mesh, dtype=dtype
+      )
+      return deepen.deepen(base, layers)
     if self.part is not None:
       return {'dit': self.part.load(mesh, dtype=dtype)}
     shapes = load_lib.sharded_shapes(nets.init, mesh, stored=self.folder)
@@ -110,9 +117,9 @@ class Base:
     return checkpoint.load_params(self.folder, shapes, tree='ema')
 
 
-def without_second_time(nets: networks.Networks) -> networks.Networks:
-  """The networks that a flow map may start from."""
-  config = dataclasses.replace(nets.dit.config, flow_map=0.0)
+def changed(nets: networks.Networks, **fields) -> networks.Networks:
+  """The networks with other fields of the transformer's config."""
+  config = dataclasses.replace(nets.dit.config, **fields)
   return dataclasses.replace(nets, dit=nets.dit.clone(config=config))
 
 
@@ -224,7 +231,7 @@ def open_base(
 
   Args:
     path: path or name; None if there is a file of the transformer.
-    nets: networks of the run.
+    nets: networks of the run, which may have more layers; see deepen.py.
     files: files of published networks, which replace those of the path.
 
   Raises:
@@ -233,6 +240,19 @@ def open_base(
   base = _open(path, files)
   sizes = dataclasses.asdict(nets.dit.config)
   stored = dataclasses.asdict(base.model)
+  added = sizes['layers'] - stored['layers']
+  # Adapters are of the blocks that there are, and a control block's place is
+  # the number of a block.
+  fixed = nets.lora.rank or base.model.control_layers
+  if added > 0 and not fixed:
+    if added > stored['layers']:
+      raise SettingError(
+        'model.layers',
+        sizes['layers'],
+        f'at most {2 * stored["layers"]}, twice as many as {base.path} has: '
+        'each block can be followed by one copy',
+      )
+    stored['layers'] = sizes['layers']
   differences = [
     f'{KEYS.get(key, f"model.{key}")}={sizes[key]!r}, there {stored[key]!r}'
     for key in sizes

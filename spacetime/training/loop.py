@@ -238,6 +238,8 @@ def run(
   else:
     feed = feed_lib.Feed(iterator, receive)
   with contextlib.ExitStack() as stack:
+    # Whatever ends the loop: else steps since the last line would be missing.
+    stack.callback(time_log.write, now=True)
     stack.enter_context(jax.set_mesh(mesh))
     compiled = jit_step(feed.step(step_fn), state, mesh)
     stack.enter_context(bar)

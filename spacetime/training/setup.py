@@ -503,6 +503,16 @@ def find_base(
       )
     return None, saved
   base = init_weights.open_base(path, nets, files=files)
+  layers, stored = nets.dit.config.layers, base.model.layers
+  if layers != stored and teacher:
+    raise SettingError(
+      'model.layers', layers, f'{stored}, those of the teacher, {base.path}'
+    )
+  if layers != stored:
+    logging.info(
+      '%d layers of %s become %d by copies that add nothing at first',
+      *(stored, base.path, layers),
+    )
   source = base.source()
   if saved:  # a file of the transformer alone does not say these
     keys = ('autoencoder', 'text', 'image_encoder')

@@ -1,6 +1,7 @@
 """The training loop: steps in flight, and errors of the data."""
 
 import dataclasses
+import json
 
 import jax
 import jax.numpy as jnp
@@ -119,6 +120,14 @@ def test_an_error_of_the_data_is_raised_after_a_save(error):
   record = counted.last
   assert record.saved == [(3, 3)] and record.counted == (3, 3)
   assert [step for step, _ in record.lines] == [2]
+
+
+def test_steps_before_an_error_stay_counted(tmp_path):
+  """Also where the last lines of metrics came before them."""
+  with pytest.raises(OSError):
+    counted(batches(OSError('gone')), time_log=goodput.Goodput(tmp_path))
+  report = json.loads((tmp_path / goodput.FILE).read_text())
+  assert (report['step'], report['taken']) == (3, 3)
 
 
 def test_an_error_of_the_first_batch_saves_nothing():
