@@ -1,10 +1,13 @@
 """Copies of blocks that add nothing at first."""
 
+import json
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import spacetime
 from experiments import digits
 from spacetime import SettingError, sharding
 from spacetime.checkpoint import deepen, export, init_weights
@@ -124,3 +127,18 @@ def test_refuses_runs(wan, tmp_path):
   ):
     check(layers + 1, **{'lora.rank': 2})
   assert not (tmp_path / 'run').exists()
+
+
+@pytest.mark.slow
+def test_a_published_model_is_exported_with_its_layers(wan, tmp_path):
+  layers = finetuned.config(wan).model.layers
+  workdir, out = str(tmp_path / 'run'), tmp_path / 'out'
+  settings = config(wan, layers + 1, **{'train.steps': 1})
+  run.train(settings, workdir, checkpoint=str(wan / 'wan'))
+  export.export(workdir, out)
+  saved = json.loads((out / 'transformer' / 'config.json').read_text())
+  assert saved['num_layers'] == layers + 1
+  clip = spacetime.load(str(out), progress=False)(
+    'a red 3', steps=1, frames=5, size=(32, 16)
+  )
+  assert clip.frames.shape == (5, 16, 32, 3)
