@@ -66,7 +66,7 @@ def drift(videos, scenes) -> list[dict[str, float]]:
       for video, target in zip(videos, scenes, strict=True)
       for at in range(start, start + 10 * FPS - FRAMES + 2, FRAMES - 1)
     ]
-    names = ('count', 'colour', 'motion')
+    names = ('count', 'colour', 'digit', 'motion')
     report.append({n: float(np.mean([s[n] for s in scores])) for n in names})
   return report
 
