@@ -9,6 +9,7 @@ from spacetime.diffusion import flow
 from spacetime.diffusion.sampler import Sampler
 from spacetime.diffusion.settings import SamplingSettings
 from spacetime.models.networks import FirstBlockCache, Networks
+from spacetime.models.transformer import layer_runs
 from spacetime.models.transformer.attention import ImageContext
 
 
@@ -44,6 +45,13 @@ def sampler(
       settings.solver,
       "'euler' with this model, a flow map, whose steps are of any length",
     )
+  layers = nets.dit.config.layers
+  if not all(0 <= layer < layers for layer in settings.skip_layers):
+    raise SettingError(
+      'skip_layers',
+      settings.skip_layers,
+      f'numbers from 0 to {layers - 1}, since the model has {layers} layers',
+    )
   threshold = settings.first_block_cache
   return Sampler(
     transform=nets.transform,
@@ -51,6 +59,7 @@ def sampler(
     settings=settings,
     precompute_kv=nets.precompute_kv,
     cached_transform=FirstBlockCache(nets, threshold) if threshold else None,
+    without_layers=layer_runs.without_layers,
     with_image=ImageContext,
     is_flow_map=nets.dit.config.flow_map > 0,
   )

@@ -3,6 +3,7 @@ unconditional velocities."""
 
 import dataclasses
 import math
+import numbers
 from collections.abc import Sequence
 
 import jax
@@ -31,6 +32,10 @@ class Guidance:
     norm_threshold: for 'apg', largest Euclidean norm of a clip's update; None
       sets no bound.
     eta: for 'apg', weight of the part of the update parallel to the sample.
+    skip_layers: layers that a further branch leaves out; () has no such branch.
+    skip_layer_scale: weight of the difference of the conditional prediction
+      from that branch. Source: Hyung et al. 2024 (STG), arXiv 2411.18664.
+    skip_layer_interval: noise levels (low, high) at which to add it.
 
   Raises:
     SettingError: a value out of range.
@@ -43,16 +48,21 @@ class Guidance:
   momentum: float = -0.5
   norm_threshold: float | None = None
   eta: float = 0.0
+  skip_layers: tuple[int, ...] = ()
+  skip_layer_scale: float = 1.0
+  skip_layer_interval: tuple[float, float] = (0.0, 1.0)
 
   def __post_init__(self):
     if self.kind not in KINDS:
       raise SettingError('guidance_kind', self.kind, f'one of {KINDS}')
     if not 0 <= self.scale < float('inf'):
       raise SettingError('guidance', self.scale, '0 or more')
-    interval = self.interval
-    is_pair = isinstance(interval, tuple) and len(interval) == 2
-    if not is_pair or not 0 <= interval[0] < interval[1] <= 1:
-      raise SettingError('interval', self.interval, '0 <= low < high <= 1')
+    for name in ('interval', 'skip_layer_interval'):
+      interval = getattr(self, name)
+      is_pair = isinstance(interval, tuple) and len(interval) == 2
+      if not is_pair or not 0 <= interval[0] < interval[1] <= 1:
+        raise SettingError(name, interval, '0 <= low < high <= 1')
+    self._check_skipping()
     if self.zero_steps < 0:
       raise SettingError('zero_steps', self.zero_steps, '0 or more')
     if self.norm_threshold is not None and not self.norm_threshold > 0:
@@ -66,6 +76,27 @@ class Guidance:
     if not math.isfinite(self.eta):
       raise SettingError('eta', self.eta, 'a finite number')
 
+  def _check_skipping(self) -> None:
+    layers = self.skip_layers
+    if not isinstance(layers, tuple) or not all(
+      isinstance(layer, numbers.Integral) and not isinstance(layer, bool)
+      for layer in layers
+    ):
+      raise SettingError(
+        'skip_layers', layers, 'numbers of layers from 0, such as 3 or 9,10'
+      )
+    if len(set(layers)) < len(layers) or any(layer < 0 for layer in layers):
+      raise SettingError(
+        'skip_layers', layers, 'numbers of layers from 0, each once'
+      )
+    if not 0 < self.skip_layer_scale < math.inf:
+      raise SettingError(
+        'skip_layer_scale',
+        self.skip_layer_scale,
+        'more than 0',
+        hint='without `skip_layers` no layer is left out',
+      )
+
   @property
   def uses_cfg(self) -> bool:
     """Whether there is an unconditional branch."""
@@ -74,7 +105,11 @@ class Guidance:
   @property
   def branches(self) -> tuple[str, ...]:
     """Names of the predictions of each clip at a step, in order."""
-    return ('cond', 'uncond') if self.uses_cfg else ('cond',)
+    return (
+      'cond',
+      *(('uncond',) if self.uses_cfg else ()),
+      *(('skipped',) if self.skip_layers else ()),
+    )
 
   def init(self, z_Bfhwc: jax.Array):
     """The running update before the first step; () where there is none."""
@@ -104,9 +139,22 @@ class Guidance:
     Returns:
       (velocity_Bfhwc, update).
     """
+    velocity = dict(zip(self.branches, branches, strict=True))
+    v_cond = velocity['cond']
+    v, update = self._guide(velocity, z_Bfhwc, t, update, fixed=fixed)
+    if self.skip_layers:
+      low, high = self.skip_layer_interval
+      inside = (t >= low) & (t <= high)
+      scale = jnp.where(inside, self.skip_layer_scale, 0.0)
+      v += scale * (v_cond - velocity['skipped'])
+    return v, update
+
+  def _guide(self, velocity, z_Bfhwc, t, update, *, fixed):
+    """The velocity guided away from the unconditional one."""
+    v_cond = velocity['cond']
     if not self.uses_cfg:
-      return branches[0], update
-    v_cond, v_uncond = branches
+      return v_cond, update
+    v_uncond = velocity['uncond']
     low, high = self.interval
     inside = (t >= low) & (t <= high)
     scale = jnp.where(inside, self.scale, 1.0)

@@ -62,6 +62,8 @@ class Sampler:
     cached_transform: None, or in place of transform one with a first-block
       cache: (params, z_Bfhwc, t_BT, text, cache, t_index_fhw=...) ->
       (prediction, cache), with `init`: shape of the latents -> cache.
+    without_layers: (skipping_B, layers) -> `stack` of transform, in which some
+      rows leave out some layers; for settings with skip_layers.
     with_image: (text_BSY, image_BSY) -> text of a network that sees images.
     is_flow_map: whether the network takes the time that a step ends at,
       `end_BT`, too.
@@ -73,6 +75,7 @@ class Sampler:
   step_range: tuple[int, int] | None = None
   precompute_kv: Callable | None = None
   cached_transform: Any = None
+  without_layers: Callable | None = None
   with_image: Callable | None = None
   is_flow_map: bool = False
 
@@ -140,8 +143,10 @@ class Sampler:
     """Prepares the steps of this transformer: (state with empty caches, text
     of all branches as `step` takes it)."""
     guidance = self.settings.make_guidance()
-    branches = (text_BSY, negative_BSY)[: len(guidance.branches)]
-    text = jnp.concatenate(branches)
+    branches = guidance.branches
+    text = jnp.concatenate(
+      [negative_BSY if name == 'uncond' else text_BSY for name in branches]
+    )
     if conditioning.image_BSY is not None:
       image_BSY = conditioning.repeat(len(branches)).image_BSY
       text = self.with_image(text, image_BSY)
@@ -205,7 +210,13 @@ class Sampler:
     guidance = self.settings.make_guidance()
     branches, noise = len(guidance.branches), state.noise_Bfhwc
     repeated = conditioning.repeat(branches)
+    stack = None
+    if guidance.skip_layers:
+      skipping = np.array([name == 'skipped' for name in guidance.branches])
+      skipping_B = np.repeat(skipping, len(conditioning.t_BT))
+      stack = self.without_layers(skipping_B, guidance.skip_layers)
     conditions = {
+      'stack': stack,
       'cond_Bfhwc': repeated.cond_Bfhwc,
       'control_Bfhwc': repeated.control_Bfhwc,
       'control_scale_B': repeated.control_scale_B,

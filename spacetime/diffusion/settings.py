@@ -112,6 +112,16 @@ def _as_tuple(value):
   return tuple(value) if isinstance(value, (list, range)) else value
 
 
+def _whole(value):
+  """One number as a tuple, and whole numbers as int: flags give floats."""
+  value = (value,) if _is_a(float, value) else value
+  if not isinstance(value, tuple):
+    return value
+  return tuple(
+    int(x) if isinstance(x, float) and x.is_integer() else x for x in value
+  )
+
+
 @dataclasses.dataclass(frozen=True)
 class SamplingSettings:
   """Settings of the sampler; each field's metadata has its help and group.
@@ -190,6 +200,20 @@ class SamplingSettings:
     'guidance',
     default=0.0,
   )
+  skip_layers: tuple[int, ...] = _setting(
+    'Layers that one more branch of guidance leaves out, such as 3 or 9,10 '
+    '(skip-layer guidance, STG): shapes get firmer, a step takes longer.',
+    'guidance',
+    default=(),
+  )
+  skip_layer_scale: float = _setting(
+    'Scale of skip-layer guidance, such as 1.', 'guidance', default=1.0
+  )
+  skip_layer_interval: tuple[float, float] = _setting(
+    'Noise levels between which skip-layer guidance applies, such as (0, 1).',
+    'guidance',
+    default=(0.0, 1.0),
+  )
   first_block_cache: float = _setting(
     'Skips all blocks but the first while its output changed by less than '
     'this share, such as 0.1; 0 skips none.',
@@ -213,8 +237,10 @@ class SamplingSettings:
     from spacetime.diffusion import solvers
     from spacetime.models.transformer import rope
 
-    for name in ('interval', 'timesteps'):  # hashable, as programs' keys
+    # Hashable, as programs' keys.
+    for name in ('interval', 'timesteps', 'skip_layers', 'skip_layer_interval'):
       object.__setattr__(self, name, _as_tuple(getattr(self, name)))
+    object.__setattr__(self, 'skip_layers', _whole(self.skip_layers))
     check_types(self)
     solvers.get(self.solver)
     if isinstance(self.timesteps, tuple) and (
@@ -226,12 +252,18 @@ class SamplingSettings:
         f'{len(self.timesteps)}, the number of `timesteps`',
         hint='leave it out, or change `timesteps`',
       )
-    self.make_schedule()
+    self.make_schedule()  # checks guidance, too
     if not 0 <= self.first_block_cache < 1:
       raise SettingError(
         'first_block_cache',
         self.first_block_cache,
         '0, which skips none, or a share below 1',
+      )
+    if self.skip_layers and self.first_block_cache:
+      raise SettingError(
+        'first_block_cache',
+        self.first_block_cache,
+        f'0 with `skip_layers`={self.skip_layers}',
       )
     if not 0 <= self.temperature <= 1:
       raise SettingError(
@@ -304,6 +336,9 @@ class SamplingSettings:
       momentum=self.momentum,
       norm_threshold=self.norm_threshold,
       eta=self.eta,
+      skip_layers=self.skip_layers,
+      skip_layer_scale=self.skip_layer_scale,
+      skip_layer_interval=self.skip_layer_interval,
     )
 
   def make_schedule(self) -> 'schedules.Schedule':

@@ -294,7 +294,7 @@ def sampling_flops(
   """FLOPs of a solver step of a batch, all branches of guidance together: those
   without and in attention kernels."""
   dense, attended, _ = _forward_flops(experiment, nets)
-  passes = 1 if experiment.sampling.guidance == 1 else 2
+  passes = len(experiment.sampling.make_guidance().branches)
   return dense * passes, attended * passes
 
 

@@ -32,11 +32,13 @@ from spacetime.media.pixels import psnr, to_frames, to_video
 from spacetime.pipeline.pipeline import Pipeline
 from spacetime.pipeline.request import Request
 
-# Settings that only sampling uses.
-UNSAMPLED = (
-  *('frames', 'size', 'steps', 'solver', 'temperature', 'guidance'),
-  *('batch_size', 'features'),
+# Settings of the sampler that are reported.
+SAMPLER = (
+  *('solver', 'steps', 'guidance', 'temperature'),
+  *('skip_layers', 'skip_layer_scale'),
 )
+# Settings that only sampling uses.
+UNSAMPLED = ('frames', 'size', *SAMPLER, 'batch_size', 'features')
 # Offset of the seeds of evaluation scenes, which no training uses.
 SCENES = 1_000_003
 METRICS = 'metrics.json'
@@ -174,7 +176,7 @@ def evaluate_model(
     'frames': geometry.frames,
     'size': f'{geometry.width}x{geometry.height}',
     'scenes': settings.contents,
-    **{k: sampling[k] for k in ('solver', 'steps', 'guidance', 'temperature')},
+    **{k: sampling[k] for k in SAMPLER},
     'seconds_per_video': round(seconds / settings.num, 3),
   }
   measured, measured_real = measure(sampled), measure(real)

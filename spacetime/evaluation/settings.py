@@ -107,6 +107,17 @@ class EvaluationSettings:
     'guidance',
     "Guidance scale, such as 2; the default is the checkpoint's.",
   )
+  skip_layers: tuple[int, ...] | None = _field(
+    None,
+    'guidance',
+    'Layers that one more branch of guidance leaves out, such as 3; the '
+    "default is the checkpoint's.",
+  )
+  skip_layer_scale: float | None = _field(
+    None,
+    'guidance',
+    "Scale of skip-layer guidance, such as 1; the default is the checkpoint's.",
+  )
   batch_size: int = _field(
     16, 'memory', 'Videos that are sampled at once, such as 4.'
   )
@@ -160,5 +171,6 @@ class EvaluationSettings:
   def sampling(self) -> dict:
     """The settings of the sampler that are set."""
     names = ('steps', 'solver', 'guidance', 'temperature')
+    names += 'skip_layers', 'skip_layer_scale'
     values = {name: getattr(self, name) for name in names}
     return {name: value for name, value in values.items() if value is not None}

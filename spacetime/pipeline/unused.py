@@ -89,6 +89,9 @@ def _of_sampler(
   if settings.guidance == 1 or settings.guidance_kind != 'apg':
     for name in ('momentum', 'norm_threshold', 'eta'):
       yield name, '`guidance_kind` is not apg, or `guidance` is 1'
+  if not settings.skip_layers:
+    for name in ('skip_layer_scale', 'skip_layer_interval'):
+      yield name, '`skip_layers` names none'
 
 
 def _of_experts(

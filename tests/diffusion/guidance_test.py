@@ -41,6 +41,35 @@ def test_one_is_the_conditional_branch_and_zero_the_unconditional(arrays):
 def test_branches_are_those_that_are_needed():
   assert Guidance(1.0).branches == ('cond',)
   assert Guidance(2.0).branches == ('cond', 'uncond')
+  assert Guidance(1.0, skip_layers=(3,)).branches == ('cond', 'skipped')
+  assert Guidance(2.0, skip_layers=(3,)).branches == (
+    *('cond', 'uncond'),
+    'skipped',
+  )
+
+
+@pytest.mark.parametrize('kind', guidance.KINDS)
+def test_skipped_layers_are_moved_away_from(kind, arrays):
+  """Beside any other guidance, within their own noise levels."""
+  z, cond, uncond, skipped = arrays
+  plain = Guidance(3.0, kind=kind)
+  rule = Guidance(
+    3.0,
+    kind=kind,
+    skip_layers=(2,),
+    skip_layer_scale=0.5,
+    skip_layer_interval=(0.3, 0.6),
+  )
+  three = cond, uncond, skipped
+  for t in (0.25, 0.7):
+    expected = combined(plain, three[:2], z, t=jnp.float32(t))
+    v = combined(rule, three, z, t=jnp.float32(t))
+    np.testing.assert_allclose(v, expected, atol=1e-6)
+  expected = combined(plain, three[:2], z) + 0.5 * (cond - skipped)
+  np.testing.assert_allclose(combined(rule, three, z), expected, atol=1e-5)
+  alone = Guidance(1.0, kind=kind, skip_layers=(2,), skip_layer_scale=0.5)
+  v = combined(alone, (cond, skipped), z)
+  np.testing.assert_allclose(v, cond + 0.5 * (cond - skipped), atol=1e-6)
 
 
 @pytest.mark.parametrize('kind', guidance.KINDS)
@@ -136,6 +165,20 @@ def test_projected_leaves_conditioning_latents(arrays):
       'norm_threshold=0.0: expected more than 0, or None',
     ),
     ({'momentum': 1.0}, 'momentum=1.0: expected more than -1'),
+    ({'skip_layers': 3}, 'skip_layers=3: expected numbers of layers'),
+    ({'skip_layers': (0.5,)}, r'skip_layers=\(0.5,\): expected numbers of la'),
+    ({'skip_layers': (True,)}, r'skip_layers=\(True,\): expected numbers of'),
+    ({'skip_layers': (-1,)}, r'skip_layers=\(-1,\): .* each once'),
+    ({'skip_layers': (2, 2)}, r'skip_layers=\(2, 2\): .* each once'),
+    (
+      {'skip_layer_scale': 0.0},
+      'skip_layer_scale=0.0: expected more than 0; without `skip_layers`',
+    ),
+    ({'skip_layer_scale': float('inf')}, 'skip_layer_scale=inf: expected more'),
+    (
+      {'skip_layer_interval': (0.8, 0.2)},
+      r'skip_layer_interval=\(0.8, 0.2\): .*low < high',
+    ),
   ],
 )
 def test_refuses(values, message):

@@ -429,6 +429,30 @@ def test_branches_are_one_batch(guidance, batch):
   assert set(seen) == {batch}
 
 
+@pytest.mark.parametrize('guidance', [1.0, 2.0])
+def test_one_branch_leaves_out_layers(guidance):
+  """It has the prompt's text, and what it predicts is moved away from."""
+
+  def transform(params, z, t, text, stack=(0, ())):
+    skipping_B, layers = stack
+    v_B = text[:, 0] + 10 * sum(layers) * skipping_B
+    return 0.0 * z + v_B[:, None, None, None, None]
+
+  def move(**settings):
+    sampling = make(
+      transform,
+      prediction='velocity',
+      guidance=guidance,
+      sampler_fields={'without_layers': lambda *stack: stack},
+      **settings,
+    )
+    return draw(sampling)
+
+  plain, skipping = move(), move(skip_layers=(1, 2), skip_layer_scale=0.5)
+  # The velocity changes by 0.5 (v - (v + 30)), and z by as much less.
+  np.testing.assert_allclose(skipping - plain, 15.0, atol=1e-4)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize('solver', sorted(solvers.SOLVERS.keys() - {'renoise'}))
 @pytest.mark.parametrize('steps', [4, 10, 20])

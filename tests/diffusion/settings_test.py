@@ -32,12 +32,24 @@ def test_guidance_has_the_settings_of_the_same_name():
     'momentum': 0.25,
     'norm_threshold': 7.0,
     'eta': 0.5,
+    'skip_layers': (9, 10),
+    'skip_layer_scale': 0.5,
+    'skip_layer_interval': (0.1, 0.8),
   }
   settings = dataclasses.replace(SETTINGS, guidance_kind='apg', **values)
   guidance = settings.make_guidance()
   assert {name: getattr(guidance, name) for name in values} == values
   assert (guidance.scale, guidance.kind) == (2.0, 'apg')
   assert guidance.interval == (0.1, 0.9)
+
+
+@pytest.mark.parametrize(
+  'value, layers', [(3, (3,)), ([9.0, 10.0], (9, 10)), ((), ())]
+)
+def test_skip_layers_are_whole_numbers(value, layers):
+  settings = dataclasses.replace(SETTINGS, skip_layers=value)
+  assert settings.skip_layers == layers
+  assert all(type(layer) is int for layer in settings.skip_layers)
 
 
 @pytest.mark.parametrize(
@@ -194,6 +206,12 @@ def test_unknown_preset():
     ({'guidance': -1.0}, '^guidance=-1.0: expected 0 or more'),
     ({'guidance_kind': 'pag'}, "^guidance_kind='pag': expected one of"),
     ({'first_block_cache': 1.0}, '^first_block_cache=1.0: expected 0, which'),
+    (
+      {'first_block_cache': 0.1, 'skip_layers': (3,)},
+      r'^first_block_cache=0.1: expected 0 with `skip_layers`=\(3,\)',
+    ),
+    ({'skip_layers': (1.5,)}, r'^skip_layers=\(1.5,\): expected numbers of la'),
+    ({'skip_layers': '3'}, "^skip_layers='3': expected numbers of layers"),
     ({'temperature': 1.5}, '^temperature=1.5: expected 0, no noise, to 1'),
     (
       {'temperature': 0.5, 'strength': 0.9},

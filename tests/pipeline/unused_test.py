@@ -76,6 +76,9 @@ def resolve(engine, **changes):
     ('digits', {'eta': 0.5, 'guidance': 2.0}, 'eta', 'not apg'),
     ('digits', {'norm_threshold': 2.0}, 'norm_threshold', 'not apg'),
     ('digits', {'zero_steps': 0}, 'zero_steps', 'not cfg_zero'),
+    ('digits', {'skip_layer_scale': 2.0}, 'skip_layer_scale', 'names none'),
+    ('digits', {'skip_layer_interval': (0.1, 0.9)}, 'skip_layer_interval',
+     'names none'),
     ('digits', {'expand_model': 'x'}, 'expand_model', 'is no endpoint'),
     ('digits', {'expand_model': 'x', 'expand_prompt': 'grammar'},
      'expand_model', 'is no endpoint'),
@@ -118,6 +121,7 @@ def test_settings_without_effect(engines, model, changes, name, reason):
     {'guidance': 2.0, 'guidance_kind': 'apg', 'momentum': 0.0, 'eta': 0.1},
     {'guidance': 2.0, 'guidance_kind': 'cfg_zero', 'zero_steps': 0},
     {'guidance': 1.0, 'guidance_kind': 'cfg'},  # the default
+    {'guidance': 1.0, 'skip_layers': 1, 'skip_layer_scale': 2.0},
     {'preset': 'lightx2v', 'steps': 4},
     {'preset': 'lightx2v', 'steps': 4, 'schedule': 'rounded'},
     {'preset': 'fastwan', 'steps': 3, 'schedule': 'published'},

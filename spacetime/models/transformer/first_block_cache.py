@@ -19,9 +19,8 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
-from spacetime.models.transformer import dit
-from spacetime.models.transformer.attention import Context, is_precomputed
-from spacetime.models.transformer.layers import LORA
+from spacetime.models.transformer import dit, layer_runs
+from spacetime.models.transformer.attention import Context
 
 
 @jax.tree_util.register_dataclass
@@ -84,7 +83,7 @@ def predict(
 
   def stack(bound, x_BND, *inputs):
     """All blocks, or the first and the cached residual of the others."""
-    run = _runner(bound, inputs)
+    run = layer_runs.runner(bound, inputs)
     first_BND = run(x_BND, 0, 1)
     residual_BND = first_BND - x_BND
     close = _is_close(residual_BND, cache.first_BND, threshold)
@@ -114,32 +113,3 @@ def _is_close(new_BND, old_BND, threshold: float) -> jax.Array:
     return jnp.sum(jnp.abs(x_BND.astype(jnp.float32)), axis=(1, 2))
 
   return jnp.all(norm(new_BND - old_BND) < threshold * norm(old_BND))
-
-
-def _runner(bound: dit.DiT, inputs: tuple):
-  """Returns (x_BND, first, stop) -> x_BND, which runs blocks of a bound DiT."""
-  block = dit.Block(bound.config, parent=None)
-  stacks = {
-    name: bound.variables[name]['blocks']
-    for name in ('params', LORA)
-    if 'blocks' in bound.variables.get(name, {})
-  }
-  modulation, text, *rest = inputs
-  rest, hints = rest[:3], rest[3:]
-
-  def layer(tree, i):
-    return jax.tree.map(
-      lambda x: jax.lax.dynamic_index_in_dim(x, i, keepdims=False), tree
-    )
-
-  def step(x_BND, i):
-    layer_text = layer(text, i) if is_precomputed(text) else text
-    more = (hints[0], hints[1][i]) if hints else ()
-    return block.apply(
-      layer(stacks, i), x_BND, modulation, layer_text, *rest, *more
-    )
-
-  def run(x_BND, first, stop):
-    return jax.lax.scan(step, x_BND, jnp.arange(first, stop))[0]
-
-  return run
