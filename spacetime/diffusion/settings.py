@@ -112,7 +112,7 @@ def _as_tuple(value):
   return tuple(value) if isinstance(value, (list, range)) else value
 
 
-def _whole(value):
+def _layer_numbers(value):
   """One number as a tuple, and whole numbers as int: flags give floats."""
   value = (value,) if _is_a(float, value) else value
   if not isinstance(value, tuple):
@@ -240,7 +240,7 @@ class SamplingSettings:
     # Hashable, as programs' keys.
     for name in ('interval', 'timesteps', 'skip_layers', 'skip_layer_interval'):
       object.__setattr__(self, name, _as_tuple(getattr(self, name)))
-    object.__setattr__(self, 'skip_layers', _whole(self.skip_layers))
+    object.__setattr__(self, 'skip_layers', _layer_numbers(self.skip_layers))
     check_types(self)
     solvers.get(self.solver)
     if isinstance(self.timesteps, tuple) and (

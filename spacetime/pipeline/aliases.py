@@ -8,6 +8,8 @@ ALIASES = {
   'guidance_scale': 'guidance',
   'guidance_scale_2': 'guidance_2',
   'flow_shift': 'shift',
+  'skip_guidance_layers': 'skip_layers',
+  'skip_layer_guidance_scale': 'skip_layer_scale',
   'num_frames': 'frames',
   'num_videos_per_prompt': 'num',
 }

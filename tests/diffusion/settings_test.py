@@ -46,7 +46,7 @@ def test_guidance_has_the_settings_of_the_same_name():
 @pytest.mark.parametrize(
   'value, layers', [(3, (3,)), ([9.0, 10.0], (9, 10)), ((), ())]
 )
-def test_skip_layers_are_whole_numbers(value, layers):
+def test_skip_layers_are_integers(value, layers):
   settings = dataclasses.replace(SETTINGS, skip_layers=value)
   assert settings.skip_layers == layers
   assert all(type(layer) is int for layer in settings.skip_layers)
