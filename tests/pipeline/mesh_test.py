@@ -104,8 +104,19 @@ def test_variants(model, wan):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(
+  'model, mesh', [('text', 'data'), ('text', 'all'), ('vace', 'all')]
+)
+def test_skipped_layers(model, mesh, wan):
+  settings = WAN | dict(skip_layers=1)
+  if model == 'vace':
+    settings |= dict(image=str(wan / 'image.png'))
+  check(wan / model, MESHES[mesh], PROMPT, **settings)
+
+
+@pytest.mark.slow
 def test_the_bundled_model():
-  mesh = dict(data=2, fsdp=2, context=2)  # its 3 heads stay together
+  mesh = dict(data=2, fsdp=2, context=2)  # its heads stay together
   check('digits', mesh, PROMPT, 'a blue 7', seed=3, steps=2)
 
 
