@@ -279,7 +279,7 @@ def _sample(
     lowered,
     parts,
     mesh,
-    -(-clips * (1 + guided) // shards),
+    -(-clips * len(settings.make_guidance().branches) // shards),
     dense + attended,
     dense,
     attended,

@@ -171,6 +171,7 @@ def check(
       teacher=experiment.has_teacher,
     )
     check_flow_map(experiment, nets)
+    samplers.sampler(experiment, nets, experiment.sampling)  # checks it
     if nets.dit.config.flow_map and (source or {}).get('noise_levels'):
       raise SettingError(
         'checkpoint',
@@ -438,7 +439,6 @@ def check_flow_map(experiment: Experiment, nets: Networks) -> None:
       raise SettingError(
         name, value, f'{expected}, with `model.flow_map`={model.flow_map}'
       )
-  samplers.sampler(experiment, nets, experiment.sampling)  # its solver
 
 
 def check_teacher(experiment: Experiment, base: init_weights.Base) -> None:

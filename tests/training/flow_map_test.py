@@ -275,7 +275,6 @@ def wan(tmp_path_factory):
 @pytest.mark.parametrize(
   'values, message',
   [
-    ({'sampling.solver': 'unipc'}, "^solver='unipc': expected 'euler'"),
     ({'sampling.guidance': 5.0}, '^sampling.guidance=5.0: expected 1 with'),
     ({'data.batch_size': 1}, '^data.batch_size=1: expected 2 or more'),
     (
@@ -298,6 +297,31 @@ def test_refuses_a_run(values, message, wan):
   experiment = parse.experiment(config)
   with pytest.raises(SettingError, match=message):
     setup.check_flow_map(experiment, networks.networks(experiment))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+  'make, values, message',
+  [
+    (
+      flow_map_config,
+      {'sampling.solver': 'unipc'},
+      "^solver='unipc': expected 'euler'",
+    ),
+    (
+      finetuned.config,
+      {'sampling.skip_layers': (2,)},
+      r'^skip_layers=\(2,\): expected numbers from 0 to 1, since the model has',
+    ),
+  ],
+)
+def test_sampling_is_checked_before_anything_is_written(
+  make, values, message, wan, tmp_path
+):
+  experiment = parse.replace(parse.experiment(make(wan)), values)
+  with pytest.raises(SettingError, match=message):
+    setup.check(experiment, str(tmp_path / 'run'), init_from=str(wan / 'wan'))
+  assert not (tmp_path / 'run').exists()
 
 
 @pytest.mark.slow
