@@ -129,6 +129,11 @@ class Model:
         raise ValueError(
           f'{path} has weights for both transformers: expected it as `lora`'
         )
+    elif file.roots == {'dit_2'} and 'dit_2' not in self.readers:
+      raise ValueError(
+        f'{path} has weights for the second of two transformers, and the model '
+        'has one: expected weights for that'
+      )
     elif file.roots == {'dit_2'} and root == 'dit':
       raise ValueError(
         f'{path} has weights for the second of two transformers: expected it '

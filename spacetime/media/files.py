@@ -104,6 +104,19 @@ def _temporary() -> tempfile.TemporaryDirectory:
   return tempfile.TemporaryDirectory(prefix='spacetime_')
 
 
+def check_file(path) -> None:
+  """Refuses a path of this machine where there is no file.
+
+  Raises:
+    ValueError: nothing is there, or a folder.
+  """
+  if not os.path.isfile(path):
+    what = (
+      'a folder: expected a file' if os.path.isdir(path) else 'no such file'
+    )
+    raise ValueError(f'{os.fspath(path)}: {what}')
+
+
 def mirror(path) -> pathlib.Path:
   """A file or folder of this machine with the contents of a path.
 

@@ -70,6 +70,12 @@ def load_mask(path: Path) -> Image.Image:
   return _load(path, to_mask)
 
 
+def count_pictures(path: Path) -> int:
+  """The number of pictures in an image file, such as the frames of a GIF."""
+  with Image.open(files.local_copy(path), formats=FORMATS) as image:
+    return getattr(image, 'n_frames', 1)
+
+
 def to_rgb(image: Image.Image, *, bits: int | None = None) -> Image.Image:
   """Converts an image of any mode to RGB.
 
@@ -101,8 +107,7 @@ def to_mask(image: Image.Image, *, bits: int | None = None) -> Image.Image:
 def _open(path: Path) -> Image.Image:
   """Opens and decodes an image; its size is checked in between."""
   path = files.local_copy(path)
-  if not path.is_file():
-    raise ValueError(f'{path}: no such file')
+  files.check_file(path)
   try:
     with warnings.catch_warnings():
       # Sizes are checked below.

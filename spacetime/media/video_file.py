@@ -45,7 +45,9 @@ def open_video(
       read, frames above MAX_PIXELS, or unreadable.
   """
   path = files.as_path(path)
-  if not files.exists(path) or path.is_dir():
+  if not files.is_url(path):
+    files.check_file(path)
+  elif not files.exists(path) or path.is_dir():
     raise ValueError(f'{path}: no such file')
   options = {
     'format_whitelist': ','.join(CONTAINERS),

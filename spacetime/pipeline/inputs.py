@@ -49,13 +49,16 @@ def read_video(
   height, width = video_size(source, name)
   share = _cropped_share(height, width, geometry)
   if share > display.CROP:
+    own = f'{geometry.width}x{geometry.height}'
+    nearest = nearest_size(height, width, geometry)
     raise SettingError(
       name,
       describe(source),
       f'the proportions of {geometry.width}x{geometry.height}, not '
       f'{width}x{height} pixels',
-      hint=f'crop it, or change `size`, such as `size`='
-      f'{nearest_size(height, width, geometry)}',
+      hint='crop it'
+      if nearest == own
+      else f'crop it, or change `size`, such as `size`={nearest}',
     )
   _report_crop(source, name, height, width, geometry)
   return read_sized(
@@ -162,6 +165,8 @@ def read_references(
     sources = paths
   elif not isinstance(sources, (list, tuple)):
     sources = [sources]
+  if not sources:
+    raise SettingError('reference_images', sources, 'one image or more')
   result = []
   for source in sources:
     image = Image.fromarray(read_original(source, 'reference_images'))
@@ -295,7 +300,10 @@ def _read(name: str, kind: str, read: Callable, path, **sizes) -> Any:
     return read(path, **sizes)
   except ValueError as e:
     # The text after the last semicolon is advice on folders of training clips.
-    message = str(e).rpartition(';')[0] or str(e)
+    # A path may have one too.
+    text = str(describe(path))
+    message = str(e).replace(text, '\0')
+    message = (message.rpartition(';')[0] or message).replace('\0', text)
     raise SettingError(
       name, describe(path), f'{kind} file', hint=message
     ) from e
@@ -329,7 +337,9 @@ def _resampled(source: Source, name: str, *, fps: float) -> np.ndarray:
 
 def _picture(source: Source, name: str) -> Image.Image:
   if _is_path(source):
-    return _read(name, 'an image', image_reader.load, source)
+    image = _read(name, 'an image', image_reader.load, source)
+    _report_pictures(source, name)
+    return image
   if isinstance(source, Image.Image):
     return _converted(source, name, image_reader.to_rgb)
   frames_FHWC = _frames(source, name)
@@ -352,7 +362,18 @@ def _mask_image(source: Source) -> Image.Image:
     if mask_HW.dtype != np.uint8 or channels not in ((), (3,), (4,)):
       raise SettingError('mask', describe(source), 'bool or uint8 (H, W)')
     return _mask_image(Image.fromarray(mask_HW))
-  return _read('mask', 'an image', image_reader.load_mask, source)
+  mask = _read('mask', 'an image', image_reader.load_mask, source)
+  _report_pictures(source, 'mask')
+  return mask
+
+
+def _report_pictures(source: Source, name: str) -> None:
+  """Logs that of several pictures of a file, such as a GIF, one is taken."""
+  count = image_reader.count_pictures(source)
+  if count > 1:
+    logging.warning(
+      '%s=%s has %d pictures: the first is taken', name, describe(source), count
+    )
 
 
 def _converted(image: Image.Image, name: str, convert: Callable) -> Image.Image:

@@ -105,11 +105,12 @@ class Pipeline:
     program_cache: str | None = None,
     progress: bool = True,
   ):
-    self.path, self.progress = path, progress
+    self.path = path if path is None else _path('checkpoint', path)
+    self.progress = progress
     self._mesh, self._engine, self._programs = mesh, None, programs
     self._program_cache = program_cache
     self._files = {
-      name: os.fspath(value)
+      name: _path(name, value)
       for name, value in zip(
         request_lib.FILES,
         (
@@ -120,6 +121,7 @@ class Pipeline:
       )
       if value is not None
     }
+    request_lib.check_strength(lora_strength)
     self._lora = dict(lora=lora, lora_2=lora_2, lora_strength=lora_strength)
 
   def __repr__(self) -> str:
@@ -139,7 +141,7 @@ class Pipeline:
       model = load_lib.open_model(
         path, mesh=mesh, files=files, cache=self._program_cache
       )
-      _warn_of_order(model, self._files | self._lora)
+      _warn_of_order(model, {'checkpoint': path} | self._files | self._lora)
       self._engine = Engine(
         _with_lora(model, **self._lora),
         mesh=mesh,
@@ -544,6 +546,17 @@ def from_request(request: Request, **options) -> Pipeline:
   )
 
 
+def _path(name: str, value) -> str:
+  """A setting as a path.
+
+  Raises:
+    SettingError: another type.
+  """
+  if not isinstance(value, (str, os.PathLike)):
+    raise SettingError(name, request_lib.describe(value), 'a path')
+  return os.fspath(value)
+
+
 def _warn_of_order(model: load_lib.Model, settings: Mapping) -> None:
   """Warns of files that are named after the levels of the other transformer.
 
@@ -552,15 +565,13 @@ def _warn_of_order(model: load_lib.Model, settings: Mapping) -> None:
     settings: files of networks and LoRA weights, by setting.
   """
   if 'dit_2' not in model.readers:
+    if model.experiment.published:
+      _warn_of_half(settings)
     return
   for name in ('transformer', 'transformer_2', 'lora', 'lora_2'):
     own, other = ('low', 'high') if name.endswith('_2') else ('high', 'low')
-    paths = [settings.get(name) or '']
-    if name.startswith('lora'):
-      paths = [p for p, _ in request_lib.parse_loras(name, settings[name])]
-    for path in paths:
-      levels = {match[0].lower() for match in NOISE.finditer(path)}
-      if levels == {other} and own not in os.path.basename(path).lower():
+    for path in _paths(settings, name):
+      if _levels(path) == {other} and own not in os.path.basename(path).lower():
         warnings.warn(
           SettingWarning(
             name,
@@ -572,27 +583,71 @@ def _warn_of_order(model: load_lib.Model, settings: Mapping) -> None:
         )
 
 
+def _warn_of_half(settings: Mapping) -> None:
+  """Warns of a file for some noise levels in a model of one transformer."""
+  for name in ('checkpoint', 'transformer', 'lora'):
+    for path in _paths(settings, name):
+      if len(levels := _levels(path)) == 1:
+        warnings.warn(
+          SettingWarning(
+            name,
+            path,
+            f'the file is named after the {levels.pop()} noise levels, but is '
+            'used for all of them, since the model has one transformer: for '
+            'two, set `transformer` and `transformer_2`',
+          ),
+          stacklevel=4,
+        )
+
+
+def _paths(settings: Mapping, name: str) -> list[str]:
+  """The paths of a setting of files or LoRA weights."""
+  value = settings.get(name)
+  if name.startswith('lora'):
+    return [path for path, _ in request_lib.parse_loras(name, value)]
+  return [os.fspath(value)] if value else []
+
+
+def _levels(path: str) -> set[str]:
+  """The noise levels that a file is named after: 'high', 'low'."""
+  return {match[0].lower() for match in NOISE.finditer(path)}
+
+
 def _with_lora(
   model: load_lib.Model, *, lora, lora_2, lora_strength: float
 ) -> load_lib.Model:
   """The model with LoRA weights, applied when a transformer is read."""
+  strengths = {}
   for name, value, root in (('lora', lora, 'dit'), ('lora_2', lora_2, 'dit_2')):
     for path, strength in request_lib.parse_loras(name, value):
       if root not in model.readers:
         raise SettingError(
           name, path, 'none, since the model has one transformer: use `lora`'
         )
-      if not lora_strength * strength:
+      total = lora_strength * strength
+      if total:
+        file = os.path.realpath(path)
+        strengths.setdefault((root, file), []).append(total)
+      else:
         warnings.warn(
           SettingWarning(name, path, 'no effect, since its strength is 0'),
           stacklevel=2,
         )
       try:
-        model = model.with_lora(
-          path, root=root, strength=lora_strength * strength
-        )
+        model = model.with_lora(path, root=root, strength=total)
       except ValueError as e:
         raise SettingError(
           name, path, 'LoRA weights of this model', hint=str(e)
         ) from e
+  for (root, path), values in strengths.items():
+    if len(values) > 1:
+      warnings.warn(
+        SettingWarning(
+          'lora' if root == 'dit' else 'lora_2',
+          path,
+          f'the file is named {len(values)} times: its strengths add up to '
+          f'{sum(values):g}',
+        ),
+        stacklevel=2,
+      )
   return model

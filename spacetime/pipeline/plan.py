@@ -159,6 +159,8 @@ def resolve(request: Request, engine: Engine) -> Plan:
   _check_boundary(request, engine)
   unused_lib.check_sizes(engine, sizes, settings)
   unused_lib.warn_of_start(settings)
+  unused_lib.warn_of_preset(request, engine, settings)
+  unused_lib.warn_of_control(request)
   engine.samplers(settings, sizes.latent)  # refuses what the model has not
   unused_lib.warn_of_guidance(engine, settings)
   unused_lib.warn_of_one_transformer(request, engine, settings)

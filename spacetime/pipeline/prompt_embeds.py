@@ -157,8 +157,7 @@ def read_file(path: str | os.PathLike) -> dict[str, np.ndarray]:
     ValueError: no such file, a damaged file, or other arrays than the above.
   """
   path = files.local_copy(path)
-  if not path.is_file():
-    raise ValueError(f'{path}: no such file')
+  files.check_file(path)
   if path.suffix in ('.pt', '.pth', '.bin', '.pkl'):
     raise ValueError(
       f'{path} is a pickle, which may run any code when it is read: expected '

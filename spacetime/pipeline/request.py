@@ -364,8 +364,7 @@ class Request:
       if value is not None and not isinstance(value, numbers.Integral):
         raise SettingError(name, describe(value), 'a whole number')
     check_types(self)
-    if not math.isfinite(self.lora_strength):
-      raise SettingError('lora_strength', self.lora_strength, 'a finite number')
+    check_strength(self.lora_strength)
     scale = self.control_scale
     if scale is not None and not (math.isfinite(scale) and scale >= 0):
       raise SettingError('control_scale', scale, 'a finite number, 0 or more')
@@ -466,6 +465,12 @@ def _check_seed(name: str, seed: int) -> None:
     raise SettingError(name, seed, f'0 or more, at most {SEEDS - 1}')
 
 
+def check_strength(value) -> None:
+  """Refuses a factor on LoRA weights that is no finite number."""
+  if not _is_number(value) or not math.isfinite(value):
+    raise SettingError('lora_strength', describe(value), 'a finite number')
+
+
 def parse_loras(name: str, value) -> tuple[tuple[str, float], ...]:
   """(path, strength) of each file of LoRA weights.
 
@@ -496,6 +501,9 @@ def parse_loras(name: str, value) -> tuple[tuple[str, float], ...]:
     path = os.fspath(path).strip() if is_path else ''
     if not os.path.exists(path):
       path, strength = _strength(path, strength)
+      head, colon, _ = path.rpartition(':')
+      if colon and not os.path.exists(path) and os.path.exists(head):
+        raise SettingError(name, describe(value), LORAS)  # no strength
     try:
       strength = float(strength)
     except (TypeError, ValueError):
@@ -528,7 +536,7 @@ def _strength(path: str, default=1.0) -> tuple[str, str | float]:
 
 
 def _is_number(value) -> bool:
-  return isinstance(value, (int, float))
+  return isinstance(value, numbers.Real) and not isinstance(value, bool)
 
 
 def describe(value) -> Any:

@@ -5,6 +5,7 @@ import dataclasses
 import itertools
 import math
 import os
+import re
 import warnings
 from collections.abc import Iterator, Mapping
 
@@ -16,11 +17,17 @@ from spacetime.diffusion import rollout
 from spacetime.diffusion.settings import PRESETS, SamplingSettings
 from spacetime.pipeline import prompts as prompts_lib
 from spacetime.pipeline.engine import Engine
-from spacetime.pipeline.request import Request, describe
+from spacetime.pipeline.request import Request, describe, parse_loras
 
 TOKENS = 2**20  # most tokens of a clip, 14 times those of 14B at 720p
 START = 0.9  # least share of the first noise level that timesteps begin at
 LARGER = 4  # times the area of training, above which a size is warned of
+# Names of weights that were distilled to few steps.
+FEW_STEPS = re.compile(
+  r'lightx2v|lightning|fastwan|causvid|self[-_ ]?forcing|turbodiffusion'
+  r'|step[-_ ]?distill|(?<![a-z0-9])(?:rcm|[1-8][-_ ]?steps?)(?![a-z])',
+  re.IGNORECASE,
+)
 DEFAULTS = {field.name: field.default for field in dataclasses.fields(Request)}
 
 
@@ -192,10 +199,79 @@ def warn_of_guidance(engine: Engine, settings: SamplingSettings) -> None:
   )
 
 
+def warn_of_preset(
+  request: Request, engine: Engine, settings: SamplingSettings
+) -> None:
+  """Warns of presets of other weights, and of few-step weights without one."""
+  preset = request.preset
+  if preset is None:
+    if settings.timesteps is None and not engine.networks.dit.config.flow_map:
+      _warn_of_few_steps(request)
+    return
+  if engine.published is None:
+    warnings.warn(
+      SettingWarning(
+        'preset',
+        preset,
+        'has the noise levels of published weights that were distilled to few '
+        'steps, and this model was not',
+      ),
+      stacklevel=3,
+    )
+  elif settings.guidance != PRESETS[preset]['guidance']:
+    warnings.warn(
+      SettingWarning(
+        'guidance',
+        settings.guidance,
+        f'guides twice, since weights of `preset`={preset} were distilled with '
+        'guidance: expected 1, which takes half the time',
+      ),
+      stacklevel=3,
+    )
+
+
+def _warn_of_few_steps(request: Request) -> None:
+  """Warns of files that are named after few-step weights."""
+  for name in ('checkpoint', 'transformer', 'lora', 'lora_2'):
+    value = getattr(request, name)
+    if name.startswith('lora'):
+      paths = [path for path, _ in parse_loras(name, value)]
+    else:
+      paths = [os.fspath(value)] if value else []
+    for path in paths:
+      if FEW_STEPS.search(os.path.basename(path.rstrip('/'))):
+        warnings.warn(
+          SettingWarning(
+            name,
+            path,
+            'the file is named after weights that were distilled to few steps, '
+            'at noise levels of their own: set `preset`, such as lightx2v, or '
+            '`timesteps`',
+          ),
+          stacklevel=4,
+        )
+
+
+def warn_of_control(request: Request) -> None:
+  """Warns of a control that is switched off."""
+  if request.control_scale == 0:
+    warnings.warn(
+      SettingWarning(
+        'control_scale',
+        request.control_scale,
+        'the video, images and masks that the model is given have no effect',
+      ),
+      stacklevel=2,
+    )
+
+
 def warn_of_start(settings: SamplingSettings) -> None:
   """Warns of timesteps that begin far below the noise that latents begin as."""
-  first = settings.make_schedule().sigmas[0]
-  if settings.timesteps is not None and first < START * settings.strength:
+  if settings.timesteps is None:
+    return
+  # Steps that CFG-Zero* leaves out change no latents.
+  first = settings.with_changes(guidance_kind='cfg').make_schedule().sigmas[0]
+  if first < START * settings.strength:
     warnings.warn(
       SettingWarning(
         'timesteps',

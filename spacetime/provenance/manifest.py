@@ -15,7 +15,7 @@ from typing import Any
 
 import spacetime
 from spacetime import SettingError
-from spacetime.media.files import atomic_write
+from spacetime.media.files import atomic_write, check_file
 from spacetime.provenance import watermark
 from spacetime.provenance.keys import SigningKey
 
@@ -177,8 +177,7 @@ def verify(path: str | os.PathLike, *, roots: Sequence[str] = ()) -> Report:
 
   path = pathlib.Path(path)
   media_type = media_type_of(path)
-  if not path.is_file():
-    raise ValueError(f'{path}: no such file')
+  check_file(path)
   settings = {'verify': {'verify_trust': True, **_OFFLINE}}
   if roots:
     settings['trust'] = {'trust_anchors': '\n'.join(roots)}

@@ -60,6 +60,55 @@ def test_images_at_their_own_size_of_every_kind(tmp_path):
     inputs.read_original(tmp_path / 'b.png', 'image')
 
 
+@pytest.mark.parametrize('end', ['gif', 'webp', 'png', 'tiff'])
+def test_the_first_of_several_pictures_is_taken(tmp_path, caplog, end):
+  first, *rest = [
+    Image.fromarray(half_HW(0, 255)).convert('RGB'),
+    *(Image.new('RGB', (48, 32), (level, 0, 0)) for level in (90, 255)),
+  ]
+  path = tmp_path / f'a.{end}'
+  first.save(path, save_all=True, append_images=rest)
+  expected = half_HW(False, True, bool)
+  read_HWC = inputs.read_image(path, 'image', GRID)
+  assert ((read_HWC[..., 0] > 127) == expected).all()
+  assert 'image=' in caplog.text and 'has 3 pictures: the first' in caplog.text
+  caplog.clear()
+  new_HW = inputs.read_mask(path, GRID, size=(32, 48))
+  assert (new_HW == expected).all()
+  assert 'mask=' in caplog.text and 'has 3 pictures: the first' in caplog.text
+
+
+def test_no_reference_images():
+  for empty in ([], ()):
+    with pytest.raises(
+      SettingError, match='reference_images=.*one image or mo'
+    ):
+      inputs.read_references(empty, GRID)
+
+
+def test_a_folder_is_no_file(tmp_path):
+  with pytest.raises(SettingError, match='image=.*: a folder: expected a file'):
+    inputs.read_original(tmp_path, 'image')
+  with pytest.raises(SettingError, match='video=.*: a folder: expected a file'):
+    inputs.read_video(tmp_path, 'video', GRID, fps=8)
+
+
+def test_paths_with_semicolons_are_named(tmp_path):
+  path = tmp_path / 'a;b.png'
+  with pytest.raises(
+    SettingError, match='expected an image file; .*/a;b.png: '
+  ):
+    inputs.read_original(path, 'image')
+  with pytest.raises(SettingError, match='; .*/a;b.png: no such file$'):
+    inputs.read_video(path, 'video', GRID, fps=8)
+
+
+def test_no_size_is_advised_that_is_set_already():
+  near = np.zeros((9, 34, 48, 3), np.uint8)
+  with pytest.raises(SettingError, match='not 48x34 pixels; crop it$'):
+    inputs.read_video(near, 'video', GRID, fps=8)
+
+
 def test_what_reading_changes_is_reported(tmp_path, caplog):
   media.interlaced(tmp_path / 'a.mp4')
   with caplog.at_level('WARNING'):

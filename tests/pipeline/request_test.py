@@ -415,7 +415,9 @@ def test_two_transformers(ask, tmp_path):
   published_folder.write_part(
     source / 'transformer_2', dataclasses.replace(config, layers=1)
   )
-  with pytest.raises(ValueError, match='expected two of the same sizes'):
+  with pytest.raises(
+    ValueError, match='has layers=1, not 2: expected the sizes of'
+  ):
     check(ask(checkpoint=path))
   published_folder.write_part(source / 'transformer_2', config)
   for boundary in (None, 0, 1, 875, 'x'):
@@ -505,6 +507,12 @@ def test_lora_settings_are_paths_with_strengths(tmp_path):
     ('a: 0.5 , b :2', (('a', 0.5), ('b', 2.0))),
   ):
     assert request.parse_loras('lora', value) == expected
+  # Behind the colon of a file that exists stands a strength.
+  plain = tmp_path / 'c:3'
+  plain.write_text('')
+  for text in ('', 'abc', '1e', '--1', '0x1'):
+    with pytest.raises(ValueError, match='lora=.*: expected paths, each with'):
+      request.parse_loras('lora', f'a:2,{plain}:{text}')
   for value in (
     *('', 'a,', ',a', 'a:nan', 'a:NaN', 'a:inf', 'a:-inf', ('a', None)),
     *(['a:1..2'], {'a': 0.5}, 7, [('a',)], [('a', 1, 2)]),

@@ -94,7 +94,7 @@ def resolve(engine, **changes):
     ('digits', {'seconds': 0.6, 'frames': 17}, 'frames', 'are 5 frames'),
     ('digits', {'timesteps': (1000, 500), 'steps': 2, 'schedule': 'published'},
      'schedule', '`timesteps` replace it'),
-    ('digits', {'preset': 'lightx2v', 'steps': 4, 'schedule': 'published'},
+    ('wan', {'preset': 'lightx2v', 'steps': 4, 'schedule': 'even'},
      'schedule', '`timesteps` replace it'),
     ('two', {'timesteps': (1000, 950), 'shift': 5.0, 'guidance': 3.0,
              'guidance_2': 2.0},
@@ -122,10 +122,6 @@ def test_settings_without_effect(engines, model, changes, name, reason):
     {'guidance': 2.0, 'guidance_kind': 'cfg_zero', 'zero_steps': 0},
     {'guidance': 1.0, 'guidance_kind': 'cfg'},  # the default
     {'guidance': 1.0, 'skip_layers': 1, 'skip_layer_scale': 2.0},
-    {'preset': 'lightx2v', 'steps': 4},
-    {'preset': 'lightx2v', 'steps': 4, 'schedule': 'rounded'},
-    {'preset': 'fastwan', 'steps': 3, 'schedule': 'published'},
-    {'preset': 'rcm', 'steps': 4},
     {'seconds': 3.0, 'context_noise': 0.1, 'cond_frames': 1},
     {'expand_prompt': 'http://x/v1', 'expand_model': 'x'},
   ],
@@ -133,6 +129,21 @@ def test_settings_without_effect(engines, model, changes, name, reason):
 def test_settings_with_effect(engines, changes):
   with warned() as messages:
     plan = resolve(engines['digits'], **changes)
+  assert not messages and not plan.unused
+
+
+@pytest.mark.parametrize(
+  'changes',
+  [
+    {'preset': 'lightx2v', 'steps': 4},
+    {'preset': 'lightx2v', 'steps': 4, 'schedule': 'rounded'},
+    {'preset': 'fastwan', 'steps': 3, 'schedule': 'published'},
+    {'preset': 'rcm', 'steps': 4},
+  ],
+)
+def test_presets_with_effect(engines, changes):
+  with warned() as messages:
+    plan = resolve(engines['wan'], **changes)
   assert not messages and not plan.unused
 
 
@@ -272,13 +283,115 @@ def test_names_that_say_nothing_of_noise_levels(engines, tmp_path):
       assert not messages
 
 
+@pytest.mark.parametrize('setting', ['lora', 'transformer'])
+@pytest.mark.parametrize('levels', ['low', 'high'])
+def test_files_of_some_noise_levels_for_one_transformer(
+  engines, setting, levels, tmp_path
+):
+  folder = engines['folder']
+  path = tmp_path / f'wan2.2_{levels}_noise.safetensors'
+  if setting == 'lora':
+    path = lora_file(path)
+  else:  # beside its config
+    published_folder.write_part(tmp_path, published_folder.TRANSFORMER)
+    (tmp_path / 'diffusion_pytorch_model.safetensors').rename(path)
+  published_folder.write(tmp_path / 'one')
+  with warned() as messages:
+    assert Pipeline(tmp_path / 'one', **{setting: path}).engine
+  assert (
+    f'named after the {levels} noise levels, but is used for all of'
+    in (messages[setting])
+  )
+  with warned() as messages:
+    assert Pipeline(folder, **{setting: path}).engine
+  assert 'is used for all' not in str(messages.get('lora'))
+
+
+def test_a_lora_twice(engines, tmp_path):
+  path = lora_file(tmp_path / 'a.safetensors')
+  (tmp_path / 'b.safetensors').symlink_to(path)
+  other = lora_file(tmp_path / 'c.safetensors')
+  lora = f'{path}:0.5,{tmp_path}/b.safetensors:0.25,{other}'
+  with warned() as messages:
+    assert Pipeline(engines['folder'], lora=lora, lora_2=path).engine
+  assert 'named 2 times: its strengths add up to 0.75' in messages['lora']
+  assert messages.keys() == {'lora'}
+
+
+@pytest.mark.parametrize('value', [float('nan'), float('inf'), '1', None, True])
+def test_strengths_of_python(value):
+  with pytest.raises(
+    SettingError, match='^lora_strength=.*: expected a finite'
+  ):
+    Pipeline('digits', lora_strength=value)
+
+
+@pytest.mark.parametrize('name', ['vae', 'transformer', 'tokenizer'])
+def test_files_of_python_are_paths(name):
+  with pytest.raises(SettingError, match=f'^{name}=3: expected a path'):
+    Pipeline('digits', **{name: 3})
+
+
+def test_a_model_of_python_is_a_path():
+  with pytest.raises(SettingError, match='^checkpoint=3: expected a path'):
+    Pipeline(3)
+
+
+def test_presets_of_other_weights(engines):
+  with warned() as messages:
+    resolve(engines['wan'], preset='lightx2v', steps=4)
+    resolve(engines['two'], preset='rcm', steps=4)
+  assert not messages
+  with warned() as messages:
+    resolve(engines['two'], preset='lightx2v', steps=4, guidance=3.5)
+  assert (
+    'guides twice, since weights of `preset`=lightx2v' in (messages['guidance'])
+  )
+  with warned() as messages:
+    resolve(engines['digits'], preset='fastwan', steps=3)
+  assert 'distilled to few steps, and this model was not' in messages['preset']
+
+
+@pytest.mark.parametrize(
+  ('name', 'is_distilled'),
+  [
+    ('Wan21_T2V_14B_lightx2v_cfg_step_distill_lora_rank32', True),
+    ('wan2.2_t2v_lightx2v_4steps_lora_v1.1_high_noise', True),
+    ('Wan2.2-Lightning_T2V-A14B-4steps-lora', True),
+    ('FastWan2.1-T2V-1.3B', True),
+    ('rcm_1.3b_480p', True),
+    ('style-4000-steps', False),
+    ('anime_24step', False),
+    ('wan2.1_t2v_1.3B_bf16', False),
+    ('charcm', False),
+  ],
+)
+def test_few_step_weights_without_their_levels(engines, name, is_distilled):
+  for setting in ('lora', 'lora_2', 'transformer', 'checkpoint'):
+    files = {setting: f'/models/{name}.safetensors'}
+    with warned() as messages:
+      resolve(engines['two'], **files)
+    text = messages.get(setting, '')
+    assert ('distilled to few steps, at noise' in text) == is_distilled
+    with warned() as messages:
+      resolve(engines['two'], preset='lightx2v', steps=4, **files)
+      resolve(engines['two'], timesteps=(1000, 500), **files)
+    assert setting not in messages
+
+
 def test_timesteps_that_begin_late(engines):
   with warned() as messages:
     resolve(engines['digits'], timesteps=(500, 250), shift=1.0)
   assert '500, 250): the first is the noise level 0.50' in messages['timesteps']
-  for late in ({'preset': 'rcm', 'steps': 4}, {'timesteps': (980, 500)}):
+  zero = {'guidance_kind': 'cfg_zero', 'guidance': 2.0}
+  for late in (
+    {'preset': 'rcm', 'steps': 4},
+    {'timesteps': (980, 500)},
+    # Its first step is left out, and changes nothing.
+    {'timesteps': (1000, 500), 'shift': 1.0} | zero,
+  ):
     with warned() as messages:
-      resolve(engines['digits'], **late)
+      resolve(engines['wan'], **late)
     assert not messages
 
 

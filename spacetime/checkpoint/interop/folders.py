@@ -9,10 +9,12 @@ A pipeline's folder, as diffusers writes it:
 
 import dataclasses
 import hashlib
+import os
 import pathlib
+import warnings
 from collections.abc import Mapping
 
-from spacetime import SettingError
+from spacetime import SettingError, SettingWarning
 from spacetime.checkpoint.interop import (
   config_json,
   families,
@@ -168,10 +170,25 @@ def _open_second(
   path, first: parts_lib.Part, *, variant: str | None = None
 ) -> parts_lib.Part:
   second = parts_lib.open_part(path, 'transformer', variant=variant)
-  if second.config != first.config:
+  sizes = dataclasses.asdict(first.config)
+  differ = [
+    f'{name}={value}, not {sizes[name]}'
+    for name, value in dataclasses.asdict(second.config).items()
+    if value != sizes[name]
+  ]
+  if differ:
     raise ValueError(
-      f'{path} is {second.config}, {first.path} {first.config}: expected two '
-      'of the same sizes'
+      f'{path} has {"; ".join(differ)}: expected the sizes of {first.path}, '
+      'since two transformers are of one model'
+    )
+  if os.path.exists(path) and os.path.samefile(path, first.path):
+    warnings.warn(
+      SettingWarning(
+        SECOND,
+        os.fspath(path),
+        'the same as `transformer`: expected that of the lower noise levels',
+      ),
+      stacklevel=2,
     )
   return second
 

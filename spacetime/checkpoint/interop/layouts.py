@@ -26,6 +26,17 @@ TO_TORCH = {
 }
 
 
+# Modules of torch that wrap others, by their parts of a name.
+_WRAPPER = re.compile(
+  r'(?<![^.])_(?:orig_mod|(?:fsdp|checkpoint)_wrapped_module)\.'
+)
+
+
+def unwrapped(name: str) -> str:
+  """The name of a tensor without torch's modules that wrap others."""
+  return _WRAPPER.sub('', name)
+
+
 def match(name: str, table) -> tuple[str, str]:
   """The target name and the layout of the first row that matches `name`.
 

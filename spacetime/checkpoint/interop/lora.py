@@ -14,6 +14,7 @@ import hashlib
 import itertools
 import os
 import pathlib
+import re
 from collections.abc import Iterable, Mapping
 
 import numpy as np
@@ -132,6 +133,9 @@ def open_lora(path: str | os.PathLike) -> LoraFile:
   else:
     tensors = tensor_files.open_tensors(path, dtypes=tensor_files.READABLE)
     metadata = tensor_files.metadata(path)
+  tensors = weight_files.resolve(
+    tensors, metadata, path, dtypes=tensor_files.READABLE
+  )
   return LoraFile(path, tensors, lora_scale.read(path, metadata))
 
 
@@ -166,7 +170,7 @@ def read(
     raise ValueError(
       f'{file.path} does not fit this transformer of {model.layers} layers of '
       f'width {model.width}; {text or "it has no LoRA weights"}; '
-      f'{_reason(file)}'
+      f'{_reason(file, shapes)}'
     )
   changes = {}
   for parts in modules.values():
@@ -186,11 +190,12 @@ def read(
       'training',
       file.path,
     )
+  _warn_of_parts(file, modules, model.layers)
   ignored = sorted(n for n in file.tensors if _is_ignored(n, rows))
   return lora_apply.Adapter(network, changes, tuple(ignored))
 
 
-def _reason(file: LoraFile) -> str:
+def _reason(file: LoraFile, shapes: Mapping) -> str:
   """Why a file does not fit, as far as its names say."""
   form = lora_names.unsupported(file.tensors)
   if form:
@@ -198,6 +203,12 @@ def _reason(file: LoraFile) -> str:
   family = families.identify(file.tensors)
   if family is not None and family.kind:
     return f'it is {family.name}, not LoRA weights'
+  own = [n for n in file.tensors if lora_names.published_name(n) in shapes]
+  if own:
+    return (
+      f'it has weights of the model itself, {mismatch.listed(own, most=MOST)}, '
+      "as PEFT's `bias` and `modules_to_save` write: expected those of LoRA"
+    )
   return 'it belongs to another base model'
 
 
@@ -458,14 +469,49 @@ def _check_finite(path, modules: Mapping[str, _Module]) -> None:
 
 def _check_decomposed(file: LoraFile, modules: Mapping[str, _Module]) -> None:
   """Refuses a DoRA whose magnitudes are missing: it would count as a LoRA."""
-  kinds = {kind for module in modules.values() for kind in module.tensors}
-  configs = [file.scales.config(m.root) for m in modules.values()]
-  if any(c and c.get('use_dora') is True for c in configs) and not (
-    kinds & set(DECOMPOSED)
-  ):
+  missing = []
+  for name, module in modules.items():
+    config, kinds = file.scales.config(module.root), module.tensors.keys()
+    is_dora = config is not None and config.get('use_dora') is True
+    if is_dora and 'down' in kinds and not kinds & set(DECOMPOSED):
+      missing.append(name)
+  if missing:
     raise ValueError(
-      f'{file.path}: its config has use_dora, but it holds no magnitudes; '
-      'save it again'
+      f'{file.path}: its config has use_dora, but it holds no magnitudes of '
+      f'{mismatch.listed(missing, most=MOST)}; save it again'
+    )
+
+
+def _warn_of_parts(
+  file: LoraFile, modules: Mapping[str, _Module], layers: int
+) -> None:
+  """Logs alphas of some modules alone, and a file of fewer layers."""
+  factors = {'down', *LOHA, *LOKR_HALVES}
+  scaled = [m.tensors for m in modules.values() if m.tensors.keys() & factors]
+  alphas = sum('alpha' in tensors for tensors in scaled)
+  if 0 < alphas < len(scaled):
+    logging.warning(
+      '%s has an alpha for %d of its %d modules alone: the others are scaled '
+      'by %s',
+      file.path,
+      alphas,
+      len(scaled),
+      'that of its config or metadata' if file.scales.has_default else '1',
+    )
+  # Weights for a model that was deepened since: checkpoint/deepen.py.
+  blocks = {
+    int(match[1])
+    for name in modules
+    if (match := re.match(r'blocks\.(\d+)\.', name))
+  }
+  count = 1 + max(blocks, default=-1)
+  if 2 <= count < layers <= 2 * count and blocks == set(range(count)):
+    logging.warning(
+      '%s changes the first %d of %d layers alone, as LoRA weights of a model '
+      'of fewer layers do',
+      file.path,
+      count,
+      layers,
     )
 
 

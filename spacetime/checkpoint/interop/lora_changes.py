@@ -130,7 +130,11 @@ def changed(weight: np.ndarray, change: Change, strength: float) -> np.ndarray:
     norm = norm + np.finfo(np.float32).eps
   shape = [1] * weight.ndim
   shape[axis] = -1
-  result = (weight + delta) * (change.magnitude.reshape(shape) / norm)
+  # A row of zeros has no direction: it stays, as in a block that was added.
+  factors = np.zeros(norm.shape, np.float32)
+  magnitude = change.magnitude.reshape(shape)
+  np.divide(magnitude, norm, out=factors, where=norm > 0)
+  result = (weight + delta) * factors
   if change.by == 'row':
     return result
   return weight + strength * (result - weight)

@@ -15,7 +15,7 @@ import dataclasses
 import re
 from collections.abc import Iterable, Mapping
 
-from spacetime.checkpoint.interop import wan_transformer
+from spacetime.checkpoint.interop import layouts, wan_transformer
 
 # What trainers and savers put before the name of a module.
 PREFIXES = (
@@ -133,7 +133,7 @@ class Modules:
 
 def strip_prefixes(name: str) -> tuple[str, str]:
   """(root or '', the name without prefixes)."""
-  root, stem = '', name
+  root, stem = '', layouts.unwrapped(name)
   while True:
     for prefix in (*PREFIXES, *ROOTS):
       if stem.startswith(prefix):
@@ -141,6 +141,11 @@ def strip_prefixes(name: str) -> tuple[str, str]:
         break
     else:
       return root, stem
+
+
+def published_name(name: str) -> str:
+  """The published name of a tensor, whatever its dialect and prefixes."""
+  return wan_transformer.published_name(strip_prefixes(name)[1])
 
 
 def unsupported(names: Iterable[str]) -> str:

@@ -79,6 +79,11 @@ class Scales:
       stabilised = self.rank_stabilised
     return alpha / (math.sqrt(rank) if stabilised else rank)
 
+  @property
+  def has_default(self) -> bool:
+    """Whether a config or the metadata has an alpha for all modules."""
+    return bool(self.configs) or self.header is not None
+
   def config(self, root: str) -> Mapping | None:
     """PEFT's config of a root; None if there is none."""
     for name in (root, '') if root else ('', 'dit', 'dit_2'):

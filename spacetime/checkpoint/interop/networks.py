@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import re
 from collections.abc import Callable, Iterable, Mapping
 
 import jax
@@ -35,6 +36,8 @@ ROOTS = {
   'text_encoder': 'text',
   'image_encoder': 'image',
 }
+# Modules that trainers put a network into.
+OUTERMOST = re.compile(r'^(?:(?:module|net|model|generator)\.)+')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -127,10 +130,12 @@ def published_names(kind: str, names: Iterable[str], where) -> dict[str, str]:
     ValueError: a tensor under two names.
   """
   names = families.component(kind, names)
-  renamed = FORMATS[kind].published_names(names)
+  plain = {n: OUTERMOST.sub('', layouts.unwrapped(n)) for n in names}
+  published = FORMATS[kind].published_names(plain.values())
+  renamed = {n: published[p] for n, p in plain.items() if p in published}
   seen = {}
-  for name, published in renamed.items():
-    seen.setdefault(published, []).append(name)
+  for name, target in renamed.items():
+    seen.setdefault(target, []).append(name)
   doubled = [name for same in seen.values() if len(same) > 1 for name in same]
   if doubled:
     raise ValueError(

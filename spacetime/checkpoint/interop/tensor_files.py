@@ -18,6 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from spacetime.checkpoint import finite, mismatch
+from spacetime.media import files
 
 DTYPES = {
   'F32': np.dtype(np.float32),
@@ -41,6 +42,15 @@ READABLE = (
   }
 )
 PICKLES = ('.bin', '.pt', '.pth', '.ckpt', '.pkl')
+# First bytes of what stands in the place of a file -> what it is.
+PLACEHOLDERS = {
+  b'version https://git-lfs': (
+    'a pointer of git-lfs: expected the file itself, which `git lfs pull` '
+    'fetches'
+  ),
+  b'<!doctype html': 'a web page: expected the file itself; download it again',
+  b'<html': 'a web page: expected the file itself; download it again',
+}
 # The names before '.safetensors' that diffusers and transformers write.
 STEMS = ('diffusion_pytorch_model', 'model')
 # Dtype variants of files, which may replace the files without a variant.
@@ -127,6 +137,9 @@ def find(folder: pathlib.Path, *, variant: str | None = None) -> pathlib.Path:
   plain = sorted(folder.glob('*.safetensors'))
   if len(plain) == 1 and not variant:
     return plain[0]
+  indexes = sorted(folder.glob('*.safetensors.index*.json'))
+  if len(indexes) == 1 and not variant:
+    return indexes[0]
   others = (*PICKLES, '.gguf')
   others = [p for p in sorted(folder.iterdir()) if p.suffix in others]
   if len(others) == 1 and not plain and not variant:
@@ -151,6 +164,31 @@ def refuse_pickle(path: pathlib.Path, reason: str = '') -> None:
   )
 
 
+def is_safetensors(path: pathlib.Path) -> bool:
+  """Whether a file begins as safetensors does: with the length of a header, and
+  the header."""
+  if not path.is_file():
+    return False
+  with path.open('rb') as file:
+    first = file.read(9)
+  length = int.from_bytes(first[:8], 'little')
+  return first[8:] == b'{' and 8 + length <= path.stat().st_size
+
+
+def check_downloaded(path: pathlib.Path) -> None:
+  """Refuses what stands in the place of a file that was not downloaded.
+
+  Raises:
+    ValueError: nothing, a folder, a pointer of git-lfs or a web page.
+  """
+  files.check_file(path)
+  with path.open('rb') as file:
+    first = file.read(64).lstrip().lower()
+  for mark, text in PLACEHOLDERS.items():
+    if first.startswith(mark):
+      raise ValueError(f'{path} is {text}')
+
+
 def open_tensors(
   path: pathlib.Path, *, dtypes: Mapping[str, np.dtype] = DTYPES
 ) -> dict[str, Tensor]:
@@ -165,7 +203,10 @@ def open_tensors(
       not agree with its shards.
   """
   path = pathlib.Path(path)
-  if path.suffix in PICKLES:
+  if is_safetensors(path):  # whatever its name
+    return open_file(path, dtypes=dtypes)
+  if path.suffix in PICKLES and path.is_file():
+    check_downloaded(path)
     refuse_pickle(path)
   if path.suffix != '.json':
     return open_file(path, dtypes=dtypes)
@@ -219,8 +260,7 @@ def open_file(
     ValueError: no such file, not safetensors, cut short, or another dtype.
   """
   path = pathlib.Path(path)
-  if not path.is_file():
-    raise ValueError(f'{path}: no such file')
+  check_downloaded(path)
   size = path.stat().st_size
   with path.open('rb') as file:
     length = int.from_bytes(file.read(8), 'little')
@@ -322,7 +362,7 @@ def _overlapping(tensors: Iterable[Tensor]) -> list[str]:
 def metadata(path: pathlib.Path) -> dict[str, str]:
   """The metadata in the header of a safetensors file; {} of other files."""
   path = pathlib.Path(path)
-  if path.suffix in PICKLES or path.suffix == '.json':
+  if not is_safetensors(path):
     return {}
   with path.open('rb') as file:
     length = int.from_bytes(file.read(8), 'little')
@@ -350,8 +390,7 @@ def read_json(path: pathlib.Path) -> dict:
     ValueError: no such file, or no JSON object in it.
   """
   path = pathlib.Path(path)
-  if not path.is_file():
-    raise ValueError(f'{path}: no such file')
+  check_downloaded(path)
   try:
     values = json.loads(path.read_text('utf-8-sig'))
   except (ValueError, RecursionError) as e:

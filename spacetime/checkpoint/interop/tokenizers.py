@@ -79,6 +79,24 @@ def from_json(path: pathlib.Path) -> bytes:
       equivalent.
   """
   values = read_json(path)
+  try:
+    return _converted(values, path)
+  except (TypeError, KeyError, AttributeError, IndexError, ValueError) as e:
+    if str(e).startswith(f'{path}: '):
+      raise
+    raise ValueError(
+      f'{path}: its values are not those of a tokenizer ({e}): download it '
+      'again'
+    ) from e
+
+
+def _converted(values: dict, path: pathlib.Path) -> bytes:
+  """The sentencepiece model of a tokenizer.json.
+
+  Raises:
+    ValueError: see from_json; or an error of whatever kind that values of
+      another type raise.
+  """
   model = values.get('model') or {}
   vocab = model.get('vocab')
   if not isinstance(vocab, list) or model.get('unk_id') is None:

@@ -103,8 +103,7 @@ def open_file(
     ValueError: another kind of pickle, one that needs code, or a damaged file.
   """
   path = pathlib.Path(path)
-  if not path.is_file():
-    raise ValueError(f'{path}: no such file')
+  tensor_files.check_downloaded(path)
   with path.open('rb') as file:
     if file.read(4) != MAGIC:
       tensor_files.refuse_pickle(path, 'it is not an archive of torch >= 1.6')

@@ -17,7 +17,10 @@ from spacetime.checkpoint import mismatch
 from spacetime.checkpoint.interop import config_json, layouts
 from spacetime.models.transformer import dit
 
-PREFIXES = ('model.diffusion_model.', 'diffusion_model.', 'model.')
+PREFIXES = (
+  *('model.diffusion_model.', 'diffusion_model.', 'model.'),
+  *('pipe.dit.', 'dit.', 'transformer.'),
+)
 
 TABLE = (
   ('scale_shift_table', 'head_modulation', 'table'),
@@ -258,7 +261,7 @@ def check_names(names: Iterable[str], where) -> None:
   if missing or unknown:
     raise ValueError(
       f'{where}: expected the {len(expected)} tensors of a Wan transformer; '
-      + mismatch.report({'missing': missing, 'unknown': unknown}, most=20)
+      + mismatch.report({'missing': missing, 'unknown': unknown}, most=5)
     )
 
 

@@ -55,7 +55,10 @@ def open_tensors(path: pathlib.Path) -> dict[str, Tensor]:
   first = first_bytes(path)
   if first.startswith(gguf_files.MAGIC):
     return gguf_files.open_file(path)
-  if first.startswith(torch_files.MAGIC) or path.suffix in tensor_files.PICKLES:
+  is_pickle = path.suffix in tensor_files.PICKLES
+  if first.startswith(torch_files.MAGIC) or (
+    is_pickle and not tensor_files.is_safetensors(path)
+  ):
     return resolve(torch_files.open_file(path), {}, path)
   tensors = tensor_files.open_tensors(path, dtypes=_EveryDtype())
   metadata = {}
@@ -65,7 +68,11 @@ def open_tensors(path: pathlib.Path) -> dict[str, Tensor]:
 
 
 def resolve(
-  tensors: Mapping[str, Tensor], metadata: Mapping[str, str], path
+  tensors: Mapping[str, Tensor],
+  metadata: Mapping[str, str],
+  path,
+  *,
+  dtypes: Mapping[str, np.dtype] = DTYPES,
 ) -> dict[str, Tensor]:
   """Weights with their scales applied when they are viewed.
 
@@ -73,6 +80,7 @@ def resolve(
     tensors: tensors of a file by name.
     metadata: the metadata in its header.
     path: the file, for messages.
+    dtypes: dtypes that are accepted beside float8, by their names.
 
   Raises:
     ValueError: an unknown quantisation.
@@ -110,7 +118,7 @@ def resolve(
   foreign = [
     f'{name} {tensor.dtype.name}'
     for name, tensor in result.items()
-    if tensor.dtype not in DTYPES.values()
+    if tensor.dtype not in dtypes.values()
     and name.rpartition('.')[2] not in BYTES
   ]
   if foreign:

@@ -146,6 +146,13 @@ def test_shards_in_a_folder_beside_their_index(tmp_path):
   assert parts.open_part(tmp_path, 'transformer').config == CONFIG
 
 
+def test_an_index_of_any_name(tmp_path):
+  published_folder.write_shards(tmp_path, CONFIG, stem='wan2.1')
+  assert parts.open_part(tmp_path, 'transformer').config == CONFIG
+  (tmp_path / 'other.safetensors.index.json').write_text('{}')
+  refused(f'{tmp_path} has no weights', tmp_path)
+
+
 def test_one_of_several_shards(tmp_path):
   published_folder.write_shards(tmp_path, CONFIG, count=2)
   path = tmp_path / 'diffusion_pytorch_model-00001-of-00002.safetensors'

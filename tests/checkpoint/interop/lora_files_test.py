@@ -46,6 +46,7 @@ STEMS = [
   *(f'dit.{Q}', f'model.{Q}', Q, f'base_model.model.diffusion_model.{Q}'),
   *(f'lora_unet_{FLAT}', f'lora_unet__{FLAT}', f'lycoris_{FLAT}'),
   f'lora_transformer_{TO_Q.replace(".", "_")}',
+  *(f'transformer._orig_mod.{TO_Q}', f'module._orig_mod.{Q}'),
 ]
 ENDS = [
   ('lora_A.weight', 'lora_B.weight'),
@@ -232,6 +233,10 @@ def test_the_first_bytes_say_the_format(tmp_path):
     path = torch_archive.save(tmp_path / name, {'state_dict': pair(STEM)})
     actual = lora.read(path, MODEL).lora
     jax.tree.map(np.testing.assert_array_equal, actual, expected)
+  for name in ('e.ckpt', 'f.bin', 'g.json'):  # alpha is in the header
+    path = save(tmp_path / name, pair(STEM), {'lora_alpha': '6'})
+    factors = lora.read(path, MODEL).lora['blocks']['cross_attention']['k']
+    np.testing.assert_allclose(factors['b'][0], 2 * UP.T)
   (tmp_path / 'd.safetensors').write_bytes(b'GGUF' + bytes(60))
   with pytest.raises(ValueError, match='is a GGUF file: expected LoRA weights'):
     lora.read(tmp_path / 'd.safetensors', MODEL)
@@ -389,6 +394,19 @@ def test_refuses_scales_that_are_no_numbers(tmp_path):
   arrays = pair(STEM) | {f'{STEM}.alpha': np.float32([0])[0]}
   path = save(tmp_path / 'c.safetensors', arrays)
   with pytest.raises(ValueError, match='alpha=0.0: expected .* other than 0'):
+    lora.read(path, MODEL)
+
+
+def test_refuses_dora_of_some_modules_without_magnitudes(tmp_path):
+  values = {'transformer.lora_alpha': 6, 'transformer.use_dora': True}
+  metadata = {lora_scale.METADATA: json.dumps(values)}
+  arrays = pair('transformer.blocks.0.attn2.to_k')
+  arrays['transformer.blocks.0.attn2.to_k.lora_magnitude_vector'] = M
+  arrays |= pair('transformer.blocks.1.attn1.to_q')
+  path = save(tmp_path / 'a.safetensors', arrays, metadata)
+  with pytest.raises(
+    ValueError, match='no magnitudes of blocks.1.attn1.to_q; save it again'
+  ):
     lora.read(path, MODEL)
 
 
@@ -687,6 +705,44 @@ def test_fp8_factors(tmp_path):
   np.testing.assert_allclose(kernel, expected, rtol=1e-5, atol=1e-5)
 
 
+FLOAT8 = jax.numpy.float8_e4m3fn
+
+
+@pytest.mark.parametrize('form', ['scale_weight', 'weight_scale'])
+def test_scaled_fp8_factors(form, tmp_path):
+  arrays = {k: v.astype(FLOAT8) for k, v in pair(STEM).items()}
+  a, b = arrays.values()
+  arrays |= {
+    f'{STEM}.lora_A.{form}': np.float32(0.5),
+    f'{STEM}.lora_B.{form}': np.float32([3]),
+    f'{STEM}.alpha': np.int64(3),
+  }
+  if form == 'scale_weight':
+    arrays['scaled_fp8'] = np.zeros(2, FLOAT8)
+  kernel, _ = merged(tmp_path, arrays)
+  expected = BASE + 1.5 * np.float32(b) @ np.float32(a)
+  np.testing.assert_allclose(kernel, expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+  'more, metadata',
+  [
+    ({'scaled_fp8': np.zeros(2, FLOAT8)}, None),
+    ({f'{STEM}.lora_A.scale_weight': np.float32(2)}, 'header'),
+  ],
+)
+def test_refuses_fp8_factors_without_their_scales(more, metadata, tmp_path):
+  arrays = {k: v.astype(FLOAT8) for k, v in pair(STEM).items()} | more
+  if metadata:
+    layers = {f'{STEM}.lora_B': {'format': 'float8_e4m3fn'}}
+    metadata = {'_quantization_metadata': json.dumps({'layers': layers})}
+  path = save(tmp_path / 'a.safetensors', arrays, metadata)
+  with pytest.raises(
+    ValueError, match='scaled float8 without the scales of .*lora_B.weight'
+  ):
+    lora.read(path, MODEL)
+
+
 @pytest.mark.parametrize('dtype', [np.int64, np.uint8])
 def test_refuses_integers(tmp_path, dtype):
   arrays = {
@@ -708,6 +764,72 @@ def test_refuses_values_that_are_not_finite(tmp_path):
       ValueError, match='not finite, in .*lora_A.weight: expected finite'
     ):
       lora.read(path, MODEL)
+
+
+@pytest.mark.parametrize(
+  'name, shape',
+  [
+    ('base_model.model.blocks.0.attn1.to_q.bias', (24,)),
+    ('base_model.model.proj_out.weight', (12, 24)),
+    ('diffusion_model.head.head.weight', (12, 24)),
+  ],
+)
+def test_refuses_weights_of_the_model_itself(name, shape, tmp_path):
+  arrays = pair(STEM) | {name: random(*shape)}
+  path = save(tmp_path / 'a.safetensors', arrays)
+  with pytest.raises(
+    ValueError, match=f'unknown: {name}; it has weights of the model itself, '
+  ):
+    lora.read(path, MODEL)
+
+
+def test_alphas_of_some_modules_are_reported(tmp_path, caplog):
+  other = 'diffusion_model.blocks.1.cross_attn.k'
+  arrays = pair(STEM) | pair(other) | {f'{STEM}.diff_b': M}
+  arrays |= {f'{name}.alpha': np.float32(1.5) for name in (STEM, other)}
+  lora.read(save(tmp_path / 'a.safetensors', arrays), MODEL)
+  assert not caplog.text
+  del arrays[f'{other}.alpha']
+  for metadata, text in (
+    (None, '1 of its 2 modules alone: the others are scaled by 1'),
+    ({'lora_alpha': '6'}, 'scaled by that of its config or metadata'),
+  ):
+    caplog.clear()
+    path = save(tmp_path / 'a.safetensors', arrays, metadata)
+    lora.read(path, MODEL)
+    assert text in caplog.text
+
+
+def test_weights_of_fewer_layers_are_reported(tmp_path, caplog):
+  """As those for a model that was deepened since."""
+  deeper = dataclasses.replace(MODEL, layers=3)
+  arrays = pair(STEM) | pair('diffusion_model.blocks.1.self_attn.q')
+  path = save(tmp_path / 'a.safetensors', arrays)
+  lora.read(path, MODEL)
+  assert not caplog.text
+  lora.read(path, deeper)
+  assert 'a.safetensors changes the first 2 of 3 layers alone' in caplog.text
+  # The last layers, or one of several, are a choice of its trainer.
+  caplog.clear()
+  for blocks in ((1, 2), (0,), (0, 2)):
+    arrays = {}
+    for block in blocks:
+      arrays |= pair(f'diffusion_model.blocks.{block}.self_attn.q')
+    lora.read(save(tmp_path / 'b.safetensors', arrays), deeper)
+  assert not caplog.text
+
+
+def test_dora_of_a_row_of_zeros(tmp_path):
+  """Outputs of added blocks are zero: they stay so, and are no numbers else."""
+  arrays = pair(STEM) | {f'{STEM}.lora_magnitude_vector': M}
+  arrays[f'{STEM}.lora_B.weight'] = np.concatenate([UP[:-1], 0 * UP[-1:]])
+  path = save(tmp_path / 'a.safetensors', arrays)
+  base = zeros()
+  key = base['blocks']['cross_attention']['k']
+  tree = lora.read(path, MODEL).merge(base)
+  key = tree['blocks']['cross_attention']['k']['kernel'][0]
+  assert np.isfinite(key).all() and not key[:, -1].any()
+  assert np.abs(key[:, 0]).max() > 0
 
 
 IMAGE_KEYS = [
@@ -767,8 +889,14 @@ def test_a_file_for_both_transformers_changes_both(two, tmp_path):
     two.with_lora(second)
   assert not change(two.with_lora(second, root='dit_2'), 'dit').any()
   readers = {k: v for k, v in two.readers.items() if k != 'dit_2'}
+  one = dataclasses.replace(two, readers=readers)
   with pytest.raises(ValueError, match='for two transformers: expected those'):
-    dataclasses.replace(two, readers=readers).with_lora(path)
+    one.with_lora(path)
+  # As `lora_2` it is refused too: neither advises the other.
+  with pytest.raises(
+    ValueError, match='second of two transformers, and the model has one'
+  ):
+    one.with_lora(second)
 
 
 def test_several_files_add_up(two, tmp_path):

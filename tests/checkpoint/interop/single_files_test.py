@@ -379,6 +379,83 @@ def test_training_starts_from_single_files(folder, files):
   assert base.source()['path'].endswith('wan.safetensors')
 
 
+WRAPPERS = [
+  *('module.', '_orig_mod.', 'module._orig_mod.', '_fsdp_wrapped_module.'),
+  *('model.', 'net.', 'generator.model.', 'model._fsdp_wrapped_module.'),
+]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('prefix', WRAPPERS)
+@pytest.mark.parametrize('config', [TRANSFORMER, VAE, VAE22, TEXT], ids=repr)
+def test_modules_that_wrap_a_network(config, prefix, tmp_path):
+  """Names of checkpoints of trainers, of each network and dialect."""
+  kind = networks.of(config).kind
+  for tensors in (original(config), published_folder.drawn(config)):
+    wrapped = {f'{prefix}{name}': array for name, array in tensors.items()}
+    path = save(tmp_path / 'x.safetensors', wrapped)
+    assert parts.open_part(path, kind).config == config
+    wrapped[min(tensors)] = tensors[min(tensors)]  # the same tensor twice
+    path = save(tmp_path / 'y.safetensors', wrapped)
+    with pytest.raises(ValueError, match='has tensors under two names: '):
+      parts.open_part(path, kind)
+
+
+def test_modules_that_wrap_blocks(tmp_path):
+  tensors = {
+    name.replace('attn1.', '_checkpoint_wrapped_module._orig_mod.attn1.'): array
+    for name, array in published_folder.drawn(TRANSFORMER).items()
+  }
+  path = save(tmp_path / 'x.safetensors', tensors)
+  assert parts.open_part(path, 'transformer').config == TRANSFORMER
+
+
+@pytest.mark.parametrize('end', ['.pt', '.pth', '.bin', '.ckpt', '.json', ''])
+def test_safetensors_of_any_name(end, files, tmp_path):
+  for kind in ('transformer', 'vae', 'text_encoder'):
+    path = tmp_path / f'{kind}{end}'
+    shutil.copy(getattr(files, kind), path)
+    part = parts.open_part(path, kind)
+    assert part.config == parts.open_part(getattr(files, kind), kind).config
+
+
+def test_placeholders_of_files_that_were_not_downloaded(files, tmp_path):
+  folder = tmp_path / 'x.safetensors'
+  folder.mkdir()
+  pointer, page = tmp_path / 'lfs', tmp_path / 'page'
+  pointer.write_text('version https://git-lfs.github.com/spec/v1\noid sha256:')
+  page.write_text('\n<!DOCTYPE html><html>Not Found</html>')
+  for path, text in (
+    (folder, 'x.safetensors: a folder: expected a file'),
+    (pointer, 'lfs.* is a pointer of git-lfs: expected the file itself'),
+    (page, 'page.* is a web page: expected the file itself; download it again'),
+  ):
+    for end in ('.safetensors', '.pth', '.gguf', '.json'):
+      if path != folder:
+        path = shutil.copy(path, path.with_suffix(end))
+      with pytest.raises(ValueError, match=text):
+        parts.open_part(path, 'vae')
+
+
+def test_transformers_of_other_sizes(files, tmp_path):
+  other = dataclasses.replace(TRANSFORMER, layers=3, mlp=44)
+  path = save(tmp_path / 'x.safetensors', original(other))
+  both = dataclasses.replace(files, transformer_2=path)
+  with pytest.raises(
+    ValueError, match='x.safetensors has layers=3, not 2; mlp=44, not 40: exp'
+  ) as e:
+    folders.open_pipeline(None, files=both)
+  assert len(str(e.value)) < 400
+
+
+def test_one_file_as_both_transformers(files):
+  both = dataclasses.replace(files, transformer_2=files.transformer)
+  with pytest.warns(
+    SettingWarning, match='transformer_2=.*: the same as `transformer`: exp'
+  ):
+    folders.open_pipeline(None, files=both)
+
+
 def test_weights_that_are_not_finite(folder, tmp_path):
   tensors = published_folder.drawn(TRANSFORMER, jnp.bfloat16)
   tensors['blocks.1.attn1.to_q.weight'][3, 4] = np.inf
@@ -447,7 +524,8 @@ def test_one_file_that_replaces_two_transformers(folder, files, tmp_path):
   with pytest.warns(SettingWarning, match='in place of both transformers of'):
     model = load.open_model(str(two), mesh=mesh(), files=one)
   assert 'dit_2' not in model.readers
-  both = dataclasses.replace(one, transformer_2=files.transformer)
+  copy = shutil.copy(files.transformer, tmp_path / 'copy.safetensors')
+  both = dataclasses.replace(one, transformer_2=str(copy))
   with warnings.catch_warnings():
     warnings.simplefilter('error')
     model = load.open_model(str(two), mesh=mesh(), files=both)

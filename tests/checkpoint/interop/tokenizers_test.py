@@ -136,6 +136,31 @@ def test_what_is_refused(tmp_path):
     tokenizers.read(tmp_path, vocabulary=9 * size)
 
 
+@pytest.mark.parametrize(
+  'changes',
+  [
+    {'model': 'x'},
+    {'model': {'vocab': [1, 2], 'unk_id': 0}},
+    {'model': {'vocab': [['a', 0], ['b', 'x']], 'unk_id': 0}},
+    {'model': {'vocab': [['a', 0], ['b', 0]], 'unk_id': 'a'}},
+    {'model': {'vocab': [['a', 0], ['b', 0]], 'unk_id': 2**40}},
+    {'model': {'vocab': [[3, 0], ['b', 0]], 'unk_id': 0}},
+    {'normalizer': 'x'},
+    {'normalizer': {'type': 'Precompiled'}},
+    {'pre_tokenizer': [1]},
+    {'pre_tokenizer': {'no type': 1}},
+  ],
+)
+def test_values_of_another_type_are_named(changes, tmp_path):
+  path = tmp_path / 'tokenizer.json'
+  good = as_json(trained(byte_fallback=False))
+  path.write_text(json.dumps(good | changes))
+  with pytest.raises(
+    ValueError, match='tokenizer.json: its values are not those of a tokenizer'
+  ):
+    tokenizers.read(path, vocabulary=400)
+
+
 @pytest.mark.parametrize('data', [b'', b'version https://git-lfs.github.com/'])
 def test_what_is_no_model_is_named(data, tmp_path):
   path = tmp_path / 'spiece.model'
