@@ -64,6 +64,11 @@ def open_file(path: pathlib.Path) -> dict[str, Tensor]:
     architecture = field.contents() if field else None
     shapes = {entry.name: _shape(reader, entry) for entry in reader.tensors}
   except (ValueError, TypeError, IndexError, KeyError, OSError) as e:
+    if 'GGMLQuantizationType' in str(e):
+      raise ValueError(
+        f'{path} has a quantisation that the library gguf does not know '
+        f'({str(e)[:200]}): update it, or take another file of the model'
+      ) from e
     raise ValueError(
       f'{path} is a GGUF file that is damaged or cut short ({str(e)[:200]}): '
       'download it again'
@@ -73,6 +78,7 @@ def open_file(path: pathlib.Path) -> dict[str, Tensor]:
       f'{path} is a GGUF file of architecture {architecture!r}: expected '
       f'{" or ".join(ARCHITECTURES)}'
     )
+  _check_kinds(reader.tensors, path)
   with pathlib.Path(path).open('rb') as file:
     mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
   tensors = {}
@@ -91,11 +97,31 @@ def open_file(path: pathlib.Path) -> dict[str, Tensor]:
       int(entry.data_offset),
       mapped,
       functools.partial(
-        _dequantise, kind=entry.tensor_type, rows=entry.data.shape, path=path
+        _dequantise, kind=entry.tensor_type, rows=entry.data.shape
       ),
       int(entry.n_bytes),
     )
   return tensors
+
+
+def _check_kinds(entries, path) -> None:
+  """Refuses quantisations that the library does not decode, by a block each.
+
+  Raises:
+    ValueError: it names the quantisation and a tensor.
+  """
+  import gguf
+
+  first = {entry.tensor_type: _name(entry.name) for entry in reversed(entries)}
+  for kind, name in first.items():
+    size = gguf.constants.GGML_QUANT_SIZES[kind][1]
+    try:
+      gguf.quants.dequantize(np.zeros((1, size), np.uint8), kind)
+    except NotImplementedError as e:
+      raise ValueError(
+        f'{path}: {name} has the quantisation {kind.name}, which is not '
+        'supported: expected floats, or a Q or IQ quantisation such as Q8_0'
+      ) from e
 
 
 def _shape(reader, entry) -> tuple[int, ...]:
@@ -114,14 +140,11 @@ def _shape(reader, entry) -> tuple[int, ...]:
   return stated
 
 
-def _dequantise(raw: np.ndarray, *, kind, rows, path) -> np.ndarray:
+def _dequantise(raw: np.ndarray, *, kind, rows) -> np.ndarray:
   from gguf import quants
 
   items = raw.reshape(*rows[:-1], -1) if len(rows) > 1 else raw
-  try:
-    return quants.dequantize(items, kind).astype(np.float32, copy=False)
-  except NotImplementedError as e:
-    raise ValueError(f'{path}: quantisation {kind.name} is unknown') from e
+  return quants.dequantize(items, kind).astype(np.float32, copy=False)
 
 
 def _name(name: str) -> str:

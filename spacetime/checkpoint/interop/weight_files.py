@@ -14,6 +14,7 @@ import pathlib
 from collections.abc import Mapping
 
 import numpy as np
+from absl import logging
 
 from spacetime.checkpoint import mismatch
 from spacetime.checkpoint.interop import gguf_files, tensor_files, torch_files
@@ -111,6 +112,15 @@ def resolve(
       f'{mismatch.listed(lost, most=3)}: expected {" or ".join(SCALES)} beside '
       'each; take the complete file'
     )
+  if scales and (unscaled := set(float8) - scales.keys()):
+    logging.warning(
+      '%s has scales for %d of its %d float8 weights: the others are taken as '
+      'they are: %s',
+      path,
+      len(scales),
+      len(float8),
+      mismatch.listed(unscaled, most=3),
+    )
   for name, tensor in result.items():
     if tensor.dtype in FLOAT8.values():
       scale = scales.get(name)
@@ -162,6 +172,11 @@ def _float8(tensor: Tensor, scale: Tensor | None, path) -> Tensor:
   values = None
   if scale is not None:
     values = tensor_files.as_float32(scale)
+    if not np.isfinite(values).all() or not values.any():
+      raise ValueError(
+        f'{path}: {scale.name}: expected a finite scale other than 0; the file '
+        'is damaged; download it again'
+      )
     rows = tensor.shape[:1]
     if values.size == 1:
       values = values.reshape(())

@@ -206,6 +206,16 @@ QUANT = np.frombuffer(b'{"format": "float8_e4m3fn"}', np.uint8)
       },
       'has a.scale_weight and a.weight_scale: expected one scale of a.weight',
     ),
+    *(
+      (
+        {
+          'a.weight': W.astype(ml_dtypes.float8_e4m3fn),
+          'a.weight_scale': np.float32(scale),
+        },
+        'a.weight_scale: expected a finite scale other than 0',
+      )
+      for scale in (0, np.nan, np.inf, [np.nan])
+    ),
     (
       {'a.weight': W, 'a.scale_weight': np.float32(2)},
       'has scales of a.weight: expected float8 weights',
@@ -216,6 +226,19 @@ def test_unsupported_quantisations(arrays, text, tmp_path):
   path = save(tmp_path / 'x.safetensors', arrays)
   with pytest.raises(ValueError, match=text):
     weight_files.open_tensors(path)
+
+
+def test_scales_of_some_weights_are_reported(tmp_path, caplog):
+  dtype = ml_dtypes.float8_e4m3fn
+  arrays = {'a.weight': W.astype(dtype), 'a.scale_weight': np.float32(2)}
+  assert opened(save(tmp_path / 'x.safetensors', arrays)) and not caplog.text
+  arrays['b.weight'] = W.astype(dtype)
+  values = opened(save(tmp_path / 'x.safetensors', arrays))
+  np.testing.assert_array_equal(values['a.weight'], 2 * values['b.weight'])
+  assert (
+    'scales for 1 of its 2 float8 weights: the others are taken as they '
+    in (caplog.text)
+  )
 
 
 @pytest.mark.parametrize(
@@ -290,6 +313,26 @@ def test_gguf_files_that_are_refused(tmp_path, monkeypatch):
   with pytest.raises(
     ValueError, match=r"pip install 'spacetime-video\[gguf\]'"
   ):
+    weight_files.open_tensors(path)
+
+
+@pytest.mark.parametrize(
+  'kind, text',
+  [
+    (9, 'Q8_0.weight has the quantisation Q8_1, which is not supported'),
+    (26, 'Q8_0.weight has the quantisation I32, which is not supported'),
+    (99, 'has a quantisation that the library gguf does not know'),
+  ],
+)
+def test_gguf_quantisations_that_are_refused(tmp_path, kind, text):
+  """When the file is opened, before anything is computed."""
+  path = tmp_path / 'x.gguf'
+  write_gguf(path)
+  data, name = bytearray(path.read_bytes()), b'Q8_0.weight'
+  start = data.index(name) + len(name) + 4 + 8 * 2  # two axes
+  data[start : start + 4] = kind.to_bytes(4, 'little')
+  path.write_bytes(data)
+  with pytest.raises(ValueError, match=f'x.gguf:? {text}'):
     weight_files.open_tensors(path)
 
 
