@@ -316,7 +316,15 @@ class SamplingSettings:
     """
     changes = {k: v for k, v in changes.items() if v is not None}
     if preset is not None:
-      changes = preset_settings(preset, steps=changes.get('steps')) | changes
+      steps = changes.get('steps')
+      of_preset = preset_settings(preset, steps=steps)
+      count = len(of_preset['timesteps'])
+      if steps not in (None, count) and 'timesteps' not in changes:
+        least = '1 to ' if preset == 'rcm' else ''
+        raise SettingError(
+          'steps', steps, f'{least}{count} with `preset`={preset}'
+        )
+      changes = of_preset | changes
     timesteps = _as_tuple(changes.get('timesteps'))
     if isinstance(timesteps, tuple):
       changes = {'steps': len(timesteps)} | changes

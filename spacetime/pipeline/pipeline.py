@@ -40,6 +40,9 @@ NOISE = re.compile(
   r'(?<![a-z])(?i:high|low)(?=(?i:[-_ ]?noise)[^/]*(?:/[^/]*)?$)'
   r'|(?<![A-Za-z])(?:HIGH|LOW)(?![A-Za-z])(?=[^/]*$)'
 )
+# Settings of a request that a call does not have.
+OF_MODEL = ('checkpoint', *request_lib.FILES, 'lora', 'lora_2', 'lora_strength')
+OF_FILES = ('out', 'overwrite')
 SAMPLING = tuple(field.name for field in dataclasses.fields(SamplingSettings))
 
 
@@ -189,11 +192,16 @@ class Pipeline:
     Raises:
       SettingError: it names the setting to change.
     """
+    if at is not None:
+      if settings.get('image_at') is not None:
+        raise SettingError(
+          'image_at', settings['image_at'], 'none beside at, its short form'
+        )
+      settings['image_at'] = at
     request = self._request(
       prompt=prompt,
       image=image,
       last_image=last_image,
-      image_at=at,
       frames=frames,
       size=size,
       fps=fps,
@@ -408,13 +416,24 @@ class Pipeline:
     return writer.written
 
   def _request(self, **values) -> Request:
-    return request_lib.from_keywords(
-      SAMPLING,
-      checkpoint=self.path,
-      **self._files,
-      **self._lora,
-      **values,
-    )
+    """The request of a call.
+
+    Raises:
+      SettingError: a setting of the pipeline, or of files.
+    """
+    for name, value in values.items():
+      if value is None or name not in (*OF_MODEL, *OF_FILES):
+        continue
+      raise SettingError(
+        name,
+        request_lib.describe(value),
+        'none in a call, which returns videos: their `save` writes files'
+        if name in OF_FILES
+        else 'none in a call: it belongs to the pipeline, as in spacetime.load('
+        f'..., {name}=...)',
+      )
+    model = {'checkpoint': self.path, **self._files, **self._lora}
+    return request_lib.from_keywords(SAMPLING, **model, **values)
 
   def _videos(
     self,

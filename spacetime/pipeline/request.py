@@ -383,7 +383,7 @@ FILES = (
 FIELDS = {field.name for field in dataclasses.fields(Request)} - {'sampling'}
 
 
-def from_keywords(sampling: Sequence[str], **values) -> Request:
+def from_keywords(sampling: Sequence[str], /, **values) -> Request:
   """A request from keywords of Python.
 
   Args:

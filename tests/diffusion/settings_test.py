@@ -96,7 +96,9 @@ def test_presets_have_the_published_levels_and_no_guidance(preset):
   assert settings.make_guidance().branches == ('cond',)
   assert settings.guidance_2 is None
   assert base.with_changes(preset=preset, solver='dpm').solver == 'dpm'
-  with pytest.raises(SettingError, match=f'^steps=7: expected {len(sigmas)}'):
+  with pytest.raises(
+    SettingError, match=f'^steps=7: expected (1 to )?{len(sigmas)}'
+  ):
     base.with_changes(preset=preset, steps=7)
 
 
@@ -121,6 +123,25 @@ def test_rcm_in_fewer_steps_drops_the_last():
   np.testing.assert_allclose(
     schedule.sigmas, [80 / 81, np.tan(1.5) / (1 + np.tan(1.5)), 0], atol=1e-6
   )
+
+
+@pytest.mark.parametrize(
+  'preset, steps, expected',
+  [
+    ('lightx2v', 8, '4'),
+    ('fastwan', 4, '3'),
+    ('rcm', 5, '1 to 4'),
+    ('rcm', 0, '1 to 4'),
+  ],
+)
+def test_steps_that_a_preset_has_not(preset, steps, expected):
+  with pytest.raises(
+    SettingError,
+    match=f'^steps={steps}: expected {expected} with `preset`={preset}',
+  ):
+    SETTINGS.with_changes(preset=preset, steps=steps)
+  few = dict(timesteps=(1000, 500), steps=2)
+  assert SETTINGS.with_changes(preset=preset, **few).steps == 2
 
 
 def test_rounded_schedule_has_integer_thousandths():

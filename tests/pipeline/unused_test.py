@@ -337,6 +337,41 @@ def test_a_model_of_python_is_a_path():
     Pipeline(3)
 
 
+@pytest.mark.parametrize(
+  'name', ['lora', 'lora_2', 'vae', 'transformer', 'checkpoint', 'tokenizer']
+)
+def test_a_call_has_no_settings_of_the_model(engines, name):
+  """They would be recorded and not used."""
+  pipe = Pipeline(engines['folder'])
+  with pytest.raises(SettingError, match=rf'^{name}=.*load\(\.\.\., {name}='):
+    pipe(PROMPT, **{name: 'a.safetensors'})
+  with pytest.raises(
+    SettingError, match='^lora_strength=0.5: expected none in'
+  ):
+    pipe.stream(PROMPT, seconds=1, lora_strength=0.5)
+
+
+def test_a_call_writes_no_file(engines):
+  pipe = Pipeline(engines['folder'])
+  for settings in ({'out': 'a.mp4'}, {'overwrite': True}):
+    with pytest.raises(SettingError, match='their `save` writes files'):
+      pipe(PROMPT, **settings)
+
+
+def test_names_of_a_call(engines):
+  """The flag's name of `at`, and a field that is no setting."""
+  pipe = Pipeline(engines['folder'])
+  with pytest.raises(SettingError, match="^image_at='mid': expected first, l"):
+    image_HWC = np.zeros((32, 32, 3), np.uint8)
+    pipe(PROMPT, image=image_HWC, image_at='mid', size=(32, 32), frames=5)
+  with pytest.raises(
+    SettingError, match="^image_at='last': expected none beside at"
+  ):
+    pipe(PROMPT, image_at='last', at='first')
+  with pytest.raises(SettingError, match='^sampling=.*a known setting'):
+    pipe(PROMPT, sampling={'steps': 1})
+
+
 def test_presets_of_other_weights(engines):
   with warned() as messages:
     resolve(engines['wan'], preset='lightx2v', steps=4)
