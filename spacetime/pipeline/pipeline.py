@@ -329,6 +329,7 @@ class Pipeline:
     self, request: Request, *, callback: Progress = None
   ) -> Video | list[Video]:
     """Generates the videos of a request: one, or a list of several."""
+    self._check_model(request)
     plan = plan_lib.resolve(request, self.engine)
     if plan.division is not None:
       raise SettingError('seconds', request.seconds, '`stream`, or `write`')
@@ -373,6 +374,7 @@ class Pipeline:
     Raises:
       SettingError: it names the setting to change.
     """
+    self._check_model(request)
     plan = plan_lib.resolve(request, self.engine)
     targets = outputs.targets(request, clips=plan.clips)
     outputs.check(targets, request, frames=plan.frames)
@@ -414,6 +416,19 @@ class Pipeline:
       )
       raise
     return writer.written
+
+  def _check_model(self, request: Request) -> None:
+    """Refuses a request of another model's files."""
+    own = self._files | self._lora
+    for name in (*request_lib.FILES, 'lora', 'lora_2'):
+      value = request_lib.describe(getattr(request, name))
+      if value is not None and value != request_lib.describe(own.get(name)):
+        raise SettingError(
+          name,
+          value,
+          f'that of the pipeline, {request_lib.describe(own.get(name))}, which '
+          'from_request makes of the request',
+        )
 
   def _request(self, **values) -> Request:
     """The request of a call.

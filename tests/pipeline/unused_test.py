@@ -351,6 +351,18 @@ def test_a_call_has_no_settings_of_the_model(engines, name):
     pipe.stream(PROMPT, seconds=1, lora_strength=0.5)
 
 
+@pytest.mark.parametrize('name', ['lora', 'lora_2', 'vae', 'transformer'])
+def test_a_request_of_other_files(engines, name, tmp_path):
+  pipe = Pipeline(engines['folder'])
+  values = {name: 'a.safetensors', 'prompt': PROMPT}
+  text = f"^{name}='a.safetensors': expected that of the pipeline, None"
+  with pytest.raises(SettingError, match=text):
+    pipe.generate(request.Request(**values))
+  with pytest.raises(SettingError, match=text):
+    pipe.write(request.Request(**values, out=str(tmp_path / 'a.mp4')))
+  assert not [*tmp_path.iterdir()]
+
+
 def test_a_call_writes_no_file(engines):
   pipe = Pipeline(engines['folder'])
   for settings in ({'out': 'a.mp4'}, {'overwrite': True}):
