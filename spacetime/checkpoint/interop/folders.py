@@ -147,6 +147,8 @@ def open_pipeline(
       f'{model.path} sees embeddings of images and {folder} has no '
       'image_encoder',
     )
+  if files.image_encoder and not model.config.image_width:
+    raise _unseen_image_encoder(files.image_encoder, model.path)
   _check_fit(**parts)
   scheduler = tensor_files.read_json(folder / SCHEDULER)
   second = files.transformer_2
@@ -205,11 +207,7 @@ def _open_files(files: network_files.Files) -> Pipeline:
   if parts and parts['transformer'].config.image_width:
     kinds.append('image_encoder')
   elif files.image_encoder:
-    raise SettingError(
-      'image_encoder',
-      files.image_encoder,
-      f'none, since {path} sees no embeddings of images',
-    )
+    raise _unseen_image_encoder(files.image_encoder, path)
   for kind in kinds:
     paths[kind] = getattr(files, kind)
     if not paths[kind] and kind in names:  # one file of all networks
@@ -245,6 +243,14 @@ def _open_files(files: network_files.Files) -> Pipeline:
     index=index,
     scheduler=SCHEDULER_CONFIG | {'flow_shift': shift},
     tokenizer=tokenizer,
+  )
+
+
+def _unseen_image_encoder(encoder: str, transformer) -> SettingError:
+  return SettingError(
+    'image_encoder',
+    encoder,
+    f'none, since {transformer} sees no embeddings of images',
   )
 
 

@@ -126,6 +126,7 @@ def changed(weight: np.ndarray, change: Change, strength: float) -> np.ndarray:
   rows = weight if change.by == 'base' else weight + delta
   others = tuple(i for i in range(weight.ndim) if i != axis)
   norm = np.sqrt(np.sum(np.square(rows), axis=others, keepdims=True))
+  is_zero = norm == 0
   if change.by != 'row':
     norm = norm + np.finfo(np.float32).eps
   shape = [1] * weight.ndim
@@ -133,7 +134,7 @@ def changed(weight: np.ndarray, change: Change, strength: float) -> np.ndarray:
   # A row of zeros has no direction: it stays, as in a block that was added.
   factors = np.zeros(norm.shape, np.float32)
   magnitude = change.magnitude.reshape(shape)
-  np.divide(magnitude, norm, out=factors, where=norm > 0)
+  np.divide(magnitude, norm, out=factors, where=~is_zero)
   result = (weight + delta) * factors
   if change.by == 'row':
     return result

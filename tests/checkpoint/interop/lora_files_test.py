@@ -819,17 +819,25 @@ def test_weights_of_fewer_layers_are_reported(tmp_path, caplog):
   assert not caplog.text
 
 
-def test_dora_of_a_row_of_zeros(tmp_path):
-  """Outputs of added blocks are zero: they stay so, and are no numbers else."""
-  arrays = pair(STEM) | {f'{STEM}.lora_magnitude_vector': M}
-  arrays[f'{STEM}.lora_B.weight'] = np.concatenate([UP[:-1], 0 * UP[-1:]])
-  path = save(tmp_path / 'a.safetensors', arrays)
+@pytest.mark.parametrize('name', ['lora_magnitude_vector', 'dora_scale'])
+def test_dora_of_a_row_of_zeros(name, tmp_path):
+  """Outputs of added blocks are zero: they stay so, whatever the norms."""
+  up = UP.copy()
+  up[-1] = 0 if name == 'lora_magnitude_vector' else 1
+  arrays = pair(STEM) | {f'{STEM}.lora_B.weight': up}
+  arrays[f'{STEM}.{name}'] = (
+    M if name == 'lora_magnitude_vector' else M[:, None]
+  )
   base = zeros()
   key = base['blocks']['cross_attention']['k']
-  tree = lora.read(path, MODEL).merge(base)
-  key = tree['blocks']['cross_attention']['k']['kernel'][0]
-  assert np.isfinite(key).all() and not key[:, -1].any()
-  assert np.abs(key[:, 0]).max() > 0
+  rows_of_base = BASE.copy()
+  rows_of_base[-1] = 0
+  key['kernel'] = key['kernel'].at[0].set(rows_of_base.T)
+  adapter = lora.read(save(tmp_path / 'a.safetensors', arrays), MODEL)
+  tree = adapter.merge(base)
+  kernel = np.asarray(tree['blocks']['cross_attention']['k']['kernel'][0])
+  assert np.isfinite(kernel).all() and not kernel[:, -1].any()
+  assert (np.abs(kernel[:, :-1]).max(0) > 0).all()
 
 
 IMAGE_KEYS = [

@@ -593,4 +593,9 @@ def test_a_folder_without_its_image_encoder(tmp_path):
   ):
     folders.open_pipeline(folder)
   files = network_files.Files(image_encoder=str(encoder))
+  text = published_folder.write(tmp_path / 'text')
+  with pytest.raises(
+    SettingError, match='^image_encoder=.*: expected none, since .*/text/transf'
+  ):
+    folders.open_pipeline(text, files=files)
   assert folders.open_pipeline(folder, files=files).image_encoder
