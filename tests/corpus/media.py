@@ -504,7 +504,7 @@ VIDEOS = [
   Media('bomb.gif', content(bomb(12000)), refusal='cannot be read as a video'),
   Media('empty.mp4', content(b''), refusal='cannot be read'),
   Media('page.mp4', content(b'<html>404</html>'), refusal='cannot be read'),
-  Media('folder.mp4', lambda p: p.mkdir(), refusal='no such file'),
+  Media('folder.mp4', lambda p: p.mkdir(), refusal='a folder: expected'),
   Media('song.mkv', videos.sound_only, refusal='has no video stream'),
 ]
 
@@ -749,5 +749,5 @@ IMAGES = [
     refusal='cannot be read as an image',
   ),
   Media('text.png', content(b'no image'), refusal='cannot be read'),
-  Media('folder.png', lambda p: p.mkdir(), refusal='no such file'),
+  Media('folder.png', lambda p: p.mkdir(), refusal='a folder: expected'),
 ]
