@@ -205,7 +205,8 @@ def warn_of_preset(
   """Warns of presets of other weights, and of few-step weights without one."""
   preset = request.preset
   if preset is None:
-    if settings.timesteps is None and not engine.networks.dit.config.flow_map:
+    is_flow_map = engine.networks.dit.config.flow_map > 0
+    if engine.published and settings.timesteps is None and not is_flow_map:
       _warn_of_few_steps(request)
     return
   if engine.published is None:

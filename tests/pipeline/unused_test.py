@@ -423,6 +423,7 @@ def test_few_step_weights_without_their_levels(engines, name, is_distilled):
     with warned() as messages:
       resolve(engines['two'], preset='lightx2v', steps=4, **files)
       resolve(engines['two'], timesteps=(1000, 500), **files)
+      resolve(engines['digits'], **files)  # no published weights
     assert setting not in messages
 
 
