@@ -164,6 +164,9 @@ def get_config(size: str = 'cpu') -> ml_collections.ConfigDict:
     config.conditioning.update(
       none=0.4, first=0.15, first_k=0.15, last_k=0.05, ends=0.2, random=0.05
     )
+  if size == 'bundled':
+    with config.unlocked():
+      config.sampling.skip_layers = (3,)  # of six; see BUILD_NOTES.md
   if pairs:
     with config.unlocked():
       # Sees from the start which word is beside which.
