@@ -36,6 +36,7 @@ def get_config(size: str = 'bundled') -> ml_collections.ConfigDict:
       to_data=0.5,  # share of clips that learn steps to data
       teacher='model',  # velocities are the guided ones of RUN
     )
+    config.sampling.skip_layers = ()  # one branch
   config.update_from_flattened_dict(
     {
       'data.batch_size': 4,  # clips per step

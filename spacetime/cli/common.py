@@ -26,9 +26,10 @@ class NumbersParser(flags.ArgumentParser):
   syntactic_help = 'numbers with commas between them'
 
   def parse(self, argument) -> tuple[float, ...]:
-    """Parses a text, or numbers as they are."""
+    """Parses a text, or numbers as they are; `()` and '' are none."""
     if isinstance(argument, str):
-      argument = argument.strip('()').split(',')
+      argument = argument.strip('() ')
+      argument = argument.rstrip(',').split(',') if argument else ()
     return tuple(float(item) for item in argument)
 
   def flag_type(self) -> str:

@@ -59,7 +59,7 @@ def sampler(
     settings=settings,
     precompute_kv=nets.precompute_kv,
     cached_transform=FirstBlockCache(nets, threshold) if threshold else None,
-    without_layers=layer_runs.without_layers,
+    without_layers=layer_runs.WithoutLayers,
     with_image=ImageContext,
     is_flow_map=nets.dit.config.flow_map > 0,
   )

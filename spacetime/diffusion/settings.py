@@ -259,12 +259,6 @@ class SamplingSettings:
         self.first_block_cache,
         '0, which skips none, or a share below 1',
       )
-    if self.skip_layers and self.first_block_cache:
-      raise SettingError(
-        'first_block_cache',
-        self.first_block_cache,
-        f'0 with `skip_layers`={self.skip_layers}',
-      )
     if not 0 <= self.temperature <= 1:
       raise SettingError(
         'temperature', self.temperature, '0, no noise, to 1, as trained'

@@ -201,7 +201,7 @@ def cases() -> list[tuple[str, ...]]:
     *with_each('', SAMPLE, 'boundary', ('0.5', '2', 'nan')),
     *with_each('', SAMPLE, 'temperature', ('-1', '2', 'nan')),
     *with_each('', SAMPLE, 'first_block_cache', ('-1', '1', 'nan')),
-    *with_each('', SAMPLE, 'skip_layers', ('', '6', '-1', '1.5', '2,2', 'x')),
+    *with_each('', SAMPLE, 'skip_layers', ('6', '-1', '1.5', '2,2', 'x')),
     *with_each('', SAMPLE, 'rope_scaling', ('yarn', '')),
     *with_each('', SAMPLE, 'guidance_kind', ('pag', '')),
     *with_each('', SAMPLE, 'guidance_2', ('2', 'nan')),

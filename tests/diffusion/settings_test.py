@@ -227,10 +227,6 @@ def test_unknown_preset():
     ({'guidance': -1.0}, '^guidance=-1.0: expected 0 or more'),
     ({'guidance_kind': 'pag'}, "^guidance_kind='pag': expected one of"),
     ({'first_block_cache': 1.0}, '^first_block_cache=1.0: expected 0, which'),
-    (
-      {'first_block_cache': 0.1, 'skip_layers': (3,)},
-      r'^first_block_cache=0.1: expected 0 with `skip_layers`=\(3,\)',
-    ),
     ({'skip_layers': (1.5,)}, r'^skip_layers=\(1.5,\): expected numbers of la'),
     ({'skip_layers': '3'}, "^skip_layers='3': expected numbers of layers"),
     ({'temperature': 1.5}, '^temperature=1.5: expected 0, no noise, to 1'),

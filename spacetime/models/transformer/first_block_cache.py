@@ -64,6 +64,7 @@ def predict(
   cache: BlockCache,
   *,
   threshold: float,
+  stack: layer_runs.WithoutLayers | None = None,
   **conditions: jax.Array | None,
 ) -> tuple[jax.Array, BlockCache]:
   """Predicts like the transformer, skipping blocks if the step is close.
@@ -74,6 +75,7 @@ def predict(
     z_Bfhwc, t_BT, text: see dit.DiT.
     cache: cache of the previous step, or from `init`.
     threshold: relative change; 0 runs all blocks in every step.
+    stack: for rows that leave out some blocks; None has none.
     **conditions: see networks.Networks.transform.
 
   Returns:
@@ -81,9 +83,11 @@ def predict(
   """
   caches = []
 
-  def stack(bound, x_BND, *inputs):
+  keep = stack.keep if stack is not None else None
+
+  def cached(bound, x_BND, *inputs):
     """All blocks, or the first and the cached residual of the others."""
-    run = layer_runs.runner(bound, inputs)
+    run = layer_runs.runner(bound, inputs, keep)
     first_BND = run(x_BND, 0, 1)
     residual_BND = first_BND - x_BND
     close = _is_close(residual_BND, cache.first_BND, threshold)
@@ -102,7 +106,7 @@ def predict(
     )
     return first_BND + rest_BND
 
-  y = model.apply(variables, z_Bfhwc, t_BT, text, stack=stack, **conditions)
+  y = model.apply(variables, z_Bfhwc, t_BT, text, stack=cached, **conditions)
   return y, caches[0]
 
 

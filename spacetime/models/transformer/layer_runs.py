@@ -1,9 +1,11 @@
 """Some of a transformer's blocks, or all, with rows that leave some out."""
 
-from collections.abc import Callable, Sequence
+import dataclasses
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from spacetime.models.transformer import dit
 from spacetime.models.transformer.attention import is_precomputed
@@ -47,23 +49,24 @@ def runner(bound: dit.DiT, inputs: tuple, keep: Callable | None = None):
   return run
 
 
-def without_layers(skipping_B: jax.Array, layers: Sequence[int]) -> Callable:
+@dataclasses.dataclass(frozen=True)
+class WithoutLayers:
   """A `stack` of DiT.__call__ in which some rows leave out some blocks.
 
-  Args:
+  Attributes:
     skipping_B: bool, the rows that leave them out.
     layers: numbers of the blocks, from 0.
   """
-  skipped = jnp.array(sorted(layers))
 
-  def stack(bound, x_BND, *inputs):
-    """All blocks; those that a row leaves out do not change its tokens."""
+  skipping_B: jax.Array | np.ndarray
+  layers: tuple[int, ...]
 
-    def keep(before_BND, after_BND, i):
-      skips_B = skipping_B & (skipped == i).any()
-      return jnp.where(skips_B[:, None, None], before_BND, after_BND)
+  def keep(self, before_BND, after_BND, i):
+    """Block i does not change the tokens of rows that leave it out."""
+    skips_B = self.skipping_B & (jnp.array(self.layers) == i).any()
+    return jnp.where(skips_B[:, None, None], before_BND, after_BND)
 
-    run = runner(bound, inputs, keep)
+  def __call__(self, bound: dit.DiT, x_BND: jax.Array, *inputs) -> jax.Array:
+    """Runs all blocks of a bound DiT."""
+    run = runner(bound, inputs, self.keep)
     return run(x_BND, 0, bound.config.layers)
-
-  return stack
