@@ -209,6 +209,14 @@ def test_flags_of_a_dataclass():
       delattr(flags.FLAGS, name)
 
 
+@pytest.mark.parametrize(
+  'text, numbers',
+  [('', ()), ('()', ()), ('3', (3.0,)), ('(3,)', (3.0,)), ('2, 3', (2.0, 3.0))],
+)
+def test_numbers(text, numbers):
+  assert common.NumbersParser().parse(text) == numbers
+
+
 def test_keywords_of_pipelines_may_have_diffusers_names():
   renamed = aliases.renamed
   assert renamed({'num_inference_steps': 3, 'seed': 1}) == {
