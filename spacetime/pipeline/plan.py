@@ -42,6 +42,8 @@ UNIDENTIFYING = {
   *('prompt_embeds_cache', 'expand_model', 'expand_timeout'),
 }
 # Of these, settings that sidecars record beside the identity.
+# Modes whose clips go on from known frames.
+CONTINUING = ('image', 'extend', 'extend_backward', 'loop', 'connect')
 RECORDED = ('prompts_file', 'num', 'batch_size', 'expand_model')
 
 
@@ -124,6 +126,16 @@ class Plan:
     return before + 1 + stride * (self.division.latent_frames - 1)
 
 
+def _sampling(request: Request, *, continues: bool) -> dict:
+  """The settings of the sampler that are set, by name.
+
+  Clips that go on from known frames leave out skip-layer guidance, unless it is
+  asked for: it makes joins rougher (BUILD_NOTES.md).
+  """
+  changes = {k: v for k, v in request.sampling.items() if v is not None}
+  return {'skip_layers': ()} | changes if continues else changes
+
+
 def resolve(request: Request, engine: Engine) -> Plan:
   """The plan of a request; prompts are not expanded yet.
 
@@ -155,7 +167,9 @@ def resolve(request: Request, engine: Engine) -> Plan:
     latent=sizes.latent[1:],
     mesh=engine.mesh if 'autoencoder' in engine.model.readers else None,
   )
-  settings = engine.settings(preset=request.preset, **request.sampling)
+  continues = mode in CONTINUING or division is not None
+  sampling = _sampling(request, continues=continues)
+  settings = engine.settings(preset=request.preset, **sampling)
   _check_boundary(request, engine)
   unused_lib.check_sizes(engine, sizes, settings)
   unused_lib.warn_of_start(settings)
