@@ -42,9 +42,9 @@ UNIDENTIFYING = {
   *('prompt_embeds_cache', 'expand_model', 'expand_timeout'),
 }
 # Of these, settings that sidecars record beside the identity.
+RECORDED = ('prompts_file', 'num', 'batch_size', 'expand_model')
 # Modes whose clips go on from known frames.
 CONTINUING = ('image', 'extend', 'extend_backward', 'loop', 'connect')
-RECORDED = ('prompts_file', 'num', 'batch_size', 'expand_model')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -130,7 +130,7 @@ def _sampling(request: Request, *, continues: bool) -> dict:
   """The settings of the sampler that are set, by name.
 
   Clips that go on from known frames leave out skip-layer guidance, unless it is
-  asked for: it makes joins rougher (BUILD_NOTES.md).
+  set: it makes joins rougher (BUILD_NOTES.md).
   """
   changes = {k: v for k, v in request.sampling.items() if v is not None}
   return {'skip_layers': ()} | changes if continues else changes
